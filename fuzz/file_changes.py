@@ -37,7 +37,10 @@ from wingsd.files.changes import (
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.http.operations import parse
 from wingsd.util.media import MediaType
 

@@ -21,7 +21,9 @@ from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import Page, list_directory
 from wingsd.files.search import SearchLimits, content_search, name_matcher, name_search
-from wingsd.filesystem import ServerPath, ServerRoot, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.http.operations import parse
 from wingsd.util.media import MediaType
 

@@ -18,8 +18,8 @@ import pyzstd
 from fuzz.findings import Finding, pieces
 from tests.support.attributes import OWN, acl
 from wingsd.errors import RoundIncomplete, WingsdError
-from wingsd.filesystem import OpenatOpener
 from wingsd.filesystem.attributes import encode_attributes, read_attributes
+from wingsd.filesystem.openers import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import (
     HEAD,

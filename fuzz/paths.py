@@ -13,14 +13,8 @@ from tempfile import TemporaryDirectory
 
 from fuzz.findings import Finding, fields
 from wingsd.errors import NameTooLong, PathInvalid
-from wingsd.filesystem import (
-    DirectoryOpener,
-    Openat2Opener,
-    OpenatOpener,
-    ServerPath,
-    name_from_text,
-    name_text,
-)
+from wingsd.filesystem.openers import DirectoryOpener, Openat2Opener, OpenatOpener
+from wingsd.filesystem.paths import ServerPath, name_from_text, name_text
 
 __all__ = ["WORDS", "one", "seeds"]
 

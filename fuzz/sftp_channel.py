@@ -19,7 +19,7 @@ from asyncssh.packet import SSHPacket, String
 
 from fuzz.findings import Finding, pieces
 from wingsd.config import SftpConfig, SftpLimits
-from wingsd.filesystem import directory_opener
+from wingsd.filesystem.openers import directory_opener
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles

@@ -20,7 +20,10 @@ from wingsd.files.denylist import Denylist
 from wingsd.files.extraction import Extracting, extract
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.user_archives import child
 from wingsd.user_archives.frames import (
     ArchiveMember,

@@ -16,7 +16,9 @@ from wingsd.config import PTERODACTYL, user_agent_of
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
-from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.http.site import AnswerStyle, NodeSite, NotFound
 from wingsd.http_client.download import FetchLimits, GuardedClient
 from wingsd.http_client.policy import AddressPolicy, Resolve, host_resolver

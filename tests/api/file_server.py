@@ -13,7 +13,9 @@ from twisted.internet.defer import Deferred
 
 from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
 from wingsd.files.tasks import FileWork, Lane
-from wingsd.filesystem import ServerRoot, UsageCounter, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers

@@ -16,7 +16,7 @@ from twisted.web.client import ResponseNeverReceived
 from tests.api.file_server import FILES, FileServer, get, serving_files
 from tests.api.node import ApiNode, reactor
 from wingsd.errors import FileWorkCancelled
-from wingsd.filesystem import ServerRoot
+from wingsd.filesystem.root import ServerRoot
 from wingsd.threadio import Workers
 
 

@@ -26,7 +26,10 @@ from wingsd.config_file.updates import NodeSettings, PanelUpdates
 from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.uploads import FileRules, FormUpload
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.servers.operations import Operation
 from wingsd.threadio import Workers
 from wingsd.util.serialization import structure

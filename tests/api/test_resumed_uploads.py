@@ -15,7 +15,10 @@ from tests.api.signed_site import SignedSite, signed_site
 from tests.support.signed_urls import USER
 from wingsd.config import CALAGOPUS, PTERODACTYL
 from wingsd.errors import FileTypeRefused, UploadInProgress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 MIB = 1 << 20
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"

@@ -12,12 +12,13 @@ OWNER = 988
 # All is imported before: whoever it becomes may not be able to read the interpreter's files.
 WAY = """
 import gzip, io, os, stat, sys, tarfile
-from wingsd.archive import Compression
+from wingsd.archive.compress import Compression
 from wingsd.archive.extract import extract
 from wingsd.archive.pack import pack
 from wingsd.archive.policy import Kind
 from wingsd.egg_files.process import Tree
-from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.root import ServerRoot
 from wingsd.servers.files import ServerDirectories
 from wingsd.transfers.storage.staging import Staging
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from attrs import Factory, define
 
 from tests.support.archives import in_blocks
-from wingsd.archive import Compression, Part
+from wingsd.archive.compress import Compression
 from wingsd.archive.extract import Extracted, extract
 from wingsd.archive.pack import Packed, pack
+from wingsd.archive.partition import Part
 
 
 @define

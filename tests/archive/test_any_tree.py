@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.archive.packing import packed, unpacked
 from tests.support.archives import seen
-from wingsd.archive import Compression
-from wingsd.filesystem import measure
+from wingsd.archive.compress import Compression
+from wingsd.filesystem.walk import measure
 
 leaf = st.one_of(
     st.binary(min_size=1, max_size=12),

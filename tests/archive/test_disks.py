@@ -20,8 +20,8 @@ from tests.support.archives import END, header, in_blocks, member
 from wingsd.archive.extract import extract
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import BadRequest, StorageError
-from wingsd.filesystem import measure, walk
-from wingsd.filesystem.walk import ENTRY_SIZE
+from wingsd.filesystem import walk
+from wingsd.filesystem.walk import ENTRY_SIZE, measure
 from wingsd.transfers.storage.staging import Staging
 
 MIB = 1 << 20

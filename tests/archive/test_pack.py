@@ -17,13 +17,12 @@ import pytest
 
 from tests.archive.packing import packed, unpacked
 from tests.support.archives import run, seen, sparse_file
-from wingsd.archive import Compression
 from wingsd.archive import tar_writer as members
-from wingsd.archive.compress import OUTPUT
+from wingsd.archive.compress import OUTPUT, Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.policy import Kind
 from wingsd.errors import DiskLimitExceeded, StorageError
-from wingsd.filesystem import measure
+from wingsd.filesystem.walk import measure
 
 MIB = 1 << 20
 

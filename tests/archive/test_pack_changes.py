@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.archive.packing import Sent, packed, unpacked
-from wingsd.archive import Compression
+from wingsd.archive.compress import Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.policy import MAX_WARNINGS, Kind
 from wingsd.errors import StorageError
-from wingsd.filesystem import measure
+from wingsd.filesystem.walk import measure
 
 BIG = 2 << 20
 RANDOM = random.Random("changes")

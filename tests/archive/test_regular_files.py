@@ -16,8 +16,9 @@ import pytest
 from tests.archive.test_sparse import write
 from tests.support.archives import END, member
 from tests.support.go_restore import GoRestoreFailed, restore_as_go
-from wingsd.archive import Compression, Part
+from wingsd.archive.compress import Compression
 from wingsd.archive.pack import pack
+from wingsd.archive.partition import Part
 from wingsd.archive.regular_files import NotKept, RegularFiles, has_only_files
 from wingsd.errors import ArchiveError
 

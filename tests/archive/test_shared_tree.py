@@ -15,11 +15,11 @@ import pytest
 from attrs import evolve
 
 from tests.support.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
-from wingsd.archive import Compression, Part
+from wingsd.archive.compress import Compression
 from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
 from wingsd.archive.pack import Packed
 from wingsd.archive.pack import pack as pack_tree
-from wingsd.archive.partition import split
+from wingsd.archive.partition import Part, split
 from wingsd.archive.policy import Kind
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, DiskLimitExceeded, WingsdError

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.archives import in_blocks, seen
-from wingsd.archive import Compression, Part
+from wingsd.archive.compress import Compression
 from wingsd.archive.extract import extract
 from wingsd.archive.pack import Packed, pack
+from wingsd.archive.partition import Part
 from wingsd.archive.sparse import LEAST_HOLES, data_segments
 
 MIB = 1 << 20

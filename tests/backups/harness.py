@@ -11,7 +11,7 @@ import attrs
 from tests.callbacks.queue_harness import ScriptedPanel
 from tests.support import SynchronousWorkers
 from tests.support.reactor import reactor, until
-from wingsd.archive import ArchiveFormat, Compression
+from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.backups.creation import (
     Adapter,
     BackupParts,
@@ -26,7 +26,8 @@ from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import PTERODACTYL
 from wingsd.events import Event, EventBus
-from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import Configuration, Egg, Process, Settings, Stop
 from wingsd.servers.operations import Operations
 from wingsd.statedb import StateDatabase

@@ -17,7 +17,7 @@ from wingsd.backups.catalogue import COMPLETE, DAMAGED
 from wingsd.backups.checks import BackupChecks, CheckSchedule
 from wingsd.backups.store import StoredBackup
 from wingsd.errors import BackupMissing, StorageError
-from wingsd.filesystem import OpenFile
+from wingsd.filesystem.directory import OpenFile
 
 DAY = 24 * 3600.0
 MakeChecks = Callable[..., BackupChecks]

@@ -18,15 +18,14 @@ from tests.backups.conftest import Make
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode, FakeGameServer
 from tests.callbacks.queue_harness import DOWN
 from tests.support.reactor import until
-from wingsd.archive import ArchiveFormat
+from wingsd.archive.compress import ArchiveFormat
 from wingsd.backups import making
 from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.creation import LocalAdapter
 from wingsd.backups.store import MadeArchive
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import AdapterUnknown, BackupExists, NoSpaceForBackup, ServerBusy, StorageError
-from wingsd.filesystem import OpenFile
-from wingsd.filesystem.directory import open_regular
+from wingsd.filesystem.directory import OpenFile, open_regular
 from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Outcome
 

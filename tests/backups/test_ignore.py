@@ -15,7 +15,8 @@ from wingsd.backups.making import MAX_IGNORE_FILE, IgnoreList, ignore_lines
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import MemberRefused, TreeTooLarge
 from wingsd.files.denylist import Denylist
-from wingsd.filesystem import ServerRoot, directory_opener
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import opened, walk
 
 FILES = (

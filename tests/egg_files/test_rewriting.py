@@ -12,7 +12,8 @@ import pytest
 
 from tests.egg_files.helpers import NODE, in_process, put
 from wingsd.egg_files.process import rewrite
-from wingsd.filesystem import OpenatOpener, ServerRoot
+from wingsd.filesystem.openers import OpenatOpener
+from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 
 

@@ -14,7 +14,9 @@ from tests.support.owner import OWNER
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Openat2Opener, ServerRoot, UsageCounter
+from wingsd.filesystem.openers import Openat2Opener
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 __all__ = [
     "free",

@@ -18,7 +18,7 @@ import pyzstd
 
 from tests.files.conftest import guard, plant, plant_special, tree
 from tests.support.owner import OWNER
-from wingsd.archive import Compression
+from wingsd.archive.compress import Compression
 from wingsd.errors import (
     ArchiveFormatUnsupported,
     BadRequest,
@@ -37,8 +37,11 @@ from wingsd.files.archives import (
 )
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Openat2Opener, OpenFile, ServerPath, ServerRoot, UsageCounter
-from wingsd.filesystem.directory import open_regular
+from wingsd.filesystem.directory import OpenFile, open_regular
+from wingsd.filesystem.openers import Openat2Opener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 p = ServerPath.parse
 FORMATS = ["tar", "tar_gz", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd", "zip"]

@@ -32,7 +32,9 @@ from wingsd.files.changes import (
 )
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 p = ServerPath.parse
 

@@ -22,7 +22,9 @@ from wingsd.errors import (
 from wingsd.files.changes import copy, copy_names, divided
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 p = ServerPath.parse
 

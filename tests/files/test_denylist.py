@@ -12,7 +12,8 @@ from tests.support.logged_errors import Logged
 from wingsd.errors import FileDenied
 from wingsd.files.denylist import Denylist, Denylists, denylist_lines
 from wingsd.files.guard import Guard
-from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 
 def denied(path: str, *lines: str) -> bool:

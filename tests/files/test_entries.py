@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from wingsd.files.entries import TEXT, FileEntry, entry_data, mode_text, time_text
-from wingsd.filesystem import Entry
+from wingsd.filesystem.directory import Entry
 
 SECOND = 1_000_000_000
 

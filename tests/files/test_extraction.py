@@ -29,8 +29,10 @@ from wingsd.files import extraction
 from wingsd.files.extraction import ExtractedMembers, Extracting, extract
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, UsageCounter
 from wingsd.filesystem import root as root_module
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 p = ServerPath.parse
 

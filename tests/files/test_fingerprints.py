@@ -10,7 +10,8 @@ import pytest
 
 from wingsd.errors import FileWorkCancelled
 from wingsd.files.search import Algorithm, fingerprint
-from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 CONTENT = b"The quick brown fox\n" * 1000
 

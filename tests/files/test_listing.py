@@ -15,7 +15,9 @@ from wingsd.errors import DirectoryMissing, FileWorkCancelled
 from wingsd.files import entries as listing_module
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import BINARY, DIRECTORY, TEXT, FileListing, Page, Sort, list_directory
-from wingsd.filesystem import Entry, ServerPath, ServerRoot
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 ALL = Page()
 

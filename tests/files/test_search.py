@@ -20,7 +20,8 @@ from wingsd.files.search import (
     name_matcher,
     name_search,
 )
-from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 
 @pytest.fixture

@@ -9,13 +9,9 @@ import pytest
 
 from tests.support.directories import home, outside
 from tests.support.owner import OWNER
-from wingsd.filesystem import (
-    DirectoryOpener,
-    Openat2Opener,
-    OpenatOpener,
-    ServerRoot,
-    UsageCounter,
-)
+from wingsd.filesystem.openers import DirectoryOpener, Openat2Opener, OpenatOpener
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 __all__ = ["home", "opener", "outside", "root", "usage"]
 

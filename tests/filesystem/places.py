@@ -6,10 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from wingsd.filesystem import (
-    ServerPath,
-    ServerRoot,
-)
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 p = ServerPath.parse
 

@@ -17,7 +17,11 @@ import pytest
 
 from tests.races.scene import MARK, OUTSIDE_MODE, OUTSIDE_SIZE, Scene, Touched
 from wingsd.errors import WingsdError
-from wingsd.filesystem import DirectoryOpener, Entry, NewFileOptions, ServerPath, ServerRoot
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.new_file import NewFileOptions
+from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, openat2, renameat2
 
 AT_FDCWD = -100

@@ -11,14 +11,11 @@ import pytest
 
 from tests.support.archives import run
 from wingsd.errors import DiskLimitExceeded, PathInvalid
-from wingsd.filesystem import (
-    NewFileOptions,
-    Openat2Opener,
-    OpenatOpener,
-    ServerPath,
-    ServerRoot,
-    UsageCounter,
-)
+from wingsd.filesystem.new_file import NewFileOptions
+from wingsd.filesystem.openers import Openat2Opener, OpenatOpener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 p = ServerPath.parse
 

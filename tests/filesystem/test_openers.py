@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import ConfigError
-from wingsd.filesystem import (
+from wingsd.filesystem import openers as module
+from wingsd.filesystem import syscalls
+from wingsd.filesystem.openers import (
     DirectoryOpener,
     Openat2Opener,
     OpenatOpener,
-    ServerPath,
     directory_opener,
-    syscalls,
 )
-from wingsd.filesystem import openers as module
+from wingsd.filesystem.paths import ServerPath
 
 module_openat2 = "wingsd.filesystem.openers.openat2"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.filesystem import GivenTree, give_tree, walk
-from wingsd.filesystem.walk import LINKED_ELSEWHERE, TOO_MANY_LINKED
+from wingsd.filesystem import walk
+from wingsd.filesystem.walk import LINKED_ELSEWHERE, TOO_MANY_LINKED, GivenTree, give_tree
 
 OWNER = (1234, 1235)
 

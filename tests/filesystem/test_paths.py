@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import NameTooLong, PathInvalid
-from wingsd.filesystem import ServerPath, name_from_text, name_text
+from wingsd.filesystem.paths import ServerPath, name_from_text, name_text
 
 #: Texts in which what matters of paths is frequent.
 TEXTS = st.lists(

@@ -14,7 +14,7 @@ from tests.races.naive import NAIVE
 from tests.races.runs import run
 from tests.races.scene import Touched
 from tests.races.trees import TREES
-from wingsd.filesystem import DirectoryOpener, OpenatOpener
+from wingsd.filesystem.openers import DirectoryOpener, OpenatOpener
 
 COUNT = 100
 #: Of naive actions, which end as soon as one is caught.

@@ -19,10 +19,8 @@ from wingsd.errors import (
     IsDirectory,
     NameTooLong,
 )
-from wingsd.filesystem import (
-    Entry,
-    ServerRoot,
-)
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.root import ServerRoot
 
 
 def test_a_listing_has_everything_as_it_is(root: ServerRoot, home: Path) -> None:

@@ -11,7 +11,11 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from wingsd.errors import FileMissing, FileWorkCancelled, PathInvalid
-from wingsd.filesystem import DirectoryOpener, ServerPath, ServerRoot, UsageCounter, removal
+from wingsd.filesystem import removal
+from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 
 p = ServerPath.parse
 

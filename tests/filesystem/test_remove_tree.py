@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.filesystem import remove_tree
+from wingsd.filesystem.removal import remove_tree
 
 
 def test_a_tree_goes_and_what_it_points_to_stays(tmp_path: Path) -> None:

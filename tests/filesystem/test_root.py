@@ -20,12 +20,10 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
-from wingsd.filesystem import (
-    NewFileOptions,
-    OpenatOpener,
-    ServerPath,
-    ServerRoot,
-)
+from wingsd.filesystem.new_file import NewFileOptions
+from wingsd.filesystem.openers import OpenatOpener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 KEEP = NewFileOptions(replace=False)
 

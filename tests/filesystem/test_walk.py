@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import pytest
 
 from tests.support.archives import odd_tree, run
-from wingsd.archive import Compression
+from wingsd.archive.compress import Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.partition import split
 from wingsd.errors import StorageError

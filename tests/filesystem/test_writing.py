@@ -23,11 +23,9 @@ from wingsd.errors import (
     PathInvalid,
     UploadInProgress,
 )
-from wingsd.filesystem import (
-    NewFileOptions,
-    ServerRoot,
-    UsageCounter,
-)
+from wingsd.filesystem.new_file import NewFileOptions
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.writable_file import OpenFiles
 
 KEEP = NewFileOptions(replace=False)

@@ -11,7 +11,7 @@ from unittest import mock
 
 from tests.support.attributes import reading
 from wingsd.errors import ShapeMissing
-from wingsd.filesystem import OpenatOpener
+from wingsd.filesystem.openers import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.contents import ContentReader

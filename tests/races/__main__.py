@@ -20,7 +20,7 @@ from tests.races.naive import NAIVE
 from tests.races.runs import run
 from tests.races.scene import Touched
 from tests.races.trees import TREES
-from wingsd.filesystem import DirectoryOpener, Openat2Opener, OpenatOpener
+from wingsd.filesystem.openers import DirectoryOpener, Openat2Opener, OpenatOpener
 
 #: In memory, where names are swapped faster than on a disk.
 PLACE = "/dev/shm"

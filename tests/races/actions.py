@@ -9,7 +9,11 @@ from contextlib import suppress
 from types import MappingProxyType
 
 from tests.races.scene import MARK, OUTSIDE_MODE, OUTSIDE_SIZE, Scene, Touched
-from wingsd.filesystem import DirectoryOpener, Entry, NewFileOptions, ServerPath, ServerRoot
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.new_file import NewFileOptions
+from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 __all__ = ["ACTIONS", "DIRECTORIES", "OWNER", "PATHS", "Action", "Actor", "clear"]
 

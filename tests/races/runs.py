@@ -11,7 +11,7 @@ import attrs
 from tests.races.actions import Action, Actor, clear
 from tests.races.scene import Scene
 from wingsd.errors import WingsdError
-from wingsd.filesystem import DirectoryOpener
+from wingsd.filesystem.openers import DirectoryOpener
 
 __all__ = ["Counted", "run"]
 

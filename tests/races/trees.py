@@ -7,14 +7,15 @@ from types import MappingProxyType
 
 from tests.races.actions import DIRECTORIES, OWNER, PATHS, Action, Actor
 from tests.races.scene import MARK, OUTSIDE_SIZE, Touched
-from wingsd.archive import Compression
+from wingsd.archive.compress import Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.tree_writer import TreeWriter
 from wingsd.egg_files.changes import Change
 from wingsd.egg_files.child import Rewritten
 from wingsd.egg_files.process import rewrite
 from wingsd.errors import ArchiveError, FileMissing, StorageError
-from wingsd.filesystem import ServerPath, give_tree, survey
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.walk import give_tree, survey
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 
 __all__ = ["TREES"]

@@ -15,7 +15,10 @@ from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, 
 from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import DiskLimitExceeded, StorageError, TreeTooLarge
-from wingsd.filesystem import MAX_SIZE, Entry, ServerPath, ServerRoot
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.walk import MAX_SIZE
 from wingsd.servers.files import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import CHECKING, STOPPING, Server

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do
 from wingsd.config import Rootless, User
 from wingsd.errors import StorageError
-from wingsd.filesystem import GivenTree
+from wingsd.filesystem.walk import GivenTree
 from wingsd.servers.files import ServerDirectories, ServerFiles, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
 

@@ -21,7 +21,8 @@ from wingsd.app.process import REWRITERS, SLOW_NICE, SLOW_REWRITERS
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import Conflict
-from wingsd.filesystem import OpenatOpener, ServerRoot
+from wingsd.filesystem.openers import OpenatOpener
+from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import Configuration, ConfigurationFile, Replacement
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers

@@ -21,7 +21,7 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from wingsd.config import LiveMovesConfig, MovesConfig, StoragePool, TransfersConfig
 from wingsd.errors import StorageError
-from wingsd.filesystem import measure
+from wingsd.filesystem.walk import measure
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power_states import PowerAction, PowerState

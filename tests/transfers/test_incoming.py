@@ -26,7 +26,7 @@ from wingsd.errors import (
     UploadTruncated,
     WingsdError,
 )
-from wingsd.filesystem import measure
+from wingsd.filesystem.walk import measure
 from wingsd.statedb import Outcome
 from wingsd.transfers.incoming import transfer as arrival
 from wingsd.transfers.incoming.transfer import HOLD, UploadConsumer

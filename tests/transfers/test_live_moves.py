@@ -21,7 +21,7 @@ from tests.support.sender import KnownBudget, Sender, sending
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
-from wingsd.filesystem import Measured, survey
+from wingsd.filesystem.walk import Measured, survey
 from wingsd.moves import contents, stop_rule
 from wingsd.servers import running
 from wingsd.servers.operations import Operation

@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from wingsd.api.files import FilesPath
-from wingsd.archive import Compression
+from wingsd.archive.compress import Compression
 from wingsd.errors import (
     BadRequest,
     BodyIncomplete,
@@ -54,14 +54,10 @@ from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.files.pulls import Pull, PullTarget
 from wingsd.files.tasks import FileTask, Lane
-from wingsd.filesystem import (
-    Entry,
-    NewFile,
-    NewFileOptions,
-    ServerPath,
-    ServerRoot,
-    name_from_text,
-)
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.new_file import NewFile, NewFileOptions
+from wingsd.filesystem.paths import ServerPath, name_from_text
+from wingsd.filesystem.root import ServerRoot
 from wingsd.http.operations import INVALID, Accepted, call
 from wingsd.http.request import BodyReader, PulledBody, StreamingRequest
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name

@@ -51,9 +51,11 @@ from wingsd.files.search import (
     name_search,
 )
 from wingsd.files.tasks import Lane
-from wingsd.filesystem import OpenFile, ServerPath, ServerRoot
-from wingsd.filesystem import ServerPath as FilePath
+from wingsd.filesystem.directory import OpenFile
 from wingsd.filesystem.errors import file_error
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.paths import ServerPath as FilePath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.http.body_sender import FileBody, Validators
 from wingsd.http.operations import INVALID, Call, Encoded, Topic, call
 from wingsd.http.request import StreamingRequest

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 
 from wingsd.api.files import attachment, whole_number
 from wingsd.api.resource import Endpoint
-from wingsd.archive import Compression
+from wingsd.archive.compress import Compression
 from wingsd.auth.tokens import SignedToken, signed_token
 from wingsd.config import CALAGOPUS, Config
 from wingsd.errors import (
@@ -47,9 +47,11 @@ from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.files.uploads import FileRules, FormUpload
-from wingsd.filesystem import OpenFile, ServerRoot, name_text
-from wingsd.filesystem import ServerPath as FilePath
+from wingsd.filesystem.directory import OpenFile
 from wingsd.filesystem.new_file import PartialFile
+from wingsd.filesystem.paths import ServerPath as FilePath
+from wingsd.filesystem.paths import name_text
+from wingsd.filesystem.root import ServerRoot
 from wingsd.http.body_sender import FileBody, StreamedBody, Validators, requested_range
 from wingsd.http.operations import INVALID, Access, Topic, call
 from wingsd.http.request import BodyReader, PulledBody, StreamingRequest, TrustedProxies

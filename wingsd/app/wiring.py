@@ -21,7 +21,7 @@ from wingsd.app.daemon import (
 )
 from wingsd.app.process import PACKERS, RESTORERS, Pools
 from wingsd.app.reload import Reload
-from wingsd.archive import ArchiveFormat, Compression
+from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.checks import BackupChecks, CheckSchedule

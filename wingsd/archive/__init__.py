@@ -6,13 +6,3 @@ be) and `tree_writer`. To pack: `tar_writer` and `compress`. A server in several
 at the same time: `partition`, `extract_part` and `SharedTreeWriter`. The process that parses an
 archive of a user needs neither `quota`, with the node's configuration, nor threads.
 """
-
-from wingsd.archive.compress import ArchiveFormat, Compression
-from wingsd.archive.partition import Part, split
-
-__all__ = [
-    "ArchiveFormat",
-    "Compression",
-    "Part",
-    "split",
-]

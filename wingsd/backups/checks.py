@@ -22,7 +22,7 @@ from wingsd.backups.making import keep_pace
 from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.errors import ArchiveError, BackupMissing, FileWorkCancelled, StorageError
 from wingsd.files.progress import Progress
-from wingsd.filesystem import OpenFile
+from wingsd.filesystem.directory import OpenFile
 from wingsd.threadio import Workers
 from wingsd.util.text import reading_advice
 

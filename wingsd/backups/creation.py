@@ -21,7 +21,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import ArchiveFormat
+from wingsd.archive.compress import ArchiveFormat
 from wingsd.backups.catalogue import Catalogue
 from wingsd.backups.making import (
     ArchiveTerms,

@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import ArchiveFormat
+from wingsd.archive.compress import ArchiveFormat
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.backups.catalogue import COMPLETE, Catalogue
@@ -38,7 +38,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.files.progress import Progress
-from wingsd.filesystem import OpenFile
+from wingsd.filesystem.directory import OpenFile
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server

@@ -21,8 +21,9 @@ from types import MappingProxyType
 
 import attrs
 
-from wingsd.archive import ArchiveFormat, Compression, Part
+from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.pack import Packed, pack
+from wingsd.archive.partition import Part
 from wingsd.archive.policy import MAX_DEPTH, Kind, attributes_line
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
 from wingsd.backups.store import BackupStore, MadeArchive
@@ -38,8 +39,9 @@ from wingsd.errors import (
 )
 from wingsd.files.denylist import Denylist
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerPath, ServerRoot, name_text
 from wingsd.filesystem.new_file import TEMPORARY
+from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing, opened, regular_bytes, walk
 from wingsd.util.text import disk_advice, display
 

@@ -24,8 +24,8 @@ from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFile
 from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import BackupConflict, InvalidData, StorageError
-from wingsd.filesystem import remove_tree
 from wingsd.filesystem.open_directories import closing_descriptor
+from wingsd.filesystem.removal import remove_tree
 from wingsd.util.durable import storage_errors, sync_directory
 
 __all__ = ["QUARANTINE", "ReceivedBackups", "write_all", "write_file"]

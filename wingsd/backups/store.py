@@ -28,8 +28,7 @@ from wingsd.errors import (
     IsDirectory,
     StorageError,
 )
-from wingsd.filesystem import OpenFile
-from wingsd.filesystem.directory import Entry, entry_at, open_regular
+from wingsd.filesystem.directory import Entry, OpenFile, entry_at, open_regular
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice

@@ -32,7 +32,8 @@ from wingsd.egg_files.child import (
     quoted,
 )
 from wingsd.errors import FileMissing, FileTypeRefused, IsDirectory, StorageError, WingsdError
-from wingsd.filesystem import ServerPath, ServerRoot, name_from_text
+from wingsd.filesystem.paths import ServerPath, name_from_text
+from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.sandbox import launch
 from wingsd.util.text import display

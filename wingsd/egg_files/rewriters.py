@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from wingsd.config import Config
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob, rewrite
-from wingsd.filesystem import ServerRoot
+from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import Configuration, ConfigurationFile
 from wingsd.threadio import Workers
 

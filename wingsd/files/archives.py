@@ -19,8 +19,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from wingsd.archive import ArchiveFormat, Compression
-from wingsd.archive.compress import compressed, compressor
+from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.pipeline import joined
 from wingsd.archive.policy import member_mode
 from wingsd.archive.tar_headers import (
@@ -43,9 +42,10 @@ from wingsd.errors import (
 from wingsd.files.changes import rfc_3339
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot, name_text
-from wingsd.filesystem.directory import open_regular
-from wingsd.filesystem.new_file import TEMPORARY
+from wingsd.filesystem.directory import Entry, open_regular
+from wingsd.filesystem.new_file import TEMPORARY, NewFileOptions
+from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing, gone, regular_bytes, unreadable_for_user
 
 __all__ = [

@@ -19,8 +19,11 @@ from wingsd.errors import (
 )
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
 from wingsd.filesystem.attributes import set_mode_at
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.new_file import NewFileOptions
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 __all__ = [
     "Mode",

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import attrs
 from twisted.logger import Logger
 
-from wingsd.filesystem import ServerPath
+from wingsd.filesystem.paths import ServerPath
 
 __all__ = ["MAX_LINES", "MAX_LINE_LENGTH", "Denylist", "Denylists", "denylist_lines"]
 

@@ -26,7 +26,9 @@ import attrs
 
 from wingsd.errors import FileWorkCancelled, WingsdError
 from wingsd.files.denylist import Denylist
-from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath, ServerRoot, name_text
+from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.filesystem.root import ServerRoot
 from wingsd.util.serialization import Keywords
 
 __all__ = [

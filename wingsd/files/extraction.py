@@ -38,8 +38,10 @@ from wingsd.errors import (
 )
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Entry, NewFileOptions, ServerPath, ServerRoot
-from wingsd.filesystem.new_file import TEMPORARY
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.new_file import TEMPORARY, NewFileOptions
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 
 from wingsd.errors import BadRequest, DirectoryMissing, FileDenied, FileWorkCancelled
 from wingsd.files.denylist import Denylist
-from wingsd.filesystem import ServerPath, ServerRoot
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing
 
 __all__ = ["MAX_KEPT", "MAX_KEPT_NAMES", "Guard"]

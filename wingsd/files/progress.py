@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event
 
 from wingsd.errors import FileWorkCancelled
-from wingsd.filesystem import ServerPath
+from wingsd.filesystem.paths import ServerPath
 
 __all__ = ["Progress"]
 

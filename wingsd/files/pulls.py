@@ -21,7 +21,10 @@ from wingsd.events import SUSPENDED, Event, EventBus
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.tasks import FileTask, FileTasks, FileWork
-from wingsd.filesystem import Entry, NewFile, NewFileOptions, ServerPath, ServerRoot
+from wingsd.filesystem.directory import Entry
+from wingsd.filesystem.new_file import NewFile, NewFileOptions
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.http_client.download import BodyBlocks, FetchLimits, GuardedAnswer, GuardedClient
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 from wingsd.servers.operations import Operation

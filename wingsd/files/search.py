@@ -22,8 +22,9 @@ import attrs
 from wingsd.errors import FileWorkCancelled, NameTooLong, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import entry_data, head_of, mime_in, mime_of_entry
-from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath, ServerRoot
-from wingsd.filesystem.paths import MAX_PATH_BYTES
+from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.paths import MAX_PATH_BYTES, ServerPath
+from wingsd.filesystem.root import ServerRoot
 
 __all__ = [
     "MAX_RESULTS",

@@ -34,7 +34,7 @@ from wingsd.events import (
 from wingsd.files.denylist import Denylist, Denylists
 from wingsd.files.entries import time_text
 from wingsd.files.progress import Progress
-from wingsd.filesystem import ServerRoot
+from wingsd.filesystem.root import ServerRoot
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.threadio import Workers

@@ -20,7 +20,9 @@ from wingsd.errors import (
 )
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
-from wingsd.filesystem import NewFile, NewFileOptions, ServerPath, ServerRoot
+from wingsd.filesystem.new_file import NewFile, NewFileOptions
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.util.multipart_form import FormParts, form_boundary
 
 __all__ = ["FileRules", "FormUpload"]

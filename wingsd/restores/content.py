@@ -27,7 +27,7 @@ from wingsd.archive.tar_headers import DIRECTORY, HARD_LINK, SYMLINK, Member
 from wingsd.archive.tree_writer import TreeWriter
 from wingsd.errors import ArchiveError, StorageError, WingsdError
 from wingsd.files.extraction import archive_error
-from wingsd.filesystem import OpenFile
+from wingsd.filesystem.directory import OpenFile
 from wingsd.user_archives.frames import (
     UNKNOWN,
     ArchiveMember,

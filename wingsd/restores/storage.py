@@ -18,8 +18,8 @@ from pathlib import Path
 import attrs
 
 from wingsd.errors import StorageError
-from wingsd.filesystem import remove_tree
 from wingsd.filesystem.open_directories import closing_descriptor
+from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2, syncfs
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.statedb import RestoreRecord

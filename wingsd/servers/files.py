@@ -29,18 +29,11 @@ from twisted.python.failure import Failure
 
 from wingsd.config import Config
 from wingsd.errors import StorageError, TreeTooLarge, WingsdError
-from wingsd.filesystem import (
-    MAX_SIZE,
-    DirectoryOpener,
-    GivenTree,
-    ServerRoot,
-    Usage,
-    UsageCounter,
-    directory_opener,
-    give_tree,
-    measure,
-    remove_tree,
-)
+from wingsd.filesystem.openers import DirectoryOpener, directory_opener
+from wingsd.filesystem.removal import remove_tree
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import Usage, UsageCounter
+from wingsd.filesystem.walk import MAX_SIZE, GivenTree, give_tree, measure
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
 from wingsd.util.durable import storage_errors

@@ -42,7 +42,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import INSTALL_COMPLETED, INSTALL_OUTPUT, INSTALL_STARTED, STATUS
-from wingsd.filesystem import remove_tree
+from wingsd.filesystem.removal import remove_tree
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import InstallScript
 from wingsd.servers.console import Run, RunListener, Throttle

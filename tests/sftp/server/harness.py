@@ -16,7 +16,7 @@ import asyncssh
 import attrs
 
 from wingsd.config import SftpConfig, SystemConfig
-from wingsd.filesystem import directory_opener
+from wingsd.filesystem.openers import directory_opener
 from wingsd.sftp.host_key import load_host_key
 from wingsd.sftp.messages import (
     Begin,

@@ -26,15 +26,11 @@ from wingsd.errors import WingsdError
 from wingsd.files.changes import Renaming, delete, rename
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
-from wingsd.filesystem import (
-    NewFile,
-    NewFileOptions,
-    ServerPath,
-    ServerRoot,
-    UsageCounter,
-    directory_opener,
-)
-from wingsd.filesystem.new_file import PartialFile
+from wingsd.filesystem.new_file import NewFile, NewFileOptions, PartialFile
+from wingsd.filesystem.openers import directory_opener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles

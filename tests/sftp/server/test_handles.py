@@ -6,7 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from wingsd.filesystem import Entry, OpenFile, ServerPath
+from wingsd.filesystem.directory import Entry, OpenFile
+from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.writable_file import OpenFiles
 from wingsd.sftp.server.operations import HandleBudget, Handles
 

@@ -12,7 +12,7 @@ import asyncssh
 import pytest
 
 from tests.sftp.server.harness import Served, serve
-from wingsd.filesystem import OpenFile
+from wingsd.filesystem.directory import OpenFile
 from wingsd.sftp.server import operations
 from wingsd.sftp.server.threads import ConnectionThread, FileThreads
 

@@ -20,7 +20,7 @@ from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, half_sent, kept, rest
 from wingsd.archive import quota
 from wingsd.errors import EnvironmentFailed, StorageError
-from wingsd.filesystem import remove_tree
+from wingsd.filesystem.removal import remove_tree
 from wingsd.moves.nodes import FileNode
 from wingsd.transfers.incoming.moves import partial_copy
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep

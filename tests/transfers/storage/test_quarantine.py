@@ -18,7 +18,7 @@ from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PELICAN, SystemConfig
 from wingsd.errors import StorageError
-from wingsd.filesystem import remove_tree
+from wingsd.filesystem.removal import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.transfers.storage import partial_copies, quarantine

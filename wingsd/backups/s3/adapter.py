@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import ArchiveFormat
+from wingsd.archive.compress import ArchiveFormat
 from wingsd.backups.creation import UploadedPart
 from wingsd.backups.s3.store import PartNotSent, PartStore, Range, StoreLimits, UrlRefused
 from wingsd.backups.s3.urls import PartUrls, SignedParts, parts_of_size, parts_onwards

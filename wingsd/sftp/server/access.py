@@ -16,15 +16,12 @@ from wingsd.errors import (
 )
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
-from wingsd.filesystem import (
-    Directory,
-    DirectoryOpener,
-    Entry,
-    Owner,
-    ServerPath,
-    ServerRoot,
-    UsageCounter,
-)
+from wingsd.filesystem.directory import Directory, Entry
+from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.writable_file import OpenFiles
 from wingsd.sftp.messages import Granted, ServerState
 

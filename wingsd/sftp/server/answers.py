@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Iterable
 
-from wingsd.filesystem import Entry
+from wingsd.filesystem.directory import Entry
 from wingsd.sftp.server.packets import EXTENSIONS, MAX_DATA, MAX_PACKET
 
 __all__ = [

@@ -26,7 +26,7 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, SSHPacket, SSHPacketLogger, String
 
 from wingsd.config import SftpConfig
-from wingsd.filesystem import ServerPath
+from wingsd.filesystem.paths import ServerPath
 from wingsd.sftp.messages import (
     Begin,
     Closed,

@@ -18,7 +18,7 @@ from itertools import count
 
 import asyncssh
 
-from wingsd.filesystem import directory_opener
+from wingsd.filesystem.openers import directory_opener
 from wingsd.sandbox.confinement import confine_to
 from wingsd.sftp.messages import (
     Begun,

@@ -30,7 +30,9 @@ from wingsd.errors import (
 )
 from wingsd.files.changes import delete
 from wingsd.files.progress import Progress
-from wingsd.filesystem import Directory, Entry, OpenFile, ServerPath, ServerRoot
+from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.writable_file import MAX_FILE_SIZE, OpenFiles, WritableFile
 from wingsd.sftp.server import answers, packets
 from wingsd.sftp.server.access import (

@@ -14,14 +14,14 @@ from twisted.internet.defer import DeferredLock, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.activity import ActivitySender
-from wingsd.archive import ArchiveFormat, Compression
+from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
 from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS, PELICAN, TransfersConfig
 from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import StorageError, WingsdError
-from wingsd.filesystem import Measured, survey
 from wingsd.filesystem.open_directories import FILE_FLAGS
+from wingsd.filesystem.walk import Measured, survey
 from wingsd.moves.source import MoveSource
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers import Server, Servers

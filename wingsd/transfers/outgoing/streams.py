@@ -20,8 +20,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import ArchiveFormat, Compression, Part, split
+from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.pack import Packed, pack
+from wingsd.archive.partition import Part, split
 from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 
 from wingsd.archive.quota import require_free_space
 from wingsd.errors import StorageError
-from wingsd.filesystem import remove_tree
+from wingsd.filesystem.removal import remove_tree
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, replace_file, storage_errors, time_stamp
 

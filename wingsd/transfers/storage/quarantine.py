@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import SystemConfig
 from wingsd.errors import StorageError, WingsdError
-from wingsd.filesystem import remove_tree
+from wingsd.filesystem.removal import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.storage.partial_copies import PartialCopies

@@ -20,8 +20,8 @@ import attrs
 
 from wingsd.backups.received import QUARANTINE
 from wingsd.errors import StorageError
-from wingsd.filesystem import remove_tree
 from wingsd.filesystem.attributes import AttributesKept, supported_attributes
+from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.util.durable import move, storage_errors, time_stamp
 
