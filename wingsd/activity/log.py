@@ -26,7 +26,7 @@ from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import when_fired
 
-__all__ = ["DROPPED", "REFUSED", "ActivityLog", "merge", "record_crashes"]
+__all__ = ["REFUSED", "ActivityLog", "merge", "record_crashes"]
 
 #: Bytes of the metadata of one entry, as JSON.
 METADATA_MAX = 64 * 1024

@@ -666,9 +666,7 @@ class WriteQuery:
 
     file: Annotated[str, "The path in the server's directory."] = ""
     user: Annotated[str, "The UUID of the user (Calagopus); of no effect."] = ""
-    ignored: Annotated[
-        tuple[str, ...], "Files that are denied as well, as in gitignore (Calagopus)."
-    ] = ()
+    ignored: _Ignored = ()
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -63,14 +63,7 @@ from wingsd.servers.operations import Operation
 from wingsd.util.media import MediaType, accepted
 from wingsd.util.serialization import Keywords
 
-__all__ = [
-    "FilesPath",
-    "ListFilesEndpoint",
-    "ReadFilesEndpoint",
-    "attachment",
-    "hidden_by",
-    "whole_number",
-]
+__all__ = ["FilesPath", "ListFilesEndpoint", "ReadFilesEndpoint", "attachment", "whole_number"]
 
 T = TypeVar("T")
 
@@ -415,10 +408,9 @@ class DirectoryQuery:
 
 
 @attrs.frozen
-class PageQuery:
+class PageQuery(DirectoryQuery):
     """Which page of which directory."""
 
-    directory: Annotated[str, "The path in the server's directory."] = ""
     root: Annotated[str, "The same."] = ""
     ignored: Annotated[tuple[str, ...], "Files that are left out, as in gitignore."] = ()
     per_page: Annotated[str, "Entries of a page; `api.directory_entry_limit` without it."] = ""

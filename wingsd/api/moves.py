@@ -37,7 +37,7 @@ from wingsd.transfers.manager import EndedMove
 from wingsd.transfers.peer.moves import Digest, Durable, Offset, PreparationStatus, Root
 from wingsd.util.serialization import Keywords
 
-__all__ = ["MoveBodyEndpoint", "MoveEndpoint", "MoveStatus", "MovesEndpoint"]
+__all__ = ["MoveBodyEndpoint", "MoveEndpoint", "MovesEndpoint"]
 
 #: The versions of these requests. With the second one there are extended attributes.
 VERSIONS = (1, 2)
@@ -175,18 +175,16 @@ class SessionQuery:
 
 
 @attrs.frozen(eq=False, repr=False)
-class TreePageQuery:
+class TreePageQuery(SessionQuery):
     """Which page of which session."""
 
-    session: Annotated[str, "The session, from the answer to `resume`."] = ""
     page: Annotated[str, "The number of the page, from 1."] = "1"
 
 
 @attrs.frozen(eq=False, repr=False)
-class PieceQuery:
+class PieceQuery(SessionQuery):
     """Which piece of an attachment."""
 
-    session: Annotated[str, "The session, from the answer to `resume`."] = ""
     offset: Annotated[str, "How many bytes come before the piece."] = "0"
     sha256: Annotated[str, "With the last piece: the SHA-256 of the whole."] = ""
 

@@ -44,7 +44,7 @@ from wingsd.util.serialization import Amount, Keywords, unknown_keys
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
 
-__all__ = ["DiagnosticsQuery", "NodeEndpoint", "UpdateEndpoint", "machine", "report_options"]
+__all__ = ["DiagnosticsQuery", "NodeEndpoint", "UpdateEndpoint", "report_options"]
 
 #: Seconds to wait for the engine: a Panel waits for 15 in all.
 ENGINE_PATIENCE = 5.0
@@ -473,11 +473,6 @@ class NodeEndpoint(Endpoint):
             )
             return None
 
-    @property
-    def directory(self) -> str:
-        """The directory of the log files."""
-        return self._config.system.log_directory
-
     @call(HTTPStatus.OK, "The log files.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
     async def list_log_files(self, request: StreamingRequest) -> LogFiles:
         """List the log files of the node.
@@ -485,7 +480,7 @@ class NodeEndpoint(Endpoint):
         `wingsd.log` is the daemon's own log, also where it is in systemd's journal; its size is 0
         then.
         """
-        found = await self._node.disk.run(stored_logs, self.directory)
+        found = await self._node.disk.run(stored_logs, self._config.system.log_directory)
         if self._node.own_log.source is not None and OWN_LOG not in [each.name for each in found]:
             found.append(StoredLog.written_at(OWN_LOG, 0, time.time()))
         return LogFiles(found)
@@ -498,16 +493,16 @@ class NodeEndpoint(Endpoint):
         """
         name = self._parts["file"].decode("utf-8", "surrogateescape")
         lines = _at_most(MOST_LINES, "lines", query.lines or str(MOST_LINES))
+        directory = self._config.system.log_directory
         try:
-            found = await self._node.disk.run(self._redacted, lambda: self._read(name, lines))
+            found = await self._node.disk.run(
+                self._redacted, lambda: read_log(directory, name, lines)
+            )
         except LogFileNotFound:
             if name != OWN_LOG or self._node.own_log.source is None:
                 raise
             found = await self._own(lines)
         return PlainText("".join(f"{line}\n" for line in found))
-
-    def _read(self, name: str, lines: int) -> list[str]:
-        return read_log(self.directory, name, lines)
 
     def _redacted(self, read: Callable[[], list[str]]) -> list[str]:
         redaction = Redaction(attrs.asdict(self._config), endpoints=True)

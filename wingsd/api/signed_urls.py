@@ -220,10 +220,9 @@ class FileDownloadEndpoint(SignedPath):
 
 
 @attrs.frozen
-class ArchiveQuery:
+class ArchiveQuery(SignedQuery):
     """The token of a signed URL, and the format of the archive."""
 
-    token: Annotated[str, "A JWT that the Panel has signed."] = ""
     archive_format: Annotated[
         str, "tar, tar_gz, tar_xz, tar_bz2, tar_lz4, tar_zstd or zip; tar_gz by default."
     ] = ""
@@ -327,10 +326,9 @@ _OFFSET = {"Upload-Offset": "How many bytes of the file are here."}
 
 
 @attrs.frozen
-class PartQuery:
+class PartQuery(SignedQuery):
     """The file that is uploaded in parts (Calagopus)."""
 
-    token: Annotated[str, "A JWT that the Panel has signed."] = ""
     directory: Annotated[str, "The directory, which is made if it is missing."] = ""
     file: Annotated[str, "The name in the directory; it may be a path."] = ""
 
@@ -360,10 +358,9 @@ class FileUploadForm:
 
 
 @attrs.frozen
-class UploadQuery:
+class UploadQuery(SignedQuery):
     """Where files are uploaded to, and by whom."""
 
-    token: Annotated[str, "A JWT that the Panel has signed."] = ""
     directory: Annotated[str, "The directory, which is made if it is missing."] = ""
     total_size: Annotated[str, "The bytes of the file, if known (Calagopus)."] = ""
 

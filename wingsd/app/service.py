@@ -18,7 +18,7 @@ from wingsd.systemd.sd_daemon import Notifier, Watchdog, watchdog_period
 from wingsd.threadio import relayed
 from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["READY_WITHIN", "STATUS_INTERVAL", "Supervision"]
+__all__ = ["Supervision"]
 
 #: Seconds after which the node reports readiness without its servers. It continues to ask the
 #: Panel for them, which may itself be waiting for the node on the same machine.

@@ -95,7 +95,7 @@ from wingsd.websocket import ConsoleSockets
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
 
-__all__ = ["NodeContainers", "build_node"]
+__all__ = ["build_node"]
 
 MIB = 1024 * 1024
 #: Seconds for which the engine's version and its numbers of containers are kept.

@@ -28,8 +28,6 @@ from wingsd.util.reactor import Reactor
 
 __all__ = [
     "LONG",
-    "PIECE",
-    "BodySender",
     "BytesSender",
     "FileBody",
     "StreamedBody",

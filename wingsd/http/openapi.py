@@ -33,7 +33,7 @@ from wingsd.http.operations import (
 )
 from wingsd.util.serialization import Keywords
 
-__all__ = ["FAILURES", "HEADERS", "INFO", "PARAMETERS", "SCHEMES", "Failure", "document"]
+__all__ = ["document"]
 
 Schema = dict[str, Any]
 

@@ -35,14 +35,7 @@ from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
 
-__all__ = [
-    "BodyReader",
-    "GuardedResource",
-    "PulledBody",
-    "StreamingRequest",
-    "StreamingResource",
-    "TrustedProxies",
-]
+__all__ = ["BodyReader", "PulledBody", "StreamingRequest", "TrustedProxies"]
 
 #: Bytes of a body for a resource that does not stream.
 MAX_STORED_BODY = 1024 * 1024

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, MovedBytes, Passage
 
-__all__ = ["REASONS", "UNFORESEEN", "Recorder", "reason"]
+__all__ = ["Recorder"]
 
 #: The kinds of bytes that rounds send.
 ROUND_KINDS = ("first", "changed")

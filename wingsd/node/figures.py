@@ -36,7 +36,7 @@ from wingsd.panel.schemas import Allocations
 from wingsd.threadio import Workers
 from wingsd.util.addresses import Address, parse_address
 
-__all__ = ["MachineFigures", "NodeFigures", "UsedPort", "hidden", "host_addresses", "used_ports"]
+__all__ = ["NodeFigures", "UsedPort", "host_addresses", "used_ports"]
 
 T = TypeVar("T")
 

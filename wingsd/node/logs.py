@@ -32,8 +32,6 @@ __all__ = [
     "journal_log",
     "read_log",
     "stored_logs",
-    "tail",
-    "tail_of",
 ]
 
 #: Lines that are asked for at most, and the bytes of a file in which they are looked for.

@@ -63,7 +63,7 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff, seconds_asked_for
 from wingsd.util.serialization import structure
 
-__all__ = ["BoundedClient", "Panel", "body_of"]
+__all__ = ["Panel"]
 
 #: Header lines of one answer.
 MAX_HEADERS = 128

@@ -5,6 +5,6 @@ and the protocol of a connection. `recent_transfers` keeps the messages of trans
 that connect late.
 """
 
-from wingsd.websocket.resource import ConsoleSocket, ConsoleSockets
+from wingsd.websocket.resource import ConsoleSockets
 
-__all__ = ["ConsoleSocket", "ConsoleSockets"]
+__all__ = ["ConsoleSockets"]
