@@ -34,6 +34,7 @@ NO_KEYS = {
     "control.restart",
     "control.console",
     "docker.io",
+    "metrics.py",
     "system.sftp",
 }
 

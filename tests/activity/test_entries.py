@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.state import is_activity
-from wingsd.activity.log import (
+from wingsd.activity import (
     CALL_MAX,
     METADATA_MAX,
     MetadataTooLarge,

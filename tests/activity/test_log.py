@@ -12,8 +12,7 @@ from twisted.internet.task import Clock
 from tests.activity.conftest import COMMAND, IP, USER, UUID, ActivityNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
-from wingsd.activity import ActivityLog
-from wingsd.activity.log import BUFFER_MAX, QUIET, RETRY_AFTER, STORE_AT
+from wingsd.activity import BUFFER_MAX, QUIET, RETRY_AFTER, STORE_AT, ActivityLog
 from wingsd.errors import StorageError
 from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.statedb.store import Store

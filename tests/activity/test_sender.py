@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from tests.activity.conftest import BEGIN, COMMAND, IP, USER, UUID, ActivityNode
 from tests.support.logged_errors import Logged
-from wingsd.activity.sender import CALLS_MAX
+from wingsd.activity import CALLS_MAX
 from wingsd.errors import NodeTokenRefused, PanelRefused, PanelUnreachable, StorageError
 from wingsd.statedb import ActivityEntry
 

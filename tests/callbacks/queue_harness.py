@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
-from wingsd.callbacks.queue import CallbackQueue
+from wingsd.callbacks import CallbackQueue
 from wingsd.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store

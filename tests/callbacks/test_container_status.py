@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
-from wingsd.callbacks.container_status import BACKOFF, CONCURRENT, ContainerStatuses
+from wingsd.callbacks import CONCURRENT, STATUS_BACKOFF, ContainerStatuses
 from wingsd.errors import NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.events import DELETED, STATUS, Event, EventBus
 
@@ -59,7 +59,7 @@ class StatusNode:
 
     def repeat(self) -> None:
         """Let the longest pause pass."""
-        self.clock.advance(BACKOFF.longest + 1)
+        self.clock.advance(STATUS_BACKOFF.longest + 1)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from tests.callbacks.queue_harness import DOWN, YEAR, A, B, QueueHarness, refused
 from tests.support.logged_errors import Logged
-from wingsd.callbacks.queue import BACKOFF, PendingReport
+from wingsd.callbacks import BACKOFF, PendingReport
 from wingsd.errors import StorageError
 from wingsd.statedb import Direction, Outcome, Report
 

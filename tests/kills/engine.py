@@ -12,7 +12,7 @@ import attrs
 from twisted.internet.task import deferLater
 
 from tests.support.node_process import NodeProcess, reactor
-from wingsd.callbacks.queue import MINUTE
+from wingsd.callbacks import MINUTE
 from wingsd.statedb.store import Store
 from wingsd.transfers.steps import ReceiveStep, SendStep
 

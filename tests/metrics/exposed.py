@@ -13,8 +13,7 @@ from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
-from wingsd.metrics.exposition import Exposition, Sources
-from wingsd.metrics.recorder import Recorder
+from wingsd.metrics import Exposition, Recorder, Sources
 from wingsd.sftp.service import SftpCounts
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep

@@ -6,7 +6,7 @@ import re
 
 from tests.test_errors import classes
 from wingsd.errors import ChecksumMismatch, PanelUnreachable, StorageError, WingsdError
-from wingsd.metrics.recorder import REASONS, UNFORESEEN, reason
+from wingsd.metrics import REASONS, UNFORESEEN, reason
 
 
 def test_every_class_has_a_label() -> None:

@@ -26,8 +26,7 @@ from tests.metrics.exposed import (
 from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.errors import StorageError
-from wingsd.metrics.exposition import DiskState
-from wingsd.metrics.recorder import Recorder
+from wingsd.metrics import DiskState, Recorder
 from wingsd.sftp.service import SftpCounts
 from wingsd.transfers.step_log import SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep, State

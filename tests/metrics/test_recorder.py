@@ -18,7 +18,7 @@ from wingsd.errors import (
     TransferCancelled,
     Unauthorized,
 )
-from wingsd.metrics.recorder import REASONS, Recorder
+from wingsd.metrics import REASONS, Recorder
 from wingsd.util.observer import ENGINE, PANEL
 
 

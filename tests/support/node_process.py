@@ -28,7 +28,7 @@ from tests.support.forked_process import ForkedProcess
 from tests.support.line import Line
 from tests.support.panel import Panel
 from tests.support.sample_server import UUID
-from wingsd.callbacks.queue import MINUTE
+from wingsd.callbacks import MINUTE
 from wingsd.config import parse
 from wingsd.errors import ConfigError
 

@@ -11,7 +11,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
-from wingsd.callbacks import queue as firstminute
+from wingsd import callbacks as firstminute
 from wingsd.errors import (
     ArchiveError,
     BadRequest,

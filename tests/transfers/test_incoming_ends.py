@@ -12,7 +12,7 @@ from tests.support.reactor import reactor, until
 from tests.support.receiver import SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.app.daemon import DAY
-from wingsd.callbacks.queue import COMMITS_WITHIN
+from wingsd.callbacks import COMMITS_WITHIN
 from wingsd.errors import (
     Conflict,
     DaemonStopping,

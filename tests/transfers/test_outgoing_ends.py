@@ -18,7 +18,7 @@ from tests.support.sender import (
     at_upload,
     sending,
 )
-from wingsd.callbacks import queue as callbacks
+from wingsd import callbacks
 from wingsd.errors import Conflict
 from wingsd.transfers import manager
 from wingsd.util.retry import Backoff

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_answer, sending
-from wingsd.callbacks import queue as callbacks
+from wingsd import callbacks
 from wingsd.transfers import console, coordinator
 from wingsd.util.retry import Backoff
 

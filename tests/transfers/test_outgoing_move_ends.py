@@ -18,7 +18,7 @@ from tests.transfers.test_outgoing_moves import (
     node,
     sender,
 )
-from wingsd.callbacks import queue as callbacks
+from wingsd import callbacks
 from wingsd.transfers.outgoing import move
 from wingsd.util.retry import Backoff
 

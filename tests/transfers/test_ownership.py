@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from wingsd.callbacks.queue import COMMITS_WITHIN, FirstMinute, TransferDelivery
+from wingsd.callbacks import COMMITS_WITHIN, FirstMinute, TransferDelivery
 from wingsd.config import PTERODACTYL
 from wingsd.errors import PanelRefused, PanelUnreachable, TransferCancelled, TransferNotCommitted
 from wingsd.statedb import Outcome, Report

@@ -16,8 +16,7 @@ from wingsd.backups.deletion import BackupDeletion, DroppedBackups
 from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.store import BackupStore
-from wingsd.callbacks import CallbackQueue
-from wingsd.callbacks.container_status import ContainerStatuses
+from wingsd.callbacks import CallbackQueue, ContainerStatuses
 from wingsd.config import Config
 from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates

@@ -13,7 +13,6 @@ from typing import Any
 
 import attrs
 
-from wingsd.api.backups import BackupDeletionEndpoint, BackupsEndpoint, RestoreEndpoint
 from wingsd.api.context import NodeContext
 from wingsd.api.file_changes import ChangeFilesEndpoint, PullsEndpoint, WriteEndpoint
 from wingsd.api.files import ListFilesEndpoint, ReadFilesEndpoint
@@ -23,6 +22,9 @@ from wingsd.api.resource import Endpoint
 from wingsd.api.servers import (
     AccessEndpoint,
     AllServersEndpoint,
+    BackupDeletionEndpoint,
+    BackupsEndpoint,
+    RestoreEndpoint,
     ServerCallsEndpoint,
     ServerEndpoint,
     SocketEndpoint,

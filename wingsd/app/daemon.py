@@ -38,7 +38,7 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.text import host_and_port, readable_size
 
 if TYPE_CHECKING:
-    from wingsd.metrics.exposition import Exposition
+    from wingsd.metrics import Exposition
 
 __all__ = ["MetricsListener", "Node"]
 

@@ -33,8 +33,7 @@ from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.s3.adapter import S3Adapter
 from wingsd.backups.store import BackupStore
-from wingsd.callbacks import CallbackQueue
-from wingsd.callbacks.container_status import ContainerStatuses
+from wingsd.callbacks import CallbackQueue, ContainerStatuses
 from wingsd.config import CALAGOPUS, PELICAN, Config, user_agent_of
 from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
@@ -149,8 +148,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     recorder = None
     if config.metrics.address:
         # Here, since the Prometheus client takes 1 MiB, which a node without metrics saves.
-        from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415
-        from wingsd.metrics.recorder import Recorder  # noqa: PLC0415
+        from wingsd.metrics import Exposition, Recorder, Sources  # noqa: PLC0415
 
         recorder = Recorder()
     observer = observer or recorder or MovedBytes()

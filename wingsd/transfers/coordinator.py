@@ -16,8 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.backups.local import Backup
-from wingsd.callbacks import CallbackQueue, PendingReport
-from wingsd.callbacks.queue import COMMITS_WITHIN, FirstMinute
+from wingsd.callbacks import COMMITS_WITHIN, CallbackQueue, FirstMinute, PendingReport
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     PanelError,
