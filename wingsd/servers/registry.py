@@ -40,7 +40,7 @@ T = TypeVar("T")
 #: Servers that the engine is asked about at a time.
 CONCURRENT_LOOKUPS = 4
 
-#: Seconds between two attempts.
+#: Seconds between two questions to an engine, or a Panel, that does not answer.
 BACKOFF = Backoff(1.0, 60.0, jitter=True)
 
 

@@ -28,16 +28,13 @@ from wingsd.events import DELETED, STATUS, STAYS_OFF, Event, EventBus
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.registry import Servers
+from wingsd.servers.registry import BACKOFF, Servers
 from wingsd.servers.server import Server
 from wingsd.servers.states_file import StatesFile
 from wingsd.statedb import StateDatabase
-from wingsd.util.retry import Backoff
 
 _log = Logger()
 
-#: Seconds between two questions to an engine, or a Panel, that does not answer.
-BACKOFF = Backoff(1.0, 60.0, jitter=True)
 #: The end of an automatic start that has failed.
 _STAYS_OFF = (
     "The server stays offline, and is not started by itself any more. See why the start failed: "

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from wingsd.errors import StorageError
@@ -53,8 +53,7 @@ class StatesFile:
         self._disk = disk
         self._states: dict[str, str] = {}
         self._written: dict[str, str] = {}
-        self._is_writing = False
-        self._waiting: list[Deferred[None]] = []
+        self._writing = DeferredLock()
 
     async def load(self) -> Mapping[str, str]:
         """Return the states in the file, by server. One that cannot be read is logged."""
@@ -76,17 +75,13 @@ class StatesFile:
             self._states.pop(server, None)
         else:
             self._states[server] = state
-        if not self._is_writing and self._states != self._written:
-            self._is_writing = True
-            writing = Deferred.fromCoroutine(self._write_all())
+        if not self._writing.locked and self._states != self._written:
+            writing = self._writing.run(self._write_all)
             writing.addErrback(lambda failure: self._log.failure("states not written", failure))
 
     async def flush(self) -> None:
         """Return when all changes are written, or could not be."""
-        if self._is_writing:
-            waiting: Deferred[None] = Deferred()
-            self._waiting.append(waiting)
-            await waiting
+        await self._writing.run(lambda: None)
 
     async def _write_all(self) -> None:
         try:
@@ -99,11 +94,6 @@ class StatesFile:
                 "not recorded which servers run, for a restart of the machine: {error}",
                 error=error.detail,
             )
-        finally:
-            self._is_writing = False
-            waiting, self._waiting = self._waiting, []
-            for one in waiting:
-                one.callback(None)
 
     def _read(self) -> bytes:
         with storage_errors(self._path):
