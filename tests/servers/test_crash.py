@@ -16,9 +16,16 @@ from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import daemon_line
 from wingsd.servers.operations import Operation
-from wingsd.servers.power import FAILED, LINE_MAX, CrashDecision, ProgramEnd, crash_lines, decide
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.server import Server
+from wingsd.servers.server import (
+    FAILED,
+    LINE_MAX,
+    CrashDecision,
+    ProgramEnd,
+    Server,
+    crash_lines,
+    decide,
+)
 
 DETECTED = "---------- Detected server process in a crashed state! ----------"
 DISABLED = "Aborting automatic restart, crash detection is disabled for this instance."

@@ -20,8 +20,8 @@ from wingsd.errors import (
     ServerNotRunning,
 )
 from wingsd.panel.schemas import Stop
-from wingsd.servers.power import KILL_TIMEOUT
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.server import KILL_TIMEOUT
 
 
 def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: FakeNode) -> None:

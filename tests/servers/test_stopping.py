@@ -7,7 +7,7 @@ import pytest
 from tests.servers.harness import UUID, Outcome
 from tests.support.environment import FakeContainers, FakeProcess
 from wingsd.panel.schemas import Stop
-from wingsd.servers.power import request_stop
+from wingsd.servers.server import request_stop
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The servers of this node: their configuration, installation, power, console and files.
 
-`registry` loads and holds all servers, `installations` installs them. A `server` has its `files`,
-its `power` and, while its program runs, a run with its `console`. `power_states` and `operations`
-are rules without a reactor.
+`registry` loads and holds all servers, `installations` installs them. A `server` has its `files`
+and, while its program runs, a run with its `console`. `power_states` and `operations` are rules
+without a reactor.
 """
 
 from wingsd.servers.power_states import PowerAction, PowerState
