@@ -35,8 +35,6 @@ from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import fires_within, when_fired
 
-__all__ = ["REFUSED", "ActivityLog", "ActivitySender", "merge", "record_crashes"]
-
 #: Bytes of the metadata of one entry, as JSON.
 METADATA_MAX = 64 * 1024
 #: Bytes of the metadata in one call; a proxy in front of a Panel often takes no more than 1 MiB.

@@ -40,8 +40,6 @@ from wingsd.statedb.store import restore_report
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 
-__all__ = ["COMMITS_WITHIN", "CallbackQueue", "ContainerStatuses", "FirstMinute", "PendingReport"]
-
 #: Seconds after its beginning in which a transfer that the Panel denies may still be committed.
 MINUTE = 60.0
 #: The same for reports of the destination, after the order.

@@ -10,40 +10,6 @@ from collections.abc import Callable
 import attrs
 from twisted.logger import Logger
 
-__all__ = [
-    "BACKUP_COMPLETED",
-    "BACKUP_DELETED",
-    "BACKUP_PROGRESS",
-    "BACKUP_RESTORE_COMPLETED",
-    "BACKUP_RESTORE_PROGRESS",
-    "BACKUP_RESTORE_STARTED",
-    "BACKUP_STARTED",
-    "CONSOLE_OUTPUT",
-    "CRASHED",
-    "DAEMON_MESSAGE",
-    "DELETED",
-    "FEATURE_MATCH",
-    "IMAGE_PULL_COMPLETED",
-    "IMAGE_PULL_PROGRESS",
-    "INSTALL_COMPLETED",
-    "INSTALL_OUTPUT",
-    "INSTALL_STARTED",
-    "OPERATION_ABORTED",
-    "OPERATION_COMPLETED",
-    "OPERATION_ERROR",
-    "OPERATION_PROGRESS",
-    "PENDING_RESTART",
-    "STATS",
-    "STATUS",
-    "STAYS_OFF",
-    "SUSPENDED",
-    "TRANSFER_LOGS",
-    "TRANSFER_PROGRESS",
-    "TRANSFER_STATUS",
-    "Event",
-    "EventBus",
-]
-
 #: The state of a transfer, and the log lines of its two nodes (the document's `transfer.status`
 #: and `transfer.logs`).
 TRANSFER_STATUS = "transfer status"

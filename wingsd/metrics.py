@@ -47,8 +47,6 @@ from wingsd.transfers.steps import ReceiveStep, SendStep, State
 from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, MovedBytes, Passage
 from wingsd.util.text import reading_advice
 
-__all__ = ["Exposition", "Recorder", "Sources"]
-
 #: The kinds of bytes that rounds send.
 ROUND_KINDS = ("first", "changed")
 DOWNTIME_BUCKETS = (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)

@@ -55,8 +55,6 @@ from wingsd.websocket import ConsoleSockets
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine, OrphanedContainers
 
-__all__ = ["NodeContext"]
-
 
 @attrs.define(eq=False, repr=False, kw_only=True)
 class NodeContext:

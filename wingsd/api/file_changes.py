@@ -65,8 +65,6 @@ from wingsd.servers.operations import Operation
 from wingsd.util.deferreds import when_fired
 from wingsd.util.serialization import Keywords
 
-__all__ = ["ChangeFilesEndpoint", "PullsEndpoint", "WriteEndpoint"]
-
 T = TypeVar("T")
 
 _Ignored = Annotated[

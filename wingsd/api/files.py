@@ -63,8 +63,6 @@ from wingsd.servers.operations import Operation
 from wingsd.util.media import MediaType, accepted
 from wingsd.util.serialization import Keywords
 
-__all__ = ["FilesPath", "ListFilesEndpoint", "ReadFilesEndpoint", "attachment", "whole_number"]
-
 T = TypeVar("T")
 
 #: Errors of file calls whose text Calagopus' Panel shows to its users with the status 417 only.

@@ -37,8 +37,6 @@ from wingsd.transfers.manager import EndedMove
 from wingsd.transfers.peer.moves import Digest, Durable, Offset, PreparationStatus, Root
 from wingsd.util.serialization import Keywords
 
-__all__ = ["MoveBodyEndpoint", "MoveEndpoint", "MovesEndpoint"]
-
 #: The versions of these requests. With the second one there are extended attributes.
 VERSIONS = (1, 2)
 #: Seconds that `GET` waits for a change at most.

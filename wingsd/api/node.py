@@ -44,8 +44,6 @@ from wingsd.util.serialization import Amount, Keywords, unknown_keys
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
 
-__all__ = ["DiagnosticsQuery", "NodeEndpoint", "UpdateEndpoint", "report_options"]
-
 #: Seconds to wait for the engine: a Panel waits for 15 in all.
 ENGINE_PATIENCE = 5.0
 

@@ -33,8 +33,6 @@ from wingsd.http.request import StreamingRequest
 from wingsd.servers.server import Server
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["Endpoint", "ServerResource"]
-
 
 def _is_node_failure(error: Exception) -> bool:
     """Return whether the cause is in this node, not in the request or the state of a server."""

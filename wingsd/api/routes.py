@@ -47,8 +47,6 @@ from wingsd.http.request import StreamingRequest
 from wingsd.http.site import Paths
 from wingsd.util.media import MediaType, encode
 
-__all__ = ["CALLS", "ROUTES", "Route", "calls_by_path", "interface", "root"]
-
 
 class InterfaceEndpoint(Endpoint):
     """`/openapi.json`, without authentication.

@@ -38,17 +38,6 @@ from wingsd.servers.server import Server, ServerDetails, Utilization
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid, canonical_uuids
 
-__all__ = [
-    "AccessEndpoint",
-    "AllServersEndpoint",
-    "BackupDeletionEndpoint",
-    "BackupsEndpoint",
-    "RestoreEndpoint",
-    "ServerCallsEndpoint",
-    "ServerEndpoint",
-    "SocketEndpoint",
-]
-
 # The status until the Panel has sent the list of servers.
 _NOT_LOADED = HTTPStatus.SERVICE_UNAVAILABLE
 

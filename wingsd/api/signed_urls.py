@@ -61,8 +61,6 @@ from wingsd.threadio import Outflow
 from wingsd.util.addresses import parse_address
 from wingsd.util.serialization import Keywords
 
-__all__ = ["ArchiveDownloadEndpoint", "FileDownloadEndpoint", "FileUploadEndpoint"]
-
 
 def client_address(config: Config, request: StreamingRequest) -> str:
     """Return the address of the user; empty where it is not known."""

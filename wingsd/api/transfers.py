@@ -45,14 +45,6 @@ from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
-__all__ = [
-    "DirectTransferEndpoint",
-    "IncomingEndpoint",
-    "OutgoingEndpoint",
-    "TransfersEndpoint",
-    "UploadStream",
-]
-
 # In place of Twisted's words, which do not say at which end to look.
 _GONE = "the sender gave up, or its connection broke; its own log says which"
 

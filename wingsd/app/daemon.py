@@ -40,8 +40,6 @@ from wingsd.util.text import host_and_port, readable_size
 if TYPE_CHECKING:
     from wingsd.metrics import Exposition
 
-__all__ = ["MetricsListener", "Node"]
-
 # Seconds at the daemon's end: until verified transfers are aborted as well, so that reports reach
 # the Panel (the next daemon sends the others); for these reports; for clients to read answers;
 # until the end regardless of what is in progress; and for the state database to be closed.

@@ -41,8 +41,6 @@ from wingsd.systemd.journald import JournalObserver, is_journal
 from wingsd.threadio import relayed
 from wingsd.util.text import escaped
 
-__all__ = ["LogOutput", "log_source"]
-
 _STDOUT = 1
 #: Where twistd writes as a daemon, in its directory.
 _LOG_FILE = "twistd.log"

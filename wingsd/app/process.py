@@ -17,16 +17,6 @@ from wingsd.http_client.policy import LOOKUPS
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 
-__all__ = [
-    "PACKERS",
-    "RECOMMENDED_LIMIT",
-    "RESTORERS",
-    "Pools",
-    "raise_limit",
-    "set_thresholds",
-    "use_monotonic_clock",
-]
-
 #: Open files that a busy node needs, for connections and for files of transfers.
 RECOMMENDED_LIMIT = 4096
 

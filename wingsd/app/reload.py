@@ -12,8 +12,6 @@ from wingsd.config import Config, Ssl, differences, load
 from wingsd.config.live import LiveConfig
 from wingsd.errors import ConfigError
 
-__all__ = ["Reload", "with_system_user"]
-
 
 class Reload:
     """Applies changes of the configuration's file, and logs those that need a restart.

@@ -18,8 +18,6 @@ from wingsd.systemd.sd_daemon import Notifier, Watchdog, watchdog_period
 from wingsd.threadio import relayed
 from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["Supervision"]
-
 #: Seconds after which the node reports readiness without its servers. It continues to ask the
 #: Panel for them, which may itself be waiting for the node on the same machine.
 READY_WITHIN = 15.0

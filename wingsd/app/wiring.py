@@ -94,8 +94,6 @@ from wingsd.websocket import ConsoleSockets
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine
 
-__all__ = ["build_node"]
-
 MIB = 1024 * 1024
 #: Seconds for which the engine's version and its numbers of containers are kept.
 INFORMATION_KEPT = 1.0

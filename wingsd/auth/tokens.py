@@ -34,24 +34,6 @@ from wingsd.errors import (
 )
 from wingsd.util.text import canonical_uuid, origin
 
-__all__ = [
-    "EXPIRED",
-    "RENEW_DIRECT",
-    "ConsoleToken",
-    "DenyList",
-    "SignedToken",
-    "TokenKind",
-    "TransferToken",
-    "authorize_panel",
-    "console_token",
-    "direct_token",
-    "expiry_of",
-    "signed_token",
-    "token_was_used",
-    "transfer_token",
-    "user_key",
-]
-
 #: The error for an expired console token. The Panel's page looks for this text or that of the deny
 #: list, and then requests another token by itself.
 EXPIRED = "jwt: exp claim is invalid"

@@ -9,9 +9,6 @@ import click
 from wingsd import __version__
 from wingsd.config import DEFAULT_SOCKET
 
-__all__ = ["main"]
-
-
 #: By the name of each subcommand, the module that it is in.
 _MODULES = {
     "backups": "backups",

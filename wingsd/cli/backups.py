@@ -13,9 +13,6 @@ from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, UUID, daemon_client
 
-__all__ = ["backups", "for_wings", "verify"]
-
-
 #: Seconds between two looks at a check.
 POLL_INTERVAL = 0.5
 

@@ -34,8 +34,6 @@ from wingsd.servers.states_file import NAME, parse_states
 from wingsd.transfers.peer.client import peer_tls
 from wingsd.util.net import ServerCertificate
 
-__all__ = ["WINGSD_UNIT", "check_certificates", "systemd_units"]
-
 #: By unit, its properties.
 SystemdUnits = Mapping[str, Mapping[str, str]]
 

@@ -17,8 +17,6 @@ import click
 
 from wingsd.util.text import escaped
 
-__all__ = ["ControlClient", "CtlError", "Exit", "Json"]
-
 Json = dict[str, Any]
 
 

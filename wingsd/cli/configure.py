@@ -44,8 +44,6 @@ from wingsd.config_file.editing import FileChanged, edited, replace_file
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.text import disk_advice
 
-__all__ = ["configure"]
-
 #: Seconds for the Panel to answer, as Wings gives it.
 TIMEOUT = 30.0
 #: Seconds for the whole answer.

@@ -18,8 +18,6 @@ from wingsd.errors import ConfigError, explanations
 from wingsd.node.diagnostics import ReportOptions, report
 from wingsd.node.logs import LogUnavailable, journal_log
 
-__all__ = ["diagnostics", "explain"]
-
 
 @click.command()
 @click.argument(

@@ -15,8 +15,6 @@ from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, daemon_client
 from wingsd.cli.progress import MOMENT, follow, followed
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["receive", "send"]
-
 MINUTE = 60
 A_WEEK = 7 * 24 * 60
 

@@ -16,26 +16,6 @@ from rich.text import Text
 from wingsd.cli.client import Json
 from wingsd.util.text import readable_size
 
-__all__ = [
-    "backups",
-    "console",
-    "disks",
-    "duration",
-    "facts",
-    "json_option",
-    "left",
-    "past",
-    "plain",
-    "print_json",
-    "resumed",
-    "running",
-    "show",
-    "size",
-    "state_of",
-    "when",
-]
-
-
 _COLOURS = {"success": "green", "failure": "red"}
 
 

@@ -16,8 +16,6 @@ from wingsd.cli.output import plain
 from wingsd.config import DEFAULT_SOCKET
 from wingsd.util.text import canonical_uuid, origin
 
-__all__ = ["ADDRESS", "SERVER", "UUID", "SettingsFile", "daemon_client"]
-
 #: Seconds that the daemon has to answer for the completion of a word.
 _COMPLETION_TIMEOUT = 2.0
 

@@ -27,8 +27,6 @@ from rich.text import Text
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import console, direction_of, duration, plain, resumed, size, state_of, when
 
-__all__ = ["MOMENT", "POLL_INTERVAL", "doing", "follow", "followed", "watch"]
-
 #: Seconds between two requests.
 POLL_INTERVAL = 0.3
 

@@ -14,8 +14,6 @@ from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, daemon_client
 from wingsd.cli.progress import POLL_INTERVAL, doing, watch
 
-__all__ = ["cancel", "forget", "show", "status", "transfers"]
-
 
 @click.command()
 @json_option

@@ -42,8 +42,6 @@ from wingsd.transfers.step_log import ProgressReport, SeedFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["ControlBackupsEndpoint", "ControlTransfersEndpoint", "StatusEndpoint"]
-
 Json = dict[str, Any]
 
 

@@ -26,9 +26,6 @@ from wingsd.http.operations import Access
 from wingsd.http.site import NodeSite
 from wingsd.util.net import limit_accepts
 
-__all__ = ["ControlListener"]
-
-
 _route = partial(Route, families=(), access=Access.CONTROL)
 #: The routes of the control socket.
 ROUTES = (

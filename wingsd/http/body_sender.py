@@ -26,17 +26,6 @@ from wingsd.http.watchdogs import DeliveryWatchdog
 from wingsd.threadio import Outflow, OutflowClosed, Workers
 from wingsd.util.reactor import Reactor
 
-__all__ = [
-    "LONG",
-    "BytesSender",
-    "FileBody",
-    "StreamedBody",
-    "Validators",
-    "requested_range",
-    "send_file",
-    "send_stream",
-]
-
 #: Bytes of a body in memory above which it is written in pieces, and those of a piece.
 LONG, PIECE = 64 << 10, 16 << 10
 
@@ -46,7 +35,7 @@ DELIVERED = 64 << 10
 LOOK_EVERY = 0.1
 
 
-class BodyRequest(Protocol):
+class _BodyRequest(Protocol):
     """The part of a `StreamingRequest` by which it is answered with a long body."""
 
     channel: Any
@@ -71,7 +60,7 @@ class BodySender(ABC):
 
     _log = Logger()
 
-    def __init__(self, request: BodyRequest, name: str) -> None:
+    def __init__(self, request: _BodyRequest, name: str) -> None:
         site = request.channel.site
         self._request = request
         self._name = name
@@ -124,7 +113,7 @@ class BytesSender(BodySender):
     Written at once, it would be encrypted at once, and kept so for each client that does not read.
     """
 
-    def __init__(self, request: BodyRequest, name: str, body: bytes) -> None:
+    def __init__(self, request: _BodyRequest, name: str, body: bytes) -> None:
         super().__init__(request, name)
         self._left = memoryview(body)
         self._is_paused = self._is_due = False
@@ -234,7 +223,7 @@ class StreamedBody:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def send_stream(request: BodyRequest, status: int, body: StreamedBody) -> None:
+def send_stream(request: _BodyRequest, status: int, body: StreamedBody) -> None:
     """Answer with what a thread makes; to HEAD with the headers alone, and nothing is made."""
     request.setResponseCode(status)
     for name, value in body.headers.items():
@@ -249,7 +238,7 @@ def send_stream(request: BodyRequest, status: int, body: StreamedBody) -> None:
 class _StreamSender(BodySender):
     """Sends one stream as the answer to one request."""
 
-    def __init__(self, request: BodyRequest, body: StreamedBody) -> None:
+    def __init__(self, request: _BodyRequest, body: StreamedBody) -> None:
         super().__init__(request, body.name)
         self._body = body
         self._outflow = Outflow(self._reactor)
@@ -310,7 +299,7 @@ class FileBody:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def send_file(request: BodyRequest, status: int, body: FileBody) -> None:
+def send_file(request: _BodyRequest, status: int, body: FileBody) -> None:
     """Answer with a file, or with the range of it that is asked for.
 
     Raises `RangeNotSatisfiable`, with the file closed and nothing written.
@@ -348,7 +337,7 @@ def send_file(request: BodyRequest, status: int, body: FileBody) -> None:
 class _FileSender(BodySender):
     """Sends one part of a file as the answer to one request."""
 
-    def __init__(self, request: BodyRequest, body: FileBody, part: range) -> None:
+    def __init__(self, request: _BodyRequest, body: FileBody, part: range) -> None:
         super().__init__(request, body.name)
         self._body = body
         self._at, self._stop = part.start, part.stop

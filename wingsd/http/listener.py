@@ -16,8 +16,6 @@ from wingsd.util.net import ServerCertificate, keep_alive, limit_accepts
 from wingsd.util.reactor import Reactor
 from wingsd.util.tls_records import tls_factory
 
-__all__ = ["HttpListener", "tcp_endpoint"]
-
 #: Length of the accept queue. Twisted's default is 50.
 BACKLOG = 1024
 

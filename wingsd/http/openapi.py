@@ -33,8 +33,6 @@ from wingsd.http.operations import (
 )
 from wingsd.util.serialization import Keywords
 
-__all__ = ["document"]
-
 Schema = dict[str, Any]
 
 SCALARS: dict[object, Schema] = {

@@ -22,23 +22,6 @@ from wingsd.http.body_sender import FileBody, StreamedBody
 from wingsd.util.media import MediaType, decode
 from wingsd.util.serialization import Keywords, structure
 
-__all__ = [
-    "INVALID",
-    "Accepted",
-    "Access",
-    "Call",
-    "Encoded",
-    "EncodedObject",
-    "Error",
-    "PlainText",
-    "Repeated",
-    "Success",
-    "Topic",
-    "TreePage",
-    "call",
-    "parse",
-]
-
 # Errors of every call with a body of data: it is invalid, or too large.
 _BODY_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 

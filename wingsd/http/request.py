@@ -35,8 +35,6 @@ from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
 
-__all__ = ["BodyReader", "PulledBody", "StreamingRequest", "TrustedProxies"]
-
 #: Bytes of a body for a resource that does not stream.
 MAX_STORED_BODY = 1024 * 1024
 # Limits for a body that is discarded after the answer. A client that reads only after it has sent

@@ -28,8 +28,6 @@ from wingsd.util.media import MediaType, encode
 from wingsd.util.observer import Observer
 from wingsd.util.tls_records import GATHERED, InputScheduler, ReadControl
 
-__all__ = ["AnswerStyle", "NodeSite", "NotFound", "Paths"]
-
 # Those of Wings, letter for letter; pages of the Panel call from a browser, too.
 _CORS: Mapping[str, str] = {
     "Access-Control-Allow-Credentials": "true",

@@ -12,8 +12,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wingsd.util.net import tcp_info
 
-__all__ = ["ConnectionWatchdog", "DeliveryWatchdog", "RateWatchdog"]
-
 
 class RateWatchdog:
     """Calls `too_slow` once, with the reason, when a client sends too little.

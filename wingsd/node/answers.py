@@ -12,8 +12,6 @@ from twisted.python.failure import Failure
 from wingsd.threadio import Workers
 from wingsd.util.deferreds import fires_within
 
-__all__ = ["LatestAnswer", "SharedAnswer"]
-
 T = TypeVar("T")
 
 

@@ -27,8 +27,6 @@ from wingsd.threadio import Workers
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine, OrphanedContainers
 
-__all__ = ["Diagnostics", "OwnLog", "ReportOptions", "report"]
-
 #: Seconds for each part: a Panel waits for five in all.
 PATIENCE = 3.5
 #: Seconds for which the lines of the log are kept.

@@ -42,8 +42,6 @@ from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["NodeEngine", "OrphanedContainers"]
-
 T = TypeVar("T")
 
 #: Seconds that a question may take: a Panel waits for 15.

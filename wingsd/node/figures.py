@@ -36,8 +36,6 @@ from wingsd.panel.schemas import Allocations
 from wingsd.threadio import Workers
 from wingsd.util.addresses import Address, parse_address
 
-__all__ = ["NodeFigures", "UsedPort", "host_addresses", "used_ports"]
-
 T = TypeVar("T")
 
 #: Seconds for the directories' real places, and for each disk, to be found: a Panel waits for one.

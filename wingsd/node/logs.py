@@ -24,16 +24,6 @@ import attrs
 
 from wingsd.errors import BadRequest, LogFileNotFound, StorageError
 
-__all__ = [
-    "MAX_LINES",
-    "LogUnavailable",
-    "StoredLog",
-    "file_log",
-    "journal_log",
-    "read_log",
-    "stored_logs",
-]
-
 #: Lines that are asked for at most, and the bytes of a file in which they are looked for.
 MAX_LINES = 500
 MAX_BYTES = 1024 * 1024

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["Redaction", "settings"]
-
 #: What stands in the place of what is taken out; as in Pelican's Wings.
 REDACTED = "{redacted}"
 

@@ -63,8 +63,6 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff, seconds_asked_for
 from wingsd.util.serialization import structure
 
-__all__ = ["Panel"]
-
 #: Header lines of one answer.
 MAX_HEADERS = 128
 #: Interim answers (1xx) before the final one.

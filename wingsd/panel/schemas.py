@@ -13,21 +13,6 @@ import attrs
 
 from wingsd.util.serialization import structure
 
-__all__ = [
-    "Allocations",
-    "Build",
-    "Configuration",
-    "ConfigurationFile",
-    "InstallScript",
-    "Mount",
-    "Replacement",
-    "Settings",
-    "SftpAccess",
-    "Startup",
-    "Stop",
-    "configuration_from_panel",
-]
-
 
 @attrs.frozen(repr=False)
 class Meta:

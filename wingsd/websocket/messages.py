@@ -13,25 +13,6 @@ from wingsd.errors import BadRequest, InvalidData
 from wingsd.util import media
 from wingsd.util.media import MediaType
 
-__all__ = [
-    "AUTH",
-    "AUTH_SUCCESS",
-    "CONFIGURE_SOCKET",
-    "DAEMON_ERROR",
-    "JWT_ERROR",
-    "PING",
-    "PONG",
-    "SEND_COMMAND",
-    "SEND_LOGS",
-    "SEND_STATS",
-    "SEND_STATUS",
-    "SET_STATE",
-    "THROTTLED",
-    "TOKEN_EXPIRED",
-    "TOKEN_EXPIRING",
-    "Message",
-]
-
 # Sent by browsers.
 AUTH = "auth"
 SET_STATE = "set state"

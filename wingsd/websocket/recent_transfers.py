@@ -15,8 +15,6 @@ from twisted.internet.interfaces import IReactorTime
 from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
 from wingsd.servers.console import Console
 
-__all__ = ["FAILED", "RecentTransfers"]
-
 #: States of a transfer in the Panel's page: its two ends, and those with which it may begin.
 COMPLETED = "completed"
 FAILED = "failed"

@@ -64,8 +64,6 @@ from wingsd.websocket.session import (
     suspension,
 )
 
-__all__ = ["ConsoleSocket", "ConsoleSockets"]
-
 #: Bytes that may be sent while the transport is paused; enough for all the lines of `send logs`,
 #: which are sent at once.
 LINES_MAX = 512 * 1024

@@ -30,20 +30,6 @@ from wingsd.websocket import messages
 from wingsd.websocket.messages import Message
 from wingsd.websocket.recent_transfers import FAILED, RecentTransfers
 
-__all__ = [
-    "CHECK_INTERVAL",
-    "POLICY_VIOLATION",
-    "ChangePower",
-    "Close",
-    "Command",
-    "RateLimit",
-    "SendLogs",
-    "Session",
-    "SetTransmission",
-    "Step",
-    "suspension",
-]
-
 #: Messages at once, and then per second. Of these two a page is told `global`.
 ALL_MESSAGES = (10, 5.0)
 #: The same for the messages with a limit of their own, and for all others together.
