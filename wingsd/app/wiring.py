@@ -31,7 +31,7 @@ from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.local import Removal
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
-from wingsd.backups.s3.adapter import S3Adapter
+from wingsd.backups.s3 import S3Adapter
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue, ContainerStatuses
 from wingsd.config import CALAGOPUS, PELICAN, Config, user_agent_of

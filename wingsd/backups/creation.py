@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -30,7 +30,8 @@ from wingsd.backups.making import (
     ignore_lines,
     make_archive,
 )
-from wingsd.backups.store import BackupStore, MadeArchive
+from wingsd.backups.s3 import GrowingArchive
+from wingsd.backups.store import BackupStore, MadeArchive, UploadedPart
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
@@ -59,9 +60,6 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
-if TYPE_CHECKING:
-    from wingsd.backups.s3.adapter import GrowingArchive
-
 __all__ = [
     "Adapter",
     "BackupParts",
@@ -69,7 +67,6 @@ __all__ = [
     "Backups",
     "LocalAdapter",
     "NewBackup",
-    "UploadedPart",
     "checksum_type_of",
 ]
 
@@ -85,14 +82,6 @@ _SHOWN_WARNINGS = 3
 def checksum_type_of(family: str) -> str:
     """Return the type of checksum that a family's Panel expects."""
     return "sha256" if family == CALAGOPUS else "sha1"
-
-
-@attrs.frozen
-class UploadedPart:
-    """A part of a backup that a store has, by the ETag that it has answered."""
-
-    etag: str
-    part_number: int
 
 
 @attrs.frozen

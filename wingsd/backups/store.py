@@ -33,7 +33,14 @@ from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
 
-__all__ = ["BackupStore", "MadeArchive", "StoredBackup", "backup_uuid", "part_name"]
+__all__ = [
+    "BackupStore",
+    "MadeArchive",
+    "StoredBackup",
+    "UploadedPart",
+    "backup_uuid",
+    "part_name",
+]
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NANO = 1_000_000_000
@@ -82,6 +89,14 @@ class MadeArchive:
     place: str
     catalogue: Catalogue
     warnings: int = 0
+
+
+@attrs.frozen
+class UploadedPart:
+    """A part of a backup that a store has, by the ETag that it has answered."""
+
+    etag: str
+    part_number: int
 
 
 class BackupStore:

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
 from tests.support.s3_store import S3Store, Stall
-from wingsd.backups.s3.store import PartNotSent, PartStore, Range, StoreLimits
+from wingsd.backups.s3 import PartNotSent, PartStore, Range, StoreLimits
 from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.threadio import Workers
 

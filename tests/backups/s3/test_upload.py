@@ -21,10 +21,16 @@ from tests.support.s3_store import (
     Stall,
     StoreAs,
 )
-from wingsd.backups.s3 import adapter as uploading
-from wingsd.backups.s3.adapter import GrowingArchive, MultipartUpload
-from wingsd.backups.s3.store import PartStore, StoreLimits
-from wingsd.backups.s3.urls import PartUrls, SignedParts, part_url
+from wingsd.backups import s3 as uploading
+from wingsd.backups.s3 import (
+    GrowingArchive,
+    MultipartUpload,
+    PartStore,
+    PartUrls,
+    SignedParts,
+    StoreLimits,
+    part_url,
+)
 from wingsd.errors import BackupUploadFailed
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff

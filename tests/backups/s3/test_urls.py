@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from wingsd.backups.s3.urls import (
+from wingsd.backups.s3 import (
     ASK_PANEL_FOR,
     MARGIN,
     PartUrls,
