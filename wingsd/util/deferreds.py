@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
 T = TypeVar("T")
 
@@ -31,13 +31,8 @@ def when_fired(deferred: Deferred[T]) -> Deferred[None]:
 
 async def fires_within(waiting: Deferred[Any], seconds: float, reactor: IReactorTime) -> bool:
     """Return whether it fires so soon; it continues in any case, and keeps its result."""
-    limit: Deferred[None] = deferLater(reactor, seconds)
-    fired = when_fired(waiting)
-    done = await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
-    limit.addErrback(lambda _: None)
-    limit.cancel()
-    if isinstance(done, list):  # both were cancelled with this
-        raise CancelledError
+    with suppress(DeferredTimeout):
+        await when_fired(waiting).addTimeout(seconds, reactor)
     return waiting.called
 
 
