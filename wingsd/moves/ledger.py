@@ -415,7 +415,7 @@ class _Replay:
         #: Batches without CHECK in the order of their records: the index, and DONE.
         self._open: dict[int, tuple[Index, bool]] = {}
         self._made: tuple[bool, ...] = ()
-        self._state: Record | None = None
+        self._state: LedgerState | None = None
         self._handlers: dict[RecordType, Callable[[Record], object]] = {
             RecordType.OPENED: Record.boot,  # which boot it was does not matter
             RecordType.BATCH: self._batch,
@@ -502,17 +502,17 @@ class _Replay:
         self._found.roots = {number: root}
 
     def _begin_snapshot(self, record: Record) -> None:
-        record.state()
+        state = record.state()
         if self._found.received.upto or self._open:
             raise record.damaged("a snapshot is not at its beginning")
-        self._state = record
+        self._state = state
 
     def _part(self, record: Record) -> None:
         add_part(self._found.tree, record.payload)
 
     def _end_snapshot(self, record: Record) -> None:
-        assert self._state is not None  # noqa: S101 - by `add`
-        state = self._state.state()
+        state = self._state
+        assert state is not None  # noqa: S101 - by `add`
         if state.number < self._found.tree.last_number:
             raise record.damaged(f"it has a file above the last number, {state.number}")
         self._found.tree.last_number = state.number

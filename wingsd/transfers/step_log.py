@@ -99,11 +99,7 @@ class StepLogs:
         error = None if moved else DaemonRestarted()
         self.observer.transfer_over(entry.direction.value, error)
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        result = (
-            TransferResult()
-            if moved
-            else TransferResult("this node was restarted during the transfer")
-        )
+        result = TransferResult("" if moved else "this node was restarted during the transfer")
         # Where it has failed, its destination is being told so.
         await self.database.end(entry.id, outcome, result, is_told=moved)
 

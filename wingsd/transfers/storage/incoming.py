@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
@@ -26,7 +26,7 @@ from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
-from wingsd.util.text import disk_advice
+from wingsd.util.durable import storage_errors
 
 __all__ = [
     "LOG_LIMIT",
@@ -116,10 +116,8 @@ class InstallLogs:
         log = self.open(server)
         if log is None:
             return None
-        try:
+        with closing(log):
             return log.path, min(log.size, LOG_LIMIT)
-        finally:
-            log.close()
 
     def publish(self, server: str) -> str | None:
         """Put the staged log into place, over an older one; return its path, None without any."""
@@ -129,17 +127,13 @@ class InstallLogs:
         place = self._place(server)
         # It may be another filesystem, and a reader must not see half a log.
         growing = self._directory / f".{server}.log.part"
-        try:
+        with storage_errors(f"the installation log {place} cannot be written"):
             self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                growing.unlink()
+            growing.unlink(missing_ok=True)
             shutil.copyfile(staged, growing)
             growing.chmod(0o600)
             growing.replace(place)
             staged.unlink()
-        except OSError as error:
-            why = disk_advice(error)
-            raise StorageError(f"the installation log {place} cannot be written: {why}") from error
         return str(place)
 
     def _place(self, server: str) -> Path:

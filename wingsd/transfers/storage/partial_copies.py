@@ -217,13 +217,9 @@ class PartialCopies:
     def kept(self) -> list[KeptCopy]:
         """Return the copies that are kept, oldest first; remove what is not whole."""
         with self._turn:
-            try:
-                with storage_errors(f"{self._kept} cannot be read"):
-                    names = os.listdir(self._kept)
-            except StorageError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    return []
-                raise
+            names: list[str] = []
+            with storage_errors(f"{self._kept} cannot be read"), suppress(FileNotFoundError):
+                names = os.listdir(self._kept)
             names.sort(key=lambda name: name.split(".", 1)[1:])
             return [copy for name in names if (copy := self._read(name)) is not None]
 

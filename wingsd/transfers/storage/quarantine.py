@@ -192,9 +192,7 @@ def _keep(prefix: str, source: Path, directory: Path) -> Path:
 
 
 def _names_in(directory: Path) -> list[str]:
-    with storage_errors(directory):
-        try:
-            return os.listdir(directory)
-        except (FileNotFoundError, PermissionError):
-            # A directory that this process may not read has nothing of it.
-            return []
+    # A directory that this process may not read has nothing of it.
+    with storage_errors(directory), suppress(FileNotFoundError, PermissionError):
+        return os.listdir(directory)
+    return []

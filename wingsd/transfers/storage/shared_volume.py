@@ -24,6 +24,7 @@ from enum import Enum
 from pathlib import Path
 
 from wingsd.errors import StorageError, StoragePoolConflict
+from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice
 
 __all__ = [
@@ -225,13 +226,9 @@ def _leave(beginning: Path, what: str) -> str:
     """Make the file of a new mark; return the mark, by which its name ends."""
     mark = secrets.token_hex(16)
     path = beginning.with_name(f"{beginning.name}{mark}")
-    try:
+    failure = f"{path}, by which another node sees that it has the same {what}, cannot be made"
+    with storage_errors(failure):
         path.touch(mode=0o600, exist_ok=False)
-    except OSError as error:
-        raise StorageError(
-            f"{path}, by which another node sees that it has the same {what}, cannot be made: "
-            f"{disk_advice(error)}"
-        ) from error
     return mark
 
 

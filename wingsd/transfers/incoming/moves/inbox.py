@@ -233,8 +233,6 @@ class Inbox:
         #: Why the last commit came to nothing, until the next session.
         self.setback: WingsdError | None = None
         self._disk = storage.long
-        self._write_back = storage.write_back
-        self._is_reread = settings.reread
         #: How many bytes a batch may have, and how many bodies may be under way at once.
         self._most, self._streams = settings.batch * _MIB, settings.streams
         self._bodies: dict[str, _ArrivingBody] = {}
@@ -350,7 +348,7 @@ class Inbox:
         def receive(pieces: Iterator[bytes]) -> int:
             return self.attachments.append(name, offset, sha256, pieces)
 
-        with self._write_back.during():  # batches have checkpoints
+        with self._parts.storage.write_back.during():  # batches have checkpoints
             return await self._read(name, session, stream, receive)
 
     async def commit(self, session: str, commit: Commit) -> None:
@@ -396,7 +394,7 @@ class Inbox:
 
     async def verify(self, commit: Commit) -> None:
         """Read back what was not read back yet. Raises `RootMismatch`, `MoveResumeNeeded`."""
-        if not self._is_reread:
+        if not self._terms.settings.reread:
             return
 
         def is_stopped() -> bool:
