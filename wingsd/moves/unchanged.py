@@ -80,23 +80,6 @@ _EXCLUDED = frozenset(
 )
 
 
-@frozen(eq=False, repr=False)
-class KernelCalls:
-    """Clocks in nanoseconds, and others. All but `boot_id` and `pause` take a descriptor.
-
-    `boot_id` returns 16 bytes that are others after each boot. `finish_writes` waits for a
-    write(2) of which a file has only a part yet.
-    """
-
-    wall_time: Callable[[], int]
-    monotonic: Callable[[], int]
-    boot_id: Callable[[], bytes]
-    pause: Callable[[float], None]
-    sync: Callable[[int], None]
-    stat: Callable[[int], os.stat_result]
-    finish_writes: Callable[[int], None]
-
-
 def _boot_id() -> bytes:
     return uuid.UUID(_BOOT_ID.read_text(encoding="ascii").strip()).bytes
 
@@ -111,15 +94,24 @@ def _finish_writes(fd: int) -> None:
     os.lseek(fd, 0, os.SEEK_SET)
 
 
-KERNEL = KernelCalls(
-    wall_time=time.time_ns,
-    monotonic=time.monotonic_ns,
-    boot_id=_boot_id,
-    pause=time.sleep,
-    sync=syncfs,
-    stat=os.fstat,
-    finish_writes=_finish_writes,
-)
+@frozen(eq=False, repr=False)
+class KernelCalls:
+    """Clocks in nanoseconds, and others. All but `boot_id` and `pause` take a descriptor.
+
+    `boot_id` returns 16 bytes that are others after each boot. `finish_writes` waits for a
+    write(2) of which a file has only a part yet.
+    """
+
+    wall_time: Callable[[], int] = time.time_ns
+    monotonic: Callable[[], int] = time.monotonic_ns
+    boot_id: Callable[[], bytes] = _boot_id
+    pause: Callable[[float], None] = time.sleep
+    sync: Callable[[int], None] = syncfs
+    stat: Callable[[int], os.stat_result] = os.fstat
+    finish_writes: Callable[[int], None] = _finish_writes
+
+
+KERNEL = KernelCalls()
 """The kernel that runs."""
 
 
