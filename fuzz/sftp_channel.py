@@ -9,26 +9,27 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Semaphore
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 from asyncssh.constants import MSG_CHANNEL_DATA
 from asyncssh.packet import SSHPacket, String
 
 from fuzz.findings import Finding, pieces
 from wingsd.config import SftpConfig, SftpLimits
+from wingsd.errors import InvalidData
 from wingsd.filesystem.openers import directory_opener
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
-from wingsd.sftp.server.channel import SftpChannel, Traffic
-from wingsd.sftp.server.operations import HandleBudget
+from wingsd.sftp.server.channel import SftpChannel
 
 __all__ = ["WORDS", "one", "seeds"]
 
-T = TypeVar("T")
 _LIMIT = 100_000
 _HANDLES = 8
 _CONFIG = SftpConfig(
@@ -71,9 +72,9 @@ class _Channel:
 
     opening = (0, 1 << 40, 32 << 10)
     exchanges_keys = holds = False
-    unfinished = 0
 
     def __init__(self) -> None:
+        self.owner = self
         self.written = bytearray()
         self.is_closed = False
         self.process_packet: Callable[[int, int, SSHPacket], object] = lambda *_: True
@@ -83,6 +84,15 @@ class _Channel:
         if self.is_closed:
             raise Finding("it writes after the end")
         self.written += data
+
+    def call(self, function: Callable[[], object]) -> None:
+        function()
+
+    def note_packet(self) -> None:
+        pass
+
+    def gather(self, work: Callable[[], None]) -> None:
+        work()
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -97,37 +107,30 @@ class _Channel:
 class _NoThreads:
     """Does everything at once."""
 
-    def run(self, work: Callable[[], T], done: Callable[[Callable[[], T]], None]) -> None:
+    def submit(self, work: Callable[[bytes], bytes], packet: bytes) -> Future[bytes]:
+        done: Future[bytes] = Future()
         try:
-            result = work()
-        except packets.PacketError as error:
-            done(_raising(error))
-        else:
-            done(lambda: result)
-
-
-def _raising(error: BaseException) -> Callable[[], Any]:
-    def outcome() -> Any:
-        raise error
-
-    return outcome
+            done.set_result(work(packet))
+        except InvalidData as error:
+            done.set_exception(error)
+        return done
 
 
 def one(data: bytes) -> None:
     """Send a channel one stream of bytes, cut into pieces."""
     with TemporaryDirectory(dir="/dev/shm") as top:
         home = _planted(Path(top))
-        budget = HandleBudget(_HANDLES)
+        budget = Semaphore(_HANDLES)
         channel, ended = _sent(data, home, budget)
         _check_answers(bytes(channel.written))
         if ended != [None]:
             raise Finding(f"its end was told {len(ended)} times")
-        for _ in range(_HANDLES):
-            budget.take()  # raises where one is still counted
+        if not all(budget.acquire(blocking=False) for _ in range(_HANDLES)):
+            raise Finding("a handle is still counted")
         _check(Path(top), home)
 
 
-def _sent(data: bytes, home: Path, budget: HandleBudget) -> tuple[_Channel, list[None]]:
+def _sent(data: bytes, home: Path, budget: Semaphore) -> tuple[_Channel, list[None]]:
     granted = Granted(0, "user", "server", str(home), ("*",), ("*.key",), ("hidden",))
     usage = ServerUsage()
     usage.correct(ServerState("server", used=10, limit=_LIMIT))
@@ -139,8 +142,9 @@ def _sent(data: bytes, home: Path, budget: HandleBudget) -> tuple[_Channel, list
     whole: Any = SimpleNamespace(
         config=_CONFIG,
         budget=budget,
+        windows=Semaphore(1),
         threads=_NoThreads(),
-        traffic=Traffic(),
+        count=lambda *_: None,
         fault=faults.append,
     )
     channel: Any = _Channel()

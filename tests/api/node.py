@@ -257,9 +257,10 @@ class Reply:
 
 
 class NoSessions:
-    """The SFTP sessions of a node where nobody is connected."""
+    """SFTP on a node where nobody is connected."""
 
     def __init__(self) -> None:
+        self.sessions = self
         #: The servers whose sessions the Panel is to be asked about.
         self.checked: list[str] = []
 

@@ -31,12 +31,11 @@ async def test_what_cannot_be_started_is_tried_again_by_a_later_connection(
     node = FakeNode(tmp_path, sftp=SftpConfig(bind_address="127.0.0.1", bind_port=port))
     workers = Workers(reactor, "disk", 1)
     monkeypatch.setattr(module, "start_process", fails)
-    others: Any = Mock(count=0, close_user=Mock(return_value=0))
+    others: Any = Mock(count=0)
     listener = SftpService(node.config, others, others, workers, reactor)
     workers.start()
     listener.open()
     try:
-        assert listener.close_user("3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11", ()) == 0
         with socket.create_connection(("127.0.0.1", port)):
             await until(lambda: any("Too many open files" in line for line in logged.lines))
         assert any("is started again for the next connection" in line for line in logged.lines)

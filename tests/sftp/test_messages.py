@@ -11,7 +11,7 @@ from wingsd.config import SftpConfig, SftpLimits
 from wingsd.errors import InvalidData
 from wingsd.sftp.messages import (
     MAX_FROM_SERVER,
-    Decoder,
+    FrameReader,
     Granted,
     Login,
     ServerState,
@@ -20,6 +20,7 @@ from wingsd.sftp.messages import (
     Transmitted,
     Unconfined,
     Used,
+    decode,
     encode,
 )
 
@@ -36,8 +37,9 @@ MESSAGES: list[SftpMessage] = [
 
 def test_messages_come_back_as_they_were_in_any_pieces() -> None:
     stream = b"".join(map(encode, MESSAGES))
-    decoder = Decoder(MAX_FROM_SERVER)
-    found = [each for at in range(len(stream)) for each in decoder.feed(stream[at : at + 1])]
+    frames = FrameReader(MAX_FROM_SERVER)
+    pieces = (stream[at : at + 1] for at in range(len(stream)))
+    found = [decode(frame) for piece in pieces for frame in frames.feed(piece)]
     assert [attrs.asdict(each) for each in found] == [attrs.asdict(each) for each in MESSAGES]
 
 
@@ -56,9 +58,9 @@ def test_messages_come_back_as_they_were_in_any_pieces() -> None:
 )
 def test_what_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidData):
-        list(Decoder(MAX_FROM_SERVER).feed(struct.pack(">I", len(body)) + body))
+        decode(*FrameReader(MAX_FROM_SERVER).feed(struct.pack(">I", len(body)) + body))
 
 
 def test_a_message_too_long_is_refused_by_its_length() -> None:
     with pytest.raises(InvalidData):
-        list(Decoder(MAX_FROM_SERVER).feed(struct.pack(">I", MAX_FROM_SERVER + 1)))
+        list(FrameReader(MAX_FROM_SERVER).feed(struct.pack(">I", MAX_FROM_SERVER + 1)))

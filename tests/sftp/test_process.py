@@ -5,13 +5,15 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from tests.support.reactor import reactor, until
 from wingsd.sftp.messages import Closed, Disconnect, SftpMessage, encode
-from wingsd.sftp.service import LinkFactory, ProcessLink
+from wingsd.sftp.service import ProcessLink
 
 
 class Connected:
@@ -24,7 +26,8 @@ class Connected:
         self.link = ProcessLink(self.received.append, self.ends.append, self.clock)
         own, self.process = socket.socketpair()
         with own:
-            reactor.adoptStreamConnection(own.fileno(), socket.AF_UNIX, LinkFactory(self.link))
+            factory: Any = Factory.forProtocol(lambda: self.link)
+            reactor.adoptStreamConnection(own.fileno(), socket.AF_UNIX, factory)
 
 
 @pytest.fixture

@@ -82,7 +82,6 @@ class SftpNode:
             self.config,
             self.node.servers,
             self.logins,
-            self.denied,
             self.activity,
             self.node.bus,
             clock,

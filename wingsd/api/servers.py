@@ -588,7 +588,7 @@ class AccessEndpoint(Endpoint):
         the Panel is asked five seconds later whether the users of the server's SFTP sessions may
         go on.
         """
-        self._node.sftp.check_server(self.uuid)
+        self._node.sftp.sessions.check_server(self.uuid)
         await revoke(self._node, body.jtis)
 
     @call(
@@ -605,7 +605,7 @@ class AccessEndpoint(Endpoint):
         sessions are closed.
         """
         users = [_user(each.user, "user_permissions.user") for each in body.user_permissions]
-        await revoke_users(self._node, users, (self.uuid,), self._node.sftp.close_user)
+        await revoke_users(self._node, users, (self.uuid,), self._node.sftp.sessions.close_user)
 
     @call(
         HTTPStatus.NO_CONTENT,
@@ -623,7 +623,7 @@ class AccessEndpoint(Endpoint):
         user, servers = _user(given.user, "user"), canonical_uuids(given.servers)
         if servers is None:
             raise Unprocessable(INVALID, "servers: expected the UUIDs of servers")
-        sftp = self._node.sftp.close_user(user, servers)
+        sftp = self._node.sftp.sessions.close_user(user, servers)
         closed = await revoke_users(self._node, (user,), servers, self._node.sockets.close_user)
         self._log.info(
             "user {user} deauthorized for {servers}: {closed} WebSockets and {sftp} SFTP sessions "

@@ -355,7 +355,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
 
     # Files, by SFTP and by HTTP
     logins = SftpLogins(config, panel, servers, denied, reactor.seconds, time.time)
-    sessions = SftpSessions(config, servers, logins, denied, activity, bus, reactor)
+    sessions = SftpSessions(config, servers, logins, activity, bus, reactor)
     sftp = SftpService(config, logins, sessions, pools.disk, reactor)
     live.follow(sftp.use)
     file_work = FileWork(

@@ -113,6 +113,8 @@ class UsageCounter:
 
     def __init__(self, used: int | None = None, limit: int | None = None) -> None:
         self.limit = limit
+        #: The bytes by which the files have been changed here so far.
+        self.total = 0
         self._used = used
         #: The bytes of new files that are not whole yet.
         self._begun = 0
@@ -154,18 +156,19 @@ class UsageCounter:
         self.free(begun - size)
 
     def _add(self, size: int, limit: int | None, others: int) -> None:
-        if self._used is None:
-            return
-        total = self._used + size + others
-        if limit is not None and total > limit:
-            raise DiskLimitExceeded(
-                f"the server's files would take {readable_size(total)}, and its disk limit is "
-                f"{readable_size(self.limit or 0)}"
-            )
-        self._used += size
+        if self._used is not None:
+            used = self._used + size + others
+            if limit is not None and used > limit:
+                raise DiskLimitExceeded(
+                    f"the server's files would take {readable_size(used)}, and its disk limit is "
+                    f"{readable_size(self.limit or 0)}"
+                )
+            self._used += size
+        self.total += size
 
     def free(self, size: int) -> None:
         """Count bytes that were deleted, or were not written after all."""
         with self._lock:
+            self.total -= size
             if self._used is not None:
                 self._used = max(self._used - size, 0)

@@ -14,7 +14,7 @@ import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, DeferredSemaphore
@@ -41,6 +41,8 @@ from wingsd.util.text import canonical_uuid
 
 __all__ = ["GrantedLogin", "LoginPanel", "SftpLogins", "check_server"]
 
+K = TypeVar("K")
+V = TypeVar("V")
 #: Seconds for which a refusal is kept, and how many refusals and addresses are.
 REFUSAL_KEPT = 10.0
 _MAX_REFUSALS = 4096
@@ -92,19 +94,13 @@ class LoginTries:
         at = self._reported.get(block)
         if at is not None and now - at < self._cooldown:
             return False
-        self._reported[block] = now
-        self._reported.move_to_end(block)
-        if len(self._reported) > _MAX_REPORTED:
-            self._reported.popitem(last=False)
+        _keep(self._reported, block, now, _MAX_REPORTED)
         return True
 
     def refused(self, block: str, username: str, secret: str, *, is_password: bool) -> None:
         """Note a wrong password, or a wrong key."""
         digest = self._digest(username, secret)
-        self._refused[digest] = self._seconds()
-        self._refused.move_to_end(digest)
-        if len(self._refused) > _MAX_REFUSALS:
-            self._refused.popitem(last=False)
+        _keep(self._refused, digest, self._seconds(), _MAX_REFUSALS)
         if is_password:
             self._note((block, username), self._most)
             self._note((block, ""), self._most * _NAMES)
@@ -129,11 +125,17 @@ class LoginTries:
         return len(times)
 
     def _note(self, key: tuple[str, str], most: int) -> None:
-        times = self._counted.setdefault(key, deque(maxlen=most))
+        times = self._counted.get(key, deque(maxlen=most))
         times.append(self._seconds())
-        self._counted.move_to_end(key)
-        if len(self._counted) > _MAX_COUNTED:
-            self._counted.popitem(last=False)
+        _keep(self._counted, key, times, _MAX_COUNTED)
+
+
+def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    """Keep a value as the newest, of at most so many."""
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 #: Calls of the Panel at a time, and those of one address; and logins that are checked at a time.
@@ -328,11 +330,11 @@ class SftpLogins:
     async def _check_server(self, granted: GrantedLogin) -> None:
         if self._checks_permission and _SFTP_PERMISSIONS.isdisjoint(granted.permissions):
             raise LoginRefused("the user has not the permission file.sftp")
-        server = self._usable(granted)
+        server = self.usable(granted)
         await self._measure(server)
-        self._usable(granted)  # it may have been deleted meanwhile
+        self.usable(granted)  # it may have been deleted meanwhile
 
-    def _usable(self, granted: GrantedLogin) -> Server:
+    def usable(self, granted: GrantedLogin) -> Server:
         """Return the server, if the login can have it now. Raises why not."""
         server = self._servers.get(granted.server)
         check_server(server)

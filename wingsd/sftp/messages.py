@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import attrs
 
@@ -25,9 +24,9 @@ __all__ = [
     "Begun",
     "ChangedSettings",
     "Closed",
-    "Decoder",
     "Disconnect",
     "FileEvent",
+    "FrameReader",
     "Granted",
     "Log",
     "Login",
@@ -38,6 +37,7 @@ __all__ = [
     "Transmitted",
     "Unconfined",
     "Used",
+    "decode",
     "encode",
 ]
 
@@ -50,6 +50,12 @@ _LENGTH = struct.Struct(">I")
 @attrs.frozen(eq=False, repr=False)
 class SftpMessage:
     """A message; each class is one of a name."""
+
+    kinds: ClassVar[dict[str, type[SftpMessage]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        # attrs makes a second class, which has slots.
+        cls.kinds[cls.__name__] = cls
 
 
 # From the SFTP process
@@ -97,7 +103,7 @@ class Used(SftpMessage):
 
 @attrs.frozen(eq=False, repr=False)
 class Transmitted(SftpMessage):
-    """The bytes of requests and of answers that the SFTP process has had since its own start."""
+    """The bytes of requests and of answers since the last such message."""
 
     received: int
     sent: int
@@ -206,62 +212,58 @@ class Disconnect(SftpMessage):
     why: str
 
 
-_CLASSES: dict[str, type[SftpMessage]] = {
-    each.__name__: each
-    for each in (
-        Begin,
-        Begun,
-        Closed,
-        Disconnect,
-        FileEvent,
-        Granted,
-        Log,
-        Login,
-        Rejected,
-        ServerState,
-        ChangedSettings,
-        Start,
-        Transmitted,
-        Unconfined,
-        Used,
-    )
-}
-
-
 def encode(message: SftpMessage) -> bytes:
     """Return a message as bytes."""
     body = json.dumps([type(message).__name__, unstructure(message)]).encode("ascii")
     return _LENGTH.pack(len(body)) + body
 
 
-class Decoder:
-    """Divides a stream of bytes into messages of at most `most` bytes."""
+class FrameReader:
+    """Divides a stream of bytes into frames of at most `most` bytes, each behind its length.
+
+    It is an iterator of those that are complete; what is not asked for stays as it came. Raises
+    `InvalidData` for a length that no frame has.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[SftpMessage]:
-        """Yield the messages that are complete with `data`. Raises `InvalidData`."""
+    def __len__(self) -> int:
+        """Return the bytes that are not divided yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> Self:
+        """Take in data."""
         self._buffer += data
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > self._most:
-                raise InvalidData(f"a message has {length} bytes, more than {self._most}")
-            end = _LENGTH.size + length
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[_LENGTH.size : end])
-            del self._buffer[:end]
-            yield _decode(body)
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        buffer = self._buffer
+        if len(buffer) < _LENGTH.size:
+            raise StopIteration
+        (length,) = _LENGTH.unpack_from(buffer)
+        if not 0 < length <= self._most:
+            more = f", more than {self._most}" if length else ""
+            raise InvalidData(f"a message has {length} bytes{more}")
+        end = _LENGTH.size + length
+        if len(buffer) < end:
+            raise StopIteration
+        frame = bytes(memoryview(buffer)[_LENGTH.size : end])
+        del buffer[:end]
+        return frame
 
 
-def _decode(body: bytes) -> SftpMessage:
+def decode(frame: bytes) -> SftpMessage:
+    """Return the message in a frame. Raises `InvalidData`."""
     try:
-        found: Any = json.loads(body)
+        found: Any = json.loads(frame)
     except (ValueError, RecursionError) as error:
         raise InvalidData("a message is not JSON") from error
     match found:
-        case [str(name), dict(fields)] if name in _CLASSES:
-            return structure(fields, _CLASSES[name])
+        case [str(name), dict(fields)] if name in SftpMessage.kinds:
+            return structure(fields, SftpMessage.kinds[name])
     raise InvalidData("a message has no known name")

@@ -7,30 +7,25 @@ this one and all later ones, until it ends by itself. Logins and servers are the
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import attrs
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IReactorTime,
-    IReadDescriptor,
-    ITCPTransport,
-)
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from wingsd.config import Config
 from wingsd.errors import HostKeyUnusable, InvalidData
+from wingsd.sandbox.launch import command
 from wingsd.sftp.host_key import HostKey, load_host_key
 from wingsd.sftp.logins import SftpLogins
 from wingsd.sftp.messages import (
@@ -38,8 +33,8 @@ from wingsd.sftp.messages import (
     Begin,
     ChangedSettings,
     Closed,
-    Decoder,
     FileEvent,
+    FrameReader,
     Log,
     Login,
     Rejected,
@@ -48,6 +43,7 @@ from wingsd.sftp.messages import (
     Transmitted,
     Unconfined,
     Used,
+    decode,
     encode,
 )
 from wingsd.sftp.sessions import SftpSessions
@@ -62,11 +58,6 @@ _BACKLOG = 128
 #: as one that did not fail at its start.
 _RESTARTS = Backoff(1.0, 60.0)
 _STEADY_AFTER = 60.0
-#: It has the daemon's module path; environment variables and other directories are ignored.
-_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from wingsd.sftp.server.main import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
 #: With more arenas, each thread would have a heap of its own. What is sent is allocated in pieces
 #: of up to half a MiB and freed again: were the memory given back to the kernel each time, a
 #: download would spend a quarter of its time on pages that the kernel has to clear.
@@ -84,18 +75,14 @@ _MAX_STDERR = 4096
 _LINES = 3
 
 
+@attrs.frozen(eq=False, repr=False)
 class StartedProcess:
     """A running process, and the daemon's end of its connection. Methods block."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, log: int) -> None:
-        self._process = process
-        self.control = control
-        self._log = log
-
-    @property
-    def pid(self) -> int:
-        """The id of the process."""
-        return self._process.pid
+    _process: subprocess.Popen[bytes]
+    control: socket.socket
+    #: What it writes to stderr, and stdout.
+    _log: int
 
     def end(self) -> str:
         """Wait for its end, and enforce it; return what it died of, empty for an end in order."""
@@ -118,15 +105,13 @@ class StartedProcess:
 
 def start_process(listener: socket.socket) -> StartedProcess:
     """Start the process that serves a listening socket. Blocking. Raises OSError."""
-    path = json.dumps([entry for entry in sys.path if os.path.isabs(entry)])
     own, other = socket.socketpair()
     log = os.memfd_create("sftp-stderr")
     try:
         with other:
             fds = (listener.fileno(), other.fileno())
-            words = (path, *map(str, fds))
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-I", "-B", "-W", "ignore", "-c", _CODE, *words],
+                command("wingsd.sftp.server.main", *fds),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -139,19 +124,6 @@ def start_process(listener: socket.socket) -> StartedProcess:
         os.close(log)
         raise
     return StartedProcess(process, own, log)
-
-
-class LinkFactory(ServerFactory):
-    """The factory of one connection."""
-
-    noisy = False
-
-    def __init__(self, link: ProcessLink) -> None:
-        self._link = link
-
-    def buildProtocol(self, addr: IAddress | None) -> ProcessLink:
-        """Return the protocol of the connection."""
-        return self._link
 
 
 class ProcessLink(Protocol):
@@ -170,7 +142,7 @@ class ProcessLink(Protocol):
         self._clock = clock
         self._cut: IDelayedCall | None = None
         self._why = ""
-        self._decoder = Decoder(MAX_FROM_SERVER)
+        self._frames = FrameReader(MAX_FROM_SERVER)
 
     def send(self, message: SftpMessage) -> None:
         """Send a message."""
@@ -189,8 +161,8 @@ class ProcessLink(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Handle the messages that are complete."""
         try:
-            for message in self._decoder.feed(data):
-                self._received(message)
+            for frame in self._frames.feed(data):
+                self._received(decode(frame))
         except InvalidData as error:
             self._why = f"it sent what is no message: {error}"
             if self.transport is not None:
@@ -209,46 +181,23 @@ class SftpCounts:
     """The open sessions, and since the daemon's start the refused logins and the bytes.
 
     `refused` is by the kind of login. `moved` has the bytes of requests (`in`) and of answers
-    (`out`) of all processes.
+    (`out`).
     """
 
     sessions: int = 0
-    refused: dict[str, int] = attrs.field(
-        factory=lambda: dict.fromkeys(("password", "public_key"), 0)
-    )
-    moved: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(("in", "out"), 0))
-    #: What the running process has reported of itself.
-    _reported: dict[str, int] = attrs.field(factory=dict, init=False)
-
-    def add(self, totals: Mapping[str, int]) -> None:
-        """Count the bytes that the running process reports since its start."""
-        for direction, total in totals.items():
-            if direction in self.moved:
-                self.moved[direction] += total - self._reported.get(direction, 0)
-                self._reported[direction] = total
-
-    def refuse(self, kind: str) -> None:
-        """Count a refused login."""
-        self.refused[kind] = self.refused.get(kind, 0) + 1
-
-    def process_ended(self) -> None:
-        """Forget the process, so that the next one begins with nothing."""
-        self._reported.clear()
+    refused: dict[str, int] = attrs.field(factory=lambda: Counter(password=0, public_key=0))
+    moved: dict[str, int] = attrs.field(factory=lambda: {"in": 0, "out": 0})
 
 
-@implementer(IReadDescriptor)
-class _FirstConnection:
-    """Waits until a listening socket has a connection."""
+class _FirstConnection(FileDescriptor):
+    """Waits until a listening socket has a connection: `found` fires, or is cancelled."""
 
     def __init__(self, listening: socket.socket, reactor: Reactor) -> None:
+        super().__init__(reactor)
         self._listening = listening
         self._reactor = reactor
-        self._waiting: Deferred[None] = Deferred(lambda _: reactor.removeReader(self))
-
-    def wait(self) -> Deferred[None]:
-        """Return a Deferred that fires when there is one; it can be cancelled."""
-        self._reactor.addReader(self)
-        return self._waiting
+        self.found: Deferred[None] = Deferred(lambda _: reactor.removeReader(self))
+        reactor.addReader(self)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -257,20 +206,13 @@ class _FirstConnection:
     def doRead(self) -> None:
         """End the wait."""
         self._reactor.removeReader(self)
-        self._waiting.callback(None)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Do nothing: the socket is closed by its owner."""
-
-    def logPrefix(self) -> str:
-        """Return what Twisted names it by."""
-        return "sftp"
+        self.found.callback(None)
 
 
 class SftpService:
     """SFTP on this node. Without a host key, or where the port is in use, it is off.
 
-    It runs one process at a time, and handles its messages.
+    It runs one process at a time, and handles its messages for `sessions`.
     """
 
     _log = Logger()
@@ -286,7 +228,7 @@ class SftpService:
         self._system = config.system
         self._sftp = config.system.sftp
         self._logins = logins
-        self._sessions = sessions
+        self.sessions = sessions
         self._disk = disk
         self._reactor = reactor
         self._counts = SftpCounts()
@@ -303,14 +245,9 @@ class SftpService:
         return 0 if self._listening is None else int(self._listening.getsockname()[1])
 
     @property
-    def process_id(self) -> int | None:
-        """The id of the running process, None for none."""
-        return None if self._process is None else self._process.pid
-
-    @property
     def counts(self) -> SftpCounts:
         """The counts since the daemon's start."""
-        self._counts.sessions = self._sessions.count
+        self._counts.sessions = self.sessions.count
         return self._counts
 
     def use(self, config: Config) -> None:
@@ -318,17 +255,6 @@ class SftpService:
         self._sftp = config.system.sftp
         if self._link is not None:
             self._link.send(ChangedSettings(self._sftp.read_only, self._sftp.passwords))
-
-    def close_user(self, user: str, servers: Collection[str]) -> int:
-        """Close a user's sessions of these servers, of all when there are none; return how many.
-
-        UUIDs are in lower case.
-        """
-        return self._sessions.close_user(user, servers)
-
-    def check_server(self, server: str) -> None:
-        """Ask the Panel soon whether the users of a server's sessions may go on."""
-        self._sessions.check_server(server)
 
     # Start and end
 
@@ -402,7 +328,7 @@ class SftpService:
         """Start the process with each first connection, until the end of the node."""
         pauses = iter(_RESTARTS)
         while not self._stopping:
-            await _FirstConnection(listening, self._reactor).wait()
+            await _FirstConnection(listening, self._reactor).found
             started = self._reactor.seconds()
             why = await self._run_process(listening, key)
             if not why or self._stopping:
@@ -426,11 +352,10 @@ class SftpService:
             return f"it cannot be started: {error}"
         ended: Deferred[str] = Deferred()
         link = self._link = ProcessLink(self._received, ended.callback, self._reactor)
+        factory: Any = Factory.forProtocol(lambda: link)
         with process.control:
-            self._reactor.adoptStreamConnection(
-                process.control.fileno(), socket.AF_UNIX, LinkFactory(link)
-            )
-        self._sessions.send = link.send
+            self._reactor.adoptStreamConnection(process.control.fileno(), socket.AF_UNIX, factory)
+        self.sessions.send = link.send
         user, system = self._system.user, self._system
         link.send(
             Start(key.private, system.openat_mode, user.uid, user.gid, system.data, self._sftp)
@@ -441,8 +366,7 @@ class SftpService:
         self._link = None
         died = await self._disk.run(process.end)
         self._process = None
-        self._sessions.all_ended()
-        self._counts.process_ended()
+        self.sessions.all_ended()
         return why or died
 
     def _received(self, message: SftpMessage) -> None:
@@ -451,15 +375,16 @@ class SftpService:
                 checking = Deferred.fromCoroutine(self._check(message))
                 checking.addErrback(self._check_failed, message, self._link)
             case Begin():
-                self._sessions.begin(message.connection, message.request)
+                self.sessions.begin(message.connection, message.request)
             case Closed():
-                self._sessions.ended(message.connection)
+                self.sessions.ended(message.connection)
             case Used():
-                self._sessions.used(message.server, message.total)
+                self.sessions.used(message.server, message.total)
             case Transmitted():
-                self._counts.add({"in": message.received, "out": message.sent})
+                self._counts.moved["in"] += message.received
+                self._counts.moved["out"] += message.sent
             case FileEvent():
-                self._sessions.file_event(message)
+                self.sessions.file_event(message)
             case Unconfined():
                 self._log_unconfined()
             case Log():
@@ -471,13 +396,13 @@ class SftpService:
         link = self._link
         answer = await self._logins.check(login)
         if isinstance(answer, Rejected):
-            self._counts.refuse(login.kind)
+            self._counts.refused[login.kind] += 1
         if link is None or link is not self._link:
             return  # The process has ended meanwhile.
         if isinstance(answer, Rejected):
             link.send(answer)
         else:
-            self._sessions.grant(answer)
+            self.sessions.grant(answer)
 
     def _check_failed(self, failure: Failure, login: Login, link: ProcessLink | None) -> None:
         if not failure.check(CancelledError):

@@ -19,7 +19,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.activity import ActivityLog
-from wingsd.auth.tokens import DenyList
 from wingsd.config import PELICAN, Config
 from wingsd.errors import (
     InvalidData,
@@ -66,14 +65,6 @@ class _Session:
     closed_for: str = ""
 
 
-@attrs.define(eq=False, repr=False)
-class _ServerFigures:
-    """The bytes that the process has reported so far, and the state that it was told last."""
-
-    total: int = 0
-    told: tuple[int, int | None, int | None] | None = None
-
-
 class SftpSessions:
     """The sessions of the running SFTP process; `send` reaches it."""
 
@@ -84,7 +75,6 @@ class SftpSessions:
         config: Config,
         servers: Servers,
         logins: SftpLogins,
-        denied: DenyList,
         activity: ActivityLog,
         bus: EventBus,
         reactor: IReactorTime,
@@ -94,14 +84,15 @@ class SftpSessions:
         self._family = config.family
         self._servers = servers
         self._logins = logins
-        self._denied = denied
         self._activity = activity
         self._most_granted = max(_MIN_CONNECTIONS, self._config.limits.max_half_open)
         self._granted: dict[int, dict[int, GrantedLogin]] = {}
         self._sessions: dict[int, _Session] = {}
         #: Connections that wait for a place, oldest first, and when they are refused.
         self._waiting: dict[int, tuple[GrantedLogin, IDelayedCall]] = {}
-        self._figures: dict[str, _ServerFigures] = {}
+        #: By servers, the bytes that the process has reported, and the state that was sent last.
+        self._totals: dict[str, int] = {}
+        self._sent: dict[str, tuple[int, int | None, int | None]] = {}
         self._clock = reactor
         self._states = LoopingCall(self._look)
         self._states.clock = reactor
@@ -157,10 +148,7 @@ class SftpSessions:
     def _begin(self, connection: int, granted: GrantedLogin) -> None:
         """Begin a session, unless its server cannot be used any more."""
         try:
-            server = self._servers.get(granted.server)
-            check_server(server)
-            if self._denied.revoked(granted):
-                raise LoginRefused("the user's access has just been revoked")
+            server = self._logins.usable(granted)
         except WingsdError as error:
             self._refuse(connection, error)
             return
@@ -231,7 +219,8 @@ class SftpSessions:
             self._take_waiting(connection)
         for connection in tuple(self._sessions):
             self.ended(connection)
-        self._figures.clear()
+        self._totals.clear()
+        self._sent.clear()
 
     # What closes sessions
 
@@ -311,8 +300,7 @@ class SftpSessions:
 
     def used(self, server: str, total: int) -> None:
         """Count what the process has written and deleted."""
-        figures = self._figures.setdefault(server, _ServerFigures())
-        change, figures.total = total - figures.total, total
+        change, self._totals[server] = total - self._totals.get(server, 0), total
         try:
             self._servers.get(server).files.add(change)
         except (ServerNotFound, ServersNotLoaded):
@@ -332,10 +320,9 @@ class SftpSessions:
         self._check_due()
 
     def _tell_state(self, server: Server) -> None:
-        figures = self._figures.setdefault(server.uuid, _ServerFigures())
-        state = (figures.total, server.disk_bytes, server.files.limit)
-        if state != figures.told:
-            figures.told = state
+        state = (self._totals.get(server.uuid, 0), server.disk_bytes, server.files.limit)
+        if state != self._sent.get(server.uuid):
+            self._sent[server.uuid] = state
             self.send(ServerState(server.uuid, *state))
 
     # Activity

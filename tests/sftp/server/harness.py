@@ -16,7 +16,6 @@ import asyncssh
 import attrs
 
 from wingsd.config import SftpConfig, SystemConfig
-from wingsd.filesystem.openers import directory_opener
 from wingsd.sftp.host_key import load_host_key
 from wingsd.sftp.messages import (
     Begin,
@@ -28,13 +27,9 @@ from wingsd.sftp.messages import (
     SftpMessage,
     Start,
 )
-from wingsd.sftp.server.access import SiteFiles
 from wingsd.sftp.server.ciphers import use_fast_ciphers
-from wingsd.sftp.server.connection import Site
-from wingsd.sftp.server.control import DaemonLink
-from wingsd.sftp.server.main import SftpServer, ssh_options
-from wingsd.sftp.server.operations import HandleBudget
-from wingsd.sftp.server.threads import FileThreads, Turns
+from wingsd.sftp.server.main import DaemonLink, SftpServer
+from wingsd.sftp.server.turns import Turns
 
 SERVER = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
@@ -90,7 +85,6 @@ class Served:
 
     files: Path
     daemon: FakeDaemon
-    site: Site
     server: SftpServer
     port: int
 
@@ -135,27 +129,16 @@ async def _serve(
     sftp: SftpConfig,
     test: Callable[[Served], Awaitable[None]],
 ) -> None:
-    loop = asyncio.get_running_loop()
     daemon = FakeDaemon(granted)
     key = load_host_key(str(directory))
     start = Start(key.private, SystemConfig().openat_mode, -1, -1, str(directory), sftp)
     use_fast_ciphers()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        site = Site(
-            sftp,
-            SiteFiles(directory_opener("auto"), None, read_only=sftp.read_only),
-            daemon,
-            loop,
-            FileThreads(8),
-            HandleBudget(sftp.limits.max_handles_total),
-            sftp.passwords,
-            Turns(lambda: 0.0, 1),
-        )
-        server = SftpServer(listening, site, ssh_options(start))
+        server = SftpServer(listening, daemon, start, Turns(lambda: 0.0, 1))
         server.start()
         try:
             port = listening.getsockname()[1]
-            await test(Served(files, daemon, site, server, port))
+            await test(Served(files, daemon, server, port))
         finally:
             await server.stop()

@@ -13,7 +13,6 @@ from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Begun, ChangedSettings, Closed, Disconnect
 from wingsd.sftp.server.connection import SftpConnection
-from wingsd.sftp.server.threads import ConnectionThread
 
 
 def key_text(key: asyncssh.SSHKey) -> str:
@@ -162,7 +161,7 @@ def test_a_channel_opens_when_the_daemon_has_begun_the_session(tmp_path: Path) -
             with pytest.raises(asyncssh.ChannelOpenError):
                 await refused
             await other.wait_closed()
-        while len(served.daemon.of(Closed)) < 2 or served.server.count:
+        while len(served.daemon.of(Closed)) < 2 or served.server._connections:
             await asyncio.sleep(0.01)
 
     serve(tmp_path, test)
@@ -190,7 +189,7 @@ def test_a_connection_that_is_cut_while_a_channel_opens_is_over(tmp_path: Path) 
                 connection.abort()
                 with pytest.raises((asyncssh.Error, asyncio.CancelledError, OSError)):
                     await opening
-        while len(served.daemon.of(Closed)) < 5 or served.server.count:
+        while len(served.daemon.of(Closed)) < 5 or served.server._connections:
             await asyncio.sleep(0.01)
         assert len(served.daemon.of(Closed)) == 5
 
@@ -199,7 +198,7 @@ def test_a_connection_that_is_cut_while_a_channel_opens_is_over(tmp_path: Path) 
 
 def test_passwords_that_are_sent_without_waiting_are_not_all_asked_for(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
-        connection = SftpConnection(7, served.site, ConnectionThread(), lambda: None, lambda: None)
+        connection = SftpConnection(7, served.server, lambda: None, lambda: None)
         answers = [connection.validate_password(NAME, f"guess {each}") for each in range(9)]
         connection._conn = Unconnected()  # type: ignore[assignment]
         assert await asyncio.gather(*answers) == [False] * 9
@@ -293,13 +292,13 @@ def test_a_client_that_answers_no_probe_is_cut_off_and_an_idle_one_is_not(tmp_pa
                 probed.append(1)
 
             for number in range(1, 11):
-                answering.owner._thread.call(probe)
+                answering.owner.call(probe)
                 while len(probed) < number or answering.unanswered:
                     await asyncio.sleep(0.01)
             assert silent._transport is not None
             silent._transport.pause_reading()
-            while served.server.count > 1:
-                gone.owner._thread.call(gone._probe)
+            while len(served.server._connections) > 1:
+                gone.owner.call(gone._probe)
                 await asyncio.sleep(0.01)
             assert await opens(idle)
 

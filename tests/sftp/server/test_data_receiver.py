@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from pathlib import Path
+from sys import getsizeof
 
 import asyncssh
 import pytest
@@ -12,11 +14,12 @@ from asyncssh.constants import MSG_CHANNEL_DATA
 from asyncssh.packet import String, UInt32
 
 from tests.sftp.server.harness import Served, serve
+from wingsd.sftp.messages import FrameReader
 from wingsd.sftp.server import packets
+from wingsd.sftp.server.channel import FIRST_WINDOW
 
 CIPHERS = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
-WINDOW = 2 << 20
 
 
 def request(number: int, path: bytes = b"/") -> bytes:
@@ -39,7 +42,7 @@ class Answers(asyncssh.SSHClientSession[bytes]):
 
     def __init__(self) -> None:
         self.ids: list[int] = []
-        self._frames = packets.FrameReader()
+        self._frames = FrameReader(packets.MAX_PACKET)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         for frame in self._frames.feed(data):
@@ -58,18 +61,17 @@ def test_single_bytes_wait_together_until_answers_are_read(tmp_path: Path, ciphe
             chan.pause_reading()
             chan.write(INIT + READS)
             long = b"/" * 4_000
-            many = (WINDOW >> 1) // len(request(1, long))
+            many = (FIRST_WINDOW >> 1) // len(request(1, long))
             total = many * len(request(1, long)) + 50 * len(request(1))
             chan.write(b"".join(request(number, long) for number in range(many)))
             (own,) = served.server._connections.values()
             (channel,) = own._channels
-            while not channel.is_paused:
-                await asyncio.sleep(0.01)
             for number in range(many, many + 50):
                 for byte in request(number):
                     chan.write(bytes((byte,)))
-            while channel._waiting_bytes + len(channel._frames) < total:
+            while len(channel._frames) < total:
                 await asyncio.sleep(0.01)
+            assert getsizeof(channel._frames._buffer) < 2 * total
             assert not channel._chan._recv_buf
             chan.resume_reading()
             while len(session.ids) < many + 50 + 10:
@@ -116,9 +118,37 @@ def test_more_data_than_the_window_ends_the_connection(tmp_path: Path, cipher: s
             chan._send_window = 1 << 30
             (own,) = served.server._connections.values()
             (channel,) = own._channels
-            own._thread.call(lambda: setattr(channel, "_window", 50_000))
+            own.call(lambda: setattr(channel, "_window", 50_000))
             chan.write(with_length)
             await connection.wait_closed()
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize(("size", "window"), [(4_000, 1 << 18), (32 << 10, 2 << 20)])
+def test_a_client_that_sends_large_requests_may_send_more_of_them(
+    tmp_path: Path, size: int, window: int
+) -> None:
+    async def test(served: Served) -> None:
+        async with served.client() as sftp, sftp.open("/a", "wb", block_size=size) as file:
+            await file.write(bytes(1 << 20))
+            (own,) = served.server._connections.values()
+            (channel,) = own._channels
+            assert channel._most == window
+            assert channel._window >= window // 2
+
+    serve(tmp_path, test)
+
+
+def test_a_request_that_is_larger_than_the_window_of_its_channel_is_done(tmp_path: Path) -> None:
+    data = os.urandom(packets.MAX_DATA)
+
+    async def test(served: Served) -> None:
+        async with served.connection() as connection:
+            *_, last = [await connection.start_sftp_client() for _ in range(10)]
+            async with last.open("/a", "wb", encoding=None, block_size=0) as file:
+                await file.write(data)
+        assert (served.files / "a").read_bytes() == data
 
     serve(tmp_path, test)
 

@@ -11,10 +11,9 @@ from typing import Any
 import asyncssh
 import pytest
 
-from tests.sftp.server import harness
 from tests.sftp.server.harness import Served, serve
-from wingsd.sftp.messages import Start
-from wingsd.sftp.server import packets
+from wingsd.sftp.messages import FrameReader, Start
+from wingsd.sftp.server import main, packets
 from wingsd.sftp.server.connection import SshConnection
 from wingsd.sftp.server.main import ssh_options
 
@@ -79,7 +78,7 @@ def test_all_answers_come_before_the_end_by_any_window(
         (served.files / "a").write_bytes(data)
         session = await answered(served, 3, cipher, window=window, max_pktsize=size)
         assert max(session.pieces) <= size
-        frames = list(packets.FrameReader().feed(bytes(session.data)))[2:]
+        frames = list(FrameReader(packets.MAX_PACKET).feed(bytes(session.data)))[2:]
         assert [int.from_bytes(frame[1:5], "big") for frame in frames] == [1, 2, 3]
         assert all(frame[9:] == data for frame in frames)
 
@@ -111,7 +110,7 @@ def test_new_keys_of_the_servers_own_wish_lose_nothing(
     def options(start: Start) -> asyncssh.SSHServerConnectionOptions:
         return asyncssh.SSHServerConnectionOptions(ssh_options(start), rekey_bytes=200_000)
 
-    monkeypatch.setattr(harness, "ssh_options", options)
+    monkeypatch.setattr(main, "ssh_options", options)
     exchanges: list[int] = []
     begin = SshConnection._send_kexinit
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
-from threading import Thread
+from threading import Semaphore, Thread
 from typing import Any
 
 import hypothesis.strategies as st
@@ -34,23 +35,18 @@ from wingsd.filesystem.usage import UsageCounter
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
-from wingsd.sftp.server.operations import HandleBudget, SftpOperations
-from wingsd.sftp.server.packets import (
-    Attributes,
-    Extended,
-    HandleRequest,
-    Open,
-    PathRequest,
-    SetAttributes,
-    WriteRequest,
-)
+from wingsd.sftp.server.operations import SftpOperations
 
 KIB = 1024
-#: The type of an answer.
-HANDLE = 102
+#: The type of an answer, and the flag of an attribute.
+HANDLE, SIZE = 102, 1
 LIMIT = 256 * KIB
 WRITING = packets.READ | packets.WRITE | packets.CREATE
 p = ServerPath.parse
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 class Channel:
@@ -60,39 +56,50 @@ class Channel:
         grant = Granted(0, "user", "server", str(directory), ("*",))
         site = SiteFiles(directory_opener("auto"), None, read_only=False)
         access = SessionAccess(grant, site, usage, lambda *_: None)
-        operations = SftpOperations(access, HandleBudget(100), SftpConfig())
-        self._done, self.close_all = operations.answer, operations.close
+        operations = SftpOperations(access, Semaphore(100), SftpConfig(), _raise)
+        self._answer, self.close_all = operations.answer, operations.close
+        self._answer(struct.pack(">BI", packets.INIT, packets.VERSION))
+
+    def _done(self, kind: int, *fields: bytes | int) -> bytes:
+        """Return the answer to a request: numbers are of 32 bits, and texts have their lengths."""
+        body = [
+            struct.pack(">I", each)
+            if isinstance(each, int)
+            else struct.pack(">I", len(each)) + each
+            for each in fields
+        ]
+        return self._answer(struct.pack(">BI", kind, 1) + b"".join(body))
 
     def open(self, name: str, flags: int = WRITING) -> bytes:
         """Return a handle, nothing where it is refused."""
-        answer = self._done(Open(1, packets.OPEN, name.encode(), flags, Attributes()))
+        answer = self._done(packets.OPEN, name.encode(), flags, 0)
         return answer[-8:] if answer[4] == HANDLE else b""
 
     def write(self, handle: bytes, offset: int, size: int) -> None:
-        self._done(WriteRequest(1, packets.WRITE_DATA, handle, offset, memoryview(b"x" * size)))
+        self._done(packets.WRITE_DATA, handle, 0, offset, b"x" * size)
 
     def cut(self, handle: bytes, size: int) -> None:
-        self._done(SetAttributes(1, packets.FSETSTAT, handle, Attributes(size=size)))
+        self._done(packets.FSETSTAT, handle, SIZE, 0, size)
 
     def cut_path(self, name: str, size: int) -> None:
-        self._done(SetAttributes(1, packets.SETSTAT, name.encode(), Attributes(size=size)))
+        self._done(packets.SETSTAT, name.encode(), SIZE, 0, size)
 
     def remove(self, name: str) -> None:
-        self._done(PathRequest(1, packets.REMOVE, name.encode()))
+        self._done(packets.REMOVE, name.encode())
 
     def remove_directory(self, name: str) -> None:
-        self._done(PathRequest(1, packets.RMDIR, name.encode()))
+        self._done(packets.RMDIR, name.encode())
 
     def rename(self, name: str, new_name: str) -> None:
         names = (name.encode(), new_name.encode())
-        self._done(Extended(1, packets.EXTENDED, b"posix-rename@openssh.com", names))
+        self._done(packets.EXTENDED, b"posix-rename@openssh.com", *names)
 
     def link(self, name: str, new_name: str) -> None:
         names = (name.encode(), new_name.encode())
-        self._done(Extended(1, packets.EXTENDED, b"hardlink@openssh.com", names))
+        self._done(packets.EXTENDED, b"hardlink@openssh.com", *names)
 
     def close(self, handle: bytes) -> None:
-        self._done(HandleRequest(1, packets.CLOSE, handle))
+        self._done(packets.CLOSE, handle)
 
 
 class Counted:
@@ -118,7 +125,7 @@ class Counted:
     @property
     def used(self) -> int:
         self.exchange()
-        return self.sftp.used or 0
+        return self.sftp.taken or 0
 
     def on_disk(self) -> int:
         """Return the bytes of all files, also of those that are only open."""

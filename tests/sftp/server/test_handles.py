@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from threading import Semaphore
 
+from wingsd.config import SftpConfig
 from wingsd.filesystem.directory import Entry, OpenFile
-from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.writable_file import OpenFiles
-from wingsd.sftp.server.operations import HandleBudget, Handles
+from wingsd.sftp.server.operations import Handles
 
 
 def test_a_file_that_cannot_be_closed_keeps_no_other_one_open(tmp_path: Path) -> None:
@@ -18,13 +19,12 @@ def test_a_file_that_cannot_be_closed_keeps_no_other_one_open(tmp_path: Path) ->
             super().close()
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    budget = HandleBudget(2)
-    handles = Handles(2, budget, OpenFiles())
+    budget = Semaphore(2)
+    handles = Handles(SftpConfig(), budget, OpenFiles())
     entry = Entry.of(b"x", os.stat(tmp_path))
     files = [kind(os.open(tmp_path, os.O_PATH), entry) for kind in (Broken, OpenFile)]
     for file in files:
-        handles.add(file, ServerPath(()))
+        handles.add(file)
     handles.close_all()
     assert [file.fileno() for file in files] == [-1, -1]
-    budget.take()
-    budget.take()  # raises where one is still counted
+    assert all(budget.acquire(blocking=False) for _ in range(2)), "one is still counted"

@@ -16,7 +16,8 @@ import pytest
 
 from tests.sftp.server.harness import NAME, PASSWORD, Served, serve
 from wingsd.config import SftpConfig, SftpLimits
-from wingsd.sftp.server import answers, packets
+from wingsd.sftp.messages import FrameReader
+from wingsd.sftp.server import packets
 
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
 FIRST = (0).to_bytes(8, "big")
@@ -51,7 +52,7 @@ class Raw:
 
     async def kinds(self, count: int) -> Counter[int]:
         """Return the types of so many answers."""
-        frames, found = packets.FrameReader(), Counter[int]()
+        frames, found = FrameReader(packets.MAX_PACKET), Counter[int]()
         while found.total() < count:
             data = await self._process.stdout.read(1 << 16)
             found.update(frame[0] for frame in frames.feed(data))
@@ -194,7 +195,7 @@ def test_a_field_that_is_cut_is_a_bad_message(tmp_path: Path, kind: int, body: b
     async def test(served: Served) -> None:
         async with raw(served) as channel:
             channel.send(packet(kind, body))
-            assert await channel.status() == answers.BAD_MESSAGE
+            assert await channel.status() == packets.BAD_MESSAGE
 
     serve(tmp_path, test)
     assert list((tmp_path / "files").iterdir()) == []
@@ -208,7 +209,7 @@ def test_handles_by_the_ten_thousand_are_refused_above_the_limit(tmp_path: Path)
             found = await channel.kinds(10_000)
             assert found == {102: 128, 101: 10_000 - 128}
             channel.send(packet(packets.CLOSE, string(FIRST)))
-            assert await channel.status() == answers.OK
+            assert await channel.status() == packets.OK
             channel.send(opening(b"/file", 1))
             assert (await channel.answer())[0] == 102
 

@@ -298,13 +298,13 @@ def test_an_overwritten_file_is_not_cut_where_it_could_not_be_written(tmp_path: 
 
 def test_the_daemons_figure_is_corrected_by_what_it_has_not_counted_yet(tmp_path: Path) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
-        usage = served.site.usage(SERVER)
+        usage = served.server.usage(SERVER)
         served.daemon.received(ServerState(SERVER, 0, 100, 1000))
         usage.add(50)
         served.daemon.received(ServerState(SERVER, 0, 100, 1000))
-        assert usage.used == 150
+        assert usage.taken == 150
         served.daemon.received(ServerState(SERVER, 50, 160, 1000))
-        assert usage.used == 160
+        assert usage.taken == 160
 
     scenario(tmp_path, test)
 

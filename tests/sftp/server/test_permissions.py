@@ -27,6 +27,6 @@ def test_a_write_of_nothing_behind_the_end_takes_no_disk(tmp_path: Path) -> None
     async def test(served: Served) -> None:
         async with served.client() as sftp, sftp.open("/file", "wb", encoding=None) as file:
             await file.write(b"", 1 << 40)
-        assert [usage.total for usage in served.site.usages.values()] == [0]
+        assert [usage.total for usage in served.server.usages.values()] == [0]
 
     serve(tmp_path, test)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import asyncssh
 import pytest
@@ -14,62 +12,28 @@ import pytest
 from tests.sftp.server.harness import Served, serve
 from wingsd.filesystem.directory import OpenFile
 from wingsd.sftp.server import operations
-from wingsd.sftp.server.threads import ConnectionThread, FileThreads
-
-T = TypeVar("T")
+from wingsd.sftp.server.connection import SftpConnection
 
 
-async def done(threads: FileThreads, work: Callable[[], T]) -> T:
-    ended: asyncio.Future[Callable[[], T]] = asyncio.get_running_loop().create_future()
-    threads.run(work, ended.set_result)
-    return (await ended)()
+def test_a_thread_takes_calls_while_its_loop_runs(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        calls = list[str]()
 
+        def call(own: SftpConnection, name: str) -> None:
+            own.call(lambda: calls.append(f"{name} {threading.current_thread().name}"))
 
-async def _ends_in_the_loop() -> None:
-    threads = FileThreads(2)
-    assert await done(threads, threading.current_thread) is not threading.current_thread()
-    with pytest.raises(FileNotFoundError):
-        await done(threads, lambda: open("/nowhere/at/all"))  # noqa: SIM115
+        call(SftpConnection(0, served.server, lambda: None, lambda: None), "too early")
+        async with served.client():
+            (own,) = served.server._connections.values()
+            call(own, "in time")
+            while not calls:
+                await asyncio.sleep(0.01)
+        while any(each.name == "wingsd-sftp-connection" for each in threading.enumerate()):
+            await asyncio.sleep(0.01)
+        call(own, "too late")
+        assert calls == ["in time wingsd-sftp-connection"]
 
-
-def test_work_is_done_in_a_thread_and_its_result_or_error_comes_to_the_loop() -> None:
-    asyncio.run(_ends_in_the_loop())
-
-
-async def _many() -> None:
-    threads = FileThreads(3)
-    meeting = threading.Barrier(3)
-    met = [done(threads, lambda: meeting.wait(10)) for _ in range(9)]
-    assert sorted(await asyncio.gather(*met)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert sum(each.name.startswith("wingsd-sftp-") for each in threading.enumerate()) >= 3
-
-
-def test_as_much_work_is_done_at_once_as_there_are_threads() -> None:
-    asyncio.run(_many())
-
-
-async def _calls() -> None:
-    thread, calls, ended = ConnectionThread(), list[str](), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    async def serve_it() -> None:
-        begun, over = threading.current_thread(), asyncio.Event()
-        thread.call(lambda: calls.append(f"{threading.current_thread() is begun}"))
-        thread.call(over.set)
-        await over.wait()
-        loop.call_soon_threadsafe(ended.set)
-
-    thread.call(lambda: calls.append("too early"))
-    thread.start(serve_it)
-    await ended.wait()
-    while any(each.name == "wingsd-sftp-connection" for each in threading.enumerate()):
-        await asyncio.sleep(0.01)
-    thread.call(lambda: calls.append("too late"))
-    assert calls == ["True"]
-
-
-def test_a_thread_takes_calls_while_its_loop_runs() -> None:
-    asyncio.run(_calls())
+    serve(tmp_path, test)
 
 
 class Stuck:

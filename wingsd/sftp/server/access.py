@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from threading import Lock
+
+import attrs
 
 from wingsd.errors import (
     DiskLimitExceeded,
@@ -37,34 +38,21 @@ __all__ = [
 ]
 
 
-class ServerUsage:
+class ServerUsage(UsageCounter):
     """The usage of one server's files. Any thread may call it; see `filesystem.Usage`."""
 
-    def __init__(self, total: int = 0) -> None:
-        #: The bytes by which this process has changed it, since its start.
-        self._total = total
-        self._counter = UsageCounter()
+    def __init__(self) -> None:
+        super().__init__()
         #: Its files that are open in this process.
         self.files = OpenFiles()
-        self._lock = Lock()
 
     @property
-    def total(self) -> int:
-        """The bytes by which this process has changed it, since its start."""
-        return self._total
-
-    @property
-    def limit(self) -> int | None:
-        """The bytes that the files may take, None for no limit."""
-        return self._counter.limit
-
-    @property
-    def used(self) -> int | None:
+    def taken(self) -> int | None:
         """The bytes that the files take, with those that are deleted and open in this process.
 
         None before they were measured.
         """
-        used = self._counter.used
+        used = self.used
         return None if used is None else used + self.files.held
 
     def correct(self, state: ServerState) -> None:
@@ -72,38 +60,17 @@ class ServerUsage:
         with self._lock:
             used = state.used
             if used is not None:
-                used = max(used + self._total - state.acknowledged, 0)
-            self._counter.limit = state.limit
-            self._counter.used = used
+                used = max(used + self.total - state.acknowledged, 0)
+            self.limit, self._used = state.limit, used
 
-    def add(self, size: int) -> None:
+    def add(self, size: int, held: int = 0) -> None:
         """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then."""
-        with self._lock:
-            self._counter.add(size, self.files.held)
-            self._total += max(size, 0)
-
-    def begin(self, size: int, replaced: int) -> None:
-        """Count bytes of a new file, which is to replace one of `replaced` bytes."""
-        with self._lock:
-            self._counter.begin(size, replaced)
-            self._total += size
-
-    def end(self, begun: int, size: int) -> None:
-        """Count `size` bytes for a new file that is whole, 0 if it was deleted."""
-        with self._lock:
-            self._counter.end(begun, size)
-            self._total += size - begun
-
-    def free(self, size: int) -> None:
-        """Count bytes that were deleted, or were not written after all."""
-        with self._lock:
-            self._counter.free(size)
-            self._total -= size
+        super().add(size, held + self.files.held)
 
     def check(self, freed: int = 0) -> None:
         """Raise DiskLimitExceeded where nothing can be stored even when `freed` bytes are gone."""
-        limit, used = self.limit, self.used
-        if limit is not None and used is not None and used - freed >= limit:
+        limit, taken = self.limit, self.taken
+        if limit is not None and taken is not None and taken - freed >= limit:
             raise DiskLimitExceeded(
                 "the server's files take as much as its disk limit allows; delete some first"
             )
@@ -117,13 +84,13 @@ CREATE_FILES = "file.create"
 DELETE_FILES = "file.delete"
 
 
+@attrs.define(eq=False)
 class SiteFiles:
     """How files are opened, and whose they become. `read_only` changes while the process runs."""
 
-    def __init__(self, opener: DirectoryOpener, owner: Owner | None, *, read_only: bool) -> None:
-        self.opener = opener
-        self.owner = owner
-        self.read_only = read_only
+    opener: DirectoryOpener
+    owner: Owner | None
+    read_only: bool = attrs.field(kw_only=True)
 
 
 class SessionAccess:
@@ -143,7 +110,8 @@ class SessionAccess:
         self._ignored = Denylist(granted.ignored)
         self._denied = Denylist(granted.denied)
         self._directory = granted.directory
-        self._permissions = frozenset(granted.permissions)
+        #: By the names of Pterodactyl, as those that follow.
+        self._permissions = {each.replace("files.", "file.", 1) for each in granted.permissions}
         self._site = site
         #: Reports what was done, for the activity log.
         self.report = report
@@ -161,7 +129,7 @@ class SessionAccess:
     def check(self, permission: str, *, changes: bool = True) -> None:
         """Raise `SftpPermissionMissing`, `ReadOnly` for changes, and `Forbidden` when closed."""
         self.check_open(changes=changes)
-        if not self._allows(permission):
+        if self._permissions.isdisjoint(("*", permission)):
             raise SftpPermissionMissing(permission)
 
     def check_open(self, *, changes: bool) -> None:
@@ -171,10 +139,6 @@ class SessionAccess:
         if changes and self._site.read_only:
             raise ReadOnly
 
-    def _allows(self, permission: str) -> bool:
-        plural = permission.replace("file.", "files.", 1)
-        return not self._permissions.isdisjoint(("*", permission, plural))
-
     @contextmanager
     def files(self) -> Iterator[tuple[ServerRoot, Guard]]:
         """Open the server's directory, and what guards it."""
@@ -182,13 +146,9 @@ class SessionAccess:
         with ServerRoot(self._directory, site.opener, site.owner, self.usage) as root:
             yield root, Guard(root, self._denied, self._ignored)
 
-    def hidden(self, root: ServerRoot) -> Guard:
-        """Return what denies the files that the user may not see (Calagopus' `ignored_files`)."""
-        return Guard(root, self._ignored)
-
     def check_visible(self, root: ServerRoot, path: ServerPath) -> None:
-        """Raise `FileMissing` for a file that the user may not see."""
-        if self.hidden(root).denies(path):
+        """Raise `FileMissing` for a file of Calagopus' `ignored_files`, which is not shown."""
+        if Guard(root, self._ignored).denies(path):
             raise FileMissing(str(path))
 
     def visible(self, root: ServerRoot, directory: Directory, path: ServerPath) -> Iterator[Entry]:

@@ -1,16 +1,17 @@
 """One channel of an SSH connection: the subsystem `sftp`, or a sentence why it is refused.
 
 Requests are done one after the other, in the order in which they came, a batch at a time: in the
-thread of the connection, or in another one if a request among them may last, so that the client's
-signs of life are answered meanwhile. What waits is bounded in both directions.
+thread of the connection, or in another one if a request may last, so that the client's signs of
+life are answered meanwhile. Requests wait as the bytes that came, and in both directions no more
+waits than a bound: 100,000 small requests would be ten times their size as objects.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -22,53 +23,36 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import SSHPacket, UInt32
 
-from wingsd.sftp.server import answers, packets
+from wingsd.errors import InvalidData
+from wingsd.sftp.messages import FrameReader
+from wingsd.sftp.server import packets
 from wingsd.sftp.server.operations import SftpOperations
-from wingsd.sftp.server.packets import FrameReader, Init, PacketError, parse
 
 if TYPE_CHECKING:
     from wingsd.sftp.server.access import SessionAccess
-    from wingsd.sftp.server.connection import Site, SshConnection
+    from wingsd.sftp.server.connection import SshConnection
+    from wingsd.sftp.server.main import SftpServer
 
-__all__ = ["SftpChannel", "Traffic"]
+__all__ = ["FIRST_WINDOW", "SftpChannel"]
 
 NO_SHELL = "This node has no shell: use an SFTP client, or the console in the Panel."
 NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without the option -O."
-#: Bytes of requests that wait, above which the client's window is not widened and what comes is
-#: kept as it is, and below which it goes on, in the first channel of a connection. A further one
-#: has a share: the second a half, the third a third, so that ten of them take no more than three
-#: times as much as one.
-_HIGH, _LOW = 1 << 18, 1 << 17
+#: Bytes that the client of a connection's first channel may send at first before it is told that
+#: they were read; and later as many requests as this of the size of its largest one, up to that
+#: many bytes: uploads over a long line take a large window, and small requests never do. A further
+#: channel has a share: the second a half, the third a third, so that ten of them take no more than
+#: three times as much as one. The same holds for all that follows.
+FIRST_WINDOW = 1 << 18
+_REQUESTS, _WINDOW = 64, 1 << 21
+#: Bytes of requests that wait, above which the client's window is not widened.
+_HIGH = 1 << 17
 #: Bytes of answers that are sent at once.
 _BATCH_BYTES = 1 << 18
-#: Bytes that Python takes for each request beside what is in it.
-_OBJECT = 48
 #: Bytes of answers that wait for the client's window, and pieces of them, above which no more are
-#: made; the same holds for them.
-_SEND_BUFFER, _SEND_PIECES = 1 << 19, 1 << 12
-_FIRST_VERSION = 3
+#: made.
+_SEND_BUFFER, _SEND_PIECES = 1 << 17, 1 << 10
 #: What may last as long as a tree is large; and what is written to the disk by `fsync`.
 _LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
-
-
-class Traffic:
-    """The bytes since the process's start. Any thread may call it."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._received = self._sent = 0
-
-    def count(self, received: int, sent: int) -> None:
-        """Count bytes of requests that were done, and of their answers."""
-        with self._lock:
-            self._received += received
-            self._sent += sent
-
-    @property
-    def totals(self) -> tuple[int, int]:
-        """The bytes of requests, and of answers."""
-        with self._lock:
-            return self._received, self._sent
 
 
 class SftpChannel(asyncssh.SSHServerSession[bytes]):
@@ -81,29 +65,30 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def __init__(
         self,
         access: SessionAccess,
-        site: Site,
+        server: SftpServer,
         connection: SshConnection,
         ended: Callable[[SftpChannel], None],
         share: int,
     ) -> None:
         self._access = access
-        self._site = site
+        self._server = server
         self._connection = connection
         self._operations: SftpOperations | None = None
         self._ended = ended
         self._share = share
         self._chan: asyncssh.SSHServerChannel[bytes]
-        #: Bytes that the client may still send, and those that it may at first.
-        self._window = self._most = 0
-        #: Whether the client is granted no more.
-        self.is_paused = False
-        self._frames = FrameReader()
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
+        #: Bytes that the client may still send, those that it may after it was told so, and those
+        #: of its largest request.
+        self._window = self._most = self._largest = 0
+        #: Whether it has one of the large windows.
+        self._has_large = False
+        #: What the client has sent, and whether a whole request may wait in it.
+        self._frames = FrameReader(packets.MAX_PACKET)
+        self._waits = False
         self._refusal = ""
         #: Whether it has begun; one that was refused meanwhile never does.
         self.was_made = False
-        self._greeted = self._busy = self._at_end = self._exited = self._lost = False
+        self._busy = self._at_end = self._exited = self._lost = False
         #: Whether the client has said that nothing more comes.
         self._at_eof = False
         #: Answers that are still to be sent, and their bytes.
@@ -133,7 +118,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         would take a hundred times their size. Here all is taken in at once, and paused is the
         widening of the client's window. It also keeps all variables that a client sends.
         """
-        self._connection.unfinished = 0
+        self._connection.note_packet()
         if kind == MSG_CHANNEL_DATA and not self._at_eof:
             self._take_in(packet.get_remaining_payload())
             return True
@@ -161,28 +146,20 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             return
         self._window -= size
         if self._operations is not None and not self._at_end:
-            if self.is_paused:
-                self._frames.keep(payload[4:])
-                return
-            try:
-                self._divide(payload[4:])
-            except PacketError:
-                self._fail()
-            self.work()
-        if self._window < self._most // 2:
-            self._widen()
-
-    def _divide(self, data: bytes) -> None:
-        """Divide data into requests, until many wait: a small one is four times as large then."""
-        for packet in self._frames.feed(data):
-            self._waiting.append(packet)
-            self._waiting_bytes += len(packet) + _OBJECT
-            if self._waiting_bytes > _HIGH // self._share:
-                self.is_paused = True
-                break
+            self._frames.feed(payload[4:])
+            self._waits = True
+        self.work()
 
     def _widen(self) -> None:
-        if not self.is_paused and not self._chan.is_closing():
+        """Let the client send more, when it has sent half of what it may."""
+        most = min(self._largest * _REQUESTS, _WINDOW // self._share)
+        if most > self._most and (self._has_large or self._server.windows.acquire(blocking=False)):
+            self._has_large, self._most = True, most
+        if (
+            self._window < self._most // 2
+            and not (self._waits and len(self._frames) > _HIGH // self._share)
+            and not self._chan.is_closing()
+        ):
             missing, self._window = self._most - self._window, self._most
             self._chan.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(missing))
 
@@ -209,7 +186,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._chan.write_stderr(self._refusal.encode() + b"\r\n")
             self._chan.exit(1)
             return
-        self._operations = SftpOperations(self._access, self._site.budget, self._site.config)
+        server = self._server
+        self._operations = SftpOperations(self._access, server.budget, server.config, server.fault)
 
     def eof_received(self) -> bool:
         """Answer what waits, and then close the channel."""
@@ -220,32 +198,24 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """Close what is open, when the batch that is under way has ended."""
         self._lost = True
-        self._waiting.clear()
         self._unsent.clear()
         self.work()
 
     # The work
 
-    def _fail(self) -> None:
-        """Close the channel of a client that sends what is no SFTP."""
-        self._at_end, self._status = True, 1
-        self._waiting.clear()
-        self._waiting_bytes = 0
-
     def work(self) -> None:
         """Answer what waits, as far as the client takes answers."""
         if self._unsent:
-            self._flush()
-        try:
-            while self._waiting and not (self._busy or self._lost) and self._takes_answers():
-                self._answer_some()
-        except PacketError:
-            self._fail()
+            self._connection.gather(self._flush)
+        while self._waits and not (self._busy or self._lost) and self._takes_answers():
+            self._answer_some()
+        if not self._lost:
+            self._widen()
         if self._busy:
             return
         if self._lost:
             self._close()
-        elif self._at_end and not (self._waiting or self._unsent or self._exited):
+        elif self._at_end and not (self._waits or self._unsent or self._exited):
             self._exited = True
             self._chan.exit(self._status)
 
@@ -260,52 +230,62 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         )
 
     def _answer_some(self) -> None:
-        """Do requests until their answers are many bytes, or one that may last."""
-        made: list[bytes] = []
+        """Do requests until their answers are many bytes, or up to one that may last."""
+        assert self._operations is not None  # noqa: S101
+        answer, made = self._operations.answer, list[bytes]()
         size = done = 0
-        while self._waiting and size < _BATCH_BYTES:
-            if self._waiting[0][0] in _LONG:
-                if not made:
-                    self._busy = True
-                    packet = self._waiting.popleft()
-                    answered = partial(self._answered, len(packet))
-                    self._site.threads.run(partial(self._answer, packet), answered)
-                    return
-                break
-            packet = self._waiting.popleft()
-            done += len(packet) + _OBJECT
-            answer = self._answer(packet)
-            size += len(answer)
-            made.append(answer)
-        self._send(made, done)
+        lasting = None
+        try:
+            for packet in self._frames:
+                self._largest = max(self._largest, len(packet))
+                if packet[0] in _LONG:
+                    lasting = packet
+                    break
+                done += len(packet)
+                made.append(answer(packet))
+                size += len(made[-1])
+                if size >= _BATCH_BYTES:
+                    break
+            else:
+                self._waits = False
+        except InvalidData:
+            self._fail()
+        if made:
+            self._send(made, done)
+        if lasting is not None:
+            self._busy = True
+            answering = self._server.threads.submit(answer, lasting)
+            answered = partial(self._answered, len(lasting), answering)
+            answering.add_done_callback(lambda _: self._connection.owner.call(answered))
 
-    def _answered(self, size: int, answer: Callable[[], bytes]) -> None:
+    def _fail(self) -> None:
+        """Close the channel of a client that sends what is no SFTP."""
+        self._at_end, self._waits, self._status = True, False, 1
+
+    def _answered(self, size: int, answering: Future[bytes]) -> None:
         """Send the answer to a request that a thread has done, and go on."""
         self._busy = False
-        if not self._lost and not self._exited:
-            try:
-                self._send([answer()], size + _OBJECT)
-            except PacketError:
-                self._fail()
+        try:
+            answer = answering.result()
+        except InvalidData:
+            self._fail()
+        else:
+            if not self._lost and not self._exited:
+                self._send([answer], size)
         self.work()
 
     def _send(self, made: list[bytes], done: int) -> None:
         """Send answers to requests of `done` bytes."""
-        self._waiting_bytes -= done
         data = b"".join(made)
-        self._site.traffic.count(done - _OBJECT * len(made), len(data))
         connection = self._connection
         if self._unsent or len(data) > min(self._granted, self._packet) or connection.holds:
             self._unsent.append(memoryview(data))
             self._unsent_bytes += len(data)
-            self._flush()
+            connection.gather(self._flush)
         else:
             self._granted -= len(data)
             connection.send_data(self._number, data)
-        if self.is_paused and self._waiting_bytes < _LOW // self._share:
-            self.is_paused = False
-            self._divide(b"")
-            self._widen()
+        self._server.count(done, len(data))
 
     def _flush(self) -> None:
         """Send as much as the client takes, in full packets.
@@ -326,35 +306,11 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._unsent_bytes -= len(data)
             self._connection.send_data(self._number, data)
 
-    def _answer(self, packet: bytes) -> bytes:
-        operations = self._operations
-        assert operations is not None  # noqa: S101
-        if not self._greeted:
-            return self._greet(packet)
-        try:
-            request = parse(packet)
-        except PacketError as error:
-            if error.request is None:
-                raise
-            return answers.status(error.request, answers.BAD_MESSAGE, str(error))
-        if isinstance(request, Init):
-            raise PacketError("SFTP begins a second time")
-        try:
-            return operations.answer(request)
-        except Exception as error:
-            self._site.fault(error)
-            return answers.status(request.id, answers.FAILURE, "internal error of the node")
-
-    def _greet(self, packet: bytes) -> bytes:
-        request = parse(packet)
-        if not isinstance(request, Init) or request.version < _FIRST_VERSION:
-            raise PacketError("the first packet does not begin SFTP 3")
-        self._greeted = True
-        return answers.version()
-
     def _close(self) -> None:
         operations, self._operations = self._operations, None
         self._busy = True  # for ever
+        if self._has_large:
+            self._server.windows.release()
         if operations is not None:
             operations.close()
         self._ended(self)

@@ -9,6 +9,7 @@ its own; its documents do not name that.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from asyncssh.encryption import ChachaEncryption, GCMEncryption, register_encryption_alg
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -37,17 +38,9 @@ class Gcm(GCMEncryption):
         self._number = int.from_bytes(nonce[_FIXED:], "big")
 
     @classmethod
-    def new(
-        cls,
-        cipher_name: str,
-        key: bytes,
-        iv: bytes,
-        mac_alg: bytes = b"",
-        mac_key: bytes = b"",
-        etm: bool = False,
-    ) -> Gcm:
-        """Make one; that of the MAC is not used."""
-        return cls(key, iv)
+    def new(cls, *parts: Any, **_: Any) -> Gcm:
+        """Make one of a name, a key and a nonce; what is about a MAC is not used."""
+        return cls(*parts[1:3])
 
     def _nonce(self) -> bytes:
         number = self._number
@@ -83,17 +76,9 @@ class ChaCha(ChachaEncryption):
         self._length = Cipher(ChaCha20(key[half:], nonce), None).encryptor()
 
     @classmethod
-    def new(
-        cls,
-        cipher_name: str,
-        key: bytes,
-        iv: bytes,
-        mac_alg: bytes = b"",
-        mac_key: bytes = b"",
-        etm: bool = False,
-    ) -> ChaCha:
-        """Make one; only the key is used."""
-        return cls(key)
+    def new(cls, *parts: Any, **_: Any) -> ChaCha:
+        """Make one of a name and a key; the rest is not used."""
+        return cls(parts[1])
 
     def _crypt(self, nonce: bytes, packet: bytes) -> tuple[bytes, bytes]:
         """Return the key of Poly1305, and the packet."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
+from threading import Thread
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 import asyncssh
-import attrs
 from asyncssh.constants import (
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_OPEN,
@@ -25,28 +28,18 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, SSHPacket, SSHPacketLogger, String
 
-from wingsd.config import SftpConfig
 from wingsd.filesystem.paths import ServerPath
-from wingsd.sftp.messages import (
-    Begin,
-    Closed,
-    FileEvent,
-    Granted,
-    Log,
-    Login,
-    Rejected,
-)
-from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
-from wingsd.sftp.server.channel import SftpChannel, Traffic
-from wingsd.sftp.server.control import DaemonLink
-from wingsd.sftp.server.operations import HandleBudget
-from wingsd.sftp.server.threads import ConnectionThread, FileThreads, Turns
+from wingsd.sftp.messages import Begin, Closed, FileEvent, Granted, Login, Rejected
+from wingsd.sftp.server.access import SessionAccess
+from wingsd.sftp.server.channel import FIRST_WINDOW, SftpChannel
+from wingsd.sftp.server.turns import Turns
 
-__all__ = ["SftpConnection", "Site", "SshConnection"]
+if TYPE_CHECKING:
+    from wingsd.sftp.server.main import SftpServer
 
-#: Bytes that a client may send in a connection's first channel before it is told that they were
-#: read, and those of one packet.
-_WINDOW = 2 << 20
+__all__ = ["SftpConnection", "SshConnection"]
+
+#: Bytes of one packet that a client may send.
 _PACKET = 128 << 10
 #: Bytes that a client may send before its login: so many, and more for each attempt to log in that
 #: it may make; and requests to log in beside these attempts, such as the first one (`none`), and
@@ -71,42 +64,9 @@ _DATA_HEAD = struct.Struct(">II")
 #: Seconds between two probes of an idle client, and how many it may leave unanswered.
 _PROBE_INTERVAL, _PROBES = 60, 3
 #: Bytes that wait for the socket, above which the client is not read from, and below which it is.
-_HIGH, _LOW = 1 << 20, 1 << 19
+_HIGH, _LOW = 1 << 19, 1 << 18
 #: Bytes of data in a packet that a client takes: no client takes less, and each costs time.
 _MIN_PACKET = 256
-
-
-@attrs.define(eq=False)
-class Site:
-    """The state that all connections share; any thread may call its methods.
-
-    `loop` is that of `link`.
-    """
-
-    config: SftpConfig
-    files: SiteFiles
-    link: DaemonLink
-    loop: asyncio.AbstractEventLoop
-    threads: FileThreads
-    budget: HandleBudget
-    passwords: bool
-    turns: Turns
-    usages: dict[str, ServerUsage] = attrs.field(factory=dict)
-    traffic: Traffic = attrs.field(factory=Traffic)
-
-    def usage(self, server: str) -> ServerUsage:
-        """Return the usage of a server."""
-        return self.usages.setdefault(server, ServerUsage())
-
-    def fault(self, error: BaseException) -> None:
-        """Log a fault of this program."""
-        text = f"a request of SFTP failed: {type(error).__name__}: {error}"
-        self.link.post(Log("error", text))
-
-    async def login(self, login: Login) -> Granted | Rejected:
-        """Ask the daemon to check a login, in the loop of any connection."""
-        asking = asyncio.run_coroutine_threadsafe(self.link.login(login), self.loop)
-        return await asyncio.wrap_future(asking)
 
 
 class _Socket(asyncio.Transport):
@@ -115,13 +75,13 @@ class _Socket(asyncio.Transport):
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
         self._transport = transport
-        self._gathers = False
+        self.gathers = False
         self._packets: list[bytes] = []
         self._size = 0
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
         """Send a packet, now or with others."""
-        if not self._gathers:
+        if not self.gathers:
             self._transport.write(data)
             return
         self._packets.append(data)
@@ -131,11 +91,11 @@ class _Socket(asyncio.Transport):
 
     def hold(self) -> None:
         """Keep what is written from now on."""
-        self._gathers = True
+        self.gathers = True
 
     def release(self) -> None:
         """Send what was kept, and what is written from now on."""
-        self._gathers = False
+        self.gathers = False
         self._flush()
 
     def _flush(self) -> None:
@@ -184,8 +144,8 @@ class SshConnection(asyncssh.SSHServerConnection):
         #: Whether no answers are made, for one of these reasons.
         self.holds = False
         self.deferred = 0
-        #: Bytes since the last packet that was whole.
-        self.unfinished = 0
+        #: Bytes since the last packet that was whole, and whole packets that came at once.
+        self.unfinished = self.packets = 0
         #: The client's number, window and packet of the channel that is being opened.
         self.opening = (0, 0, 0)
         #: Probes and intervals in which the client has sent nothing.
@@ -204,11 +164,11 @@ class SshConnection(asyncssh.SSHServerConnection):
         self._gathering = _Socket(transport)
         super().connection_made(self._gathering)
 
-    def in_turn(self, work: Callable[[], None]) -> None:
-        """Do work of this connection when it is its turn."""
-        self.turns.work(partial(self._gather, work))
-
-    def _gather(self, work: Callable[[], None]) -> None:
+    def gather(self, work: Callable[[], None]) -> None:
+        """Do work, and send what it writes in one call."""
+        if self._gathering.gathers:
+            work()
+            return
         self._gathering.hold()
         try:
             work()
@@ -249,7 +209,8 @@ class SshConnection(asyncssh.SSHServerConnection):
     def _check_hold(self) -> None:
         self.holds = self.is_full or self.exchanges_keys
         if not self.holds:
-            asyncio.get_running_loop().call_soon(self.in_turn, self.owner.go_on)
+            work = partial(self.gather, self.owner.go_on)
+            asyncio.get_running_loop().call_soon(self.turns.work, work)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Take in packets."""
@@ -259,7 +220,10 @@ class SshConnection(asyncssh.SSHServerConnection):
                 self._refuse_early_data()
                 return
         self.unanswered = 0
-        self.turns.work(partial(self._take_in, data))
+        work = partial(self._take_in, data)
+        # A client that waits for each answer gets it at once.
+        is_one, self.packets = self.packets <= 1, 0
+        self.turns.work(work if is_one else partial(self.gather, work))
 
     def _may_begin(self, data: bytes) -> bool:
         """Return whether the first packet, which is not encrypted, has no impossible length."""
@@ -276,24 +240,25 @@ class SshConnection(asyncssh.SSHServerConnection):
             self.abort()
 
     def _take_in(self, data: bytes) -> None:
-        self._gathering.hold()
-        try:
-            for start in range(0, len(data), _PIECE):
-                if start and self.get_extra_info("socket") is None:
-                    return  # what came before it has ended the connection
-                piece = data[start : start + _PIECE]
-                self.unfinished += len(piece)
-                super().data_received(piece)
-        finally:
-            self._gathering.release()
+        for start in range(0, len(data), _PIECE):
+            if start and self.get_extra_info("socket") is None:
+                return  # what came before it has ended the connection
+            piece = data[start : start + _PIECE]
+            self.unfinished += len(piece)
+            super().data_received(piece)
         if self.unfinished > _MAX_UNFINISHED:
             self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "A packet is too long")
+
+    def note_packet(self) -> None:
+        """Note that a packet was whole."""
+        self.unfinished = 0
+        self.packets += 1
 
     def process_packet(
         self, pkttype: int, pktid: int, packet: SSHPacket
     ) -> bool | Awaitable[None]:
         """Handle a packet that is for no channel; before the login, only what it takes."""
-        self.unfinished = 0
+        self.note_packet()
         if pkttype == MSG_KEXINIT:
             self.exchanges += 1
             self.first = b""
@@ -348,15 +313,10 @@ class SshConnection(asyncssh.SSHServerConnection):
         head = _DATA_HEAD.pack(channel, len(data))
         super().send_packet(MSG_CHANNEL_DATA, head, data, handler=self)  # type: ignore[arg-type]
 
-    def log_sent_packet(
-        self, pkttype: int, pktid: int | None, packet: bytes | SSHPacket, note: str = ""
-    ) -> None:
-        """Log nothing."""
+    def _log_nothing(self, *_: object, **__: object) -> None:
+        """Replace what asyncssh logs of each packet."""
 
-    def log_received_packet(
-        self, pkttype: int, pktid: int | None, packet: bytes | SSHPacket, note: str = ""
-    ) -> None:
-        """Log nothing."""
+    log_sent_packet = log_received_packet = _log_nothing
 
 
 def _prepared_size(text: bytes) -> int:
@@ -365,45 +325,86 @@ def _prepared_size(text: bytes) -> int:
 
 
 class SftpConnection(asyncssh.SSHServer):
-    """A connection with the number `number`. `ended` is called when nothing is done for it.
+    """A connection with the number `number`, in a thread of its own with an event loop.
 
-    All but `begin`, `disconnect` and `abort` is called in the loop of its `thread`.
+    Its files are read and written there, too: a small file is three requests, one after the other,
+    and to hand each to another thread and back took longer than the work itself. A disk that is
+    slow holds up this connection and no other one.
+
+    `logged_in` is called after its login, and `ended` when nothing is done for it any more, both
+    in its thread. Any thread may call `call`, `begin`, `disconnect` and `abort`.
     """
 
     def __init__(
         self,
         number: int,
-        site: Site,
-        thread: ConnectionThread,
+        server: SftpServer,
         logged_in: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         self.number = number
-        self._site = site
-        self._thread = thread
+        self._server = server
         self._logged_in = logged_in
         self._ended = ended
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._conn: SshConnection
         #: Whether it has begun.
-        self.was_made = False
+        self._was_made = False
         #: Set at its end.
-        self.over = asyncio.Event()
+        self._over = asyncio.Event()
         #: Set when its session has begun: channels wait for that.
         self._begun = asyncio.Event()
         self._keys: dict[tuple[str, str], Granted] = {}
-        #: Passwords and keys that were asked about: a client need not await the answers.
+        #: Passwords and keys that were asked about, and those that may be: a client need not await
+        #: the answers.
         self._asked: Counter[str] = Counter()
+        limits = server.config.limits
+        self._most = {
+            "password": limits.authentication_password_attempts,
+            "public_key": limits.authentication_pubkey_attempts,
+        }
         #: The last login that was granted, of which the signature is checked afterwards.
         self._granted: Granted | None = None
         self._access: SessionAccess | None = None
         self._channels: set[SftpChannel] = set()
         self._lost = self._aborted = False
 
+    def start(self, accepted: socket.socket, options: asyncssh.SSHServerConnectionOptions) -> None:
+        """Serve a socket. Raises RuntimeError where there can be no other thread."""
+        serve = lambda: asyncio.run(self._serve(accepted, options))  # noqa: E731
+        Thread(target=serve, name="wingsd-sftp-connection", daemon=True).start()
+
+    async def _serve(
+        self, accepted: socket.socket, options: asyncssh.SSHServerConnectionOptions
+    ) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        attempts = sum(self._most.values())
+        try:
+            own = asyncssh.SSHServerConnectionOptions(options, server_factory=lambda: self)
+            await loop.create_connection(
+                lambda: SshConnection(loop, own, self, self._server.turns, attempts), sock=accepted
+            )
+        except (TimeoutError, OSError, asyncssh.Error):
+            pass  # scanners, and clients that go away
+        except Exception as error:
+            self._server.fault(error)
+        if self._was_made:
+            await self._over.wait()
+        else:
+            accepted.close()
+            self._ended()
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in its loop; nothing is called before it runs, and when it has ended."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(function)
+
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """Begin."""
         assert isinstance(conn, SshConnection)  # noqa: S101
         self._conn = conn
-        self.was_made = True
+        self._was_made = True
         if self._aborted:
             conn.abort()
 
@@ -417,26 +418,26 @@ class SftpConnection(asyncssh.SSHServer):
         self._check_end()
 
     def begin(self) -> None:
-        """Let channels open, from any thread."""
-        self._thread.call(self._begun.set)
+        """Let channels open."""
+        self.call(self._begun.set)
 
     def disconnect(self, why: str) -> None:
-        """Close the connection, for a reason that the client is told, from any thread."""
+        """Close the connection, for a reason that the client is told."""
         if self._access is not None:
             self._access.close(why)
-        self._thread.call(lambda: self._disconnect(why))
+        self.call(lambda: self._disconnect(why))
 
     def _disconnect(self, why: str) -> None:
-        if self.was_made and not self._lost:
+        if self._was_made and not self._lost:
             self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, why)
 
     def abort(self) -> None:
-        """Close the connection at once, from any thread."""
+        """Close the connection at once."""
         self._aborted = True
-        self._thread.call(self._abort)
+        self.call(self._abort)
 
     def _abort(self) -> None:
-        if self.was_made and not self._lost:
+        if self._was_made and not self._lost:
             self._conn.abort()
 
     def go_on(self) -> None:
@@ -446,9 +447,9 @@ class SftpConnection(asyncssh.SSHServer):
 
     def _check_end(self) -> None:
         if self._lost and not self._channels:
-            self._site.link.post(Closed(self.number))
+            self._server.link.post(Closed(self.number))
             self._ended()
-            self.over.set()
+            self._over.set()
 
     # Login
 
@@ -459,7 +460,7 @@ class SftpConnection(asyncssh.SSHServer):
 
     def password_auth_supported(self) -> bool:
         """Return whether passwords are accepted."""
-        return self._site.passwords
+        return self._server.passwords
 
     def public_key_auth_supported(self) -> bool:
         """Accept public keys."""
@@ -467,19 +468,14 @@ class SftpConnection(asyncssh.SSHServer):
 
     async def validate_password(self, username: str, password: str) -> bool:
         """Ask the daemon to check a password."""
-        if not self._site.passwords:
+        if not self._server.passwords:
             return False
-        most = self._site.config.limits.authentication_password_attempts
-        answer = await self._ask("password", username, password, most)
-        self._judge(answer, is_last=self._asked["password"] >= most)
-        return self._granted is not None
+        return self._judge("password", await self._ask("password", username, password))
 
     def change_password(self, username: str, old_password: str, new_password: str) -> bool:
         """Refuse it, as a wrong password: users change theirs in the Panel."""
-        most = self._site.config.limits.authentication_password_attempts
         self._asked["password"] += 1
-        self._judge(Rejected(0), is_last=self._asked["password"] >= most)
-        return False
+        return self._judge("password", Rejected(0))
 
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Ask the daemon to check a public key, before the client has proved that it has its pair.
@@ -488,54 +484,50 @@ class SftpConnection(asyncssh.SSHServer):
         """
         text = key.export_public_key("openssh").decode("utf-8", "replace").strip()
         known: Granted | Rejected | None = self._keys.get((username, text))
-        most = self._site.config.limits.authentication_pubkey_attempts
         if known is None:
-            known = await self._ask("public_key", username, text, most)
+            known = await self._ask("public_key", username, text)
             if isinstance(known, Granted):
                 self._keys[username, text] = known
-        self._judge(known, is_last=self._asked["public_key"] >= most)
-        return self._granted is not None
+        return self._judge("public_key", known)
 
-    async def _ask(self, kind: str, username: str, proof: str, most: int) -> Granted | Rejected:
-        link = self._site.link
+    async def _ask(self, kind: str, username: str, proof: str) -> Granted | Rejected:
         self._asked[kind] += 1
         ip, port, *_ = self._conn.get_extra_info("peername") or ("", 0)
         version = str(self._conn.get_extra_info("client_version") or "")
-        login = Login(
-            link.number(), self.number, kind, username, proof, str(ip), int(port), version
-        )
-        if self._asked[kind] > most:
-            return Rejected(login.request, final=True)
-        return await self._site.login(login)
+        if self._asked[kind] > self._most[kind]:
+            return Rejected(0, final=True)
+        number = next(self._server.logins)
+        login = Login(number, self.number, kind, username, proof, str(ip), int(port), version)
+        return await self._server.login(login)
 
-    def _judge(self, answer: Granted | Rejected, *, is_last: bool) -> None:
-        if isinstance(answer, Granted):
-            self._granted = answer
-            return
-        self._granted = None
-        if answer.final or is_last:
+    def _judge(self, kind: str, answer: Granted | Rejected) -> bool:
+        """Return whether a login is granted; disconnect where no other may follow it."""
+        self._granted = answer if isinstance(answer, Granted) else None
+        if isinstance(answer, Rejected) and (
+            answer.final or self._asked[kind] >= self._most[kind]
+        ):
             self._conn.disconnect(
                 asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
             )
+        return self._granted is not None
 
     def auth_completed(self) -> None:
         """Begin the session, with what the login grants."""
-        granted, site = self._granted, self._site
+        granted, server, number = self._granted, self._server, self.number
         if granted is None:
             self._conn.abort()
             return
-        server, number = granted.server, self.number
         self._conn.log_in()
 
         def report(event: str, path: ServerPath, target: ServerPath | None = None) -> None:
-            if event != "read" or site.config.activity.log_file_reads:
+            if event != "read" or server.config.activity.log_file_reads:
                 to = "" if target is None else f"/{target}"
-                site.link.post(FileEvent(number, event, f"/{path}", to), now=False)
+                server.link.post(FileEvent(number, event, f"/{path}", to), now=False)
 
-        self._access = SessionAccess(granted, site.files, site.usage(server), report)
+        self._access = SessionAccess(granted, server.files, server.usage(granted.server), report)
         self._keys.clear()
         self._logged_in()
-        site.link.post(Begin(number, granted.request))
+        server.link.post(Begin(number, granted.request))
 
     # Channels
 
@@ -543,15 +535,15 @@ class SftpConnection(asyncssh.SSHServer):
         self,
     ) -> bool | tuple[asyncssh.SSHServerChannel[bytes], Awaitable[SftpChannel]]:
         """Return another channel, which opens when the session has begun."""
-        access, site = self._access, self._site
+        access, server = self._access, self._server
         if access is None or access.is_closed():
             return False
-        if len(self._channels) >= site.config.limits.max_channels_per_connection:
+        if len(self._channels) >= server.config.limits.max_channels_per_connection:
             return False
         share = len(self._channels) + 1
-        session = SftpChannel(access, site, self._conn, self._channel_ended, share)
+        session = SftpChannel(access, server, self._conn, self._channel_ended, share)
         self._channels.add(session)
-        channel = self._conn.create_server_channel(None, "strict", _WINDOW // share, _PACKET)
+        channel = self._conn.create_server_channel(None, "strict", FIRST_WINDOW // share, _PACKET)
         return channel, self._when_begun(session)
 
     async def _when_begun(self, session: SftpChannel) -> SftpChannel:

@@ -11,35 +11,44 @@ import os
 import resource
 import socket
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
+from threading import Lock, Semaphore
 
 import asyncssh
 
+from wingsd.errors import InvalidData
 from wingsd.filesystem.openers import directory_opener
 from wingsd.sandbox.confinement import confine_to
 from wingsd.sftp.messages import (
+    MAX_FROM_DAEMON,
     Begun,
     ChangedSettings,
     Disconnect,
+    FrameReader,
+    Granted,
     Log,
+    Login,
+    Rejected,
     ServerState,
+    SftpMessage,
     Start,
     Transmitted,
     Unconfined,
     Used,
+    decode,
+    encode,
 )
-from wingsd.sftp.server.access import SiteFiles
+from wingsd.sftp.server.access import ServerUsage, SiteFiles
 from wingsd.sftp.server.ciphers import use_fast_ciphers
-from wingsd.sftp.server.connection import SftpConnection, Site, SshConnection
-from wingsd.sftp.server.control import DaemonLink
-from wingsd.sftp.server.operations import HandleBudget
-from wingsd.sftp.server.threads import ConnectionThread, DaemonTime, FileThreads, Turns
+from wingsd.sftp.server.connection import SftpConnection
+from wingsd.sftp.server.turns import Turns, cpu_time
 from wingsd.util.addresses import address_block
 
-__all__ = ["LinkHandler", "SftpServer", "main", "ssh_options"]
+__all__ = ["DaemonLink", "LinkHandler", "SftpServer", "main", "ssh_options"]
 
 #: As Wings has them: a client that works there finds nothing else here.
 _KEX = (
@@ -70,24 +79,160 @@ _END_TIMEOUT = 2.0
 #: Connections accepted in one turn of the loop, and threads for requests that last.
 _ACCEPTS = 16
 _THREADS = 32
+#: Channels whose clients may send more than at first, 24 MiB in all.
+_LARGE_WINDOWS = 12
 #: Where libraries are that modules load.
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 #: Characters of a line of the log that a library writes, from its end.
 _MAX_LOGGED = 4000
+#: Seconds for which messages that are in no hurry wait for others.
+_DELAY = 0.2
+_Order = ChangedSettings | ServerState | Begun | Disconnect
+
+
+class DaemonLink(asyncio.Protocol):
+    """The connection to the daemon.
+
+    Only `post` may be called by other threads than that of its loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: deque[SftpMessage] = deque()
+        self._is_due = False
+        self._closed = asyncio.Event()
+        self.started: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
+        #: Fires when the daemon has gone, or sends what is no message.
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: Handles messages that nothing waits for.
+        self.received: Callable[[_Order], None] = lambda _: None
+        self._frames = FrameReader(MAX_FROM_DAEMON)
+        self._transport: asyncio.Transport | None = None
+        self._asked: dict[int, asyncio.Future[Granted | Rejected]] = {}
+
+    async def login(self, login: Login) -> Granted | Rejected:
+        """Ask the daemon to check a login."""
+        answer: asyncio.Future[Granted | Rejected] = asyncio.get_running_loop().create_future()
+        self._asked[login.request] = answer
+        try:
+            self.send(login)
+            return await answer
+        finally:
+            del self._asked[login.request]
+
+    def send(self, message: SftpMessage) -> None:
+        """Send a message; nothing is sent when the daemon has gone.
+
+        asyncio warns of what is written to a lost connection, and each warning is a message, too.
+        """
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode(message))
+
+    def post(self, message: SftpMessage, *, now: bool = True) -> None:
+        """Send a message, after those that were posted before it, from any thread.
+
+        One that need not be sent `now` waits a moment, so that many of them wake the loop once.
+        """
+        self._outgoing.append(message)
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            if now:
+                self._loop.call_soon_threadsafe(self._send_posted)
+            elif not self._is_due:
+                self._is_due = True
+                self._loop.call_soon_threadsafe(self._loop.call_later, _DELAY, self._send_posted)
+
+    def _send_posted(self) -> None:
+        self._is_due = False  # before what is posted from now on is left out
+        while self._outgoing:
+            self.send(self._outgoing.popleft())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Handle the messages that are complete."""
+        try:
+            for frame in self._frames.feed(data):
+                self._received(decode(frame))
+        except InvalidData:
+            self.connection_lost(None)
+
+    def eof_received(self) -> bool:
+        """End the process, of which the daemon still reads what it has to say."""
+        self._end()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the process."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._closed.set()
+        self._end()
+
+    def _end(self) -> None:
+        for answer in self._asked.values():
+            answer.cancel()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    async def close(self) -> None:
+        """Close the connection when all is sent, within a moment."""
+        self._send_posted()
+        if self._transport is not None:
+            self._transport.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), _DELAY)
+
+    def _received(self, message: SftpMessage) -> None:
+        match message:
+            case Start():
+                if not self.started.done():
+                    self.started.set_result(message)
+            case Granted() | Rejected():
+                answer = self._asked.get(message.request)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case ChangedSettings() | ServerState() | Begun() | Disconnect():
+                self.received(message)
+            case _:
+                raise InvalidData("a message is not for this side")
 
 
 class SftpServer:
-    """The connections of this process, accepted from `listener`."""
+    """The connections of this process, accepted from `listener`, and the state that they share.
+
+    Their threads may use that; `link` and `turns` are made in the loop of this server.
+    """
 
     def __init__(
-        self,
-        listener: socket.socket,
-        site: Site,
-        options: asyncssh.SSHServerConnectionOptions,
+        self, listener: socket.socket, link: DaemonLink, start: Start, turns: Turns
     ) -> None:
+        self.link = link
+        self.turns = turns
+        self.config = start.sftp
+        self.passwords = start.sftp.passwords
+        self.files = SiteFiles(
+            directory_opener(start.openat_mode),
+            None if start.uid < 0 else (start.uid, start.gid),
+            read_only=start.sftp.read_only,
+        )
+        #: For requests that last.
+        self.threads = ThreadPoolExecutor(_THREADS, "wingsd-sftp")
+        #: Counts the handles of all channels.
+        self.budget = Semaphore(start.sftp.limits.max_handles_total)
+        #: Large windows that other channels may have.
+        self.windows = Semaphore(_LARGE_WINDOWS)
+        #: The numbers of logins.
+        self.logins = count(1)
+        self.usages: dict[str, ServerUsage] = {}
+        #: Bytes of requests and of answers.
+        self._traffic = (0, 0)
+        self._lock = Lock()
         self._listener = listener
-        self._site = site
-        self._options = options
+        self._options = ssh_options(start)
         self._loop = asyncio.get_running_loop()
         self._numbers = count(1)
         self._connections: dict[int, SftpConnection] = {}
@@ -95,29 +240,43 @@ class SftpServer:
         #: addresses.
         self._half_open: dict[int, str] = {}
         self._reported: dict[str, int] = {}
-        self._transmitted = (0, 0)
         self._idle_since = self._loop.time()
         self._logged_full = float("-inf")
 
-    @property
-    def count(self) -> int:
-        """The number of connections."""
-        return len(self._connections)
+    def usage(self, server: str) -> ServerUsage:
+        """Return the usage of a server."""
+        return self.usages.setdefault(server, ServerUsage())
+
+    def count(self, received: int, sent: int) -> None:
+        """Count bytes of requests that were done, and of their answers."""
+        with self._lock:
+            requests, answers = self._traffic
+            self._traffic = requests + received, answers + sent
+
+    def fault(self, error: BaseException) -> None:
+        """Log a fault of this program."""
+        text = f"a request of SFTP failed: {type(error).__name__}: {error}"
+        self.link.post(Log("error", text))
+
+    async def login(self, login: Login) -> Granted | Rejected:
+        """Ask the daemon to check a login, in the loop of any connection."""
+        asking = asyncio.run_coroutine_threadsafe(self.link.login(login), self._loop)
+        return await asyncio.wrap_future(asking)
 
     def start(self) -> None:
         """Accept connections."""
-        self._site.link.received = self._received
+        self.link.received = self._received
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def run(self) -> None:
         """Return when nobody has been connected for a while, or the daemon has gone."""
-        lost = self._site.link.lost
+        lost = self.link.lost
         while not lost.done():
             await asyncio.wait((lost,), timeout=_REPORT_INTERVAL)
             self._report_usage()
             if self._connections:
                 self._idle_since = self._loop.time()
-            elif self._loop.time() - self._idle_since > self._site.config.idle_timeout:
+            elif self._loop.time() - self._idle_since > self.config.idle_timeout:
                 return
 
     async def stop(self) -> None:
@@ -136,25 +295,25 @@ class SftpServer:
         self._report_usage()
 
     def _report_usage(self) -> None:
-        for server, usage in tuple(self._site.usages.items()):
+        for server, usage in tuple(self.usages.items()):
             usage.files.look()
             total = usage.total
             if self._reported.get(server, 0) != total:
                 self._reported[server] = total
-                self._site.link.send(Used(server, total))
-        traffic = self._site.traffic.totals
-        if traffic != self._transmitted:
-            self._transmitted = traffic
-            self._site.link.send(Transmitted(*traffic))
+                self.link.send(Used(server, total))
+        with self._lock:
+            traffic, self._traffic = self._traffic, (0, 0)
+        if any(traffic):
+            self.link.send(Transmitted(*traffic))
 
-    def _received(self, message: ChangedSettings | ServerState | Begun | Disconnect) -> None:
+    def _received(self, message: _Order) -> None:
         """Do what the daemon wants."""
         match message:
             case ChangedSettings():
-                self._site.files.read_only = message.read_only
-                self._site.passwords = message.passwords
+                self.files.read_only = message.read_only
+                self.passwords = message.passwords
             case ServerState():
-                self._site.usage(message.server).correct(message)
+                self.usage(message.server).correct(message)
             case Begun():
                 if (connection := self._connections.get(message.connection)) is not None:
                     connection.begin()
@@ -177,13 +336,13 @@ class SftpServer:
             self._begin(accepted, address_block(str(address[0])))
 
     def _resume(self) -> None:
-        if self._listener.fileno() >= 0 and not self._site.link.lost.done():
+        if self._listener.fileno() >= 0 and not self.link.lost.done():
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _begin(self, accepted: socket.socket, block: str) -> None:
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        limits = self._site.config.limits
+        limits = self.config.limits
         if len(self._connections) >= limits.max_connections:
             accepted.close()
             self._log_full(limits.max_connections)
@@ -192,21 +351,19 @@ class SftpServer:
         number = next(self._numbers)
         self._half_open[number] = block
 
-        thread = ConnectionThread()
         connection = SftpConnection(
             number,
-            self._site,
-            thread,
+            self,
             lambda: self._call(self._half_open.pop, number, None),
             lambda: self._call(self._forget, number),
         )
         self._connections[number] = connection
         try:
-            thread.start(lambda: self._serve(accepted, connection))
+            connection.start(accepted, self._options)
         except RuntimeError as error:  # as many threads as there may be
             accepted.close()
             self._forget(number)
-            self._site.fault(error)
+            self.fault(error)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function in the loop of this server, from another thread."""
@@ -222,7 +379,7 @@ class SftpServer:
         if now - self._logged_full > _LOG_INTERVAL:
             self._logged_full = now
             text = f"connections are refused: {most} are open, system.sftp.limits.max_connections"
-            self._site.link.send(Log("warn", text))
+            self.link.send(Log("warn", text))
 
     def _make_place(self, most: int, block: str) -> None:
         """Close the oldest connection without a login, of the address that has the most."""
@@ -236,31 +393,6 @@ class SftpServer:
         oldest = next(number for number, each in self._half_open.items() if each == closing)
         del self._half_open[oldest]
         self._connections[oldest].abort()
-
-    async def _serve(self, accepted: socket.socket, connection: SftpConnection) -> None:
-        """Serve a connection to its end, in the loop of its thread."""
-        loop = asyncio.get_running_loop()
-        try:
-            options = asyncssh.SSHServerConnectionOptions(
-                self._options, server_factory=lambda: connection
-            )
-            limits = self._site.config.limits
-            attempts = (
-                limits.authentication_password_attempts + limits.authentication_pubkey_attempts
-            )
-            await loop.create_connection(
-                lambda: SshConnection(loop, options, connection, self._site.turns, attempts),
-                sock=accepted,
-            )
-        except (TimeoutError, OSError, asyncssh.Error):
-            pass  # scanners, and clients that go away
-        except Exception as error:
-            self._site.fault(error)
-        if connection.was_made:
-            await connection.over.wait()
-        else:
-            accepted.close()
-            self._call(self._forget, connection.number)
 
 
 class LinkHandler(logging.Handler):
@@ -310,37 +442,16 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     if link.lost.done():
         return
     start = link.started.result()
-    turns = Turns(_daemon_time(), len(os.sched_getaffinity(0)))  # before /proc is out of reach
+    cores = len(os.sched_getaffinity(0))
+    turns = Turns(cpu_time(os.getppid()), cores)  # before /proc is out of reach
     if not confine_to(start.data, {*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES}):
         link.send(Unconfined())
-    site = Site(
-        start.sftp,
-        SiteFiles(
-            directory_opener(start.openat_mode),
-            None if start.uid < 0 else (start.uid, start.gid),
-            read_only=start.sftp.read_only,
-        ),
-        link,
-        loop,
-        FileThreads(_THREADS),
-        HandleBudget(start.sftp.limits.max_handles_total),
-        start.sftp.passwords,
-        turns,
-    )
     use_fast_ciphers()
-    server = SftpServer(listener, site, ssh_options(start))
+    server = SftpServer(listener, link, start, turns)
     server.start()
     await server.run()
     await server.stop()
     await link.close()
-
-
-def _daemon_time() -> Callable[[], float]:
-    """Return what tells the daemon's CPU time: always the same where that is not known."""
-    try:
-        return DaemonTime(os.getppid()).seconds
-    except OSError:
-        return lambda: 0.0
 
 
 def _yield_to_the_daemon() -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
-from threading import Lock
+from threading import Semaphore
 from typing import TypeVar
 
 import attrs
@@ -20,6 +21,7 @@ from wingsd.errors import (
     FileMissing,
     Forbidden,
     HandleInvalid,
+    InvalidData,
     IsDirectory,
     NameConflict,
     NotDirectory,
@@ -34,7 +36,7 @@ from wingsd.filesystem.directory import Directory, Entry, OpenFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.writable_file import MAX_FILE_SIZE, OpenFiles, WritableFile
-from wingsd.sftp.server import answers, packets
+from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import (
     CREATE_FILES,
     DELETE_FILES,
@@ -43,45 +45,26 @@ from wingsd.sftp.server.access import (
     UPDATE_FILES,
     SessionAccess,
 )
-from wingsd.sftp.server.packets import (
-    EXTENDED,
-    Attributes,
-    Extended,
-    HandleRequest,
-    Open,
-    PathRequest,
-    ReadRequest,
-    Request,
-    SetAttributes,
-    TwoPaths,
-    WriteRequest,
-)
+from wingsd.sftp.server.packets import Attributes, Request
 
-__all__ = [
-    "SECOND",
-    "HandleBudget",
-    "Handles",
-    "ListedDirectory",
-    "SftpOperations",
-    "error_status",
-    "file_mode",
-]
+__all__ = ["Handles", "SftpOperations"]
 
 T = TypeVar("T")
 #: Nanoseconds.
-SECOND = 1_000_000_000
+_SECOND = 1_000_000_000
 _MODE = 0o644
 #: What the owner can always do with a file, or the server's program could not use it.
 _OWNER_BITS = 0o600
 _DIRECTORY_MODE = 0o755
 #: The first that an error is an instance of counts.
-_STATUSES: tuple[tuple[type[WingsdError], int], ...] = (
-    (FileMissing, answers.NO_SUCH_FILE),
-    (DirectoryMissing, answers.NO_SUCH_FILE),
-    (DiskLimitExceeded, answers.QUOTA_EXCEEDED),
-    (Forbidden, answers.PERMISSION_DENIED),
-    (ReadOnly, answers.UNSUPPORTED),
-    (WingsdError, answers.FAILURE),
+_STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (FileMissing, packets.NO_SUCH_FILE),
+    (DirectoryMissing, packets.NO_SUCH_FILE),
+    (DiskLimitExceeded, packets.QUOTA_EXCEEDED),
+    (Forbidden, packets.PERMISSION_DENIED),
+    (ReadOnly, packets.UNSUPPORTED),
+    (InvalidData, packets.BAD_MESSAGE),
+    (WingsdError, packets.FAILURE),
 )
 
 
@@ -99,39 +82,22 @@ class _SessionProgress(Progress):
         self._access.check_open(changes=True)
 
 
-def file_mode(mode: int | None) -> int:
+def _file_mode(mode: int | None) -> int:
     """Return the permission bits of a file for those that a client sent; 0644 for none."""
     bits = (mode or 0) & 0o777
     return bits | _OWNER_BITS if bits else _MODE
 
 
-class HandleBudget:
-    """Counts the handles of all channels, at most `most`. Any thread may call it."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._count = 0
-        self._lock = Lock()
-
-    def take(self) -> None:
-        """Count one more. Raises `TooManyHandles`."""
-        with self._lock:
-            if self._count >= self._most:
-                raise TooManyHandles(self._most)
-            self._count += 1
-
-    def release(self) -> None:
-        """Count one less."""
-        with self._lock:
-            self._count -= 1
-
-
 @attrs.define(eq=False)
-class ListedDirectory:
+class _ListedDirectory:
     """A directory that is listed: the entries that are still to be sent."""
 
     directory: Directory
     entries: Iterator[Entry]
+
+    def stat(self) -> Entry:
+        """Return its own entry."""
+        return self.directory.own_entry()
 
     def close(self) -> None:
         """Close it."""
@@ -139,42 +105,37 @@ class ListedDirectory:
         self.directory.close()
 
 
-@attrs.frozen(eq=False)
-class _Open:
-    item: OpenFile | WritableFile | ListedDirectory
-    path: ServerPath
-    appends: bool = False
+_Opened = OpenFile | WritableFile | _ListedDirectory
 
 
 class Handles:
-    """The handles of one channel, at most `most`; `budget` counts those of all channels.
+    """The handles of one channel, within the limits of `config`; `budget` counts all channels'.
 
     `files` are the server's files that are open in this process.
     """
 
-    def __init__(self, most: int, budget: HandleBudget, files: OpenFiles) -> None:
-        self._most = most
+    def __init__(self, config: SftpConfig, budget: Semaphore, files: OpenFiles) -> None:
+        self._limits = config.limits
         self._budget = budget
         self._files = files
-        self._open: dict[bytes, _Open] = {}
+        self._open: dict[bytes, _Opened] = {}
         self._next = 0
 
     def reserve(self) -> None:
-        """Raise `TooManyHandles` where no other can be opened."""
-        if len(self._open) >= self._most:
-            raise TooManyHandles(self._most)
+        """Raise `TooManyHandles` where no other can be opened in this channel."""
+        most = self._limits.max_handles_per_channel
+        if len(self._open) >= most:
+            raise TooManyHandles(most)
 
-    def add(
-        self,
-        item: OpenFile | WritableFile | ListedDirectory,
-        path: ServerPath,
-        *,
-        appends: bool = False,
-    ) -> bytes:
+    def _take(self) -> None:
+        self.reserve()
+        if not self._budget.acquire(blocking=False):
+            raise TooManyHandles(self._limits.max_handles_total)
+
+    def add(self, item: _Opened) -> bytes:
         """Return the handle of what was opened, which is closed where there are too many."""
         try:
-            self.reserve()
-            self._budget.take()
+            self._take()
         except BaseException:
             item.close()
             raise
@@ -182,49 +143,31 @@ class Handles:
             self._files.add(item.fileno())
         handle = self._next.to_bytes(8, "big")
         self._next += 1
-        self._open[handle] = _Open(item, path, appends)
+        self._open[handle] = item
         return handle
+
+    def opened(self, handle: bytes) -> _Opened:
+        """Return what is open by a handle. Raises `HandleInvalid`."""
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise HandleInvalid from None
 
     def get(self, handle: bytes, kind: type[T]) -> T:
         """Return what is open by a handle, if it is of this kind. Raises `HandleInvalid`."""
         found = self._open.get(handle)
-        if found is None or not isinstance(found.item, kind):
+        if not isinstance(found, kind):
             raise HandleInvalid
-        return found.item
-
-    def readable(self, handle: bytes) -> OpenFile | WritableFile:
-        """Return the open file by a handle. Raises `HandleInvalid`."""
-        found = self._open.get(handle)
-        if found is None or isinstance(found.item, ListedDirectory):
-            raise HandleInvalid
-        return found.item
-
-    def is_directory(self, handle: bytes) -> bool:
-        """Return whether a directory is open by a handle."""
-        found = self._open.get(handle)
-        return found is not None and isinstance(found.item, ListedDirectory)
-
-    def path(self, handle: bytes) -> ServerPath:
-        """Return the path that it was opened by. Raises `HandleInvalid`."""
-        try:
-            return self._open[handle].path
-        except KeyError:
-            raise HandleInvalid from None
-
-    def appends(self, handle: bytes) -> bool:
-        """Return whether all is written to the end of the file."""
-        found = self._open.get(handle)
-        return found is not None and found.appends
+        return found
 
     def close(self, handle: bytes) -> None:
         """Close one. Raises `HandleInvalid`."""
-        found = self._open.pop(handle, None)
-        if found is None:
-            raise HandleInvalid
+        item = self.opened(handle)
+        del self._open[handle]
         self._budget.release()
-        if isinstance(found.item, OpenFile):
-            self._files.discard(found.item.fileno())
-        found.item.close()
+        if isinstance(item, OpenFile):
+            self._files.discard(item.fileno())
+        item.close()
 
     def close_all(self) -> None:
         """Close all of them."""
@@ -233,33 +176,36 @@ class Handles:
                 self.close(handle)
 
 
-def error_status(error: WingsdError) -> int:
-    """Return the status of SFTP for an error."""
-    return next(status for kind, status in _STATUSES if isinstance(error, kind))
-
-
 class SftpOperations:
-    """Does what the client of one channel asks for, with the `access` of its connection."""
+    """Does what the client of one channel asks for, with the `access` of its connection.
+
+    `fault` is called with an error of this program.
+    """
 
     def __init__(
         self,
         access: SessionAccess,
-        budget: HandleBudget,
+        budget: Semaphore,
         config: SftpConfig,
+        fault: Callable[[BaseException], None],
     ) -> None:
         self._access = access
         self._config = config
-        most = config.limits.max_handles_per_channel
-        self._handles = Handles(most, budget, access.usage.files)
-        self._calls: Mapping[int, Callable[..., bytes]] = {
+        self._fault = fault
+        self._has_begun = False
+        self._handles = Handles(config, budget, access.usage.files)
+        #: Handles of files to whose ends all is written.
+        self._appending: set[bytes] = set()
+        #: By the types of requests. What returns None is answered with the status of success.
+        self._calls: Mapping[int, Callable[[Request], bytes | None]] = {
             packets.OPEN: self._open,
             packets.CLOSE: self._close,
             packets.READ_DATA: self._read,
             packets.WRITE_DATA: self._write,
             packets.FSTAT: self._fstat,
             packets.FSETSTAT: self._fsetstat,
-            packets.LSTAT: self._lstat,
-            packets.STAT: self._stat,
+            packets.LSTAT: partial(self._stat, follow=False),
+            packets.STAT: partial(self._stat, follow=True),
             packets.SETSTAT: self._setstat,
             packets.OPENDIR: self._opendir,
             packets.READDIR: self._readdir,
@@ -267,60 +213,79 @@ class SftpOperations:
             packets.MKDIR: self._mkdir,
             packets.RMDIR: self._rmdir,
             packets.REALPATH: self._realpath,
-            packets.RENAME: self._rename,
+            packets.RENAME: partial(self._rename, replace=False),
             packets.READLINK: self._readlink,
             packets.SYMLINK: self._symlink,
-            EXTENDED: self._extended,
+            packets.EXTENDED: self._extended,
         }
-        self._extensions: Mapping[bytes, Callable[[Extended], bytes]] = {
-            b"fsync@openssh.com": self._fsync,
-            b"limits@openssh.com": self._limits,
-            b"posix-rename@openssh.com": self._posix_rename,
-            b"hardlink@openssh.com": self._hardlink,
-            b"statvfs@openssh.com": self._statvfs,
-            b"fstatvfs@openssh.com": self._statvfs,
-            b"lsetstat@openssh.com": self._lsetstat,
+        #: By their names, with their versions.
+        self._extensions: Mapping[bytes, tuple[bytes, Callable[[Request], bytes | None]]] = {
+            b"posix-rename@openssh.com": (b"1", partial(self._rename, replace=True)),
+            b"hardlink@openssh.com": (b"1", self._hardlink),
+            b"statvfs@openssh.com": (b"2", partial(self._statvfs, is_open=False)),
+            b"fstatvfs@openssh.com": (b"2", partial(self._statvfs, is_open=True)),
+            b"fsync@openssh.com": (b"1", self._fsync),
+            b"lsetstat@openssh.com": (b"1", self._setstat),
+            b"limits@openssh.com": (b"1", self._limits),
         }
 
-    def answer(self, request: Request) -> bytes:
-        """Do one request; return its answer. Other errors than wingsd's and the disk's pass."""
-        call = self._calls.get(request.kind)
-        if call is None:
-            return answers.status(request.id, answers.UNSUPPORTED, "unknown type of request")
+    def answer(self, packet: bytes) -> bytes:
+        """Do one request; return its answer. Raises `InvalidData` for what is no SFTP."""
+        request = Request(packet)
+        if not self._has_begun or request.kind == packets.INIT:
+            return self._begin(request)
         try:
-            return call(request)
-        except WingsdError as error:
-            return answers.status(request.id, error_status(error), str(error))
+            call = self._calls.get(request.kind)
+            if call is None:
+                return packets.status(request.id, packets.UNSUPPORTED, "unknown type of request")
+            return call(request) or packets.ok(request.id)
+        except (WingsdError, InvalidData) as error:
+            code = next(code for kind, code in _STATUSES if isinstance(error, kind))
+            return packets.status(request.id, code, str(error))
         except OSError as error:
             why = error.strerror or str(error)
-            return answers.status(request.id, answers.FAILURE, why)
+            return packets.status(request.id, packets.FAILURE, why)
+        except Exception as error:
+            self._fault(error)
+            return packets.status(request.id, packets.FAILURE, "internal error of the node")
+
+    def _begin(self, request: Request) -> bytes:
+        if self._has_begun:
+            raise InvalidData("SFTP begins a second time")
+        if request.kind != packets.INIT or request.id < packets.VERSION:
+            raise InvalidData("the first packet does not begin SFTP 3")
+        self._has_begun = True
+        return packets.version((name, number) for name, (number, _) in self._extensions.items())
 
     def close(self) -> None:
         """Close all that is open."""
         self._handles.close_all()
 
-    def _extended(self, request: Extended) -> bytes:
-        call = self._extensions.get(request.name)
-        if call is None:
-            return answers.status(request.id, answers.UNSUPPORTED, "unknown extension")
+    def _extended(self, request: Request) -> bytes | None:
+        found = self._extensions.get(request.string())
+        if found is None:
+            return packets.status(request.id, packets.UNSUPPORTED, "unknown extension")
+        _, call = found
         return call(request)
 
     # Open files
 
-    def _open(self, request: Open) -> bytes:
-        path, flags = ServerPath.from_bytes(request.path), request.flags
+    def _open(self, request: Request) -> bytes:
+        given_path, flags, attributes = request.string(), request.long(), request.attributes()
+        path = ServerPath.from_bytes(given_path)
         self._handles.reserve()
         if flags & (packets.WRITE | packets.APPEND):
-            file = self._open_to_write(path, flags, request.attributes)
-            appends = bool(flags & packets.APPEND)
-            return answers.handle(request.id, self._handles.add(file, path, appends=appends))
+            handle = self._handles.add(self._open_to_write(path, flags, attributes))
+            if flags & packets.APPEND:
+                self._appending.add(handle)
+            return packets.handle(request.id, handle)
         self._access.check(READ_FILES, changes=False)
         with self._access.files() as (root, guard):
             guard.check(path)
             opened = root.open_file(path)
-        handle = self._handles.add(opened, path)
+        handle = self._handles.add(opened)
         self._access.report("read", path)
-        return answers.handle(request.id, handle)
+        return packets.handle(request.id, handle)
 
     def _open_to_write(self, path: ServerPath, flags: int, given: Attributes) -> WritableFile:
         access, files = self._access, self._access.usage.files
@@ -335,7 +300,7 @@ class SftpOperations:
                 with suppress(SftpPermissionMissing, DiskLimitExceeded, NameConflict):
                     access.check(CREATE_FILES)
                     access.usage.check()
-                    file = root.writable_file(path, files, mode=file_mode(given.mode))
+                    file = root.writable_file(path, files, mode=_file_mode(given.mode))
                     access.report("create", path)
                     return file
             try:
@@ -346,7 +311,7 @@ class SftpOperations:
             access.check(CREATE_FILES if entry is None else UPDATE_FILES)
             if entry is None or flags & packets.EXCLUSIVE:
                 access.usage.check()
-                file = root.writable_file(path, files, mode=file_mode(given.mode))
+                file = root.writable_file(path, files, mode=_file_mode(given.mode))
             else:
                 access.check_other_names(entry, path)
                 # Before it is cut: a file that could not be written again would be lost.
@@ -361,85 +326,78 @@ class SftpOperations:
         access.report("create" if entry is None else "write", path)
         return file
 
-    def _close(self, request: HandleRequest) -> bytes:
-        self._handles.close(request.handle)
-        return answers.status(request.id, answers.OK)
+    def _close(self, request: Request) -> None:
+        handle = request.string()
+        self._appending.discard(handle)
+        self._handles.close(handle)
 
-    def _read(self, request: ReadRequest) -> bytes:
+    def _read(self, request: Request) -> bytes:
+        handle, offset, length = request.string(), request.long_long(), request.long()
         self._access.check_open(changes=False)
-        file = self._handles.readable(request.handle)
+        file = self._handles.opened(handle)
+        if isinstance(file, _ListedDirectory):
+            raise HandleInvalid
         if isinstance(file, WritableFile):  # It was opened by another permission.
             self._access.check(READ_FILES, changes=False)
-        size = min(request.length, packets.MAX_DATA)
-        found = b"" if request.offset > MAX_FILE_SIZE else file.read_at(request.offset, size)
+        size = min(length, packets.MAX_DATA)
+        found = b"" if offset > MAX_FILE_SIZE else file.read_at(offset, size)
         if not found and size:
-            return answers.status(request.id, answers.END, "end of file")
-        return answers.data(request.id, found)
+            return packets.status(request.id, packets.END, "end of file")
+        return packets.data(request.id, found)
 
-    def _write(self, request: WriteRequest) -> bytes:
+    def _write(self, request: Request) -> None:
+        handle, offset, data = request.string(), request.long_long(), request.view()
         self._access.check_open(changes=True)
-        file = self._handles.get(request.handle, WritableFile)
-        appends = self._handles.appends(request.handle)
-        file.write_at(None if appends else request.offset, request.data)
-        return answers.status(request.id, answers.OK)
+        file = self._handles.get(handle, WritableFile)
+        file.write_at(None if handle in self._appending else offset, data)
 
-    def _fsync(self, request: Extended) -> bytes:
+    def _fsync(self, request: Request) -> None:
+        handle = request.string()
         self._access.check_open(changes=True)
-        self._handles.get(request.arguments[0], WritableFile).sync()
-        return answers.status(request.id, answers.OK)
+        self._handles.get(handle, WritableFile).sync()
 
-    def _limits(self, request: Extended) -> bytes:
-        return answers.limits(request.id, self._config.limits.max_handles_per_channel)
+    def _limits(self, request: Request) -> bytes:
+        return packets.limits(request.id, self._config.limits.max_handles_per_channel)
 
-    def _fstat(self, request: HandleRequest) -> bytes:
+    def _fstat(self, request: Request) -> bytes:
+        handle = request.string()
         self._access.check(LIST_FILES, changes=False)
-        return answers.attributes(request.id, self._entry(request.handle))
+        return packets.attributes(request.id, self._handles.opened(handle).stat())
 
-    def _entry(self, handle: bytes) -> Entry:
-        if self._handles.is_directory(handle):
-            return self._handles.get(handle, ListedDirectory).directory.own_entry()
-        return self._handles.readable(handle).stat()
-
-    def _fsetstat(self, request: SetAttributes) -> bytes:
-        access, given = self._access, request.attributes
-        access.check_open(changes=True)
+    def _fsetstat(self, request: Request) -> None:
+        handle, given = request.string(), request.attributes()
+        self._access.check_open(changes=True)
         # Who may open a file to write it, may do this as well: clients set the mode and the times
         # of a file that they have just created.
-        file = self._handles.get(request.subject, WritableFile)
+        file = self._handles.get(handle, WritableFile)
         if given.size is not None:
             file.truncate(given.size)
         if given.mode is not None:
-            file.set_mode(file_mode(given.mode))
+            file.set_mode(_file_mode(given.mode))
         if given.accessed is not None and given.modified is not None:
-            file.set_times(given.accessed * SECOND, given.modified * SECOND)
-        return answers.status(request.id, answers.OK)
+            file.set_times(given.accessed * _SECOND, given.modified * _SECOND)
 
     # Reading
 
-    def _lstat(self, request: PathRequest) -> bytes:
-        path = self._path(request.path)
-        with self._access.files() as (root, _):
-            self._access.check_visible(root, path)
-            return answers.attributes(request.id, root.stat(path))
-
-    def _stat(self, request: PathRequest) -> bytes:
+    def _stat(self, request: Request, *, follow: bool) -> bytes:
         """Follow a symlink to a directory inside, as listing does; another one is itself meant."""
-        path = self._path(request.path)
+        (path,) = self._paths(request, LIST_FILES)
         with self._access.files() as (root, _):
             self._access.check_visible(root, path)
             entry = root.stat(path)
-            if entry.is_symlink:
+            if follow and entry.is_symlink:
                 with suppress(DirectoryMissing, FileMissing), _directory(root, path) as found:
                     entry = found.own_entry()
-            return answers.attributes(request.id, entry)
+        return packets.attributes(request.id, entry)
 
-    def _path(self, given: bytes) -> ServerPath:
-        """Return a path, of which the user may see the attributes."""
-        self._access.check(LIST_FILES, changes=False)
-        return ServerPath.from_bytes(given)
+    def _paths(self, request: Request, permission: str, number: int = 1) -> list[ServerPath]:
+        """Return paths, of which something takes a permission."""
+        given = [request.string() for _ in range(number)]
+        self._access.check(permission, changes=permission != LIST_FILES)
+        return [ServerPath.from_bytes(each) for each in given]
 
-    def _opendir(self, request: PathRequest) -> bytes:
-        path = self._path(request.path)
+    def _opendir(self, request: Request) -> bytes:
+        (path,) = self._paths(request, LIST_FILES)
         self._handles.reserve()
         with self._access.files() as (root, _):
             self._access.check_visible(root, path)
@@ -450,51 +408,46 @@ class SftpOperations:
                 directory.close()
                 raise
         entries = islice(visible, self._config.directory_entry_limit)
-        handle = self._handles.add(ListedDirectory(directory, entries), path)
-        return answers.handle(request.id, handle)
+        return packets.handle(request.id, self._handles.add(_ListedDirectory(directory, entries)))
 
-    def _readdir(self, request: HandleRequest) -> bytes:
+    def _readdir(self, request: Request) -> bytes:
+        handle = request.string()
         self._access.check(LIST_FILES, changes=False)
-        listed = self._handles.get(request.handle, ListedDirectory)
+        listed = self._handles.get(handle, _ListedDirectory)
         found = list(islice(listed.entries, self._config.directory_entry_send_amount))
         if not found:
-            return answers.status(request.id, answers.END, "end of the directory")
-        answer, left = answers.listing(request.id, found)
+            return packets.status(request.id, packets.END, "end of the directory")
+        answer, left = packets.listing(request.id, found)
         if left:
             listed.entries = chain(left, listed.entries)
         return answer
 
-    def _realpath(self, request: PathRequest) -> bytes:
+    def _realpath(self, request: Request) -> bytes:
+        given = request.string()
         self._access.check_open(changes=False)
-        return answers.name(request.id, b"/" + bytes(ServerPath.from_bytes(request.path)))
+        return packets.name(request.id, b"/" + bytes(ServerPath.from_bytes(given)))
 
-    def _readlink(self, request: PathRequest) -> bytes:
-        path = self._path(request.path)
+    def _readlink(self, request: Request) -> bytes:
+        (path,) = self._paths(request, LIST_FILES)
         with self._access.files() as (root, _):
             self._access.check_visible(root, path)
-            return answers.name(request.id, root.link_text(path))
+            return packets.name(request.id, root.link_text(path))
 
-    def _statvfs(self, request: Extended) -> bytes:
+    def _statvfs(self, request: Request, *, is_open: bool) -> bytes:
+        subject, usage = request.string(), self._access.usage
         self._access.check(LIST_FILES, changes=False)
-        usage = self._access.usage
-        if request.name == b"fstatvfs@openssh.com":
-            self._handles.path(request.arguments[0])
+        if is_open:
+            self._handles.opened(subject)
         with self._access.files() as (root, _):
             found = root.file_system()
-        return answers.file_system(request.id, found, usage.limit, usage.used)
+        return packets.file_system(request.id, found, usage.limit, usage.taken)
 
     # Changes
 
-    def _setstat(self, request: SetAttributes) -> bytes:
-        self._set(ServerPath.from_bytes(request.subject), request.attributes)
-        return answers.status(request.id, answers.OK)
-
-    def _lsetstat(self, request: Extended) -> bytes:
-        self._set(ServerPath.from_bytes(request.arguments[0]), request.attributes)
-        return answers.status(request.id, answers.OK)
-
-    def _set(self, path: ServerPath, given: Attributes) -> None:
+    def _setstat(self, request: Request) -> None:
         """Set size, mode and times; that of a directory stays 0755, and the owner as well."""
+        given_path, given = request.string(), request.attributes()
+        path = ServerPath.from_bytes(given_path)
         self._access.check(UPDATE_FILES)
         with self._access.files() as (root, guard):
             entry = root.stat(path)
@@ -504,14 +457,13 @@ class SftpOperations:
                 with root.writable_file(path, self._access.usage.files) as file:
                     file.truncate(given.size)
             if given.mode is not None and not path.is_root and not entry.is_symlink:
-                mode = _DIRECTORY_MODE if entry.is_directory else file_mode(given.mode)
+                mode = _DIRECTORY_MODE if entry.is_directory else _file_mode(given.mode)
                 root.set_mode(path, mode)
             if given.accessed is not None and given.modified is not None:
-                root.set_times(path, given.accessed * SECOND, given.modified * SECOND)
+                root.set_times(path, given.accessed * _SECOND, given.modified * _SECOND)
 
-    def _remove(self, request: PathRequest) -> bytes:
-        self._access.check(DELETE_FILES)
-        path = ServerPath.from_bytes(request.path)
+    def _remove(self, request: Request) -> None:
+        (path,) = self._paths(request, DELETE_FILES)
         with self._access.files() as (root, guard):
             entry = root.stat(path)
             if entry.is_directory:
@@ -519,22 +471,20 @@ class SftpOperations:
             guard.check(path)
             root.remove(path)
         self._access.report("delete", path)
-        return answers.status(request.id, answers.OK)
 
-    def _rmdir(self, request: PathRequest) -> bytes:
+    def _rmdir(self, request: Request) -> None:
         """Delete a directory with all that is in it, as Wings does, but what is denied."""
-        self._access.check(DELETE_FILES)
-        path = ServerPath.from_bytes(request.path)
+        (path,) = self._paths(request, DELETE_FILES)
         with self._access.files() as (root, guard):
             if not root.stat(path).is_directory:
                 raise NotDirectory(str(path))
             delete(root, guard, [path], _SessionProgress(self._access))
         self._access.report("delete", path)
-        return answers.status(request.id, answers.OK)
 
-    def _mkdir(self, request: SetAttributes) -> bytes:
+    def _mkdir(self, request: Request) -> None:
+        given, _ = request.string(), request.attributes()
         self._access.check(CREATE_FILES)
-        path = ServerPath.from_bytes(request.subject)
+        path = ServerPath.from_bytes(given)
         with self._access.files() as (root, guard):
             guard.check(path, is_directory=True)
             with suppress(FileMissing):
@@ -542,19 +492,9 @@ class SftpOperations:
                 raise NameConflict.creating(str(path))
             root.make_directory(path)
         self._access.report("create-directory", path)
-        return answers.status(request.id, answers.OK)
 
-    def _rename(self, request: TwoPaths) -> bytes:
-        self._move(request.first, request.second, replace=False)
-        return answers.status(request.id, answers.OK)
-
-    def _posix_rename(self, request: Extended) -> bytes:
-        self._move(*request.arguments, replace=True)
-        return answers.status(request.id, answers.OK)
-
-    def _move(self, first: bytes, second: bytes, *, replace: bool) -> None:
-        self._access.check(UPDATE_FILES)
-        source, target = ServerPath.from_bytes(first), ServerPath.from_bytes(second)
+    def _rename(self, request: Request, *, replace: bool) -> None:
+        source, target = self._paths(request, UPDATE_FILES, 2)
         with self._access.files() as (root, guard):
             is_directory = root.stat(source).is_directory
             guard.check(source, target, is_directory=is_directory)
@@ -564,25 +504,22 @@ class SftpOperations:
             root.rename(source, target, replace=replace)
         self._access.report("rename", source, target)
 
-    def _symlink(self, request: TwoPaths) -> bytes:
+    def _symlink(self, request: Request) -> None:
         """Make a link with any text; it is never followed outside. The order is OpenSSH's."""
-        self._access.check(CREATE_FILES)
-        path = ServerPath.from_bytes(request.second)
+        text = request.string()
+        (path,) = self._paths(request, CREATE_FILES)
         with self._access.files() as (root, guard):
             guard.check(path)
-            root.make_symlink(path, request.first)
+            root.make_symlink(path, text)
         self._access.report("create", path)
-        return answers.status(request.id, answers.OK)
 
-    def _hardlink(self, request: Extended) -> bytes:
+    def _hardlink(self, request: Request) -> None:
         """Give a file another name: what can be read and changed by it, could be before."""
-        self._access.check(CREATE_FILES)
-        source, target = (ServerPath.from_bytes(each) for each in request.arguments)
+        source, target = self._paths(request, CREATE_FILES, 2)
         with self._access.files() as (root, guard):
             guard.check(source, target)
             root.link(source, target)
         self._access.report("create", target)
-        return answers.status(request.id, answers.OK)
 
 
 def _directory(root: ServerRoot, path: ServerPath) -> Directory:

@@ -1,4 +1,4 @@
-"""The packets of SFTP version 3: requests are parsed from bytes, answers are made as bytes.
+"""The packets of SFTP version 3: the fields of requests, read from bytes, and answers, as bytes.
 
 Source: draft-ietf-secsh-filexfer-02, with the order of a symlink's arguments and the extensions of
 OpenSSH (its PROTOCOL, section 4). Nothing here does any I/O. What a client sends is checked
@@ -7,42 +7,24 @@ against the length of its packet; no packet is longer than `MAX_PACKET`.
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import attrs
+from wingsd.errors import InvalidData
+from wingsd.filesystem.directory import Entry
 
-__all__ = [
-    "APPEND",
-    "CREATE",
-    "EXCLUSIVE",
-    "EXTENSIONS",
-    "MAX_DATA",
-    "MAX_PACKET",
-    "READ",
-    "TRUNCATE",
-    "WRITE",
-    "Attributes",
-    "Extended",
-    "FrameReader",
-    "HandleRequest",
-    "Init",
-    "NotUnderstood",
-    "Open",
-    "PacketError",
-    "PathRequest",
-    "ReadRequest",
-    "Request",
-    "SetAttributes",
-    "TwoPaths",
-    "WriteRequest",
-    "parse",
-]
+__all__ = ["MAX_DATA", "MAX_PACKET", "Attributes", "Request"]
 
 #: Bytes of one packet, without its length: those of OpenSSH.
 MAX_PACKET = 256 * 1024
 #: Bytes of one READ or WRITE: what such a packet can carry, as OpenSSH announces it.
 MAX_DATA = MAX_PACKET - 1024
+#: The version of the protocol.
+VERSION = 3
 
 # The types of requests.
 INIT = 1
@@ -51,279 +33,217 @@ OPENDIR, READDIR, REMOVE, MKDIR, RMDIR, REALPATH, STAT, RENAME, READLINK, SYMLIN
 EXTENDED = 200
 #: Flags of OPEN.
 READ, WRITE, APPEND, CREATE, TRUNCATE, EXCLUSIVE = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-# Flags of attributes.
+# Flags of attributes, and those that an answer has: size, owner, mode and times.
 _SIZE, _OWNER, _MODE, _TIMES, _MORE = 0x01, 0x02, 0x04, 0x08, 0x80000000
+_ANSWERED = _SIZE | _OWNER | _MODE | _TIMES
 
-#: The extensions and their versions.
-EXTENSIONS: tuple[tuple[bytes, bytes], ...] = (
-    (b"posix-rename@openssh.com", b"1"),
-    (b"hardlink@openssh.com", b"1"),
-    (b"statvfs@openssh.com", b"2"),
-    (b"fstatvfs@openssh.com", b"2"),
-    (b"fsync@openssh.com", b"1"),
-    (b"lsetstat@openssh.com", b"1"),
-    (b"limits@openssh.com", b"1"),
-)
+# The types of answers.
+_VERSION, _STATUS, _HANDLE, _DATA, _NAME, _ATTRS, _EXTENDED_REPLY = 2, 101, 102, 103, 104, 105, 201
+#: Status codes. The last one is of version 5: clients of version 3 show the text.
+OK, END, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE = range(6)
+UNSUPPORTED, QUOTA_EXCEEDED = 8, 15
 
-#: Bytes of a small request.
-_SMALL = 4096
-_BYTE_AND_LONG = struct.Struct(">BI")
-_READ = struct.Struct(">BII8sQI")
 _LONG = struct.Struct(">I")
 _LONG_LONG = struct.Struct(">Q")
+_KIND_AND_ID = struct.Struct(">BI")
+_HEAD = struct.Struct(">IBI")
+_DATA_HEAD = struct.Struct(">IBII")
+_OK = struct.Struct(">IBIIII2s")
+_ATTRIBUTES = struct.Struct(">IQIIIII")
+_MAX_LONG = 0xFFFFFFFF
+#: Seconds after which `ls -l` shows the year of a file and not the time of the day.
+_HALF_A_YEAR = 180 * 24 * 3600
 
 
-class PacketError(ValueError):
-    """The bytes are no packet of SFTP. `request` is the id of the request, if that is known."""
-
-    def __init__(self, why: str, request: int | None = None) -> None:
-        super().__init__(why)
-        self.request = request
-
-
-@attrs.frozen
-class Attributes:
+class Attributes(NamedTuple):
     """Attributes of a file; those that are None were not sent. Times are in seconds since 1970."""
 
-    size: int | None = None
-    owner: tuple[int, int] | None = None
-    mode: int | None = None
-    accessed: int | None = None
-    modified: int | None = None
+    size: int | None
+    mode: int | None
+    accessed: int | None
+    modified: int | None
 
 
-@attrs.frozen
-class Init:
-    """The beginning: the client's version of the protocol."""
-
-    version: int
-
-
-@attrs.frozen
 class Request:
-    """A request of the type `kind`, which the answer names by `id`."""
+    """A request of the type `kind`, which its answer names by `id`, and its fields in order.
 
-    id: int
-    kind: int
+    For INIT the client's version is in place of the id. What follows the last field is ignored, as
+    in OpenSSH. Methods raise `InvalidData` for a field that is longer than its packet.
+    """
 
+    __slots__ = ("_at", "_packet", "id", "kind")
 
-@attrs.frozen
-class PathRequest(Request):
-    """A request that is about a path: LSTAT, OPENDIR, REMOVE, RMDIR, REALPATH, STAT, READLINK."""
-
-    path: bytes
-
-
-@attrs.frozen
-class TwoPaths(Request):
-    """RENAME: from `first` to `second`. SYMLINK: `second` gets the text `first`."""
-
-    first: bytes
-    second: bytes
-
-
-@attrs.frozen
-class HandleRequest(Request):
-    """A request that is about an open file or directory: CLOSE, FSTAT, READDIR."""
-
-    handle: bytes
-
-
-@attrs.frozen
-class Open(Request):
-    """OPEN, with the flags of this module."""
-
-    path: bytes
-    flags: int
-    attributes: Attributes
-
-
-@attrs.frozen
-class SetAttributes(Request):
-    """SETSTAT and MKDIR of the path, or FSETSTAT of the handle, `subject`."""
-
-    subject: bytes
-    attributes: Attributes
-
-
-@attrs.frozen
-class ReadRequest(Request):
-    """READ of `length` bytes."""
-
-    handle: bytes
-    offset: int
-    length: int
-
-
-@attrs.frozen
-class WriteRequest(Request):
-    """WRITE."""
-
-    handle: bytes
-    offset: int
-    data: memoryview
-
-
-@attrs.frozen
-class Extended(Request):
-    """An extension, by its name; `arguments` are its strings, and `attributes` of lsetstat."""
-
-    name: bytes
-    arguments: tuple[bytes, ...] = ()
-    attributes: Attributes = Attributes()
-
-
-@attrs.frozen
-class NotUnderstood(Request):
-    """A request of a type that does not exist in version 3."""
-
-
-class FrameReader:
-    """Divides a stream of bytes into packets."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def __len__(self) -> int:
-        """Return the bytes that are not divided yet."""
-        return len(self._buffer)
-
-    def keep(self, data: bytes) -> None:
-        """Keep data that is to be divided with what is fed later."""
-        self._buffer += data
-
-    def feed(self, data: bytes) -> Iterable[bytes]:
-        """Return the packets that are complete with `data`; what is not looked at is kept.
-
-        Raises `PacketError` for a length that no packet has, also while they are looked at.
-        """
-        size = len(data) - _LONG.size
-        if not self._buffer and 0 < size <= _SMALL and data.startswith(_LONG.pack(size)):
-            return (data[_LONG.size :],)  # a request that comes as a whole, as most do
-        return self._divided(data)
-
-    def _divided(self, data: bytes) -> Iterator[bytes]:
-        buffer = self._buffer
-        buffer += data
-        start, end = 0, len(buffer)
+    def __init__(self, packet: bytes) -> None:
         try:
-            while end - start >= _LONG.size:
-                (length,) = _LONG.unpack_from(buffer, start)
-                if not 0 < length <= MAX_PACKET:
-                    raise PacketError(f"a packet has the length {length}")
-                after = start + _LONG.size + length
-                if after > end:
-                    break
-                packet = bytes(memoryview(buffer)[start + _LONG.size : after])
-                start = after
-                yield packet
-        finally:
-            del buffer[:start]
-
-
-class _Fields:
-    """The fields of one packet, in order. Methods raise `PacketError` behind its end."""
-
-    def __init__(self, packet: bytes, start: int, request: int | None) -> None:
+            self.kind, self.id = _KIND_AND_ID.unpack_from(packet)
+        except struct.error:
+            raise InvalidData("a packet ends too early") from None
         self._packet = packet
-        self._at = start
-        self._request = request
+        self._at = _KIND_AND_ID.size
 
     def long(self) -> int:
+        """Return a number of 32 bits."""
         return self._number(_LONG)
 
     def long_long(self) -> int:
+        """Return a number of 64 bits."""
         return self._number(_LONG_LONG)
 
     def string(self) -> bytes:
+        """Return a text."""
         return bytes(self.view())
 
     def view(self) -> memoryview:
-        length = self.long()
-        end = self._at + length
-        if end > len(self._packet):
-            raise PacketError("a field is longer than its packet", self._request)
-        found = memoryview(self._packet)[self._at : end]
-        self._at = end
-        return found
+        """Return a text without a copy."""
+        length = self._number(_LONG)
+        start, self._at = self._at, self._at + length
+        if self._at > len(self._packet):
+            raise InvalidData("a field is longer than its packet")
+        return memoryview(self._packet)[start : self._at]
 
     def attributes(self) -> Attributes:
+        """Return the attributes of a file."""
         flags = self.long()
         size = self.long_long() if flags & _SIZE else None
-        owner = (self.long(), self.long()) if flags & _OWNER else None
+        if flags & _OWNER:
+            self.long_long()  # it stays as it is
         mode = self.long() if flags & _MODE else None
         accessed, modified = (self.long(), self.long()) if flags & _TIMES else (None, None)
         if flags & _MORE:
             for _ in range(self.long()):
                 self.view()
                 self.view()
-        return Attributes(size, owner, mode, accessed, modified)
+        return Attributes(size, mode, accessed, modified)
 
     def _number(self, form: struct.Struct) -> int:
         try:
             (found,) = form.unpack_from(self._packet, self._at)
         except struct.error:
-            raise PacketError("a packet ends too early", self._request) from None
+            raise InvalidData("a packet ends too early") from None
         self._at += form.size
         return int(found)
 
 
-def parse(packet: bytes) -> Init | Request:
-    """Return the request in a packet; what follows its last field is ignored, as in OpenSSH.
+def _string(text: bytes) -> bytes:
+    return _LONG.pack(len(text)) + text
 
-    Raises `PacketError`.
-    """
+
+def _answer(kind: int, request: int, body: bytes) -> bytes:
+    return _HEAD.pack(len(body) + 5, kind, request) + body
+
+
+def version(extensions: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the answer to INIT, with the names of extensions and their versions."""
+    body = b"".join(_string(each) + _string(number) for each, number in extensions)
+    return _answer(_VERSION, VERSION, body)
+
+
+def ok(request: int) -> bytes:
+    """Return the status of what was done."""
+    return _OK.pack(_OK.size - _LONG.size, _STATUS, request, OK, 0, 2, b"en")
+
+
+def status(request: int, code: int, message: str) -> bytes:
+    """Return a status; `message` is for people."""
+    text = message.encode("utf-8", "replace")
+    return _answer(_STATUS, request, _LONG.pack(code) + _string(text) + _string(b"en"))
+
+
+def handle(request: int, value: bytes) -> bytes:
+    """Return the handle of an open file or directory."""
+    return _answer(_HANDLE, request, _string(value))
+
+
+def data(request: int, read: bytes) -> bytes:
+    """Return bytes of a file."""
+    return _DATA_HEAD.pack(len(read) + 9, _DATA, request, len(read)) + read
+
+
+def _packed(entry: Entry) -> bytes:
+    return _ATTRIBUTES.pack(
+        _ANSWERED,
+        entry.size,
+        entry.uid & _MAX_LONG,
+        entry.gid & _MAX_LONG,
+        entry.mode,
+        _seconds(entry.accessed),
+        _seconds(entry.modified),
+    )
+
+
+def _seconds(nanoseconds: int) -> int:
+    return min(max(nanoseconds // 1_000_000_000, 0), _MAX_LONG)
+
+
+def attributes(request: int, entry: Entry) -> bytes:
+    """Return the attributes of a file."""
+    return _answer(_ATTRS, request, _packed(entry))
+
+
+def name(request: int, text: bytes) -> bytes:
+    """Return a single name without attributes: that of REALPATH and READLINK."""
+    return _answer(_NAME, request, _LONG.pack(1) + _string(text) * 2 + _LONG.pack(0))
+
+
+def listing(request: int, entries: Iterable[Entry]) -> tuple[bytes, list[Entry]]:
+    """Return an answer of READDIR, and those entries for which it has no more space."""
+    parts: list[bytes] = []
+    left: list[Entry] = []
+    now, size = time.time(), 0
+    for entry in entries:
+        part = _string(entry.name) + _string(_long_name(entry, now)) + _packed(entry)
+        size += len(part)
+        if left or size > MAX_DATA:
+            left.append(entry)
+        else:
+            parts.append(part)
+    return _answer(_NAME, request, _LONG.pack(len(parts)) + b"".join(parts)), left
+
+
+def _long_name(entry: Entry, now: float) -> bytes:
+    """Return an entry as `ls -l` shows it; the owner is that of a container's files."""
+    modified = entry.modified // 1_000_000_000
     try:
-        kind, request = _BYTE_AND_LONG.unpack_from(packet)
-    except struct.error:
-        raise PacketError("a packet ends too early") from None
-    if kind == INIT:
-        return Init(request)
-    if kind == READ_DATA and len(packet) == _READ.size:
-        _, _, size, handle, offset, length = _READ.unpack(packet)
-        if size == len(handle):  # as those of this server are
-            return ReadRequest(request, kind, handle, offset, length)
-    fields = _Fields(packet, _BYTE_AND_LONG.size, request)
-    if kind == READ_DATA:
-        return ReadRequest(request, kind, fields.string(), fields.long_long(), fields.long())
-    if kind == WRITE_DATA:
-        return WriteRequest(request, kind, fields.string(), fields.long_long(), fields.view())
-    if kind == OPEN:
-        return Open(request, kind, fields.string(), fields.long(), fields.attributes())
-    return _parse(kind, request, fields)
+        moment = time.gmtime(modified)
+    except (OverflowError, ValueError, OSError):
+        moment = time.gmtime(0)
+    is_recent = now - _HALF_A_YEAR < modified <= now
+    when = time.strftime("%b %e %H:%M" if is_recent else "%b %e  %Y", moment)
+    mode = stat.filemode(entry.mode)
+    text = f"{mode} {entry.links:4} container container {entry.size:12} {when} "
+    return text.encode() + entry.name
 
 
-_PATHS = frozenset((LSTAT, OPENDIR, REMOVE, RMDIR, REALPATH, STAT, READLINK))
-_HANDLES = frozenset((CLOSE, FSTAT, READDIR))
-_ATTRIBUTES = frozenset((SETSTAT, MKDIR, FSETSTAT))
-#: The number of strings of each extension.
-_ARGUMENTS = {
-    b"posix-rename@openssh.com": 2,
-    b"hardlink@openssh.com": 2,
-    b"statvfs@openssh.com": 1,
-    b"fstatvfs@openssh.com": 1,
-    b"fsync@openssh.com": 1,
-    b"lsetstat@openssh.com": 1,
-}
+def limits(request: int, handles: int) -> bytes:
+    """Return the answer of limits@openssh.com."""
+    body = struct.pack(">QQQQ", MAX_PACKET, MAX_DATA, MAX_DATA, handles)
+    return _answer(_EXTENDED_REPLY, request, body)
 
 
-def _parse(kind: int, request: int, fields: _Fields) -> Request:
-    if kind == EXTENDED:
-        return _parse_extended(kind, request, fields)
-    if kind in _PATHS:
-        return PathRequest(request, kind, fields.string())
-    if kind in _HANDLES:
-        return HandleRequest(request, kind, fields.string())
-    if kind in _ATTRIBUTES:
-        return SetAttributes(request, kind, fields.string(), fields.attributes())
-    if kind in (RENAME, SYMLINK):
-        return TwoPaths(request, kind, fields.string(), fields.string())
-    return NotUnderstood(request, kind)
+def file_system(
+    request: int, found: os.statvfs_result, limit: int | None, used: int | None
+) -> bytes:
+    """Return the answer of statvfs@openssh.com: the disk of the node, or what a limit leaves.
 
-
-def _parse_extended(kind: int, request: int, fields: _Fields) -> Extended:
-    name = fields.string()
-    arguments = tuple(fields.string() for _ in range(_ARGUMENTS.get(name, 0)))
-    is_setting = name == b"lsetstat@openssh.com"
-    given = fields.attributes() if is_setting else Attributes()
-    return Extended(request, kind, name, arguments, given)
+    `limit` and `used` are the bytes that the server's files may take, and take.
+    """
+    unit = found.f_frsize or 1
+    blocks, free = found.f_blocks, found.f_bavail
+    if limit is not None:
+        blocks = limit // unit
+        free = min(max(limit - (used or 0), 0) // unit, found.f_bavail)
+    body = struct.pack(
+        ">11Q",
+        unit,
+        unit,
+        blocks,
+        free,
+        free,
+        found.f_files,
+        found.f_ffree,
+        found.f_favail,
+        0,
+        0,
+        found.f_namemax,
+    )
+    return _answer(_EXTENDED_REPLY, request, body)

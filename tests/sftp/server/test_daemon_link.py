@@ -6,8 +6,7 @@ import asyncio
 import logging
 
 from wingsd.sftp.messages import Begin, FileEvent, Log, SftpMessage
-from wingsd.sftp.server.control import DaemonLink
-from wingsd.sftp.server.main import LinkHandler
+from wingsd.sftp.server.main import DaemonLink, LinkHandler
 
 
 class Link(DaemonLink):
