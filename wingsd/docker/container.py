@@ -84,7 +84,8 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         "Image": image_source(server).name,
         "User": f"{uid}:{gid}",
         "Hostname": server.uuid,
-        **_terminal(config, environment(config, server)),
+        "Domainname": config.docker.domainname,
+        **_terminal(environment(config, server)),
         "Labels": _labels(config, server),
         "ExposedPorts": {port: {} for port in bindings},
         "HostConfig": {
@@ -101,10 +102,9 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
     return ContainerSpec(server.uuid, body)
 
 
-def _terminal(config: Config, variables: Mapping[str, str]) -> dict[str, Any]:
+def _terminal(variables: Mapping[str, str]) -> dict[str, Any]:
     """Return what all containers have: a terminal that can be attached to, and variables."""
     return {
-        "Domainname": config.docker.domainname,
         "Tty": True,
         "OpenStdin": True,
         "AttachStdin": True,
@@ -418,8 +418,9 @@ def installer_spec(
         "Image": image.name,
         **user,
         "Hostname": "installer",
+        "Domainname": config.docker.domainname,
         "Cmd": [script.entrypoint, f"{_SCRIPT_DIRECTORY}/{SCRIPT}"],
-        **_terminal(config, variables),
+        **_terminal(variables),
         "Labels": {"Service": service_label(config), **INSTALLER_LABELS, **OWN_LABELS},
         "HostConfig": {
             **_resources(config, server.build),
