@@ -44,8 +44,6 @@ from wingsd.moves.tree import MoveTree
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["TreeApplier"]
-
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW
 _OWN = 0o700

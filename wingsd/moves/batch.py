@@ -49,30 +49,6 @@ from wingsd.moves.frames import (
 )
 from wingsd.util.text import display
 
-__all__ = [
-    "CONTENT_TYPE",
-    "HEAD",
-    "MAX_DATA",
-    "MAX_FRAMES",
-    "MAX_INDEX",
-    "PIECE",
-    "VERSION",
-    "ZSTD_CONTENT_TYPE",
-    "BatchKind",
-    "BatchReader",
-    "BlockRun",
-    "Index",
-    "Written",
-    "WrittenBlocks",
-    "checksum",
-    "decode_index",
-    "encode_batch",
-    "encode_head",
-    "frame_bytes",
-    "index_length",
-    "make_index",
-]
-
 CONTENT_TYPE = "application/vnd.wingsd.batch"
 ZSTD_CONTENT_TYPE = f"{CONTENT_TYPE}+zstd"
 """Of a compressed batch. Content-Encoding would not pass each proxy."""

@@ -31,8 +31,6 @@ from wingsd.moves.scan import stat_stamp
 from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.util.text import display
 
-__all__ = ["REGION", "SEGMENT", "ContentReader", "FramedData", "PageCacheKeeper"]
-
 REGION = 32 << 20
 """Bytes that are looked at together, and at least so far ahead of what is read: reading one part
 of a file has the kernel read what follows."""

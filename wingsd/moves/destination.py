@@ -38,8 +38,6 @@ from wingsd.moves.rereading import Rereading, forget_differing, is_held
 from wingsd.moves.snapshot import Resumption, held_bytes, parts
 from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, dirname, done
 
-__all__ = ["MoveDestination", "OpenBatch", "overlap"]
-
 
 class OpenBatch:
     """A batch whose blocks are unknown in `tree` from now on. Raises what `begin` raises.

@@ -12,25 +12,6 @@ from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
 
-__all__ = [
-    "BLOCK_SIZES",
-    "DIGEST",
-    "MAX_BLOCKS",
-    "UNKNOWN",
-    "WHOLE",
-    "block_digest",
-    "block_digests",
-    "block_size_for",
-    "directory_entry",
-    "directory_hash",
-    "file_digest",
-    "file_entry",
-    "hard_link_entry",
-    "link_entry",
-    "root_digest",
-    "zero_digest",
-]
-
 Bytes = bytes | bytearray | memoryview
 
 DIGEST = 16

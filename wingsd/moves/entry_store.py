@@ -33,8 +33,6 @@ from wingsd.moves.nodes import (
     unpack_shared,
 )
 
-__all__ = ["EntryStore", "Row", "is_full"]
-
 Row = tuple[bytes, int | None, bytes]
 """A key, then an id, or what is packed of the entry."""
 

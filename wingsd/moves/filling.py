@@ -26,8 +26,6 @@ from wingsd.moves.digests import Bytes
 from wingsd.moves.frames import Frame
 from wingsd.moves.plan import Plan
 
-__all__ = ["LEAST_SIZE", "Batch", "BatchBody", "BatchFiller", "batch_body"]
-
 LEAST_SIZE = 256 << 10
 """Bytes of the smallest limit of a batch: each frame with its bytes fits it."""
 

@@ -21,25 +21,6 @@ from wingsd.filesystem.attributes import decode_attributes
 from wingsd.moves.digests import BLOCK_SIZES, DIGEST, MAX_BLOCKS, UNKNOWN, WHOLE
 from wingsd.util.text import display
 
-__all__ = [
-    "MAX_MTIME",
-    "AttributesFrame",
-    "Content",
-    "DataFrame",
-    "DirectoryFrame",
-    "FileFrame",
-    "Frame",
-    "GoneFrame",
-    "HardFrame",
-    "LinkFrame",
-    "PutFrame",
-    "Shape",
-    "TakeFrame",
-    "WholeFrame",
-    "ZeroFrame",
-    "decode_frame",
-]
-
 MAX_MTIME = LATEST * 1_000_000_000
 """The latest modification time; the earliest is the negative of it."""
 

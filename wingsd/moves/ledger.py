@@ -37,21 +37,6 @@ from wingsd.moves.snapshot import add_part
 from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
 from wingsd.util.durable import storage_errors, sync_directory
 
-__all__ = [
-    "HEADER",
-    "MARK_AT",
-    "NO_ROOT",
-    "LedgerFile",
-    "LedgerReader",
-    "LedgerState",
-    "LedgerWriter",
-    "ReceivedBatches",
-    "Record",
-    "RecordType",
-    "Recovered",
-    "recover",
-]
-
 VERSION = 2
 """The version of the records, and of the frames in them."""
 

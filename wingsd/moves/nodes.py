@@ -15,26 +15,6 @@ from attrs import define, field
 
 from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, file_digest, zero_digest
 
-__all__ = [
-    "DIRECTORY",
-    "FILE",
-    "PAGE",
-    "BlockDigests",
-    "DirectoryNode",
-    "FileNode",
-    "Identity",
-    "LinkNode",
-    "Named",
-    "TreeEntry",
-    "block_count",
-    "file_fields",
-    "pack",
-    "pack_file",
-    "pack_shared",
-    "unpack",
-    "unpack_shared",
-]
-
 PAGE = 256
 """Digests of one page."""
 

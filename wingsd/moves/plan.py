@@ -36,17 +36,6 @@ from wingsd.moves.nodes import (
 from wingsd.moves.scan import ChangedPart
 from wingsd.moves.tree import MoveTree
 
-__all__ = [
-    "FileContent",
-    "Matches",
-    "Plan",
-    "both",
-    "carry_over",
-    "is_first",
-    "plan",
-    "put_in_place",
-]
-
 _TRIM = 64
 
 Removal = TakeFrame | GoneFrame

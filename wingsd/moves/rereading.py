@@ -40,8 +40,6 @@ from wingsd.moves.nodes import FileNode
 from wingsd.moves.tree import MoveTree
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["MOST", "Piece", "PieceReader", "Rereading", "forget_differing", "is_held"]
-
 _SEGMENT = 1 << 20
 #: Errors of a disk that has lost what is read; the second one where it has a checksum.
 _LOST = (errno.EIO, errno.EBADMSG)

@@ -42,16 +42,6 @@ from wingsd.moves.seen_directories import (
 from wingsd.moves.tree import MoveTree, dirname
 from wingsd.util.text import display
 
-__all__ = [
-    "ChangedPart",
-    "KnownDirectories",
-    "Rescan",
-    "first_difference",
-    "scan",
-    "stamp_ctime",
-    "stat_stamp",
-]
-
 #: Bytes of a name in a directory.
 LONGEST = 255
 _STAMP = Struct("<QQqIIIQ")

@@ -19,16 +19,6 @@ from typing import NamedTuple
 from wingsd.filesystem.open_directories import Path
 from wingsd.filesystem.walk import VANISHED, Listing, gone, unreadable, walk
 
-__all__ = [
-    "MOST",
-    "FoundBeside",
-    "SeenDirectories",
-    "StatResults",
-    "WalkFrame",
-    "frames_in",
-    "stat_results",
-]
-
 MOST = 100_000
 """Directories that are remembered, in about 20 MiB."""
 

@@ -34,17 +34,6 @@ from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode
 from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
 from wingsd.util.text import display
 
-__all__ = [
-    "MAX_PART",
-    "HeldTree",
-    "Resumption",
-    "add_part",
-    "held_bytes",
-    "held_limits",
-    "parts",
-    "snapshot",
-]
-
 MAX_PART = 4 << 20
 """No part has more bytes."""
 

@@ -39,8 +39,6 @@ from wingsd.moves.walk_process import WalkProcess
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
 
-__all__ = ["KnownTree", "LiveSource", "MoveSource", "SourceStopped"]
-
 LEAST_NAMES = 100_000
 """Files for which a second process is started: it takes a tenth of a second to begin."""
 

@@ -14,8 +14,6 @@ from attrs import define, field, frozen
 
 from wingsd.config import LiveMovesConfig
 
-__all__ = ["ALL_EVERY", "RoundFigures", "StopDecision", "StopReason", "StopRule"]
-
 ALL_EVERY = 10
 """Rounds of a server that is followed for long of which one also has its hot files."""
 

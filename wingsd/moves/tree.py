@@ -60,8 +60,6 @@ from wingsd.moves.nodes import (
 )
 from wingsd.util.text import display
 
-__all__ = ["MoveLimits", "MoveTree", "apply_shape", "begin", "dirname", "done"]
-
 #: Bytes that the attributes of any tree may have, and bytes of files for which it may be one more.
 _ATTRIBUTES, _BYTES_FOR_ATTRIBUTE = 64 << 20, 16
 

@@ -48,17 +48,6 @@ from wingsd.moves.scan import stamp_ctime, stat_stamp
 from wingsd.moves.tree import MoveTree
 from wingsd.util.text import display, escaped
 
-__all__ = [
-    "BLOCKS",
-    "CLOCK_STEP",
-    "KERNEL",
-    "MARGIN",
-    "KernelCalls",
-    "MeasuredFileSystems",
-    "SpotCheck",
-    "UnchangedFiles",
-]
-
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 PROBE_NAME = b".wingsd-ctime"

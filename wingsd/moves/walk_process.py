@@ -20,8 +20,6 @@ from wingsd.filesystem.walk import Listing, small_listing
 from wingsd.moves.seen_directories import SeenDirectories, WalkFrame, frames_in, stat_results
 from wingsd.sandbox import launch
 
-__all__ = ["WalkProcess", "look", "main"]
-
 _MIB = 1 << 20
 #: Bytes that the pipe holds, and those that wait for the walk at most.
 _PIPE, _MOST = _MIB, 64 * _MIB

@@ -11,8 +11,6 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 
 from wingsd.errors import DaemonStopping, WingsdError
 
-__all__ = ["CancelScope", "SharedSlots", "slots_held"]
-
 T = TypeVar("T")
 
 

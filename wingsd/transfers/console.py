@@ -17,18 +17,6 @@ from wingsd.transfers.steps import ReceiveStep, SendStep, State
 from wingsd.util.retry import Watch
 from wingsd.util.text import escaped, readable_size, readable_time
 
-__all__ = [
-    "DESTINATION",
-    "PROGRESS_EVERY",
-    "SOURCE",
-    "Announcer",
-    "ProgressMeter",
-    "UploadFigures",
-    "console_line",
-    "filled_bar",
-    "progress_bar",
-]
-
 #: The node that prints a line. The form of the lines is the one that users of Wings know.
 SOURCE = "Source Node"
 DESTINATION = "Destination Node"

@@ -34,16 +34,6 @@ from wingsd.transfers.step_log import Coordinator
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.retry import Backoff
 
-__all__ = [
-    "OWNERSHIP_BACKOFF",
-    "Initiator",
-    "PanelCoordinators",
-    "PanelReceiving",
-    "PanelSending",
-    "ReceivingCoordinator",
-    "SendingCoordinator",
-]
-
 T = TypeVar("T")
 
 #: Seconds between two questions to a Panel, or a destination, that does not answer.

@@ -65,16 +65,6 @@ from wingsd.transfers.steps import SendStep
 from wingsd.util.deferreds import when_fired
 from wingsd.util.serialization import structure
 
-__all__ = [
-    "ArrivedServers",
-    "EndedMove",
-    "IncomingMoves",
-    "IncomingTransfers",
-    "OutgoingTransfers",
-    "TransferTable",
-    "key_digest",
-]
-
 #: Where a server was running that is started here, for the console.
 THERE = "at its former node"
 #: Seconds for which a start that fails is tried again: a port may be in use by what ends soon, and

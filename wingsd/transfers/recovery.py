@@ -36,8 +36,6 @@ from wingsd.transfers.outgoing.source import is_seed
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
 
-__all__ = ["PanelInitiator", "Recovery", "clear_leftovers", "durable", "open_moves"]
-
 _log = Logger()
 
 #: When a server ran that is started again here, for its console.

@@ -18,8 +18,6 @@ from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
 from wingsd.util.deferreds import Changes
 from wingsd.util.observer import Observer
 
-__all__ = ["Coordinator", "ProgressReport", "SeedFigures", "StepLog", "StepLogs"]
-
 
 @attrs.frozen(repr=False)
 class SeedFigures:

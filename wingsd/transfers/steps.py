@@ -13,8 +13,6 @@ from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
 
-__all__ = ["Lifecycle", "ReceiveStep", "RollbackList", "SendStep", "State"]
-
 
 class State(Enum):
     """The states of a transfer, each with the words of its event.

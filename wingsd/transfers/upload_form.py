@@ -32,8 +32,6 @@ from wingsd.errors import (
 )
 from wingsd.util.multipart_form import FormParts, form_boundary
 
-__all__ = ["Checksums", "FormFrame", "UploadForm"]
-
 _KEYS = "system.transfers.form"
 
 #: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.

@@ -50,15 +50,6 @@ from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 
-__all__ = [
-    "HOLD",
-    "IncomingParts",
-    "IncomingTransfer",
-    "IncomingUpload",
-    "Remainder",
-    "UploadConsumer",
-]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

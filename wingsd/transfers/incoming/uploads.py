@@ -48,18 +48,6 @@ from wingsd.transfers.steps import ReceiveStep
 from wingsd.transfers.storage.shared_volume import is_same_pool
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
-__all__ = [
-    "COUNT",
-    "FIRST",
-    "NUMBER",
-    "FormFeed",
-    "StreamGroup",
-    "StreamGroups",
-    "UploadGroup",
-    "UploadTransfer",
-    "name_of",
-]
-
 #: The name of the first request in messages.
 FIRST = "the first request"
 _MIB = 1 << 20

@@ -28,15 +28,6 @@ from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.durable import storage_errors
 
-__all__ = [
-    "LOG_LIMIT",
-    "WRITE_BACK_EVERY",
-    "IncomingStorage",
-    "InstallLogs",
-    "OpenLog",
-    "WriteBack",
-]
-
 #: Bytes of an installation log that are kept, and sent.
 LOG_LIMIT = 64 << 20
 _LOG_PIECE = 240 << 10

@@ -29,8 +29,6 @@ from wingsd.filesystem.removal import remove_tree
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, replace_file, storage_errors, time_stamp
 
-__all__ = ["CopyPaths", "KeptCopy", "PartialCopies"]
-
 _LEDGER = ".ledger"
 _ASIDE = ".aside"
 _LOG_PART = ".log.part"

@@ -29,8 +29,6 @@ from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 
-__all__ = ["Quarantine", "keep_replaced"]
-
 _DAY = 24 * 3600
 #: What the names have of those files that a restored backup has replaced.
 _REPLACED = ".replaced."

@@ -27,20 +27,6 @@ from wingsd.errors import StorageError, StoragePoolConflict
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice
 
-__all__ = [
-    "BACKUPS_MARK",
-    "MARK",
-    "POOL",
-    "POOLED",
-    "SEEN",
-    "SHARED_BACKUPS",
-    "Sharing",
-    "Volume",
-    "is_same_pool",
-    "pool_headers",
-    "sharing_of",
-]
-
 POOL = "X-Storage-Pool"
 #: The mark that the source has made (wingsd's own). An upload with it has no archive.
 MARK = "X-Storage-Pool-Mark"

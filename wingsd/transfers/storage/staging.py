@@ -25,8 +25,6 @@ from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.util.durable import move, storage_errors, time_stamp
 
-__all__ = ["KEPT", "PARTIAL", "Staging"]
-
 #: The directory of what was kept of failed moves.
 KEPT = ".kept"
 #: The suffix of the names in it; before it are the server's UUID and a time stamp.

@@ -25,8 +25,6 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["LOG", "Attachments", "MovedBackup", "check_announced"]
-
 #: The name of the installation log.
 LOG = "install.log"
 #: Attachments of one move.

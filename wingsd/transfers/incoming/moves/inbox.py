@@ -38,8 +38,6 @@ from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["Commit", "Inbox", "MoveBeginning", "MoveTerms", "Phase"]
-
 T = TypeVar("T")
 
 #: Seconds that a batch waits for a slot, so that no proxy ends the request meanwhile.

@@ -56,8 +56,6 @@ from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.text import display
 
-__all__ = ["CopyUpkeep", "MoveProgress", "PartialCopy", "room_errors"]
-
 T = TypeVar("T")
 
 #: Bytes that may be written and not flushed: a flush takes the longer, the more is written

@@ -52,15 +52,6 @@ from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.text import readable_size
 
-__all__ = [
-    "FOLLOWS",
-    "SEED",
-    "IncomingSeed",
-    "MoveTransfer",
-    "Preparation",
-    "recorded_failure",
-]
-
 #: The name that metrics have for a seed while its copy follows the server.
 SEED = "seed"
 #: Where the state of a seed has that its source has begun a session.
