@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, execute, succeed
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
@@ -25,7 +25,6 @@ from wingsd.backups.store import BackupStore
 from wingsd.config import Config, MovesConfig
 from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
-from wingsd.docker.runtime import DockerInformation
 from wingsd.errors import (
     ServerNotFound,
     ServerNotRunning,
@@ -305,7 +304,7 @@ class ApiNode:
         self.direct_transfers = FakeDirectTransfers(self.calls)
         self.database: Any = FakeDatabase(self.calls)
         self.denied: Any = FakeDenyList(self.calls)
-        self.engine: Callable[[], Awaitable[DockerInformation]] | None = None
+        self.engine: Callable[[], Any] | None = None
         #: What runs the work on files, where a test has files.
         self.file_work: FileWork | None = None
         self.archives: Lane | None = None
@@ -347,6 +346,7 @@ class ApiNode:
 
     def start(self) -> None:
         self.live = self.live or LiveConfig(self.config, self.config_file)
+        engine = self.engine
         self.site.resource = root(
             context(
                 self.live,
@@ -360,7 +360,7 @@ class ApiNode:
                 denied=self.denied,
                 direct_transfers=self.direct_transfers,
                 database=self.database,
-                ask_engine=self.engine,
+                ask_engine=None if engine is None else lambda: ensureDeferred(engine()),
                 files=self.file_work,
                 archives=self.archives,
                 activity=self.activity,

@@ -5,7 +5,7 @@ A node can be stopped as if it were killed, and another one take its place in th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,9 @@ class NodeInProcess(Harness):
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def set_engine(self, engine: Callable[[], Awaitable[DockerInformation]]) -> None:
+    def set_engine(self, engine: Callable[[], Coroutine[Any, Any, DockerInformation]]) -> None:
         """Have an engine that is asked for its version by `engine`."""
-        self.ask_engine = engine
+        self.ask_engine = lambda: Deferred.fromCoroutine(engine())
 
     def status(self) -> StatusEndpoint:
         return StatusEndpoint(self, {})

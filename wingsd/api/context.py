@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from wingsd.activity import ActivityLog, ActivitySender
 from wingsd.auth.tokens import DenyList
@@ -128,7 +129,7 @@ class NodeContext:
     figures: NodeFigures
     diagnostics: Diagnostics
     own_log: OwnLog
-    ask_engine: Callable[[], Awaitable[DockerInformation]] | None
+    ask_engine: Callable[[], Deferred[DockerInformation]] | None
     engine: NodeEngine | None
     orphans: OrphanedContainers | None
 

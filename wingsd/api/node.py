@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint
@@ -458,13 +457,8 @@ class NodeEndpoint(Endpoint):
         ask = self._node.ask_engine
         if ask is None:
             return None
-
-        async def asked() -> DockerInformation:
-            return await ask()
-
-        asking = Deferred.fromCoroutine(asked())
         try:
-            return await asking.addTimeout(ENGINE_PATIENCE, self._node.reactor, _timed_out)
+            return await ask().addTimeout(ENGINE_PATIENCE, self._node.reactor, _timed_out)
         except WingsdError as error:
             self._log.warn(
                 "the Docker engine did not report its version and containers: {error}", error=error

@@ -40,6 +40,7 @@ from wingsd.util.text import canonical_uuid, canonical_uuids
 
 # The status until the Panel has sent the list of servers.
 _NOT_LOADED = HTTPStatus.SERVICE_UNAVAILABLE
+_CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -63,11 +64,7 @@ class ServerEndpoint(Endpoint):
         return self._node.servers.get(self.uuid).details()
 
     # Not a `ServerResource`: a server being received is not in the registry yet.
-    @call(
-        HTTPStatus.NO_CONTENT,
-        "The server is deleted.",
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR),
-    )
+    @call(HTTPStatus.NO_CONTENT, "The server is deleted.", fails=_CONFLICT)
     async def delete_server(self, request: StreamingRequest) -> None:
         """Delete a server with its container and its files.
 
@@ -303,7 +300,6 @@ def _selected(servers: Any) -> frozenset[str] | None:
 #: Lines of a log that are returned unless more or fewer are asked for.
 DEFAULT_LINES = 1000
 _STARTED = "The installation has started."
-_CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -789,11 +785,7 @@ class RestoreEndpoint(ServerResource):
 
     topic = Topic.SERVERS
 
-    @call(
-        HTTPStatus.ACCEPTED,
-        "The backup is being restored.",
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR),
-    )
+    @call(HTTPStatus.ACCEPTED, "The backup is being restored.", fails=_CONFLICT)
     async def restore_backup(self, request: StreamingRequest, body: RestoreRequest) -> None:
         """Restore a backup of a server.
 

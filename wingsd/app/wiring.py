@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +104,7 @@ class NodeContainers:
     """The containers of servers and of installers, and their engine, None without one."""
 
     containers: ContainerRuntime
-    ask_engine: Callable[[], Awaitable[DockerInformation]] | None = None
+    ask_engine: Callable[[], Deferred[DockerInformation]] | None = None
     engine: NodeEngine | None = None
 
 

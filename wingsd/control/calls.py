@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Coroutine
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -43,6 +42,7 @@ from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.text import canonical_uuid
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 class ControlEndpoint(Endpoint):
@@ -123,7 +123,7 @@ class StatusEndpoint(ControlEndpoint):
     async def _ask_panel(self) -> Json:
         reachable, detail, code = True, "", ""
         try:
-            await self._with_timeout(self._node.panel.greet())
+            await self._with_timeout(Deferred.fromCoroutine(self._node.panel.greet()))
         except WingsdError as error:
             reachable, detail, code = isinstance(error, PanelRefused), error.detail, error.code
         return {
@@ -138,12 +138,8 @@ class StatusEndpoint(ControlEndpoint):
         ask = self._node.ask_engine
         version, detail, code = "", "", ""
         if ask is not None:
-
-            async def asked() -> Any:
-                return await ask()
-
             try:
-                version = (await self._with_timeout(asked())).version
+                version = (await self._with_timeout(ask())).version
             except WingsdError as error:
                 detail, code = error.detail, error.code
         return {"enabled": ask is not None, "version": version, "error": detail, "code": code}
@@ -166,8 +162,7 @@ class StatusEndpoint(ControlEndpoint):
             for each in found
         ]
 
-    async def _with_timeout(self, asking: Coroutine[Any, Any, Any]) -> Any:
-        answer = Deferred.fromCoroutine(asking)
+    async def _with_timeout(self, answer: Deferred[T]) -> T:
         try:
             return await answer.addTimeout(PROBE_TIMEOUT, self._node.reactor)
         except (DeferredTimeout, CancelledError) as error:
