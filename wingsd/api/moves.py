@@ -12,7 +12,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 
 from wingsd.api.resource import Endpoint
-from wingsd.api.transfers import UploadStream
+from wingsd.api.transfers import ARRIVAL_FAILS, UploadStream
 from wingsd.auth.tokens import TransferToken
 from wingsd.errors import (
     MoveCommitted,
@@ -217,17 +217,7 @@ class MovesEndpoint(Endpoint):
         if self._token.server != self.uuid:
             raise TokenInvalid("The token is not valid", "it is for another server")
 
-    @call(
-        HTTPStatus.CREATED,
-        "The move has begun.",
-        fails=(
-            HTTPStatus.UNAUTHORIZED,
-            HTTPStatus.NOT_FOUND,
-            HTTPStatus.CONFLICT,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
-    )
+    @call(HTTPStatus.CREATED, "The move has begun.", fails=ARRIVAL_FAILS)
     async def begin_move(
         self, request: StreamingRequest, body: MoveBegin
     ) -> MoveBegun | Repeated[MoveBegun]:
@@ -424,6 +414,13 @@ class MoveEndpoint(Endpoint):
         await (await self._inbox()).commit(query.session, commit)
 
 
+_BODY_FAILS = (
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.INSUFFICIENT_STORAGE,
+)
+
+
 class MoveBodyEndpoint(MoveEndpoint):
     """The calls whose bodies are read as they arrive, and that of the same path."""
 
@@ -437,16 +434,7 @@ class MoveBodyEndpoint(MoveEndpoint):
         Deferred.fromCoroutine(self._respond(request))
         return self._stream
 
-    @call(
-        HTTPStatus.OK,
-        "It is here.",
-        form=bytes,
-        fails=(
-            HTTPStatus.CONFLICT,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.INSUFFICIENT_STORAGE,
-        ),
-    )
+    @call(HTTPStatus.OK, "It is here.", form=bytes, fails=_BODY_FAILS)
     async def put_batch(self, request: StreamingRequest, query: SessionQuery) -> Durable:
         """Send a batch, `application/vnd.wingsd.batch`; it may come again.
 
@@ -465,16 +453,7 @@ class MoveBodyEndpoint(MoveEndpoint):
         inbox = await self._inbox()
         return Offset(await inbox.offset(query.session, self.part("name")))
 
-    @call(
-        HTTPStatus.OK,
-        "How much of it is here now.",
-        form=bytes,
-        fails=(
-            HTTPStatus.CONFLICT,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.INSUFFICIENT_STORAGE,
-        ),
-    )
+    @call(HTTPStatus.OK, "How much of it is here now.", form=bytes, fails=_BODY_FAILS)
     async def append_attachment(self, request: StreamingRequest, query: PieceQuery) -> Offset:
         """Send a piece of an attachment, the bytes behind those that are here."""
         sha = query.sha256.lower()

@@ -570,13 +570,10 @@ class AccessEndpoint(Endpoint):
     """The calls by which a Panel takes the access to consoles and files back from users."""
 
     topic = Topic.CONSOLE
+    fails = (HTTPStatus.INTERNAL_SERVER_ERROR,)
     _log = Logger()
 
-    @call(
-        HTTPStatus.NO_CONTENT,
-        "The tokens are refused from now on.",
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
+    @call(HTTPStatus.NO_CONTENT, "The tokens are refused from now on.")
     async def deny_tokens(self, request: StreamingRequest, body: DeniedTokens) -> None:
         """Refuse tokens for the WebSocket that were issued until now.
 
@@ -590,7 +587,7 @@ class AccessEndpoint(Endpoint):
     @call(
         HTTPStatus.NO_CONTENT,
         "Tokens with other permissions are refused from now on.",
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR),
+        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
     )
     async def change_permissions(
         self, request: StreamingRequest, body: ChangedPermissions
@@ -606,7 +603,7 @@ class AccessEndpoint(Endpoint):
     @call(
         HTTPStatus.NO_CONTENT,
         "The tokens are void, WebSockets and sessions closed.",
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR),
+        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
     )
     async def deauthorize_user(self, request: StreamingRequest, body: DeauthorizedUser) -> None:
         """Close a user's WebSockets and SFTP sessions of some servers.

@@ -212,6 +212,17 @@ class StreamHeaders:
     ] = ""
 
 
+#: Statuses of the errors of requests by which a server begins to arrive.
+ARRIVAL_FAILS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
 class TransfersEndpoint(Endpoint):
     """`/api/transfers`: each POST with a valid token starts a transfer.
 
@@ -227,14 +238,7 @@ class TransfersEndpoint(Endpoint):
         "The server is received, and the Panel has confirmed it.",
         form=UploadParts,
         headers=StreamHeaders,
-        fails=(
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.UNAUTHORIZED,
-            HTTPStatus.NOT_FOUND,
-            HTTPStatus.CONFLICT,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
+        fails=ARRIVAL_FAILS,
     )
     def receive_server(self, request: StreamingRequest) -> BodyReader:
         """Receive a server from another node.
