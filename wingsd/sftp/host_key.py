@@ -26,8 +26,6 @@ from wingsd.errors import HostKeyUnusable
 from wingsd.util.durable import replace_file, sync_directory, time_stamp
 from wingsd.util.text import disk_advice
 
-__all__ = ["HostKey", "host_key_path", "load_host_key"]
-
 _MAX_BYTES = 64 << 10
 _DIRECTORY_MODE = 0o755
 _MODE = 0o600

@@ -39,8 +39,6 @@ from wingsd.sftp.messages import Granted, Login, Rejected
 from wingsd.util.addresses import address_block, parse_address
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["GrantedLogin", "LoginPanel", "SftpLogins", "check_server"]
-
 K = TypeVar("K")
 V = TypeVar("V")
 #: Seconds for which a refusal is kept, and how many refusals and addresses are.

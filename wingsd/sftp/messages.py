@@ -17,30 +17,6 @@ from wingsd.config import SftpConfig
 from wingsd.errors import InvalidData
 from wingsd.util.serialization import structure, unstructure
 
-__all__ = [
-    "MAX_FROM_DAEMON",
-    "MAX_FROM_SERVER",
-    "Begin",
-    "Begun",
-    "ChangedSettings",
-    "Closed",
-    "Disconnect",
-    "FileEvent",
-    "FrameReader",
-    "Granted",
-    "Log",
-    "Login",
-    "Rejected",
-    "ServerState",
-    "SftpMessage",
-    "Start",
-    "Transmitted",
-    "Unconfined",
-    "Used",
-    "decode",
-    "encode",
-]
-
 #: Bytes of one message. A denylist may have 10,000 lines of 1,024 characters.
 MAX_FROM_DAEMON = 64 << 20
 MAX_FROM_SERVER = 1 << 20

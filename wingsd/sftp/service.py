@@ -51,8 +51,6 @@ from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff
 
-__all__ = ["SftpCounts", "SftpService"]
-
 _BACKLOG = 128
 #: Pauses before a process is started again that has failed, and the seconds after which it counts
 #: as one that did not fail at its start.

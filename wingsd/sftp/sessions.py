@@ -35,8 +35,6 @@ from wingsd.servers.server import Server
 from wingsd.sftp.logins import GrantedLogin, SftpLogins, check_server
 from wingsd.sftp.messages import Begun, Disconnect, FileEvent, ServerState, SftpMessage
 
-__all__ = ["SftpSessions"]
-
 #: Seconds for which a connection above a limit waits for a place, and those of one user that do.
 _PLACE_TIMEOUT = 10.0
 _MAX_WAITING = 32

@@ -58,8 +58,8 @@ class FakeDaemon(DaemonLink):
             return Rejected(login.request)
         return attrs.evolve(self.granted, request=login.request)
 
-    def send(self, message: SftpMessage) -> None:
-        self.sent.append(message)
+    def send(self, *messages: SftpMessage) -> None:
+        self.sent += messages
 
     def post(self, message: SftpMessage, *, now: bool = True) -> None:
         self.sent.append(message)

@@ -15,8 +15,8 @@ class Link(DaemonLink):
         self.sent: list[SftpMessage] = []
         self.turns = 0
 
-    def send(self, message: SftpMessage) -> None:
-        self.sent.append(message)
+    def send(self, *messages: SftpMessage) -> None:
+        self.sent += messages
 
     def _send_posted(self) -> None:
         self.turns += 1

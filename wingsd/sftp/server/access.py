@@ -26,17 +26,6 @@ from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.writable_file import OpenFiles
 from wingsd.sftp.messages import Granted, ServerState
 
-__all__ = [
-    "CREATE_FILES",
-    "DELETE_FILES",
-    "LIST_FILES",
-    "READ_FILES",
-    "UPDATE_FILES",
-    "ServerUsage",
-    "SessionAccess",
-    "SiteFiles",
-]
-
 
 class ServerUsage(UsageCounter):
     """The usage of one server's files. Any thread may call it; see `filesystem.Usage`."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from wingsd.sftp.server.connection import SshConnection
     from wingsd.sftp.server.main import SftpServer
 
-__all__ = ["FIRST_WINDOW", "SftpChannel"]
-
 NO_SHELL = "This node has no shell: use an SFTP client, or the console in the Panel."
 NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without the option -O."
 #: Bytes that the client of a connection's first channel may send at first before it is told that
@@ -232,7 +230,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
     def _answer_some(self) -> None:
         """Do requests until their answers are many bytes, or up to one that may last."""
         assert self._operations is not None  # noqa: S101
-        answer, made = self._operations.answer, list[bytes]()
+        answer = self._operations.answer
+        made: list[bytes] = []
         size = done = 0
         lasting = None
         try:

@@ -18,8 +18,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-__all__ = ["ChaCha", "Gcm", "use_fast_ciphers"]
-
 #: Bytes of AES-GCM's nonce that stay the same, before the number of the packet (RFC 5647).
 _FIXED = 4
 _NUMBERS = 1 << 64

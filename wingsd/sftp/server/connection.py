@@ -37,8 +37,6 @@ from wingsd.sftp.server.turns import Turns
 if TYPE_CHECKING:
     from wingsd.sftp.server.main import SftpServer
 
-__all__ = ["SftpConnection", "SshConnection"]
-
 #: Bytes of one packet that a client may send.
 _PACKET = 128 << 10
 #: Bytes that a client may send before its login: so many, and more for each attempt to log in that

@@ -48,8 +48,6 @@ from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.turns import Turns, cpu_time
 from wingsd.util.addresses import address_block
 
-__all__ = ["DaemonLink", "LinkHandler", "SftpServer", "main", "ssh_options"]
-
 #: As Wings has them: a client that works there finds nothing else here.
 _KEX = (
     "curve25519-sha256",
@@ -120,13 +118,13 @@ class DaemonLink(asyncio.Protocol):
         finally:
             del self._asked[login.request]
 
-    def send(self, message: SftpMessage) -> None:
-        """Send a message; nothing is sent when the daemon has gone.
+    def send(self, *messages: SftpMessage) -> None:
+        """Send messages; nothing is sent when the daemon has gone.
 
         asyncio warns of what is written to a lost connection, and each warning is a message, too.
         """
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(encode(message))
+            self._transport.write(b"".join(map(encode, messages)))
 
     def post(self, message: SftpMessage, *, now: bool = True) -> None:
         """Send a message, after those that were posted before it, from any thread.
@@ -143,8 +141,8 @@ class DaemonLink(asyncio.Protocol):
 
     def _send_posted(self) -> None:
         self._is_due = False  # before what is posted from now on is left out
-        while self._outgoing:
-            self.send(self._outgoing.popleft())
+        if posted := [self._outgoing.popleft() for _ in range(len(self._outgoing))]:
+            self.send(*posted)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""

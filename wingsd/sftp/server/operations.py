@@ -47,8 +47,6 @@ from wingsd.sftp.server.access import (
 )
 from wingsd.sftp.server.packets import Attributes, Request
 
-__all__ = ["Handles", "SftpOperations"]
-
 T = TypeVar("T")
 #: Nanoseconds.
 _SECOND = 1_000_000_000

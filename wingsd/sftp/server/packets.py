@@ -17,8 +17,6 @@ from typing import NamedTuple
 from wingsd.errors import InvalidData
 from wingsd.filesystem.directory import Entry
 
-__all__ = ["MAX_DATA", "MAX_PACKET", "Attributes", "Request"]
-
 #: Bytes of one packet, without its length: those of OpenSSH.
 MAX_PACKET = 256 * 1024
 #: Bytes of one READ or WRITE: what such a packet can carry, as OpenSSH announces it.

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
-__all__ = ["Turns", "cpu_time"]
-
 #: Cores that this process can use: Python's lock leaves it one, and the kernel works meanwhile.
 _APPETITE = 1.5
 #: The least use of cores by the daemon that counts as work, where there are fewer cores than that.
