@@ -504,19 +504,15 @@ def _check_key(found: str, expected: str) -> None:
         raise token_was_used()
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     """All transfers from this node, at most one for each server."""
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        coordinators: PanelCoordinators,
-        parts: OutgoingParts,
-    ) -> None:
-        super().__init__()
-        self.parts = parts
-        self._reactor = reactor
-        self._coordinators = coordinators
+    _reactor: IReactorTime
+    _coordinators: PanelCoordinators
+    parts: OutgoingParts
+
+    def __attrs_post_init__(self) -> None:
         self._left_behind: dict[str, OutgoingTransfer] = {}
         #: Those that keep copies up to date, which are among the others.
         self._seeds: dict[str, SeedTransfer] = {}

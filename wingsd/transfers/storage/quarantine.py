@@ -77,10 +77,8 @@ class Quarantine:
         With an `inode` only the directory that has it: in a storage pool another node's may be in
         its place meanwhile. With `pooled` only the backups: another node has the same files.
         """
-        takes: list[Callable[[str, int | None], Path | None]] = [self._take_backups]
-        if not pooled:
-            takes.insert(0, partial(self._take, "."))
-        for take in takes:
+        files = () if pooled else (partial(self._take, "."),)
+        for take in (*files, self._take_backups):
             place = await self._taken(take, server, inode)
             if place is not None:
                 self._log.warn(

@@ -65,17 +65,17 @@ ASKED_ENOUGH = 600.0
 AGAIN = 60.0
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Preparation:
     """The preparation of one server: each of `trials` in turn, as often as the source asks."""
 
     _log = Logger()
 
-    def __init__(
-        self, server: str, trials: Sequence[Callable[[], Awaitable[None]]], changes: Changes
-    ) -> None:
-        self._server = server
-        self._trials = trials
-        self._changes = changes
+    _server: str
+    _trials: Sequence[Callable[[], Awaitable[None]]]
+    _changes: Changes
+
+    def __attrs_post_init__(self) -> None:
         self._running: Deferred[None] | None = None
         #: Whether all has succeeded when it was tried last, and why it has not.
         self.is_ready = False
