@@ -100,10 +100,6 @@ def _zlib(level: int) -> Compressor:
     return zlib.compressobj(level, wbits=_GZIP)
 
 
-def _xz(level: int) -> Compressor:
-    return lzma.LZMACompressor(preset=level)
-
-
 def _zstd(level: int) -> Compressor:
     import pyzstd  # noqa: PLC0415
 
@@ -143,7 +139,7 @@ _GZIP_LEVELS: _Levels = MappingProxyType(
 _FORMATS: Mapping[ArchiveFormat, _Levels] = MappingProxyType(
     {
         ArchiveFormat.TAR_GZ: _GZIP_LEVELS,
-        ArchiveFormat.TAR_XZ: _levels(_xz, 1, 2, 4, 6),
+        ArchiveFormat.TAR_XZ: _levels(lambda level: lzma.LZMACompressor(preset=level), 1, 2, 4, 6),
         ArchiveFormat.TAR_BZ2: _levels(bz2.BZ2Compressor, 1, 4, 6, 9),
         ArchiveFormat.TAR_LZ4: _levels(_Lz4, 0, 3, 6, 9),
         ArchiveFormat.TAR_ZSTD: _levels(_zstd, 1, 5, 9, 15),

@@ -231,19 +231,11 @@ BZIP2 = StreamFormat(
 """A block has at most 900 KB, and the decompressor takes some 4 MiB."""
 
 
-def _gzip_decompressor() -> Decompressor:
-    return cast(Decompressor, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP))
-
-
-def _gzip_errors() -> tuple[type[Exception], ...]:
-    return (cast(type[Exception], igzip_lib.error),)
-
-
 GZIP = StreamFormat(
     name="gzip",
     magics=(b"\x1f\x8b",),
-    make=_gzip_decompressor,
-    errors=_gzip_errors,
+    make=lambda: cast(Decompressor, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)),
+    errors=lambda: (cast(type[Exception], igzip_lib.error),),
 )
 """Its window is 32 KiB."""
 

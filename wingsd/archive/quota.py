@@ -25,10 +25,6 @@ __all__ = [
 _MIB = 1 << 20
 
 
-def _no_room() -> bool:
-    return False
-
-
 @frozen(repr=False)
 class ArchiveLimits:
     """The limits of one extraction; `TransfersConfig` has those of a node."""
@@ -46,7 +42,7 @@ class ArchiveLimits:
     directory_memory: int
     #: Frees room on the file system, and returns whether there was any to be freed. It is called
     #: in any thread, and as long as the reserve is touched.
-    make_room: Callable[[], bool] = _no_room
+    make_room: Callable[[], bool] = lambda: False
 
     @classmethod
     def configured(cls, transfers: TransfersConfig) -> ArchiveLimits:

@@ -162,11 +162,6 @@ class CatalogueFiles:
     def remove_unfinished(self, backup: str) -> None:
         """Remove what a daemon died writing of the catalogue of a backup."""
         for name in os.listdir(self.directory):
-            if _is_unfinished(name, backup):
+            if name.startswith(f".{backup}.") and name.endswith(".json"):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self.directory)
-
-
-def _is_unfinished(name: str, backup: str) -> bool:
-    """Return whether a file is a catalogue of the backup that is being written."""
-    return name.startswith(f".{backup}.") and name.endswith(".json")

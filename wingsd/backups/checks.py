@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -103,18 +103,14 @@ class BackupChecks:
         self.lock = DeferredLock()
         self._checks: dict[str, BackupCheck] = {}
         self._ended: dict[str, BackupCheck] = {}
-        self._damaged: set[str] = set()
+        #: The UUIDs of the backups that were found to be damaged, and are still there.
+        self.damaged: set[str] = set()
         #: When a check by itself has failed, by the backup's UUID.
         self._failures: dict[str, float] = {}
         #: How many checks have ended.
         self.count = 0
         self._regular = LoopingCall(self._look)
         self._regular.clock = reactor
-
-    @property
-    def damaged(self) -> Collection[str]:
-        """The UUIDs of the backups that were found to be damaged, and are still there."""
-        return self._damaged
 
     def start(self) -> None:
         """Begin to check backups by themselves, if that is configured."""
@@ -188,10 +184,10 @@ class BackupChecks:
 
     def _note(self, found: StoredBackup, result: VerifiedBackup) -> None:
         if not result.fault:
-            self._damaged.discard(found.uuid)
+            self.damaged.discard(found.uuid)
             self._log.info("backup {backup}: verified, it is whole", backup=found.uuid)
             return
-        self._damaged.add(found.uuid)
+        self.damaged.add(found.uuid)
         self._log.error(
             "backup {backup} of {server} is DAMAGED: {fault}; {path}",
             backup=found.uuid,
@@ -218,7 +214,7 @@ class BackupChecks:
     async def _check_due(self) -> None:
         found = await self._disk.run(self._store.all)
         made = [each for each in found if each.catalogue is not None]
-        self._damaged = {
+        self.damaged = {
             each.uuid for each in made if each.catalogue and each.catalogue.state == DAMAGED
         }
         for each in sorted(made, key=self._last):

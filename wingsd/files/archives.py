@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from typing import Any, Protocol
 
 import attrs
@@ -39,7 +39,7 @@ from wingsd.errors import (
     FileTypeRefused,
     IsDirectory,
 )
-from wingsd.files.changes import rfc_3339
+from wingsd.files.changes import is_free, rfc_3339
 from wingsd.files.guard import Guard
 from wingsd.files.progress import Progress
 from wingsd.filesystem.directory import Entry, open_regular
@@ -169,13 +169,9 @@ class Selection:
                 if listing.is_first and self.chosen.has(listing.path):
                     yield FileMember(b"/".join(listing.path), listing.stat)
                 for name in listing.files:
-                    with _opened(listing, name) as member:
-                        if member is not None:
-                            yield member
+                    yield from _file(listing, name)
                 for name in listing.symlinks:
-                    symlink = _symlink(listing, name)
-                    if symlink is not None:
-                        yield symlink
+                    yield from _symlink(listing, name)
 
     def _listings(self) -> AbstractContextManager[Iterator[Listing]]:
         return self.guard.tree(self.top, select=self._wanted)
@@ -192,17 +188,15 @@ class Selection:
         return attrs.evolve(found, files=files, others=[])
 
 
-@contextmanager
-def _opened(listing: Listing, name: bytes) -> Iterator[FileMember | None]:
+def _file(listing: Listing, name: bytes) -> Iterator[FileMember]:
+    """Yield a regular file, none where it was deleted or replaced."""
     path = listing.prefix + name
     try:
         file = open_regular(listing.fd, name)
     except (IsDirectory, FileTypeRefused):  # it was replaced
-        yield None
         return
     except OSError as error:
         _check(path, error)
-        yield None
         return
     with file:
         try:
@@ -212,14 +206,16 @@ def _opened(listing: Listing, name: bytes) -> Iterator[FileMember | None]:
         yield FileMember(path, found, file.fileno())
 
 
-def _symlink(listing: Listing, name: bytes) -> FileMember | None:
+def _symlink(listing: Listing, name: bytes) -> Iterator[FileMember]:
+    """Yield a symlink, none where it was deleted or replaced."""
     path = listing.prefix + name
     try:
         found = os.lstat(name, dir_fd=listing.fd)
-        return FileMember(path, found, link=os.readlink(name, dir_fd=listing.fd))
+        link = os.readlink(name, dir_fd=listing.fd)
     except OSError as error:
         _check(path, error)
-        return None
+    else:
+        yield FileMember(path, found, link=link)
 
 
 def _check(path: bytes, error: OSError) -> None:
@@ -334,7 +330,7 @@ def compress(
     chosen = _existing(root, guard, asked)
     for target in targets:
         guard.check(target)
-        if not (asked.overwrite or _is_free(root, target)):
+        if not (asked.overwrite or is_free(root, target)):
             continue
         progress.target = target
         selection = Selection(guard, asked.top, Chosen(chosen), target)
@@ -362,14 +358,6 @@ def pack_into(
     chosen = Chosen(_existing(root, guard, asked))
     members = Selection(guard, asked.top, chosen, ServerPath()).members()
     _pack(members, asked, output, progress)
-
-
-def _is_free(root: ServerRoot, path: ServerPath) -> bool:
-    try:
-        root.stat(path)
-    except FileMissing:
-        return True
-    return False
 
 
 def _existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[ServerPath]:

@@ -32,6 +32,7 @@ __all__ = [
     "copy_names",
     "create_directory",
     "delete",
+    "is_free",
     "parse_mode",
     "rename",
     "rfc_3339",
@@ -212,16 +213,13 @@ def rfc_3339(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", local) + shown
 
 
-def free_names(
-    root: ServerRoot, directory: ServerPath, names: Iterator[bytes]
-) -> Iterator[ServerPath]:
-    """Yield the paths of these names that are not in use now."""
-    for name in names:
-        path = directory.child(name)
-        try:
-            root.stat(path)
-        except FileMissing:
-            yield path
+def is_free(root: ServerRoot, path: ServerPath) -> bool:
+    """Return whether nothing has a path now."""
+    try:
+        root.stat(path)
+    except FileMissing:
+        return True
+    return False
 
 
 def copy(
@@ -249,7 +247,10 @@ def copy(
     if target is not None:
         guard.check(target, is_directory=entry.is_directory)
         return target, copy_entry(source, target)
-    for path in free_names(root, source.parent, copy_names(*divided(source.name))):
+    for name in copy_names(*divided(source.name)):
+        path = source.parent.child(name)
+        if not is_free(root, path):
+            continue
         guard.check(path, is_directory=entry.is_directory)
         with suppress(NameConflict):  # it was made in this moment
             return path, copy_entry(source, path)

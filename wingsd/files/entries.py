@@ -148,11 +148,6 @@ def mime_by_name(name: bytes) -> str:
     return _BY_NAME.get((dot + extension).decode("latin-1").lower(), BINARY)
 
 
-def is_text(mime: str) -> bool:
-    """Return whether a type is text, which can be edited."""
-    return mime == TEXT or mime.endswith("+xml")
-
-
 def _is_text(head: bytes) -> bool:
     if head.startswith(_UTF_16):
         return True
@@ -189,7 +184,7 @@ def entry_data(entry: Entry, mime: str, name: str | None = None) -> dict[str, An
     `name` stands in place of the file's own.
     """
     permissions = entry.mode & 0o777
-    text = is_text(mime)
+    text = mime == TEXT or mime.endswith("+xml")
     is_directory = entry.is_directory
     return {
         "name": name_text(entry.name) if name is None else name,

@@ -29,11 +29,6 @@ class Guard:
         self._root = root
         self._denylists = tuple(each for each in denylists if not each.is_empty)
 
-    @property
-    def is_empty(self) -> bool:
-        """True where nothing is denied."""
-        return not self._denylists
-
     def check(self, *paths: ServerPath, is_directory: bool = False) -> None:
         """Raise `FileDenied` where a path is denied, and the errors of `ServerRoot.real_path`."""
         for path in paths:

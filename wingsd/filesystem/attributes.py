@@ -237,10 +237,10 @@ def read_attributes(fd: int, owner: Owner) -> FoundAttributes:
 
 
 def _read(fd: int, listed: Sequence[str], owner: Owner) -> FoundAttributes:
-    names = sorted(filter(_is_ours, map(os.fsencode, listed)), key=_acls_first)
+    names = filter(_is_ours, map(os.fsencode, listed))
     found: dict[bytes, bytes] = {}
     left, is_whole = MAX_BYTES, True
-    for name in names:
+    for name in sorted(names, key=lambda name: (name not in ACL_NAMES, name)):
         text = _get(fd, name, owner)
         size = 2 * _LENGTH.size + len(name) + len(text or b"")
         if text is None or size > left or len(found) == MAX_COUNT:
@@ -350,10 +350,6 @@ def clear_attributes(fd: int) -> None:
 
 def _is_ours(name: bytes) -> bool:
     return name in ACL_NAMES or name.startswith(_USER)
-
-
-def _acls_first(name: bytes) -> tuple[bool, bytes]:
-    return name not in ACL_NAMES, name
 
 
 def _set(fd: int, name: bytes, text: bytes) -> bool:

@@ -123,10 +123,6 @@ _DIRECTORY_MODE = 0o755
 _IN_USE = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
 
 
-def _never() -> bool:
-    return False
-
-
 class ServerRoot(OpenDescriptor):
     """The files below one directory. To be used as a context, for one action.
 
@@ -292,7 +288,7 @@ class ServerRoot(OpenDescriptor):
         source: ServerPath,
         target: ServerPath,
         options: NewFileOptions = DEFAULTS,
-        cancelled: Callable[[], bool] = _never,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Entry:
         """Copy a regular file; holes stay holes. The copy has its mode, unless `options` have one.
 
@@ -381,7 +377,7 @@ class ServerRoot(OpenDescriptor):
             with closing_descriptor(self._made_directory(target.parent)) as directory:
                 self._rename(parent, source, directory, target, replace=replace)
 
-    def remove(self, path: ServerPath, cancelled: Callable[[], bool] = _never) -> None:
+    def remove(self, path: ServerPath, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Delete a file, a symlink, or a directory with all below it.
 
         Raises FileMissing, PathInvalid for the server's directory and for mount points, and

@@ -241,7 +241,7 @@ class Restore:
     ) -> None:
         self.server = server
         self.record = record
-        self.progress = ReadProgress()
+        self._progress = ReadProgress()
         #: Fires when nothing more is done with the server's files, before the Panel has heard it.
         self.over: Deferred[None] = Deferred()
         self._archive = archive
@@ -310,7 +310,7 @@ class Restore:
             server=server.uuid,
             backup=self.record.backup,
         )
-        with self._shown(self.progress, self._archive.size):
+        with self._shown():
             await self._stage()
         await self._stop()
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
@@ -336,7 +336,7 @@ class Restore:
                 parts.storage.path(server),
                 parts.storage.owner,
                 parts.limits.for_server(self._disk_space),
-                self.progress,
+                self._progress,
                 self._warn,
             )
             self._scope.check()
@@ -379,8 +379,9 @@ class Restore:
             self._log.error("{server}: {error}", server=server, error=error)
 
     @contextmanager
-    def _shown(self, progress: ReadProgress, total: int) -> Iterator[None]:
-        """Tell the beginning, and now and then what is read of `total` bytes, 0 if unknown."""
+    def _shown(self) -> Iterator[None]:
+        """Tell the beginning, and now and then what is read of the archive."""
+        progress, total = self._progress, self._archive.size
         self.server.publish(BACKUP_RESTORE_STARTED)
         shown = ReadProgress()
 
