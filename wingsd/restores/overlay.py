@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import NoReturn
 
 from wingsd.archive.directories import DirectoryMetadata
@@ -41,25 +41,24 @@ def kept_size(present: str, restored: int) -> int:
     `present` is a path, `restored` a descriptor. Raises StorageError, also where a file cannot be
     linked since it is on another file system.
     """
-    with _present(present) as root:
-        if root < 0:
-            return 0
-        device = os.fstat(restored).st_dev
+    if not _is_directory(present):
+        return 0
+    device = os.fstat(restored).st_dev
 
-        def checked(listings: Iterator[Listing]) -> Iterator[Listing]:
-            for listing in listings:
-                if listing.stat.st_dev != device:
-                    shown = display(b"/".join(listing.path) or b".")
-                    raise StorageError(
-                        f"{shown} is on another file system than the server's directory, and "
-                        "cannot be kept beside the restored files; unmount it, or have the backup "
-                        "replace all files"
-                    )
-                yield listing
+    def checked(listings: Iterator[Listing]) -> Iterator[Listing]:
+        for listing in listings:
+            if listing.stat.st_dev != device:
+                shown = display(b"/".join(listing.path) or b".")
+                raise StorageError(
+                    f"{shown} is on another file system than the server's directory, and "
+                    "cannot be kept beside the restored files; unmount it, or have the backup "
+                    "replace all files"
+                )
+            yield listing
 
-        with closing(_Overlay(root, restored)) as comparing:
-            # The server may run: what vanishes meanwhile is not kept.
-            return measured(checked(comparing.kept(lambda name, why: None))).size
+    with opened(present) as root, closing(_Overlay(root, restored)) as comparing:
+        # The server may run: what vanishes meanwhile is not kept.
+        return measured(checked(comparing.kept(lambda name, why: None))).size
 
 
 def overlay(present: str, restored: int, owner: tuple[int, int], memory: int) -> None:
@@ -68,20 +67,13 @@ def overlay(present: str, restored: int, owner: tuple[int, int], memory: int) ->
     `owner` is the user and group id of new directories; `memory` are the most bytes of metadata of
     directories, which is else kept on the disk.
     """
-    with _present(present) as root:
-        if root >= 0:
-            with closing(_Overlay(root, restored)) as merging:
-                merging.merge(owner, memory)
+    if _is_directory(present):
+        with opened(present) as root, closing(_Overlay(root, restored)) as merging:
+            merging.merge(owner, memory)
 
 
-@contextmanager
-def _present(path: str) -> Iterator[int]:
-    """Open the present directory; -1 where there is none, or something else."""
-    if not os.path.isdir(path) or os.path.islink(path):
-        yield -1
-        return
-    with opened(path) as root:
-        yield root
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 class _Overlay:
