@@ -150,6 +150,7 @@ def extract(
                 writer = _Writer(root, guard, asked, archive.entry, progress)
                 return writer.run(found)
         except ArchiveRefused as error:
+            progress.check()
             raise archive_error(error, is_part=is_part_name(asked.archive.name)) from None
         except ParserFailed as error:
             raise ArchiveNotParsed(str(error)) from error
