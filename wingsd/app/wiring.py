@@ -265,7 +265,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
         ),
     )
-    sender = OutgoingTransfers(reactor, coordinators, outgoing)
+    sender = OutgoingTransfers(coordinators, outgoing)
     direct_servers = DirectServers(servers, database, bus, pools.disk, transfers.storage_pool.name)
     incoming_direct = IncomingDirectTransfers(
         direct_servers, receiver, database, config, time.time

@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from wingsd.auth.tokens import TransferToken, token_was_used
@@ -508,7 +507,6 @@ def _check_key(found: str, expected: str) -> None:
 class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     """All transfers from this node, at most one for each server."""
 
-    _reactor: IReactorTime
     _coordinators: PanelCoordinators
     parts: OutgoingParts
 
@@ -630,7 +628,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             checking.addBoth(lambda _: self._checks.discard(checking))
 
     async def _check_left_behind(self, transfer: OutgoingTransfer) -> None:
-        await deferLater(self._reactor, DELETION_WITHIN)
+        await deferLater(self.parts.reactor, DELETION_WITHIN)
         if transfer.is_left_behind:
             try:
                 await transfer.check_left_behind()
