@@ -60,8 +60,6 @@ from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.serialization import structure
 
-__all__ = ["DirectSending", "DirectTransfers", "IncomingDirectTransfers"]
-
 #: Seconds after a token has expired in which its source may still ask what became of the server.
 ASKED_FOR = 30 * 24 * 3600.0
 

@@ -31,16 +31,6 @@ from wingsd.statedb import Direction, ServerDescription, StateDatabase, Transfer
 from wingsd.threadio import Workers
 from wingsd.util.text import canonical_uuid
 
-__all__ = [
-    "Description",
-    "DirectServers",
-    "describe",
-    "mounts_in",
-    "read",
-    "read_text",
-    "with_addresses",
-]
-
 #: Why a server is not started that a direct transfer has moved away, although a Panel has it here.
 MOVED_AWAY = "the server has moved to another node, by wingsctl send"
 

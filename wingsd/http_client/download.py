@@ -53,17 +53,6 @@ from wingsd.util.net import are_too_small
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import escaped, readable_time
 
-__all__ = [
-    "BLOCK",
-    "LEAST_PACE",
-    "MAX_INTERIM",
-    "BodyBlocks",
-    "FetchLimits",
-    "GuardedAnswer",
-    "GuardedClient",
-    "GuardedExchange",
-]
-
 #: Interim answers (1xx) before the final one.
 MAX_INTERIM = 16
 #: Bytes a second of a body, on average over the time that may pass between two pieces: who sends

@@ -57,30 +57,6 @@ from wingsd.util.net import PROBES, are_too_small, keep_alive, tcp_info, tls_opt
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Watch
 
-__all__ = [
-    "CONNECT_WITHIN",
-    "EXPIRED",
-    "MAX_HEAD",
-    "MAX_QUOTE",
-    "NOT_YET_VALID",
-    "OTHER_NAME",
-    "UNTRUSTED",
-    "Answer",
-    "AnswerRefused",
-    "Block",
-    "BlocksBody",
-    "CertificateRefused",
-    "CertificateVerifier",
-    "HttpExchange",
-    "HttpServer",
-    "PeerWatchdog",
-    "PersistentConnections",
-    "plain",
-    "reason_of",
-    "system_trust",
-    "tls_reason",
-]
-
 # OpenSSL's numbers (x509_vfy.h); the last are those of chains without a trusted root. The first is
 # that of a chain without fault.
 OTHER_NAME = 0

@@ -24,16 +24,6 @@ from wingsd.errors import AddressBlocked
 from wingsd.threadio import Workers
 from wingsd.util.addresses import Address, Network, parse_network
 
-__all__ = [
-    "LOOKUPS",
-    "MAX_ADDRESSES",
-    "AddressPolicy",
-    "Resolve",
-    "host_resolver",
-    "is_of_this_host",
-    "is_public",
-]
-
 #: Networks of IPv4 that are not on the public Internet, of IANA's registry of special addresses:
 #: this network, private ones, those of providers (RFC 6598), loopback, link-local, of protocols
 #: and documentation, of relays for 6to4, of benchmarks, multicast, reserved and broadcast.

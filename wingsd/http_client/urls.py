@@ -19,16 +19,6 @@ import idna
 from wingsd.errors import UrlInvalid, UrlSchemeRefused
 from wingsd.util.text import escaped
 
-__all__ = [
-    "MAX_URL",
-    "PORTS",
-    "WebUrl",
-    "disposition_name",
-    "parse_url",
-    "plain_name",
-    "text_of",
-]
-
 #: The longest URL that is accepted, as in most servers.
 MAX_URL = 8192
 PORTS = {"http": 80, "https": 443}

@@ -85,8 +85,6 @@ from wingsd.util.retry import Budget, Watch
 from wingsd.util.serialization import structure
 from wingsd.util.text import readable_size
 
-__all__ = ["MoveSending", "Mover", "begun_of", "request_of"]
-
 #: The version of moves without extended attributes, and the one with them.
 VERSION, WITH_ATTRIBUTES = 1, 2
 _MIB = 1 << 20

@@ -21,8 +21,6 @@ from wingsd.transfers.outgoing.source import OutgoingParts
 from wingsd.transfers.peer.moves import MoveClient, MoveResumed, MoveSmaller, ResumeNeeded
 from wingsd.util.retry import Watch
 
-__all__ = ["BatchSize", "ClosedRound", "PlannedRound", "RoundSender", "asking"]
-
 #: Seconds between two questions.
 ASKED_EVERY = 20.0
 

@@ -45,8 +45,6 @@ from wingsd.transfers.step_log import SeedFigures, StepLog
 from wingsd.transfers.steps import SendStep, State
 from wingsd.util.text import readable_size, readable_time
 
-__all__ = ["LivePolicy", "RoundLoop", "SeedPolicy", "SentServer"]
-
 
 @attrs.define(eq=False, repr=False, slots=False)
 class SentServer:

@@ -37,28 +37,6 @@ from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.util.deferreds import beside
 from wingsd.util.reactor import Reactor
 
-__all__ = [
-    "FOLLOWED",
-    "FOLLOWS",
-    "HOLD",
-    "JOINS_STREAMS",
-    "KEEPS_ATTRIBUTES",
-    "MOVED",
-    "MOVES",
-    "MOVES_ATTRIBUTES",
-    "AttachedFile",
-    "AttachmentReader",
-    "OutgoingParts",
-    "SeedOrder",
-    "SourceStorage",
-    "Subject",
-    "TransferRequest",
-    "is_seed",
-    "seed_of",
-    "streams_of",
-    "upload_format",
-]
-
 #: The feature of a destination that takes all requests of a server for one transfer.
 JOINS_STREAMS = "streams"
 #: That of one that keeps the extended attributes and ACLs in archives.

@@ -54,8 +54,6 @@ from wingsd.util.deferreds import fires_within
 from wingsd.util.retry import Watch
 from wingsd.util.text import readable_size
 
-__all__ = ["Payload", "SourcePool", "StandstillNotice", "StreamSending", "size_limit"]
-
 #: The features of a destination that keeps symlinks and hard links.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
 

@@ -54,8 +54,6 @@ from wingsd.util.deferreds import beside, when_fired
 from wingsd.util.retry import Budget
 from wingsd.util.text import readable_size
 
-__all__ = ["OutgoingTransfer", "SeedRead", "SeedTransfer"]
-
 #: How a server is sent: two classes with the same interface.
 Sending: TypeAlias = StreamSending | MoveSending
 #: Ends a seed, and returns what it has read of its server's files.

@@ -51,17 +51,6 @@ from wingsd.threadio import Outflow
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for
 
-__all__ = [
-    "GATEWAYS",
-    "PeerAddress",
-    "PeerClient",
-    "PeerTls",
-    "explanation",
-    "judge",
-    "peer_tls",
-    "refusal_of",
-]
-
 #: Names of a certificate in an error.
 MAX_NAMES = 5
 #: Statuses of a proxy that has no answer of the node's, which may still be at work. 520 to 524 are

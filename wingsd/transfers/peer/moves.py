@@ -43,24 +43,6 @@ from wingsd.transfers.peer.client import PeerAddress, refusal_of
 from wingsd.util.retry import Backoff, Budget, seconds_asked_for
 from wingsd.util.serialization import Keywords, structure
 
-__all__ = [
-    "MOST",
-    "BegunAnswer",
-    "Cause",
-    "Digest",
-    "Durable",
-    "MoveClient",
-    "MoveResumed",
-    "MoveSmaller",
-    "MoveTrouble",
-    "Offset",
-    "PreparationStatus",
-    "ResumeNeeded",
-    "Root",
-    "failure_of",
-    "unusable",
-]
-
 T = TypeVar("T")
 
 #: Statuses after which the same request is sent again. 520 to 524 are Cloudflare's.
