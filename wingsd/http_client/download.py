@@ -376,22 +376,18 @@ class BodyBlocks:
         return data
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class GuardedClient:
     """Requests files from addresses that users give."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        reactor: Reactor,
-        policy: AddressPolicy,
-        user_agent: str,
-        resolve: Resolve,
-    ) -> None:
-        self._reactor = reactor
-        self._policy = policy
-        self._user_agent = user_agent
-        self._resolve = resolve
+    _reactor: Reactor
+    _policy: AddressPolicy
+    _user_agent: str
+    _resolve: Resolve
+
+    def __attrs_post_init__(self) -> None:
         self._trust = cache(system_trust)  # reading them takes 10 ms
 
     async def get(

@@ -311,16 +311,17 @@ LOOK_EVERY = 0.5
 _SECONDS = "{seconds}"
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class RoundLoop:
     """The rounds of the `server` that `move` sends, and the figures of them."""
 
-    def __init__(
-        self, move: MoveSending, server: Server, steps: StepLog[SendStep], config: LiveMovesConfig
-    ) -> None:
-        self.move = move
-        self.server = server
-        self.steps = steps
-        self.rule = StopRule(config)
+    move: MoveSending
+    server: Server
+    steps: StepLog[SendStep]
+    _config: LiveMovesConfig
+
+    def __attrs_post_init__(self) -> None:
+        self.rule = StopRule(self._config)
         #: How many were sent.
         self.rounds = 0
         #: The one that was planned last.

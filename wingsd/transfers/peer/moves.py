@@ -394,6 +394,7 @@ class MoveTrouble:
             self._say(f"the move goes on, after {waited:.0f} s")
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class MoveClient:
     """A client of the move of `record`, at the rate of `bucket`.
 
@@ -403,37 +404,31 @@ class MoveClient:
     seconds in which this request did not get through.
     """
 
-    def __init__(
-        self,
-        address: PeerAddress,
-        clock: IReactorTime,
-        stall_timeout: float,
-        bucket: TokenBucket | None,
-        record: MoveRecord,
-        trouble: MoveTrouble,
-        patience: float,
-    ) -> None:
-        #: Seconds for which a request is repeated that does not get through.
-        self.patience = patience
+    _address: PeerAddress
+    _clock: IReactorTime
+    _stall_timeout: float
+    _bucket: TokenBucket | None
+    _record: MoveRecord
+    _trouble: MoveTrouble
+    #: Seconds for which a request is repeated that does not get through.
+    patience: float
+
+    def __attrs_post_init__(self) -> None:
+        record = self._record
         #: The steps of the destination's work, as it has reported last.
         self.steps = 0
         #: Those bytes of batches and attachments that were sent and not taken.
         self.bytes_again = 0
         #: Whether batches that are begun now leave a part of the rate to others.
         self.yields = False
-        self._address = address
-        self._clock = clock
-        self._stall_timeout = stall_timeout
-        self._bucket = bucket
         self._server = record.server
         self._key = record.key
-        self._trouble = trouble
         self._wait = WAIT
         #: When it may be asked again how far it is.
         self._next_progress = 0.0
         self._move = f"/{record.server}/move/{record.move}" if record.move else ""
         self._session = ""
-        self._connections = PersistentConnections(clock)
+        self._connections = PersistentConnections(self._clock)
         self._under_way: dict[HttpExchange, BlocksBody | None] = {}
         #: Bytes of bodies that are not under way any more.
         self._bytes_over = 0
