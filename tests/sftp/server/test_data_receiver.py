@@ -140,6 +140,28 @@ def test_a_client_that_sends_large_requests_may_send_more_of_them(
     serve(tmp_path, test)
 
 
+def test_a_large_window_is_one_of_a_few_and_given_back(tmp_path: Path) -> None:
+    async def window(served: Served) -> int:
+        async with served.client() as sftp, sftp.open("/a", "wb", block_size=32 << 10) as file:
+            await file.write(bytes(1 << 20))
+            (own,) = served.server._connections.values()
+            (channel,) = own._channels
+            most = channel._most
+        while served.server._connections:
+            await asyncio.sleep(0.01)
+        return most
+
+    async def test(served: Served) -> None:
+        windows = served.server.windows
+        while windows.acquire(blocking=False):
+            pass
+        assert await window(served) == FIRST_WINDOW
+        windows.release()
+        assert [await window(served) for _ in range(2)] == [2 << 20] * 2
+
+    serve(tmp_path, test)
+
+
 def test_a_request_that_is_larger_than_the_window_of_its_channel_is_done(tmp_path: Path) -> None:
     data = os.urandom(packets.MAX_DATA)
 
