@@ -74,6 +74,19 @@ def test_a_refusal_is_told_with_its_reason(scripted: Scripted, wingsctl: Command
     assert wingsctl(*WORDS, "--no-wait", "--json").json == BEGUN
 
 
+def test_a_transfer_that_is_gone_without_a_result_is_not_waited_for(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    scripted.answers("POST", "send", BEGUN, status=202)
+    asking, gone = running(step="ask") | {"follow": None}, found(past=[past(transfer=6)])
+    # That it would follow later shows a command that goes on to wait.
+    answers = (found(running=asking), gone, found(running=follow()))
+    scripted.answers("GET", f"transfers/{UUID}", *answers)
+    ran = wingsctl(*WORDS)
+    assert (ran.status, ran.out) == (Exit.FAILED, "")
+    assert "the transfer does not exist any more" in ran.err
+
+
 def later(**delta: float) -> datetime:
     return (datetime.now() + timedelta(**delta)).replace(second=0, microsecond=0)
 

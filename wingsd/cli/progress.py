@@ -135,18 +135,32 @@ def follow(client: ControlClient, server: str, after: int, *, quiet: bool) -> Js
     """
     with TransferProgress(console(stderr=True, quiet=quiet)).shown() as screen:
         while True:
-            found = transfer_of(client, server)
-            ended = [each for each in found["past"] if each["transfer"] > after]
-            if ended and found["running"] is None:
-                latest: Json = ended[0]
-                return latest
-            if found["running"] is None and found["expected"] is None:
-                raise CtlError(
-                    "the transfer does not exist any more",
-                    "it was cancelled, or not started in time; see the daemon's log",
-                )
-            screen.show([found["running"]] if found["running"] else [])
+            running, ended = _progress(client, server, after)
+            if ended is not None:
+                return ended
+            screen.show([running] if running else [])
             time.sleep(POLL_INTERVAL)
+
+
+def _progress(client: ControlClient, server: str, after: int) -> tuple[Json | None, Json | None]:
+    """Return a server's transfer in progress, else the result of its last one.
+
+    Its number is above `after`. Both are None while the server is expected. Raises `CtlError` when
+    there is no such transfer.
+    """
+    found = transfer_of(client, server)
+    running: Json | None = found["running"]
+    ended = [each for each in found["past"] if each["transfer"] > after]
+    if running is not None:
+        return running, None
+    if ended:
+        return None, ended[0]
+    if found["expected"] is None:
+        raise CtlError(
+            "the transfer does not exist any more",
+            "it was cancelled, or not started in time; see the daemon's log",
+        )
+    return None, None
 
 
 def transfer_of(client: ControlClient, server: str) -> Json:
@@ -219,13 +233,9 @@ def followed(client: ControlClient, server: str, after: int) -> Json | None:
     Its number is above `after`. Raises `CtlError` when there is no such transfer.
     """
     while True:
-        found = transfer_of(client, server)
-        ended = [each for each in found["past"] if each["transfer"] > after]
-        if found["running"] is None and ended:
-            latest: Json = ended[0]
-            return latest
-        if found["running"] is not None and found["running"].get("follow") is not None:
-            return None
+        running, ended = _progress(client, server, after)
+        if ended is not None or (running is not None and running.get("follow") is not None):
+            return ended
         time.sleep(POLL_INTERVAL)
 
 
