@@ -153,6 +153,7 @@ class Harness(NodeContext):
         self.http = made.http
         self.volume = self.receiver.parts.storage.volume
         self.source_storage = self.sender.parts.storage
+        self.bus = self.sender.parts.step_logs.bus
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):
             connection.execute("PRAGMA synchronous = OFF")

@@ -23,7 +23,6 @@ from wingsd.config.live import LiveConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.direct_transfers.initiator import DirectTransfers
 from wingsd.docker.runtime import DockerInformation
-from wingsd.events import EventBus
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -81,7 +80,6 @@ class NodeContext:
     disk: Workers
     long: Workers
     workers: Workers
-    bus: EventBus
     store: Store
     database: StateDatabase
     denied: DenyList

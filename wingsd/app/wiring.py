@@ -392,7 +392,6 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         disk=pools.disk,
         long=pools.long,
         workers=pools.figures,
-        bus=bus,
         store=store,
         database=database,
         denied=denied,
