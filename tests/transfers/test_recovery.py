@@ -20,9 +20,9 @@ from wingsd.errors import (
     StorageError,
     TransferRevoked,
 )
-from wingsd.statedb import Direction, Outcome, Report, TransferRecord
+from wingsd.statedb import Direction, MoveRecord, Outcome, Report, TransferRecord
 from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.recovery import clear_leftovers, durable
+from wingsd.transfers.recovery import clear_leftovers, durable, open_moves
 from wingsd.transfers.steps import ReceiveStep
 
 
@@ -219,3 +219,9 @@ def test_a_complete_server_is_recognized_by_its_step() -> None:
     ]
     entries.append(TransferRecord(99, "sent", Direction.OUT, "SEND", 0, 0))
     assert durable(entries) == {"SWAP", "ENVIRONMENT", "REPORT"}
+
+
+def test_a_step_that_is_unknown_here_does_not_stop_a_start() -> None:
+    entries = [TransferRecord(1, UUID, Direction.IN, "LATER", 0, 0)]
+    moves = [MoveRecord(1, UUID, Direction.IN, "m", "k", "t", "")]
+    assert (durable(entries), open_moves(entries, moves)) == (set(), {})

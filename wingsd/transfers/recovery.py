@@ -46,9 +46,10 @@ _STOPPING = (SendStep.STOP.name, SendStep.FAILED.name)
 
 def durable(entries: Sequence[TransferRecord]) -> set[str]:
     """Return the servers that were received whole, and whose files must not be removed."""
-    first, last = ReceiveStep.SWAP, ReceiveStep.REPORT
+    # by names: a later version may have recorded other steps
+    names = {each.name for each in ReceiveStep if ReceiveStep.SWAP <= each <= ReceiveStep.REPORT}
     received = (entry for entry in entries if entry.direction is Direction.IN)
-    return {entry.server for entry in received if first <= ReceiveStep[entry.step] <= last}
+    return {entry.server for entry in received if entry.step in names}
 
 
 def open_moves(
@@ -56,10 +57,11 @@ def open_moves(
 ) -> dict[int, MoveRecord]:
     """Return the moves to this node that go on where they were, by the ids of their transfers."""
     records = {move.transfer: move for move in moves if move.direction is Direction.IN}
+    names = {each.name for each in ReceiveStep if each < ReceiveStep.SWAP}
     return {
         entry.id: records[entry.id]
         for entry in entries
-        if entry.id in records and ReceiveStep[entry.step] < ReceiveStep.SWAP
+        if entry.id in records and entry.step in names
     }
 
 
