@@ -227,3 +227,20 @@ def test_blocks_that_are_being_received_are_passed_over(move: Move) -> None:
         to.checkpoint()
         assert move.read(to)[1] == []
     assert (move.tree / "d/big").read_bytes() == (move.root / "d/big").read_bytes()
+
+
+def test_blocks_that_a_file_has_no_more_are_not_told_as_differing(move: Move) -> None:
+    with move.destination.open() as to:
+        move.send(to)
+        move.read(to)
+        with (move.root / "d/big").open("r+b") as file:
+            file.seek(100_000)
+            file.write(b"changed")
+        move.send(to)
+        taken = [piece for piece in to.rereading.take() if piece.first > 1]
+        (move.root / "d/big").write_bytes(b"truncated, as a log is")
+        move.send(to)
+        with closing(PieceReader(os.open(move.tree, os.O_RDONLY))) as reader:
+            assert reader.differing(taken) == taken
+        assert list(to.rereading.settle(taken)) == []
+        assert move.read(to)[1] == []

@@ -94,7 +94,7 @@ def _is_as_sent(applier: TreeApplier, path: bytes, node: FileNode, first: int, c
     """
     if not node.number and node.blocks.missing:
         return True
-    known = node.blocks.get(first, min(count, node.blocks.count - first))
+    known = node.blocks.get(first, max(min(count, node.blocks.count - first), 0))
     return _passes(applier, path, partial(_is_equal, _piece(node, path, first, known)))
 
 
