@@ -7,10 +7,10 @@ import hashlib
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from uuid import uuid4
 
 import yaml
+from clients import BROKEN, WORLD, made, restored
 from machine import (
     CONFIGURATION,
     HOME,
@@ -28,9 +28,6 @@ from twisted.internet import reactor
 from tests.support.s3_store import PartSigner, S3Store
 
 BACKUPS = HOME / "backups"
-WORLD = "world/region/r.0.0.mca"
-#: What the server's program made of its world.
-BROKEN = b"broken"
 PRIVATE = 0o600
 
 
@@ -56,31 +53,6 @@ def allow_localhost() -> None:
     settings = yaml.safe_load(CONFIGURATION.read_text())
     settings["system"]["backups"] = {"restore_host_allowlist": ["localhost"]}
     CONFIGURATION.write_text(yaml.safe_dump(settings))
-
-
-async def made(machine: Machine, uuid: str, adapter: str) -> tuple[str, dict[str, Any]]:
-    """Have a backup made; return its UUID, and what the Panel is told."""
-    backup = str(uuid4())
-    known = machine.panel.backups.add(backup, uuid)
-    body = {"adapter": adapter, "uuid": backup, "ignore": ""}
-    path = f"/api/servers/{uuid}/backup"
-    status, answer = await machine.panel.ask(machine.node, "POST", path, body)
-    check(f"a backup is begun ({adapter})", status == HTTPStatus.ACCEPTED, answer)
-    await machine.until(lambda: known.is_over, "the report of the backup")
-    told = known.told or {}
-    check("the Panel hears that it is made", told["successful"], told)
-    return backup, told
-
-
-async def restored(machine: Machine, uuid: str, backup: str, **request: Any) -> bool:
-    """Break the server, and have a backup restored; return what the Panel hears."""
-    world = VOLUMES / uuid / WORLD
-    world.unlink()
-    world.write_bytes(BROKEN)
-    await machine.panel.restore(uuid, backup, **request)
-    panel = machine.panel
-    await machine.until(lambda: panel.restored(uuid) is not None, "the report of the restore")
-    return bool(panel.restored(uuid))
 
 
 async def it_is_made(machine: Machine, uuid: str) -> str:

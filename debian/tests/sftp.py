@@ -7,13 +7,10 @@ import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from clients import PASSWORD, SftpClient
 from machine import VOLUMES, Failed, Machine, check, main, run
 
-from tests.support.sftp_users import SftpUser
-
-PASSWORD = "correct horse"  # noqa: S105
 CONTENT = hashlib.shake_128(b"file").digest(3_000_001)
-USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
 #: What the process may not gain by the daemon's privileges: nothing beyond them.
 LIMITS = ("NoNewPrivs:\t1", "Seccomp:\t2")
 
@@ -28,21 +25,20 @@ async def test(machine: Machine) -> None:
     with TemporaryDirectory() as directory:
         place = Path(directory)
         (place / "local").write_bytes(CONTENT)
+        client = SftpClient(machine, uuid, place)
         for password in (True, False):
-            await transfer(machine, uuid, place, password=password)
-        await refused(place, uuid)
+            await transfer(client, uuid, place, password=password)
+        await refused(client)
     await confined(machine)
     await run("systemctl", "stop", "wingsd")
     check("it ends cleanly", await machine.property("Result") == "success")
 
 
-async def transfer(machine: Machine, uuid: str, place: Path, *, password: bool) -> None:
+async def transfer(client: SftpClient, uuid: str, place: Path, *, password: bool) -> None:
     """Upload a file and download it."""
-    await add_user(machine, uuid, place)
+    await client.add_user()
     how = "password" if password else "key"
-    await sftp(
-        place,
-        uuid,
+    await client.run(
         *(f"put -p {place}/local /maps/{how}", f"get /maps/{how} {place}/{how}", "ls -l /maps"),
         password=PASSWORD if password else "",
     )
@@ -55,34 +51,10 @@ async def transfer(machine: Machine, uuid: str, place: Path, *, password: bool) 
     check("it belongs to the servers' user", owned, found)
 
 
-async def add_user(machine: Machine, uuid: str, place: Path) -> None:
-    """Have the Panel know a user with a password and a key."""
-    key = place / "key.pub"
-    if not key.exists():
-        await run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / "key"))
-    public = " ".join(key.read_text().split()[:2])
-    user = SftpUser(USER, PASSWORD, {public}, {uuid: ["*"]})
-    machine.panel.sftp_users.add("anna", user)
-
-
-async def sftp(place: Path, uuid: str, *lines: str, password: str = "") -> str:
-    """Run commands of `sftp`, with the key where there is no password. Raises `Failed`."""
-    (place / "batch").write_text("".join(f"{line}\n" for line in lines))
-    (place / "askpass").write_text(f"#!/bin/sh\necho '{password}'\n")
-    (place / "askpass").chmod(0o700)
-    options = ["Port=2022", "StrictHostKeyChecking=accept-new", "BatchMode=no"]
-    options += [f"UserKnownHostsFile={place}/known", "NumberOfPasswordPrompts=1"]
-    options += ["IdentitiesOnly=yes", f"IdentityFile={place}/key"]
-    options += [f"PubkeyAuthentication={'no' if password else 'yes'}"]
-    command = ["sftp", *(f"-o{option}" for option in options), "-b", f"{place}/batch"]
-    asking = {"SSH_ASKPASS": f"{place}/askpass", "SSH_ASKPASS_REQUIRE": "force"}
-    return await run(*command, f"anna.{uuid[:8]}@127.0.0.1", env=asking)
-
-
-async def refused(place: Path, uuid: str) -> None:
+async def refused(client: SftpClient) -> None:
     """A wrong password is refused."""
     try:
-        await sftp(place, uuid, "ls", password="wrong")  # noqa: S106
+        await client.run("ls", password="wrong")  # noqa: S106
     except Failed as failed:
         check("a wrong password is refused", "Permission denied" in str(failed), failed)
     else:

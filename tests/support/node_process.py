@@ -38,8 +38,9 @@ TIMEOUT = 180
 SLOW, FAST = 256 * 1024.0, float("inf")
 #: Options of the daemon: a free port of loopback.
 LOOPBACK = ("--endpoint", "tcp:0:interface=127.0.0.1")
-#: The program that runs the daemon.
-TWISTD = str(Path(sys.executable).with_name("twistd"))
+_programs = (Path(sys.executable).with_name(name) for name in ("twistd", "twistd3"))
+#: The program that runs the daemon, by its own name or by Debian's.
+TWISTD = str(next((program for program in _programs if program.exists()), "twistd"))
 reactor: Any = installed_reactor
 
 
