@@ -22,8 +22,6 @@ from wingsd.http.listener import tcp_endpoint
 from wingsd.systemd.sd_daemon import passed_endpoint
 from wingsd.util.reactor import Reactor, installed_reactor
 
-__all__ = ["Options", "makeService"]
-
 
 class Options(UsageOptions):
     """The command line, and the configuration that it names."""

@@ -13,16 +13,6 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-__all__ = [
-    "OUTPUT",
-    "SILENT_INPUT",
-    "ArchiveFormat",
-    "Compression",
-    "Compressor",
-    "compressed",
-    "compressor",
-]
-
 
 class ArchiveFormat(Enum):
     """The formats, by their names in the Panel of Calagopus."""

@@ -22,26 +22,6 @@ from wingsd.archive.pipeline import Blocks
 from wingsd.archive.tar_headers import BLOCK, is_header
 from wingsd.errors import ArchiveError
 
-__all__ = [
-    "BZIP2",
-    "ENDS",
-    "GZIP",
-    "LZ4",
-    "MAX_DICTIONARY",
-    "MAX_WINDOW",
-    "SKIPPABLE_MAGICS",
-    "STEP",
-    "XZ",
-    "ZSTD",
-    "ZSTD_MAGIC",
-    "Decompressor",
-    "Piece",
-    "StreamFormat",
-    "decompressed",
-    "is_skippable",
-    "passed_over",
-]
-
 SKIPPABLE_MAGICS = tuple(number.to_bytes(4, "little") for number in range(0x184D2A50, 0x184D2A60))
 
 

@@ -27,8 +27,6 @@ from wingsd.filesystem.open_directories import (
 )
 from wingsd.util.text import display
 
-__all__ = ["DirectoryMetadata", "SymlinkResolver", "UnresolvableSymlink"]
-
 DirectoryEntry = tuple[Path, int, int | None, bytes]
 
 _CHUNK = 1 << 16

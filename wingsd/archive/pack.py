@@ -20,8 +20,6 @@ from wingsd.archive.pipeline import read_ahead
 from wingsd.archive.policy import Kind, WarningLimiter
 from wingsd.archive.tar_writer import TarWriter
 
-__all__ = ["QUEUE", "Packed", "pack"]
-
 QUEUE = 1 << 20
 """The most bytes in each of the two queues between stages."""
 

@@ -17,18 +17,6 @@ from attrs import Factory, evolve, frozen
 from wingsd.filesystem.open_directories import Path
 from wingsd.filesystem.walk import FirstNames, Listing, opened, stats, walk
 
-__all__ = [
-    "EVERYTHING",
-    "FILES",
-    "SYMLINKS",
-    "Part",
-    "PartitionBuilder",
-    "TreeKey",
-    "TreeRange",
-    "directory_key",
-    "split",
-]
-
 TreeKey = tuple[tuple[int, bytes], ...]
 """The place of a name in the order: each directory above it, then itself, with its kind."""
 

@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Blocks", "ReadAhead", "StageClosed", "joined", "read_ahead"]
-
 
 class Blocks:
     """Takes exact numbers of bytes from an iterator of bytes blocks of any size.

@@ -14,14 +14,6 @@ from wingsd.config import TransfersConfig
 from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
 from wingsd.filesystem.walk import FREE_ENTRIES, counted_entries
 
-__all__ = [
-    "DEFAULT",
-    "STEP",
-    "ArchiveLimits",
-    "ArchiveQuota",
-    "require_free_space",
-]
-
 _MIB = 1 << 20
 
 

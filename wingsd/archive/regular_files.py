@@ -30,8 +30,6 @@ from wingsd.archive.tar_writer import STEP
 from wingsd.errors import MemberRefused
 from wingsd.util.text import display, readable_size
 
-__all__ = ["NotKept", "RegularFiles", "has_only_files"]
-
 #: The most bytes that are read ahead of the compressor.
 _QUEUE = 1 << 20
 #: The largest file whose copies are written in one reading: its content is in memory.

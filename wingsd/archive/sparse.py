@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from wingsd.archive.tar_headers import FILE, NO_OWNER, member_header, padding, pax_record
 from wingsd.filesystem.new_file import Owner
 
-__all__ = ["LEAST_HOLES", "Segments", "data_segments", "sparse_data", "sparse_header"]
-
 Segments = tuple[tuple[int, int], ...]
 """The offset and the length of each piece of data, in order."""
 

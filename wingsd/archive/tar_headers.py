@@ -17,33 +17,6 @@ from zlib import adler32
 from wingsd.filesystem.attributes import ACCESS, DEFAULT, acl_text, attribute_pairs, names_own
 from wingsd.filesystem.new_file import Owner
 
-__all__ = [
-    "ACL_KEYS",
-    "ATTRIBUTE",
-    "BLOCK",
-    "DIRECTORY",
-    "END",
-    "FILE",
-    "HARD_LINK",
-    "LATEST",
-    "MAX_SEGMENTS",
-    "NO_OWNER",
-    "SYMLINK",
-    "Member",
-    "attribute_records",
-    "is_header",
-    "member_header",
-    "number",
-    "old_sparse_pairs",
-    "padding",
-    "pax_record",
-    "pax_records",
-    "pax_time",
-    "sparse_from_list",
-    "sparse_number",
-    "verify_segments",
-]
-
 BLOCK = 512
 """Bytes of a tar block; headers are one block, data is padded to whole ones."""
 

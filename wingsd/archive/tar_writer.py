@@ -43,8 +43,6 @@ from wingsd.filesystem.walk import (
     walk,
 )
 
-__all__ = ["STEP", "TarWriter", "check_owner"]
-
 STEP = 240 << 10
 """Bytes of every block but the last; see `decompress.STEP` for the upper bound and
 `compress.OUTPUT` for the lower."""

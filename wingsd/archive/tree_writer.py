@@ -26,8 +26,6 @@ from wingsd.filesystem.attributes import is_own, process_umask, write_attributes
 from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.util.text import disk_advice
 
-__all__ = ["DeferredLinks", "TreeWriter"]
-
 _SPOOLED = 1 << 19
 _HEAD = Struct("<II")
 

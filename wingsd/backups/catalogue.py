@@ -20,17 +20,6 @@ from wingsd.errors import InvalidData
 from wingsd.util.serialization import InvalidField, structure, unknown_keys, unstructure
 from wingsd.util.text import canonical_uuid
 
-__all__ = [
-    "COMPLETE",
-    "DAMAGED",
-    "VERSION",
-    "Catalogue",
-    "CatalogueFiles",
-    "catalogue_name",
-    "encode_catalogue",
-    "parse_catalogue",
-]
-
 VERSION = 1
 #: The states: the archive is as it was made, or was found to be something else.
 COMPLETE, DAMAGED = "complete", "damaged"

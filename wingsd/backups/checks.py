@@ -26,16 +26,6 @@ from wingsd.filesystem.directory import OpenFile
 from wingsd.threadio import Workers
 from wingsd.util.text import reading_advice
 
-__all__ = [
-    "UNREAD",
-    "BackupCheck",
-    "BackupChecks",
-    "CheckSchedule",
-    "VerifiedBackup",
-    "verified_catalogue",
-    "verify_archive",
-]
-
 #: Seconds between two looks for a backup that is due.
 HOUR = 3600.0
 _DAY = 24 * HOUR

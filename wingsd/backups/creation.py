@@ -60,16 +60,6 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
-__all__ = [
-    "Adapter",
-    "BackupParts",
-    "BackupResult",
-    "Backups",
-    "LocalAdapter",
-    "NewBackup",
-    "checksum_type_of",
-]
-
 #: Seconds between two events of progress, as Calagopus' nodes send them, and between two messages
 #: in the console.
 _PROGRESS_EVERY, _MESSAGE_EVERY = 1.0, 60.0

@@ -18,8 +18,6 @@ from wingsd.statedb import DroppedBackup, Outcome, ReportKind, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.text import readable_size
 
-__all__ = ["BackupDeletion", "DroppedBackups"]
-
 _DAY = 24 * 3600.0
 #: Seconds between two answers of the Panel that it has no record of a backup.
 _APART = _DAY / 2

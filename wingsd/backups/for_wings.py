@@ -43,8 +43,6 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 
-__all__ = ["BackupRewrites", "Rewrite"]
-
 #: Rewrites that have ended and are kept in memory.
 _KEPT = 100
 _BLOCK = 240 << 10

@@ -21,23 +21,6 @@ from wingsd.threadio import Workers
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice
 
-__all__ = [
-    "LOG_PARTS",
-    "SUFFIXES",
-    "WINGS",
-    "AttachedLog",
-    "Attachment",
-    "Backup",
-    "BackupChecksum",
-    "LocalBackup",
-    "Removal",
-    "attachment_of",
-    "backup_at",
-    "find_backups",
-    "remove_backup",
-]
-
-
 #: The forms in which the families' nodes keep local backups. Pelican's know only the second.
 SUFFIXES = ("tar", "tar.gz", "tar.xz", "tar.lz", "tar.bz2", "tar.lz4", "tar.zst", "zip", "7z")
 #: What each family calls the part of an installation's log; Pterodactyl's has none.

@@ -45,17 +45,6 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing, opened, regular_bytes, walk
 from wingsd.util.text import disk_advice, display
 
-__all__ = [
-    "MAX_IGNORE_FILE",
-    "ArchiveTerms",
-    "IgnoreList",
-    "NewArchiveFile",
-    "check_space",
-    "ignore_lines",
-    "keep_pace",
-    "make_archive",
-]
-
 _MIB = 1 << 20
 #: Bytes after which the file system is asked how much is free.
 _STEP = 8 << 20

@@ -28,8 +28,6 @@ from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.removal import remove_tree
 from wingsd.util.durable import storage_errors, sync_directory
 
-__all__ = ["QUARANTINE", "ReceivedBackups", "write_all", "write_file"]
-
 #: The name of a quarantine directory in a staging area.
 QUARANTINE = ".quarantine"
 

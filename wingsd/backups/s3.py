@@ -72,8 +72,6 @@ from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff, Budget, Watch, seconds_asked_for
 from wingsd.util.serialization import structure
 
-__all__ = ["GrowingArchive", "S3Adapter"]
-
 #: Parts of an upload, of any store.
 MAX_PARTS = 10_000
 #: Bytes of a URL: more would not fit into a request's headers.

@@ -33,15 +33,6 @@ from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
 
-__all__ = [
-    "BackupStore",
-    "MadeArchive",
-    "StoredBackup",
-    "UploadedPart",
-    "backup_uuid",
-    "part_name",
-]
-
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NANO = 1_000_000_000
 _BLOCK = 1 << 20

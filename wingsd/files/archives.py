@@ -48,20 +48,6 @@ from wingsd.filesystem.paths import ServerPath, name_text
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing, gone, regular_bytes, unreadable_for_user
 
-__all__ = [
-    "MAX_ZIP_MEMBERS",
-    "MAX_ZIP_NAMES",
-    "ArchiveKind",
-    "ArchiveOutput",
-    "Compressing",
-    "check_packing",
-    "compress",
-    "default_name",
-    "kind_of_extension",
-    "kind_of_format",
-    "pack_into",
-]
-
 #: It was replaced by something else than a symlink.
 _REPLACED = (errno.EINVAL,)
 _STEP = 240 << 10

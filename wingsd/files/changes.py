@@ -25,20 +25,6 @@ from wingsd.filesystem.new_file import NewFileOptions
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 
-__all__ = [
-    "Mode",
-    "Renaming",
-    "copy",
-    "copy_names",
-    "create_directory",
-    "delete",
-    "is_free",
-    "parse_mode",
-    "rename",
-    "rfc_3339",
-    "set_modes",
-]
-
 
 @attrs.frozen
 class Renaming:

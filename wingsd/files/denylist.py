@@ -19,8 +19,6 @@ from twisted.logger import Logger
 
 from wingsd.filesystem.paths import ServerPath
 
-__all__ = ["MAX_LINES", "MAX_LINE_LENGTH", "Denylist", "Denylists", "denylist_lines"]
-
 #: Further lines are left out, and longer ones: no egg of a person has them.
 MAX_LINES = 10_000
 MAX_LINE_LENGTH = 1024

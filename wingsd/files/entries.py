@@ -31,22 +31,6 @@ from wingsd.filesystem.paths import ServerPath, name_text
 from wingsd.filesystem.root import ServerRoot
 from wingsd.util.serialization import Keywords
 
-__all__ = [
-    "MAX_ENTRIES",
-    "DirectoryLarge",
-    "FileEntry",
-    "Page",
-    "Sort",
-    "entry_data",
-    "head_of",
-    "list_directory",
-    "mime_in",
-    "mime_of",
-    "mime_of_entry",
-    "mode_text",
-    "time_text",
-]
-
 #: Bytes that are looked at: with the magic of tar, which is the farthest from the start.
 HEAD = 512
 DIRECTORY = "inode/directory"

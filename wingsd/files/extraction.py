@@ -53,8 +53,6 @@ from wingsd.user_archives.frames import (
 from wingsd.user_archives.kinds import is_part_name, name_hint, single_name
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
 
-__all__ = ["ArchiveContents", "ExtractedMembers", "Extracting", "archive_error", "extract"]
-
 
 def archive_error(refusal: ArchiveRefused, *, is_part: bool) -> BadRequest:
     """Return the error of a refusal; `is_part` tells that the name is that of one part."""

@@ -14,8 +14,6 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing
 
-__all__ = ["MAX_KEPT", "MAX_KEPT_NAMES", "Guard"]
-
 #: Directories with denied files in one directory that is deleted.
 MAX_KEPT = 1 << 16
 #: The names in all of their paths.

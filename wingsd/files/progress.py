@@ -7,8 +7,6 @@ from threading import Event
 from wingsd.errors import FileWorkCancelled
 from wingsd.filesystem.paths import ServerPath
 
-__all__ = ["Progress"]
-
 
 class Progress:
     """The progress of one piece of work. Its thread writes it; any thread reads and cancels it.

@@ -32,8 +32,6 @@ from wingsd.servers.server import Server
 from wingsd.util.deferreds import when_fired
 from wingsd.util.text import escaped
 
-__all__ = ["Pull", "PullOptions", "PullTarget", "Pulls"]
-
 T = TypeVar("T")
 #: Downloads of all servers at a time: each takes two descriptors and up to 1 MiB.
 _ON_NODE = 100

@@ -26,19 +26,6 @@ from wingsd.filesystem.directory import Directory, Entry, OpenFile
 from wingsd.filesystem.paths import MAX_PATH_BYTES, ServerPath
 from wingsd.filesystem.root import ServerRoot
 
-__all__ = [
-    "MAX_RESULTS",
-    "MAX_WAITING",
-    "Algorithm",
-    "ContentFilter",
-    "FileFilter",
-    "SearchLimits",
-    "content_search",
-    "fingerprint",
-    "name_matcher",
-    "name_search",
-]
-
 #: Results of one search. Pages of a Panel show a list without end, and a user narrows it down.
 MAX_RESULTS = 1000
 #: Directories that wait to be searched; further ones are not.

@@ -40,8 +40,6 @@ from wingsd.servers.server import Server
 from wingsd.threadio import Workers
 from wingsd.util.deferreds import fires_within
 
-__all__ = ["MAX_TASKS", "PATIENCE", "FileTask", "FileTasks", "FileWork", "Lane"]
-
 
 class Lane:
     """Threads for one kind of work. At most `each` works of a server run at a time.

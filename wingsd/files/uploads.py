@@ -25,8 +25,6 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.util.multipart_form import FormParts, form_boundary
 
-__all__ = ["FileRules", "FormUpload"]
-
 _MIB = 1 << 20
 
 

@@ -32,38 +32,6 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.text import display
 
-__all__ = [
-    "ACCESS",
-    "ACL_NAMES",
-    "DEFAULT",
-    "EVERYTHING",
-    "MAX_BYTES",
-    "MAX_COUNT",
-    "MOST",
-    "NOTHING",
-    "OWN",
-    "AttributeReader",
-    "AttributesKept",
-    "FoundAttributes",
-    "acl_from_kernel",
-    "acl_from_text",
-    "acl_text",
-    "attribute_pairs",
-    "check_attribute",
-    "clear_attributes",
-    "decode_attributes",
-    "encode_attributes",
-    "is_own",
-    "kept_attributes",
-    "mode_without_mask",
-    "names_own",
-    "process_umask",
-    "read_attributes",
-    "set_mode_at",
-    "supported_attributes",
-    "write_attributes",
-]
-
 MAX_COUNT = 64
 """The most attributes of one file, ACLs included."""
 

@@ -19,9 +19,6 @@ from wingsd.filesystem.paths import ServerPath, name_text
 from wingsd.filesystem.walk import Listing, unreadable_for_user, walk
 from wingsd.util.text import display
 
-__all__ = ["Directory", "Entry", "OpenFile", "entry_at", "open_regular"]
-
-
 #: Bytes of `st_blocks`, whatever the block size of the file system; stat(2).
 _BLOCK = 512
 

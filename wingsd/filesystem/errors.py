@@ -24,9 +24,6 @@ from wingsd.errors import (
 from wingsd.filesystem.paths import ServerPath
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["file_error", "file_errors"]
-
-
 _OUTSIDE = "a symlink or a mount on the way leads out of the server's files"
 #: The path leads through something else than directories, or out of the root: by a symlink, which
 #: is EXDEV of openat2.

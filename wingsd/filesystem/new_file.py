@@ -31,19 +31,6 @@ from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
 
-__all__ = [
-    "DEFAULTS",
-    "TEMPORARY",
-    "NewFile",
-    "NewFileOptions",
-    "OpenDescriptor",
-    "Owner",
-    "PartialFile",
-    "check_new_name",
-    "remove_left_over",
-    "rename_exclusively",
-]
-
 
 class OpenDescriptor:
     """Holds one descriptor, which is its own to close. To be used as a context."""

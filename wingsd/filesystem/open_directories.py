@@ -11,15 +11,6 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
-__all__ = [
-    "FILE_FLAGS",
-    "REPLACED",
-    "OpenDirectories",
-    "Path",
-    "closing_descriptor",
-    "file_type_name",
-]
-
 Path = tuple[bytes, ...]
 """A directory or file below a root: the names of its directories, then its own; `()` is the
 root."""

@@ -22,8 +22,6 @@ from wingsd.filesystem.syscalls import (
     openat2,
 )
 
-__all__ = ["DirectoryOpener", "Openat2Opener", "OpenatOpener", "directory_opener"]
-
 #: Symlinks of one path: as many as Linux follows, path_resolution(7).
 MAX_LINKS = 40
 #: Directories that are opened for one path, those of symlinks' texts included.

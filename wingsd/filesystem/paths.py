@@ -14,8 +14,6 @@ import attrs
 
 from wingsd.errors import NameTooLong, PathInvalid
 
-__all__ = ["MAX_NAME_BYTES", "MAX_PATH_BYTES", "ServerPath", "name_from_text", "name_text"]
-
 #: Bytes of one name: NAME_MAX of Linux.
 MAX_NAME_BYTES = 255
 #: Bytes of a whole path: PATH_MAX of Linux, without the NUL.

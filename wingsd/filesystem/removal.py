@@ -19,8 +19,6 @@ from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.usage import DirectoryUsage
 
-__all__ = ["TreeRemover", "remove_tree"]
-
 #: Directories of the present path that stay open; as many more may be on the way to them.
 _LAST_OPEN = 64
 #: Names of directories that are kept of one directory, and of all.

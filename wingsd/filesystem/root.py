@@ -63,8 +63,6 @@ from wingsd.filesystem.writable_file import (
 )
 from wingsd.util.text import display, readable_size, reading_advice
 
-__all__ = ["ServerRoot"]
-
 #: Bytes between two looks at whether the copy was cancelled.
 _STEP = 64 << 20
 _BLOCK = 1 << 20

@@ -11,19 +11,6 @@ import os
 import struct
 from typing import NoReturn
 
-__all__ = [
-    "RENAME_EXCHANGE",
-    "RENAME_NOREPLACE",
-    "RESOLVE_BENEATH",
-    "RESOLVE_NO_MAGICLINKS",
-    "RESOLVE_NO_SYMLINKS",
-    "RESOLVE_NO_XDEV",
-    "openat2",
-    "openat2_number",
-    "renameat2",
-    "syncfs",
-]
-
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02

@@ -17,8 +17,6 @@ from typing import Protocol
 from wingsd.errors import DiskLimitExceeded
 from wingsd.util.text import readable_size
 
-__all__ = ["DirectoryUsage", "Usage", "UsageCounter"]
-
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 

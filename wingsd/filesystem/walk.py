@@ -35,36 +35,6 @@ from wingsd.filesystem.open_directories import (
 )
 from wingsd.util.text import disk_advice, display, reading_advice
 
-__all__ = [
-    "BATCH",
-    "ENTRY_SIZE",
-    "FREE_ENTRIES",
-    "MAX_LINKED",
-    "MAX_NAME",
-    "MAX_PENDING",
-    "MAX_SIZE",
-    "VANISHED",
-    "FirstNames",
-    "GivenTree",
-    "Inode",
-    "Listing",
-    "Measured",
-    "counted_entries",
-    "give_tree",
-    "gone",
-    "measure",
-    "measured",
-    "opened",
-    "opened_again",
-    "regular_bytes",
-    "small_listing",
-    "stats",
-    "survey",
-    "unreadable",
-    "unreadable_for_user",
-    "walk",
-]
-
 Inode = tuple[int, int]
 """The device and the inode number of a file, the same for all its hard links."""
 

@@ -22,8 +22,6 @@ from wingsd.filesystem.new_file import OpenDescriptor, Owner, check_new_name
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display
 
-__all__ = ["MAX_FILE_SIZE", "OpenFiles", "WritableFile", "create_writable", "open_writable"]
-
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 #: The largest offset that Linux has.
 MAX_FILE_SIZE = (1 << 63) - 1

@@ -40,8 +40,6 @@ from wingsd.user_archives.kinds import CONTAINERS, NameHint
 from wingsd.user_archives.process import ArchiveProcess, ParserFailed
 from wingsd.util.text import display, reading_advice
 
-__all__ = ["LocalArchive", "ReadProgress", "RestoreArchive", "extract_backup"]
-
 _PIECE = 256 << 10
 #: Bytes by which the format of an archive is found.
 _HEAD = 16

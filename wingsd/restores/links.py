@@ -32,8 +32,6 @@ from wingsd.http_client.download import FetchLimits, GuardedAnswer, GuardedClien
 from wingsd.threadio import Feed
 from wingsd.util.text import escaped
 
-__all__ = ["DownloadedArchive", "RestoreLinks"]
-
 _ACCEPTED = ("application/x-gzip", "application/gzip")
 #: Seconds: a Panel waits 15 for the answer to its request, and signs a link for 5 minutes. The
 #: whole may take as long as it does, as long as some of it comes.

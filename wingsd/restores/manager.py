@@ -66,8 +66,6 @@ from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.util.deferreds import when_fired
 from wingsd.util.text import escaped, readable_time
 
-__all__ = ["Restore", "RestoreParts", "Restores"]
-
 _MIB = 1 << 20
 #: Seconds that a running server may take to stop; Wings' figure.
 STOP_WITHIN = 120.0

@@ -30,8 +30,6 @@ from wingsd.filesystem.open_directories import OpenDirectories, Path
 from wingsd.filesystem.walk import Listing, measured, opened, walk
 from wingsd.util.text import disk_advice, display
 
-__all__ = ["kept_size", "overlay"]
-
 _MODE = 0o7777
 
 

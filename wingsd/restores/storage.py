@@ -28,8 +28,6 @@ from wingsd.transfers.storage.staging import Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 from wingsd.util.text import disk_advice
 
-__all__ = ["RestoreStorage"]
-
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The names in the staging area, after the server's: what is being restored, the old content
 #: where it could not be exchanged at once, and what is to be deleted.

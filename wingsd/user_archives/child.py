@@ -64,8 +64,6 @@ from wingsd.user_archives.kinds import (
     stream_of,
 )
 
-__all__ = ["ArchiveParser", "answer", "main"]
-
 _BLOCK = 256 << 10
 _STEP = 240 << 10
 _NANO = 1_000_000_000

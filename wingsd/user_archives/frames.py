@@ -15,24 +15,6 @@ from typing import TypeAlias
 
 import attrs
 
-__all__ = [
-    "MAX_DATA",
-    "MAX_LINK",
-    "MAX_MEMBERS",
-    "MAX_NAME",
-    "UNKNOWN",
-    "ArchiveMember",
-    "ArchivePlan",
-    "ArchiveRefused",
-    "FrameKind",
-    "InvalidFrames",
-    "MemberKind",
-    "ParsedArchive",
-    "Reason",
-    "frame",
-    "parsed",
-]
-
 #: Bytes of one piece of data, of a member's name, and of the text of a link.
 MAX_DATA = 1 << 20
 MAX_NAME = 16 << 10

@@ -30,20 +30,6 @@ from wingsd.archive.decompress import (
 from wingsd.archive.tar_headers import BLOCK, is_header
 from wingsd.errors import ArchiveError
 
-__all__ = [
-    "CONTAINERS",
-    "TAIL",
-    "Container",
-    "NameHint",
-    "container_of",
-    "ends_as_rar5",
-    "is_part_name",
-    "is_tar",
-    "name_hint",
-    "single_name",
-    "stream_of",
-]
-
 
 class _Pieces:
     """A decompressor of which `_fed` returns the output of some input, with its own buffers."""

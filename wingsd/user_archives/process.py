@@ -24,8 +24,6 @@ from wingsd.user_archives.frames import (
 )
 from wingsd.user_archives.kinds import NameHint
 
-__all__ = ["BOUNDS", "ArchiveProcess", "ParserBounds", "ParserFailed"]
-
 _MIB = 1 << 20
 #: Seconds between two looks at whether it was cancelled.
 _LOOK = 0.25
