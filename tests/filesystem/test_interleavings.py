@@ -23,6 +23,7 @@ from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, openat2, renameat2
+from wingsd.filesystem.writable_file import OpenFiles
 
 AT_FDCWD = -100
 OWNER = (54321, 54321)
@@ -74,6 +75,17 @@ def link_text(root: ServerRoot, path: ServerPath) -> None:
         raise Touched("a symlink was read")
 
 
+def create(root: ServerRoot, path: ServerPath) -> None:
+    with root.writable_file(path, OpenFiles(), mode=0o644) as file:
+        file.write_at(0, b"new")
+
+
+def in_place(root: ServerRoot, path: ServerPath) -> None:
+    with root.writable_file(path, OpenFiles()) as file:
+        inside(file.stat())
+        file.write_at(0, b"new")
+
+
 ACTIONS: MappingProxyType[str, Callable[[ServerRoot, ServerPath], object]] = MappingProxyType(
     {
         "stat": lambda root, path: inside(root.stat(path)),
@@ -82,6 +94,9 @@ ACTIONS: MappingProxyType[str, Callable[[ServerRoot, ServerPath], object]] = Map
         "read link": link_text,
         "write": lambda root, path: root.write(path, [b"new"], FAST),
         "write new": lambda root, path: root.write(path.joined("../new"), [b"new"], FAST),
+        "create": lambda root, path: create(root, path.joined("../new")),
+        "create in a new directory": lambda root, path: create(root, path.joined("../new/deep")),
+        "write in place": in_place,
         "copy from": lambda root, path: inside(root.copy(path, p("copy"), FAST)),
         "copy to": lambda root, path: root.copy(p("own"), path.joined("../new"), FAST),
         "make directory": lambda root, path: root.make_directory(path.joined("../new/deep")),

@@ -116,6 +116,9 @@ class Disturbed:
         next(self._disturb, None)
         return self._opener.subdirectory(parent, name)
 
+    def new_file(self, root: int, path: ServerPath) -> int:
+        return self._opener.new_file(root, path)
+
 
 @contextmanager
 def disturbed(

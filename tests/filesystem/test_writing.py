@@ -109,6 +109,36 @@ def test_what_is_no_file_is_not_written(root: ServerRoot, home: Path, outside: P
     assert [name for name in os.listdir(home) if name.startswith(".wingsd")] == []
 
 
+def test_a_file_to_be_written_in_place_is_created_inside_and_only_once(
+    root: ServerRoot, home: Path, outside: Path
+) -> None:
+    (home / "a").mkdir()
+    (home / "file").write_text("old")
+    for name, text in (("in", "a"), ("away", "../outside"), ("a/dangling", "../b"), ("to", "b")):
+        (home / name).symlink_to(text)
+
+    def create(name: str) -> None:
+        with root.writable_file(p(name), OpenFiles(), mode=0o7640) as file:
+            file.write_at(0, b"new")
+
+    for name in ("in/new", "a/b/c/new"):
+        create(name)
+    for name in ("a/new", "a/b/c/new"):
+        assert (home / name).read_text() == "new"
+        assert (mode(home / name), owner(home / name)) == (0o640, OWNER)
+    assert owner(home / "a/b/c") == OWNER
+    for name in ("file", "a", "in/new", "a/dangling", "to", "/"):
+        with pytest.raises(NameConflict):
+            create(name)
+    with pytest.raises(NotDirectory):
+        create("file/a")
+    with pytest.raises(FileMissing):
+        create("away/new")
+    assert not (home / "b").exists()
+    assert (home / "file").read_text() == "old"
+    assert sorted(os.listdir(outside)) == ["secret"]
+
+
 @pytest.mark.parametrize("end", ["part", "upload"])
 def test_no_file_gets_a_name_by_which_it_would_be_hidden_and_deleted(
     root: ServerRoot, home: Path, end: str

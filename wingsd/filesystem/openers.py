@@ -13,6 +13,7 @@ import os
 from typing import NoReturn, Protocol
 
 from wingsd.errors import ConfigError
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.syscalls import (
     RESOLVE_BENEATH,
@@ -31,6 +32,9 @@ TRIES = 32
 
 _PATH = os.O_PATH | os.O_DIRECTORY
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+#: How a file is created, and its mode until it has its owner.
+NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+NEW_FILE_MODE = 0o600
 #: AT_FDCWD.
 _CURRENT = -100
 
@@ -48,6 +52,12 @@ class DirectoryOpener(Protocol):
         """Return a descriptor to read the directory `name` in `parent`, on the same file system.
 
         Raises OSError: ENOTDIR or ELOOP for a symlink or a file, EXDEV for a mount point.
+        """
+
+    def new_file(self, root: int, path: ServerPath) -> int:
+        """Create the file `path` below the descriptor `root`; return a descriptor of it.
+
+        Raises OSError: EEXIST for a name in use, and where its directory cannot be opened.
         """
 
 
@@ -101,6 +111,11 @@ class OpenatOpener:
             _fail(errno.EXDEV)
         return fd
 
+    def new_file(self, root: int, path: ServerPath) -> int:
+        """Create a file below `root`; see `DirectoryOpener`."""
+        with closing_descriptor(self.directory(root, path.parent)) as parent:
+            return os.open(path.name, NEW_FILE, NEW_FILE_MODE, dir_fd=parent)
+
 
 class Openat2Opener:
     """Opens a whole path by openat2(2): the kernel resolves it."""
@@ -122,6 +137,11 @@ class Openat2Opener:
         return openat2(
             parent, name, _READ, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
         )
+
+    def new_file(self, root: int, path: ServerPath) -> int:
+        """Create a file below `root`; see `DirectoryOpener`."""
+        resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+        return openat2(root, bytes(path), NEW_FILE, resolve, NEW_FILE_MODE)
 
 
 def directory_opener(mode: str) -> DirectoryOpener:

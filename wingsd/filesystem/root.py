@@ -50,7 +50,7 @@ from wingsd.filesystem.new_file import (
     rename_exclusively,
 )
 from wingsd.filesystem.open_directories import closing_descriptor
-from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.openers import NEW_FILE, NEW_FILE_MODE, DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import TreeRemover
 from wingsd.filesystem.usage import DirectoryUsage, Usage, UsageCounter
@@ -58,7 +58,7 @@ from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES
 from wingsd.filesystem.writable_file import (
     OpenFiles,
     WritableFile,
-    create_writable,
+    created_writable,
     open_writable,
 )
 from wingsd.util.text import display, readable_size, reading_advice
@@ -252,10 +252,20 @@ class ServerRoot(OpenDescriptor):
         if mode is None:
             with self._parent(path) as parent:
                 return open_writable(parent, path.name, self._usage, files)
-        directory = self._made_directory(path.parent)
-        with closing_descriptor(directory), file_errors(path):
-            owner, usage = self._owner, self._usage
-            return create_writable(directory, path.name, owner, mode, usage, files)
+        check_new_name(path.name)
+        try:
+            try:
+                fd = self._opener.new_file(self._fd, path)
+            except FileExistsError:
+                raise
+            except OSError:  # such as its directory that is missing
+                with closing_descriptor(self._made_directory(path.parent)) as parent:
+                    fd = os.open(path.name, NEW_FILE, NEW_FILE_MODE, dir_fd=parent)
+            return created_writable(fd, path.name, self._owner, mode, self._usage, files)
+        except FileExistsError as error:
+            raise NameConflict.renaming(display(path.name)) from error
+        except OSError as error:
+            raise file_error(error, path) from error
 
     def partial_file(self, path: ServerPath, user: str, *, make: bool = True) -> PartialFile:
         """Open what a user has uploaded of a file; see `PartialFile`.

@@ -44,12 +44,12 @@ _CACHE_RANGE = struct.Struct("=QQ")
 _CACHE_STAT = struct.Struct("=QQQQQ")
 
 
-def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
+def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
     """Open a path relative to a directory's descriptor; the new one is closed on exec.
 
-    `resolve` has RESOLVE_ flags.
+    `resolve` has RESOLVE_ flags. `mode` are the permission bits of a file that is created.
     """
-    how = _HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
+    how = _HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     fd: int = _openat2(_NUMBER, directory, path, how, _HOW.size)
     if fd < 0:
         _fail()

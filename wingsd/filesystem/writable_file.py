@@ -18,11 +18,9 @@ import attrs
 from wingsd.errors import NameConflict
 from wingsd.filesystem.directory import Entry, regular_descriptor
 from wingsd.filesystem.errors import file_error, file_errors
-from wingsd.filesystem.new_file import OpenDescriptor, Owner, check_new_name
+from wingsd.filesystem.new_file import OpenDescriptor, Owner
 from wingsd.filesystem.usage import DirectoryUsage
-from wingsd.util.text import display
 
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 #: The largest offset that Linux has.
 MAX_FILE_SIZE = (1 << 63) - 1
 
@@ -174,23 +172,13 @@ class WritableFile(OpenDescriptor):
             os.fsync(self._fd)
 
 
-def create_writable(
-    parent: int,
-    name: bytes,
-    owner: Owner | None,
-    mode: int,
-    usage: DirectoryUsage,
-    files: OpenFiles,
+def created_writable(
+    fd: int, name: bytes, owner: Owner | None, mode: int, usage: DirectoryUsage, files: OpenFiles
 ) -> WritableFile:
-    """Create the file `name` in the directory `parent`.
+    """Return a file that was just created, with its owner and mode; `fd` is its own to close.
 
-    Raises NameConflict for a name in use, PathInvalid, and OSError.
+    Raises OSError.
     """
-    check_new_name(name)
-    try:
-        fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
-    except FileExistsError as error:
-        raise NameConflict.renaming(display(name)) from error
     try:
         if owner is not None:
             os.fchown(fd, *owner)

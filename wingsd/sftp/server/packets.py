@@ -89,15 +89,11 @@ class Request:
 
     def string(self) -> bytes:
         """Return a text."""
-        return bytes(self.view())
+        return self._packet[self._span()]
 
     def view(self) -> memoryview:
         """Return a text without a copy."""
-        length = self._number(_LONG)
-        start, self._at = self._at, self._at + length
-        if self._at > len(self._packet):
-            raise InvalidData("a field is longer than its packet")
-        return memoryview(self._packet)[start : self._at]
+        return memoryview(self._packet)[self._span()]
 
     def attributes(self) -> Attributes:
         """Return the attributes of a file."""
@@ -112,6 +108,13 @@ class Request:
                 self.view()
                 self.view()
         return Attributes(size, mode, accessed, modified)
+
+    def _span(self) -> slice:
+        length = self._number(_LONG)
+        start, self._at = self._at, self._at + length
+        if self._at > len(self._packet):
+            raise InvalidData("a field is longer than its packet")
+        return slice(start, self._at)
 
     def _number(self, form: struct.Struct) -> int:
         try:
