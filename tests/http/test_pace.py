@@ -13,7 +13,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from tests.transfers.peers import fall_silent
-from wingsd.http.watchdogs import DeliveryWatchdog, RateWatchdog
+from wingsd.http.body_sender import DeliveryWatchdog
+from wingsd.http.request import RateWatchdog
 
 
 class Client:

@@ -8,22 +8,25 @@ client knows that the body is not whole.
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from fcntl import ioctl
 from http import HTTPStatus
+from termios import TIOCOUTQ
 from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.errors import RangeNotSatisfiable
-from wingsd.http.watchdogs import DeliveryWatchdog
 from wingsd.threadio import Outflow, OutflowClosed, Workers
+from wingsd.util.net import tcp_info
 from wingsd.util.reactor import Reactor
 
 #: Bytes of a body in memory above which it is written in pieces, and those of a piece.
@@ -49,6 +52,77 @@ class _BodyRequest(Protocol):
     def unregisterProducer(self) -> None: ...
     def write(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
+
+
+class DeliveryWatchdog:
+    """Calls `too_slow` once, with the reason, when a client receives too little.
+
+    The minimum is `rate` bytes a second, or a single byte for 0, on average over each window of
+    `window` seconds. What counts is what the client has acknowledged, since the kernel buffers
+    megabytes. `transport` is TCP with or without TLS; with anything else nobody is too slow.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        transport: Any,
+        rate: int,
+        window: float,
+        too_slow: Callable[[str], object],
+    ) -> None:
+        self._reactor = reactor
+        self._transport = transport
+        self._minimum = max(rate * window, 1)
+        self._window = window
+        self._too_slow = too_slow
+        self._acknowledged = 0
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Begin a window."""
+        self.stop()
+        acknowledged = _acknowledged(self._transport)
+        if acknowledged is not None:
+            self._acknowledged = acknowledged
+            self._timer = self._reactor.callLater(self._window, self._check)
+
+    def stop(self) -> None:
+        """Stop the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def undelivered(self) -> int:
+        """Return the bytes that the kernel has and the client has not acknowledged."""
+        try:
+            found = ioctl(below_tls(self._transport).getHandle().fileno(), TIOCOUTQ, bytes(4))
+        except (OSError, AttributeError):  # in memory
+            return 0
+        return int.from_bytes(found, sys.byteorder)
+
+    def _check(self) -> None:
+        self._timer = None
+        received = (_acknowledged(self._transport) or 0) - self._acknowledged
+        if received < self._minimum:
+            self._too_slow(
+                f"{received} bytes were received in {self._window:g} s, the minimum is "
+                f"{self._minimum:g}"
+            )
+        else:
+            self.start()
+
+
+def below_tls(transport: Any) -> Any:
+    """Return the transport that carries TLS, or the one that was given."""
+    return getattr(transport, "transport", transport)
+
+
+def _acknowledged(transport: Any) -> int | None:
+    """Return the bytes that the client has acknowledged; None where it is not TCP."""
+    try:
+        return tcp_info(below_tls(transport).getHandle()).acknowledged
+    except OSError:
+        return None
 
 
 class BodySender(ABC):

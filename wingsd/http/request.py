@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import parse_qs
@@ -27,13 +28,14 @@ from wingsd.http.body_sender import (
     BytesSender,
     FileBody,
     StreamedBody,
+    below_tls,
     send_file,
     send_stream,
 )
 from wingsd.http.operations import Encoded, EncodedObject, Error, PlainText, TreePage
-from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
+from wingsd.util.net import tcp_info
 
 #: Bytes of a body for a resource that does not stream.
 MAX_STORED_BODY = 1024 * 1024
@@ -49,6 +51,96 @@ _REASONS: Mapping[int, bytes] = {
     HTTPStatus.UNPROCESSABLE_ENTITY: b"Unprocessable Entity",
     HTTPStatus.UPGRADE_REQUIRED: b"Upgrade Required",
 }
+
+
+class RateWatchdog:
+    """Calls `too_slow` once, with the reason, when a client sends too little.
+
+    The minimum is `rate` bytes a second on average over each window of `window` seconds. Time in
+    which the client is paused does not count.
+    """
+
+    def __init__(
+        self, reactor: IReactorTime, rate: int, window: float, too_slow: Callable[[str], object]
+    ) -> None:
+        self._reactor = reactor
+        self._minimum = rate * window
+        self._window = window
+        self._too_slow = too_slow
+        self._received = 0
+        self._left = window
+        self._since = 0.0
+        self._timer: IDelayedCall | None = None
+        self.resume()
+
+    def count(self, size: int) -> None:
+        """Count received bytes."""
+        self._received += size
+
+    def pause(self) -> None:
+        """Stop the clock: the client is not read from."""
+        if self._timer is not None:
+            self._left -= self._reactor.seconds() - self._since
+            self._timer.cancel()
+            self._timer = None
+
+    def resume(self) -> None:
+        """Start the clock: the client is read from."""
+        if self._timer is None:
+            self._since = self._reactor.seconds()
+            self._timer = self._reactor.callLater(max(self._left, 0), self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        received, self._received, self._left = self._received, 0, self._window
+        if received < self._minimum:
+            self._too_slow(
+                f"{received} bytes were received in {self._window:g} s, the minimum is "
+                f"{self._minimum:g}"
+            )
+        else:
+            self.resume()
+
+
+#: Seconds between two checks. A cancelled transfer should end within 2.
+CHECK_INTERVAL = 1.0
+
+
+class ConnectionWatchdog:
+    """Calls `gone` when the peer of `transport`, TCP with or without TLS, has disconnected.
+
+    For times in which the transport is paused: Twisted then does not notice it.
+    """
+
+    def __init__(self, reactor: IReactorTime, transport: Any, gone: Callable[[], object]) -> None:
+        self._reactor = reactor
+        self._transport = transport
+        self._gone = gone
+        self._timer: IDelayedCall | None = None
+
+    def watch(self) -> None:
+        """Check every second until `stop` is called."""
+        if self._timer is None:
+            self._timer = self._reactor.callLater(CHECK_INTERVAL, self._check)
+
+    def stop(self) -> None:
+        """Stop checking: the transport is read from."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._is_connected():
+            self.watch()
+        else:
+            self._gone()
+
+    def _is_connected(self) -> bool:
+        try:
+            return tcp_info(below_tls(self._transport).getHandle()).established
+        except OSError:
+            return True  # A Unix socket has no such information.
 
 
 class BodyReader(Protocol):
