@@ -85,6 +85,14 @@ async def test_one_that_is_hostile_or_damaged_changes_nothing(
     assert reason in restoring.told("daemon message")[-1]
 
 
+async def test_a_member_is_shown_before_its_name_is_judged(
+    restoring: RestoreHarness, tmp_path: Path
+) -> None:
+    given = archive(tmp_path, zipped({"../escape": b"x"}))
+    assert await restoring.restore(given, truncate=True) is False
+    assert "(restoring): ../escape" in restoring.told("daemon message")
+
+
 async def test_its_checksum_and_the_disk_limit_hold(
     restoring: RestoreHarness, tmp_path: Path
 ) -> None:

@@ -208,7 +208,8 @@ def _extract_listed(
     with closing(TreeWriter(directory, owner, limits)) as writer:
         quota = ArchiveQuota(limits, writer.file_system)
         found = process.contents()
-        extraction = Extraction(_ListedReader(found, warn), writer, quota, warn, progress.note)
+        reader = _ListedReader(found, progress.note, warn)
+        extraction = Extraction(reader, writer, quota, warn, reader.visit)
         try:
             with closing(found):  # type: ignore[type-var]
                 extraction.run()
@@ -228,7 +229,8 @@ class _ListedMember(Member):
     __slots__ = ()
 
     def __init__(self, given: ArchiveMember) -> None:
-        self.name, self.link, self.mode = given.name, given.link, given.mode
+        self.name, self.link = given.name, given.link
+        self.mode = member_mode(given.mode)[0]
         self.mtime = time.time_ns() if given.modified is None else given.modified
         self.size = max(given.size, 0)
         self.typeflag = _TYPES[given.kind]
@@ -240,9 +242,17 @@ class _ListedMember(Member):
 class _ListedReader:
     """Reads the members of an archive from the parts that a process has found."""
 
-    def __init__(self, found: Iterator[ParsedArchive], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        found: Iterator[ParsedArchive],
+        note: Callable[[bytes], None],
+        warn: Callable[[str], None],
+    ) -> None:
         self._found = found
+        self._note = note
         self._warn = warn
+        #: The mode of the last member, with its set-id bits.
+        self._mode = 0
         #: Whether the end of the last member is still to come.
         self._is_open = False
 
@@ -253,7 +263,7 @@ class _ListedReader:
                 _broken()
         for part in self._found:
             if isinstance(part, ArchiveMember):
-                self._is_open = True
+                self._mode, self._is_open = part.mode, True
                 return self._checked(part)
             if not isinstance(part, ArchivePlan):
                 _broken()
@@ -264,11 +274,14 @@ class _ListedReader:
             raise ArchiveError("it is a single compressed file, and no archive of a server")
         if member.size == UNKNOWN and member.kind is MemberKind.FILE:
             raise ArchiveError(f"{display(member.name)} has no size in the archive")
-        member_path(member.name)  # of what is left out as well
-        is_written = member.kind in (MemberKind.FILE, MemberKind.DIRECTORY)
-        if not is_written and member_mode(member.mode)[1]:
-            self._warn(f"{display(member.name)} lost its set-user-id or set-group-id bit")
         return _ListedMember(member)
+
+    def visit(self, name: bytes) -> None:
+        """Note the member, which counts by now, and check its name; of any kind."""
+        self._note(name)
+        member_path(name)
+        if member_mode(self._mode)[1]:
+            self._warn(f"{display(name)} lost its set-user-id or set-group-id bit")
 
     def data(self) -> Iterator[memoryview]:
         """Yield the data of the member, to its end."""
