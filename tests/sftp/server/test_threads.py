@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import asyncssh
@@ -11,6 +12,7 @@ import pytest
 
 from tests.sftp.server.harness import Served, serve
 from wingsd.filesystem.directory import OpenFile
+from wingsd.sftp.messages import Closed
 from wingsd.sftp.server import operations
 from wingsd.sftp.server.connection import SftpConnection
 
@@ -91,5 +93,28 @@ def test_a_deletion_that_lasts_holds_up_no_other_channel(
             assert not deleting.done()
             stuck.released.set()
             await deleting
+
+    serve(tmp_path, test)
+
+
+def test_a_connection_ends_whole_where_no_thread_can_be_started_for_its_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test(served: Served) -> None:
+        (served.files / "file").write_text("x")
+        monkeypatch.setattr(served.server.threads, "submit", refuse)
+        with suppress(asyncssh.Error, OSError):
+            async with served.client() as sftp:
+                await sftp.open("file", "rb")
+                await sftp.rename("file", "other")
+        while served.server._connections:
+            await asyncio.sleep(0.01)
+        assert len(served.daemon.of(Closed)) == 1
+        (usage,) = served.server.usages.values()
+        assert not usage.files._opened
+        assert not (served.files / "other").exists()
 
     serve(tmp_path, test)

@@ -252,8 +252,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         if made:
             self._send(made, done)
         if lasting is not None:
-            self._busy = True
             answering = self._server.threads.submit(answer, lasting)
+            self._busy = True  # not where no thread can be started, which ends the connection
             answered = partial(self._answered, len(lasting), answering)
             answering.add_done_callback(lambda _: self._connection.owner.call(answered))
 
