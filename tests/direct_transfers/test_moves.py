@@ -209,6 +209,17 @@ async def test_a_server_that_has_moved_away_is_not_started_here_after_a_restart(
     assert node.hold == ("" if is_replaced else MOVED_AWAY)
 
 
+async def test_one_whose_files_were_deleted_here_is_not_started_here_either(
+    nodes: NodePair,
+) -> None:
+    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.assert_moved_and_deleted()
+    node = await nodes.restart("source")
+    await node.recover()
+    node.servers.get_or_add(nodes.configuration)
+    assert node.hold == MOVED_AWAY
+
+
 async def test_a_server_that_has_come_back_is_used(nodes: NodePair) -> None:
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_moved_and_deleted()

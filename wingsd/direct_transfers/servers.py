@@ -202,21 +202,25 @@ class DirectServers:
             await self._database.delete_lost(server)
 
     async def hold_moved(self, unfinished: Collection[str]) -> None:
-        """Hold servers that have moved away and whose files are still here.
+        """Hold servers that have moved away, with their files or after their deletion.
 
         Not those with an `unfinished` transfer, nor where another directory is in the place of the
         one that was sent. Raises `StorageError`.
         """
         for entry in await self._database.moved_directly():
-            if entry.server not in unfinished and await self._disk.run(self._is_left, entry):
+            if entry.server in unfinished:
+                continue
+            if not await self._disk.run(self._is_replaced, entry):
                 self._servers.reserve_moved(entry.server, MOVED_AWAY)
 
-    def _is_left(self, entry: TransferRecord) -> bool:
+    def _is_replaced(self, entry: TransferRecord) -> bool:
         try:
             found = os.stat(self._servers.directory(entry.server))
-        except OSError:
+        except FileNotFoundError:  # deleted, as it was asked for
             return False
-        return entry.inode in (None, found.st_ino)
+        except OSError:
+            return True
+        return entry.inode not in (None, found.st_ino)
 
     def _configuration(self, row: ServerDescription) -> list[Configuration]:
         """Return the server's configuration, nothing where the Panel has it."""
