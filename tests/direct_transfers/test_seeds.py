@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import LiveMovesConfig, TransfersConfig
 from wingsd.errors import BadRequest, MoveNoSpace, ServerBusy, TransferInProgress
+from wingsd.filesystem.walk import opened
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.transfers.incoming.moves import transfer
@@ -35,6 +37,7 @@ from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.outgoing import move
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.peer import moves
+from wingsd.transfers.storage.staging import Staging
 from wingsd.util.retry import Backoff
 
 __all__ = ["nodes", "quick"]
@@ -375,3 +378,17 @@ async def test_seeds_leave_the_places_of_a_node_to_others(nodes: NodePair) -> No
     await begin(nodes)
     assert received(nodes).is_receiving
     assert not received(nodes).takes_a_place
+
+
+async def test_the_file_system_is_measured_also_where_the_servers_are_on_a_mount_of_their_own(
+    nodes: NodePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The staging area is among them then, which is known when the node has started."""
+    monkeypatch.setattr(Staging, "_claim_beside", lambda _: False)
+    (tmp_path / "mounted").mkdir()
+    node = NodeInProcess(tmp_path / "mounted", nodes.workers)
+    await move.Mover(node.sender.parts).measure_file_system()
+    with opened(str(node.data)) as directory:
+        objection = node.sender.parts.file_systems.objection(directory)
+    await node.close()
+    assert "not been measured" not in objection
