@@ -406,7 +406,7 @@ class ActivitySender:
         self._loop.start(self._interval, now=False)
 
     async def stop(self, within: float) -> None:
-        """Send no more, and wait so many seconds for the answer of a call that is under way."""
+        """Stop sending; wait up to `within` seconds for the answer to a call that is under way."""
         if self._loop.running:
             self._loop.stop()
         self._calls = 0

@@ -22,7 +22,7 @@ USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
 
 
 async def made(machine: Machine, uuid: str, adapter: str) -> tuple[str, dict[str, Any]]:
-    """Have a backup made; return its UUID, and what the Panel is told."""
+    """Order a backup and wait for its end; return its UUID, and the node's report to the Panel."""
     backup = str(uuid4())
     known = machine.panel.backups.add(backup, uuid)
     body = {"adapter": adapter, "uuid": backup, "ignore": ""}
@@ -55,7 +55,7 @@ class SftpClient:
         self._place = place
 
     async def add_user(self) -> None:
-        """Have the Panel know the user with a password and a key."""
+        """Add the user to the Panel, with a password and a key."""
         key = self._place / "key"
         if not key.exists():
             await run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))

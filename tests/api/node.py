@@ -256,7 +256,7 @@ class Reply:
 
 
 class NoSessions:
-    """SFTP on a node where nobody is connected."""
+    """An SFTP service without connections."""
 
     def __init__(self) -> None:
         self.sessions = self

@@ -83,7 +83,7 @@ class Blocks:
 
 
 def joined(pieces: Iterable[bytes], least: int) -> Iterator[bytes]:
-    """Yield the pieces in blocks of at least so many bytes: each is compressed by a call."""
+    """Join pieces to blocks of at least `least` bytes: each block is one call of a compressor."""
     gathered: list[bytes] = []
     size = 0
     for piece in pieces:

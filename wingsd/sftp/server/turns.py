@@ -8,14 +8,14 @@ from collections.abc import Callable
 from threading import Lock
 
 #: Cores that this process can use: Python's lock leaves it one, and the kernel works meanwhile.
-_APPETITE = 1.5
+_OWN_CORES = 1.5
 #: The least use of cores by the daemon that counts as work, where there are fewer cores than that.
 _LEAST = 0.25
 #: Seconds between two looks at the daemon's use, and how long it counts as working after the last.
 _LOOK_EVERY, _HELD = 0.05, 0.5
 #: Rest after work, as a multiple of its time, and its longest in seconds.
 _REST, _MAX_REST = 4.0, 0.01
-#: Seconds to wait for a turn: another one's disk may be slow.
+#: Seconds to wait for a turn: the disk of the connection that has it may be slow.
 _WAIT = 0.25
 #: The fields of user and kernel time in /proc/PID/stat behind the name's parenthesis, proc(5).
 _USER, _KERNEL = 11, 12
@@ -56,7 +56,7 @@ class Turns:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._used = used
-        self._most = max(cores - _APPETITE, _LEAST)
+        self._most = max(cores - _OWN_CORES, _LEAST)
         self._clock = clock
         self._sleep = sleep
         self._looking = Lock()
