@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -48,7 +48,8 @@ from wingsd.sftp.messages import (
 )
 from wingsd.sftp.sessions import SftpSessions
 from wingsd.threadio import Workers
-from wingsd.util.reactor import Reactor
+from wingsd.util.deferreds import failure_logger
+from wingsd.util.reactor import Reactor, Timer
 from wingsd.util.retry import Backoff
 
 _BACKLOG = 128
@@ -137,8 +138,7 @@ class ProcessLink(Protocol):
     ) -> None:
         self._received = received
         self._lost = lost
-        self._clock = clock
-        self._cut: IDelayedCall | None = None
+        self._cut = Timer(clock)
         self._why = ""
         self._frames = FrameReader(MAX_FROM_SERVER)
 
@@ -152,8 +152,8 @@ class ProcessLink(Protocol):
 
         A process that reads nothing, or does not end, is cut off after some seconds.
         """
-        if self.transport is not None and self._cut is None:
-            self._cut = self._clock.callLater(_CLOSE_TIMEOUT, self.transport.abortConnection)
+        if self.transport is not None and not self._cut.is_running:
+            self._cut.start(_CLOSE_TIMEOUT, self.transport.abortConnection)
             self.transport.loseWriteConnection()
 
     def dataReceived(self, data: bytes) -> None:
@@ -169,8 +169,7 @@ class ProcessLink(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the end."""
         self.transport = None
-        if self._cut is not None and self._cut.active():
-            self._cut.cancel()
+        self._cut.cancel()
         self._lost(self._why)
 
 
@@ -271,11 +270,7 @@ class SftpService:
             )
             return
         self._serving = Deferred.fromCoroutine(self._run(self._listening))
-        self._serving.addErrback(self._failed)
-
-    def _failed(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("sftp: SFTP is off: it failed", failure)
+        self._serving.addErrback(failure_logger(self._log, "sftp: SFTP is off: it failed"))
 
     async def stop(self) -> None:
         """Close all sessions, and end the process."""
