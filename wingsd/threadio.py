@@ -16,9 +16,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Condition
-from typing import ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -661,3 +662,23 @@ class Outflow(ByteSource):
             if self._size <= self._low_mark:
                 self._changed.notify()
             return block, self._complete and not self._blocks
+
+
+class InThread(Generic[P, T]):
+    """A method of the `store` of an object, called with the same arguments in its `worker`."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], T]) -> None:
+        self._name = method.__name__
+
+    def __get__(self, of: Any, owner: object) -> Callable[P, Deferred[T]]:
+        return partial(of.worker.run, getattr(of.store, self._name))
+
+
+class Timed(Generic[P, T]):
+    """The same for a method whose first argument is the time of the call, by its `now`."""
+
+    def __init__(self, method: Callable[Concatenate[Any, float, P], T]) -> None:
+        self._name = method.__name__
+
+    def __get__(self, of: Any, owner: object) -> Callable[P, Deferred[T]]:
+        return partial(of.worker.run, getattr(of.store, self._name), of.now())

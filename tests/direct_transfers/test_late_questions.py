@@ -19,8 +19,7 @@ from wingsd.auth.tokens import transfer_token
 from wingsd.config import TransfersConfig
 from wingsd.direct_transfers.initiator import Invitation
 from wingsd.errors import TryAgain
-from wingsd.statedb import Direction, Outcome
-from wingsd.statedb.store import KEPT
+from wingsd.statedb import KEPT, Direction, Outcome
 from wingsd.transfers.outgoing import move
 from wingsd.transfers.outgoing.source import MOVED
 
