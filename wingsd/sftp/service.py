@@ -173,19 +173,6 @@ class ProcessLink(Protocol):
         self._lost(self._why)
 
 
-@attrs.define(eq=False, repr=False)
-class SftpCounts:
-    """The open sessions, and since the daemon's start the refused logins and the bytes.
-
-    `refused` is by the kind of login. `moved` has the bytes of requests (`in`) and of answers
-    (`out`).
-    """
-
-    sessions: int = 0
-    refused: dict[str, int] = attrs.field(factory=lambda: Counter(password=0, public_key=0))
-    moved: dict[str, int] = attrs.field(factory=lambda: {"in": 0, "out": 0})
-
-
 class _FirstConnection(FileDescriptor):
     """Waits until a listening socket has a connection: `found` fires, or is cancelled."""
 
@@ -228,7 +215,10 @@ class SftpService:
         self.sessions = sessions
         self._disk = disk
         self._reactor = reactor
-        self._counts = SftpCounts()
+        #: By the kind of login, those refused since the daemon's start.
+        self.refused = Counter(password=0, public_key=0)
+        #: The bytes of requests and of answers since then.
+        self.moved = {"in": 0, "out": 0}
         self._was_unconfined = False
         self._process: StartedProcess | None = None
         self._link: ProcessLink | None = None
@@ -240,12 +230,6 @@ class SftpService:
     def port(self) -> int:
         """The port that is listened on, 0 for none."""
         return 0 if self._listening is None else int(self._listening.getsockname()[1])
-
-    @property
-    def counts(self) -> SftpCounts:
-        """The counts since the daemon's start."""
-        self._counts.sessions = self.sessions.count
-        return self._counts
 
     def use(self, config: Config) -> None:
         """Take over the settings that change while the node runs."""
@@ -374,14 +358,20 @@ class SftpService:
             case Used():
                 self.sessions.used(message.server, message.total)
             case Transmitted():
-                self._counts.moved["in"] += message.received
-                self._counts.moved["out"] += message.sent
+                self.moved["in"] += message.received
+                self.moved["out"] += message.sent
             case FileEvent():
                 self.sessions.file_event(message)
             case Unconfined():
-                self._log_unconfined()
+                if not self._was_unconfined:  # once: a process follows each idle one
+                    self._was_unconfined = True
+                    self._log.warn(
+                        "sftp: its process is not confined to the files of servers: the kernel "
+                        "has no Landlock, or a sandbox forbids it"
+                    )
             case Log():
-                self._write(message)
+                write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
+                write.get(message.level, self._log.error)("sftp: {text}", text=message.text)
             case _:
                 raise InvalidData("a message is not for this side")
 
@@ -389,7 +379,7 @@ class SftpService:
         link = self._link
         answer = await self._logins.check(login)
         if isinstance(answer, Rejected):
-            self._counts.refused[login.kind] += 1
+            self.refused[login.kind] += 1
         if link is None or link is not self._link:
             return  # The process has ended meanwhile.
         if isinstance(answer, Rejected):
@@ -402,19 +392,6 @@ class SftpService:
             self._log.failure("sftp: the check of a login failed", failure)
             if link is not None and link is self._link:
                 link.send(Rejected(login.request))
-
-    def _log_unconfined(self) -> None:
-        # Once: a process follows each idle one.
-        if not self._was_unconfined:
-            self._was_unconfined = True
-            self._log.warn(
-                "sftp: its process is not confined to the files of servers: the kernel has no "
-                "Landlock, or a sandbox forbids it"
-            )
-
-    def _write(self, line: Log) -> None:
-        write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
-        write.get(line.level, self._log.error)("sftp: {text}", text=line.text)
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -121,16 +121,15 @@ class SftpSessions:
         granted = self._granted.pop(connection, {}).get(request)
         if granted is None:
             self._refuse(connection, LoginRefused("it was not granted"))
-        elif (full := self._full(granted)) and self._waiting_of(granted.user) >= _MAX_WAITING:
-            self._refuse(connection, LoginRefused(full))
-        elif full:
+        elif full := self._full(granted):
+            of_user = sum(each.user == granted.user for each, _ in self._waiting.values())
+            if of_user >= _MAX_WAITING:
+                self._refuse(connection, LoginRefused(full))
+                return
             given_up = self._clock.callLater(_PLACE_TIMEOUT, self._give_up, connection)
             self._waiting[connection] = granted, given_up
         else:
             self._begin(connection, granted)
-
-    def _waiting_of(self, user: str) -> int:
-        return sum(granted.user == user for granted, _ in self._waiting.values())
 
     def _give_up(self, connection: int) -> None:
         granted, _ = self._waiting.pop(connection)
