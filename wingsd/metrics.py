@@ -39,11 +39,10 @@ from wingsd.backups.checks import BackupChecks
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import StorageError, TransferCancelled, WingsdError
 from wingsd.node.answers import LatestAnswer
-from wingsd.sftp.service import SftpService
+from wingsd.sftp.service import SftpCounts, SftpService
 from wingsd.threadio import Workers
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
-from wingsd.transfers.step_log import SeedFigures
-from wingsd.transfers.steps import ReceiveStep, SendStep, State
+from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
 from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, MovedBytes, Passage
 from wingsd.util.text import reading_advice
 
@@ -349,25 +348,23 @@ class Sources:
     sftp: SftpService
 
 
-def _of_sftp(sftp: SftpService) -> Iterator[Metric]:
+def _of_sftp(counts: SftpCounts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "wingsd_sftp_sessions",
-        "Connections of SFTP that are logged in.",
-        value=sftp.sessions.count,
+        "wingsd_sftp_sessions", "Connections of SFTP that are logged in.", value=counts.sessions
     )
     yield _by(
         CounterMetricFamily,
         "kind",
         "wingsd_sftp_logins_refused",
         "Passwords and public keys that SFTP clients have shown and that were refused.",
-        sftp.refused,
+        counts.refused,
     )
     yield _by(
         CounterMetricFamily,
         "direction",
         "wingsd_sftp_bytes",
         "Bytes of SFTP's requests (in, with what is uploaded) and answers (out).",
-        sftp.moved,
+        counts.moved,
     )
 
 
@@ -466,7 +463,7 @@ class Exposition(Collector):
         )
         yield from self._activity()
         yield from self._backups()
-        yield from _of_sftp(self._sources.sftp)
+        yield from _of_sftp(self._sources.sftp.counts)
         if self._found is not None:
             yield from _filesystem(self._found.disk)
         if self._found is not None and self._found.kept is not None:

@@ -22,8 +22,7 @@ from wingsd.config import Config, StreamsConfig
 from wingsd.config.live import LiveConfig
 from wingsd.errors import StreamMismatch, WingsdError
 from wingsd.http.site import NodeSite
-from wingsd.threadio import Feed
-from wingsd.transfers.incoming.uploads import FormFeed, StreamGroups, UploadGroup
+from wingsd.transfers.incoming.uploads import FormFeed, StreamGroup, StreamGroups
 from wingsd.transfers.upload_form import UploadForm
 
 OURS = {"User_Agent": "wingsd/1"}
@@ -44,18 +43,17 @@ class Transfer:
         self.end: Deferred[None] = Deferred()
         self.read: list[bytes] = []
 
-    async def run(self, upload: UploadStream, others: UploadGroup) -> None:
+    async def run(self, upload: UploadStream, others: StreamGroup) -> None:
         uploads: Sequence[Any] = [upload, *await others.gathered()]
         others.when_failed(self.end.errback)
         coming = []
         for each in uploads:
-            feed = Feed(ManualReactor())
-            consumer = FormFeed(UploadForm(each.content_type), feed)
+            feed = FormFeed(UploadForm(each.content_type), ManualReactor())
             await others.admit()
-            each.deliver(consumer)
-            coming.append((consumer.checksums, feed))
-        for checksums, feed in coming:
-            await checksums
+            each.deliver(feed)
+            coming.append(feed)
+        for feed in coming:
+            await feed.checksums
             self.read.append(b"".join(feed.blocks()))
         await self.end
 

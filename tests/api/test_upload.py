@@ -14,7 +14,7 @@ from tests.threadio.reactor import ManualReactor
 from wingsd.api.transfers import UploadStream
 from wingsd.errors import UploadTruncated, WingsdError
 from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.threadio import FEED_HIGH_MARK, Feed, TokenBucket
+from wingsd.threadio import FEED_HIGH_MARK, TokenBucket
 from wingsd.transfers.incoming.uploads import FormFeed
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
@@ -48,8 +48,7 @@ class Consumer(FormFeed):
 
     def __init__(self) -> None:
         self.reactor = ManualReactor()
-        self.feed = Feed(self.reactor)
-        super().__init__(UploadForm("multipart/form-data; boundary=x"), self.feed)
+        super().__init__(UploadForm("multipart/form-data; boundary=x"), self.reactor)
         self.found: list[Any] = []
         self.checksums.addBoth(self.found.append)
 
@@ -60,7 +59,7 @@ class UploadHarness:
         self.request: FakeRequest = request
         self.upload = UploadStream(request, bucket)
         self.consumer = Consumer()
-        self.feed, self.found = self.consumer.feed, self.consumer.found
+        self.feed, self.found = self.consumer, self.consumer.found
 
     def read(self) -> None:
         self.upload.deliver(self.consumer)

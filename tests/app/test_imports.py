@@ -11,7 +11,6 @@ import pytest
 #: Libraries that a node without Docker, metrics, transfers and open consoles does without.
 LATER = {
     "asyncssh",
-    "autobahn",
     "docker",
     "inflate64",
     "libarchive",
@@ -20,7 +19,6 @@ LATER = {
     "pathspec",
     "prometheus_client",
     "re2",
-    "ruamel.yaml",
     "tomlkit",
     "twisted.application.internet",
 }

@@ -120,5 +120,5 @@ async def test_journald_gets_entries_with_fields(daemon: ReceivingNode) -> None:
         receiving = await entry(journal, "receiving the archive")
         assert receiving["WINGSD_SERVER"] == UUID
         assert receiving["WINGSD_TRANSFER"] == "1"
-        assert receiving["WINGSD_NAMESPACE"] == "wingsd.transfers.console.Announcer"
+        assert receiving["WINGSD_NAMESPACE"] == "wingsd.transfers.steps.StepLog"
         assert daemon.log == []

@@ -18,7 +18,7 @@ from wingsd.servers.operations import Operation
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.outgoing import rounds, transfer
 from wingsd.transfers.outgoing.source import SeedOrder, TransferRequest
-from wingsd.transfers.step_log import SeedFigures
+from wingsd.transfers.steps import SeedFigures
 from wingsd.util.retry import Backoff
 
 __all__ = ["nodes", "quick"]

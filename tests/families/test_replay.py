@@ -14,7 +14,6 @@ from tests.threadio.reactor import ManualReactor
 from wingsd.api.transfers import UploadStream
 from wingsd.backups.local import AttachedLog
 from wingsd.config import CALAGOPUS
-from wingsd.threadio import Feed
 from wingsd.transfers.incoming.uploads import FormFeed
 from wingsd.transfers.upload_form import Checksums, UploadForm
 
@@ -53,13 +52,13 @@ def ended_upload(recording: Recording, pieces: Iterable[bytes]) -> UploadStream:
 
 def read(recording: Recording, pieces: Iterable[bytes]) -> tuple[Parts, Checksums]:
     """Return each part of an upload's body as the thread gets it, and the checksums."""
-    upload, feed = ended_upload(recording, pieces), Feed(ManualReactor())
-    consumer = FormFeed(UploadForm(recording.content_type), feed)
-    upload.deliver(consumer)
+    upload = ended_upload(recording, pieces)
+    feed = FormFeed(UploadForm(recording.content_type), ManualReactor())
+    upload.deliver(feed)
     parts: Parts = [(None, [*feed.blocks()])]
     while (label := feed.next_part()) is not None:
         parts.append((label, [*feed.blocks()]))
-    checksums: Any = consumer.checksums.result
+    checksums: Any = feed.checksums.result
     return parts, checksums
 
 

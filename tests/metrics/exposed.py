@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -15,8 +14,8 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
 from wingsd.metrics import Exposition, Recorder, Sources
-from wingsd.transfers.step_log import SeedFigures
-from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.sftp.service import SftpCounts
+from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep
 from wingsd.util.observer import ENGINE, PANEL
 
 #: Labels, as they are read back.
@@ -59,9 +58,7 @@ class Checks:
 
 @attrs.define
 class Sftp:
-    sessions: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(count=0))
-    refused: dict[str, int] = attrs.field(factory=lambda: {"password": 0, "public_key": 0})
-    moved: dict[str, int] = attrs.field(factory=lambda: {"in": 0, "out": 0})
+    counts: SftpCounts = attrs.field(factory=SftpCounts)
 
 
 class Samples:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -28,8 +27,8 @@ from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.errors import StorageError
 from wingsd.metrics import DiskState, Recorder
-from wingsd.transfers.step_log import SeedFigures
-from wingsd.transfers.steps import ReceiveStep, SendStep, State
+from wingsd.sftp.service import SftpCounts
+from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
 
 
 def test_promtool_has_nothing_to_say_against_it(promtool: Callable[..., str]) -> None:
@@ -108,9 +107,11 @@ def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
 
 
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
-    sftp = Sftp(SimpleNamespace(count=8), {"password": 9}, {"in": 10, "out": 11})
+    sftp = SftpCounts(8, {"password": 9}, {"in": 10, "out": 11})
     activity = Activity(waiting=4, sent=5, dropped={"refused": 6})
-    sources = sources_of(Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), sftp)
+    sources = sources_of(
+        Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), Sftp(sftp)
+    )
     exposed = exposition(Recorder(), sources)
     found = Samples(rendered(exposed)[0])
     assert found.get("wingsd_transfers_waiting", direction="in") == 3

@@ -72,7 +72,7 @@ class SftpNode:
         clock = self.node.clock
         self.logins = SftpLogins(
             self.config,
-            self.panel,  # type: ignore[arg-type]  # for one call
+            self.panel,
             self.node.servers,
             self.denied,
             clock.seconds,

@@ -22,9 +22,9 @@ from wingsd.errors import PanelRefused, ServerNotAssigned, WingsdError
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Operations
 from wingsd.statedb import TransferRecord
-from wingsd.threadio import Workers
+from wingsd.threadio import Feed, Workers
 from wingsd.transfers.cancellation import SharedSlots
-from wingsd.transfers.incoming.transfer import IncomingUpload, UploadConsumer
+from wingsd.transfers.incoming.transfer import IncomingUpload
 from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
@@ -175,7 +175,7 @@ class Source:
         self.data, self.error = data, error
         self.checksum = checksum or sha256(data)
         self.stopped: list[WingsdError] = []
-        self.consumer: UploadConsumer | None = None
+        self.consumer: Feed | None = None
         #: The form's parts after the archive and its checksum.
         self.attachments = b""
 
@@ -188,7 +188,7 @@ class Source:
             self.attachments += FRAME.before_log(PELICAN) + data
         return self
 
-    def deliver(self, consumer: UploadConsumer) -> None:
+    def deliver(self, consumer: Feed) -> None:
         if self.stopped:
             raise self.stopped[0]
         self.consumer = consumer
@@ -240,7 +240,7 @@ class SingleUpload:
         pass
 
 
-SINGLE = SingleUpload()
+SINGLE: Any = SingleUpload()
 
 
 class Receiver(Harness):

@@ -17,7 +17,7 @@ from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import StreamsConfig
 from wingsd.errors import WingsdError
-from wingsd.transfers.incoming.transfer import UploadConsumer
+from wingsd.threadio import Feed
 from wingsd.transfers.incoming.uploads import StreamGroups
 
 
@@ -38,7 +38,7 @@ class Stream(Source):
         self.answers: list[WingsdError | None] = []
         self.read = False
 
-    def deliver(self, consumer: UploadConsumer) -> None:
+    def deliver(self, consumer: Feed) -> None:
         self.read = not self.stopped
         super().deliver(consumer)
 

@@ -5,70 +5,52 @@ from __future__ import annotations
 import json
 
 import pytest
-from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
-from wingsd.events import Event, EventBus
+from tests.support.step_logs import StepLogHarness
 from wingsd.transfers.console import (
     DESTINATION,
     SOURCE,
-    Announcer,
     UploadFigures,
     console_line,
     progress_bar,
 )
-from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.transfers.steps import SendStep
 
 GIB = 1 << 30
 
 
-class Heard:
-    """An announcer, and what a browser would get of it."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.events: list[Event] = []
-        bus = EventBus()
-        bus.subscribe("a-server", self.events.append)
-        self.announcer = Announcer("a-server", SOURCE, bus, self.clock)
-
-    def said(self) -> list[str]:
-        lines = [event.args[0] for event in self.events if event.name == "transfer logs"]
-        return [line.partition("[Source Node]:\x1b[0m ")[2] for line in lines]
-
-    def states(self) -> list[str]:
-        return [event.args[0] for event in self.events if event.name == "transfer status"]
-
-
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def heard() -> StepLogHarness:
+    """A transfer to another node, and what a browser would get of it."""
+    return StepLogHarness(SendStep, "a-server")
 
 
-def test_each_state_is_sent_once_and_each_step_has_a_line(heard: Heard) -> None:
+async def test_each_state_is_sent_once_and_each_step_has_a_line(heard: StepLogHarness) -> None:
     steps = [SendStep.ASK, SendStep.STOP, SendStep.SEND, SendStep.AWAIT, SendStep.DONE]
-    for step in steps:
-        heard.announcer.enter(step)
+    await heard.begin()
+    for step in steps[1:]:
+        heard.step_log.advance(step)
     assert heard.states() == ["pending", "processing", "success", "completed"]
     assert heard.said() == [step.text for step in steps]
 
 
-def test_a_transfer_begins_with_its_state_and_not_with_a_line(heard: Heard) -> None:
-    heard.announcer.enter(SendStep.ASK)
-    heard.announcer.enter(SendStep.STOP)
+async def test_a_transfer_begins_with_its_state_and_not_with_a_line(heard: StepLogHarness) -> None:
+    await heard.begin()
+    heard.step_log.advance(SendStep.STOP)
     names = [event.name for event in heard.events]
     assert names == ["transfer status", "transfer logs", "transfer logs"]
 
 
-def test_the_last_line_comes_before_the_final_state(heard: Heard) -> None:
-    heard.announcer.enter(ReceiveStep.FAILED)
+def test_the_last_line_comes_before_the_final_state(heard: StepLogHarness) -> None:
+    heard.step_log.advance(SendStep.FAILED)
     names = [event.name for event in heard.events]
     assert names == ["transfer logs", "transfer status", "transfer status"]
 
 
-def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: Heard) -> None:
+def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: StepLogHarness) -> None:
     done = [0]
-    heard.announcer.show_progress(lambda: f"Uploading {progress_bar(done[0], 100)}")
+    heard.step_log.show_progress(lambda: f"Uploading {progress_bar(done[0], 100)}")
     heard.clock.advance(4.9)
     assert heard.said() == []
     done[0] = 20
@@ -79,26 +61,26 @@ def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: Heard) -
         "Uploading [=====                    ] 20 B / 100 B",
         "Uploading [==========               ] 40 B / 100 B",
     ]
-    heard.announcer.hide_progress()
+    heard.step_log.hide_progress()
     heard.clock.advance(60)
     assert len(heard.said()) == 2
     assert heard.clock.getDelayedCalls() == []
 
 
 def test_what_is_waited_for_is_printed_and_logged_every_minute(
-    heard: Heard, logged: Logged
+    heard: StepLogHarness, logged: Logged
 ) -> None:
-    heard.announcer.show_waiting("the destination has not answered for")
+    heard.step_log.show_waiting("the destination has not answered for")
     heard.clock.pump([59.0, 1.0, 60.0])
     expected = [f"the destination has not answered for {each}" for each in ("1 min", "2 min")]
     assert heard.said() == expected
     assert logged.lines[-2:] == [f"a-server: {each}" for each in expected]
-    heard.announcer.hide_progress()
+    heard.step_log.hide_progress()
 
 
-def test_the_figures_of_an_upload_are_published_with_its_lines(heard: Heard) -> None:
+def test_the_figures_of_an_upload_are_published_with_its_lines(heard: StepLogHarness) -> None:
     known: list[UploadFigures] = []
-    heard.announcer.show_progress(lambda: "x", figures=lambda: known[-1] if known else None)
+    heard.step_log.show_progress(lambda: "x", figures=lambda: known[-1] if known else None)
     heard.clock.advance(5)
     known.append(UploadFigures(read=20, sent=10, total=100, files=3))
     heard.clock.advance(5)
@@ -112,18 +94,18 @@ def test_the_figures_of_an_upload_are_published_with_its_lines(heard: Heard) -> 
         "network_progress": 10,
         "total": 100,
     }
-    heard.announcer.hide_progress()
+    heard.step_log.hide_progress()
 
 
-def test_console_lines_are_logged_too(heard: Heard, logged: Logged) -> None:
-    heard.announcer.say("hello")
-    heard.announcer.warn("look here")
+def test_console_lines_are_logged_too(heard: StepLogHarness, logged: Logged) -> None:
+    heard.step_log.say("hello")
+    heard.step_log.warn("look here")
     assert heard.said() == ["hello", "look here"]
     assert logged.lines[-2:] == ["a-server: hello", "a-server: look here"]
 
 
-def test_a_console_line_about_an_error_ends_with_its_code(heard: Heard) -> None:
-    heard.announcer.warn("the two nodes have different trees", "move-root-mismatch")
+def test_a_console_line_about_an_error_ends_with_its_code(heard: StepLogHarness) -> None:
+    heard.step_log.warn("the two nodes have different trees", "move-root-mismatch")
     assert heard.said() == ["the two nodes have different trees (move-root-mismatch)"]
 
 

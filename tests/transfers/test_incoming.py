@@ -28,8 +28,9 @@ from wingsd.errors import (
 )
 from wingsd.filesystem.walk import measure
 from wingsd.statedb import Outcome
+from wingsd.threadio import Feed
 from wingsd.transfers.incoming import transfer as arrival
-from wingsd.transfers.incoming.transfer import HOLD, UploadConsumer
+from wingsd.transfers.incoming.transfer import HOLD
 from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.util.retry import Backoff
 
@@ -50,7 +51,7 @@ async def test_a_good_upload_goes_through_every_step_in_order(receiver: Receiver
 class Unread(Source):
     """An upload of which not one byte may be taken."""
 
-    def deliver(self, consumer: UploadConsumer) -> None:
+    def deliver(self, consumer: Feed) -> None:
         raise AssertionError("it is read")
 
 

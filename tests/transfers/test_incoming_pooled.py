@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
@@ -124,9 +125,9 @@ class Another(SingleUpload):
 
 async def test_a_shared_server_in_several_requests_is_refused(pooled: Receiver) -> None:
     """No family's nodes do both: it could only be somebody who guesses."""
-    before = seen(pooled.data / UUID)
+    before, several = seen(pooled.data / UUID), cast(Any, Another())
     with pytest.raises(StreamMismatch):
-        await pooled.transfers.open(UploadTransfer, UUID).run(source(), Another())
+        await pooled.transfers.open(UploadTransfer, UUID).run(source(), several)
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 

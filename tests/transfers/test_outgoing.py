@@ -26,10 +26,10 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.operations import Operation
-from wingsd.transfers.console import Announcer, UploadFigures
+from wingsd.transfers.console import UploadFigures
 from wingsd.transfers.outgoing import source
 from wingsd.transfers.outgoing.source import MOVED, TransferRequest
-from wingsd.transfers.steps import SendStep
+from wingsd.transfers.steps import SendStep, StepLog
 
 sender = pytest.fixture(sending)
 
@@ -91,11 +91,11 @@ async def test_the_figures_of_the_upload_are_those_of_the_server(
 ) -> None:
     given: list[Callable[[], UploadFigures | None]] = []
 
-    def keep(_: Announcer, *args: object, figures: Any = None, **__: object) -> None:
+    def keep(_: StepLog[SendStep], *args: object, figures: Any = None, **__: object) -> None:
         if figures is not None:
             given.append(figures)
 
-    monkeypatch.setattr(Announcer, "show_progress", keep)
+    monkeypatch.setattr(StepLog, "show_progress", keep)
     await sender.start()
     (archive,) = sender.destination.archives
     files = [member for member in members(archive).values() if member.isreg()]

@@ -12,14 +12,14 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_answer, sending
 from wingsd import callbacks
-from wingsd.transfers import console, coordinator
+from wingsd.transfers import coordinator, steps
 from wingsd.util.retry import Backoff
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator, "GRACE_BACKOFF", Backoff(0.01, 0.01))
-    monkeypatch.setattr(console, "WAITING_EVERY", 0.01)
+    monkeypatch.setattr(steps, "WAITING_EVERY", 0.01)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def policy(
 ) -> LivePolicy:
     """Return the rounds of a double of a move, to which they also announce the stop."""
     steps: Any = Mock(clock=move.clock, seconds=move.clock.seconds, observer=observer)
-    steps.announcer.say = said.append
+    steps.say = said.append
     server: Any = Runs()
     rounds = LivePolicy(move, server, steps, config, Mock())
     rounds._announce = move.announce  # type: ignore[method-assign]

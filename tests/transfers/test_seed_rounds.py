@@ -100,7 +100,7 @@ class Seed:
             return self.clock.seconds() + self.is_set_by
 
         steps: Any = Mock(clock=self.clock, seconds=self.clock.seconds, observer=self.heard)
-        steps.announcer.say = self.said.append
+        steps.say = self.said.append
         move, server = cast(Any, self.move), cast(Any, Copied())
         self.rounds = SeedPolicy(move, server, steps, LiveMovesConfig(), until, now)
         self.running: Deferred[None] = Deferred()

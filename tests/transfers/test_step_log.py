@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred
 
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
-from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
+from tests.support.step_logs import StepLogHarness
 from wingsd.errors import (
     ArchiveError,
     ChecksumMismatch,
@@ -24,40 +21,8 @@ from wingsd.errors import (
     StorageError,
     TransferCancelled,
 )
-from wingsd.events import EventBus
-from wingsd.statedb import Direction, TransferRecord
 from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
-
-
-class Database:
-    """Takes everything at once, or refuses to take anything."""
-
-    refuses: StorageError | None = None
-
-    def begin(self, *_: object, direct: bool) -> Deferred[int]:
-        return succeed(1) if self.refuses is None else fail(self.refuses)
-
-    def enter(self, *_: object) -> Deferred[None]:
-        return succeed(None)
-
-
-class StepLogHarness:
-    """A step log, its clock and its observer."""
-
-    def __init__(self, steps: Any) -> None:
-        self.clock, self.heard, self.database = Clock(), RecordingObserver(), Database()
-        authority: Any = SimpleNamespace(is_direct=False, step_texts={})
-        database: Any = self.database
-        logs = StepLogs(database, EventBus(), self.heard, self.clock)
-        self.step_log: StepLog[Any] = StepLog(UUID, steps, logs, authority)
-
-    async def begin(self) -> None:
-        await self.step_log.begin()
-
-    def resume(self, step: ReceiveStep) -> None:
-        self.step_log.resume(TransferRecord(1, UUID, Direction.IN, step.name, 0, 0), step)
 
 
 async def test_each_step_is_observed_with_its_duration() -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
-from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
+from tests.support.step_logs import StepLogHarness
+from wingsd.transfers.steps import ReceiveStep, SendStep, State, StepLog
 
 STEPS = [*ReceiveStep, *SendStep]
 ENDS = [ReceiveStep.DONE, ReceiveStep.FAILED, SendStep.DONE, SendStep.FAILED]
 
 
-def at(step: ReceiveStep | SendStep) -> Lifecycle[ReceiveStep] | Lifecycle[SendStep]:
-    life: Lifecycle[ReceiveStep] | Lifecycle[SendStep]
-    life = Lifecycle(ReceiveStep) if isinstance(step, ReceiveStep) else Lifecycle(SendStep)
-    if step is not life.step:
-        life.advance(step)  # type: ignore[arg-type]  # of its own kind
-    return life
+def at(step: Any) -> StepLog[Any]:
+    """Return the log of a transfer that has come to a step."""
+    log = StepLogHarness(type(step)).step_log
+    if step is not log.current:
+        log.advance(step)
+    return log
 
 
 @pytest.mark.parametrize("steps", [ReceiveStep, SendStep])
@@ -36,30 +38,27 @@ def test_final_states_have_the_words_of_the_panels_page() -> None:
 
 @pytest.mark.parametrize("step", ReceiveStep)
 def test_steps_are_ordered(step: ReceiveStep) -> None:
-    life = Lifecycle(ReceiveStep)
-    if step is not ReceiveStep.ADMIT:
-        life.advance(step)
-    order = list(ReceiveStep)
-    before = {other for other in order if life.before(other)}
+    order, log = list(ReceiveStep), at(step)
+    before = {other for other in order if log.before(other)}
     assert before == set(order[order.index(step) + 1 :])
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if step not in ENDS])
 def test_every_step_but_the_ends_can_fail(step: ReceiveStep | SendStep) -> None:
-    life = at(step)
-    life.advance(type(step).FAILED)  # type: ignore[arg-type]  # of its own kind
-    assert life.over
+    log = at(step)
+    log.advance(type(step).FAILED)
+    assert log.over
 
 
 @pytest.mark.parametrize("step", ENDS)
 def test_nothing_follows_an_end(step: ReceiveStep | SendStep) -> None:
     for to in type(step):
         with pytest.raises(ValueError, match="cannot go from"):
-            at(step).advance(to)  # type: ignore[arg-type]  # of its own kind
+            at(step).advance(to)
 
 
 @pytest.mark.parametrize("steps", [ReceiveStep, SendStep])
 def test_a_step_cannot_go_back(steps: type[ReceiveStep] | type[SendStep]) -> None:
     for earlier, later in itertools.combinations_with_replacement(list(steps)[1:], 2):
         with pytest.raises(ValueError, match="cannot go from"):
-            at(later).advance(earlier)  # type: ignore[arg-type]  # of its own kind
+            at(later).advance(earlier)

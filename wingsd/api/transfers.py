@@ -30,9 +30,8 @@ from wingsd.errors import (
 )
 from wingsd.http.operations import INVALID, Access, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.threadio import Share, TokenBucket
+from wingsd.threadio import Feed, Share, TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.incoming.transfer import UploadConsumer
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER, StreamGroup
 from wingsd.transfers.outgoing.source import (
     FOLLOWS,
@@ -66,7 +65,7 @@ class UploadStream:
         self._request = request
         self._bucket = bucket
         self._share: Share | None = None
-        self._consumer: UploadConsumer | None = None
+        self._consumer: Feed | None = None
         self._consumer_is_full = False
         self._early: list[bytes] = []
         #: Whether the whole body has arrived, and whether the consumer has taken it.
@@ -77,7 +76,7 @@ class UploadStream:
 
     # What the transfer calls
 
-    def deliver(self, consumer: UploadConsumer) -> None:
+    def deliver(self, consumer: Feed) -> None:
         """Begin to write the body to `consumer`. Raises what `stop` was given before."""
         if self._stopped is not None:
             raise self._stopped

@@ -66,7 +66,8 @@ from wingsd.servers.states_file import StatesFile
 from wingsd.sftp.logins import SftpLogins
 from wingsd.sftp.service import SftpService
 from wingsd.sftp.sessions import SftpSessions
-from wingsd.statedb import StateDatabase, Store
+from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
@@ -80,7 +81,7 @@ from wingsd.transfers.manager import (
 )
 from wingsd.transfers.outgoing.source import OutgoingParts, SourceStorage
 from wingsd.transfers.peer.client import peer_tls
-from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.steps import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine

@@ -35,10 +35,9 @@ from wingsd.errors import (
 from wingsd.http.operations import Access, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers import PowerState
-from wingsd.statedb import Direction, TransferRecord
+from wingsd.statedb.store import Direction, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder
-from wingsd.transfers.step_log import ProgressReport, SeedFigures
-from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
 from wingsd.util.text import canonical_uuid
 
 Json = dict[str, Any]

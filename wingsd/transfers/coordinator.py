@@ -30,8 +30,7 @@ from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import MoveRecord, Outcome, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder
-from wingsd.transfers.step_log import Coordinator
-from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.transfers.steps import Coordinator, ReceiveStep, SendStep
 from wingsd.util.retry import Backoff
 
 T = TypeVar("T")

@@ -59,8 +59,7 @@ from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
 from wingsd.transfers.outgoing.move import Mover, begun_of, request_of
 from wingsd.transfers.outgoing.source import OutgoingParts, TransferRequest
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer, ResumedMove, SeedTransfer
-from wingsd.transfers.step_log import ProgressReport, SeedFigures
-from wingsd.transfers.steps import SendStep
+from wingsd.transfers.steps import ProgressReport, SeedFigures, SendStep
 from wingsd.util.deferreds import when_fired
 from wingsd.util.serialization import structure
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from threading import Semaphore
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -46,9 +46,6 @@ from wingsd.sftp.server.access import (
     SessionAccess,
 )
 from wingsd.sftp.server.packets import Attributes, Request
-
-if TYPE_CHECKING:
-    from wingsd.sftp.server.main import SftpServer
 
 T = TypeVar("T")
 #: Nanoseconds.
@@ -128,14 +125,18 @@ class Handles:
         if len(self._open) >= most:
             raise TooManyHandles(most)
 
-    def add(self, item: _Opened) -> bytes:
-        """Return the handle of what was opened after `reserve`.
-
-        It is closed where all channels have too many.
-        """
+    def _take(self) -> None:
+        self.reserve()
         if not self._budget.acquire(blocking=False):
-            item.close()
             raise TooManyHandles(self._limits.max_handles_total)
+
+    def add(self, item: _Opened) -> bytes:
+        """Return the handle of what was opened, which is closed where there are too many."""
+        try:
+            self._take()
+        except BaseException:
+            item.close()
+            raise
         if isinstance(item, OpenFile):
             self._files.add(item.fileno())
         handle = self._next.to_bytes(8, "big")
@@ -174,14 +175,23 @@ class Handles:
 
 
 class SftpOperations:
-    """Does what the client of one channel asks for, with the `access` of its connection."""
+    """Does what the client of one channel asks for, with the `access` of its connection.
 
-    def __init__(self, access: SessionAccess, server: SftpServer) -> None:
+    `fault` is called with an error of this program.
+    """
+
+    def __init__(
+        self,
+        access: SessionAccess,
+        budget: Semaphore,
+        config: SftpConfig,
+        fault: Callable[[BaseException], None],
+    ) -> None:
         self._access = access
-        self._config = server.config
-        self._fault = server.fault
+        self._config = config
+        self._fault = fault
         self._has_begun = False
-        self._handles = Handles(server.config, server.budget, access.usage.files)
+        self._handles = Handles(config, budget, access.usage.files)
         #: Handles of files to whose ends all is written.
         self._appending: set[bytes] = set()
         #: By the types of requests. What returns None is answered with the status of success.

@@ -14,7 +14,6 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IProducer
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -40,12 +39,11 @@ from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server, Servers
 from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import TransferRecord
-from wingsd.threadio import Workers
+from wingsd.threadio import Feed, Workers
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.step_log import ProgressReport, StepLog, StepLogs
-from wingsd.transfers.steps import ReceiveStep, RollbackList
+from wingsd.transfers.steps import ProgressReport, ReceiveStep, RollbackList, StepLog, StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
@@ -87,22 +85,6 @@ class IncomingParts:
     form: FormConfig
 
 
-class UploadConsumer(Protocol):
-    """Takes the body of one upload; one of `finish` and `fail` ends it."""
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Take the body from `producer`, a push producer, which is paused when need be."""
-
-    def write(self, data: bytes) -> None:
-        """Take the next piece. Raises `WingsdError` where the body is not valid."""
-
-    def finish(self) -> None:
-        """Take the end of the body. Raises `WingsdError` where it is not complete."""
-
-    def fail(self, error: WingsdError) -> None:
-        """Take the reason why there is no more of the body."""
-
-
 class IncomingUpload(Protocol):
     """An upload whose body is not read before `deliver`. `size` is its bytes, 0 if not known.
 
@@ -115,8 +97,12 @@ class IncomingUpload(Protocol):
     pool: str
     mark: str
 
-    def deliver(self, consumer: UploadConsumer) -> None:
-        """Write the body to `consumer` from now on. Raises what `stop` was given before."""
+    def deliver(self, consumer: Feed) -> None:
+        """Write the body to `consumer` from now on; `finish` or `fail` ends it.
+
+        Its `write` and `finish` raise `WingsdError` where the body is not valid or not complete.
+        Raises what `stop` was given before.
+        """
 
     def stop(self, error: WingsdError) -> None:
         """Read no further, for the reason `error`."""
@@ -125,14 +111,9 @@ class IncomingUpload(Protocol):
         """Call back when the sender disconnects while its body is not being read."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Remainder:
-    """The work of a transfer that is left after the answer to its sender.
-
-    `done` fires at its end, or fails with the `WingsdError` that the transfer fails with.
-    """
-
-    done: Deferred[None] = attrs.field(factory=lambda: succeed(None))
+#: The work of a transfer that is left after the answer to its sender. It fires at its end, or
+#: fails with the `WingsdError` that the transfer fails with.
+Remainder = Deferred[None]
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -192,7 +173,7 @@ class IncomingTransfer:
 
     async def resume(self, entry: TransferRecord) -> None:
         """Complete or roll back what an earlier daemon has left unfinished."""
-        await self._complete(Remainder(Deferred.fromCoroutine(self._resume(entry))))
+        await self._complete(Deferred.fromCoroutine(self._resume(entry)))
 
     async def _carry_out(self, work: Callable[[Configuration], Awaitable[Remainder]]) -> None:
         """Admit the server and do `work`; raise its failure when it is reported and rolled back.
@@ -200,7 +181,7 @@ class IncomingTransfer:
         The rest is done after that: the sender, which is answered meanwhile, need not wait for a
         Panel that is slow, nor for the deletion of a large tree.
         """
-        remainder = Remainder()
+        remainder: Remainder = succeed(None)
         try:
             configuration = await self._admit()
             try:
@@ -215,11 +196,11 @@ class IncomingTransfer:
         """Do the rest, and come to the end: `over` fires, whatever is raised."""
         try:
             try:
-                await remainder.done
+                await remainder
             except Exception as error:
                 if not isinstance(error, WingsdError):
                     self._log.failure("{server}: transfer failed unexpectedly", server=self.server)
-                await (await self._fail(error)).done
+                await (await self._fail(error))
         except Exception:
             self._log.failure(
                 "{server}: the failed transfer is not rolled back; the next start of the daemon "
@@ -238,7 +219,7 @@ class IncomingTransfer:
         Return whether it ends: one whose success may have been reported continues in any case.
         """
         limit = ReceiveStep.REPORT if verified else ReceiveStep.DURABLE
-        if not self._steps.lifecycle.before(limit):
+        if not self._steps.before(limit):
             return False
         self._steps.cancel_scope.cancel(reason)
         return True
@@ -267,22 +248,22 @@ class IncomingTransfer:
     @property
     def has_failed(self) -> bool:
         """True if it has failed; it may still be cleaning up."""
-        return self._steps.lifecycle.step is ReceiveStep.FAILED
+        return self._steps.current is ReceiveStep.FAILED
 
     @property
     def has_succeeded(self) -> bool:
         """True if the server is here, and the Panel has accepted that."""
-        return self._steps.lifecycle.step is ReceiveStep.DONE
+        return self._steps.current is ReceiveStep.DONE
 
     @property
     def number(self) -> int | None:
         """Its number in the state database; None where it was not recorded."""
-        return self._steps.announcer.transfer
+        return self._steps.number
 
     @property
     def is_receiving(self) -> bool:
         """True while its archive is still to be received, in whole or in part."""
-        return self._steps.lifecycle.before(ReceiveStep.VERIFY)
+        return self._steps.before(ReceiveStep.VERIFY)
 
     @property
     def takes_a_place(self) -> bool:
@@ -373,9 +354,9 @@ class IncomingTransfer:
     async def _run_long(self, work: Callable[[str], T]) -> T:
         return await self._storage.long.run(work, self.server)
 
-    async def _flush(self, *, pooled: bool) -> None:
-        """Return when all that is staged is on stable storage; `pooled` files are not staged."""
-        if not pooled:
+    async def _flush(self) -> None:
+        """Return when all that is staged is on stable storage: not so files in a pool."""
+        if not self._steps.pool:
             await self._run_long(self._storage.staging.flush)
         await self._run_long(self._storage.backups.flush)
 
@@ -397,7 +378,7 @@ class IncomingTransfer:
 
     async def _put_into_place(self) -> None:
         storage, pooled = self._storage, self._steps.pool != ""
-        if self._steps.lifecycle.before(ReceiveStep.SWAP):
+        if self._steps.before(ReceiveStep.SWAP):
             if not pooled:
                 # By this a later daemon recognizes the files in the server's place.
                 await self._steps.save_terms(inode=await self._run(storage.staging.inode))
@@ -405,7 +386,7 @@ class IncomingTransfer:
         self._roll_back_backups()
         if not pooled:
             await self._swap()
-        elif self._steps.lifecycle.before(ReceiveStep.REPORT):
+        elif self._steps.before(ReceiveStep.REPORT):
             # Again: the sender may have taken long to send the attachments.
             await self._run(storage.volume.check, self._mark)
         # Raises `Conflict` where others are in their places.
@@ -453,11 +434,11 @@ class IncomingTransfer:
             await self._run(self._storage.staging.restore, self._aside)
 
     async def _make_environment(self, configuration: Configuration) -> None:
-        if self._steps.lifecycle.before(ReceiveStep.ENVIRONMENT):
+        if self._steps.before(ReceiveStep.ENVIRONMENT):
             await self._steps.enter(ReceiveStep.ENVIRONMENT)
         # Set before: an engine that is no longer waited for may still make the container.
         self._environment_begun = True
-        if self._steps.lifecycle.before(ReceiveStep.REPORT):
+        if self._steps.before(ReceiveStep.REPORT):
             work = self._try_or_create(configuration)
             await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
 
@@ -468,7 +449,7 @@ class IncomingTransfer:
             await self._environment.create(configuration.settings)
 
     async def _report(self, server: Server) -> Remainder:
-        if self._steps.lifecycle.before(ReceiveStep.REPORT):
+        if self._steps.before(ReceiveStep.REPORT):
             await self._steps.enter(ReceiveStep.REPORT)
         report = await self.coordinator.report_success(self._backups)
         self._success = report
@@ -483,12 +464,10 @@ class IncomingTransfer:
                 break
         if report.is_answered:
             await self._conclude(server, report)
-            return Remainder()
+            return succeed(None)
         server.operations.hold = Hold(Operation.TRANSFER_IN, NOT_REPORTED)
-        self._steps.announcer.warn(
-            "the Panel does not answer; the report is sent as soon as it does"
-        )
-        return Remainder(Deferred.fromCoroutine(self._conclude(server, report)))
+        self._steps.warn("the Panel does not answer; the report is sent as soon as it does")
+        return Deferred.fromCoroutine(self._conclude(server, report))
 
     async def _conclude(self, server: Server, report: PendingReport) -> None:
         if not await report.accepted():
@@ -552,20 +531,20 @@ class IncomingTransfer:
     async def _resume(self, entry: TransferRecord) -> None:
         steps, step = self._steps, ReceiveStep[entry.step]
         steps.resume(entry, step)
-        self._environment_begun = not steps.lifecycle.before(ReceiveStep.ENVIRONMENT)
+        self._environment_begun = not steps.before(ReceiveStep.ENVIRONMENT)
         if step is ReceiveStep.FAILED:
             await self._clean_up()
         else:
-            await (await self._resume_commit()).done
+            await (await self._resume_commit())
 
     async def _resume_commit(self) -> Remainder:
-        lifecycle, pool = self._steps.lifecycle, self._steps.pool
-        if lifecycle.before(ReceiveStep.SWAP):
+        steps, pool = self._steps, self._steps.pool
+        if steps.before(ReceiveStep.SWAP):
             raise DaemonRestarted
         if not pool:
             self._rollback.add(self._withdraw)
         self._roll_back_backups()
-        if pool and lifecycle.before(ReceiveStep.REPORT):
+        if pool and steps.before(ReceiveStep.REPORT):
             # A Pelican source whose connection has ended takes the files as its own again, and
             # deletes them when the Panel then hears of a success.
             raise DaemonRestarted
@@ -591,9 +570,9 @@ class IncomingTransfer:
         """Report the failure and roll back; return the clean-up that remains."""
         steps = self._steps
         steps.fail(error)
-        if self.has_arrived or steps.lifecycle.over:
+        if self.has_arrived or steps.over:
             # An internal error: the callback queue continues, and no data is touched.
-            return Remainder()
+            return succeed(None)
         # Reported first, since the Panel's users wait for it, and a daemon that has to end must
         # not leave it out; the server may be used at its source again in any case.
         if not self._is_unwanted:
@@ -602,7 +581,7 @@ class IncomingTransfer:
         await self._rollback.run()
         # From here on what is left must not be taken for a server; a later daemon removes it too.
         await steps.enter_if_open(ReceiveStep.FAILED)
-        return Remainder(Deferred.fromCoroutine(self._clean_up()))
+        return Deferred.fromCoroutine(self._clean_up())
 
     def _leftovers(self) -> RollbackList:
         """Return what removes what may still be here."""

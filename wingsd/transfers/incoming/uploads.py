@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract, extract_part
@@ -58,85 +57,38 @@ def name_of(number: int | None) -> str:
     return FIRST if number is None else f"stream {number}"
 
 
-class UploadGroup(Protocol):
-    """The uploads of one transfer, which share a token."""
-
-    async def admit(self) -> None:
-        """Use up the token, once for all of them; nothing is read before.
-
-        Raises `Unauthorized` where it was used before.
-        """
-
-    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
-        """Return the other uploads by their numbers, when they are here.
-
-        The Deferred fails with the `WingsdError` that any of them has failed with.
-        """
-
-    def stop(self, error: WingsdError) -> None:
-        """Read none of the others further, for the reason `error`."""
-
-    def when_failed(self, callback: Callable[[WingsdError], object]) -> None:
-        """Call back with the reason when the others can no longer all come."""
-
-
 #: Unpacks the blocks it is given, or discards them; the other function ends that early.
 Unpack = Callable[[Iterator[bytes], Callable[[], None]], "Extracted | None"]
 
 
-@attrs.frozen(eq=False, repr=False)
-class ReceivedUpload:
-    """The archive and backups of one upload, and the checksums that they should have."""
-
-    #: None where the files were here already.
-    archive: Extracted | None
-    #: The SHA-256 of each backup by its UUID.
-    backups: dict[str, str]
-    checksums: Checksums
-
-    def verify(self) -> None:
-        """Raise `ChecksumMismatch` where anything is not what was sent."""
-        sent = self.checksums
-        if self.archive is not None and sent.archive != self.archive.sha256:
-            raise ChecksumMismatch(sent.archive, self.archive.sha256)
-        for uuid, checksum in sorted(self.backups.items()):
-            if sent.backups[uuid] != checksum:
-                what = f"backup {uuid}"
-                raise ChecksumMismatch(sent.backups[uuid], checksum, what)
-
-
-class FormFeed:
+class FormFeed(Feed):
     """Divides the body of an upload into its parts, and feeds them to a thread."""
 
-    def __init__(self, form: UploadForm, feed: Feed) -> None:
+    def __init__(self, form: UploadForm, reactor: IReactorFromThreads) -> None:
+        super().__init__(reactor)
         self._form = form
-        self._feed = feed
         #: Fires when the body is complete, and fails with what is wrong with it.
         self.checksums: Deferred[Checksums] = Deferred()
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Pause `producer` while the thread cannot keep up."""
-        self._feed.registerProducer(producer, streaming)
 
     def write(self, data: bytes) -> None:
         """Take a piece of the body. Raises `BadRequest` where it is not a valid form."""
         for piece in self._form.receive(data):
             if isinstance(piece, bytes):
-                self._feed.write(piece)
+                super().write(piece)
             else:
-                self._feed.divide(piece)
+                self.divide(piece)
 
     def finish(self) -> None:
         """Take the end of the body. Raises `BadRequest` where a part is missing."""
         checksums = self._form.close()
-        self._feed.unregisterProducer()
-        self._feed.finish()
+        self.unregisterProducer()
+        super().finish()
         self.checksums.callback(checksums)
 
-    def fail(self, error: WingsdError) -> None:
+    def fail(self, error: BaseException) -> None:
         """Raise `error` in the thread as well."""
-        self._feed.unregisterProducer()
-        self._feed.fail(error)
+        self.unregisterProducer()
+        super().fail(error)
         self.checksums.errback(error)
 
 
@@ -151,52 +103,65 @@ class UploadReader:
     _server: str
     _parts: IncomingParts
     name: str = ""
+    #: The archive when it is read; None where the files were here already.
+    archive: Extracted | None = attrs.field(default=None, init=False)
+    #: The SHA-256 of each backup by its UUID, and the checksums that all should have.
+    backups: dict[str, str] = attrs.field(factory=dict, init=False)
+    _checksums: Checksums = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Raise `InvalidContentType` where the upload is not a form."""
         #: How many bytes of the parts have been received so far.
         self.bytes = 0
-        upload = self.upload
-        self._storage = self._parts.storage
-        self._form = UploadForm(upload.content_type, upload.user_agent, self._parts.form)
+        upload, parts = self.upload, self._parts
+        self._storage = parts.storage
+        form = UploadForm(upload.content_type, upload.user_agent, parts.form)
+        self._feed = FormFeed(form, parts.reactor)
 
-    async def read(self, unpack: Unpack) -> ReceivedUpload:
+    async def read(self, unpack: Unpack) -> None:
         """Read the whole upload. Raises the `WingsdError` that stops it."""
-        feed = Feed(self._parts.reactor)
-        consumer = FormFeed(self._form, feed)
+        feed = self._feed
         try:
-            self.upload.deliver(consumer)
+            self.upload.deliver(feed)
             # An error of the body is raised here too, by the feed in the thread. So there is one
             # place to wait, and no thread is left behind in the directory.
-            archive, backups = await self._parts.workers.run(self._work, feed, unpack)
+            await self._parts.workers.run(self._work, unpack)
         except Exception as error:
             self.upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
-            consumer.checksums.addErrback(lambda _: None)  # it is raised already
+            feed.checksums.addErrback(lambda _: None)  # it is raised already
             raise
-        return ReceivedUpload(archive, backups, await consumer.checksums)
+        self._checksums = await feed.checksums
+
+    def verify(self) -> None:
+        """Raise `ChecksumMismatch` where anything is not what was sent."""
+        sent = self._checksums
+        if self.archive is not None and sent.archive != self.archive.sha256:
+            raise ChecksumMismatch(sent.archive, self.archive.sha256)
+        for uuid, checksum in sorted(self.backups.items()):
+            if sent.backups[uuid] != checksum:
+                what = f"backup {uuid}"
+                raise ChecksumMismatch(sent.backups[uuid], checksum, what)
 
     # In the thread
 
-    def _work(self, feed: Feed, unpack: Unpack) -> tuple[Extracted | None, dict[str, str]]:
-        backups: dict[str, str] = {}
-        archive = unpack(self._counted(feed), feed.close)
+    def _work(self, unpack: Unpack) -> None:
+        feed = self._feed
+        self.archive = unpack(self._counted(), feed.close)
         while (attachment := feed.next_part()) is not None:
             if self.name not in ("", FIRST):
                 raise StreamMismatch(
                     "it has more parts than an archive; backups and the installation log belong "
                     "in the first request"
                 )
-            blocks = self._counted(feed)
             if isinstance(attachment, Backup):
                 store = self._storage.backups.store
-                backups[attachment.uuid] = store(self._server, attachment, blocks)
+                self.backups[attachment.uuid] = store(self._server, attachment, self._counted())
             else:
-                self._storage.logs.store(self._server, blocks)
-        return archive, backups
+                self._storage.logs.store(self._server, self._counted())
 
-    def _counted(self, feed: Feed) -> Iterator[bytes]:
+    def _counted(self) -> Iterator[bytes]:
         # The reactor only looks at the number.
-        for block in feed.blocks():
+        for block in self._feed.blocks():
             self.bytes += len(block)
             yield block
 
@@ -208,12 +173,12 @@ class UploadTransfer(IncomingTransfer):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self._upload: IncomingUpload | None = None
-        self._group: UploadGroup | None = None
+        self._group: StreamGroup | None = None
         self._readers: Sequence[UploadReader] = ()
         #: Counts the bytes received, those of attachments too.
         self.meter = ProgressMeter(self._parts.reactor.seconds, self._count)
 
-    async def run(self, upload: IncomingUpload, group: UploadGroup) -> None:
+    async def run(self, upload: IncomingUpload, group: StreamGroup) -> None:
         """Receive the server by the first upload of `group` and the others in it.
 
         Raises the `WingsdError` that the sender is to read.
@@ -240,51 +205,51 @@ class UploadTransfer(IncomingTransfer):
 
     def _on_group_failed(self, error: WingsdError) -> None:
         # Before, it is raised where the group is awaited, and so reported.
-        if not self._steps.lifecycle.before(ReceiveStep.RECEIVE):
+        if not self._steps.before(ReceiveStep.RECEIVE):
             self.abort(error, verified=True)
 
     async def _receive(
-        self, upload: IncomingUpload, group: UploadGroup, configuration: Configuration
+        self, upload: IncomingUpload, group: StreamGroup, configuration: Configuration
     ) -> Remainder:
         steps, scope = self._steps, self._steps.cancel_scope
         await self._begin()
         await scope.wait(Deferred.fromCoroutine(self._require_name()))
-        pooled = await self._is_in_pool(upload)
-        received = await self._receive_all(upload, group, configuration.settings, pooled=pooled)
+        await self._look_for_pool(upload)
+        await self._receive_all(upload, group, configuration.settings)
 
         await steps.enter(ReceiveStep.VERIFY)
-        for each in received:
+        for each in self._readers:
             each.verify()
 
         await steps.enter(ReceiveStep.DURABLE)
-        await scope.wait(Deferred.fromCoroutine(self._flush(pooled=pooled)))
-        archives = [each.archive for each in received if each.archive is not None]
+        await scope.wait(Deferred.fromCoroutine(self._flush()))
+        archives = [each.archive for each in self._readers if each.archive is not None]
         files = sum(each.counts[Kind.FILE] + each.counts[Kind.HARD_LINK] for each in archives)
-        if not pooled:
+        if not steps.pool:
             steps.set_figures(sum(each.archive_bytes for each in archives), files)
-        self._log_received(self.meter.done, files, sum(len(each.backups) for each in received))
+        backups = sum(len(each.backups) for each in self._readers)
+        self._log_received(self.meter.done, files, backups)
 
         server = self._servers.get(self.server)
-        size = None if pooled else sum(each.unpacked_bytes for each in archives)
+        size = None if steps.pool else sum(each.unpacked_bytes for each in archives)
         return await self._commit(server, configuration, size)
 
-    async def _is_in_pool(self, upload: IncomingUpload) -> bool:
-        """Return whether the files are here, in a storage pool that the sender has as well.
+    async def _look_for_pool(self, upload: IncomingUpload) -> None:
+        """Note the pool if the files are here, in a storage pool that the sender has as well.
 
         Raises `StorageError` where they are not sound, `Conflict` where a copy would meet them.
         """
         if self.coordinator.is_direct:
-            return False
+            return
         pool = self._storage.volume.pool
         if not is_same_pool(pool, upload.pool):
             await self._refuse_pool(upload)
-            return False
+            return
         await self._run(self._storage.volume.check, upload.mark)
         await self._steps.save_terms(pool)
         self._servers.share(self.server, pool)
-        self._steps.announcer.say(f"its files are here, in the storage pool {pool}")
+        self._steps.say(f"its files are here, in the storage pool {pool}")
         self._mark = upload.mark
-        return True
 
     async def _refuse_pool(self, upload: IncomingUpload) -> None:
         """Let the files be copied; raise `Conflict` where a copy would meet those in a pool."""
@@ -327,16 +292,16 @@ class UploadTransfer(IncomingTransfer):
         return sum(sizes) if all(sizes) else 0
 
     async def _receive_all(
-        self, upload: IncomingUpload, group: UploadGroup, settings: Settings, *, pooled: bool
-    ) -> list[ReceivedUpload]:
+        self, upload: IncomingUpload, group: StreamGroup, settings: Settings
+    ) -> None:
         """Receive the whole server when a slot is free. Raises the `WingsdError` that stops it.
 
-        The files of a server that is `pooled` are here already: an archive is then read and
-        discarded, for the attachments that follow it.
+        The files of a server in a pool are here already: an archive is then read and discarded,
+        for the attachments that follow it.
         """
         scope = self._steps.cancel_scope
         self._readers = self._readers_of(upload, await scope.wait(group.gathered()))
-        if pooled and len(self._readers) > 1:
+        if self._steps.pool and len(self._readers) > 1:
             raise StreamMismatch("within a storage pool a server is sent in one request")
         await self._steps.enter(ReceiveStep.RECEIVE)
         shared = self._parts.slots
@@ -346,7 +311,7 @@ class UploadTransfer(IncomingTransfer):
                 self._steps.restart_clock()
                 await group.admit()
                 with self._storage.write_back.during():
-                    return await self._read(settings, slots, pooled=pooled)
+                    await self._read(settings, slots)
             finally:
                 self.meter.stop()
 
@@ -364,10 +329,10 @@ class UploadTransfer(IncomingTransfer):
                 raise
         return readers
 
-    async def _read(self, settings: Settings, slots: int, *, pooled: bool) -> list[ReceivedUpload]:
-        storage, parts, announcer = self._storage, self._parts, self._steps.announcer
+    async def _read(self, settings: Settings, slots: int) -> None:
+        storage, parts, steps = self._storage, self._parts, self._steps
         limits, directory = parts.limits.for_server(settings.build.disk_space), ""
-        if pooled:
+        if self._steps.pool:
             await self._run_long(storage.staging.discard)
             await self._run_long(storage.backups.discard)
             size = await storage.disk.run(storage.volume.size)
@@ -379,43 +344,38 @@ class UploadTransfer(IncomingTransfer):
                 owner, note = parts.owner, self._note
                 return extract(blocks, directory, owner, note, limits=limits, abort=abort)
 
-        announcer.show_progress(self._progress)
+        steps.show_progress(self._progress)
         try:
             if len(self._readers) > 1:
-                return await self._read_in_parallel(directory, limits, slots)
-            (reader,) = self._readers
-            return [await reader.read(unpack)]
+                await self._read_in_parallel(directory, limits, slots)
+            else:
+                await self._readers[0].read(unpack)
         finally:
-            announcer.hide_progress()
+            steps.hide_progress()
 
-    async def _read_in_parallel(
-        self, directory: str, limits: ArchiveLimits, slots: int
-    ) -> list[ReceivedUpload]:
+    async def _read_in_parallel(self, directory: str, limits: ArchiveLimits, slots: int) -> None:
         workers, owner = self._parts.workers, self._parts.owner
         tree = await workers.run(SharedTreeWriter, directory, owner, limits, len(self._readers))
         try:
-            received = await self._read_into(tree, DeferredSemaphore(slots))
+            await self._read_into(tree, DeferredSemaphore(slots))
             await workers.run(tree.finish)
             if tree.without_attributes:
                 self._note(attributes_line(tree.without_attributes, NOT_KEPT))
         finally:
             await workers.run(tree.close)
-        return received
 
-    async def _read_into(
-        self, tree: SharedTreeWriter, slots: DeferredSemaphore
-    ) -> list[ReceivedUpload]:
+    async def _read_into(self, tree: SharedTreeWriter, slots: DeferredSemaphore) -> None:
         """Read all uploads, as many at a time as `slots`; raise the error of the first to fail."""
         errors, note = list[Exception](), self._note
 
-        async def read(reader: UploadReader) -> ReceivedUpload:
+        async def read(reader: UploadReader) -> None:
             await slots.acquire()
             try:
-                received = await reader.read(
+                await reader.read(
                     lambda blocks, abort: extract_part(blocks, tree, note, abort=abort)
                 )
                 # Here already: otherwise the others would be read to their ends in vain.
-                received.verify()
+                reader.verify()
             except Exception as error:
                 errors.append(error)
                 if len(errors) == 1:
@@ -423,7 +383,6 @@ class UploadTransfer(IncomingTransfer):
                 raise
             finally:
                 slots.release()
-            return received
 
         first, *others = self._readers
         jobs = [Deferred.fromCoroutine(read(reader)) for reader in others]
@@ -432,10 +391,9 @@ class UploadTransfer(IncomingTransfer):
             # hold a slot that one of them waits for.
             await DeferredList(jobs)
         jobs.insert(0, Deferred.fromCoroutine(read(first)))
-        done = await DeferredList(jobs, consumeErrors=True)
+        await DeferredList(jobs, consumeErrors=True)
         if errors:
             raise errors[0]
-        return [received for _, received in done]
 
     def _stop_reading(self, failed: UploadReader, error: Exception) -> None:
         reason = error if isinstance(error, WingsdError) else WingsdError(str(error))
@@ -446,7 +404,7 @@ class UploadTransfer(IncomingTransfer):
 
     @property
     def _note(self) -> Callable[[str], None]:
-        return relayed(self._parts.reactor, self._steps.announcer.warn)
+        return relayed(self._parts.reactor, self._steps.warn)
 
     def _progress(self) -> str:
         return f"Receiving {progress_bar(self.meter.done, self.size)}"
@@ -501,7 +459,7 @@ class StreamGroups:
 
 
 class StreamGroup:
-    """The requests with one token, that one server arrives by. It is an `UploadGroup`.
+    """The requests with one token, that one server arrives by.
 
     Which belong to it is checked by `StreamRegistry`. A token is good for one transfer: further
     requests with it are only accepted for the transfer that it was used for. They come at the same

@@ -79,8 +79,7 @@ from wingsd.transfers.peer.moves import (
     failure_of,
     unusable,
 )
-from wingsd.transfers.step_log import StepLog
-from wingsd.transfers.steps import SendStep
+from wingsd.transfers.steps import SendStep, StepLog
 from wingsd.util.retry import Budget, Watch
 from wingsd.util.serialization import structure
 from wingsd.util.text import readable_size
@@ -149,7 +148,7 @@ class MoveSending:
         self._client = _client(parts, self._record, self._subject.steps)
         self._clock = parts.reactor
         self._run = parts.packers.run
-        self._say = self._subject.steps.announcer.say
+        self._say = self._subject.steps.say
         #: Gets a line for each file that is left out or sent otherwise, from any thread.
         self._warn: Callable[[str], None] = relayed(parts.reactor, self._say)
         is_live = state.get("live") is True
@@ -768,7 +767,7 @@ def _client(
     """
     trouble = MoveTrouble(parts.reactor, lambda line: None)
     if steps is not None:
-        trouble = MoveTrouble(parts.reactor, steps.announcer.say, steps.show_trouble)
+        trouble = MoveTrouble(parts.reactor, steps.say, steps.show_trouble)
     return MoveClient(
         PeerAddress(record.url, parts.reactor, parts.tls, "in the Panel"),
         parts.reactor,
@@ -988,7 +987,7 @@ class Mover:
         try:
             found = await storage.disk.run(storage.logs.measure, subject.server.uuid)
         except StorageError as error:
-            subject.steps.announcer.warn(error.detail)
+            subject.steps.warn(error.detail)
             return None
         return None if found is None else AttachedFile(LOG, *found, may_grow=True)
 

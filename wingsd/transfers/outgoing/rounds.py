@@ -41,8 +41,7 @@ from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import PlannedRound
 from wingsd.transfers.outgoing.source import FOLLOWED, HOLD, OutgoingParts
 from wingsd.transfers.peer.moves import REHEARSE_EVERY, ROUND_PATIENCE, ROUND_PAUSES
-from wingsd.transfers.step_log import SeedFigures, StepLog
-from wingsd.transfers.steps import SendStep, State
+from wingsd.transfers.steps import SeedFigures, SendStep, State, StepLog
 from wingsd.util.text import readable_size, readable_time
 
 
@@ -102,9 +101,9 @@ class SentServer:
         if state.get("live") is True:
             self._follow()
             self.starts_again = state.get("stopped") is True
-            at_stop = self._steps.lifecycle.step is SendStep.STOP
+            at_stop = self._steps.current is SendStep.STOP
             self._is_stopping = self.starts_again and at_stop
-        if not self._steps.lifecycle.before(SendStep.STOP):
+        if not self._steps.before(SendStep.STOP):
             await self._check_ended()
             return
         await adopt_when_possible(self._server, self._steps.clock, only_silent=True)
@@ -118,10 +117,10 @@ class SentServer:
 
     async def _check_ended(self) -> None:
         """Raise `Conflict` where it runs after its stop: what is sent would not be its end."""
-        lifecycle = self._steps.lifecycle
-        if lifecycle.before(SendStep.SEND):
+        steps = self._steps
+        if steps.before(SendStep.SEND):
             return  # it is stopped next
-        if lifecycle.before(SendStep.AWAIT):
+        if steps.before(SendStep.AWAIT):
             await adopt_when_possible(self._server, self._steps.clock, only_silent=True)
         else:
             with suppress(EnvironmentFailed):  # what the destination says is waited for, not this
@@ -136,9 +135,9 @@ class SentServer:
     def _follow(self) -> None:
         """Keep the Panels' pages usable until it is stopped."""
         self.follows = True
-        announcer = self._steps.announcer
-        announcer.words = {State.PENDING: ("starting",)}
-        announcer.states = dict.fromkeys((SendStep.STOP, SendStep.RETIRE), State.PROCESSING)
+        steps = self._steps
+        steps.words = {State.PENDING: ("starting",)}
+        steps.states = dict.fromkeys((SendStep.STOP, SendStep.RETIRE), State.PROCESSING)
 
     def _claim(self) -> None:
         self._server.operations.hold = Hold(Operation.FOLLOW, FOLLOWED)
@@ -150,7 +149,7 @@ class SentServer:
 
     async def leave_off(self) -> None:
         """Leave its start to a person: its destination may run it."""
-        self._steps.announcer.say(
+        self._steps.say(
             "not known whether it has moved: the server stays on this node and is not started; "
             "before you start it, see whether the destination has it"
         )
@@ -175,7 +174,7 @@ class SentServer:
     @property
     def is_down(self) -> bool:
         """True if it was stopped for this, and runs again where the rest takes too long."""
-        steps = self._steps.lifecycle
+        steps = self._steps
         is_stopped = not steps.before(SendStep.STOP) and steps.before(SendStep.AWAIT)
         return self.starts_again and is_stopped
 
@@ -255,7 +254,7 @@ class SentServer:
         # where its stop was cancelled before it was requested
         runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
         if self._is_to_run:
-            self._steps.announcer.say("the server is started again, as it ran before")
+            self._steps.say("the server is started again, as it ran before")
             await self._start()
         elif self.starts_again and (runs or server.power_actions != self._actions):
             await self._was_started()  # or stopped, by somebody who has used it since
@@ -293,7 +292,7 @@ class SentServer:
         """Say how long after the stop the destination has it."""
         if self.follows and self.ran and self._stop_began is not None:
             seconds = self._steps.seconds() - self._stop_began
-            self._steps.announcer.say(
+            self._steps.say(
                 f"the destination has the server, {seconds:.1f} s after it was stopped here"
             )
             self._steps.observer.downtime_measured(seconds)
@@ -546,7 +545,7 @@ class LivePolicy:
                 "system.transfers.live.max_downtime: the server runs on"
             )
         self._steps.detail = text
-        self._steps.announcer.say(text)
+        self._steps.say(text)
 
     def _downtime(self, decision: StopDecision) -> float:
         restart = self._server.restart_seconds
@@ -557,7 +556,7 @@ class LivePolicy:
         assert decision.reason is not None  # noqa: S101 - by `is_due`
         text = f"{decision.reason.value}: about {downtime:.1f} s of downtime"
         self._steps.detail = ""
-        self._steps.announcer.say(text)
+        self._steps.say(text)
         await self._announce(downtime)
 
     async def _announce(self, downtime: float) -> None:
@@ -571,7 +570,7 @@ class LivePolicy:
         try:
             await self._server.command(command.replace(_SECONDS, str(max(math.ceil(downtime), 1))))
         except WingsdError as error:
-            self._steps.announcer.say(f"the move could not be announced to its players: {error}")
+            self._steps.say(f"the move could not be announced to its players: {error}")
 
     async def _may_stop(self) -> bool:
         """Return whether the server may be stopped now; else wait for a while."""
@@ -746,7 +745,7 @@ class SeedPolicy:
         self._trouble = f"{error} ({error.code})"
         age, wait = self.figures.age, readable_time(pause)
         since = "was not seen whole yet" if age is None else f"is {readable_time(age)} old"
-        self._steps.announcer.say(
+        self._steps.say(
             f"the copy {since}, and follows the server again in {wait}: {self._trouble}"
         )
         await self.pause(pause)
@@ -787,4 +786,4 @@ class SeedPolicy:
                 f": round {figures.rounds} had {readable_size(figures.changed)} to read, and a "
                 f"move would take about {figures.downtime:.1f} s of downtime"
             )
-        self._steps.announcer.say(text)
+        self._steps.say(text)

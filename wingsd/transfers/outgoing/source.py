@@ -29,8 +29,7 @@ from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.peer.client import PeerTls
-from wingsd.transfers.step_log import StepLog, StepLogs
-from wingsd.transfers.steps import SendStep
+from wingsd.transfers.steps import SendStep, StepLog, StepLogs
 from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume

@@ -426,7 +426,7 @@ class StreamSending:
         """Return the payload of each stream: the first also has all that is beside the files."""
         server, request, storage = self._subject.server, self._subject.request, self._parts.storage
         directory, limit = storage.directory(server.uuid), size_limit(server)
-        warn = self._subject.steps.announcer.warn
+        warn = self._subject.steps.warn
         form, compression = upload_format(request, storage.compression, warn)
         whole = Payload(
             server=server.uuid,
@@ -505,7 +505,7 @@ class StreamSending:
         if left_out := sum(each.without_attributes for each in packed):
             is_kept = KEEPS_ATTRIBUTES in self._subject.features
             reason = "they have too many" if is_kept else "the destination does not keep them"
-            subject.steps.announcer.warn(attributes_line(left_out, reason))
+            subject.steps.warn(attributes_line(left_out, reason))
 
     async def close(self) -> None:
         """Close what a seed has read, which only a move goes on with."""

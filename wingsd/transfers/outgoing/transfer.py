@@ -48,8 +48,7 @@ from wingsd.transfers.outgoing.source import (
 from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, size_limit
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.moves import MOST, Cause
-from wingsd.transfers.step_log import ProgressReport, StepLog
-from wingsd.transfers.steps import RollbackList, SendStep
+from wingsd.transfers.steps import ProgressReport, RollbackList, SendStep, StepLog
 from wingsd.util.deferreds import beside, when_fired
 from wingsd.util.retry import Budget
 from wingsd.util.text import readable_size
@@ -133,7 +132,7 @@ class OutgoingTransfer:
             )
         finally:
             try:
-                self._steps.announcer.hide_progress()
+                self._steps.hide_progress()
                 self._steps.leave_open()  # unless it has an outcome
                 leftovers = RollbackList(self.server.uuid)
                 leftovers.add(self._pool.remove_marks)
@@ -152,14 +151,14 @@ class OutgoingTransfer:
                 entry, record = resumed
                 self._steps.resume(entry, SendStep[entry.step])
                 self._removals = entry.removals
-                self._retired = not self._steps.lifecycle.before(SendStep.RETIRE)
+                self._retired = not self._steps.before(SendStep.RETIRE)
                 self._is_recorded, self._subject.seed = True, seed_of(record)
-                self._was_asked = not self._steps.lifecycle.before(SendStep.AWAIT)
+                self._was_asked = not self._steps.before(SendStep.AWAIT)
                 await self._go_on(record)
             await self._send()
             self._complete()
         except Exception as error:
-            self._steps.announcer.hide_progress()
+            self._steps.hide_progress()
             await self._fail(error)
 
     def take(self) -> None:
@@ -231,7 +230,7 @@ class OutgoingTransfer:
     @property
     def is_over(self) -> bool:
         """True if the server has moved, or stays."""
-        return self._steps.lifecycle.over
+        return self._steps.over
 
     def _cancel(self, reason: WingsdError) -> None:
         self._steps.cancel_scope.cancel(reason)
@@ -275,7 +274,7 @@ class OutgoingTransfer:
                 return
 
     async def _deliver(self) -> None:
-        if self._steps.lifecycle.before(SendStep.AWAIT):
+        if self._steps.before(SendStep.AWAIT):
             # First: no stopped server waits for transfers that hold the slots.
             slots = 1 + (0 if self._is_move else self._subject.further)
             async with slots_held(self._parts.slots, slots, self._steps.cancel_scope):
@@ -289,15 +288,15 @@ class OutgoingTransfer:
         if self._is_move:
             # Recorded before the destination is asked for the commit.
             await self._enter(SendStep.AWAIT)
-        elif not self._steps.lifecycle.over:  # The Panel may have confirmed it before.
+        elif not self._steps.over:  # The Panel may have confirmed it before.
             self._steps.advance(SendStep.AWAIT)
-        if not self._steps.lifecycle.over:
+        if not self._steps.over:
             what = "the destination has everything, and has not answered for"
-            self._steps.announcer.show_waiting(what)
+            self._steps.show_waiting(what)
 
     async def _stop(self) -> None:
         """Stop the server, and remove its container."""
-        if self._steps.lifecycle.before(SendStep.SEND):
+        if self._steps.before(SendStep.SEND):
             if self._sent.needs_rehearsal:
                 await self._wait(self._sending.rehearse(self.coordinator.check))
             await self._enter(SendStep.STOP)
@@ -313,7 +312,7 @@ class OutgoingTransfer:
 
     async def _deliver_live(self) -> None:
         """Follow it, stop it, send the rest and remove its container."""
-        if self._steps.lifecycle.before(SendStep.STOP):
+        if self._steps.before(SendStep.STOP):
             await self._enter(SendStep.FOLLOW)
             await self._wait(self._follow())
             while self._sent.note_state():  # it may be used while that is recorded
@@ -328,8 +327,8 @@ class OutgoingTransfer:
 
     async def _run_again(self, error: FinalPassStalled) -> None:
         """Start the server here again: it was down for too long, and no commit can come."""
-        self._steps.announcer.hide_progress()
-        self._steps.announcer.warn(f"{error}; the server is started again, and the move goes on")
+        self._steps.hide_progress()
+        self._steps.warn(f"{error}; the server is started again, and the move goes on")
         await self._steps.go_back(SendStep.FOLLOW)
         if self._move is not None:
             self._move.was_started()
@@ -338,14 +337,14 @@ class OutgoingTransfer:
 
     async def _enter(self, step: SendStep) -> None:
         """Enter a step, unless an earlier daemon has."""
-        if self._steps.lifecycle.before(step):
+        if self._steps.before(step):
             await self._steps.enter(step)
 
     async def _save_terms(self) -> None:
         """Save what a later daemon must know of this transfer."""
         request, pool = self._subject.request, self._pool.name
         if request.delete_backups and not pool and self._pool.shares_backups:
-            self._steps.announcer.warn(
+            self._steps.warn(
                 "the destination has the same system.backup_directory: no backup is removed"
             )
         elif request.delete_backups and not pool:
@@ -353,7 +352,7 @@ class OutgoingTransfer:
         await self._save_directory()
         if pool:
             self._parts.servers.share(self.server.uuid, pool)
-            self._steps.announcer.say(f"it is in the storage pool {pool}: its files stay there")
+            self._steps.say(f"it is in the storage pool {pool}: its files stay there")
 
     async def _save_directory(self) -> None:
         # A restore may put another one in its place until the server is held.
@@ -395,7 +394,7 @@ class OutgoingTransfer:
         """Query what the destination supports. Raises why it cannot be asked, or would do harm."""
         subject, most = self._subject, self._parts.max_streams
         subject.features = await self._pool.query(self._destination.features)
-        warn = self._steps.announcer.warn
+        warn = self._steps.warn
         subject.further = streams_of(subject.request, most, subject.features, warn)
 
     async def _check(self) -> None:
@@ -437,7 +436,7 @@ class OutgoingTransfer:
             self._sending = move
             return
         self._is_recorded = False
-        self._steps.announcer.warn(
+        self._steps.warn(
             "the destination does not take this kind of move: it is sent as one stream"
         )
 
@@ -464,21 +463,21 @@ class OutgoingTransfer:
 
         Raises as `_upload` and `MoveSending.rehearse`.
         """
-        announcer, move = self._steps.announcer, self._move
+        steps, move = self._steps, self._move
         assert move is not None  # noqa: S101 - only moves follow servers
         rounds = self._followed = LivePolicy(
             move, self.server, self._steps, self._parts.config.live, self.coordinator.check
         )
         self.server.files.measure_if_stale()
         self._steps.count = lambda: move.bytes_out
-        announcer.show_progress(lambda: rounds.progress, figures=self._figures)
+        steps.show_progress(lambda: rounds.progress, figures=self._figures)
         self._meter.start()
         try:
             await self._mover.measure_file_system()
             await rounds.run()
         finally:
             self._meter.stop()
-            announcer.hide_progress()
+            steps.hide_progress()
 
     async def _note_running(self, *, runs: bool) -> None:
         """Record whether the server runs, which is stopped next. Raises `StorageError`."""
@@ -491,18 +490,18 @@ class OutgoingTransfer:
 
         Raises `FinalPassStalled` where a move comes to a halt whose server is started again then.
         """
-        announcer, sending = self._steps.announcer, self._sending
+        steps, sending = self._steps, self._sending
         # Only for the progress bar, which does not wait for it.
         self.server.files.measure_if_stale()
         self._steps.count = lambda: sending.bytes_out
-        announcer.show_progress(self._progress_text, figures=self._figures)
+        steps.show_progress(self._progress_text, figures=self._figures)
         self._meter.start()
         try:
-            warn = relayed(self._parts.reactor, announcer.warn)
+            warn = relayed(self._parts.reactor, steps.warn)
             await sending.send(warn, self._patience)
         finally:
             self._meter.stop()
-            announcer.hide_progress()
+            steps.hide_progress()
         sending.log_sent()
 
     @property
@@ -532,7 +531,7 @@ class OutgoingTransfer:
 
     async def _fail(self, error: Exception) -> None:
         """Find out whether it has failed indeed, report that, and release the server."""
-        if self._steps.lifecycle.over:
+        if self._steps.over:
             if isinstance(error, CancelledError):
                 return  # The Panel has confirmed it, and the upload was ended.
             self._log.warn(
@@ -568,7 +567,7 @@ class OutgoingTransfer:
         else:
             self._steps.fail(error)
             self._steps.advance(SendStep.SETTLE)
-        if self._steps.lifecycle.over:
+        if self._steps.over:
             return  # The Panel has deleted the server here meanwhile.
         asking = self.coordinator.has_moved(
             lost=lost, refused=isinstance(error, DestinationError) and error.is_refusal
@@ -580,10 +579,10 @@ class OutgoingTransfer:
             return  # The same, or this daemon stops: then the next one asks.
         finally:
             self._settling = None
-        if self._steps.lifecycle.over:
+        if self._steps.over:
             return
         if moved:
-            self._steps.announcer.say("moved: only the destination's answer was lost")
+            self._steps.say("moved: only the destination's answer was lost")
             self._complete()
             return
         if is_waited_for:
@@ -591,19 +590,19 @@ class OutgoingTransfer:
         if moved is None:
             await self._sent.leave_off()
         else:
-            self._steps.announcer.say("not moved: the server stays on this node")
+            self._steps.say("not moved: the server stays on this node")
         await self._stay()
 
     async def _begin_grace(self, error: WingsdError) -> None:
         """Enter the grace of a destination at work; a later daemon gives the rest of it."""
-        self._steps.announcer.warn(str(error))
+        self._steps.warn(str(error))
         await self._steps.enter_if_open(SendStep.SETTLE)
-        self._steps.announcer.show_grace(self.coordinator.answer_grace)
+        self._steps.show_grace(self.coordinator.answer_grace)
 
     async def _stay(self) -> None:
         # Recorded: the server may run from now on, and no later daemon may go on with the move.
         await self._steps.enter_if_open(SendStep.FAILED)
-        if self._steps.lifecycle.step is not SendStep.FAILED:
+        if self._steps.current is not SendStep.FAILED:
             return  # The Panel has deleted the server here meanwhile.
         self._parts.servers.unshare(self.server.uuid)
         self._sent.release()
@@ -630,9 +629,9 @@ class OutgoingTransfer:
         self._steps.close()
 
     def _complete(self) -> None:
-        if self._steps.lifecycle.over:
+        if self._steps.over:
             return
-        self._steps.announcer.hide_progress()
+        self._steps.hide_progress()
         self._sent.tell_downtime()
         self._steps.advance(SendStep.DONE)
         self.server.disown(MOVED)
@@ -714,7 +713,7 @@ class SeedTransfer(OutgoingTransfer):
     @property
     def gives_way(self) -> bool:
         """True if the server is used as ever, and a transfer of it may take the place of this."""
-        return self._steps.lifecycle.before(SendStep.FOLLOW) and not self._gives_way
+        return self._steps.before(SendStep.FOLLOW) and not self._gives_way
 
     def _give_way(self) -> None:
         self._gives_way = self._is_wanted = True
@@ -757,7 +756,7 @@ class SeedTransfer(OutgoingTransfer):
     def take(self) -> None:
         """Do not take the server yet."""
         self._sent.follows, self._sent.is_taken = True, False
-        self._steps.announcer.is_quiet = True
+        self._steps.is_quiet = True
 
     async def _go_on(self, record: MoveRecord) -> None:
         await self._wait(self._take_up(record))
@@ -771,7 +770,7 @@ class SeedTransfer(OutgoingTransfer):
             self._sending = await going
 
     async def _send(self) -> None:
-        if self._steps.lifecycle.before(SendStep.FOLLOW):
+        if self._steps.before(SendStep.FOLLOW):
             await self._enter(SendStep.SEED)
             await self._seed()
         await super()._send()
@@ -806,19 +805,19 @@ class SeedTransfer(OutgoingTransfer):
 
     async def _take(self, rounds: SeedPolicy) -> None:
         """Take the server as soon as nothing else keeps it busy."""
-        announcer, is_told = self._steps.announcer, False
+        steps, is_told = self._steps, False
         while True:
             try:
                 self._sent.follows = False
                 self._sent.take(may_follow=True)
             except ServerBusy as error:
                 if not is_told:
-                    announcer.say(f"the server is moved when that is over: {error}")
+                    steps.say(f"the server is moved when that is over: {error}")
                 is_told = True
                 await rounds.pause(TAKEN_EVERY)
                 await rounds.run()
             else:
-                announcer.speak()
+                steps.speak()
                 return
 
 

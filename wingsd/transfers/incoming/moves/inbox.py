@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IProducer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.config import MovesConfig
@@ -115,13 +115,12 @@ class Commit:
     running: bool
 
 
-class _ArrivingBody:
+class _ArrivingBody(Feed):
     """The body of a request of at most so many bytes, which waits for its turn, or is read."""
 
     def __init__(self, stream: IncomingUpload, most: int, reactor: ThreadedReactor) -> None:
+        super().__init__(reactor)
         self.stream = stream
-        #: What the thread reads that works on it.
-        self.feed = Feed(reactor)
         #: The slot that it waits for.
         self.turn: Deferred[Any] | None = None
         self.over: Deferred[None] = Deferred()
@@ -130,27 +129,23 @@ class _ArrivingBody:
         #: Fires when all of it has arrived, or is not waited for.
         self._arrived: Deferred[None] = Deferred()
 
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Pause `producer` while the thread cannot keep up."""
-        self.feed.registerProducer(producer, streaming)
-
     def write(self, data: bytes) -> None:
         """Take a piece. Raises `MoveBatchTooLarge`."""
         self._left -= len(data)
         if self._left < 0:
             raise MoveBatchTooLarge(self._most)
-        self.feed.write(data)
+        super().write(data)
 
     def finish(self) -> None:
         """Take the end."""
-        self.feed.unregisterProducer()
-        self.feed.finish()
+        self.unregisterProducer()
+        super().finish()
         self._end(None)
 
-    def fail(self, error: WingsdError) -> None:
+    def fail(self, error: BaseException) -> None:
         """Raise `error` in the thread."""
-        self.feed.unregisterProducer()
-        self.feed.fail(error)
+        self.unregisterProducer()
+        super().fail(error)
 
     async def answered(self, reading: Deferred[T]) -> T:
         """Return what reading it results in.
@@ -472,9 +467,9 @@ class Inbox:
                 self._check(session)
                 stream.deliver(body)
                 try:
-                    return await self._parts.workers.run(work, body.feed.blocks())
+                    return await self._parts.workers.run(work, body.blocks())
                 finally:
-                    body.feed.close()  # what still arrives after an error is discarded
+                    body.close()  # what still arrives after an error is discarded
         except WingsdError as error:
             stream.stop(error)
             raise

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -240,7 +240,7 @@ class MoveTransfer(IncomingTransfer):
         self.meter = ProgressMeter(reactor.seconds, self._count)
         self.silence = SilenceWatch(
             reactor,
-            lambda: not self._steps.lifecycle.before(ReceiveStep.VERIFY),
+            lambda: not self._steps.before(ReceiveStep.VERIFY),
             lambda seconds: self.abort(MoveAbandoned(seconds)),
         )
         self._asked = reactor.seconds()
@@ -284,10 +284,8 @@ class MoveTransfer(IncomingTransfer):
         held = await self._open(configuration)
         await self._steps.enter(ReceiveStep.RECEIVE)
         if held:
-            self._steps.announcer.say(
-                f"{readable_size(held)} of it are here, from an earlier transfer"
-            )
-        return Remainder(Deferred.fromCoroutine(self._receive_move()))
+            self._steps.say(f"{readable_size(held)} of it are here, from an earlier transfer")
+        return Deferred.fromCoroutine(self._receive_move())
 
     async def _record(self) -> None:
         """Record the transfer and its move at once, so that a later daemon has both or neither."""
@@ -358,7 +356,7 @@ class MoveTransfer(IncomingTransfer):
             self.silence.stop()
             self.preparation.stop()
             self.meter.stop()
-            self._steps.announcer.hide_progress()
+            self._steps.hide_progress()
         files = inbox.copy.progress.files
         await inbox.close(MoveCommitted())
         self._storage.copies.left(self.server)
@@ -366,7 +364,7 @@ class MoveTransfer(IncomingTransfer):
         self._log_received(self._arrived(), files, inbox.attachments.backups)
         self._is_to_start = await self._record_start(commit)
         server = self._servers.get(self.server)
-        await (await self._commit(server, self._configuration, size)).done
+        await (await self._commit(server, self._configuration, size))
 
     async def _proven(self, inbox: Inbox) -> tuple[Commit, int]:
         """Return the commit, and the bytes of all files, when they are proven and durable."""
@@ -380,8 +378,8 @@ class MoveTransfer(IncomingTransfer):
                 await steps.enter(ReceiveStep.DURABLE)
                 size = await scope.wait(Deferred.fromCoroutine(inbox.finish()))
                 if count := inbox.copy.without_attributes:
-                    steps.announcer.warn(attributes_line(count, NOT_KEPT))
-                await scope.wait(Deferred.fromCoroutine(self._flush(pooled=False)))
+                    steps.warn(attributes_line(count, NOT_KEPT))
+                await scope.wait(Deferred.fromCoroutine(self._flush()))
                 inbox.seal(commit)
             except (RootMismatch, MoveResumeNeeded) as error:
                 await self._go_back(inbox, commit, error)
@@ -401,7 +399,7 @@ class MoveTransfer(IncomingTransfer):
         scope = self._steps.cancel_scope
         scope.check()
         if isinstance(error, RootMismatch):
-            self._steps.announcer.warn(str(error), error.code)
+            self._steps.warn(str(error), error.code)
         inbox.reject(commit, error)
         await self._steps.go_back(ReceiveStep.RECEIVE)
 
@@ -484,24 +482,24 @@ class MoveTransfer(IncomingTransfer):
             pass  # an engine that is silent now is asked again at the end
 
     def _on_session(self, held: Resumption) -> None:
-        inbox, announcer = self.inbox, self._steps.announcer
+        inbox, steps = self.inbox, self._steps
         if inbox.sessions == 1 and not self.terms.beginning.running:
             Deferred.fromCoroutine(self._check_engine())
         if held.bytes:
             total = f" of {readable_size(self.size)}" if self.size else ""
-            announcer.say(
+            steps.say(
                 f"the move goes on where it was: {readable_size(inbox.held)}{total} are here"
             )
         self.meter.skip()
         self.meter.resumed = held.bytes
         self._shown = -1
-        announcer.show_progress(self._progress_line)
+        steps.show_progress(self._progress_line)
 
     def _progress_line(self) -> str:
         done = self.meter.done
         if done == self._shown:
             # Until the source is heard again there is nothing new.
-            self._steps.announcer.hide_progress()
+            self._steps.hide_progress()
         self._shown = done
         return f"Receiving {progress_bar(done, self.size)}{self.meter.pace(self.size)}"
 
@@ -513,7 +511,7 @@ class MoveTransfer(IncomingTransfer):
         `DaemonStopping` leaves it to the next daemon. Of several reasons the first one counts.
         """
         limit = ReceiveStep.REPORT if verified else ReceiveStep.SWAP
-        if not self._steps.lifecycle.before(limit):
+        if not self._steps.before(limit):
             return False
         self._steps.cancel_scope.cancel(self._steps.cancel_scope.reason or reason)
         return True
@@ -525,7 +523,7 @@ class MoveTransfer(IncomingTransfer):
     @property
     def gives_way(self) -> bool:
         """True before it is put into place: the Panel has ended it, and begun another."""
-        return self._steps.lifecycle.before(ReceiveStep.SWAP)
+        return self._steps.before(ReceiveStep.SWAP)
 
     def give_way(self) -> None:
         """End it, and keep what is here. The Panel gets no report, which would end the other."""
@@ -534,12 +532,12 @@ class MoveTransfer(IncomingTransfer):
     async def _fail(self, error: Exception) -> Remainder:
         self.silence.stop()
         self._storage.copies.left(self.server)
-        goes_on = self._is_recorded and self._steps.lifecycle.before(ReceiveStep.SWAP)
+        goes_on = self._is_recorded and self._steps.before(ReceiveStep.SWAP)
         if isinstance(error, DaemonStopping) and goes_on:
             if self._inbox is not None:
                 await self._inbox.close(DaemonStopping())
             self._storage.staging.finish(self.server)
-            return Remainder()
+            return succeed(None)
         self._reason = error
         self.changes.changed()
         recorded = self._steps.entry
@@ -570,7 +568,7 @@ class MoveTransfer(IncomingTransfer):
             kept = await long.run(keep)
             self._keeps_backups = kept
             if kept:
-                self._steps.announcer.say(
+                self._steps.say(
                     f"what has arrived is kept for {self.terms.settings.keep_days} days: the next "
                     "transfer of the server goes on with it"
                 )
