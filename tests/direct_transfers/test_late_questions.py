@@ -94,14 +94,14 @@ async def test_so_has_one_whose_files_are_still_being_deleted_there(
 ) -> None:
     await unanswered(nodes)
     destination = nodes.destination
-    deleter, hanging = destination.servers._deleter, Deferred[None]()
-    delete = deleter.delete
+    storage, hanging = destination.servers._storage, Deferred[None]()
+    delete = storage.delete
 
     async def delete_later(uuid: str) -> None:
         await hanging
         await delete(uuid)
 
-    monkeypatch.setattr(deleter, "delete", delete_later)
+    monkeypatch.setattr(storage, "delete", delete_later)
     async with third_node(nodes) as third:
         await send_on(destination, third, remove=True)
         await until(lambda: destination.store.descriptions() == [])

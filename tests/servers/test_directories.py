@@ -34,12 +34,8 @@ def test_a_directory_is_made_once(directories: ServerDirectories, data: Path) ->
 
 
 def test_a_new_directory_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = []
-
-    def give(fd: int, *owner: int) -> None:
-        given.append((os.readlink(f"/proc/self/fd/{fd}"), *owner))
-
-    monkeypatch.setattr(os, "fchown", give)
+    given: list[tuple[object, ...]] = []
+    monkeypatch.setattr(os, "lchown", lambda *call: given.append(call))
     ServerDirectories(str(data), (12345, 54321)).make(UUID)
     assert given == [(str(data / UUID), 12345, 54321)]
 

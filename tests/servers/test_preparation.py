@@ -16,6 +16,7 @@ from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do
 from wingsd.config import Rootless, User
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import GivenTree
+from wingsd.servers import files as files_module
 from wingsd.servers.files import ServerDirectories, ServerFiles, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
 
@@ -92,7 +93,7 @@ def test_files_that_keep_their_owner_are_named_and_do_not_prevent_a_start(
             raise outcome
         return outcome
 
-    monkeypatch.setattr(ServerDirectories, "give_to_user", give)
+    monkeypatch.setattr(files_module, "give_tree", give)
     server = node.server()
     do(server, PowerAction.START).value()
     assert server.state is PowerState.STARTING
@@ -105,7 +106,9 @@ class PendingWorkers:
 
     stops: list[Callable[[], bool]] = attrs.field(factory=list)
 
-    def run(self, work: object, uuid: str, cancelled: Callable[[], bool]) -> Deferred[None]:
+    def run(
+        self, work: object, path: str, owner: object, cancelled: Callable[[], bool]
+    ) -> Deferred[None]:
         self.stops.append(cancelled)
         return Deferred()
 
@@ -113,11 +116,9 @@ class PendingWorkers:
 def test_the_thread_that_changes_owners_ends_with_the_start(tmp_path: Path) -> None:
     workers: Any = PendingWorkers()
     walks: Any = None
-    quota: Any = None
-    deleter: Any = None
     directories = ServerDirectories(str(tmp_path), (1, 1))
     storage = ServerStorage(directories, walks, workers)  # walking a tree is long work
-    files = ServerFiles(UUID, storage, walks, deleter, Clock(), 150, quota, print)
+    files = ServerFiles(UUID, storage, Clock(), 150, print)
     giving = Outcome.of(files.give_to_user())
     assert not workers.stops[0]()
     giving.deferred.cancel()

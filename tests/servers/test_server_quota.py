@@ -8,12 +8,12 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, DeferredLock, execute
+from twisted.internet.defer import Deferred, execute
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
 from wingsd.errors import DiskLimitExceeded, StorageError
-from wingsd.servers.files import BackgroundTasks, ServerDirectories, ServerQuota
+from wingsd.servers.files import ServerDirectories, ServerQuota, ServerStorage
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, project_number, syscall_number
 
@@ -87,12 +87,11 @@ class ThreadsOnDemand:
 def test_limits_do_not_wait_for_old_servers_which_get_their_projects_one_by_one(
     quotas: RecordedQuotas,
 ) -> None:
-    threads, tasks, lock = ThreadsOnDemand(quotas), BackgroundTasks(), DeferredLock()
+    threads = ThreadsOnDemand(quotas)
     directories = ServerDirectories("/nowhere", (1, 1), quotas=quotas)
     disk: Any = threads
-    old, second, new = (
-        ServerQuota(uuid, directories, disk, tasks, lock) for uuid in (UUID, OTHER, "new")
-    )
+    storage = ServerStorage(directories, disk, disk)
+    old, second, new = (ServerQuota(uuid, storage) for uuid in (UUID, OTHER, "new"))
     quotas.old = {UUID, OTHER}
     for quota in (old, second, new):
         quota.request(5)

@@ -413,7 +413,7 @@ class Restore:
         await self._parts.database.start_after_restore(server.uuid)
         self._was_stopped = True
         server.say("The backup is verified. The server is stopped to put it into place.")
-        stopping = Deferred.fromCoroutine(server.stop_gently(STOP_WITHIN))
+        stopping = Deferred.fromCoroutine(server.stop_within(STOP_WITHIN, kills=False))
         if not await scope.wait(stopping):
             raise RestoreFailed(
                 f"the server has not stopped within {readable_time(STOP_WITHIN)}; stop it, or "

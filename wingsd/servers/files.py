@@ -21,7 +21,6 @@ from enum import Enum
 from threading import Event
 from typing import Any, TypeVar
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -136,23 +135,8 @@ class ServerDirectories:
                 if stat.S_ISDIR(os.lstat(path).st_mode):
                     return
                 raise
-            self._give(path)
+            os.lchown(path, *self.owner)
             self.quotas.prepare(uuid, path)
-
-    def _give(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            os.fchown(fd, *self.owner)
-        finally:
-            os.close(fd)
-
-    def give_to_user(self, uuid: str, cancelled: Callable[[], bool]) -> GivenTree:
-        """Give the server's files to the owner; see `give_tree`."""
-        return give_tree(self.path(uuid), self.owner, cancelled)
-
-    def release(self, uuid: str) -> None:
-        """End the limit of a server's directory that is being put away."""
-        self.quotas.release(uuid, self.path(uuid))
 
     def set_aside(self, uuid: str) -> str | None:
         """Rename the server's directory for deletion; return the new path, None without one.
@@ -202,79 +186,18 @@ class ServerDirectories:
             remove_tree(aside)
 
 
-@attrs.frozen(eq=False, repr=False)
-class ServerStorage:
-    """The directories of servers, and the threads for short and for long work on them."""
-
-    directories: ServerDirectories
-    disk: Workers
-    long: Workers
-
-
-class Deleter:
-    """Deletes the directories of servers in the background, one at a time."""
-
-    _log = Logger()
-
-    def __init__(self, storage: ServerStorage, tasks: BackgroundTasks) -> None:
-        self._storage = storage
-        self._directories = storage.directories
-        self._tasks = tasks
-        self._lock = DeferredLock()
-
-    async def delete(self, uuid: str) -> None:
-        """Return when the server's path is free; deletion follows. A failure is logged."""
-        try:
-            await self.move_away(uuid)
-        except StorageError as error:
-            self._log.error("{server}: files not deleted: {error}", server=uuid, error=error)
-
-    async def move_away(self, uuid: str) -> None:
-        """Return when the server's path is free; deletion follows. Raises `StorageError`."""
-        aside = await self._storage.disk.run(self._directories.set_aside, uuid)
-        if aside is not None:
-            self._tasks.start("deleting its files", self._delete_files(uuid, aside), uuid)
-
-    async def _delete_files(self, uuid: str, aside: str) -> None:
-        if await self._delete(aside):
-            self._log.info("{server}: files deleted", server=uuid)
-
-    async def finish(self) -> None:
-        """Finish the deletions that were interrupted by the node's end."""
-        for aside in await self._storage.disk.run(self._directories.unfinished):
-            self._log.info("finishing the deletion of {directory}", directory=aside)
-            await self._delete(aside)
-
-    async def _delete(self, aside: str) -> bool:
-        try:
-            await self._lock.run(self._storage.long.run, self._directories.delete, aside)
-        except StorageError as error:
-            self._log.error("deleting files failed: {error}", error=error)
-            return False
-        return True
-
-
 class ServerQuota:
     """The quota of one server.
 
-    The files of one server at a time get a project, by the lock `assigning`. Limits of servers
-    that have one do not wait for that.
+    The files of one server at a time get a project. Limits of servers that have one do not wait
+    for that.
     """
 
-    def __init__(
-        self,
-        uuid: str,
-        directories: ServerDirectories,
-        disk: Workers,
-        tasks: BackgroundTasks,
-        assigning: DeferredLock,
-    ) -> None:
+    def __init__(self, uuid: str, storage: ServerStorage) -> None:
         self._uuid = uuid
-        self._directory = directories.path(uuid)
-        self._quotas = directories.quotas
-        self._disk = disk
-        self._tasks = tasks
-        self._assigning = assigning
+        self._directory = storage.directories.path(uuid)
+        self._quotas = storage.directories.quotas
+        self._storage = storage
         self._limit: int | None = None
         self._running = False
         self._renewed = False
@@ -283,29 +206,31 @@ class ServerQuota:
         """Request a limit of `limit` bytes for the directory, None for no limit."""
         self._limit, self._renewed = limit, True
         if self._quotas.active and not self._running:
-            self._tasks.start("setting its project quota", self._run(), self._uuid)
+            self._storage.tasks.start("setting its project quota", self._run(), self._uuid)
 
     async def used(self) -> int:
         """Return the bytes that its blocks take, 0 without quotas. Raises `StorageError`."""
         if not self._quotas.active:
             return 0
-        return await self._disk.run(self._quotas.used, self._directory)
+        return await self._storage.long.run(self._quotas.used, self._directory)
 
     async def _run(self) -> None:
+        long = self._storage.long
         self._running = True
         try:
             while self._renewed:
                 self._renewed = False
                 if not await self._apply():
-                    await self._assigning.run(
-                        self._disk.run, self._quotas.assign, self._uuid, self._directory
+                    await self._storage.assigning.run(
+                        long.run, self._quotas.assign, self._uuid, self._directory
                     )
                     await self._apply()
         finally:
             self._running = False
 
     async def _apply(self) -> bool:
-        return await self._disk.run(self._quotas.apply, self._uuid, self._directory, self._limit)
+        run = self._storage.long.run
+        return await run(self._quotas.apply, self._uuid, self._directory, self._limit)
 
 
 class DiskWalks:
@@ -360,6 +285,53 @@ class DiskWalks:
                 del self._waiting[uuid]
 
 
+class ServerStorage:
+    """The directories of servers, and the threads for short and for long work on them.
+
+    Directories are deleted in the background, one at a time. One server at a time gets its
+    project, by the lock `assigning`.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directories: ServerDirectories, disk: Workers, long: Workers) -> None:
+        self.directories = directories
+        self.disk = disk
+        self.long = long
+        self.tasks = BackgroundTasks()
+        self.walks = DiskWalks(long, self.tasks)
+        self.assigning = DeferredLock()
+        self._deleting = DeferredLock()
+
+    async def delete(self, uuid: str) -> None:
+        """Return when the server's path is free; deletion follows. A failure is logged."""
+        try:
+            await self.move_away(uuid)
+        except StorageError as error:
+            self._log.error("{server}: files not deleted: {error}", server=uuid, error=error)
+
+    async def move_away(self, uuid: str) -> None:
+        """Return when the server's path is free; deletion follows. Raises `StorageError`."""
+        aside = await self.disk.run(self.directories.set_aside, uuid)
+        if aside is not None:
+            self.tasks.start("deleting its files", self._delete(aside, uuid), uuid)
+
+    async def finish_deletions(self) -> None:
+        """Finish the deletions that were interrupted by the node's end."""
+        for aside in await self.disk.run(self.directories.unfinished):
+            self._log.info("finishing the deletion of {directory}", directory=aside)
+            await self._delete(aside)
+
+    async def _delete(self, aside: str, uuid: str = "") -> None:
+        try:
+            await self._deleting.run(self.long.run, self.directories.delete, aside)
+        except StorageError as error:
+            self._log.error("deleting files failed: {error}", error=error)
+        else:
+            if uuid:
+                self._log.info("{server}: files deleted", server=uuid)
+
+
 class Presence(Enum):
     """The directory of a server on this node."""
 
@@ -388,25 +360,20 @@ class ServerFiles:
         self,
         uuid: str,
         storage: ServerStorage,
-        walks: DiskWalks,
-        deleter: Deleter,
         clock: IReactorTime,
         interval: float,
-        quota: ServerQuota,
         changed: Callable[[], object],
     ) -> None:
         self.directory = storage.directories.path(uuid)
-        self.quota = quota
+        self.quota = ServerQuota(uuid, storage)
         self.presence = Presence.PRESENT
         #: The bytes that the files may take, None for no limit.
         self.limit: int | None = None
         self._changed = changed
         self._usage = UsageCounter()
         self._uuid = uuid
-        self._directories = storage.directories
         self._storage = storage
-        self._walks = walks
-        self._deleter = deleter
+        self._walks = storage.walks
         self._clock = clock
         self._interval = interval
         self._measured_at = float("-inf")
@@ -448,7 +415,7 @@ class ServerFiles:
                 self._changed()
 
     def _with_root(self, work: Callable[[ServerRoot], T]) -> T:
-        with self._directories.root(self._uuid, self._usage) as root:
+        with self._storage.directories.root(self._uuid, self._usage) as root:
             return work(root)
 
     @property
@@ -468,7 +435,7 @@ class ServerFiles:
 
     async def make(self) -> None:
         """Make the directory; an existing one is kept. Raises `StorageError`."""
-        await self._storage.disk.run(self._directories.make, self._uuid)
+        await self._storage.disk.run(self._storage.directories.make, self._uuid)
         self._arrive(Presence.PRESENT)
         self.apply_limit()
         self.measure()
@@ -481,7 +448,7 @@ class ServerFiles:
         stop = Event()
         try:
             return await self._storage.long.run(
-                self._directories.give_to_user, self._uuid, stop.is_set
+                give_tree, self.directory, self._storage.directories.owner, stop.is_set
             )
         except CancelledError:
             stop.set()
@@ -492,7 +459,7 @@ class ServerFiles:
 
         Raises `StorageError`.
         """
-        await self._deleter.move_away(self._uuid)
+        await self._storage.move_away(self._uuid)
         await self.make()
 
     def received(self, size: int | None) -> None:

@@ -63,9 +63,7 @@ class Servers:
         self._servers: dict[str, Server] = {}
         self._reserved: dict[str, Hold] = {}
         self._shared: dict[str, str] = {}
-        self._tasks = parts.tasks
-        self._directories = parts.storage.directories
-        self._deleter = parts.deleter
+        self._tasks = parts.storage.tasks
         self._booting: Deferred[None] | None = None
         self._stopped = False
         self._creating: dict[str, Deferred[None]] = {}
@@ -87,7 +85,7 @@ class Servers:
                 raise
 
     async def _boot(self) -> None:
-        self._tasks.start("finishing previous deletions", self._deleter.finish())
+        self._tasks.start("finishing previous deletions", self._storage.finish_deletions())
         installing = await self._installations.recorded()
         for record in installing:
             self._reserved[record.server] = Hold(Operation.INSTALL, INSTALLING)
@@ -221,7 +219,7 @@ class Servers:
 
     def directory(self, uuid: str) -> str:
         """Return where the server's files are, or would be."""
-        return self._directories.path(uuid)
+        return self._storage.directories.path(uuid)
 
     def admit(self, configuration: Configuration, hold: str) -> Server:
         """Add a server that a transfer brings, held for the reason `hold`.
@@ -409,11 +407,12 @@ class Servers:
         await self._installations.remove_log(uuid)
         pool = self._shared.pop(uuid, "")
         if not pool and put_away is not None:
-            await self._storage.disk.run(self._directories.release, uuid)
+            quotas = self._storage.directories.quotas
+            await self._storage.disk.run(quotas.release, uuid, self.directory(uuid))
             await put_away()
             return
         if not pool:
-            await self._deleter.delete(uuid)
+            await self._storage.delete(uuid)
             return
         self._log.info(
             "{server}: its files stay in {directory} for another node of the storage pool {pool}",

@@ -204,7 +204,9 @@ class RunningServers:
                 self._tasks.start("recording that its transfer may start it", leaving, uuid)
                 continue
             ran = _RESTORED if uuid in self._restored else _ENDED
-            stop = partial(server.stop_gently, STOP_WITHIN) if uuid in stopped else None
+            stop = None
+            if uuid in stopped:
+                stop = partial(server.stop_within, STOP_WITHIN, kills=False)
             starting = self.start_in_turn(server, ran, stop)
             self._tasks.start("starting it as it was running before", starting, uuid)
 
