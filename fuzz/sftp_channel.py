@@ -25,7 +25,7 @@ from wingsd.errors import InvalidData
 from wingsd.filesystem.openers import directory_opener
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
+from wingsd.sftp.server.access import ServerUsage, SessionAccess
 from wingsd.sftp.server.channel import SftpChannel
 
 __all__ = ["WORDS", "one", "seeds"]
@@ -134,12 +134,14 @@ def _sent(data: bytes, home: Path, budget: Semaphore) -> tuple[_Channel, list[No
     granted = Granted(0, "user", "server", str(home), ("*",), ("*.key",), ("hidden",))
     usage = ServerUsage()
     usage.correct(ServerState("server", used=10, limit=_LIMIT))
-    site = SiteFiles(directory_opener("auto"), None, read_only=False)
-    access = SessionAccess(granted, site, usage, lambda *_: None)
-
     faults: list[BaseException] = []
     ended: list[None] = []
     whole: Any = SimpleNamespace(
+        opener=directory_opener("auto"),
+        owner=None,
+        read_only=False,
+        usage=lambda _: usage,
+        link=SimpleNamespace(post=lambda *_, **__: None),
         config=_CONFIG,
         budget=budget,
         windows=Semaphore(1),
@@ -148,7 +150,8 @@ def _sent(data: bytes, home: Path, budget: Semaphore) -> tuple[_Channel, list[No
         fault=faults.append,
     )
     channel: Any = _Channel()
-    session = SftpChannel(access, whole, channel, lambda _: ended.append(None), 1)
+    channel.channel_ended = lambda _: ended.append(None)
+    session = SftpChannel(SessionAccess(granted, whole, 1), whole, channel, 1)
     session.connection_made(channel)
     session.subsystem_requested("sftp")
     session.session_started()

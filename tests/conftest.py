@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from tests.support.docker_engine import busybox, engine
 from tests.support.logged_errors import logged
-from wingsd.statedb.store import Store
+from wingsd.statedb import Store
 
 __all__ = ["busybox", "engine", "logged", "store"]
 

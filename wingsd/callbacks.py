@@ -35,8 +35,14 @@ from wingsd.errors import (
 )
 from wingsd.events import DELETED, STATUS, Event, EventBus
 from wingsd.panel.client import Panel
-from wingsd.statedb import Outcome, Report, ReportKind, RestoreRecord, StateDatabase
-from wingsd.statedb.store import restore_report
+from wingsd.statedb import (
+    Outcome,
+    Report,
+    ReportKind,
+    RestoreRecord,
+    StateDatabase,
+    restore_report,
+)
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 

@@ -6,6 +6,7 @@ remedy. `wingsctl explain` prints it, and the page of troubleshooting is made of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -68,13 +69,17 @@ class WingsdError(Exception):
 
     # The base of all errors with an HTTP answer.
 
-    #: The kind of error, which never changes.
+    #: The kind of error, which never changes: the name of the class, unless it has another.
     code = "internal-error"
     status = 500
     #: Seconds after which the request may be sent again, 0 if unknown.
     retry_after: float = 0.0
     #: Whether it comes again until a person has changed something.
     is_final = False
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls):
+            cls.code = re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message, detail)
@@ -91,23 +96,14 @@ class WingsdError(Exception):
         self.detail = f"{subject}: {self.detail}" if self.detail else subject
 
 
-class _Constant:
-    """An error whose message, and detail if it has one, are always the same."""
+class _Fixed:
+    """An error whose message is always the same, and its detail unless one is given."""
 
     message: str
     detail = ""
 
-    def __init__(self) -> None:
-        super().__init__(self.message, self.detail)  # type: ignore[call-arg]
-
-
-class _Detailed:
-    """An error whose message is always the same."""
-
-    message: str
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(self.message, detail)  # type: ignore[call-arg]
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(self.message, detail or self.detail)  # type: ignore[call-arg]
 
 
 def error_code(error: BaseException) -> str:
@@ -165,7 +161,6 @@ class Unauthorized(WingsdError):
     Remedy: compare it with the node's *Configuration* tab in the Panel, and restart the node.
     """
 
-    code = "unauthorized"
     status = 401
 
 
@@ -180,7 +175,6 @@ class Forbidden(WingsdError):
     Panel is opened under another name, correct `remote`, or add the origin to `allowed_origins`.
     """
 
-    code = "forbidden"
     status = 403
 
 
@@ -192,11 +186,10 @@ class ServerNotFound(WingsdError):
     Remedy: look in the Panel which node the server belongs to.
     """
 
-    code = "server-not-found"
     status = 404
 
 
-class ServersNotLoaded(_Constant, WingsdError):
+class ServersNotLoaded(_Fixed, WingsdError):
     """The node has not loaded its servers yet.
 
     Cause: it has just started, and is requesting its servers from the Panel.
@@ -205,7 +198,6 @@ class ServersNotLoaded(_Constant, WingsdError):
     and why not.
     """
 
-    code = "servers-not-loaded"
     status = 503
     message = "this node has not loaded its servers yet"
     detail = (
@@ -222,7 +214,6 @@ class Unprocessable(WingsdError):
     Remedy: correct the value.
     """
 
-    code = "unprocessable"
     status = 422
 
 
@@ -238,7 +229,6 @@ class ServerNotRunning(WingsdError):
     Remedy: start it.
     """
 
-    code = "server-not-running"
     status = 502
 
 
@@ -250,7 +240,6 @@ class Conflict(WingsdError):
     Remedy: wait for that to end, or follow the detail.
     """
 
-    code = "conflict"
     status = 409
 
 
@@ -267,7 +256,6 @@ class ServerAlreadyExists(Conflict):
     server that the Panel is to create here must be deleted here first.
     """
 
-    code = "server-already-exists"
     is_final = True
 
 
@@ -280,10 +268,8 @@ class ServerBusy(Conflict):
     Remedy: try again when it has ended.
     """
 
-    code = "server-busy"
 
-
-class TransferCancelled(_Constant, Conflict):
+class TransferCancelled(_Fixed, Conflict):
     """The transfer was cancelled.
 
     Cause: a person cancelled it in the Panel, or by `wingsctl cancel`. The server stays on the
@@ -292,7 +278,6 @@ class TransferCancelled(_Constant, Conflict):
     Remedy: start it again if it was cancelled by mistake.
     """
 
-    code = "transfer-cancelled"
     message = "the transfer was cancelled"
     detail = "start it again"
 
@@ -305,11 +290,10 @@ class BadRequest(WingsdError):
     Remedy: correct the request.
     """
 
-    code = "bad-request"
     status = 400
 
 
-class DiskLimitExceeded(_Detailed, BadRequest):
+class DiskLimitExceeded(_Fixed, BadRequest):
     """The server is larger than its disk limit in the Panel.
 
     Cause: the detail has both figures, or the file that could not be written: `the disk is full`
@@ -320,7 +304,6 @@ class DiskLimitExceeded(_Detailed, BadRequest):
     Remedy: raise the limit in the Panel, or delete files; then start or transfer the server again.
     """
 
-    code = "disk-limit-exceeded"
     message = "There is not enough disk space available to perform that action."
 
 
@@ -396,8 +379,6 @@ class EnvironmentFailed(WingsdError):
       engine, and kill the server again.
     """
 
-    code = "environment-failed"
-
     def __init__(self, detail: str, *, is_silent: bool = False, is_final: bool = False) -> None:
         super().__init__("the server's environment could not be configured", detail)
         #: Whether the engine does not answer.
@@ -405,7 +386,7 @@ class EnvironmentFailed(WingsdError):
         self.is_final = self.is_final or is_final
 
 
-class DaemonStopping(_Constant, WingsdError):
+class DaemonStopping(_Fixed, WingsdError):
     """The daemon is shutting down.
 
     Cause: it was stopped, or is being restarted.
@@ -413,7 +394,6 @@ class DaemonStopping(_Constant, WingsdError):
     Remedy: send the request, or the server, again when it has restarted.
     """
 
-    code = "daemon-stopping"
     status = 503
     message = "this node is shutting down"
     detail = "send the server again when it has restarted"
@@ -449,7 +429,6 @@ class PathNotFound(WingsdError):
     configuration.
     """
 
-    code = "path-not-found"
     status = 404
 
     def __init__(self, path: str, detail: str = "") -> None:
@@ -464,7 +443,6 @@ class MethodNotAllowed(WingsdError):
     Remedy: use one of those in the header `Allow`.
     """
 
-    code = "method-not-allowed"
     status = 405
 
 
@@ -476,7 +454,6 @@ class BodyTooLarge(WingsdError):
     Remedy: send less; an upload of a server goes to `/api/transfers`.
     """
 
-    code = "body-too-large"
     status = 413
 
     def __init__(self, limit: int) -> None:
@@ -486,7 +463,7 @@ class BodyTooLarge(WingsdError):
         )
 
 
-class UpgradeRequired(_Constant, WingsdError):
+class UpgradeRequired(_Fixed, WingsdError):
     """The path is a WebSocket.
 
     Cause: the request does not ask for an upgrade, or a proxy has removed the headers `Upgrade`
@@ -495,13 +472,12 @@ class UpgradeRequired(_Constant, WingsdError):
     Remedy: open it as a WebSocket (RFC 6455); have the proxy pass these headers on.
     """
 
-    code = "upgrade-required"
     status = 426
     message = "this path is a WebSocket"
     detail = "send the headers of RFC 6455"
 
 
-class HeaderTooLong(_Constant, WingsdError):
+class HeaderTooLong(_Fixed, WingsdError):
     """A header line is over 16 KiB.
 
     Cause: the client, or a proxy, sends longer headers than this node takes.
@@ -509,7 +485,6 @@ class HeaderTooLong(_Constant, WingsdError):
     Remedy: send shorter headers.
     """
 
-    code = "header-too-long"
     status = 431
     message = "a header line is too long"
 
@@ -522,7 +497,6 @@ class RangeNotSatisfiable(WingsdError):
     Remedy: download it again from its beginning.
     """
 
-    code = "range-not-satisfiable"
     status = 416
 
     def __init__(self, size: int) -> None:
@@ -539,8 +513,6 @@ class BodyIncomplete(BadRequest):
     Remedy: send it again.
     """
 
-    code = "body-incomplete"
-
     def __init__(self, reason: str) -> None:
         super().__init__("Request aborted by client.", reason)
 
@@ -556,8 +528,6 @@ class TokenMissing(Unauthorized):
 
     Remedy: send the header; correct the proxy.
     """
-
-    code = "token-missing"
 
 
 class TokenInvalid(Unauthorized):
@@ -578,8 +548,6 @@ class TokenInvalid(Unauthorized):
       another family: set `family` in its configuration.
     """
 
-    code = "token-invalid"
-
 
 class TokenExpired(TokenInvalid):
     """The token has expired.
@@ -590,8 +558,6 @@ class TokenExpired(TokenInvalid):
     Remedy: start the transfer again, and synchronize the clocks of both machines.
     """
 
-    code = "token-expired"
-
 
 class TokenUsed(TokenInvalid):
     """The token was used for a transfer before.
@@ -601,8 +567,6 @@ class TokenUsed(TokenInvalid):
     Remedy: start the transfer again in the Panel, which issues a new token; a direct transfer,
     with `wingsctl receive`.
     """
-
-    code = "token-used"
 
 
 class SignedUrlVoid(WingsdError):
@@ -615,7 +579,6 @@ class SignedUrlVoid(WingsdError):
     Remedy: start the download or upload again on the page of the server: it gets a new address.
     """
 
-    code = "signed-url-void"
     status = 404
 
     def __init__(self, why: str) -> None:
@@ -660,8 +623,6 @@ class PermissionMissing(BadRequest):
     Remedy: give it to the user in the Panel.
     """
 
-    code = "permission-missing"
-
 
 class ServerMoved(Conflict):
     """The server has moved to another node.
@@ -671,8 +632,6 @@ class ServerMoved(Conflict):
 
     Remedy: reload the page, or change the server's node in the Panel.
     """
-
-    code = "server-moved"
 
 
 # Files of servers
@@ -696,7 +655,7 @@ class PathInvalid(BadRequest):
         super().__init__(f"Cannot perform that action: {why}", detail)
 
 
-class NameTooLong(BadRequest):
+class NameTooLong(_Fixed, BadRequest):
     """The name or the path of a file is too long.
 
     Cause: a name has more than 255 bytes, or a path more than 4095; letters outside of ASCII take
@@ -708,11 +667,10 @@ class NameTooLong(BadRequest):
 
     code = "file-name-too-long"
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("Cannot perform that action: file name is too long.", detail)
+    message = "Cannot perform that action: file name is too long."
 
 
-class FileTypeRefused(BadRequest):
+class FileTypeRefused(_Fixed, BadRequest):
     """The file is a symlink, a FIFO, a socket or a device.
 
     Cause: only regular files are opened, and no symlink at the end of a path is followed. Other
@@ -721,13 +679,10 @@ class FileTypeRefused(BadRequest):
     Remedy: open the file that is meant.
     """
 
-    code = "file-type-refused"
-
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("Cannot open files of this type.", detail)
+    message = "Cannot open files of this type."
 
 
-class FileInUse(BadRequest):
+class FileInUse(_Fixed, BadRequest):
     """A program has a lease of the file, or runs it.
 
     Cause: most often the server itself.
@@ -735,13 +690,10 @@ class FileInUse(BadRequest):
     Remedy: stop the server, then try again.
     """
 
-    code = "file-in-use"
-
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("Cannot perform that action: file is in use.", detail)
+    message = "Cannot perform that action: file is in use."
 
 
-class IsDirectory(BadRequest):
+class IsDirectory(_Fixed, BadRequest):
     """The path is that of a directory, where a file is required.
 
     Cause: a directory cannot be read, written or downloaded as a file.
@@ -751,11 +703,10 @@ class IsDirectory(BadRequest):
 
     code = "file-is-directory"
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("Cannot perform that action: file is a directory.", detail)
+    message = "Cannot perform that action: file is a directory."
 
 
-class NotDirectory(BadRequest):
+class NotDirectory(_Fixed, BadRequest):
     """A directory cannot be made below a file.
 
     Cause: a file, or a symlink that leads nowhere, is in the way.
@@ -765,8 +716,7 @@ class NotDirectory(BadRequest):
 
     code = "file-not-directory"
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("Part of the path being created is not a directory (ENOTDIR).", detail)
+    message = "Part of the path being created is not a directory (ENOTDIR)."
 
 
 class FileTooLarge(WingsdError):
@@ -777,7 +727,6 @@ class FileTooLarge(WingsdError):
     Remedy: download it.
     """
 
-    code = "file-too-large"
     status = 413
 
     def __init__(self, size: int) -> None:
@@ -816,7 +765,7 @@ class NameConflict(BadRequest):
         )
 
 
-class FileDenied(Forbidden):
+class FileDenied(_Fixed, Forbidden):
     """The egg's denylist has the file.
 
     Cause: the egg protects this file from changes by users.
@@ -824,13 +773,10 @@ class FileDenied(Forbidden):
     Remedy: an administrator can change it on the node.
     """
 
-    code = "file-denied"
-
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("This file cannot be modified: present in egg denylist.", detail)
+    message = "This file cannot be modified: present in egg denylist."
 
 
-class FileNotPermitted(_Detailed, Forbidden):
+class FileNotPermitted(_Fixed, Forbidden):
     """The operating system does not let this node do this with the file.
 
     Cause: its permissions do not let its owner do this, such as 000 after a chmod; or it is
@@ -841,11 +787,10 @@ class FileNotPermitted(_Detailed, Forbidden):
     `chown`.
     """
 
-    code = "file-not-permitted"
     message = "Cannot perform that action: permission denied."
 
 
-class FileMissing(WingsdError):
+class FileMissing(_Fixed, WingsdError):
     """The file does not exist, or its path leads out of the server's directory.
 
     Cause: it was deleted or moved, or a symlink in its path leads out of the server's directory or
@@ -854,14 +799,12 @@ class FileMissing(WingsdError):
     Remedy: correct the path; make the symlink relative.
     """
 
-    code = "file-missing"
     status = 404
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("The requested resources was not found on the system.", detail)
+    message = "The requested resources was not found on the system."
 
 
-class DirectoryMissing(WingsdError):
+class DirectoryMissing(_Fixed, WingsdError):
     """The directory does not exist, or is something else.
 
     Cause: it was deleted or moved; a symlink to a directory is not opened as one.
@@ -869,14 +812,12 @@ class DirectoryMissing(WingsdError):
     Remedy: correct the path.
     """
 
-    code = "directory-missing"
     status = 404
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__("The requested directory does not exist.", detail)
+    message = "The requested directory does not exist."
 
 
-class FileWorkCancelled(_Constant, Conflict):
+class FileWorkCancelled(_Fixed, Conflict):
     """Long work on the server's files was cancelled.
 
     Cause: a user has cancelled it, the server was deleted, or the node stops.
@@ -884,7 +825,6 @@ class FileWorkCancelled(_Constant, Conflict):
     Remedy: start it again; what was done stays.
     """
 
-    code = "file-work-cancelled"
     message = "the work on the server's files was cancelled"
 
 
@@ -897,11 +837,10 @@ class TreeTooLarge(StorageError):
     Remedy: delete what the detail names; until then the server is above any disk limit.
     """
 
-    code = "tree-too-large"
     status = 400
 
 
-class UploadInProgress(_Constant, Conflict):
+class UploadInProgress(_Fixed, Conflict):
     """Another request is writing the same part of the file for the same user.
 
     Cause: the user uploads the file in two windows.
@@ -909,7 +848,6 @@ class UploadInProgress(_Constant, Conflict):
     Remedy: wait for one to end.
     """
 
-    code = "upload-in-progress"
     message = "this file is being uploaded by another request"
     detail = "wait for it to end"
 
@@ -936,8 +874,6 @@ class TooManyFileTasks(Conflict):
     Remedy: try again when one has ended; the server's console says so.
     """
 
-    code = "too-many-file-tasks"
-
     def __init__(self, most: int) -> None:
         super().__init__(
             "too many concurrent operations",
@@ -945,7 +881,7 @@ class TooManyFileTasks(Conflict):
         )
 
 
-class UploadFormInvalid(_Detailed, BadRequest):
+class UploadFormInvalid(_Fixed, BadRequest):
     """The upload is not a form, or is not complete.
 
     Cause: the browser or a proxy has cut the upload, its connection broke or was slower than
@@ -954,11 +890,10 @@ class UploadFormInvalid(_Detailed, BadRequest):
     Remedy: upload it again.
     """
 
-    code = "upload-form-invalid"
     message = "Failed to get multipart form data from request."
 
 
-class NoFilesUploaded(_Constant, BadRequest):
+class NoFilesUploaded(_Fixed, BadRequest):
     """The form of the upload has no file.
 
     Cause: the client names its fields otherwise than the Panels do.
@@ -966,7 +901,6 @@ class NoFilesUploaded(_Constant, BadRequest):
     Remedy: send each file in a field named `files`.
     """
 
-    code = "no-files-uploaded"
     message = "No files were found on the request body."
     detail = "send each file in a field named files"
 
@@ -980,8 +914,6 @@ class UploadTooLarge(BadRequest):
     of the node.
     """
 
-    code = "upload-too-large"
-
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(
             f"File {name} is larger than the maximum file upload size of {limit} MB.",
@@ -989,7 +921,7 @@ class UploadTooLarge(BadRequest):
         )
 
 
-class FilesBusy(_Constant, WingsdError):
+class FilesBusy(_Fixed, WingsdError):
     """Too many requests for files wait already.
 
     Cause: a user opens hundreds of pages at once, or the disk is slow. A server's users wait for
@@ -998,14 +930,13 @@ class FilesBusy(_Constant, WingsdError):
     Remedy: try again in a few seconds.
     """
 
-    code = "files-busy"
     status = 503
     retry_after = 5.0
     message = "this node is busy with the files of its servers"
     detail = "try again in a few seconds"
 
 
-class NoSpaceToCompress(_Constant, Conflict):
+class NoSpaceToCompress(_Fixed, Conflict):
     """The server is above its disk limit, so no archive of its files is made.
 
     Cause: its files take more than its disk limit in the Panel.
@@ -1013,14 +944,13 @@ class NoSpaceToCompress(_Constant, Conflict):
     Remedy: delete files, or raise its disk limit in the Panel.
     """
 
-    code = "no-space-to-compress"
     message = (
         "This server does not have enough available disk space to generate a compressed archive."
     )
     detail = "delete files, or raise its disk limit in the Panel"
 
 
-class FileTaskMissing(_Constant, WingsdError):
+class FileTaskMissing(_Fixed, WingsdError):
     """No change of files with this identifier is under way.
 
     Cause: it has ended.
@@ -1028,7 +958,6 @@ class FileTaskMissing(_Constant, WingsdError):
     Remedy: see the server's console, which says how.
     """
 
-    code = "file-task-missing"
     status = 404
     message = "operation not found"
 
@@ -1041,8 +970,6 @@ class UploadOffsetWrong(Conflict):
     Remedy: ask by HEAD where to continue, as pages that upload in parts do.
     """
 
-    code = "upload-offset-wrong"
-
     def __init__(self, size: int) -> None:
         super().__init__(
             "upload offset does not match the current file length",
@@ -1053,7 +980,7 @@ class UploadOffsetWrong(Conflict):
 # Archives
 
 
-class ArchiveError(_Detailed, WingsdError):
+class ArchiveError(_Fixed, WingsdError):
     """The archive cannot be extracted.
 
     Cause: it is damaged, truncated, empty, of an unknown format, or beyond a limit; the detail
@@ -1101,8 +1028,6 @@ class ArchiveFormatUnsupported(BadRequest):
     Remedy: choose one of those that the detail names.
     """
 
-    code = "archive-format-unsupported"
-
     def __init__(self, name: str, known: Iterable[str]) -> None:
         super().__init__(
             "This node does not make archives of that format.",
@@ -1110,7 +1035,7 @@ class ArchiveFormatUnsupported(BadRequest):
         )
 
 
-class ArchiveFormatUnknown(_Constant, BadRequest):
+class ArchiveFormatUnknown(_Fixed, BadRequest):
     """The file is no archive that can be extracted here.
 
     Cause: neither its first bytes nor its name are those of a zip, tar, 7z or RAR, or of a file
@@ -1119,11 +1044,10 @@ class ArchiveFormatUnknown(_Constant, BadRequest):
     Remedy: extract it elsewhere, and upload the files.
     """
 
-    code = "archive-format-unknown"
     message = "The archive provided is in a format Wings does not understand."
 
 
-class OverwritesFileInUse(_Detailed, BadRequest):
+class OverwritesFileInUse(_Fixed, BadRequest):
     """A file that the archive would replace is in use.
 
     Cause: the server runs it, or has a lease of it.
@@ -1138,7 +1062,7 @@ class OverwritesFileInUse(_Detailed, BadRequest):
     )
 
 
-class ArchiveDamaged(_Detailed, BadRequest):
+class ArchiveDamaged(_Fixed, BadRequest):
     """The archive's bytes are not what its format demands.
 
     Cause: the detail has what was found, often in the words of the library: a part is missing, or
@@ -1149,11 +1073,10 @@ class ArchiveDamaged(_Detailed, BadRequest):
     or upload that writes to it has ended.
     """
 
-    code = "archive-damaged"
     message = "The archive is damaged or incomplete; upload it again."
 
 
-class ArchiveEncrypted(_Constant, BadRequest):
+class ArchiveEncrypted(_Fixed, BadRequest):
     """The archive needs a password.
 
     Cause: this node knows none.
@@ -1161,11 +1084,10 @@ class ArchiveEncrypted(_Constant, BadRequest):
     Remedy: upload it without one.
     """
 
-    code = "archive-encrypted"
     message = "The archive is encrypted, and this node knows no password; upload it without one."
 
 
-class ArchiveInParts(_Detailed, BadRequest):
+class ArchiveInParts(_Fixed, BadRequest):
     """The file is one part of an archive that was divided.
 
     Cause: its name is such as `x.7z.001`, `x.part1.rar` or `x.z01`.
@@ -1173,11 +1095,10 @@ class ArchiveInParts(_Detailed, BadRequest):
     Remedy: put the archive together, and upload it whole.
     """
 
-    code = "archive-in-parts"
     message = "The file is one of several parts of an archive; upload it undivided."
 
 
-class ArchiveMethodUnsupported(_Detailed, BadRequest):
+class ArchiveMethodUnsupported(_Fixed, BadRequest):
     """The archive is compressed by a method that this node does not have.
 
     Cause: the detail has the method. With `a library is missing on this node`, wingsd was not
@@ -1187,14 +1108,13 @@ class ArchiveMethodUnsupported(_Detailed, BadRequest):
     `libarchive13t64`.
     """
 
-    code = "archive-method-unsupported"
     message = (
         "The archive is compressed by a method that this node does not have; make it a zip, "
         "a 7z or a tar.gz by the usual methods."
     )
 
 
-class ArchiveExcessive(_Detailed, BadRequest):
+class ArchiveExcessive(_Fixed, BadRequest):
     """The archive takes more than this node gives to one.
 
     Cause: one archive has at most 1,000,000 members, and the process that parses it 512 MiB of
@@ -1203,14 +1123,13 @@ class ArchiveExcessive(_Detailed, BadRequest):
     Remedy: divide it, or make it with a dictionary of at most 64 MiB.
     """
 
-    code = "archive-excessive"
     message = (
         "The archive takes more than this node gives to one; divide it, or make it with a "
         "dictionary of at most 64 MiB."
     )
 
 
-class ArchiveNotParsed(_Detailed, WingsdError):
+class ArchiveNotParsed(_Fixed, WingsdError):
     """The process that parses archives could not be started, or has ended.
 
     Cause: the detail says how it ended. When the machine is short of memory or processes, the
@@ -1219,7 +1138,6 @@ class ArchiveNotParsed(_Detailed, WingsdError):
     Remedy: try again. If it fails again, report it with the archive.
     """
 
-    code = "archive-not-parsed"
     message = "the archive could not be read"
 
 
@@ -1235,8 +1153,6 @@ class UrlInvalid(BadRequest):
     Remedy: correct the URL.
     """
 
-    code = "url-invalid"
-
     def __init__(self, reason: str) -> None:
         super().__init__(f"An error occurred while parsing that URL: {reason}")
         self.reason = reason
@@ -1249,8 +1165,6 @@ class UrlSchemeRefused(UrlInvalid):
 
     Remedy: use an address that begins with `http://` or `https://`.
     """
-
-    code = "url-scheme-refused"
 
     def __init__(self) -> None:
         super().__init__("it must begin with http:// or https://")
@@ -1266,8 +1180,6 @@ class AddressBlocked(BadRequest):
     `api.remote_download.host_allowlist`.
     """
 
-    code = "address-blocked"
-
     def __init__(self, host: str) -> None:
         super().__init__(
             "This node does not connect to the address of that URL.",
@@ -1276,7 +1188,7 @@ class AddressBlocked(BadRequest):
         )
 
 
-class DownloadFailed(_Detailed, BadRequest):
+class DownloadFailed(_Fixed, BadRequest):
     """The other server did not send the file.
 
     Cause: the detail says what it did: it does not answer, has another certificate, or sends an
@@ -1293,7 +1205,6 @@ class DownloadFailed(_Detailed, BadRequest):
       `http` URL if you trust the way to it.
     """
 
-    code = "download-failed"
     message = "The file could not be downloaded from that URL."
 
 
@@ -1305,8 +1216,6 @@ class TooManyRedirects(DownloadFailed):
     Remedy: use the URL that it leads to.
     """
 
-    code = "too-many-redirects"
-
 
 class TooManyPulls(BadRequest):
     """The server has as many downloads from URLs as it may have.
@@ -1316,8 +1225,6 @@ class TooManyPulls(BadRequest):
     Remedy: wait for one to end, or cancel one.
     """
 
-    code = "too-many-pulls"
-
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"This server has reached its limit of {limit} simultaneous remote file downloads at "
@@ -1325,7 +1232,7 @@ class TooManyPulls(BadRequest):
         )
 
 
-class RemoteDownloadDisabled(_Constant, BadRequest):
+class RemoteDownloadDisabled(_Fixed, BadRequest):
     """The node does not download from URLs.
 
     Cause: `api.disable_remote_download` is set.
@@ -1333,7 +1240,6 @@ class RemoteDownloadDisabled(_Constant, BadRequest):
     Remedy: an administrator can allow it.
     """
 
-    code = "remote-download-disabled"
     message = "This functionality is not currently enabled on this instance."
     detail = "see api.disable_remote_download of the node"
 
@@ -1349,8 +1255,6 @@ class ServerNotAssigned(ServerNotFound):
 
     Remedy: check in the Panel that the server exists, and start the transfer again there.
     """
-
-    code = "server-not-assigned"
 
 
 class PanelError(WingsdError):
@@ -1381,8 +1285,6 @@ class PanelRefused(PanelError):
     log.
     """
 
-    code = "panel-refused"
-
     def __init__(
         self,
         message: str,
@@ -1411,7 +1313,6 @@ class NodeTokenRefused(PanelRefused):
     the node.
     """
 
-    code = "node-token-refused"
     status = 503
 
     def __init__(self, answer: str, response_status: int, retry_after: float = 0.0) -> None:
@@ -1440,7 +1341,6 @@ class PanelUnreachable(PanelError):
     cache or a proxy mixes up requests.
     """
 
-    code = "panel-unreachable"
     status = 503
 
 
@@ -1470,12 +1370,11 @@ class ConsoleBlocked(EnvironmentFailed):
     Remedy: send the command again, or restart the server.
     """
 
-    code = "console-blocked"
     # Not a failure of the node: the server's users can mend it.
     status = 409
 
 
-class InstallationFailed(_Detailed, WingsdError):
+class InstallationFailed(_Fixed, WingsdError):
     """The installation script did not run to its end.
 
     Cause: the detail has it. A container, a volume or a script is never left behind. The
@@ -1496,14 +1395,13 @@ class InstallationFailed(_Detailed, WingsdError):
       `system.tmp_directory` that the engine sees under the same path.
     """
 
-    code = "installation-failed"
     message = "the server was not installed"
 
 
 # The node
 
 
-class EngineUnavailable(_Detailed, Conflict):
+class EngineUnavailable(_Fixed, Conflict):
     """The Docker engine cannot be asked about this node.
 
     Cause: Docker is disabled (`docker.enabled`), does not answer, or refuses; the detail says
@@ -1513,11 +1411,10 @@ class EngineUnavailable(_Detailed, Conflict):
     the socket.
     """
 
-    code = "engine-unavailable"
     message = "Docker cannot be asked on this node"
 
 
-class PruneInProgress(_Constant, Conflict):
+class PruneInProgress(_Fixed, Conflict):
     """Unused images are still being removed.
 
     Cause: the Docker engine takes long for it; this node goes on with it.
@@ -1525,12 +1422,11 @@ class PruneInProgress(_Constant, Conflict):
     Remedy: ask again in some minutes for what was removed.
     """
 
-    code = "prune-in-progress"
     message = "Docker is still removing unused images"
     detail = "this node goes on with it; ask again in some minutes for what was removed"
 
 
-class FiguresUnavailable(_Detailed, WingsdError):
+class FiguresUnavailable(_Fixed, WingsdError):
     """The system hides its figures from the daemon.
 
     Cause: a setting of the service's unit, such as `ProcSubset=` or `RestrictAddressFamilies=`,
@@ -1539,11 +1435,10 @@ class FiguresUnavailable(_Detailed, WingsdError):
     Remedy: change the unit as the detail says.
     """
 
-    code = "figures-unavailable"
     message = "the figures of this node cannot be read"
 
 
-class LogFileNotFound(_Constant, WingsdError):
+class LogFileNotFound(_Fixed, WingsdError):
     """There is no such log file on this node.
 
     Cause: only the files of `system.log_directory` are shown, or it was deleted.
@@ -1551,13 +1446,12 @@ class LogFileNotFound(_Constant, WingsdError):
     Remedy: list the files first.
     """
 
-    code = "log-file-not-found"
     status = 404
     # As in Calagopus' nodes.
     message = "log file not found"
 
 
-class SettingsNotSaved(_Detailed, WingsdError):
+class SettingsNotSaved(_Fixed, WingsdError):
     """The Panel's settings of this node could not be written to its configuration.
 
     The Panel has saved them, the node goes on with its old ones, and its configuration is as it
@@ -1579,7 +1473,6 @@ class SettingsNotSaved(_Detailed, WingsdError):
       for it. Put the Panel's new token there.
     """
 
-    code = "settings-not-saved"
     message = "the node's settings could not be saved"
 
 
@@ -1622,8 +1515,6 @@ class StateDatabaseDamaged(StateDatabaseError):
     has on this node (their files stay; transfer them again).
     """
 
-    code = "state-database-damaged"
-
     def __init__(self, detail: str) -> None:
         super().__init__(detail, "the state database is damaged")
 
@@ -1649,7 +1540,7 @@ class AdapterUnknown(BadRequest):
         )
 
 
-class BackupExists(_Constant, Conflict):
+class BackupExists(_Fixed, Conflict):
     """The node has a backup of this UUID, or is making it.
 
     Cause: the request was sent twice.
@@ -1657,12 +1548,11 @@ class BackupExists(_Constant, Conflict):
     Remedy: nothing; each backup needs a UUID of its own.
     """
 
-    code = "backup-exists"
     message = "backup already exists"
     detail = "each backup needs a UUID of its own"
 
 
-class BackupNotForWings(_Detailed, Conflict):
+class BackupNotForWings(_Fixed, Conflict):
     """The backup is not rewritten for Wings, and stays as it is.
 
     Cause: the detail says why. Wings knows only a tar.gz, and a backup that is being made, is
@@ -1673,7 +1563,6 @@ class BackupNotForWings(_Detailed, Conflict):
     made again. Of a damaged one, `wingsctl verify` says more.
     """
 
-    code = "backup-not-for-wings"
     message = "the backup is not rewritten for Wings"
 
 
@@ -1697,8 +1586,6 @@ class NoSpaceForBackup(Conflict):
     Remedy: delete backups, or free space on the node.
     """
 
-    code = "no-space-for-backup"
-
     def __init__(self, free: int, needed: int, reserve: int) -> None:
         super().__init__(
             "There is not enough disk space on this node for the backup.",
@@ -1708,7 +1595,7 @@ class NoSpaceForBackup(Conflict):
         )
 
 
-class BackupIgnoresEverything(_Constant, BadRequest):
+class BackupIgnoresEverything(_Fixed, BadRequest):
     """The list of ignored files leaves nothing of the server.
 
     Cause: as in git, `!` does not bring back what is in a directory that is ignored: `*` and
@@ -1718,7 +1605,6 @@ class BackupIgnoresEverything(_Constant, BadRequest):
     `!/a/b/`.
     """
 
-    code = "backup-ignores-everything"
     message = "The backup was not made: its list of ignored files leaves nothing of the server."
     detail = (
         "what is in an ignored directory cannot be named again with `!`; the lines `/*` and "
@@ -1735,8 +1621,6 @@ class BackupConflict(Conflict):
     Remedy: move that file away, or transfer the server without that backup.
     """
 
-    code = "backup-conflict"
-
 
 class BackupMissing(WingsdError):
     """The node has no file of the backup.
@@ -1746,7 +1630,6 @@ class BackupMissing(WingsdError):
     Remedy: delete the backup in the Panel; of one in S3 the Panel itself gives the address.
     """
 
-    code = "backup-missing"
     status = 404
 
     def __init__(self, uuid: str) -> None:
@@ -1784,7 +1667,6 @@ class BackupUploadFailed(WingsdError):
     - `it has more than … parts`: a store takes no more; let the Panel make larger parts.
     """
 
-    code = "backup-upload-failed"
     status = 502
 
     def __init__(self, detail: str, *, is_unknown_call: bool = False) -> None:
@@ -1793,7 +1675,7 @@ class BackupUploadFailed(WingsdError):
         self.is_unknown_call = is_unknown_call
 
 
-class BackupSettled(_Detailed, Conflict):
+class BackupSettled(_Fixed, Conflict):
     """The Panel shows the backup as completed or failed already.
 
     Cause: it was settled while the backup was still being uploaded. Nothing more is uploaded or
@@ -1802,7 +1684,6 @@ class BackupSettled(_Detailed, Conflict):
     Remedy: make a new backup if this one is missing.
     """
 
-    code = "backup-settled"
     message = "the Panel has settled the backup already"
 
 
@@ -1823,8 +1704,6 @@ class BackupLinkRefused(BadRequest):
       backup, such as a page with an error.
     """
 
-    code = "backup-link-refused"
-
 
 class BackupChecksumMismatch(WingsdError):
     """The backup is not the one that was made.
@@ -1834,8 +1713,6 @@ class BackupChecksumMismatch(WingsdError):
     Remedy: restore another backup, and check the disk.
     """
 
-    code = "backup-checksum-mismatch"
-
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(
             "the backup is not the one that was made",
@@ -1844,7 +1721,7 @@ class BackupChecksumMismatch(WingsdError):
         )
 
 
-class RestoreFailed(_Detailed, WingsdError):
+class RestoreFailed(_Fixed, WingsdError):
     """The backup was not restored; the server's files are as before.
 
     Until a backup is read and verified to its end, nothing of the server is changed.
@@ -1864,14 +1741,13 @@ class RestoreFailed(_Detailed, WingsdError):
       again.
     """
 
-    code = "restore-failed"
     message = "the backup was not restored"
 
 
 # SFTP
 
 
-class HostKeyUnusable(_Detailed, WingsdError):
+class HostKeyUnusable(_Fixed, WingsdError):
     """The host key of SFTP is damaged or cannot be read, so SFTP is off.
 
     Cause: the key in `system.data` at `.sftp/id_ed25519` is damaged, has a passphrase, is not an
@@ -1886,7 +1762,7 @@ class HostKeyUnusable(_Detailed, WingsdError):
     message = "SFTP is off: the host key cannot be used"
 
 
-class LoginRefused(Forbidden):
+class LoginRefused(_Fixed, Forbidden):
     """A login by SFTP is refused by this node.
 
     The client is not shown the reason; only the log has it.
@@ -1902,9 +1778,7 @@ class LoginRefused(Forbidden):
     """
 
     code = "sftp-login-refused"
-
-    def __init__(self, why: str) -> None:
-        super().__init__("the login is refused", why)
+    message = "the login is refused"
 
 
 class SftpPermissionMissing(Forbidden):
@@ -1915,8 +1789,6 @@ class SftpPermissionMissing(Forbidden):
     Remedy: the owner gives it on the page of the server's users.
     """
 
-    code = "sftp-permission-missing"
-
     def __init__(self, permission: str) -> None:
         super().__init__(
             "you are not allowed to do this",
@@ -1925,7 +1797,7 @@ class SftpPermissionMissing(Forbidden):
         )
 
 
-class ReadOnly(_Constant, WingsdError):
+class ReadOnly(_Fixed, WingsdError):
     """SFTP is read-only on this node.
 
     Cause: `system.sftp.read_only` is set.
@@ -1954,7 +1826,7 @@ class TooManyHandles(WingsdError):
         )
 
 
-class HandleInvalid(_Constant, WingsdError):
+class HandleInvalid(_Fixed, WingsdError):
     """A client of SFTP names a file that is not open.
 
     Cause: the client has a fault.
@@ -1977,8 +1849,6 @@ class TransferInProgress(ServerBusy):
     Remedy: wait for that transfer to end, or cancel it.
     """
 
-    code = "transfer-in-progress"
-
 
 class TransferNotActive(Conflict):
     """The server has no transfer that can be cancelled.
@@ -1988,8 +1858,6 @@ class TransferNotActive(Conflict):
 
     Remedy: nothing.
     """
-
-    code = "transfer-not-active"
 
 
 class SeedAdopted(TransferCancelled):
@@ -2003,7 +1871,6 @@ class SeedAdopted(TransferCancelled):
     Remedy: nothing. If that transfer fails, begin another copy: it goes on with what is kept.
     """
 
-    code = "seed-adopted"
     message = "a transfer of the server has begun"
     detail = "it takes the place of the copy"
 
@@ -2016,8 +1883,6 @@ class ContainerNameTaken(Conflict):
 
     Remedy: give each node an engine of its own, or do what the detail says.
     """
-
-    code = "container-name-taken"
 
 
 class StoragePoolConflict(Conflict):
@@ -2038,8 +1903,6 @@ class StoragePoolConflict(Conflict):
     - `this node no longer has the storage pool of the other node`: the configuration was changed
       during the transfer. Transfer the server again.
     """
-
-    code = "storage-pool-conflict"
 
 
 class InvalidForm(BadRequest):
@@ -2065,7 +1928,7 @@ class InvalidDestination(BadRequest):
     code = "destination-invalid"
 
 
-class InvalidContentType(_Detailed, BadRequest):
+class InvalidContentType(_Fixed, BadRequest):
     """The request is not an upload.
 
     Cause: its header `Content-Type` is not `multipart/form-data` with a boundary: the client is
@@ -2086,8 +1949,6 @@ class ArchiveNotFirst(BadRequest):
     Remedy: send the archive first.
     """
 
-    code = "archive-not-first"
-
     def __init__(self, part: str = "checksum") -> None:
         super().__init__(
             f"archive must be sent before the {part}",
@@ -2095,7 +1956,7 @@ class ArchiveNotFirst(BadRequest):
         )
 
 
-class StreamMismatch(_Detailed, BadRequest):
+class StreamMismatch(_Fixed, BadRequest):
     """One of the requests that a server is sent in does not belong to the others.
 
     If it came after the first, only that request is refused; a source to which that happens ends
@@ -2108,11 +1969,10 @@ class StreamMismatch(_Detailed, BadRequest):
     `system.transfers.streams.most` here. Have the proxy repeat no requests.
     """
 
-    code = "stream-mismatch"
     message = "the streams of this transfer do not match"
 
 
-class StreamMissing(_Detailed, BadRequest):
+class StreamMissing(_Fixed, BadRequest):
     """Not all of the requests that a server is sent in came in time.
 
     Cause: the source lost a connection, or something between the nodes limits the number of
@@ -2122,11 +1982,10 @@ class StreamMissing(_Detailed, BadRequest):
     `system.transfers.streams.within`.
     """
 
-    code = "stream-missing"
     message = "a stream of this transfer is missing"
 
 
-class UploadPartMissing(_Detailed, BadRequest):
+class UploadPartMissing(_Fixed, BadRequest):
     """The upload is complete, and lacks a part.
 
     Cause: the detail names the part. The source stopped in the middle, or the client is not a
@@ -2135,7 +1994,6 @@ class UploadPartMissing(_Detailed, BadRequest):
     Remedy: transfer the server again; correct the client.
     """
 
-    code = "upload-part-missing"
     message = "missing archive or checksum"
 
 
@@ -2146,8 +2004,6 @@ class ChecksumMismatch(BadRequest):
 
     Remedy: transfer the server again. If it happens again, do so without the proxy.
     """
-
-    code = "checksum-mismatch"
 
     def __init__(self, sent: str, received: str, what: str = "archive") -> None:
         super().__init__(
@@ -2167,8 +2023,6 @@ class UploadTruncated(BadRequest):
     nodes reach each other directly.
     """
 
-    code = "upload-truncated"
-
 
 class TooManyTransfers(WingsdError):
     """The node is already receiving as many servers as it may.
@@ -2178,7 +2032,6 @@ class TooManyTransfers(WingsdError):
     Remedy: try again in some minutes, or raise the limits.
     """
 
-    code = "too-many-transfers"
     status = 503
     retry_after = 60.0
 
@@ -2190,7 +2043,7 @@ class TooManyTransfers(WingsdError):
         )
 
 
-class TransferRevoked(_Constant, Conflict):
+class TransferRevoked(_Fixed, Conflict):
     """The Panel closed the transfer before it was complete.
 
     The server is complete on this node, but the Panel has it on the source. What was received is
@@ -2201,14 +2054,13 @@ class TransferRevoked(_Constant, Conflict):
     Remedy: start the transfer again.
     """
 
-    code = "transfer-revoked"
     message = "the Panel has closed this transfer"
     detail = (
         "it was cancelled, or the other node reported a failure; the server stays on the source"
     )
 
 
-class DaemonRestarted(_Constant, WingsdError):
+class DaemonRestarted(_Fixed, WingsdError):
     """The daemon ended during the transfer.
 
     Cause: it was restarted before the server was complete on this node. The server stays on the
@@ -2217,7 +2069,6 @@ class DaemonRestarted(_Constant, WingsdError):
     Remedy: start the transfer again.
     """
 
-    code = "daemon-restarted"
     message = "this node was restarted during the transfer"
     detail = "start the transfer again"
 
@@ -2271,7 +2122,6 @@ class DestinationUnreachable(DestinationError):
     - `certificate cannot be verified`: `system.transfers.ca_file` of this node cannot be used.
     """
 
-    code = "destination-unreachable"
     is_refusal = True
 
 
@@ -2287,8 +2137,6 @@ class DestinationRefused(DestinationError):
     to `https`. If it answered before it had received everything, or its answer is invalid, a proxy
     answers in its place, or it is not a node.
     """
-
-    code = "destination-refused"
 
     def __init__(
         self, message: str, detail: str, response_status: int, *, may_complete: bool = False
@@ -2326,7 +2174,6 @@ class DestinationDisconnected(DestinationError):
     raise the time limit of the proxy in front of the destination.
     """
 
-    code = "destination-disconnected"
     may_complete = True
 
     def __init__(self, reason: str, *, body_sent: bool) -> None:
@@ -2356,7 +2203,6 @@ class DestinationTimeout(DestinationDisconnected):
     decides anything.
     """
 
-    code = "destination-timeout"
     may_complete = False
 
     def __init__(self, seconds: float) -> None:
@@ -2375,8 +2221,6 @@ class FinalPassStalled(DestinationError):
     Remedy: see the destination's log, its disk and the line to it, and transfer the server again.
     """
 
-    code = "final-pass-stalled"
-
     def __init__(self, seconds: float) -> None:
         super().__init__(
             "the last round of the move came to a halt",
@@ -2394,8 +2238,6 @@ class TransferNotCommitted(PanelError):
     destination may have had everything is held meanwhile, until that minute is over at most.
     """
 
-    code = "transfer-not-committed"
-
     def __init__(self, pause: float) -> None:
         super().__init__("the Panel does not know this transfer yet")
         #: Seconds after which the Panel is asked again.
@@ -2411,7 +2253,6 @@ class TryAgain(WingsdError):
     Remedy: nothing: the source asks again, after `Retry-After` seconds.
     """
 
-    code = "try-again"
     status = 503
     retry_after = 1.0
 
@@ -2471,8 +2312,6 @@ class MoveVersionUnknown(BadRequest):
     Remedy: update the older node.
     """
 
-    code = "move-version-unknown"
-
     def __init__(self, version: int, known: int) -> None:
         super().__init__(
             "the move is of an unknown version",
@@ -2488,14 +2327,13 @@ class MoveBatchTooLarge(WingsdError):
     Remedy: nothing: the source sends less. If it is repeated, update both nodes.
     """
 
-    code = "move-batch-too-large"
     status = 413
 
     def __init__(self, limit: int) -> None:
         super().__init__("the batch is too large", f"send {limit} bytes at most")
 
 
-class BatchConflict(_Detailed, Conflict):
+class BatchConflict(_Fixed, Conflict):
     """A batch of a move does not fit what was received.
 
     Cause: the source has lost track of the move.
@@ -2507,7 +2345,7 @@ class BatchConflict(_Detailed, Conflict):
     message = "the batch does not fit the move"
 
 
-class ShapeMissing(_Detailed, Conflict):
+class ShapeMissing(_Fixed, Conflict):
     """A batch of a move comes too early.
 
     Cause: another batch must be received before it.
@@ -2519,7 +2357,7 @@ class ShapeMissing(_Detailed, Conflict):
     message = "the batch comes too early"
 
 
-class RoundIncomplete(_Detailed, Conflict):
+class RoundIncomplete(_Fixed, Conflict):
     """A round of a move is to be closed, and batches are missing.
 
     Cause: they are still being received, or were lost.
@@ -2531,7 +2369,7 @@ class RoundIncomplete(_Detailed, Conflict):
     message = "the round of a move is incomplete"
 
 
-class RootMismatch(_Detailed, Conflict):
+class RootMismatch(_Fixed, Conflict):
     """After a round the two nodes have different trees.
 
     Cause: a file changed while it was read, or memory or a disk is faulty.
@@ -2620,7 +2458,7 @@ class HeldTreeInvalid(WingsdError):
         )
 
 
-class MoveKeyInvalid(_Constant, Unauthorized):
+class MoveKeyInvalid(_Fixed, Unauthorized):
     """A request of a move has another key than the move.
 
     Cause: another program asks, or the source has lost its key.
@@ -2628,12 +2466,11 @@ class MoveKeyInvalid(_Constant, Unauthorized):
     Remedy: transfer the server again.
     """
 
-    code = "move-key-invalid"
     message = "the key of the move is wrong"
     detail = "only the source that began the move has its key; transfer the server again"
 
 
-class MoveNotFound(_Constant, WingsdError):
+class MoveNotFound(_Fixed, WingsdError):
     """The node has no such move.
 
     Cause: it ended more than 90 days ago, was never begun here, or the state database was
@@ -2642,13 +2479,12 @@ class MoveNotFound(_Constant, WingsdError):
     Remedy: transfer the server again.
     """
 
-    code = "move-not-found"
     status = 404
     message = "this node has no such move"
     detail = "it ended more than 90 days ago, or was never begun here; transfer the server again"
 
 
-class MoveOver(_Constant, WingsdError):
+class MoveOver(_Fixed, WingsdError):
     """The move has ended.
 
     Cause: it was completed, cancelled or given up, and the source has not heard of it.
@@ -2656,7 +2492,6 @@ class MoveOver(_Constant, WingsdError):
     Remedy: nothing: the source asks for its outcome.
     """
 
-    code = "move-over"
     status = 410
     message = "the move has ended"
     detail = "ask for its outcome"
@@ -2672,13 +2507,11 @@ class MoveResumeNeeded(Conflict):
     requests to `/api/transfers` on with their queries.
     """
 
-    code = "move-resume-needed"
-
     def __init__(self, detail: str = "another session has begun; resume the move") -> None:
         super().__init__("the session of the move has ended", detail)
 
 
-class MoveCommitted(_Constant, Conflict):
+class MoveCommitted(_Fixed, Conflict):
     """A request of a move comes after its commit.
 
     Cause: the server is being put into place.
@@ -2686,7 +2519,6 @@ class MoveCommitted(_Constant, Conflict):
     Remedy: nothing: the source asks for the outcome.
     """
 
-    code = "move-committed"
     message = "the move is being completed"
     detail = "ask for its outcome"
 
@@ -2709,7 +2541,7 @@ class AttachmentOffsetWrong(Conflict):
         self.offset = offset
 
 
-class AttachmentMissing(_Constant, WingsdError):
+class AttachmentMissing(_Fixed, WingsdError):
     """The move was begun without that backup or log.
 
     Cause: the source has a fault, or has begun the move otherwise.
@@ -2737,7 +2569,7 @@ class AttachmentsIncomplete(Conflict):
         super().__init__("attachments of the move are missing", f"send the rest of {names}")
 
 
-class MoveBusy(_Detailed, WingsdError):
+class MoveBusy(_Fixed, WingsdError):
     """The node cannot take a request of a move now.
 
     Cause: other servers arrive and all slots (`system.transfers.concurrent`) are in use, the node
@@ -2746,7 +2578,6 @@ class MoveBusy(_Detailed, WingsdError):
     Remedy: nothing: the source sends it again.
     """
 
-    code = "move-busy"
     status = 503
     retry_after = 5.0
     message = "the node cannot take this now"
@@ -2760,7 +2591,6 @@ class MoveNoSpace(StorageError):
     Remedy: free space: the move goes on by itself.
     """
 
-    code = "move-no-space"
     status = 507
     retry_after = 30.0
 
@@ -2773,8 +2603,6 @@ class MoveAbandoned(WingsdError):
 
     Remedy: transfer the server again, which goes on with what is kept.
     """
-
-    code = "move-abandoned"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -2792,8 +2620,6 @@ class MoveGivenUp(WingsdError):
     Remedy: see the log of the source.
     """
 
-    code = "move-given-up"
-
     def __init__(self, *, keeps: bool) -> None:
         super().__init__("the source has ended the move", "its own log says why")
         #: Whether what has arrived stays.
@@ -2810,8 +2636,6 @@ class SeedForgotten(MoveGivenUp):
     Remedy: nothing; for another copy run `wingsctl receive` with `--follow`.
     """
 
-    code = "seed-forgotten"
-
     def __init__(self) -> None:
         WingsdError.__init__(
             self,
@@ -2821,7 +2645,7 @@ class SeedForgotten(MoveGivenUp):
         self.keeps = False
 
 
-class MoveSuperseded(_Constant, Conflict):
+class MoveSuperseded(_Fixed, Conflict):
     """A later transfer of the server has taken the place of the move.
 
     Cause: the server was transferred again. It goes on with what has arrived.
@@ -2829,12 +2653,11 @@ class MoveSuperseded(_Constant, Conflict):
     Remedy: nothing.
     """
 
-    code = "move-superseded"
     message = "a later transfer of the server has begun"
     detail = "it goes on with what has arrived"
 
 
-class MoveRequestInvalid(_Detailed, BadRequest):
+class MoveRequestInvalid(_Fixed, BadRequest):
     """A request of a move has a part that is not valid.
 
     Cause: the detail has it. A backup that was announced has grown or become shorter since, a
@@ -2844,5 +2667,4 @@ class MoveRequestInvalid(_Detailed, BadRequest):
     both nodes.
     """
 
-    code = "move-request-invalid"
     message = "the request of the move is invalid"

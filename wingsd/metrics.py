@@ -39,7 +39,7 @@ from wingsd.backups.checks import BackupChecks
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import StorageError, TransferCancelled, WingsdError
 from wingsd.node.answers import LatestAnswer
-from wingsd.sftp.service import SftpCounts, SftpService
+from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
@@ -348,23 +348,25 @@ class Sources:
     sftp: SftpService
 
 
-def _of_sftp(counts: SftpCounts) -> Iterator[Metric]:
+def _of_sftp(sftp: SftpService) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "wingsd_sftp_sessions", "Connections of SFTP that are logged in.", value=counts.sessions
+        "wingsd_sftp_sessions",
+        "Connections of SFTP that are logged in.",
+        value=sftp.sessions.count,
     )
     yield _by(
         CounterMetricFamily,
         "kind",
         "wingsd_sftp_logins_refused",
         "Passwords and public keys that SFTP clients have shown and that were refused.",
-        counts.refused,
+        sftp.refused,
     )
     yield _by(
         CounterMetricFamily,
         "direction",
         "wingsd_sftp_bytes",
         "Bytes of SFTP's requests (in, with what is uploaded) and answers (out).",
-        counts.moved,
+        sftp.moved,
     )
 
 
@@ -463,7 +465,7 @@ class Exposition(Collector):
         )
         yield from self._activity()
         yield from self._backups()
-        yield from _of_sftp(self._sources.sftp.counts)
+        yield from _of_sftp(self._sources.sftp)
         if self._found is not None:
             yield from _filesystem(self._found.disk)
         if self._found is not None and self._found.kept is not None:

@@ -16,15 +16,15 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Condition
-from typing import ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IConsumer,
-    IDelayedCall,
     IProducer,
     IPushProducer,
     IReactorFromThreads,
@@ -33,6 +33,8 @@ from twisted.internet.interfaces import (
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
+
+from wingsd.util.reactor import Timer
 
 #: The I/O class in which a thread's requests wait until no other thread has any, linux/ioprio.h.
 IDLE = 3
@@ -210,7 +212,7 @@ class TokenBucket:
         self._shares: dict[Share, None] = {}
         #: The time up to which tokens have been distributed.
         self._filled: float = reactor.seconds() - TICK
-        self._next: IDelayedCall | None = None
+        self._timer = Timer(reactor)
 
     def join(self, resume: Callable[[], object], *, yields: bool = False) -> Share:
         """Return the share of one more stream; `resume` ends each time it was held.
@@ -228,11 +230,11 @@ class TokenBucket:
 
     def start_ticking(self) -> None:
         """Start the timer, after a stream took tokens."""
-        if self._next is None:
+        if not self._timer.is_running:
             # The bucket was idle: there are tokens of one tick.
             self._filled = max(self._filled, self._reactor.seconds() - TICK)
             self._fill()
-            self._next = self._reactor.callLater(TICK, self._tick)
+            self._timer.start(TICK, self._tick)
 
     def remove(self, share: Share) -> None:
         """Remove the share of an ended stream."""
@@ -240,15 +242,13 @@ class TokenBucket:
             return
         del self._shares[share]
         self._filled -= share.tokens / self._rate
-        if not self._shares and self._next is not None:
-            self._next.cancel()
-            self._next = None
+        if not self._shares:
+            self._timer.cancel()
 
     def _tick(self) -> None:
-        self._next = None
         if not any(share.is_active for share in self._shares):
             return
-        self._next = self._reactor.callLater(TICK, self._tick)
+        self._timer.start(TICK, self._tick)
         held = [share for share in self._shares if share.held]
         self._fill()
         for share in held:
@@ -662,3 +662,23 @@ class Outflow(ByteSource):
             if self._size <= self._low_mark:
                 self._changed.notify()
             return block, self._complete and not self._blocks
+
+
+class InThread(Generic[P, T]):
+    """A method of the `store` of an object, called with the same arguments in its `worker`."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], T]) -> None:
+        self._name = method.__name__
+
+    def __get__(self, of: Any, owner: object) -> Callable[P, Deferred[T]]:
+        return partial(of.worker.run, getattr(of.store, self._name))
+
+
+class Timed(Generic[P, T]):
+    """The same for a method whose first argument is the time of the call, by its `now`."""
+
+    def __init__(self, method: Callable[Concatenate[Any, float, P], T]) -> None:
+        self._name = method.__name__
+
+    def __get__(self, of: Any, owner: object) -> Callable[P, Deferred[T]]:
+        return partial(of.worker.run, getattr(of.store, self._name), of.now())

@@ -14,8 +14,7 @@ from tests.support import SynchronousWorkers
 from tests.support.state import is_activity
 from wingsd.activity import ActivityLog, ActivitySender
 from wingsd.errors import PanelRefused, StorageError
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"

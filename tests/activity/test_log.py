@@ -14,8 +14,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
 from wingsd.activity import BUFFER_MAX, QUIET, RETRY_AFTER, STORE_AT, ActivityLog
 from wingsd.errors import StorageError
-from wingsd.statedb import ActivityEntry, StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import ActivityEntry, StateDatabase, Store
 from wingsd.threadio import Workers
 
 FULL = StorageError("the disk is full")

@@ -19,8 +19,7 @@ from tests.support.signed_urls import signed_url_token
 from tests.support.workers import SynchronousWorkers
 from wingsd.auth.tokens import DenyList
 from wingsd.files.tasks import FileWork, Lane
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import Workers
 
 SCOPES = {"upload": "file-upload", "backup": "backup-download"}

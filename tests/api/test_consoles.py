@@ -17,8 +17,7 @@ from wingsd.auth.tokens import ConsoleToken, DenyList, user_key
 from wingsd.config import Config
 from wingsd.config.live import LiveConfig
 from wingsd.errors import StorageError
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 
 USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"

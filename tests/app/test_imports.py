@@ -11,6 +11,7 @@ import pytest
 #: Libraries that a node without Docker, metrics, transfers and open consoles does without.
 LATER = {
     "asyncssh",
+    "autobahn",
     "docker",
     "inflate64",
     "libarchive",
@@ -19,6 +20,7 @@ LATER = {
     "pathspec",
     "prometheus_client",
     "re2",
+    "ruamel.yaml",
     "tomlkit",
     "twisted.application.internet",
 }

@@ -30,8 +30,7 @@ from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import Configuration, Egg, Process, Settings, Stop
 from wingsd.servers.operations import Operations
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import Workers
 
 __all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode", "FakeGameServer"]

@@ -11,8 +11,7 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
-from wingsd.statedb import Direction, Outcome, StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import Direction, Outcome, StateDatabase, Store
 
 A, B = "a-server", "b-server"
 YEAR = 365 * 24 * 3600.0

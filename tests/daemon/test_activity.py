@@ -11,7 +11,7 @@ from tests.support.browser import Browser
 from tests.support.node_process import reactor
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
-from wingsd.statedb.store import Store
+from wingsd.statedb import Store
 
 SERVER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 OFTEN: dict[str, Any] = {"system": {"activity_send_interval": 1}}

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from wingsd.statedb.store import Store
+from wingsd.statedb import Store
 
 SIZE = 48 << 20
 

@@ -11,7 +11,7 @@ from tests.support.node_process import LOOPBACK
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import begun
-from wingsd.statedb.store import FILE, Store
+from wingsd.statedb import FILE, Store
 
 PLAIN = {"ssl": {"enabled": False}}
 

@@ -13,7 +13,7 @@ from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient
-from wingsd.statedb.store import Store
+from wingsd.statedb import Store
 
 USED = "it was used for a transfer before; start the transfer again in the Panel for a new token"
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"

@@ -9,7 +9,7 @@ from tests.support.node_in_process import LEVEL, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.direct_transfers.servers import MOVED_AWAY
-from wingsd.statedb.store import KEPT
+from wingsd.statedb import KEPT
 
 __all__ = ["nodes", "quick"]
 

@@ -164,4 +164,5 @@ def turn(clock: Clock) -> None:
     now = clock.seconds()
     for call in [call for call in clock.calls if call.getTime() <= now]:
         clock.calls.remove(call)
+        call.called = 1
         call.func(*call.args, **call.kw)

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from tests.support.node_process import NodeProcess, reactor
 from wingsd.callbacks import MINUTE
-from wingsd.statedb.store import Store
+from wingsd.statedb import Store
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
 #: Seconds within which everything must have settled after a restart: a refusal takes a minute.

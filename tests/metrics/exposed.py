@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -14,7 +15,6 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
 from wingsd.metrics import Exposition, Recorder, Sources
-from wingsd.sftp.service import SftpCounts
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep
 from wingsd.util.observer import ENGINE, PANEL
 
@@ -58,7 +58,9 @@ class Checks:
 
 @attrs.define
 class Sftp:
-    counts: SftpCounts = attrs.field(factory=SftpCounts)
+    sessions: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(count=0))
+    refused: dict[str, int] = attrs.field(factory=lambda: {"password": 0, "public_key": 0})
+    moved: dict[str, int] = attrs.field(factory=lambda: {"in": 0, "out": 0})
 
 
 class Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -27,7 +28,6 @@ from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.errors import StorageError
 from wingsd.metrics import DiskState, Recorder
-from wingsd.sftp.service import SftpCounts
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
 
 
@@ -107,11 +107,9 @@ def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
 
 
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
-    sftp = SftpCounts(8, {"password": 9}, {"in": 10, "out": 11})
+    sftp = Sftp(SimpleNamespace(count=8), {"password": 9}, {"in": 10, "out": 11})
     activity = Activity(waiting=4, sent=5, dropped={"refused": 6})
-    sources = sources_of(
-        Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), Sftp(sftp)
-    )
+    sources = sources_of(Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), sftp)
     exposed = exposition(Recorder(), sources)
     found = Samples(rendered(exposed)[0])
     assert found.get("wingsd_transfers_waiting", direction="in") == 3

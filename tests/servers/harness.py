@@ -32,8 +32,7 @@ from wingsd.servers.power_states import PowerAction
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server, ServerParts
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"

@@ -26,8 +26,7 @@ from wingsd.servers.installations import Installations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import STOPPING, Server, ServerParts
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import Workers
 
 #: Echoes what is typed, and ends by the command "stop"; deaf to signals.

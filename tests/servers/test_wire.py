@@ -33,8 +33,7 @@ from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import ServerParts
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
 

@@ -42,4 +42,4 @@ def test_a_login_whose_check_breaks_off_is_refused_at_once(
 def test_bytes_of_one_process_after_the_other_are_added(service: SftpService) -> None:
     for received, sent in ((10, 20), (5, 0), (1, 2)):
         service._received(Transmitted(received, sent))
-    assert service.counts.moved == {"in": 16, "out": 22}
+    assert service.moved == {"in": 16, "out": 22}

@@ -72,7 +72,7 @@ class SftpNode:
         clock = self.node.clock
         self.logins = SftpLogins(
             self.config,
-            self.panel,
+            self.panel,  # type: ignore[arg-type]  # for one call
             self.node.servers,
             self.denied,
             clock.seconds,

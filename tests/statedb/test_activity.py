@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from wingsd.statedb import ActivityEntry
-from wingsd.statedb.store import Store
+from wingsd.statedb import ActivityEntry, Store
 
 A = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"

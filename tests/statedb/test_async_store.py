@@ -10,8 +10,7 @@ import pytest
 
 from tests.support.reactor import reactor
 from wingsd.errors import StorageError
-from wingsd.statedb import Direction, Outcome, StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import Direction, Outcome, StateDatabase, Store
 from wingsd.threadio import Workers
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"

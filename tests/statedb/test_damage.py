@@ -9,12 +9,13 @@ import pytest
 
 from wingsd.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb import (
+    FILE,
     Direction,
     Outcome,
+    Store,
     TransferResult,
 )
 from wingsd.statedb.__main__ import main
-from wingsd.statedb.store import FILE, Store
 
 DAY = 24 * 3600.0
 #: Bytes of a page, SQLite's default.

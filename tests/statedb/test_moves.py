@@ -11,8 +11,7 @@ import attrs
 import pytest
 
 from wingsd.errors import StateDatabaseError
-from wingsd.statedb import Direction, MoveRecord, Outcome
-from wingsd.statedb.store import KEPT, Store
+from wingsd.statedb import KEPT, Direction, MoveRecord, Outcome, Store
 
 A = "6c1d1a3c-8f5e-4f3b-9a55-3f0f8a7c2b41"
 

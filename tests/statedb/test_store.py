@@ -12,6 +12,10 @@ import pytest
 
 from wingsd.errors import StateDatabaseError
 from wingsd.statedb import (
+    FILE,
+    KEPT,
+    SCHEMAS,
+    TOKENS_KEPT,
     DirectDestination,
     Direction,
     DroppedBackup,
@@ -21,10 +25,10 @@ from wingsd.statedb import (
     ReportKind,
     RestoreRecord,
     ServerDescription,
+    Store,
     TransferRecord,
     TransferResult,
 )
-from wingsd.statedb.store import FILE, KEPT, SCHEMAS, TOKENS_KEPT, Store
 
 DAY = 24 * 3600.0
 #: Bytes of a page, SQLite's default.

@@ -15,7 +15,7 @@ from tests.support.browser import Browser, BrowserEvent
 from tests.support.logged_errors import Logged
 from tests.websocket.consoles import ConsoleNode, reactor
 from tests.websocket.tokens import UUID
-from wingsd.websocket import resource as client_module
+from wingsd.websocket import protocol
 from wingsd.websocket.resource import ALL_MAX
 
 #: Each of ten long lines, figures and a status.
@@ -194,8 +194,8 @@ async def test_a_reader_that_never_reads_is_closed_with_1013(node: ConsoleNode) 
 
 async def test_pings_find_dead_peers(node: ConsoleNode, monkeypatch: pytest.MonkeyPatch) -> None:
     # Autobahn cuts its times down to whole seconds.
-    monkeypatch.setattr(client_module, "PING_INTERVAL", 1)
-    monkeypatch.setattr(client_module, "PONG_TIMEOUT", 2)
+    monkeypatch.setattr(protocol, "PING_INTERVAL", 1)
+    monkeypatch.setattr(protocol, "PONG_TIMEOUT", 2)
     node.listen()
     alive, gone = await node.watch(), await node.watch()
     gone.pause()
@@ -206,4 +206,4 @@ async def test_pings_find_dead_peers(node: ConsoleNode, monkeypatch: pytest.Monk
 
 
 def test_a_vanished_client_is_dropped_within_90_seconds() -> None:
-    assert client_module.PING_INTERVAL + client_module.PONG_TIMEOUT <= 90
+    assert protocol.PING_INTERVAL + protocol.PONG_TIMEOUT <= 90

@@ -35,8 +35,7 @@ from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.registry import Servers
 from wingsd.servers.running import RunningServers
 from wingsd.sftp.service import SftpService
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.uploads import StreamGroups

@@ -66,8 +66,7 @@ from wingsd.servers.states_file import StatesFile
 from wingsd.sftp.logins import SftpLogins
 from wingsd.sftp.service import SftpService
 from wingsd.sftp.sessions import SftpSessions
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators

@@ -6,11 +6,14 @@ import os
 import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wingsd.egg_files.changes import NotDone
-from wingsd.egg_files.yaml_format import YamlFile
 from wingsd.errors import InvalidData
 from wingsd.util.durable import sync_directory
+
+if TYPE_CHECKING:
+    from wingsd.egg_files.yaml_format import YamlFile
 
 Value = str | bool | int | tuple[str, ...]
 
@@ -21,6 +24,8 @@ def edited(text: str, changes: Mapping[str, Value]) -> str:
     Missing keys and sections are added at the end. Raises `InvalidData` when the text cannot be
     changed, such as one with several documents.
     """
+    from wingsd.egg_files.yaml_format import YamlFile  # noqa: PLC0415 (ruamel.yaml, 2 MiB)
+
     try:
         file = YamlFile(text)
         for path, value in changes.items():

@@ -35,7 +35,7 @@ from wingsd.errors import (
 from wingsd.http.operations import Access, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers import PowerState
-from wingsd.statedb.store import Direction, TransferRecord
+from wingsd.statedb import Direction, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
 from wingsd.util.text import canonical_uuid

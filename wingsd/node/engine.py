@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -40,6 +40,7 @@ from wingsd.node.answers import SharedAnswer
 from wingsd.panel.client import Panel
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
+from wingsd.util.deferreds import failure_logger
 from wingsd.util.text import canonical_uuid
 
 T = TypeVar("T")
@@ -181,11 +182,8 @@ class OrphanedContainers:
 
     def _look(self) -> Deferred[None]:
         self._looking = Deferred.fromCoroutine(self.look())
-        return self._looking.addErrback(self._failed)
-
-    def _failed(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("containers without a server were not looked for", failure)
+        text = "containers without a server were not looked for"
+        return self._looking.addErrback(failure_logger(self._log, text))
 
     async def look(self) -> None:
         """Look for them, and name them in the log.

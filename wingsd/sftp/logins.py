@@ -13,8 +13,9 @@ import re
 import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, DeferredSemaphore
@@ -31,6 +32,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.files.denylist import denylist_lines
+from wingsd.panel.client import Panel
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
@@ -154,13 +156,6 @@ _SHOWN = 64
 _SFTP_PERMISSIONS = frozenset(("*", "file.sftp", "files.sftp"))
 
 
-class LoginPanel(Protocol):
-    """The Panel, which knows users and their passwords and keys."""
-
-    async def sftp_access(self, login: dict[str, Any]) -> SftpAccess:
-        """Return what a login gives access to. Raises `PanelRefused`, `PanelUnreachable`."""
-
-
 @attrs.frozen(eq=False, repr=False)
 class GrantedLogin:
     """A login that was granted, and when the Panel was asked, in seconds since the epoch.
@@ -218,7 +213,7 @@ class SftpLogins:
     def __init__(
         self,
         config: Config,
-        panel: LoginPanel,
+        panel: Panel,
         servers: Servers,
         denied: DenyList,
         seconds: Callable[[], float],
@@ -278,7 +273,11 @@ class SftpLogins:
         except CancelledError:
             raise
         except WingsdError as error:
-            if _is_wrong(error) or not _USERNAME.fullmatch(username):
+            # Whether the Panel says that the password or the key is wrong.
+            is_wrong = isinstance(error, PanelRefused) and (
+                error.response_status == _WRONG_STATUS or _WRONG_TEXT in str(error)
+            )
+            if is_wrong or not _USERNAME.fullmatch(username):
                 self._tries.refused(block, username, login.secret, is_password=is_password)
             self._log_refusal(login, error.code, str(error))
             return Rejected(login.request)
@@ -308,7 +307,10 @@ class SftpLogins:
         if uuid is None:
             raise LoginRefused("the Panel's answer does not name a server")
         granted = GrantedLogin(login, user, uuid, found.permissions, found.ignored_files, issued)
-        await self._check_server(granted)
+        if self._checks_permission and _SFTP_PERMISSIONS.isdisjoint(granted.permissions):
+            raise LoginRefused("the user has not the permission file.sftp")
+        await self._measure(self.usable(granted))
+        self.usable(granted)  # it may have been deleted meanwhile
         return granted
 
     async def ask_again(self, login: Login) -> SftpAccess | None:
@@ -324,13 +326,6 @@ class SftpLogins:
             if isinstance(error, NodeTokenRefused) or not is_known:
                 raise
             return None
-
-    async def _check_server(self, granted: GrantedLogin) -> None:
-        if self._checks_permission and _SFTP_PERMISSIONS.isdisjoint(granted.permissions):
-            raise LoginRefused("the user has not the permission file.sftp")
-        server = self.usable(granted)
-        await self._measure(server)
-        self.usable(granted)  # it may have been deleted meanwhile
 
     def usable(self, granted: GrantedLogin) -> Server:
         """Return the server, if the login can have it now. Raises why not."""
@@ -354,23 +349,11 @@ class SftpLogins:
             )
 
 
-def _is_wrong(error: WingsdError) -> bool:
-    """Return whether the Panel says that the password or the key is wrong."""
-    return isinstance(error, PanelRefused) and (
-        error.response_status == _WRONG_STATUS or _WRONG_TEXT in str(error)
-    )
-
-
-def _plain_address(text: str) -> str:
-    """Return an address as Panels compare it: one of IPv4 in its own form, and without a zone."""
-    try:
-        return str(parse_address(text))
-    except ValueError:
-        return text
-
-
 def _body(login: Login) -> dict[str, Any]:
-    ip = _plain_address(login.ip)
+    ip = login.ip
+    with suppress(ValueError):
+        # As Panels compare it: one of IPv4 in its own form, and without a zone.
+        ip = str(parse_address(ip))
     address = f"[{ip}]:{login.port}" if ":" in ip else f"{ip}:{login.port}"
     return {
         "type": login.kind,

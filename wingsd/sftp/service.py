@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -48,7 +48,8 @@ from wingsd.sftp.messages import (
 )
 from wingsd.sftp.sessions import SftpSessions
 from wingsd.threadio import Workers
-from wingsd.util.reactor import Reactor
+from wingsd.util.deferreds import failure_logger
+from wingsd.util.reactor import Reactor, Timer
 from wingsd.util.retry import Backoff
 
 _BACKLOG = 128
@@ -137,8 +138,7 @@ class ProcessLink(Protocol):
     ) -> None:
         self._received = received
         self._lost = lost
-        self._clock = clock
-        self._cut: IDelayedCall | None = None
+        self._cut = Timer(clock)
         self._why = ""
         self._frames = FrameReader(MAX_FROM_SERVER)
 
@@ -152,8 +152,8 @@ class ProcessLink(Protocol):
 
         A process that reads nothing, or does not end, is cut off after some seconds.
         """
-        if self.transport is not None and self._cut is None:
-            self._cut = self._clock.callLater(_CLOSE_TIMEOUT, self.transport.abortConnection)
+        if self.transport is not None and not self._cut.is_running:
+            self._cut.start(_CLOSE_TIMEOUT, self.transport.abortConnection)
             self.transport.loseWriteConnection()
 
     def dataReceived(self, data: bytes) -> None:
@@ -169,22 +169,8 @@ class ProcessLink(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the end."""
         self.transport = None
-        if self._cut is not None and self._cut.active():
-            self._cut.cancel()
+        self._cut.cancel()
         self._lost(self._why)
-
-
-@attrs.define(eq=False, repr=False)
-class SftpCounts:
-    """The open sessions, and since the daemon's start the refused logins and the bytes.
-
-    `refused` is by the kind of login. `moved` has the bytes of requests (`in`) and of answers
-    (`out`).
-    """
-
-    sessions: int = 0
-    refused: dict[str, int] = attrs.field(factory=lambda: Counter(password=0, public_key=0))
-    moved: dict[str, int] = attrs.field(factory=lambda: {"in": 0, "out": 0})
 
 
 class _FirstConnection(FileDescriptor):
@@ -229,7 +215,10 @@ class SftpService:
         self.sessions = sessions
         self._disk = disk
         self._reactor = reactor
-        self._counts = SftpCounts()
+        #: By the kind of login, those refused since the daemon's start.
+        self.refused = Counter(password=0, public_key=0)
+        #: The bytes of requests and of answers since then.
+        self.moved = {"in": 0, "out": 0}
         self._was_unconfined = False
         self._process: StartedProcess | None = None
         self._link: ProcessLink | None = None
@@ -241,12 +230,6 @@ class SftpService:
     def port(self) -> int:
         """The port that is listened on, 0 for none."""
         return 0 if self._listening is None else int(self._listening.getsockname()[1])
-
-    @property
-    def counts(self) -> SftpCounts:
-        """The counts since the daemon's start."""
-        self._counts.sessions = self.sessions.count
-        return self._counts
 
     def use(self, config: Config) -> None:
         """Take over the settings that change while the node runs."""
@@ -271,11 +254,7 @@ class SftpService:
             )
             return
         self._serving = Deferred.fromCoroutine(self._run(self._listening))
-        self._serving.addErrback(self._failed)
-
-    def _failed(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("sftp: SFTP is off: it failed", failure)
+        self._serving.addErrback(failure_logger(self._log, "sftp: SFTP is off: it failed"))
 
     async def stop(self) -> None:
         """Close all sessions, and end the process."""
@@ -379,14 +358,20 @@ class SftpService:
             case Used():
                 self.sessions.used(message.server, message.total)
             case Transmitted():
-                self._counts.moved["in"] += message.received
-                self._counts.moved["out"] += message.sent
+                self.moved["in"] += message.received
+                self.moved["out"] += message.sent
             case FileEvent():
                 self.sessions.file_event(message)
             case Unconfined():
-                self._log_unconfined()
+                if not self._was_unconfined:  # once: a process follows each idle one
+                    self._was_unconfined = True
+                    self._log.warn(
+                        "sftp: its process is not confined to the files of servers: the kernel "
+                        "has no Landlock, or a sandbox forbids it"
+                    )
             case Log():
-                self._write(message)
+                write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
+                write.get(message.level, self._log.error)("sftp: {text}", text=message.text)
             case _:
                 raise InvalidData("a message is not for this side")
 
@@ -394,7 +379,7 @@ class SftpService:
         link = self._link
         answer = await self._logins.check(login)
         if isinstance(answer, Rejected):
-            self._counts.refused[login.kind] += 1
+            self.refused[login.kind] += 1
         if link is None or link is not self._link:
             return  # The process has ended meanwhile.
         if isinstance(answer, Rejected):
@@ -407,19 +392,6 @@ class SftpService:
             self._log.failure("sftp: the check of a login failed", failure)
             if link is not None and link is self._link:
                 link.send(Rejected(login.request))
-
-    def _log_unconfined(self) -> None:
-        # Once: a process follows each idle one.
-        if not self._was_unconfined:
-            self._was_unconfined = True
-            self._log.warn(
-                "sftp: its process is not confined to the files of servers: the kernel has no "
-                "Landlock, or a sandbox forbids it"
-            )
-
-    def _write(self, line: Log) -> None:
-        write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
-        write.get(line.level, self._log.error)("sftp: {text}", text=line.text)
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -12,11 +12,10 @@ from math import inf
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from wingsd.activity import ActivityLog
 from wingsd.config import PELICAN, Config
@@ -34,6 +33,7 @@ from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.sftp.logins import GrantedLogin, SftpLogins, check_server
 from wingsd.sftp.messages import Begun, Disconnect, FileEvent, ServerState, SftpMessage
+from wingsd.util.deferreds import failure_logger
 
 #: Seconds for which a connection above a limit waits for a place, and those of one user that do.
 _PLACE_TIMEOUT = 10.0
@@ -121,16 +121,15 @@ class SftpSessions:
         granted = self._granted.pop(connection, {}).get(request)
         if granted is None:
             self._refuse(connection, LoginRefused("it was not granted"))
-        elif (full := self._full(granted)) and self._waiting_of(granted.user) >= _MAX_WAITING:
-            self._refuse(connection, LoginRefused(full))
-        elif full:
+        elif full := self._full(granted):
+            of_user = sum(each.user == granted.user for each, _ in self._waiting.values())
+            if of_user >= _MAX_WAITING:
+                self._refuse(connection, LoginRefused(full))
+                return
             given_up = self._clock.callLater(_PLACE_TIMEOUT, self._give_up, connection)
             self._waiting[connection] = granted, given_up
         else:
             self._begin(connection, granted)
-
-    def _waiting_of(self, user: str) -> int:
-        return sum(granted.user == user for granted, _ in self._waiting.values())
 
     def _give_up(self, connection: int) -> None:
         granted, _ = self._waiting.pop(connection)
@@ -259,7 +258,7 @@ class SftpSessions:
                 same[connection] = session
         for same in due.values():
             checking = Deferred.fromCoroutine(self._check(same))
-            checking.addErrback(self._check_failed)
+            checking.addErrback(failure_logger(self._log, "sftp: the check of a session failed"))
 
     async def _check(self, same: dict[int, _Session]) -> None:
         login = next(iter(same.values())).granted.login
@@ -277,10 +276,6 @@ class SftpSessions:
                 continue
             if self._sessions.get(connection) is session:
                 self._close(connection, _CHANGED)
-
-    def _check_failed(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("sftp: the check of a session failed", failure)
 
     def _event(self, event: Event) -> None:
         if event.name in (SUSPENDED, DELETED):

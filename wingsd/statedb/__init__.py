@@ -1,77 +1,1325 @@
 """The state database: what is kept across restarts, such as transfers and callbacks to the Panel.
 
-`store` has the records, and is SQLite and blocks; `StateDatabase` calls it for the reactor, in one
-thread and in order. `python -m wingsd.statedb` prints it.
+`Store` has the records, its tables and its file: SQLite with a write-ahead log, where a change is
+on disk when its method returns. The database is checked for damage when it is opened, before a
+transfer needs a damaged page. Blocking, for one thread at a time. `StateDatabase` calls it for the
+reactor, in one thread and in order. `python -m wingsd.statedb` prints it.
+
+A clock that is set forward makes all rows expire at once, and may be set back again. The table
+`forgotten` therefore keeps the time up to which tokens were deleted: older ones are refused. And
+the ages in `kept` are counted daily.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+import attrs
 
-from wingsd.statedb.store import (
-    ActivityEntry,
-    BackupRecord,
-    DirectDestination,
-    Direction,
-    DroppedBackup,
-    InstallationRecord,
-    MoveRecord,
-    Outcome,
-    Report,
-    ReportKind,
-    RestoreRecord,
-    ServerDescription,
-    Store,
-    TransferRecord,
-    TransferResult,
+from wingsd.errors import StateDatabaseDamaged, StateDatabaseError
+from wingsd.threadio import InThread, Timed, Workers
+from wingsd.util.durable import sync_directory
+
+
+def _split(names: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(names.split() if isinstance(names, str) else names)
+
+
+class Direction(Enum):
+    """The direction of a transfer: to this node or from it."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class Outcome(Enum):
+    """The outcome of a transfer or an installation."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
+class ReportKind(Enum):
+    """The subject of a report to the Panel."""
+
+    TRANSFER = "transfer"
+    INSTALL = "install"
+    REINSTALL = "reinstall"
+    RESTORE = "restore"
+    BACKUP = "backup"
+    BACKUP_DELETION = "backup deletion"
+
+    @property
+    def is_transfer(self) -> bool:
+        """True for a report about a transfer."""
+        return self is ReportKind.TRANSFER
+
+    @property
+    def is_installation(self) -> bool:
+        """True for a report about an installation."""
+        return self in (ReportKind.INSTALL, ReportKind.REINSTALL)
+
+
+@attrs.frozen(repr=False)
+class TransferRecord:
+    """A transfer: its last recorded step, and its outcome, None before it has ended."""
+
+    id: int
+    server: str
+    direction: Direction = attrs.field(converter=Direction)
+    step: str
+    begun: float
+    changed: float
+    outcome: Outcome | None = attrs.field(
+        default=None, converter=attrs.converters.optional(Outcome)
+    )
+    #: Whether it is a direct transfer, without a Panel.
+    direct: bool = attrs.field(default=False, converter=bool, metadata={"column": "by_hand"})
+    #: Why it failed; the archive's bytes and files, None where it ended before.
+    reason: str = ""
+    bytes: int | None = None
+    files: int | None = None
+    #: The storage pool that the other node shares: it has the files, so they are not deleted.
+    pool: str = ""
+    #: Paths of the local backups to be removed once the server has moved.
+    removals: tuple[str, ...] = attrs.field(default=(), converter=_split)
+    #: The inode of the server's directory; None where it is unknown, or in a pool.
+    inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
+
+
+@attrs.frozen(eq=False, repr=False)
+class TransferResult:
+    """Details of an ended transfer; see `TransferRecord`."""
+
+    reason: str = ""
+    bytes: int | None = None
+    files: int | None = None
+
+
+@attrs.frozen(repr=False)
+class InstallationRecord:
+    """An installation that is under way, which began at `begun`.
+
+    `ran` is when its script was about to run; None before. Before that nothing has changed, and it
+    may begin again. `outcome` is set when it has ended, and what it has left is being removed.
+    """
+
+    server: str
+    begun: float
+    reinstall: bool = attrs.field(default=False, converter=bool)
+    #: Whether the server is started when it is installed.
+    start: bool = attrs.field(default=False, converter=bool)
+    ran: float | None = None
+    outcome: Outcome | None = attrs.field(
+        default=None, converter=attrs.converters.optional(Outcome)
+    )
+    #: What was asked for with it, as JSON; empty for nothing.
+    options: str = ""
+
+
+@attrs.frozen(repr=False)
+class RestoreRecord:
+    """The restoring of a backup that is under way, which began at `begun`.
+
+    With `truncate` the server's present files are to be replaced, else the backup's are laid over
+    them.
+    """
+
+    server: str
+    backup: str
+    begun: float
+    truncate: bool = attrs.field(converter=bool)
+    #: Whether the server is to be started afterwards: it ran, and is being stopped.
+    start: bool = attrs.field(default=False, converter=bool)
+    #: The inode of the directory with the new content, from when that is whole and durable: from
+    #: then on the restoring is completed, and before it nothing of the server has changed.
+    inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
+
+
+@attrs.frozen(repr=False)
+class BackupRecord:
+    """A backup that is being made since `begun`; `place` is its path in the backup directory."""
+
+    backup: str
+    server: str
+    adapter: str
+    place: str
+    begun: float
+
+
+@attrs.frozen(repr=False)
+class DroppedBackup:
+    """A local backup that the Panel dropped when its server moved away from this node.
+
+    `place` is its path in the backup directory, `since` when the transfer ended. `age` are the
+    seconds that daily looks have counted since, `missed` the age at which the Panel was without it
+    first; None where it has not been asked, or had it the last time.
+    """
+
+    place: str
+    server: str
+    since: float
+    age: float
+    missed: float | None
+
+
+@attrs.frozen(repr=False)
+class Report:
+    """A report to the Panel, added at `created`; `answer` is the Panel's last one.
+
+    `settled` is None as long as it is still to be sent.
+    """
+
+    id: int
+    server: str
+    outcome: Outcome = attrs.field(converter=Outcome)
+    created: float
+    attempts: int = 0
+    answer: str = ""
+    settled: float | None = None
+    #: The UUIDs of the backups received with the server, or that of the one that was restored;
+    #: None where the report has none.
+    backups: tuple[str, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_split)
+    )
+    #: When its transfer began at this node; None where the database has no such transfer.
+    begun: float | None = None
+    kind: ReportKind = attrs.field(default=ReportKind.TRANSFER, converter=ReportKind)
+    #: The backup that it is about, and the body of the call as JSON; empty for other reports.
+    backup: str = ""
+    body: str = ""
+    #: Seconds after `begun` for which a Panel that denies the transfer may not have committed it.
+    commits_within: float = 60.0
+
+    @property
+    def queue(self) -> str:
+        """The queue of the report, of which one is sent at a time: its backup, else its server."""
+        return self.backup or self.server
+
+    @property
+    def what(self) -> str:
+        """The report as the log and the listing name it."""
+        outcome = self.outcome.value
+        return outcome if self.kind.is_transfer else f"{self.kind.value} {outcome}"
+
+
+@attrs.frozen(repr=False)
+class ServerDescription:
+    """A server received by a direct transfer: its `description`, JSON as a Panel would send it.
+
+    The description is empty once the Panel describes the server. `digest` is that of the
+    transfer's token; `arrived` is the time of arrival, None before.
+    """
+
+    server: str
+    digest: str
+    description: str
+    arrived: float | None = None
+
+
+@attrs.frozen(repr=False)
+class DirectDestination:
+    """The destination of a direct transfer, and whether the server is removed here afterwards.
+
+    `url` is the other node's address for uploads, `token` the `Authorization` header for it.
+    `description` is the server's, JSON as a Panel would send it; earlier versions have none.
+    """
+
+    url: str
+    token: str = attrs.field(repr=False)
+    remove: bool = attrs.field(default=False, converter=bool)
+    description: str = attrs.field(default="", repr=False)
+
+
+SCHEMAS = (
+    """
+CREATE TABLE transfers (
+    id INTEGER PRIMARY KEY,
+    server TEXT NOT NULL,
+    direction TEXT NOT NULL,
+    step TEXT NOT NULL,
+    begun REAL NOT NULL,
+    changed REAL NOT NULL,
+    outcome TEXT
+);
+CREATE TABLE reports (
+    id INTEGER PRIMARY KEY,
+    server TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    created REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    answer TEXT NOT NULL DEFAULT '',
+    settled REAL
+);
+CREATE TABLE tokens (digest TEXT PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE denied (jti TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX unfinished ON transfers (id) WHERE outcome IS NULL;
+CREATE INDEX unsettled ON reports (id) WHERE settled IS NULL;
+""",
+    """
+CREATE TABLE forgotten (kind TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+INSERT INTO forgotten (kind, until) VALUES ('tokens', 0), ('denied', 0);
+CREATE TABLE kept (name TEXT PRIMARY KEY, seen REAL NOT NULL, age REAL NOT NULL) WITHOUT ROWID;
+""",
+    # UUIDs with a space between two; NULL where the report has no backups.
+    """
+ALTER TABLE reports ADD COLUMN backups TEXT;
+""",
+    """
+ALTER TABLE transfers ADD COLUMN by_hand INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE transfers ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+ALTER TABLE transfers ADD COLUMN bytes INTEGER;
+ALTER TABLE transfers ADD COLUMN files INTEGER;
+CREATE TABLE described (
+    server TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    description TEXT NOT NULL,
+    arrived REAL
+) WITHOUT ROWID;
+CREATE TABLE orders (
+    transfer INTEGER PRIMARY KEY,
+    url TEXT NOT NULL,
+    token TEXT NOT NULL,
+    remove INTEGER NOT NULL
+);
+""",
+    # Paths in `system.backup_directory`, with a space between two: UUIDs and suffixes are in them.
+    """
+ALTER TABLE transfers ADD COLUMN pool TEXT NOT NULL DEFAULT '';
+ALTER TABLE transfers ADD COLUMN removals TEXT NOT NULL DEFAULT '';
+""",
+    # Decimal, since some are larger than any INTEGER; NULL where it is not known.
+    """
+ALTER TABLE transfers ADD COLUMN inode TEXT;
+""",
+    # When the transfer began that is reported; NULL where that is not known.
+    """
+ALTER TABLE reports ADD COLUMN begun REAL;
+""",
+    # Installations under way: `ran` is NULL before the script runs, `outcome` before its end.
+    """
+CREATE TABLE installations (
+    server TEXT PRIMARY KEY,
+    begun REAL NOT NULL,
+    reinstall INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    ran REAL,
+    outcome TEXT
+) WITHOUT ROWID;
+ALTER TABLE reports ADD COLUMN kind TEXT NOT NULL DEFAULT 'transfer';
+""",
+    # The servers whose programs run.
+    """
+CREATE TABLE running (server TEXT PRIMARY KEY) WITHOUT ROWID;
+""",
+    """
+ALTER TABLE installations ADD COLUMN options TEXT NOT NULL DEFAULT '';
+""",
+    # They are in `states.json`, as with Wings.
+    """
+DROP TABLE running;
+""",
+    # Activity of users that the Panel has not accepted yet. An id is never used again: rows are
+    # deleted by ranges of ids.
+    """
+CREATE TABLE activity (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    server TEXT NOT NULL,
+    event TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    user TEXT,
+    ip TEXT,
+    at REAL NOT NULL
+);
+""",
+    # How often a signed URL was used, and from which address first.
+    """
+ALTER TABLE tokens ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE tokens ADD COLUMN address TEXT NOT NULL DEFAULT '';
+""",
+    # Backups that are being restored; the inode is decimal as above, and NULL until it is known.
+    """
+CREATE TABLE restores (
+    server TEXT PRIMARY KEY,
+    backup TEXT NOT NULL,
+    begun REAL NOT NULL,
+    truncate INTEGER NOT NULL,
+    start INTEGER NOT NULL DEFAULT 0,
+    inode TEXT
+) WITHOUT ROWID;
+""",
+    # Backups that are being made, and reports about backups, whose body is JSON.
+    """
+CREATE TABLE backups (
+    backup TEXT PRIMARY KEY,
+    server TEXT NOT NULL,
+    adapter TEXT NOT NULL,
+    place TEXT NOT NULL,
+    begun REAL NOT NULL
+) WITHOUT ROWID;
+ALTER TABLE reports ADD COLUMN backup TEXT NOT NULL DEFAULT '';
+ALTER TABLE reports ADD COLUMN body TEXT NOT NULL DEFAULT '';
+""",
+    # Moves that resume, by the number of their transfer; request and state are JSON objects.
+    """
+CREATE TABLE moves (
+    transfer INTEGER PRIMARY KEY,
+    server TEXT NOT NULL,
+    direction TEXT NOT NULL,
+    move TEXT NOT NULL,
+    key TEXT NOT NULL,
+    token TEXT NOT NULL,
+    url TEXT NOT NULL,
+    family TEXT NOT NULL,
+    request TEXT NOT NULL,
+    state TEXT NOT NULL
+);
+CREATE INDEX moves_of_servers ON moves (server);
+""",
+    # What a server is that is sent without a Panel, for the next daemon.
+    """
+ALTER TABLE orders ADD COLUMN description TEXT NOT NULL DEFAULT '';
+""",
+    # Servers that this node has stopped, to start them again.
+    """
+CREATE TABLE starts (server TEXT PRIMARY KEY) WITHOUT ROWID;
+""",
+    # The direct transfers that have brought servers, by the SHA-256 of their tokens. Never pruned:
+    # a source asks until it is answered, also when the server is not here any more.
+    """
+CREATE TABLE arrivals (digest TEXT PRIMARY KEY, server TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO arrivals (digest, server)
+    SELECT digest, server FROM described WHERE arrived IS NOT NULL;
+INSERT OR IGNORE INTO arrivals (digest, server)
+    SELECT token, server FROM moves WHERE direction = 'in' AND transfer IN
+    (SELECT id FROM transfers WHERE outcome = 'success' AND by_hand);
+""",
+    # For how long a report is sent again that the Panel denies.
+    """
+ALTER TABLE reports ADD COLUMN commits_within REAL NOT NULL DEFAULT 60;
+""",
+    # Local backups that the Panel dropped when a transfer took their server away. `age` counts
+    # from the first daily look after it, `missed` is the age when the Panel was first without one.
+    """
+CREATE TABLE dropped (
+    place TEXT PRIMARY KEY,
+    server TEXT NOT NULL,
+    transfer INTEGER NOT NULL,
+    age REAL NOT NULL DEFAULT 0,
+    seen REAL,
+    missed REAL
+) WITHOUT ROWID;
+""",
 )
-from wingsd.threadio import Workers
-
-__all__ = [
-    "ActivityEntry",
-    "BackupRecord",
-    "DirectDestination",
-    "Direction",
-    "DroppedBackup",
-    "InstallationRecord",
-    "MoveRecord",
-    "Outcome",
-    "Report",
-    "ReportKind",
-    "RestoreRecord",
-    "ServerDescription",
-    "StateDatabase",
-    "TransferRecord",
-    "TransferResult",
-]
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
+@attrs.frozen(repr=False)
+class ActivityEntry:
+    """An event of the server with the UUID `server`, such as `server:console.command`.
+
+    `metadata` is a JSON object, `user` a UUID and None where no user did it, `ip` the user's
+    address, and `at` seconds since the epoch. `id` is 0 before it is stored.
+    """
+
+    server: str
+    event: str
+    metadata: str
+    user: str | None
+    ip: str | None
+    at: float
+    id: int = 0
 
 
-class _InThread(Generic[P, T]):
-    """A method of `Store`, called with the same arguments in the database's thread."""
+@attrs.frozen(repr=False)
+class MoveRecord:
+    """A move; `transfer` is the id of its transfer.
 
-    def __init__(self, method: Callable[Concatenate[Store, P], T]) -> None:
-        self._name = method.__name__
+    At the source `key` is the move's key, `token` the header `Authorization` for the first
+    request and `url` the destination's address of transfers. At the destination they are the
+    SHA-256 of the key, that of the token, and empty. `move` is empty until the destination has
+    given the id. `family` is that of the other node, if it is known. `request` is a JSON object
+    that never changes, such as what the move was begun with; `state` is one that does.
+    """
 
-    def __get__(self, database: StateDatabase, owner: object) -> Callable[P, Deferred[T]]:
-        return partial(database.worker.run, getattr(database.store, self._name))
+    transfer: int
+    server: str
+    direction: Direction = attrs.field(converter=Direction)
+    move: str
+    key: str
+    token: str
+    url: str = ""
+    family: str = ""
+    request: str = "{}"
+    state: str = "{}"
 
 
-class _Timed(Generic[P, T]):
-    """The same for a method whose first argument is the time of the call."""
+def restore_report(record: RestoreRecord, outcome: Outcome, now: float) -> Report:
+    """Return the report of a restore's end, which is not in the database."""
+    return Report(
+        0,
+        record.server,
+        outcome,
+        now,
+        backups=(record.backup,),
+        kind=ReportKind.RESTORE,
+    )
 
-    def __init__(self, method: Callable[Concatenate[Store, float, P], T]) -> None:
-        self._name = method.__name__
 
-    def __get__(self, database: StateDatabase, owner: object) -> Callable[P, Deferred[T]]:
-        return partial(database.worker.run, getattr(database.store, self._name), database.now())
+#: The database's name in `system.root_directory`.
+FILE = "wingsd.db"
+
+_VERSION = len(SCHEMAS)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+_DAY = 24 * 3600.0
+#: Seconds for which ended transfers and settled reports are kept: 90 days.
+KEPT = 90 * _DAY
+#: Seconds for which a used token is kept after it has expired.
+TOKENS_KEPT = _DAY
+#: Direct transfers that have moved servers away, and were the last of them.
+_MOVED_DIRECTLY = (
+    "WHERE id IN (SELECT max(id) FROM transfers WHERE outcome = 'success' GROUP BY server)"
+    " AND direction = 'out' AND by_hand"
+)
+#: Settles the failures of transfers of a server that a Panel has not heard of.
+_DROP_FAILURES = (
+    "UPDATE reports SET settled = ?, answer = 'another transfer has begun'"
+    " WHERE server = ? AND kind = 'transfer' AND outcome = 'failure' AND settled IS NULL"
+)
+#: Rows that are deleted at once of those that are too many.
+TRIMMED_AT_ONCE = 10_000
+#: Uses that no token has.
+_UNLIMITED = 1 << 62
+#: The dropped backups whose transfer has moved the server, which no later one brings back.
+_DROPPED_LEFT = """
+    transfer IN (SELECT id FROM transfers WHERE outcome = 'success')
+    AND NOT EXISTS (
+        SELECT 1 FROM transfers WHERE transfers.server = dropped.server AND id > transfer
+        AND outcome IS NOT 'failure'
+    )
+"""
+#: Those whose transfer has failed, and those of servers that came back.
+_DROPPED_KEPT = """
+    transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')
+    OR EXISTS (
+        SELECT 1 FROM transfers WHERE transfers.server = dropped.server AND id > transfer
+        AND outcome = 'success'
+    )
+"""
+#: The states of moves to this node that have not failed: whether the server is to be started.
+_STARTS, _STARTS_NOT = '{"start": true}', "{}"
+
+R = TypeVar("R", bound=attrs.AttrsInstance)
+
+
+class Store:
+    """The database in the directory `root`. Every method raises `StateDatabaseError`.
+
+    `now` is the time of a call, in seconds since the epoch.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._path = Path(root) / FILE
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self, *, read_only: bool = False) -> None:
+        """Open and check the database; make it if it is missing and not `read_only`."""
+        try:
+            self._open(read_only=read_only)
+        except Exception:
+            self.close()
+            raise
+
+    def _open(self, *, read_only: bool) -> None:
+        with self._errors():
+            if read_only:
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                self._connection = sqlite3.connect(uri, uri=True)
+                if _version(self._connection) != _VERSION:
+                    raise StateDatabaseError(
+                        f"{self._path} was written by another version of wingsd; start this one, "
+                        "which brings it up to date, and try again"
+                    )
+                self._check(self._connection)
+                return
+            if not self._path.exists():
+                self._make()
+            # The thread that uses it may be another than the one that opens it.
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._connection = connection
+            self._path.chmod(0o600)
+            self._check(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._migrate(connection)
+
+    def _make(self) -> None:
+        """Make a complete file or none, so that an empty file is a damaged one."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_name(f"{FILE}.new")
+        new.unlink(missing_ok=True)
+        # The log of a database that was moved away would be replayed into this one.
+        for name in (new.name, FILE):
+            for suffix in ("-journal", "-wal", "-shm"):
+                self._path.with_name(name + suffix).unlink(missing_ok=True)
+        with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+            new.chmod(0o600)
+            # It is flushed once, as a whole, before it has its name.
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = WAL")
+            self._migrate(connection)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.rename(self._path)
+        sync_directory(self._path.parent)
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Read the whole database; raise `StateDatabaseDamaged` where it is damaged."""
+        if not self._path.stat().st_size:
+            raise self._damaged("the file is empty")
+        ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if found != "ok":
+            raise self._damaged(found)
+
+    def _damaged(self, reason: object) -> StateDatabaseDamaged:
+        fault = "; ".join(str(reason).split("\n"))
+        return StateDatabaseDamaged(
+            f"{self._path}: {fault}; stop wingsd, keep a copy of {FILE}, {FILE}-wal and "
+            f"{FILE}-shm, move all three away and start it again: the new database has no "
+            "unfinished transfers, no reports still to be sent to the Panel, no servers of direct "
+            "transfers, and no used tokens"
+        )
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = _version(connection)
+        if version > _VERSION:
+            raise StateDatabaseError(
+                f"{self._path} was written by a newer wingsd; install that one again, or move the "
+                "file away when no transfer is under way"
+            )
+        if version < _VERSION:
+            missing = "".join(SCHEMAS[version:])
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {_VERSION}; COMMIT;"
+            )
+
+    def close(self) -> None:
+        """Close the database."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    # SQLite
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StateDatabaseError(f"{self._path} is not open")
+        return self._connection
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        with self._errors():
+            return self._opened.execute(statement, values)
+
+    def _add(self, into: str, **values: object) -> int:
+        """Insert a row `into` a table, such as `OR REPLACE INTO moves`; return its id."""
+        names, places = ", ".join(values), ", ".join("?" * len(values))
+        plain = (each.value if isinstance(each, Enum) else each for each in values.values())
+        statement = f"INSERT {into} ({names}) VALUES ({places})"  # noqa: S608
+        return self._execute(statement, *plain).lastrowid or 0
+
+    def _records(self, kind: type[R], table: str, where: str = "", *values: object) -> list[R]:
+        """Return rows as records, whose fields have the names of the columns."""
+        fields = attrs.fields(kind)
+        names = ", ".join(each.metadata.get("column", each.name) for each in fields)
+        rows = self._rows(f"SELECT {names} FROM {table} {where}", *values)  # noqa: S608
+        return [kind(*row) for row in rows]
+
+    def _record(self, kind: type[R], table: str, where: str, *values: object) -> R | None:
+        return next(iter(self._records(kind, table, where, *values)), None)
+
+    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._opened.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors():
+            connection = self._opened
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                connection.execute("COMMIT")
+            finally:
+                # SQLite itself rolls back after some errors, and not after others.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            # The lowest byte is the primary code, see https://www.sqlite.org/rescode.html.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                raise self._damaged(error) from error
+            raise StateDatabaseError(
+                f"{self._path}: {error}; check that its disk has free space and is writable"
+            ) from error
+
+    # Transfers
+
+    def begin(
+        self, now: float, server: str, direction: Direction, step: str, *, direct: bool = False
+    ) -> int:
+        """Add a transfer; return its id.
+
+        Nothing more is done of one of the server that has failed, and no failure is reported that
+        a Panel would take for that of this one.
+        """
+        with self._transaction():
+            return self._begin(now, server, direction, step, direct=direct)
+
+    def _begin(
+        self, now: float, server: str, direction: Direction, step: str, *, direct: bool
+    ) -> int:
+        failed = "outcome IS NULL AND direction = 'out' AND step = 'FAILED'"
+        rows = self._rows(f"SELECT id FROM transfers WHERE server = ? AND {failed}", server)  # noqa: S608
+        for (id_,) in rows:
+            self.end(now, id_, Outcome.FAILURE, is_told=False)
+        if not direct:
+            self._execute(_DROP_FAILURES, now, server)
+        return self._add(
+            "INTO transfers",
+            server=server,
+            direction=direction,
+            step=step,
+            begun=now,
+            changed=now,
+            by_hand=direct,
+        )
+
+    def admit_move(
+        self, now: float, record: MoveRecord, step: str, expires: float, *, direct: bool
+    ) -> int | None:
+        """Add a transfer to this node by a move, add that, and mark its token as used.
+
+        All or nothing, in one transaction: None if the token may have been used. Return the id of
+        the transfer, which `record` has not. `expires` is when the token does, in seconds since
+        the epoch.
+        """
+        with self._transaction():
+            if not self.use_token(record.token, expires):
+                return None
+            entry = self._begin(now, record.server, record.direction, step, direct=direct)
+            self.add_move(attrs.evolve(record, transfer=entry))
+            return entry
+
+    def enter(self, now: float, transfer: int, step: str) -> None:
+        """Record the step of a transfer, before it is taken."""
+        self._execute(
+            "UPDATE transfers SET step = ?, changed = ? WHERE id = ?", step, now, transfer
+        )
+
+    def set_terms(
+        self,
+        transfer: int,
+        pool: str = "",
+        removals: Sequence[str] = (),
+        inode: int | None = None,
+        dropped: Sequence[str] = (),
+    ) -> None:
+        """Set these fields of a transfer, all at once; see `TransferRecord`.
+
+        `dropped` are the paths of the local backups that the Panel drops if the server moves.
+        """
+        statement = "UPDATE transfers SET pool = ?, removals = ?, inode = ? WHERE id = ?"
+        with self._transaction():
+            self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
+            for place in dropped:
+                self._execute(
+                    "INSERT OR REPLACE INTO dropped (place, server, transfer)"
+                    " SELECT ?, server, id FROM transfers WHERE id = ?",
+                    place,
+                    transfer,
+                )
+
+    def end(
+        self,
+        now: float,
+        transfer: int,
+        outcome: Outcome,
+        result: TransferResult = TransferResult(),
+        *,
+        is_told: bool = True,
+    ) -> None:
+        """Record the outcome of a transfer.
+
+        Without `is_told` its destination may not have heard that its move has failed: the move
+        stays until `drop_move`.
+        """
+        self._execute(
+            "UPDATE transfers SET outcome = ?, changed = ?, reason = ?, bytes = ?, files = ?"
+            " WHERE id = ?",
+            outcome.value,
+            now,
+            result.reason,
+            result.bytes,
+            result.files,
+            transfer,
+        )
+        # They have the other node's token or key and are not needed any more.
+        self._execute("DELETE FROM orders WHERE transfer = ?", transfer)
+        if is_told:
+            self._execute("DELETE FROM moves WHERE transfer = ? AND direction = 'out'", transfer)
+
+    def transfers(self) -> list[TransferRecord]:
+        """Return all transfers, oldest first."""
+        return self._records(TransferRecord, "transfers", "ORDER BY id")
+
+    def transfer(self, transfer: int) -> TransferRecord | None:
+        """Return a transfer by its id."""
+        return self._record(TransferRecord, "transfers", "WHERE id = ?", transfer)
+
+    def unfinished(self) -> list[TransferRecord]:
+        """Return the transfers that have not ended, oldest first."""
+        return self._records(TransferRecord, "transfers", "WHERE outcome IS NULL ORDER BY id")
+
+    def ended(self, most: int, server: str | None = None) -> list[TransferRecord]:
+        """Return the last `most` ended transfers, of one server or of all, latest first."""
+        which = "WHERE outcome IS NOT NULL AND ? IN (server, '') ORDER BY id DESC LIMIT ?"
+        return self._records(TransferRecord, "transfers", which, server or "", most)
+
+    def last_move(self, server: str) -> TransferRecord | None:
+        """Return the last transfer of a server that has not failed, or not yet."""
+        which = "WHERE server = ? AND outcome IS NOT 'failure' ORDER BY id DESC LIMIT 1"
+        return self._record(TransferRecord, "transfers", which, server)
+
+    def moved_directly(self) -> list[TransferRecord]:
+        """Return the direct transfers that have moved servers away, and were the last of them."""
+        return self._records(TransferRecord, "transfers", f"{_MOVED_DIRECTLY} ORDER BY id")
+
+    # Moves that resume, in both directions
+
+    def add_move(self, record: MoveRecord) -> None:
+        """Add a move."""
+        self._add("OR REPLACE INTO moves", **attrs.asdict(record, recurse=False))
+
+    def drop_move(self, transfer: int) -> None:
+        """Delete the move of a transfer that goes on as one stream, or has failed."""
+        self._execute("DELETE FROM moves WHERE transfer = ?", transfer)
+
+    def set_move(self, transfer: int, move: str) -> None:
+        """Record the id that the destination has given."""
+        self._execute("UPDATE moves SET move = ? WHERE transfer = ?", move, transfer)
+
+    def set_move_state(self, transfer: int, state: str) -> None:
+        """Record the state of a move, a JSON object."""
+        self._execute("UPDATE moves SET state = ? WHERE transfer = ?", state, transfer)
+
+    def change_move_state(self, transfer: int, changes: Mapping[str, object]) -> None:
+        """Change fields of the state of a move, if it is recorded; the others stay."""
+        record = self.move(transfer)
+        if record is not None:
+            self.set_move_state(transfer, json.dumps({**json.loads(record.state), **changes}))
+
+    def set_start(self, transfer: int, *, starts: bool) -> None:
+        """Record whether the server of a move to this node is to be started at the end."""
+        self.set_move_state(transfer, _STARTS if starts else _STARTS_NOT)
+
+    def starts(self, transfer: int) -> bool:
+        """Return whether that is recorded; False for a transfer as one stream."""
+        move = self.move(transfer)
+        return move is not None and move.direction is Direction.IN and move.state == _STARTS
+
+    def arrived_to_start(self) -> list[MoveRecord]:
+        """Return the moves that have succeeded, and whose servers are still to be started."""
+        return self._records(
+            MoveRecord,
+            "moves",
+            "WHERE direction = 'in' AND state = ? AND transfer IN "
+            "(SELECT id FROM transfers WHERE outcome = 'success') ORDER BY transfer",
+            _STARTS,
+        )
+
+    def move(self, transfer: int) -> MoveRecord | None:
+        """Return the move of a transfer, None for a transfer as one stream."""
+        return self._record(MoveRecord, "moves", "WHERE transfer = ?", transfer)
+
+    def open_moves(self) -> list[MoveRecord]:
+        """Return the moves in both directions whose transfers have not ended.
+
+        And those to other nodes that have failed, where these may not have heard of it.
+        """
+        return self._records(
+            MoveRecord,
+            "moves",
+            "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL "
+            "OR outcome = 'failure' AND moves.direction = 'out') ORDER BY transfer",
+        )
+
+    def find_move(self, direction: Direction, move: str) -> MoveRecord | None:
+        """Return a move by its id, also when it has ended."""
+        where = "WHERE direction = ? AND move = ? ORDER BY transfer DESC LIMIT 1"
+        return self._record(MoveRecord, "moves", where, direction.value, move)
+
+    def find_admitted(self, token: str) -> MoveRecord | None:
+        """Return the move to this node that was begun with the token of that SHA-256."""
+        where = "WHERE direction = 'in' AND token = ? ORDER BY transfer DESC LIMIT 1"
+        return self._record(MoveRecord, "moves", where, token)
+
+    # Direct transfers
+
+    def add_description(self, server: str, digest: str, description: str) -> None:
+        """Add the description of a server to be received with the token of that digest."""
+        self._add(
+            "OR REPLACE INTO described", server=server, digest=digest, description=description
+        )
+
+    def mark_arrived(self, now: float, server: str) -> None:
+        """Record that a described server has been received, and by which token."""
+        with self._transaction():
+            self._execute("UPDATE described SET arrived = ? WHERE server = ?", now, server)
+            self._execute(
+                "INSERT OR REPLACE INTO arrivals (digest, server)"
+                " SELECT digest, server FROM described WHERE server = ?",
+                server,
+            )
+
+    def has_arrived(self, digest: str) -> bool:
+        """Return whether a server was received by the token of that digest.
+
+        It may have been deleted since, or sent on.
+        """
+        return bool(self._rows("SELECT 1 FROM arrivals WHERE digest = ?", digest))
+
+    def descriptions(self) -> list[ServerDescription]:
+        """Return all descriptions of servers."""
+        return self._records(ServerDescription, "described")
+
+    def clear_description(self, server: str) -> None:
+        """Empty the description of a received server that the Panel describes now."""
+        self._execute("UPDATE described SET description = '' WHERE server = ?", server)
+
+    def delete_description(self, server: str) -> None:
+        """Delete the description of a server."""
+        self._execute("DELETE FROM described WHERE server = ?", server)
+
+    def delete_lost(self, server: str) -> None:
+        """Delete the description of a server that is lost, and that it was received."""
+        with self._transaction():
+            digest = "(SELECT digest FROM described WHERE server = ?)"
+            self._execute(f"DELETE FROM arrivals WHERE digest = {digest}", server)  # noqa: S608
+            self.delete_description(server)
+
+    def add_destination(self, transfer: int, destination: DirectDestination) -> None:
+        """Add the destination of a direct transfer."""
+        self._add("INTO orders", transfer=transfer, **attrs.asdict(destination))
+
+    def destination(self, transfer: int) -> DirectDestination | None:
+        """Return the destination of a direct transfer, None when it has ended."""
+        return self._record(DirectDestination, "orders", "WHERE transfer = ?", transfer)
+
+    # Installations
+
+    def begin_installation(
+        self,
+        now: float,
+        server: str,
+        *,
+        reinstall: bool,
+        start: bool,
+        options: str = "",
+        runs: bool = False,
+    ) -> InstallationRecord:
+        """Add an installation, in place of an earlier one of the server.
+
+        `runs`: its script runs already.
+        """
+        ran = now if runs else None
+        record = InstallationRecord(server, now, reinstall, start, ran, options=options)
+        self._add("OR REPLACE INTO installations", **attrs.asdict(record))
+        return record
+
+    def run_installation(self, now: float, server: str) -> None:
+        """Record that the script of an installation is about to run."""
+        self._execute("UPDATE installations SET ran = ? WHERE server = ?", now, server)
+
+    def decide_installation(self, server: str, outcome: Outcome) -> None:
+        """Record how an installation has ended, before what it has left is removed."""
+        self._execute(
+            "UPDATE installations SET outcome = ? WHERE server = ?", outcome.value, server
+        )
+
+    def delete_installation(self, server: str) -> None:
+        """Delete an installation of which nothing is reported."""
+        self._execute("DELETE FROM installations WHERE server = ?", server)
+
+    def installations(self) -> list[InstallationRecord]:
+        """Return the installations under way, oldest first."""
+        return self._records(InstallationRecord, "installations", "ORDER BY begun")
+
+    # Backups that are being restored
+
+    def begin_restore(
+        self, now: float, server: str, backup: str, *, truncate: bool
+    ) -> RestoreRecord:
+        """Add a restore, in place of an earlier one of the server."""
+        record = RestoreRecord(server, backup, now, truncate)
+        self._add("OR REPLACE INTO restores", **attrs.asdict(record))
+        return record
+
+    def start_after_restore(self, server: str) -> None:
+        """Record that a server is to be started when its backup is restored."""
+        self._execute("UPDATE restores SET start = 1 WHERE server = ?", server)
+
+    def commit_restore(self, server: str, inode: int) -> None:
+        """Record that the new content is whole, in the directory with that inode."""
+        self._execute("UPDATE restores SET inode = ? WHERE server = ?", str(inode), server)
+
+    def restores(self) -> list[RestoreRecord]:
+        """Return the restores under way, oldest first."""
+        return self._records(RestoreRecord, "restores", "ORDER BY begun")
+
+    def end_restore(self, now: float, record: RestoreRecord, outcome: Outcome) -> Report:
+        """Delete a restore and add the report of its end, both or neither.
+
+        If the server is to be started, that is due from then on.
+        """
+        with self._transaction():
+            self._execute(
+                "INSERT OR IGNORE INTO starts (server)"
+                " SELECT server FROM restores WHERE server = ? AND start",
+                record.server,
+            )
+            self._execute("DELETE FROM restores WHERE server = ?", record.server)
+            kind = ReportKind.RESTORE
+            return self._add_report(now, record.server, outcome, kind, backups=record.backup)
+
+    def due_starts(self) -> list[str]:
+        """Return the servers that are to be started again, and were not."""
+        return [server for (server,) in self._rows("SELECT server FROM starts ORDER BY server")]
+
+    def end_start(self, server: str) -> None:
+        """Record that a server was started, or is not to be any more."""
+        self._execute("DELETE FROM starts WHERE server = ?", server)
+
+    # Backups that are being made, or were dropped by the Panel
+
+    def begin_backup(self, now: float, backup: str, server: str, adapter: str, place: str) -> None:
+        """Add a backup, before anything of it is written; see `BackupRecord`."""
+        self._add(
+            "OR REPLACE INTO backups",
+            **attrs.asdict(BackupRecord(backup, server, adapter, place, now)),
+        )
+
+    def backups(self) -> list[BackupRecord]:
+        """Return the backups that are being made, oldest first."""
+        return self._records(BackupRecord, "backups", "ORDER BY begun")
+
+    def dropped(self) -> list[DroppedBackup]:
+        """Return the dropped backups of servers that have moved, and are not coming back."""
+        rows = self._rows(
+            "SELECT place, server, (SELECT changed FROM transfers WHERE id = transfer),"  # noqa: S608 - constant
+            f" age, missed FROM dropped WHERE {_DROPPED_LEFT} ORDER BY place"
+        )
+        return [DroppedBackup(*row) for row in rows]
+
+    def age_dropped(self, now: float) -> list[DroppedBackup]:
+        """Count their ages; return them.
+
+        To be called daily: the time between two calls counts, a day at most.
+        """
+        self._execute(
+            "UPDATE dropped SET seen = ?, age = age + max(0, min(? - coalesce(seen, ?), ?))"  # noqa: S608
+            f" WHERE {_DROPPED_LEFT}",
+            now,
+            now,
+            now,
+            _DAY,
+        )
+        return self.dropped()
+
+    def set_missed(self, place: str, *, is_missed: bool) -> None:
+        """Record whether the Panel was without a dropped backup; the first time counts."""
+        self._execute(
+            "UPDATE dropped SET missed = CASE WHEN ? THEN coalesce(missed, age) END"
+            " WHERE place = ?",
+            is_missed,
+            place,
+        )
+
+    def forget_dropped(self, place: str) -> None:
+        """Forget a dropped backup: it stays, or is deleted."""
+        self._execute("DELETE FROM dropped WHERE place = ?", place)
+
+    # Reports to the Panel
+
+    def add_report(
+        self,
+        now: float,
+        server: str,
+        outcome: Outcome,
+        backups: Sequence[str] | None = None,
+        commits_within: float = 60.0,
+    ) -> Report:
+        """Add a report to the Panel, before it is sent."""
+        which = "WHERE server = ? AND NOT by_hand ORDER BY id DESC LIMIT 1"
+        last = self._record(TransferRecord, "transfers", which, server)
+        return self._add_report(
+            now,
+            server,
+            outcome,
+            ReportKind.TRANSFER,
+            backups=None if backups is None else " ".join(backups),
+            commits_within=commits_within,
+            begun=None if last is None else last.begun,
+        )
+
+    def _add_report(
+        self, now: float, server: str, outcome: Outcome, kind: ReportKind, **more: object
+    ) -> Report:
+        values = {"server": server, "outcome": outcome, "created": now, "kind": kind}
+        (report,) = self._records(
+            Report, "reports", "WHERE id = ?", self._add("INTO reports", **values, **more)
+        )
+        return report
+
+    def is_failure_reported(self, server: str, begun: float) -> bool:
+        """Return whether the failure of the transfer that began then was recorded as a report."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM reports WHERE server = ? AND begun = ? AND kind = 'transfer'"
+                " AND outcome = 'failure'",
+                server,
+                begun,
+            )
+        )
+
+    def end_installation(
+        self, now: float, server: str, kind: ReportKind, outcome: Outcome
+    ) -> Report:
+        """Delete an installation and add the report of its end, both or neither."""
+        with self._transaction():
+            self.delete_installation(server)
+            return self._add_report(now, server, outcome, kind)
+
+    def add_backup_report(
+        self,
+        now: float,
+        server: str,
+        backup: str,
+        outcome: Outcome,
+        body: str,
+        kind: ReportKind = ReportKind.BACKUP,
+    ) -> Report:
+        """Add a report about a backup; with that it is not being made any more."""
+        with self._transaction():
+            self._execute("DELETE FROM backups WHERE backup = ?", backup)
+            return self._add_report(now, server, outcome, kind, backup=backup, body=body)
+
+    def record_attempt(self, report: Report, answer: str) -> None:
+        """Record one more attempt to send a report, and the answer."""
+        self._execute(
+            "UPDATE reports SET attempts = attempts + 1, answer = ? WHERE id = ?",
+            answer,
+            report.id,
+        )
+
+    def close_report(self, now: float, report: Report, answer: str) -> None:
+        """Record that a report is not to be sent any more, and the final answer or reason."""
+        self._execute(
+            "UPDATE reports SET settled = ?, answer = ? WHERE id = ?", now, answer, report.id
+        )
+
+    def reports(self) -> list[Report]:
+        """Return all reports, oldest first."""
+        return self._records(Report, "reports", "ORDER BY id")
+
+    def unsettled(self) -> list[Report]:
+        """Return the reports still to be sent, oldest first."""
+        return self._records(Report, "reports", "WHERE settled IS NULL ORDER BY id")
+
+    # Tokens that were used, and those that are revoked
+
+    def use_token(self, digest: str, expires: float) -> bool:
+        """Mark a transfer's token as used; return False if it was used, or may have been."""
+        cursor = self._execute(
+            "INSERT OR IGNORE INTO tokens (digest, expires) SELECT ?, ?"
+            " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')",
+            digest,
+            expires,
+            expires,
+        )
+        return cursor.rowcount == 1
+
+    def use_url(
+        self, digest: str, expires: float, most: int, address: str, *, resumes: bool
+    ) -> bool:
+        """Count a use of a signed URL; return False where there were `most` (0: no limit).
+
+        With `resumes` it is not counted, and allowed, from the address of the first use. False as
+        well where it may have been used.
+        """
+        if (
+            resumes
+            and address
+            and self._rows(
+                "SELECT 1 FROM tokens WHERE digest = ? AND address = ?", digest, address
+            )
+        ):
+            return True
+        cursor = self._execute(
+            "INSERT INTO tokens (digest, expires, address) SELECT ?, ?, ?"
+            " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')"
+            " ON CONFLICT (digest) DO UPDATE SET uses = uses + 1 WHERE uses < ?",
+            digest,
+            expires,
+            address,
+            expires,
+            most or _UNLIMITED,
+        )
+        return cursor.rowcount == 1
+
+    def was_used(self, digest: str, expires: float) -> bool:
+        """Return whether a transfer's token was used, or may have been."""
+        found = self._execute(
+            "SELECT 1 FROM tokens WHERE digest = ? UNION ALL"
+            " SELECT 1 FROM forgotten WHERE kind = 'tokens' AND until >= ?",
+            digest,
+            expires,
+        )
+        return found.fetchone() is not None
+
+    def deny(self, now: float, keys: Sequence[str]) -> None:
+        """Add console tokens that the Panel has revoked, by their `jti` or their user's key.
+
+        All or none are added.
+        """
+        # Without the transaction, each row would wait for the disk.
+        with self._transaction():
+            self._opened.executemany(
+                "INSERT INTO denied (jti, at) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
+                [(key, now) for key in keys],
+            )
+
+    def denied(self) -> dict[str, float]:
+        """Return the time at which each `jti`, and each user's key, was revoked."""
+        return dict(self._rows("SELECT jti, at FROM denied"))
+
+    def denied_before(self) -> float:
+        """Return the time up to which revocations have been deleted."""
+        ((until,),) = self._rows("SELECT until FROM forgotten WHERE kind = 'denied'")
+        return float(until)
+
+    # Activity: rows are added at the end and deleted from the beginning, by one comparison with
+    # an id, so that no statement grows with the number of rows
+
+    def add_activity(self, entries: Sequence[ActivityEntry], most: int) -> int:
+        """Add entries, and delete the oldest beyond the last `most`; return how many were deleted.
+
+        All or nothing, in one transaction: any number of entries waits for the disk once.
+        """
+        with self._transaction():
+            self._opened.executemany(
+                "INSERT INTO activity (server, event, metadata, user, ip, at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (one.server, one.event, one.metadata, one.user, one.ip, one.at)
+                    for one in entries
+                ],
+            )
+            return self._opened.execute(
+                "DELETE FROM activity WHERE id <= (SELECT max(id) FROM activity) - ?", (most,)
+            ).rowcount
+
+    def activity(self, after: int, most: int) -> list[ActivityEntry]:
+        """Return the oldest `most` entries with an id above `after`, oldest first."""
+        which = "WHERE id > ? ORDER BY id LIMIT ?"
+        return self._records(ActivityEntry, "activity", which, after, most)
+
+    def delete_activity(self, last: int) -> int:
+        """Delete the entries with an id up to `last`; return how many there were."""
+        return self._execute("DELETE FROM activity WHERE id <= ?", last).rowcount
+
+    def trim_activity(self, most: int) -> tuple[int, int]:
+        """Delete the oldest entries beyond the last `most`, which may be fewer than before.
+
+        Returns how many are left, and how many were deleted.
+        """
+        deleted = 0
+        while gone := self._execute(
+            "DELETE FROM activity WHERE id <= min((SELECT max(id) FROM activity) - ?,"
+            " (SELECT min(id) FROM activity) + ?)",
+            most,
+            TRIMMED_AT_ONCE - 1,
+        ).rowcount:
+            deleted += gone
+        ((left,),) = self._rows("SELECT count(*) FROM activity")
+        return left, deleted
+
+    # Ages and deletion
+
+    def ages(self, now: float, names: Collection[str]) -> dict[str, float]:
+        """Return for how many seconds each of `names` has been known, and delete all others.
+
+        To be called daily: the time between two calls counts, a day at most.
+        """
+        known = {name for (name,) in self._rows("SELECT name FROM kept")}
+        with self._transaction():
+            self._opened.executemany(
+                "DELETE FROM kept WHERE name = ?", [(name,) for name in known.difference(names)]
+            )
+            self._opened.executemany(
+                "INSERT INTO kept (name, seen, age) VALUES (?, ?, 0)",
+                [(name, now) for name in names if name not in known],
+            )
+        self._execute(
+            "UPDATE kept SET age = age + max(0, min(? - seen, ?)), seen = ?", now, _DAY, now
+        )
+        return dict(self._rows("SELECT name, age FROM kept"))
+
+    def prune(self, now: float) -> None:
+        """Delete expired rows, but not those of `moved_directly`."""
+        self._execute(f"DELETE FROM dropped WHERE {_DROPPED_KEPT}")  # noqa: S608
+        self._execute(
+            "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?"  # noqa: S608 - constant
+            f" AND id NOT IN (SELECT id FROM transfers {_MOVED_DIRECTLY})"
+            " AND id NOT IN (SELECT transfer FROM dropped)",
+            now - KEPT,
+        )
+        self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
+        # Those to this node stay as long as their transfers: a source may still ask how it ended.
+        self._execute("DELETE FROM moves WHERE transfer NOT IN (SELECT id FROM transfers)")
+        self._delete_before("tokens", "expires", now - TOKENS_KEPT)
+        self._delete_before("denied", "at", now - KEPT)
+        self._execute(
+            "DELETE FROM orders"
+            " WHERE transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NULL)"
+        )
+
+    def _delete_before(self, kind: str, time: str, before: float) -> None:
+        old = f"FROM {kind} WHERE {time} < ?"
+        (last,) = self._execute(f"SELECT max({time}) {old}", before).fetchone()
+        if last is None:
+            return
+        # First: if the node dies in between, nothing has been deleted yet.
+        self._execute("UPDATE forgotten SET until = max(until, ?) WHERE kind = ?", last, kind)
+        self._execute(f"DELETE {old}", before)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 class StateDatabase:
@@ -91,79 +1339,79 @@ class StateDatabase:
         return self.now() - time
 
     #: After all calls before it. SQLite crashes when another thread closes a database in use.
-    close = _InThread(Store.close)
+    close = InThread(Store.close)
 
-    begin = _Timed(Store.begin)
-    enter = _Timed(Store.enter)
-    set_terms = _InThread(Store.set_terms)
-    end = _Timed(Store.end)
-    transfer = _InThread(Store.transfer)
-    unfinished = _InThread(Store.unfinished)
-    ended = _InThread(Store.ended)
-    last_move = _InThread(Store.last_move)
-    moved_directly = _InThread(Store.moved_directly)
+    begin = Timed(Store.begin)
+    enter = Timed(Store.enter)
+    set_terms = InThread(Store.set_terms)
+    end = Timed(Store.end)
+    transfer = InThread(Store.transfer)
+    unfinished = InThread(Store.unfinished)
+    ended = InThread(Store.ended)
+    last_move = InThread(Store.last_move)
+    moved_directly = InThread(Store.moved_directly)
 
-    add_description = _InThread(Store.add_description)
-    mark_arrived = _Timed(Store.mark_arrived)
-    has_arrived = _InThread(Store.has_arrived)
-    descriptions = _InThread(Store.descriptions)
-    clear_description = _InThread(Store.clear_description)
-    delete_description = _InThread(Store.delete_description)
-    delete_lost = _InThread(Store.delete_lost)
-    add_destination = _InThread(Store.add_destination)
-    destination = _InThread(Store.destination)
+    add_description = InThread(Store.add_description)
+    mark_arrived = Timed(Store.mark_arrived)
+    has_arrived = InThread(Store.has_arrived)
+    descriptions = InThread(Store.descriptions)
+    clear_description = InThread(Store.clear_description)
+    delete_description = InThread(Store.delete_description)
+    delete_lost = InThread(Store.delete_lost)
+    add_destination = InThread(Store.add_destination)
+    destination = InThread(Store.destination)
 
-    begin_installation = _Timed(Store.begin_installation)
-    run_installation = _Timed(Store.run_installation)
-    decide_installation = _InThread(Store.decide_installation)
-    delete_installation = _InThread(Store.delete_installation)
-    installations = _InThread(Store.installations)
-    end_installation = _Timed(Store.end_installation)
+    begin_installation = Timed(Store.begin_installation)
+    run_installation = Timed(Store.run_installation)
+    decide_installation = InThread(Store.decide_installation)
+    delete_installation = InThread(Store.delete_installation)
+    installations = InThread(Store.installations)
+    end_installation = Timed(Store.end_installation)
 
-    begin_restore = _Timed(Store.begin_restore)
-    start_after_restore = _InThread(Store.start_after_restore)
-    commit_restore = _InThread(Store.commit_restore)
-    end_restore = _Timed(Store.end_restore)
-    due_starts = _InThread(Store.due_starts)
-    end_start = _InThread(Store.end_start)
+    begin_restore = Timed(Store.begin_restore)
+    start_after_restore = InThread(Store.start_after_restore)
+    commit_restore = InThread(Store.commit_restore)
+    end_restore = Timed(Store.end_restore)
+    due_starts = InThread(Store.due_starts)
+    end_start = InThread(Store.end_start)
 
-    add_move = _InThread(Store.add_move)
-    admit_move = _Timed(Store.admit_move)
-    drop_move = _InThread(Store.drop_move)
-    set_move = _InThread(Store.set_move)
-    set_move_state = _InThread(Store.set_move_state)
-    change_move_state = _InThread(Store.change_move_state)
-    set_start = _InThread(Store.set_start)
-    starts = _InThread(Store.starts)
-    arrived_to_start = _InThread(Store.arrived_to_start)
-    move = _InThread(Store.move)
-    find_move = _InThread(Store.find_move)
-    find_admitted = _InThread(Store.find_admitted)
+    add_move = InThread(Store.add_move)
+    admit_move = Timed(Store.admit_move)
+    drop_move = InThread(Store.drop_move)
+    set_move = InThread(Store.set_move)
+    set_move_state = InThread(Store.set_move_state)
+    change_move_state = InThread(Store.change_move_state)
+    set_start = InThread(Store.set_start)
+    starts = InThread(Store.starts)
+    arrived_to_start = InThread(Store.arrived_to_start)
+    move = InThread(Store.move)
+    find_move = InThread(Store.find_move)
+    find_admitted = InThread(Store.find_admitted)
 
-    begin_backup = _Timed(Store.begin_backup)
-    backups = _InThread(Store.backups)
-    add_backup_report = _Timed(Store.add_backup_report)
-    dropped = _InThread(Store.dropped)
-    age_dropped = _Timed(Store.age_dropped)
-    set_missed = _InThread(Store.set_missed)
-    forget_dropped = _InThread(Store.forget_dropped)
+    begin_backup = Timed(Store.begin_backup)
+    backups = InThread(Store.backups)
+    add_backup_report = Timed(Store.add_backup_report)
+    dropped = InThread(Store.dropped)
+    age_dropped = Timed(Store.age_dropped)
+    set_missed = InThread(Store.set_missed)
+    forget_dropped = InThread(Store.forget_dropped)
 
-    add_report = _Timed(Store.add_report)
-    is_failure_reported = _InThread(Store.is_failure_reported)
-    record_attempt = _InThread(Store.record_attempt)
-    close_report = _Timed(Store.close_report)
-    unsettled = _InThread(Store.unsettled)
+    add_report = Timed(Store.add_report)
+    is_failure_reported = InThread(Store.is_failure_reported)
+    record_attempt = InThread(Store.record_attempt)
+    close_report = Timed(Store.close_report)
+    unsettled = InThread(Store.unsettled)
 
-    use_token = _InThread(Store.use_token)
-    use_url = _InThread(Store.use_url)
-    was_used = _InThread(Store.was_used)
-    deny = _Timed(Store.deny)
-    denied = _InThread(Store.denied)
+    use_token = InThread(Store.use_token)
+    use_url = InThread(Store.use_url)
+    was_used = InThread(Store.was_used)
+    deny = Timed(Store.deny)
+    denied = InThread(Store.denied)
 
-    add_activity = _InThread(Store.add_activity)
-    activity = _InThread(Store.activity)
-    delete_activity = _InThread(Store.delete_activity)
-    trim_activity = _InThread(Store.trim_activity)
+    add_activity = InThread(Store.add_activity)
+    activity = InThread(Store.activity)
+    delete_activity = InThread(Store.delete_activity)
+    trim_activity = InThread(Store.trim_activity)
 
-    ages = _Timed(Store.ages)
-    prune = _Timed(Store.prune)
+    ages = Timed(Store.ages)
+    prune = Timed(Store.prune)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from wingsd.config import find, load
 from wingsd.errors import ConfigError, StateDatabaseError
-from wingsd.statedb.store import Store
+from wingsd.statedb import Store
 from wingsd.util.text import escaped
 
 

@@ -1,14 +1,16 @@
-"""Waiting for a Deferred that others wait for as well."""
+"""Waiting for a Deferred that others wait for as well, and logging its failure."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
@@ -34,6 +36,16 @@ async def fires_within(waiting: Deferred[Any], seconds: float, reactor: IReactor
     with suppress(DeferredTimeout):
         await when_fired(waiting).addTimeout(seconds, reactor)
     return waiting.called
+
+
+def failure_logger(log: Logger, text: str, **values: Any) -> Callable[[Failure], None]:
+    """Return an errback that logs a failure, unless it is that of a cancel."""
+
+    def failed(failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            log.failure(text, failure, **values)
+
+    return failed
 
 
 class Changes:

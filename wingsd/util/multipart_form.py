@@ -23,8 +23,8 @@ _FORM = "multipart/form-data"
 #: RFC 2046, section 5.1.1, allows 70 characters. Some senders are more generous.
 _LONGEST_BOUNDARY = 200
 
+#: The beginning of a part, bytes of it, or None at its end.
 FormEvent: TypeAlias = MultipartSegment | bytes | None
-"""The beginning of a part, bytes of it, or None at its end."""
 
 
 class FormBounds(Protocol):

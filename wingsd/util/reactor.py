@@ -1,4 +1,4 @@
-"""The type of Twisted's reactor, for what needs more of it than one interface.
+"""The type of Twisted's reactor, for what needs more of it than one interface; and a timer.
 
 Where one is enough, the annotation is that interface, most often `IReactorTime`. Twisted's own
 annotations accept a `Reactor` wherever they ask for one of its interfaces.
@@ -6,9 +6,11 @@ annotations accept a `Reactor` wherever they ask for one of its interfaces.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IReactorCore,
     IReactorFDSet,
     IReactorFromThreads,
@@ -40,6 +42,30 @@ class Reactor(
     IReactorUNIX,
 ):
     """Everything that the daemon asks of a POSIX reactor."""
+
+
+class Timer:
+    """One delayed call at a time, by the clock of a reactor."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._call: IDelayedCall | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """True from the start until the call begins, or is cancelled."""
+        return self._call is not None and bool(self._call.active())
+
+    def start(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function in so many seconds, in place of the call that was to come."""
+        self.cancel()
+        self._call = self._clock.callLater(seconds, function, *arguments)
+
+    def cancel(self) -> None:
+        """Drop the call, if there is one to come."""
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
 
 
 def installed_reactor() -> Reactor:

@@ -17,10 +17,12 @@ from typing import Any, Protocol
 
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib, no_zero_allocator
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+
+from wingsd.util.reactor import Timer
 
 #: Seconds in an iteration of the reactor, of which the rest is for everything else.
 TURN_SECONDS = 0.02
@@ -39,7 +41,7 @@ class InputScheduler:
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
         self._waiting: OrderedDict[BufferedConnection, None] = OrderedDict()
-        self._call: IDelayedCall | None = None
+        self._turn = Timer(reactor)
 
     def seconds(self) -> float:
         """Return the time of the reactor's clock."""
@@ -48,26 +50,24 @@ class InputScheduler:
     def add(self, connection: BufferedConnection) -> None:
         """Let a connection process one piece in the next turn, also when called repeatedly."""
         self._waiting[connection] = None
-        if self._call is None:
-            self._call = self._reactor.callLater(0, self._run)
+        if not self._turn.is_running:
+            self._turn.start(0, self._run)
 
     def remove(self, connection: BufferedConnection) -> None:
         """Remove a connection that is closed."""
         self._waiting.pop(connection, None)
-        if not self._waiting and self._call is not None:
-            self._call.cancel()
-            self._call = None
+        if not self._waiting:
+            self._turn.cancel()
 
     def _run(self) -> None:
-        self._call = None
         begun = self._reactor.seconds()
         for _ in range(len(self._waiting)):
             if not self._waiting or self._reactor.seconds() - begun > TURN_SECONDS:
                 break
             connection, _ = self._waiting.popitem(last=False)
             connection.process_piece()
-        if self._waiting and self._call is None:
-            self._call = self._reactor.callLater(0, self._run)
+        if self._waiting and not self._turn.is_running:
+            self._turn.start(0, self._run)
 
 
 class _Transport(Protocol):
@@ -127,16 +127,16 @@ class ReadControl:
 
 
 _RECORD = 16 << 10  # bytes of the largest TLS record
+#: The most bytes of full records that are returned together.
 GATHERED = 512 << 10
-"""The most bytes of full records that are returned together."""
+#: Records of a connection that are decrypted in one turn, and one more for each `LARGE_RECORD`.
 RECORDS = 32
-"""Records of a connection that are decrypted in one turn, and one more for each `LARGE_RECORD`."""
+#: Bytes of a record that counts as large.
 LARGE_RECORD = 1024
-"""Bytes."""
+#: The most records that a connection may have in excess of what it has earned.
 SPARE = 1024
-"""The most records that a connection may have in excess of what it has earned."""
+#: Bytes, with those of encryption, that earn a connection one record.
 EARNED_BY = 64
-"""Bytes, with those of encryption, that earn a connection one record."""
 _EARNED_PER_SECOND = 64
 _HEADER = 5  # bytes in front of each record; the last two are the length of what follows
 

@@ -8,32 +8,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
-from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
-from txaio.tx import make_logger
 from zope.interface import implementer
 
 from wingsd import events
 from wingsd.activity import ActivityLog
 from wingsd.auth.tokens import DenyList
-from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config
+from wingsd.config import PELICAN, PTERODACTYL, Config
 from wingsd.errors import (
     Forbidden,
-    InvalidHandshake,
     MethodNotAllowed,
     TooManyWebSockets,
     UpgradeRequired,
@@ -56,13 +50,17 @@ from wingsd.websocket.session import (
     Close,
     Command,
     MessageRateLimits,
-    RateLimit,
     SendLogs,
     Session,
     SetTransmission,
     Step,
     suspension,
 )
+
+if TYPE_CHECKING:
+    from autobahn.twisted.websocket import WebSocketServerFactory
+
+    from wingsd.websocket.protocol import ConsoleProtocol
 
 #: Bytes that may be sent while the transport is paused; enough for all the lines of `send logs`,
 #: which are sent at once.
@@ -369,138 +367,6 @@ class ConsoleClient:
             self._send(Message(events.TRANSFER_LOGS, (line,)))
 
 
-#: Bytes of a browser's message: the figure of Wings since 1.12.
-MESSAGE_MAX = 4096
-#: The same on a node of Calagopus', whose tokens name the files that a user may not see. Its own
-#: nodes take 1 MiB.
-MESSAGE_MAX_CALAGOPUS = 64 * 1024
-#: Frames at once, and then per second: more than any page sends; a client beyond it is closed.
-#: Frames count, not messages: pings and fragments cost as much.
-FRAMES = (200, 50.0)
-#: The same before authentication: a page sends nothing but its token.
-FRAMES_WITHOUT_TOKEN = (10, 1.0)
-#: Seconds between pings, and until the pong: a lost connection is closed after their sum.
-PING_INTERVAL = 30
-PONG_TIMEOUT = 50
-#: Seconds for the closing handshake. Autobahn takes whole seconds.
-CLOSE_TIMEOUT = 2
-
-# Not 1001, "going away": on that, the Panel's page would not come back by itself.
-SERVICE_RESTART = 1012
-
-
-class ConsoleProtocol(WebSocketServerProtocol):
-    """The server's side of one WebSocket. `headers` are added to the answer that opens it."""
-
-    transport: Any  # the site's channel
-    # Autobahn's log lines do not name the server.
-    log = make_logger(level="critical")
-
-    def __init__(
-        self,
-        receiver: ConsoleClient,
-        factory: WebSocketServerFactory,
-        headers: Mapping[str, str] = {},
-    ) -> None:
-        super().__init__()
-        self._headers = headers
-        self.factory = factory
-        self._receiver = receiver
-        self._frames = RateLimit(*FRAMES)
-        self._frames_without_token = RateLimit(*FRAMES_WITHOUT_TOKEN)
-        self._flooded = False
-        # Whether a message that is too long was reported.
-        self._too_long = False
-
-    def send(self, payload: bytes, *, binary: bool = False) -> None:
-        """Send a text in UTF-8, or a binary message; nothing on a connection that is closing."""
-        if self.state == self.STATE_OPEN:
-            # Not sendMessage(), which holds what is sent to the limit of what is received.
-            self.sendPreparedMessage(self.factory.prepareMessage(payload, isBinary=binary))
-
-    def close_with(self, code: int, reason: str) -> None:
-        """Close the connection with a code of RFC 6455 and at most 123 bytes of a reason."""
-        if self.state == self.STATE_OPEN:
-            self.sendCloseFrame(code, reason.encode())
-        elif self.state == self.STATE_CONNECTING:
-            self.dropConnection()
-
-    def go_away(self) -> None:
-        """Close the connection since the daemon stops."""
-        self.close_with(SERVICE_RESTART, "this node is shutting down")
-
-    # Called by the channel
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take received bytes, until the rate limit is exceeded."""
-        if not self._flooded:
-            super().dataReceived(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Notify the receiver."""
-        super().connectionLost(reason)
-        self._receiver.closed()
-
-    # Called by autobahn
-
-    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        """Refuse a handshake, in JSON like every refusal."""
-        self.transport.refuse(InvalidHandshake(reason, code))
-
-    def onConnect(self, request: ConnectionRequest) -> tuple[None, dict[str, str]]:
-        """Accept the handshake, without a subprotocol."""
-        return None, dict(self._headers)
-
-    def onOpen(self) -> None:
-        """Notify the receiver: the handshake is over."""
-        self._receiver.opened(self)
-
-    def onMessageFrameBegin(self, length: int) -> None:
-        """Count a frame of a message. A message that is too long has the connection closed."""
-        super().onMessageFrameBegin(length)
-        if self.wasMaxMessagePayloadSizeExceeded and not self._too_long:
-            self._too_long = True  # Autobahn has sent 1009, with both sizes.
-            self._receiver.too_long(self.message_data_total_length)
-        self._count()
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Pass a message on."""
-        if not self._flooded:
-            self._receiver.message(payload, binary=isBinary)
-
-    def onPing(self, payload: bytes) -> None:
-        """Send a pong, unless the client reads too slowly."""
-        self._count()
-        if not self._receiver.paused:
-            super().onPing(payload)
-
-    def onPong(self, payload: bytes) -> None:
-        """Count a pong."""
-        self._count()
-
-    def _count(self) -> None:
-        limit = self._frames if self._receiver.admitted else self._frames_without_token
-        if not self._flooded and not limit.allows(self.factory.reactor.seconds()):
-            self._flooded = True
-            self.close_with(POLICY_VIOLATION, "too many messages")
-
-
-def protocol_factory(reactor: Reactor, family: str) -> WebSocketServerFactory:
-    """Return the factory of all connections of a node of that family, without compression."""
-    message_max = MESSAGE_MAX_CALAGOPUS if family == CALAGOPUS else MESSAGE_MAX
-    factory = WebSocketServerFactory(reactor=reactor, server="")
-    factory.setProtocolOptions(
-        webStatus=False,
-        maxFramePayloadSize=message_max,
-        maxMessagePayloadSize=message_max,
-        failByDrop=False,
-        closeHandshakeTimeout=CLOSE_TIMEOUT,
-        autoPingInterval=PING_INTERVAL,
-        autoPingTimeout=PONG_TIMEOUT,
-    )
-    return factory
-
-
 # The headers of the handshake, which autobahn parses again; path and origin are checked already.
 _HANDSHAKE = (b"Host", b"Upgrade", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 #: WebSockets of one server at a time; the figure of Pelican's Wings.
@@ -535,7 +401,7 @@ class ConsoleSockets:
         self._transfers = RecentTransfers(bus, reactor, now, lines_max)
         self._context = ClientContext(reactor, now, bus, self._transfers, config, activity)
         self._denied = denied
-        self._protocols = protocol_factory(reactor, config.family)
+        self._factory: WebSocketServerFactory | None = None
         self._reactor = reactor
         # In the order of their connections.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
@@ -600,6 +466,10 @@ class ConsoleSockets:
                 "this page may not open a WebSocket here",
                 "its origin is neither the Panel's nor one of `allowed_origins`",
             )
+        from wingsd.websocket import protocol  # noqa: PLC0415 (with autobahn, 5 MiB)
+
+        if self._factory is None:
+            self._factory = protocol.protocol_factory(self._reactor, self._context.config.family)
         address = self._proxies.client_of(request)
         block = address_block(address)
         self._make_place(uuid, block)
@@ -624,8 +494,8 @@ class ConsoleSockets:
         client = ConsoleClient(uuid, server, session, self._context, on_leave, address)
         clients[client] = None
         self._waiting[client] = (uuid, block)
-        protocol = ConsoleProtocol(client, self._protocols, request.common_headers)
-        request.channel.upgrade(protocol, _opening(request))
+        connection = protocol.ConsoleProtocol(client, self._factory, request.common_headers)
+        request.channel.upgrade(connection, _opening(request))
 
     def _make_place(self, server: str, block: str) -> None:
         """Evict unauthenticated browsers where there are too many. Raises `TooManyWebSockets`."""

@@ -198,7 +198,7 @@ def test_a_connection_that_is_cut_while_a_channel_opens_is_over(tmp_path: Path) 
 
 def test_passwords_that_are_sent_without_waiting_are_not_all_asked_for(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
-        connection = SftpConnection(7, served.server, lambda: None, lambda: None)
+        connection = SftpConnection(7, served.server)
         answers = [connection.validate_password(NAME, f"guess {each}") for each in range(9)]
         connection._conn = Unconnected()  # type: ignore[assignment]
         assert await asyncio.gather(*answers) == [False] * 9

@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import Semaphore, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -34,7 +35,7 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.access import ServerUsage, SessionAccess, SiteFiles
+from wingsd.sftp.server.access import ServerUsage, SessionAccess
 from wingsd.sftp.server.operations import SftpOperations
 
 KIB = 1024
@@ -54,9 +55,17 @@ class Channel:
 
     def __init__(self, directory: Path, usage: ServerUsage) -> None:
         grant = Granted(0, "user", "server", str(directory), ("*",))
-        site = SiteFiles(directory_opener("auto"), None, read_only=False)
-        access = SessionAccess(grant, site, usage, lambda *_: None)
-        operations = SftpOperations(access, Semaphore(100), SftpConfig(), _raise)
+        server: Any = SimpleNamespace(
+            opener=directory_opener("auto"),
+            owner=None,
+            read_only=False,
+            config=SftpConfig(),
+            budget=Semaphore(100),
+            fault=_raise,
+            usage=lambda _: usage,
+            link=SimpleNamespace(post=lambda *_, **__: None),
+        )
+        operations = SftpOperations(SessionAccess(grant, server, 1), server)
         self._answer, self.close_all = operations.answer, operations.close
         self._answer(struct.pack(">BI", packets.INIT, packets.VERSION))
 

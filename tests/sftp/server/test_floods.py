@@ -381,7 +381,7 @@ def test_the_variables_that_a_client_sends_are_not_kept(tmp_path: Path) -> None:
 
 def test_the_port_is_free_while_work_is_waited_for_at_the_end(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
-        never = SftpConnection(0, served.server, lambda: None, lambda: None)
+        never = SftpConnection(0, served.server)
         served.server._connections[0] = never  # one whose work does not end
         stopping = asyncio.create_task(served.server.stop())
         await asyncio.sleep(0)

@@ -24,7 +24,7 @@ def test_a_thread_takes_calls_while_its_loop_runs(tmp_path: Path) -> None:
         def call(own: SftpConnection, name: str) -> None:
             own.call(lambda: calls.append(f"{name} {threading.current_thread().name}"))
 
-        call(SftpConnection(0, served.server, lambda: None, lambda: None), "too early")
+        call(SftpConnection(0, served.server), "too early")
         async with served.client():
             (own,) = served.server._connections.values()
             call(own, "in time")

@@ -19,8 +19,7 @@ from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PELICAN, SystemConfig
 from wingsd.errors import StorageError
 from wingsd.filesystem.removal import remove_tree
-from wingsd.statedb import StateDatabase
-from wingsd.statedb.store import Store
+from wingsd.statedb import StateDatabase, Store
 from wingsd.transfers.storage import partial_copies, quarantine
 from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine

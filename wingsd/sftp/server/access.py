@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-
-import attrs
+from typing import TYPE_CHECKING
 
 from wingsd.errors import (
     DiskLimitExceeded,
@@ -18,13 +17,14 @@ from wingsd.errors import (
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.filesystem.directory import Directory, Entry
-from wingsd.filesystem.new_file import Owner
-from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.writable_file import OpenFiles
-from wingsd.sftp.messages import Granted, ServerState
+from wingsd.sftp.messages import FileEvent, Granted, ServerState
+
+if TYPE_CHECKING:
+    from wingsd.sftp.server.main import SftpServer
 
 
 class ServerUsage(UsageCounter):
@@ -73,37 +73,21 @@ CREATE_FILES = "file.create"
 DELETE_FILES = "file.delete"
 
 
-@attrs.define(eq=False)
-class SiteFiles:
-    """How files are opened, and whose they become. `read_only` changes while the process runs."""
-
-    opener: DirectoryOpener
-    owner: Owner | None
-    read_only: bool = attrs.field(kw_only=True)
-
-
 class SessionAccess:
     """The access of one connection. Any thread may call it; methods but `close` block.
 
-    `report` is called in a thread with an event, a path, and the target of a rename.
+    `connection` is its number.
     """
 
-    def __init__(
-        self,
-        granted: Granted,
-        site: SiteFiles,
-        usage: ServerUsage,
-        report: Callable[..., None],
-    ) -> None:
-        self.usage = usage
+    def __init__(self, granted: Granted, server: SftpServer, connection: int) -> None:
+        self.usage = server.usage(granted.server)
         self._ignored = Denylist(granted.ignored)
         self._denied = Denylist(granted.denied)
         self._directory = granted.directory
         #: By the names of Pterodactyl, as those that follow.
         self._permissions = {each.replace("files.", "file.", 1) for each in granted.permissions}
-        self._site = site
-        #: Reports what was done, for the activity log.
-        self.report = report
+        self._server = server
+        self._connection = connection
         #: Why nothing more may be done; empty as long as it may.
         self._closed = ""
 
@@ -125,14 +109,21 @@ class SessionAccess:
         """Raise `ReadOnly` for changes, and `Forbidden` when closed."""
         if self._closed:
             raise Forbidden(self._closed)
-        if changes and self._site.read_only:
+        if changes and self._server.read_only:
             raise ReadOnly
+
+    def report(self, event: str, path: ServerPath, target: ServerPath | None = None) -> None:
+        """Report what was done, for the activity log; `target` is that of a rename."""
+        if event != "read" or self._server.config.activity.log_file_reads:
+            to = "" if target is None else f"/{target}"
+            message = FileEvent(self._connection, event, f"/{path}", to)
+            self._server.link.post(message, now=False)
 
     @contextmanager
     def files(self) -> Iterator[tuple[ServerRoot, Guard]]:
         """Open the server's directory, and what guards it."""
-        site = self._site
-        with ServerRoot(self._directory, site.opener, site.owner, self.usage) as root:
+        server = self._server
+        with ServerRoot(self._directory, server.opener, server.owner, self.usage) as root:
             yield root, Guard(root, self._denied, self._ignored)
 
     def check_visible(self, root: ServerRoot, path: ServerPath) -> None:

@@ -9,7 +9,7 @@ waits than a bound: 100,000 small requests would be ten times their size as obje
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
@@ -56,8 +56,7 @@ _LONG = frozenset((packets.RMDIR, packets.RENAME, packets.EXTENDED))
 class SftpChannel(asyncssh.SSHServerSession[bytes]):
     """A channel, with the `access` of its connection.
 
-    `ended` is called when the channel is closed and nothing is done for it any more. `share` is
-    the number of channels that the connection has with this one.
+    `share` is the number of channels that the connection has with this one.
     """
 
     def __init__(
@@ -65,14 +64,12 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         access: SessionAccess,
         server: SftpServer,
         connection: SshConnection,
-        ended: Callable[[SftpChannel], None],
         share: int,
     ) -> None:
         self._access = access
         self._server = server
         self._connection = connection
         self._operations: SftpOperations | None = None
-        self._ended = ended
         self._share = share
         self._chan: asyncssh.SSHServerChannel[bytes]
         #: Bytes that the client may still send, those that it may after it was told so, and those
@@ -184,8 +181,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._chan.write_stderr(self._refusal.encode() + b"\r\n")
             self._chan.exit(1)
             return
-        server = self._server
-        self._operations = SftpOperations(self._access, server.budget, server.config, server.fault)
+        self._operations = SftpOperations(self._access, self._server)
 
     def eof_received(self) -> bool:
         """Answer what waits, and then close the channel."""
@@ -312,4 +308,4 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             self._server.windows.release()
         if operations is not None:
             operations.close()
-        self._ended(self)
+        self._connection.owner.channel_ended(self)

@@ -28,8 +28,7 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, SSHPacket, SSHPacketLogger, String
 
-from wingsd.filesystem.paths import ServerPath
-from wingsd.sftp.messages import Begin, Closed, FileEvent, Granted, Login, Rejected
+from wingsd.sftp.messages import Begin, Closed, Granted, Login, Rejected
 from wingsd.sftp.server.access import SessionAccess
 from wingsd.sftp.server.channel import FIRST_WINDOW, SftpChannel
 from wingsd.sftp.server.turns import Turns
@@ -73,6 +72,7 @@ class _Socket(asyncio.Transport):
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
         self._transport = transport
+        #: Whether what is written is kept.
         self.gathers = False
         self._packets: list[bytes] = []
         self._size = 0
@@ -86,10 +86,6 @@ class _Socket(asyncio.Transport):
         self._size += len(data)
         if self._size >= _AT_ONCE:
             self._flush()
-
-    def hold(self) -> None:
-        """Keep what is written from now on."""
-        self.gathers = True
 
     def release(self) -> None:
         """Send what was kept, and what is written from now on."""
@@ -167,7 +163,7 @@ class SshConnection(asyncssh.SSHServerConnection):
         if self._gathering.gathers:
             work()
             return
-        self._gathering.hold()
+        self._gathering.gathers = True
         try:
             work()
         finally:
@@ -215,7 +211,10 @@ class SshConnection(asyncssh.SSHServerConnection):
         if not self.is_logged_in:
             self.early_bytes -= len(data)
             if self.early_bytes < 0 or not self._may_begin(data):
-                self._refuse_early_data()
+                if self.get_extra_info("client_version"):
+                    self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "Too much data before the login")
+                else:  # it is no SSH
+                    self.abort()
                 return
         self.unanswered = 0
         work = partial(self._take_in, data)
@@ -230,12 +229,6 @@ class SshConnection(asyncssh.SSHServerConnection):
         self.first += data
         length = self.first.partition(b"\n")[2][: _LENGTH.size]
         return len(length) < _LENGTH.size or _LENGTH.unpack(length)[0] <= _MAX_FIRST_PACKET
-
-    def _refuse_early_data(self) -> None:
-        if self.get_extra_info("client_version"):
-            self.disconnect(asyncssh.DISC_PROTOCOL_ERROR, "Too much data before the login")
-        else:  # it is no SSH
-            self.abort()
 
     def _take_in(self, data: bytes) -> None:
         for start in range(0, len(data), _PIECE):
@@ -329,21 +322,12 @@ class SftpConnection(asyncssh.SSHServer):
     and to hand each to another thread and back took longer than the work itself. A disk that is
     slow holds up this connection and no other one.
 
-    `logged_in` is called after its login, and `ended` when nothing is done for it any more, both
-    in its thread. Any thread may call `call`, `begin`, `disconnect` and `abort`.
+    Any thread may call `call`, `begin`, `disconnect` and `abort`.
     """
 
-    def __init__(
-        self,
-        number: int,
-        server: SftpServer,
-        logged_in: Callable[[], None],
-        ended: Callable[[], None],
-    ) -> None:
+    def __init__(self, number: int, server: SftpServer) -> None:
         self.number = number
         self._server = server
-        self._logged_in = logged_in
-        self._ended = ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._conn: SshConnection
         #: Whether it has begun.
@@ -390,7 +374,7 @@ class SftpConnection(asyncssh.SSHServer):
             await self._over.wait()
         else:
             accepted.close()
-            self._ended()
+            self._server.note_end(self.number)
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a function in its loop; nothing is called before it runs, and when it has ended."""
@@ -446,7 +430,7 @@ class SftpConnection(asyncssh.SSHServer):
     def _check_end(self) -> None:
         if self._lost and not self._channels:
             self._server.link.post(Closed(self.number))
-            self._ended()
+            self._server.note_end(self.number)
             self._over.set()
 
     # Login
@@ -496,7 +480,7 @@ class SftpConnection(asyncssh.SSHServer):
             return Rejected(0, final=True)
         number = next(self._server.logins)
         login = Login(number, self.number, kind, username, proof, str(ip), int(port), version)
-        return await self._server.login(login)
+        return await self._server.link.login(login)
 
     def _judge(self, kind: str, answer: Granted | Rejected) -> bool:
         """Return whether a login is granted; disconnect where no other may follow it."""
@@ -511,21 +495,15 @@ class SftpConnection(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         """Begin the session, with what the login grants."""
-        granted, server, number = self._granted, self._server, self.number
+        granted, server = self._granted, self._server
         if granted is None:
             self._conn.abort()
             return
         self._conn.log_in()
-
-        def report(event: str, path: ServerPath, target: ServerPath | None = None) -> None:
-            if event != "read" or server.config.activity.log_file_reads:
-                to = "" if target is None else f"/{target}"
-                server.link.post(FileEvent(number, event, f"/{path}", to), now=False)
-
-        self._access = SessionAccess(granted, server.files, server.usage(granted.server), report)
+        self._access = SessionAccess(granted, server, self.number)
         self._keys.clear()
-        self._logged_in()
-        server.link.post(Begin(number, granted.request))
+        server.note_login(self.number)
+        server.link.post(Begin(self.number, granted.request))
 
     # Channels
 
@@ -539,7 +517,7 @@ class SftpConnection(asyncssh.SSHServer):
         if len(self._channels) >= server.config.limits.max_channels_per_connection:
             return False
         share = len(self._channels) + 1
-        session = SftpChannel(access, server, self._conn, self._channel_ended, share)
+        session = SftpChannel(access, server, self._conn, share)
         self._channels.add(session)
         channel = self._conn.create_server_channel(None, "strict", FIRST_WINDOW // share, _PACKET)
         return channel, self._when_begun(session)
@@ -548,6 +526,7 @@ class SftpConnection(asyncssh.SSHServer):
         await self._begun.wait()
         return session
 
-    def _channel_ended(self, channel: SftpChannel) -> None:
+    def channel_ended(self, channel: SftpChannel) -> None:
+        """Note that a channel is closed, and nothing is done for it any more."""
         self._channels.discard(channel)
         self._check_end()

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
 from threading import Lock, Semaphore
@@ -42,7 +42,7 @@ from wingsd.sftp.messages import (
     decode,
     encode,
 )
-from wingsd.sftp.server.access import ServerUsage, SiteFiles
+from wingsd.sftp.server.access import ServerUsage
 from wingsd.sftp.server.ciphers import use_fast_ciphers
 from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.turns import Turns, cpu_time
@@ -85,13 +85,12 @@ _LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 _MAX_LOGGED = 4000
 #: Seconds for which messages that are in no hurry wait for others.
 _DELAY = 0.2
-_Order = ChangedSettings | ServerState | Begun | Disconnect
 
 
 class DaemonLink(asyncio.Protocol):
     """The connection to the daemon.
 
-    Only `post` may be called by other threads than that of its loop.
+    Only `login` and `post` may be called by other threads than that of its loop.
     """
 
     def __init__(self) -> None:
@@ -103,20 +102,20 @@ class DaemonLink(asyncio.Protocol):
         #: Fires when the daemon has gone, or sends what is no message.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: Handles messages that nothing waits for.
-        self.received: Callable[[_Order], None] = lambda _: None
+        self.received: Callable[[SftpMessage], None] = lambda _: None
         self._frames = FrameReader(MAX_FROM_DAEMON)
         self._transport: asyncio.Transport | None = None
-        self._asked: dict[int, asyncio.Future[Granted | Rejected]] = {}
+        self._asked: dict[int, Future[Granted | Rejected]] = {}
 
     async def login(self, login: Login) -> Granted | Rejected:
-        """Ask the daemon to check a login."""
-        answer: asyncio.Future[Granted | Rejected] = asyncio.get_running_loop().create_future()
+        """Ask the daemon to check a login, in the loop of any connection."""
+        answer: Future[Granted | Rejected] = Future()
         self._asked[login.request] = answer
         try:
-            self.send(login)
-            return await answer
+            self.post(login)
+            return await asyncio.wrap_future(answer)
         finally:
-            del self._asked[login.request]
+            self._asked.pop(login.request, None)
 
     def send(self, *messages: SftpMessage) -> None:
         """Send messages; nothing is sent when the daemon has gone.
@@ -171,7 +170,7 @@ class DaemonLink(asyncio.Protocol):
         self._end()
 
     def _end(self) -> None:
-        for answer in self._asked.values():
+        for answer in tuple(self._asked.values()):
             answer.cancel()
         if not self.lost.done():
             self.lost.set_result(None)
@@ -190,13 +189,11 @@ class DaemonLink(asyncio.Protocol):
                 if not self.started.done():
                     self.started.set_result(message)
             case Granted() | Rejected():
-                answer = self._asked.get(message.request)
-                if answer is not None and not answer.done():
+                answer = self._asked.pop(message.request, None)
+                if answer is not None and answer.set_running_or_notify_cancel():
                     answer.set_result(message)
-            case ChangedSettings() | ServerState() | Begun() | Disconnect():
-                self.received(message)
             case _:
-                raise InvalidData("a message is not for this side")
+                self.received(message)
 
 
 class SftpServer:
@@ -212,11 +209,10 @@ class SftpServer:
         self.turns = turns
         self.config = start.sftp
         self.passwords = start.sftp.passwords
-        self.files = SiteFiles(
-            directory_opener(start.openat_mode),
-            None if start.uid < 0 else (start.uid, start.gid),
-            read_only=start.sftp.read_only,
-        )
+        #: How files are opened, and whose they become.
+        self.opener = directory_opener(start.openat_mode)
+        self.owner = None if start.uid < 0 else (start.uid, start.gid)
+        self.read_only = start.sftp.read_only
         #: For requests that last.
         self.threads = ThreadPoolExecutor(_THREADS, "wingsd-sftp")
         #: Counts the handles of all channels.
@@ -255,11 +251,6 @@ class SftpServer:
         """Log a fault of this program."""
         text = f"a request of SFTP failed: {type(error).__name__}: {error}"
         self.link.post(Log("error", text))
-
-    async def login(self, login: Login) -> Granted | Rejected:
-        """Ask the daemon to check a login, in the loop of any connection."""
-        asking = asyncio.run_coroutine_threadsafe(self.link.login(login), self._loop)
-        return await asyncio.wrap_future(asking)
 
     def start(self) -> None:
         """Accept connections."""
@@ -304,11 +295,11 @@ class SftpServer:
         if any(traffic):
             self.link.send(Transmitted(*traffic))
 
-    def _received(self, message: _Order) -> None:
-        """Do what the daemon wants."""
+    def _received(self, message: SftpMessage) -> None:
+        """Do what the daemon wants. Raises `InvalidData`."""
         match message:
             case ChangedSettings():
-                self.files.read_only = message.read_only
+                self.read_only = message.read_only
                 self.passwords = message.passwords
             case ServerState():
                 self.usage(message.server).correct(message)
@@ -318,6 +309,8 @@ class SftpServer:
             case Disconnect():
                 if (connection := self._connections.get(message.connection)) is not None:
                     connection.disconnect(message.why)
+            case _:
+                raise InvalidData("a message is not for this side")
 
     # Connections
 
@@ -348,20 +341,21 @@ class SftpServer:
         self._make_place(limits.max_half_open, block)
         number = next(self._numbers)
         self._half_open[number] = block
-
-        connection = SftpConnection(
-            number,
-            self,
-            lambda: self._call(self._half_open.pop, number, None),
-            lambda: self._call(self._forget, number),
-        )
-        self._connections[number] = connection
+        connection = self._connections[number] = SftpConnection(number, self)
         try:
             connection.start(accepted, self._options)
         except RuntimeError as error:  # as many threads as there may be
             accepted.close()
             self._forget(number)
             self.fault(error)
+
+    def note_login(self, number: int) -> None:
+        """Note that a connection has logged in, from its thread."""
+        self._call(self._half_open.pop, number, None)
+
+    def note_end(self, number: int) -> None:
+        """Note that nothing is done for a connection any more, from its thread."""
+        self._call(self._forget, number)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function in the loop of this server, from another thread."""

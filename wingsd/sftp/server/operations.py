@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from threading import Semaphore
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
@@ -46,6 +46,9 @@ from wingsd.sftp.server.access import (
     SessionAccess,
 )
 from wingsd.sftp.server.packets import Attributes, Request
+
+if TYPE_CHECKING:
+    from wingsd.sftp.server.main import SftpServer
 
 T = TypeVar("T")
 #: Nanoseconds.
@@ -125,18 +128,14 @@ class Handles:
         if len(self._open) >= most:
             raise TooManyHandles(most)
 
-    def _take(self) -> None:
-        self.reserve()
-        if not self._budget.acquire(blocking=False):
-            raise TooManyHandles(self._limits.max_handles_total)
-
     def add(self, item: _Opened) -> bytes:
-        """Return the handle of what was opened, which is closed where there are too many."""
-        try:
-            self._take()
-        except BaseException:
+        """Return the handle of what was opened after `reserve`.
+
+        It is closed where all channels have too many.
+        """
+        if not self._budget.acquire(blocking=False):
             item.close()
-            raise
+            raise TooManyHandles(self._limits.max_handles_total)
         if isinstance(item, OpenFile):
             self._files.add(item.fileno())
         handle = self._next.to_bytes(8, "big")
@@ -175,23 +174,14 @@ class Handles:
 
 
 class SftpOperations:
-    """Does what the client of one channel asks for, with the `access` of its connection.
+    """Does what the client of one channel asks for, with the `access` of its connection."""
 
-    `fault` is called with an error of this program.
-    """
-
-    def __init__(
-        self,
-        access: SessionAccess,
-        budget: Semaphore,
-        config: SftpConfig,
-        fault: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, access: SessionAccess, server: SftpServer) -> None:
         self._access = access
-        self._config = config
-        self._fault = fault
+        self._config = server.config
+        self._fault = server.fault
         self._has_begun = False
-        self._handles = Handles(config, budget, access.usage.files)
+        self._handles = Handles(server.config, server.budget, access.usage.files)
         #: Handles of files to whose ends all is written.
         self._appending: set[bytes] = set()
         #: By the types of requests. What returns None is answered with the status of success.
