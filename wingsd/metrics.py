@@ -1,6 +1,6 @@
 """Metrics for Prometheus: `Recorder` counts, `Exposition` renders.
 
-A node without metrics only counts `MovedBytes`, and does not import this. Counters are updated at
+A node without metrics has an `Observer`, and does not import this. Counters are updated at
 the ends of steps and transfers, not while bytes flow; gauges are read when they are requested.
 
 The resource in `prometheus_client.twisted` is not used: it renders in a thread
@@ -43,7 +43,7 @@ from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
-from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, MovedBytes, Passage
+from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, Observer, Passage
 from wingsd.util.text import reading_advice
 
 #: The kinds of bytes that rounds send.
@@ -111,7 +111,7 @@ STEP_BUCKETS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400,
 CALL_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Recorder(MovedBytes):
+class Recorder(Observer):
     """Counts the events of an observer, in its own registry."""
 
     def __init__(self) -> None:

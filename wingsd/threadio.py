@@ -8,7 +8,6 @@ starts a thread for the reactor or calls the reactor from one.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from threading import Condition
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import attrs
+import psutil
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IConsumer,
@@ -36,38 +36,6 @@ from zope.interface import implementer
 
 from wingsd.util.reactor import Timer
 
-#: The I/O class in which a thread's requests wait until no other thread has any, linux/ioprio.h.
-IDLE = 3
-_CLASS_SHIFT = 13
-#: "Who": a thread, of which 0 is the one that calls.
-_PROCESS, _CALLER = 1, 0
-#: The numbers of ioprio_set(2), by the names of architectures in uname(2).
-_NUMBERS = {
-    "x86_64": 251,
-    "aarch64": 30,
-    "riscv64": 30,
-    "loongarch64": 30,
-    "ppc64le": 273,
-    "s390x": 282,
-}
-
-
-def make_idle() -> None:
-    """Let the calling thread's reads and writes come after those of all others.
-
-    Raises `OSError`, also on an architecture that is not known here. Which I/O schedulers heed the
-    class is a matter of the kernel: BFQ does, and mq-deadline as far as it has priorities.
-    """
-    number = _NUMBERS.get(os.uname().machine)
-    if number is None:
-        raise OSError("the system call is not known on this architecture")
-    libc = ctypes.CDLL(None, use_errno=True)
-    arguments = (number, _PROCESS, _CALLER, IDLE << _CLASS_SHIFT)
-    if libc.syscall(*map(ctypes.c_long, arguments)) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
 #: The file for a thread's name in `top -H` and `ps -L`; the kernel keeps 15 bytes.
 _COMM = Path("/proc/thread-self/comm")
 
@@ -75,8 +43,9 @@ _COMM = Path("/proc/thread-self/comm")
 class Thread(threading.Thread):
     """A daemon thread with its name known to the kernel, and with the nice value `nice`.
 
-    With `idle_io` its reads and writes come after those of all others, where the kernel can do so.
-    Threads that it starts inherit both. A higher nice value of the daemon is kept, as an
+    With `idle_io` its reads and writes come after those of all others, where the kernel's I/O
+    scheduler heeds that: BFQ does, and mq-deadline as far as it has priorities. Threads that it
+    starts inherit both. A higher nice value of the daemon is kept, as an
     unprivileged process may not lower it.
     """
 
@@ -91,25 +60,17 @@ class Thread(threading.Thread):
         """Set name and priorities, then call the target."""
         # All are optional: there may be no /proc, or a sandbox forbids the call.
         with suppress(OSError):
-            _set_name(self.name)
+            if sys.version_info < (3, 14):  # which does so itself
+                _COMM.write_text(self.name)
+        # On Linux each thread has a nice value of its own, setpriority(2), and an I/O class.
+        thread = threading.get_native_id()
         with suppress(OSError):
-            _set_nice(self._nice)
+            if self._nice > os.getpriority(os.PRIO_PROCESS, thread):
+                os.setpriority(os.PRIO_PROCESS, thread, self._nice)
         if self._idle_io:
-            with suppress(OSError):
-                make_idle()
+            with suppress(OSError, psutil.Error):
+                psutil.Process(thread).ionice(psutil.IOPRIO_CLASS_IDLE)
         super().run()
-
-
-def _set_name(name: str) -> None:
-    if sys.version_info < (3, 14):  # which does so itself
-        _COMM.write_text(name)
-
-
-def _set_nice(nice: int) -> None:
-    # On Linux each thread has a nice value of its own, setpriority(2).
-    thread = threading.get_native_id()
-    if nice > os.getpriority(os.PRIO_PROCESS, thread):
-        os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 
 P = ParamSpec("P")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 
+import psutil
 import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
-from wingsd.threadio import IDLE, Workers
+from wingsd.threadio import Workers
 
 #: The numbers of ioprio_get(2), by the names of architectures in uname(2).
 NUMBERS = {"x86_64": 252, "aarch64": 31, "riscv64": 31, "ppc64le": 274, "s390x": 283}
@@ -28,6 +29,6 @@ async def test_threads_of_a_pool_have_its_class(*, is_idle: bool) -> None:
     workers.start()
     try:
         found: Deferred[int] = workers.run(io_class)
-        assert (await found == IDLE) is is_idle
+        assert (await found == psutil.IOPRIO_CLASS_IDLE) is is_idle
     finally:
         workers.stop()

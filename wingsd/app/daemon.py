@@ -33,7 +33,7 @@ from wingsd.restores.storage import RestoreStorage
 from wingsd.statedb import MoveRecord, RestoreRecord, TransferRecord
 from wingsd.transfers.recovery import PanelInitiator, Recovery, clear_leftovers
 from wingsd.util.deferreds import fires_within
-from wingsd.util.observer import DIRECTIONS, MovedBytes
+from wingsd.util.observer import DIRECTIONS, Observer
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import host_and_port, readable_size
 
@@ -131,7 +131,7 @@ class Node(Service):
         metrics: MetricsListener,
         control: ControlListener,
         pools: Pools,
-        moved: MovedBytes,
+        moved: Observer,
         reload: Reload,
     ) -> None:
         self.context = context

@@ -86,7 +86,7 @@ from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
-from wingsd.util.observer import MovedBytes
+from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
@@ -114,7 +114,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     path: str = "",
     *,
     pools: Pools | None = None,
-    observer: MovedBytes | None = None,
+    observer: Observer | None = None,
     panel: Panel | None = None,
     containers: NodeContainers | None = None,
     servers: Servers | None = None,
@@ -148,7 +148,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         from wingsd.metrics import Exposition, Recorder, Sources  # noqa: PLC0415
 
         recorder = Recorder()
-    observer = observer or recorder or MovedBytes()
+    observer = observer or recorder or Observer()
     resolve = host_resolver(pools.lookups)
     if panel is None:
         panel = Panel(config, reactor, observer=observer)
@@ -469,7 +469,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
 
 
 def _containers(
-    config: Config, pools: Pools, reactor: Reactor, observer: MovedBytes, live: LiveConfig
+    config: Config, pools: Pools, reactor: Reactor, observer: Observer, live: LiveConfig
 ) -> NodeContainers:
     if not config.docker.enabled:
         return NodeContainers(ContainerRuntime())

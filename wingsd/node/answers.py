@@ -30,11 +30,6 @@ class SharedAnswer(Generic[T]):
         self._waiting: list[Deferred[T]] | None = None
         self._kept: tuple[float, T] | None = None
 
-    @property
-    def is_running(self) -> bool:
-        """True while the question is being asked."""
-        return self._waiting is not None
-
     def get(self) -> Deferred[T]:
         """Return the answer. Cancelling it leaves the question to the others."""
         result: Deferred[T] = Deferred()

@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import IPv6Address, ip_address
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import psutil
@@ -37,6 +37,7 @@ from wingsd.threadio import Workers
 from wingsd.util.addresses import Address, parse_address
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 #: Seconds for the directories' real places, and for each disk, to be found: a Panel waits for one.
 PATIENCE = 0.3
@@ -127,7 +128,8 @@ class NodeDisks:
         tags: dict[str, list[str]] = {}
         for tag, plain in self._plain.items():
             path = self._real[tag].value or plain
-            above = [mount.mountpoint for mount in mounts if _is_on(path, mount.mountpoint)]
+            places = (mount.mountpoint for mount in mounts)
+            above = [each for each in places if each in ("/", path) or path.startswith(f"{each}/")]
             if above:
                 tags.setdefault(max(above, key=len), []).append(tag)
         return tags
@@ -164,10 +166,6 @@ def _mounts() -> list[_Mount]:
     ]
 
 
-def _is_on(path: str, mountpoint: str) -> bool:
-    return mountpoint in ("/", path) or path.startswith(f"{mountpoint}/")
-
-
 def _disks(mounts: Sequence[_Mount], tags: Mapping[str, list[str]]) -> Iterator[MountedDisk]:
     """Yield each device once, by its outermost mount point, without sizes."""
     devices: dict[str, list[str]] = {}
@@ -190,8 +188,8 @@ _INNER = re.compile(r"lo$|docker|br-|veth|ifb|tun\d|virbr|pelican0$|pterodactyl0
 
 
 @attrs.frozen(repr=False)
-class Counters:
-    """The counts of the kernel since the machine's start: seconds, bytes and packets.
+class Counters(Generic[N]):
+    """The counts of the kernel since the machine's start, or in a second: seconds, bytes, packets.
 
     `time` is when it was read, in seconds of a clock of the caller's.
     """
@@ -199,46 +197,24 @@ class Counters:
     time: float
     processor_time: float
     idle_time: float
-    received: int
-    received_packets: int
-    sent: int
-    sent_packets: int
-    read: int
-    written: int
+    received: N
+    received_packets: N
+    sent: N
+    sent_packets: N
+    read: N
+    written: N
 
+    def rates_since(self, before: Counters[N]) -> Counters[float]:
+        """Return the averages of a second since another reading. What was set back counts as 0."""
+        seconds = self.time - before.time
+        pairs = zip(attrs.astuple(before), attrs.astuple(self), strict=True)
+        return Counters(*(max(b - a, 0) / seconds if seconds > 0 else 0.0 for a, b in pairs))
 
-@attrs.frozen(repr=False)
-class Rates:
-    """The averages of a second; `cpu_percent` is of all cores, from 0 to 100."""
-
-    cpu_percent: float
-    received: float
-    received_packets: float
-    sent: float
-    sent_packets: float
-    read: float
-    written: float
-
-    @classmethod
-    def between(cls, before: Counters, after: Counters) -> Rates:
-        """Return the rates between two readings. What was set back counts as 0."""
-        seconds = after.time - before.time
-        total = after.processor_time - before.processor_time
-        busy = total - (after.idle_time - before.idle_time)
-
-        def rate(name: str) -> float:
-            counted: int = getattr(after, name) - getattr(before, name)
-            return max(counted, 0) / seconds if seconds > 0 else 0.0
-
-        return cls(
-            cpu_percent=min(max(100 * busy / total, 0.0), 100.0) if total > 0 else 0.0,
-            received=rate("received"),
-            received_packets=rate("received_packets"),
-            sent=rate("sent"),
-            sent_packets=rate("sent_packets"),
-            read=rate("read"),
-            written=rate("written"),
-        )
+    @property
+    def cpu_percent(self) -> float:
+        """The use of all cores in this time, from 0 to 100."""
+        total = self.processor_time
+        return 100 * max(total - self.idle_time, 0.0) / total if total > 0 else 0.0
 
 
 @attrs.frozen(repr=False)
@@ -266,7 +242,7 @@ class Processor:
     frequency: int
 
 
-def read_counters(now: float, bridge: str) -> Counters:
+def read_counters(now: float, bridge: str) -> Counters[int]:
     """Return what is counted; `bridge` is the interface of servers' network, left out as well.
 
     Raises `FiguresUnavailable`.
@@ -343,8 +319,8 @@ _STALE = 60.0
 class MachineFigures:
     """The load of the machine now."""
 
-    counters: Counters
-    rates: Rates
+    counters: Counters[int]
+    rates: Counters[float]
     memory: MachineMemory
     disks: tuple[MountedDisk, ...]
 
@@ -364,7 +340,7 @@ class NodeFigures:
         self._workers = workers
         self._reactor = reactor
         self._disks = NodeDisks(directories(config), workers, filesystems, reactor)
-        self._last: Counters | None = None
+        self._last: Counters[int] | None = None
         self._shared = SharedAnswer(self._read, reactor, keep=KEPT)
 
     def now(self) -> Deferred[MachineFigures]:
@@ -395,15 +371,15 @@ class NodeFigures:
             first.subFailure.raiseException()
         return MachineFigures(counters, rates, used, tuple(disks))
 
-    async def _count(self) -> tuple[Counters, Rates]:
+    async def _count(self) -> tuple[Counters[int], Counters[float]]:
         before = self._last
         if before is None or self._reactor.seconds() - before.time > _STALE:
             before = await self._counters()
             await deferLater(self._reactor, _FIRST)
         self._last = after = await self._counters()
-        return after, Rates.between(before, after)
+        return after, after.rates_since(before)
 
-    def _counters(self) -> Deferred[Counters]:
+    def _counters(self) -> Deferred[Counters[int]]:
         return self._workers.run(read_counters, self._reactor.seconds(), self._bridge)
 
 

@@ -66,9 +66,11 @@ def _quality(entry: str) -> tuple[str, float]:
 
 def decode(body: bytes, media: MediaType) -> Any:
     """Return the plain data of a body. Raises `InvalidData` with the reason."""
-    unpack = _unpack if media is MediaType.MESSAGE_PACK else _parse
     try:
-        data = unpack(body)
+        if media is MediaType.MESSAGE_PACK:
+            data = _unpack(body)
+        else:
+            data = json.loads(body, parse_float=_number, object_pairs_hook=_map)
         # Refuses what JSON cannot have, such as numbers that are not finite and half of a
         # surrogate pair.
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, default=_refuse).encode()
@@ -76,7 +78,10 @@ def decode(body: bytes, media: MediaType) -> Any:
         raise InvalidData(_TOO_DEEP) from error
     except (TypeError, ValueError) as error:
         raise InvalidData(str(error)) from error
-    if _depth(text) > MAX_DEPTH:
+    # How many lists and maps are in each other in the text.
+    brackets = _TEXTS.sub(b"", text).translate(None, _NO_BRACKETS)
+    depths = accumulate(1 if each in b"[{" else -1 for each in brackets)
+    if max(depths, default=0) > MAX_DEPTH:
         raise InvalidData(_TOO_DEEP)
     return data
 
@@ -89,10 +94,6 @@ def encode(content: object, media: MediaType) -> bytes:
     # An integer of more than 64 bits becomes a text, half of a surrogate pair a question mark.
     packed: bytes = msgpack.packb(data, default=str, unicode_errors="replace")
     return packed
-
-
-def _parse(body: bytes) -> Any:
-    return json.loads(body, parse_float=_number, object_pairs_hook=_map)
 
 
 def _unpack(body: bytes) -> Any:
@@ -135,9 +136,3 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
 
 def _refuse(value: object) -> NoReturn:
     raise ValueError(f"a value is of the type {type(value).__name__}, which JSON does not have")
-
-
-def _depth(text: bytes) -> int:
-    """Return how many lists and maps are in each other in a JSON text."""
-    brackets = _TEXTS.sub(b"", text).translate(None, _NO_BRACKETS)
-    return max(accumulate(1 if each in b"[{" else -1 for each in brackets), default=0)

@@ -155,7 +155,9 @@ class ServerCertificate:
     def reload(self, cert: str, key: str) -> None:
         """Read these files. On `ConfigError` the previous certificate stays in use."""
         context = tls_options().getContext()
-        _prefer_short_keys(context)
+        # AES with 128 bits before 256, as Go and so Wings does: it is faster. Older versions of
+        # pyOpenSSL lack the function. If OpenSSL refuses, its own order stays.
+        lib.SSL_CTX_set_ciphersuites(context._context, _TLS13_SUITES)
         _take("api.ssl.cert", cert, context.use_certificate_chain_file)
         _take("api.ssl.key", key, lambda path: context.use_privatekey(_private_key(path)))
         self._context = context
@@ -163,14 +165,6 @@ class ServerCertificate:
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return a new connection with the certificate as last read."""
         return GatheringConnection(self._context, None)
-
-
-def _prefer_short_keys(context: SSL.Context) -> None:
-    """Prefer AES with 128 bits to 256, as Go and so Wings does: it is faster.
-
-    Older versions of pyOpenSSL lack the function. If OpenSSL refuses, its own order stays.
-    """
-    lib.SSL_CTX_set_ciphersuites(context._context, _TLS13_SUITES)
 
 
 #: Bytes of a file with a certificate or key.

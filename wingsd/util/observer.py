@@ -36,14 +36,28 @@ class Passage(Protocol):
 
 
 class Observer:
-    """An observer that ignores all events, to be overridden.
+    """Counts the bytes of transfers, and ignores all other events: they are to be overridden.
 
     `called` and `distrusted` may come from any thread, all other events from the reactor. No
     method may raise.
     """
 
+    def __init__(self) -> None:
+        #: The transfers in progress.
+        self.under_way: set[Passage] = set()
+        self._moved = dict.fromkeys(DIRECTIONS, 0)
+
+    def moved(self, direction: str) -> int:
+        """Return the bytes of all transfers of a direction, those under way included."""
+        return self._moved[direction] + self.moving(direction)
+
+    def moving(self, direction: str) -> int:
+        """Return the bytes so far of the transfers of a direction that are under way."""
+        return sum(each.moved for each in self.under_way if each.direction == direction)
+
     def transfer_begun(self, transfer: Passage) -> None:
         """A transfer has begun; it ends with `transfer_over`."""
+        self.under_way.add(transfer)
 
     def step_left(self, transfer: Passage) -> None:
         """A transfer leaves a step that this process saw begin."""
@@ -55,6 +69,9 @@ class Observer:
 
         `transfer` is None for one that an earlier daemon began.
         """
+        if transfer in self.under_way:
+            self.under_way.remove(transfer)
+            self._moved[direction] += transfer.moved
 
     def move_resumed(self) -> None:
         """A move from this node goes on after a break, from what the destination has reported."""
@@ -90,32 +107,3 @@ class Observer:
             self.called(peer, operation, clock() - began, error)
             raise
         self.called(peer, operation, clock() - began, None)
-
-
-class MovedBytes(Observer):
-    """Counts the bytes of transfers since the daemon's start."""
-
-    def __init__(self) -> None:
-        #: The transfers in progress.
-        self.under_way: set[Passage] = set()
-        self._moved = dict.fromkeys(DIRECTIONS, 0)
-
-    def moved(self, direction: str) -> int:
-        """Return the bytes of all transfers of a direction, those under way included."""
-        return self._moved[direction] + self.moving(direction)
-
-    def moving(self, direction: str) -> int:
-        """Return the bytes so far of the transfers of a direction that are under way."""
-        return sum(each.moved for each in self.under_way if each.direction == direction)
-
-    def transfer_begun(self, transfer: Passage) -> None:
-        """A transfer is under way."""
-        self.under_way.add(transfer)
-
-    def transfer_over(
-        self, direction: str, error: Exception | None, transfer: Passage | None = None
-    ) -> None:
-        """A transfer has ended, well or not."""
-        if transfer in self.under_way:
-            self.under_way.remove(transfer)
-            self._moved[direction] += transfer.moved

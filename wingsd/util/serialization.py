@@ -113,10 +113,6 @@ def _invalid_fields(data: Mapping[str, Any], cls: type) -> Iterator[InvalidField
                 continue  # reported already
 
 
-def _is_list(kind: object) -> bool:
-    return getattr(kind, "__origin__", None) is tuple
-
-
 def _list_hook(kind: Any) -> Callable[[Any, Any], Any]:
     (item, _ellipsis) = kind.__args__
     # A list: a tuple would call this hook again.
@@ -128,10 +124,6 @@ def _list_hook(kind: Any) -> Callable[[Any, Any], Any]:
         return tuple(_converter.structure(value, kind))
 
     return hook
-
-
-def _is_map(kind: object) -> bool:
-    return getattr(kind, "__origin__", None) is dict
 
 
 def _map_hook(kind: Any) -> Callable[[Any, Any], Any]:
@@ -148,8 +140,12 @@ _converter = Converter(omit_if_default=True)
 for _kind in (bool, float, int, str):
     _converter.register_structure_hook(_kind, _scalar)
 _converter.register_structure_hook_factory(attrs.has, _class_hook)
-_converter.register_structure_hook_factory(_is_list, _list_hook)
-_converter.register_structure_hook_factory(_is_map, _map_hook)
+_converter.register_structure_hook_factory(
+    lambda kind: getattr(kind, "__origin__", None) is tuple, _list_hook
+)
+_converter.register_structure_hook_factory(
+    lambda kind: getattr(kind, "__origin__", None) is dict, _map_hook
+)
 
 
 def _describe(error: BaseException, _: type | None) -> str:

@@ -70,20 +70,13 @@ class InputScheduler:
             self._turn.start(0, self._run)
 
 
-class _Transport(Protocol):
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-    def registerProducer(self, producer: object, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-
-
 class ReadControl:
     """Pauses a transport while there is at least one reason for it.
 
     It replaces the channel's network producer, which twisted.web pauses and resumes, too.
     """
 
-    def __init__(self, transport: _Transport) -> None:
+    def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._reasons: set[str] = set()
 
