@@ -334,9 +334,7 @@ class ChangeFilesEndpoint(FilesPath):
         return Accepted(Started(task.identifier) if self.is_calagopus else None)  # type: ignore[arg-type]
 
     @call(HTTPStatus.NO_CONTENT, "They are renamed.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
-    async def rename_files(
-        self, request: StreamingRequest, body: FileRenames
-    ) -> Renamed | Accepted[Started] | None:
+    async def rename_files(self, body: FileRenames) -> Renamed | Accepted[Started] | None:
         """Rename or move files, in order.
 
         Directories on the way are made. A file that does not exist is passed over; at the first
@@ -355,9 +353,7 @@ class ChangeFilesEndpoint(FilesPath):
         return await self.counted(task, Renamed)
 
     @call(HTTPStatus.NO_CONTENT, "It is copied.")
-    async def copy_file(
-        self, request: StreamingRequest, body: FileCopy
-    ) -> FileEntry | Accepted[Started] | None:
+    async def copy_file(self, body: FileCopy) -> FileEntry | Accepted[Started] | None:
         """Copy a regular file, or for Calagopus' Panel a directory.
 
         The copy is beside the file, `name copy.ext` or with a number or the time where that is in
@@ -389,9 +385,7 @@ class ChangeFilesEndpoint(FilesPath):
         return task.value if self.is_calagopus else None
 
     @call(HTTPStatus.NO_CONTENT, "They are deleted.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
-    async def delete_files(
-        self, request: StreamingRequest, body: FileNames
-    ) -> Deleted | Accepted[Started] | None:
+    async def delete_files(self, body: FileNames) -> Deleted | Accepted[Started] | None:
         """Delete files, and directories with all that is in them; symlinks are not followed.
 
         What the egg's denylist has stays, with the directories that it is in. A file that does
@@ -409,7 +403,7 @@ class ChangeFilesEndpoint(FilesPath):
         return await self.counted(task, Deleted)
 
     @call(HTTPStatus.NO_CONTENT, "It is made, or was there.")
-    async def create_directory(self, request: StreamingRequest, body: NewDirectory) -> None:
+    async def create_directory(self, body: NewDirectory) -> None:
         """Make a directory and those on the way to it; one that exists is kept."""
         path = ServerPath.parse(body.root or body.path).joined(body.name)
         task = self.begin(
@@ -423,9 +417,7 @@ class ChangeFilesEndpoint(FilesPath):
     @call(
         HTTPStatus.NO_CONTENT, "They have these modes.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,)
     )
-    async def change_modes(
-        self, request: StreamingRequest, body: FileModes
-    ) -> Updated | Accepted[Started] | None:
+    async def change_modes(self, body: FileModes) -> Updated | Accepted[Started] | None:
         """Set the permission bits of files and directories; symlinks are not followed.
 
         A file that does not exist is passed over.
@@ -444,9 +436,7 @@ class ChangeFilesEndpoint(FilesPath):
         return await self.counted(task, Updated)
 
     @call(HTTPStatus.OK, "The archive.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
-    async def compress_files(
-        self, request: StreamingRequest, body: NewArchive
-    ) -> FileEntry | Accepted[FileEntry | Started]:
+    async def compress_files(self, body: NewArchive) -> FileEntry | Accepted[FileEntry | Started]:
         """Pack files into an archive beside them.
 
         Symlinks are stored as such, and nothing but files, directories and symlinks is packed.
@@ -531,9 +521,7 @@ class ChangeFilesEndpoint(FilesPath):
         return FileEntry(**entry_data(entry, self._mime(kind)))
 
     @call(HTTPStatus.OK, "How many were copied.")
-    async def copy_files(
-        self, request: StreamingRequest, body: FileCopies
-    ) -> Copied | Accepted[CopiesStarted]:
+    async def copy_files(self, body: FileCopies) -> Copied | Accepted[CopiesStarted]:
         """Copy files and directories to other paths.
 
         Those that do not exist, or whose new path is in use, are passed over.
@@ -574,7 +562,7 @@ class ChangeFilesEndpoint(FilesPath):
         return Accepted(CopiesStarted(task.identifier, ()))
 
     @call(HTTPStatus.NO_CONTENT, "It is made.")
-    async def create_symlink(self, request: StreamingRequest, body: NewSymlink) -> None:
+    async def create_symlink(self, body: NewSymlink) -> None:
         """Make a symlink to a file of the server that exists.
 
         A target that begins with a slash is below the server's directory.
@@ -594,9 +582,7 @@ class ChangeFilesEndpoint(FilesPath):
         await self._node.file_tasks.wait(task)
 
     @call(HTTPStatus.NO_CONTENT, "It is extracted.")
-    async def decompress_file(
-        self, request: StreamingRequest, body: ArchiveToExtract
-    ) -> Accepted[Started] | None:
+    async def decompress_file(self, body: ArchiveToExtract) -> Accepted[Started] | None:
         """Extract an archive: zip, tar, 7z, RAR, or a single compressed file.
 
         Its format is told by its content, and by its name where that does not tell. Existing files
@@ -641,7 +627,7 @@ class ChangeFilesEndpoint(FilesPath):
             )
 
     @call(HTTPStatus.OK, "The changes.")
-    async def list_file_operations(self, request: StreamingRequest) -> FileTaskList:
+    async def list_file_operations(self) -> FileTaskList:
         """Return the copies and archives of a server that are being made."""
         return FileTaskList(
             [
@@ -651,7 +637,7 @@ class ChangeFilesEndpoint(FilesPath):
         )
 
     @call(HTTPStatus.NO_CONTENT, "It ends soon.")
-    async def cancel_file_operation(self, request: StreamingRequest) -> None:
+    async def cancel_file_operation(self) -> None:
         """Cancel a change of files. Nothing is left of a copy or an archive."""
         identifier = self.part("operation")
         if not self._node.file_tasks.cancel(self.game_server.uuid, identifier):
@@ -687,11 +673,11 @@ class WriteEndpoint(FilesPath):
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Return the reader of the body, which the call asks for as it writes."""
         self._body = PulledBody(request, BodyIncomplete, least=_BLOCK, most=_BLOCK)
-        Deferred.fromCoroutine(self._respond(request))
+        Deferred.fromCoroutine(self._respond())
         return self._body
 
     @call(HTTPStatus.NO_CONTENT, "It is written.", form=bytes)
-    async def write_file(self, request: StreamingRequest, query: WriteQuery) -> Written | None:
+    async def write_file(self, query: WriteQuery) -> Written | None:
         """Write a file: the body is its content, whatever its type.
 
         Directories on the way are made. The file gets its name when it is complete: before that,
@@ -699,7 +685,9 @@ class WriteEndpoint(FilesPath):
         mode, a new one has 0644. `Content-Length` is required, and refused above the server's disk
         limit before the first byte is read.
         """
-        size = _announced(request)
+        if self._request.header("Transfer-Encoding"):
+            raise BadRequest("Missing Content-Length")
+        size = int(self._request.header("Content-Length") or 0)
         path = ServerPath.parse(query.file)
         denylists = (self.denylist, Denylist(query.ignored))
 
@@ -731,13 +719,6 @@ class WriteEndpoint(FilesPath):
 def _append(file: NewFile, pieces: list[bytes]) -> None:
     for piece in pieces:
         file.write(piece)
-
-
-def _announced(request: StreamingRequest) -> int:
-    """Return the length of the body in bytes. Raises `BadRequest` for one in chunks."""
-    if request.header("Transfer-Encoding"):
-        raise BadRequest("Missing Content-Length")
-    return int(request.header("Content-Length") or 0)
 
 
 _Url = Annotated[str, "The URL, of http or https."]
@@ -809,9 +790,7 @@ class PullsEndpoint(FilesPath):
             raise RemoteDownloadDisabled
 
     @call(HTTPStatus.OK, "The file.")
-    async def pull_file(
-        self, request: StreamingRequest, body: NewPull
-    ) -> FileEntry | Accepted[FileEntry | Started]:
+    async def pull_file(self, body: NewPull) -> FileEntry | Accepted[FileEntry | Started]:
         """Download a file from a URL.
 
         The answer is 202 with an identifier, and the console tells the end. With `foreground` it
@@ -839,7 +818,7 @@ class PullsEndpoint(FilesPath):
         return await self.run(self._node.files.short, lambda root: described(root, path, entry))
 
     @call(HTTPStatus.OK, "The downloads.")
-    async def list_pulls(self, request: StreamingRequest) -> PullList:
+    async def list_pulls(self) -> PullList:
         """Return the downloads of a server that are under way, and how far they are."""
         pulls = self._node.pulls.of(self.game_server.uuid)
         if self.is_calagopus:
@@ -847,13 +826,13 @@ class PullsEndpoint(FilesPath):
         return PullList([_for_go(pull) for pull in pulls] or None)
 
     @call(HTTPStatus.NO_CONTENT, "It ends soon, or there is none.")
-    async def cancel_pull(self, request: StreamingRequest) -> None:
+    async def cancel_pull(self) -> None:
         """Cancel a download; nothing is left of its file."""
         identifier = self.part("identifier")
         self._node.pulls.cancel(self.game_server.uuid, identifier)
 
     @call(HTTPStatus.OK, "What is there.")
-    async def query_pull(self, request: StreamingRequest, body: PullQuery) -> PullDescription:
+    async def query_pull(self, body: PullQuery) -> PullDescription:
         """Return what a URL leads to, by the same rules as a download; nothing is stored."""
         self.check_enabled()
         url = WebUrl.parse(body.url)

@@ -58,7 +58,6 @@ from wingsd.filesystem.paths import ServerPath as FilePath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.http.body_sender import FileBody, Validators
 from wingsd.http.operations import INVALID, Call, Encoded, Topic, call
-from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
 from wingsd.util.media import MediaType, accepted
 from wingsd.util.serialization import Keywords
@@ -86,12 +85,12 @@ class FilesPath(ServerResource):
     )
     operation = Operation.READ_FILES
 
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
+    async def handle(self, call: Call) -> None:
         """Run a call. Raises `ServerBusy` where what is under way excludes it."""
         self._gone = Event()
-        request.notifyFinish().addErrback(lambda _: self._gone.set())
+        self._request.notifyFinish().addErrback(lambda _: self._gone.set())
         try:
-            await super().handle(request, call)
+            await super().handle(call)
         except WingsdError as error:
             if self.is_calagopus and isinstance(error, _SHOWN_AS_417):
                 error.status = HTTPStatus.EXPECTATION_FAILED
@@ -286,7 +285,7 @@ class ReadFilesEndpoint(FilesPath):
         },
         fails=(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
     )
-    async def get_contents(self, request: StreamingRequest, query: ContentsQuery) -> FileBody:
+    async def get_contents(self, query: ContentsQuery) -> FileBody:
         """Return a regular file, or with `Range` a part of it (206).
 
         It is sent as fast as the client reads it. Of a file that grows meanwhile only the
@@ -312,9 +311,7 @@ class ReadFilesEndpoint(FilesPath):
         return FileBody(file, validators, self._node.files.reads, name, headers)
 
     @call(HTTPStatus.OK, "The files and directories, whose names are their paths.")
-    async def search_names(
-        self, request: StreamingRequest, query: SearchQuery
-    ) -> Encoded[tuple[FileEntry, ...]]:
+    async def search_names(self, query: SearchQuery) -> Encoded[tuple[FileEntry, ...]]:
         """Search for names, case aside (Pelican).
 
         `Search` in the configuration has the depth, and the directories that are passed over. The
@@ -323,7 +320,7 @@ class ReadFilesEndpoint(FilesPath):
         """
         if len(query.pattern) < _LEAST:
             raise BadRequest(_TOO_SHORT)
-        start, media = ServerPath.parse(query.directory), accepted(request.header("Accept"))
+        start, media = ServerPath.parse(query.directory), accepted(self._request.header("Accept"))
         prefix = query.directory.rstrip("/")
         settings = self._config.Search
         limits = SearchLimits(
@@ -341,14 +338,12 @@ class ReadFilesEndpoint(FilesPath):
         return await self.run(self._node.files.long, work)
 
     @call(HTTPStatus.OK, "The regular files, whose names are paths below `root`.")
-    async def search_files(
-        self, request: StreamingRequest, body: FileSearch
-    ) -> Encoded[FoundFiles]:
+    async def search_files(self, body: FileSearch) -> Encoded[FoundFiles]:
         """Search for files by path, size and content (Calagopus).
 
         Files on the egg's denylist are never found. A search ends as that of Pelican does.
         """
-        start, media = ServerPath.parse(body.root), accepted(request.header("Accept"))
+        start, media = ServerPath.parse(body.root), accepted(self._request.header("Accept"))
         wanted, results = search_filter(body)
         limits = SearchLimits(_DEPTH, results=max(1, min(results, MAX_RESULTS)))
         denylist = self.denylist
@@ -361,9 +356,7 @@ class ReadFilesEndpoint(FilesPath):
         return await self.run(self._node.files.long, work)
 
     @call(HTTPStatus.OK, "The fingerprints of the files that are there.")
-    async def get_fingerprints(
-        self, request: StreamingRequest, query: FingerprintsQuery
-    ) -> Fingerprints:
+    async def get_fingerprints(self, query: FingerprintsQuery) -> Fingerprints:
         """Return fingerprints of regular files: hexadecimal, of `curseforge` decimal.
 
         Files that are missing or denied are left out. The work ends when the client goes.
@@ -450,14 +443,12 @@ class ListFilesEndpoint(FilesPath):
             )
 
     @call(HTTPStatus.OK, "The entries, directories first, then by name.")
-    async def list_files(
-        self, request: StreamingRequest, query: DirectoryQuery
-    ) -> Encoded[tuple[FileEntry, ...]]:
+    async def list_files(self, query: DirectoryQuery) -> Encoded[tuple[FileEntry, ...]]:
         """Return the entries of a directory, the first 100,000 of them.
 
         Symlinks are not followed. Files on the egg's denylist are listed.
         """
-        path, media = ServerPath.parse(query.directory), accepted(request.header("Accept"))
+        path, media = ServerPath.parse(query.directory), accepted(self._request.header("Accept"))
 
         def work(root: ServerRoot, small: bool) -> tuple[bool, Encoded[tuple[FileEntry, ...]]]:
             listing = list_directory(root, path, Page(), (), self._gone.is_set, small=small)
@@ -473,16 +464,14 @@ class ListFilesEndpoint(FilesPath):
         return answer
 
     @call(HTTPStatus.OK, "The entries, directories first, then in that order.")
-    async def list_page(
-        self, request: StreamingRequest, query: PageQuery
-    ) -> Encoded[DirectoryPage]:
+    async def list_page(self, query: PageQuery) -> Encoded[DirectoryPage]:
         """Return a page of a directory.
 
         Symlinks are not followed. Files on the egg's denylist, and those of `ignored`, are as if
         they were not there.
         """
         path = ServerPath.parse(query.directory or query.root)
-        page, media = self._page(query), accepted(request.header("Accept"))
+        page, media = self._page(query), accepted(self._request.header("Accept"))
         denylist, ignored = self.denylist, Denylist(query.ignored)
 
         def work(root: ServerRoot, small: bool) -> tuple[bool, Encoded[DirectoryPage]]:

@@ -208,19 +208,17 @@ class MovesEndpoint(Endpoint):
     topic = Topic.TRANSFERS
     _token: TransferToken
 
-    def authorize(self, request: StreamingRequest, access: Access) -> None:
+    def authorize(self, access: Access) -> None:
         """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
         if not self._node.moves.settings.enabled:
-            raise PathNotFound(request.path.decode("latin-1"))
+            raise PathNotFound(self._request.path.decode("latin-1"))
         # The first answer may have been lost: an old token is good for the same move.
-        self._token = self.transfer_token(request, accept_expired=True)
+        self._token = self.transfer_token(accept_expired=True)
         if self._token.server != self.uuid:
             raise TokenInvalid("The token is not valid", "it is for another server")
 
     @call(HTTPStatus.CREATED, "The move has begun.", fails=ARRIVAL_FAILS)
-    async def begin_move(
-        self, request: StreamingRequest, body: MoveBegin
-    ) -> MoveBegun | Repeated[MoveBegun]:
+    async def begin_move(self, body: MoveBegin) -> MoveBegun | Repeated[MoveBegun]:
         """Begin to move a server to this node.
 
         It is admitted as with an upload, and then sent in any number of requests. The same request
@@ -234,7 +232,7 @@ class MovesEndpoint(Endpoint):
         known = await self._node.moves.begun(token, body.key)
         if known is not None:
             return Repeated(await self._answer(known, body))
-        token = self.transfer_token(request)
+        token = self.transfer_token()
         if body.only_known:
             known = await self._node.moves.withdraw(token, body.key)
             return Repeated(await self._answer(known, body))
@@ -276,19 +274,19 @@ class MoveEndpoint(Endpoint):
     _key: str
     _transfer: MoveTransfer | None
 
-    def authorize(self, request: StreamingRequest, access: Access) -> None:
+    def authorize(self, access: Access) -> None:
         """Check the key, if the move has not ended. Raises `Unauthorized`, `ServerNotFound`."""
-        scheme, _, key = request.header("Authorization").strip().partition(" ")
+        scheme, _, key = self._request.header("Authorization").strip().partition(" ")
         if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
             raise MoveKeyInvalid
         self._key = key.strip()
         self._transfer = self._node.moves.authorized(self.uuid, self.part("move"), self._key)
 
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
+    async def handle(self, call: Call) -> None:
         """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
         # How far a move is, told once more by a proxy, would be taken for the present state.
-        request.setHeader("Cache-Control", "no-store")
-        await super().handle(request, call)
+        self._request.setHeader("Cache-Control", "no-store")
+        await super().handle(call)
 
     async def _ended(self) -> EndedMove | None:
         """Return how the move has ended, None where it has not.
@@ -314,7 +312,7 @@ class MoveEndpoint(Endpoint):
         return _number(self.part("number"), "the number in the path")
 
     @call(HTTPStatus.OK, "How far it is.")
-    async def get_move(self, request: StreamingRequest, query: WaitQuery) -> MoveStatus:
+    async def get_move(self, query: WaitQuery) -> MoveStatus:
         """Return how far a move is, or how it has ended."""
         wait = min(float(_number(query.wait, "wait")), MAX_WAIT)
         status, transfer = await self._status(), self._transfer
@@ -335,7 +333,7 @@ class MoveEndpoint(Endpoint):
         return status
 
     @call(HTTPStatus.NO_CONTENT, "It ends.", fails=(HTTPStatus.CONFLICT,))
-    async def delete_move(self, request: StreamingRequest, query: KeepQuery) -> None:
+    async def delete_move(self, query: KeepQuery) -> None:
         """End a move that has failed at its source."""
         if await self._ended() is not None or self._transfer is None:
             return
@@ -351,9 +349,7 @@ class MoveEndpoint(Endpoint):
         return _status(self._transfer)
 
     @call(HTTPStatus.OK, "The session.", fails=(HTTPStatus.CONFLICT,))
-    async def resume_move(
-        self, request: StreamingRequest, body: MoveResume | None = None
-    ) -> MoveSession:
+    async def resume_move(self, body: MoveResume | None = None) -> MoveSession:
         """Begin a session of a move, and a round with what this node holds.
 
         What is under way of the move ends, and requests of earlier sessions are refused.
@@ -362,15 +358,13 @@ class MoveEndpoint(Endpoint):
         return MoveSession(session, **attrs.asdict(held))
 
     @call(HTTPStatus.OK, "The page.", fails=(HTTPStatus.CONFLICT,))
-    async def get_held_tree(self, request: StreamingRequest, query: TreePageQuery) -> TreePage:
+    async def get_held_tree(self, query: TreePageQuery) -> TreePage:
         """Return a page of what this node held when the session began."""
         inbox = await self._inbox()
         return TreePage(await inbox.page(query.session, _number(query.page, "page")))
 
     @call(HTTPStatus.OK, "The round is closed.", fails=(HTTPStatus.CONFLICT,))
-    async def close_round(
-        self, request: StreamingRequest, query: SessionQuery, body: RoundEnd
-    ) -> Root:
+    async def close_round(self, query: SessionQuery, body: RoundEnd) -> Root:
         """Close a round: both nodes have the same root then."""
         inbox = await self._inbox()
         root = _root(body.root)
@@ -378,9 +372,7 @@ class MoveEndpoint(Endpoint):
         return Root(body.root)
 
     @call(HTTPStatus.ACCEPTED, "It is tried.", fails=(HTTPStatus.CONFLICT,))
-    async def prepare_move(
-        self, request: StreamingRequest, body: MovePrepare | None = None
-    ) -> None:
+    async def prepare_move(self, body: MovePrepare | None = None) -> None:
         """Try what the server needs here, while it runs at its source.
 
         The Panel is asked about it, its image is pulled, and a container made and removed. `GET`
@@ -396,16 +388,14 @@ class MoveEndpoint(Endpoint):
         "There is room.",
         fails=(HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE),
     )
-    async def check_room(self, request: StreamingRequest, body: MovePrepare) -> None:
+    async def check_room(self, body: MovePrepare) -> None:
         """Check that what the server's files take by now fits on the disk, before more is sent."""
         transfer = await self._open()
         transfer.note_size(body.disk_bytes, body.files)
         await transfer.require_room()
 
     @call(HTTPStatus.ACCEPTED, "It is being put into place.", fails=(HTTPStatus.CONFLICT,))
-    async def commit_move(
-        self, request: StreamingRequest, query: SessionQuery, body: MoveCommit
-    ) -> None:
+    async def commit_move(self, query: SessionQuery, body: MoveCommit) -> None:
         """Have the server put into place; `GET` of the move tells the outcome."""
         commit = Commit(body.round, _root(body.root), body.running)
         ended = await self._ended()
@@ -429,18 +419,18 @@ class MoveBodyEndpoint(MoveEndpoint):
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Return the reader of a body, which the call asks for in its turn."""
-        self.authorize(request, Access.MOVE)
+        self.authorize(Access.MOVE)
         self._stream = UploadStream(request, self._node.bucket)
-        Deferred.fromCoroutine(self._respond(request))
+        Deferred.fromCoroutine(self._respond())
         return self._stream
 
     @call(HTTPStatus.OK, "It is here.", form=bytes, fails=_BODY_FAILS)
-    async def put_batch(self, request: StreamingRequest, query: SessionQuery) -> Durable:
+    async def put_batch(self, query: SessionQuery) -> Durable:
         """Send a batch, `application/vnd.wingsd.batch`; it may come again.
 
         Compressed as one zstd frame it is `application/vnd.wingsd.batch+zstd`.
         """
-        kind = request.header("Content-Type").partition(";")[0].strip().lower()
+        kind = self._request.header("Content-Type").partition(";")[0].strip().lower()
         inbox = await self._inbox()
         durable = await inbox.receive_batch(
             query.session, self._number(), self._stream, zstd=kind == ZSTD_CONTENT_TYPE
@@ -448,13 +438,13 @@ class MoveBodyEndpoint(MoveEndpoint):
         return Durable(durable)
 
     @call(HTTPStatus.OK, "How much of it.", fails=(HTTPStatus.CONFLICT,))
-    async def get_attachment(self, request: StreamingRequest, query: SessionQuery) -> Offset:
+    async def get_attachment(self, query: SessionQuery) -> Offset:
         """Return how much of an attachment is here."""
         inbox = await self._inbox()
         return Offset(await inbox.offset(query.session, self.part("name")))
 
     @call(HTTPStatus.OK, "How much of it is here now.", form=bytes, fails=_BODY_FAILS)
-    async def append_attachment(self, request: StreamingRequest, query: PieceQuery) -> Offset:
+    async def append_attachment(self, query: PieceQuery) -> Offset:
         """Send a piece of an attachment, the bytes behind those that are here."""
         sha = query.sha256.lower()
         if sha and not _KEY.fullmatch(sha):

@@ -30,7 +30,6 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.http.operations import Call, PlainText, Topic, call
-from wingsd.http.request import StreamingRequest
 from wingsd.node.diagnostics import ReportOptions
 from wingsd.node.figures import UsedPort, host_addresses, used_ports
 from wingsd.node.logs import MAX_LINES, LogUnavailable, StoredLog, read_log, stored_logs
@@ -169,13 +168,13 @@ class UpdateEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
+    async def handle(self, call: Call) -> None:
         """Run the call, and put the settings in force when it is answered.
 
         Panels compare the answer with the node's old `token_id`. Raises `Unauthorized`,
         `Forbidden`.
         """
-        await super().handle(request, call)
+        await super().handle(call)
         self._node.updates.apply()
 
     @call(
@@ -187,7 +186,7 @@ class UpdateEndpoint(Endpoint):
             HTTPStatus.INTERNAL_SERVER_ERROR,
         ),
     )
-    async def update_settings(self, request: StreamingRequest, body: NodeSettings) -> Update:
+    async def update_settings(self, body: NodeSettings) -> Update:
         """Save the node's settings in its configuration file, and put them in force.
 
         Directories and all other keys that are not described here are not taken over, and named in
@@ -197,10 +196,10 @@ class UpdateEndpoint(Endpoint):
         `/etc/letsencrypt/live/` do not replace the node's own. The log and the answer
         name the changes that need a restart. When a value is invalid nothing is changed.
         """
-        content = request.content.getvalue()
+        content = self._request.content.getvalue()
         if len(content) > MAX_SETTINGS:
             raise BodyTooLarge(MAX_SETTINGS)
-        sent = decode(content, request.media)
+        sent = decode(content, self._request.media)
         waiting = await self._node.updates.save(body, unknown_keys(sent, NodeSettings))
         return Update(applied=waiting is not None, restart=list(waiting or ()) or None)
 
@@ -437,9 +436,7 @@ class NodeEndpoint(Endpoint):
     _log = Logger()
 
     @call(HTTPStatus.OK, "The node.")
-    async def get_system(
-        self, request: StreamingRequest, query: SystemQuery
-    ) -> SystemInformation | SystemAndEngine:
+    async def get_system(self, query: SystemQuery) -> SystemInformation | SystemAndEngine:
         """Return the machine that this node runs on."""
         here = machine()
         version = version_for(self._config.family)
@@ -466,7 +463,7 @@ class NodeEndpoint(Endpoint):
             return None
 
     @call(HTTPStatus.OK, "The log files.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
-    async def list_log_files(self, request: StreamingRequest) -> LogFiles:
+    async def list_log_files(self) -> LogFiles:
         """List the log files of the node.
 
         `wingsd.log` is the daemon's own log, also where it is in systemd's journal; its size is 0
@@ -478,7 +475,7 @@ class NodeEndpoint(Endpoint):
         return LogFiles(found)
 
     @call(HTTPStatus.OK, "The lines.", fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
-    async def get_log_file(self, request: StreamingRequest, query: LogFileQuery) -> PlainText:
+    async def get_log_file(self, query: LogFileQuery) -> PlainText:
         """Return the last lines of a log file as text, without the node's secrets.
 
         They are of the last MiB; of a compressed file, of its first 64 MiB.
@@ -508,9 +505,7 @@ class NodeEndpoint(Endpoint):
         return await self._node.disk.run(self._redacted, lambda: found)
 
     @call(HTTPStatus.OK, "The report.", fails=(HTTPStatus.BAD_REQUEST,))
-    async def get_diagnostics(
-        self, request: StreamingRequest, query: DiagnosticsQuery
-    ) -> PlainText:
+    async def get_diagnostics(self, query: DiagnosticsQuery) -> PlainText:
         """Return versions, configuration, Docker's state and the last lines of the log, as text.
 
         Secrets are left out in any case, hosts and addresses unless they are asked for.
@@ -518,7 +513,7 @@ class NodeEndpoint(Endpoint):
         return PlainText(await self._node.diagnostics.report(report_options(query)))
 
     @call(HTTPStatus.OK, "What the machine uses.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
-    async def get_utilization(self, request: StreamingRequest) -> NodeUtilization:
+    async def get_utilization(self) -> NodeUtilization:
         """Return what the machine uses: its processor, memory and disks.
 
         It answers within a second. A disk that does not answer shows its last figures.
@@ -543,7 +538,7 @@ class NodeEndpoint(Endpoint):
         )
 
     @call(HTTPStatus.OK, "The addresses.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
-    async def list_addresses(self, request: StreamingRequest) -> IpAddresses | AssignableAddresses:
+    async def list_addresses(self) -> IpAddresses | AssignableAddresses:
         """List the machine's IP addresses and those of `docker.system_ips`.
 
         Loopback and link-local addresses are left out; for Calagopus' Panel also those of Docker's
@@ -563,7 +558,7 @@ class NodeEndpoint(Endpoint):
             HTTPStatus.SERVICE_UNAVAILABLE,
         ),
     )
-    async def list_used_ports(self, request: StreamingRequest, query: PortsQuery) -> UsedPorts:
+    async def list_used_ports(self, query: PortsQuery) -> UsedPorts:
         """List the ports that a new server could not have at these addresses.
 
         They are those of the allocations of the node's servers, also of stopped ones, and those at
@@ -588,13 +583,13 @@ class NodeEndpoint(Endpoint):
         return self._node.engine
 
     @call(HTTPStatus.OK, "The sizes.", fails=(HTTPStatus.CONFLICT,))
-    async def get_engine_disk(self, request: StreamingRequest) -> EngineDisk:
+    async def get_engine_disk(self) -> EngineDisk:
         """Return what the Docker engine keeps on its disk."""
         return await self.engine.disk()
 
     @call(HTTPStatus.OK, "What Docker says of it.", fails=(HTTPStatus.CONFLICT,))
     async def prune_images(
-        self, request: StreamingRequest
+        self,
     ) -> Annotated[dict[str, Any], "`ImagesDeleted` and `SpaceReclaimed`, in bytes."]:
         """Remove images without a name that no container uses.
 
@@ -608,7 +603,7 @@ class NodeEndpoint(Endpoint):
         "The node.",
         fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE),
     )
-    async def get_overview(self, request: StreamingRequest) -> NodeOverview:
+    async def get_overview(self) -> NodeOverview:
         """Return the machine, and how many servers it has."""
         states = [server.state for server in self._node.servers.all()]
         online = sum(state is not PowerState.OFFLINE for state in states)
@@ -633,7 +628,7 @@ class NodeEndpoint(Endpoint):
         )
 
     @call(HTTPStatus.OK, "What the machine does.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
-    async def get_stats(self, request: StreamingRequest) -> NodeStats:
+    async def get_stats(self) -> NodeStats:
         """Return what the machine does: since its start, and in a second on average.
 
         Averages are since the last question.
@@ -666,9 +661,7 @@ class NodeEndpoint(Endpoint):
         )
 
     @call(HTTPStatus.OK, "The configuration.")
-    async def get_config(
-        self, request: StreamingRequest
-    ) -> Annotated[dict[str, Any], "The keys of `config.yml`."]:
+    async def get_config(self) -> Annotated[dict[str, Any], "The keys of `config.yml`."]:
         """Return the configuration in force, and the keys of its file that are not used.
 
         Secrets are empty.
@@ -679,7 +672,7 @@ class NodeEndpoint(Endpoint):
         return Redaction(values, endpoints=True).tree(values)
 
     @call(HTTPStatus.ACCEPTED, "Never given.", fails=(HTTPStatus.CONFLICT,))
-    async def upgrade(self, request: StreamingRequest) -> None:
+    async def upgrade(self) -> None:
         """Refuse to replace the daemon by a program from elsewhere, always with 409."""
         raise Conflict(
             "this node is upgraded by its package manager",

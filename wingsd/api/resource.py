@@ -34,15 +34,6 @@ from wingsd.servers.server import Server
 from wingsd.util.text import canonical_uuid
 
 
-def _is_node_failure(error: Exception) -> bool:
-    """Return whether the cause is in this node, not in the request or the state of a server."""
-    if not isinstance(error, WingsdError):
-        return True
-    return error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
-        error, ServerNotRunning
-    )
-
-
 class Endpoint(Resource):
     """Calls of the interface, at some of its paths. An instance is made for each request.
 
@@ -58,10 +49,15 @@ class Endpoint(Resource):
     _log = Logger()
 
     def __init__(
-        self, node: NodeContext, calls: Mapping[str, Call], parts: Mapping[str, bytes] = {}
+        self,
+        node: NodeContext,
+        calls: Mapping[str, Call],
+        request: StreamingRequest,
+        parts: Mapping[str, bytes],
     ) -> None:
         super().__init__()
         self._node = node
+        self._request = request
         #: That in force when the request has arrived.
         self._config = node.live.current
         self._calls = calls
@@ -93,23 +89,23 @@ class Endpoint(Resource):
             )
         return uuid
 
-    def transfer_token(self, request: StreamingRequest, **options: Any) -> TransferToken:
-        """Return the token of a transfer that a request has; `options` are of `transfer_token`."""
+    def transfer_token(self, **options: Any) -> TransferToken:
+        """Return the request's token of a transfer; `options` are of `transfer_token`."""
         config = self._config
         return transfer_token(
-            request.header("Authorization"),
+            self._request.header("Authorization"),
             config.token,
             config.family,
             config.api.public_url,
             **options,
         )
 
-    def authorize(self, request: StreamingRequest, access: Access) -> None:
-        """Check the token of a request. Paths with other tokens than the Panel's override this.
+    def authorize(self, access: Access) -> None:
+        """Check the request's token. Paths with other tokens than the Panel's override this.
 
         Raises `Unauthorized`, `Forbidden`.
         """
-        authorize_panel(request.header("Authorization"), self._config.token)
+        authorize_panel(self._request.header("Authorization"), self._config.token)
 
     def admits_body(self, request: StreamingRequest) -> bool:
         """Return whether the body of a request is stored: that of an authorized client is.
@@ -117,16 +113,16 @@ class Endpoint(Resource):
         With a method that the path does not have, it needs the token of the others. Raises what
         `authorize` does.
         """
-        call = self._call(request)
+        call = self._call()
         needed = [each.access for each in ([call] if call else self._calls.values())]
         if not all(access.admits_body for access in needed):
             return False
-        self.authorize(request, needed[0])
+        self.authorize(needed[0])
         return True
 
     def render(self, request: Any) -> int:
         """Start the call; the answer follows when its coroutine has ended."""
-        Deferred.fromCoroutine(self._respond(request))
+        Deferred.fromCoroutine(self._respond())
         return NOT_DONE_YET
 
     @property
@@ -136,12 +132,12 @@ class Endpoint(Resource):
         heads = {"HEAD"} if get is not None and get.sends_file else set()
         return ", ".join(sorted({"OPTIONS", *self._calls, *heads}))
 
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
+    async def handle(self, call: Call) -> None:
         """Run a call."""
         if call.access is not Access.PUBLIC:
-            self.authorize(request, call.access)
+            self.authorize(call.access)
         self.prepare()
-        content = await call.handler(self, request, **_arguments(request, call))
+        content = await call.handler(self, **self._arguments(call))
         status = call.success.status
         if isinstance(content, Accepted):
             content, status = content.content, HTTPStatus.ACCEPTED
@@ -150,69 +146,75 @@ class Endpoint(Resource):
         elif content is not None and status is HTTPStatus.NO_CONTENT:
             status = HTTPStatus.OK
         if status is not HTTPStatus.SWITCHING_PROTOCOLS:
-            request.respond(status, content)
+            self._request.respond(status, content)
 
     def prepare(self) -> None:
         """Check what must hold before the body is parsed."""
 
-    def failed(self, request: StreamingRequest, failure: Failure) -> None:
-        """Answer with an error; log it where its cause is in this node."""
-        if isinstance(failure.value, Exception) and _is_node_failure(failure.value):
-            self._log_failure(request, failure.value)
-        request.fail(failure)
+    def failed(self, failure: Failure) -> None:
+        """Answer with an error; log it where its cause is in this node.
 
-    def _call(self, request: StreamingRequest) -> Call | None:
-        """Return what the method of a request does; HEAD of a file is its GET."""
-        method = request.method.decode("latin-1")
+        Such an error comes neither from the request nor from the state of a server.
+        """
+        error = failure.value
+        is_own = not isinstance(error, WingsdError) or (
+            error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            and not isinstance(error, ServerNotRunning)
+        )
+        if is_own and isinstance(error, Exception):
+            self._log.warn(
+                "{method} {path} failed (request {number}): {error}",
+                method=self._request.method.decode("latin-1"),
+                path=self._request.path.decode("latin-1"),
+                number=self._request.request_id,
+                code=error_code(error),
+                error=error,
+            )
+        self._request.fail(failure)
+
+    def _call(self) -> Call | None:
+        """Return what the request's method does; HEAD of a file is its GET."""
+        method = self._request.method.decode("latin-1")
         get = self._calls.get("GET")
         if method == "HEAD" and get is not None and get.sends_file:
             return get
         return self._calls.get(method)
 
-    async def _respond(self, request: StreamingRequest) -> None:
-        method, call = request.method, self._call(request)
+    async def _respond(self) -> None:
+        method, call = self._request.method, self._call()
         try:
             if call is None or method == b"OPTIONS":
-                request.setHeader("Allow", self.methods)
+                self._request.setHeader("Allow", self.methods)
             if call is not None:
-                await self.handle(request, call)
+                await self.handle(call)
             elif method == b"OPTIONS":
-                request.answer(HTTPStatus.NO_CONTENT)
+                self._request.answer(HTTPStatus.NO_CONTENT)
             else:
                 name = method.decode("latin-1")
-                request.refuse(
+                self._request.refuse(
                     MethodNotAllowed(f"{name} is not allowed for this path", f"use {self.methods}")
                 )
         except Exception:
-            self.failed(request, Failure())
+            self.failed(Failure())
 
-    def _log_failure(self, request: StreamingRequest, error: Exception) -> None:
-        self._log.warn(
-            "{method} {path} failed (request {number}): {error}",
-            method=request.method.decode("latin-1"),
-            path=request.path.decode("latin-1"),
-            number=request.request_id,
-            code=error_code(error),
-            error=error,
-        )
-
-
-def _arguments(request: StreamingRequest, call: Call) -> dict[str, Any]:
-    """Return the arguments of a call's handler. Raises `BadRequest`."""
-    arguments = {}
-    if call.body is not None:
-        sent = request.content.read()
-        if sent or call.needs_body:
-            arguments["body"] = parse(sent, call.body, request.media)
-    if call.query is not None:
-        given: dict[str, Any] = {
-            field.name: request.arguments(field.name)
-            if isinstance(field.default, tuple)
-            else request.argument(field.name)
-            for field in attrs.fields(call.query)
-        }
-        arguments["query"] = call.query(**{name: value for name, value in given.items() if value})
-    return arguments
+    def _arguments(self, call: Call) -> dict[str, Any]:
+        """Return the arguments of a call's handler. Raises `BadRequest`."""
+        arguments = {}
+        if call.body is not None:
+            sent = self._request.content.read()
+            if sent or call.needs_body:
+                arguments["body"] = parse(sent, call.body, self._request.media)
+        if call.query is not None:
+            given: dict[str, Any] = {
+                field.name: self._request.arguments(field.name)
+                if isinstance(field.default, tuple)
+                else self._request.argument(field.name)
+                for field in attrs.fields(call.query)
+            }
+            arguments["query"] = call.query(
+                **{name: value for name, value in given.items() if value}
+            )
+        return arguments
 
 
 class ServerResource(Endpoint):

@@ -43,7 +43,6 @@ from wingsd.api.transfers import (
 from wingsd.config import CALAGOPUS, FAMILIES, PELICAN
 from wingsd.http.openapi import document
 from wingsd.http.operations import Access, Call, EncodedObject, Topic, call
-from wingsd.http.request import StreamingRequest
 from wingsd.http.site import Paths
 from wingsd.util.media import MediaType, encode
 
@@ -58,7 +57,7 @@ class InterfaceEndpoint(Endpoint):
     topic = Topic.NODE
 
     @call(HTTPStatus.OK, "This document.")
-    async def get_interface(self, request: StreamingRequest) -> EncodedObject:
+    async def get_interface(self) -> EncodedObject:
         """Return the OpenAPI 3.1 document of this interface."""
         return _encoded_interface()
 

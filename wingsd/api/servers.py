@@ -28,7 +28,6 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.http.operations import INVALID, Call, PlainText, Topic, call
-from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, InstallScript, configuration_from_panel
 from wingsd.restores.content import LocalArchive, RestoreArchive
 from wingsd.servers.installations import InstallOptions
@@ -59,13 +58,13 @@ class ServerEndpoint(Endpoint):
     fails = (HTTPStatus.NOT_FOUND, _NOT_LOADED)
 
     @call(HTTPStatus.OK, "The server.")
-    async def get_server(self, request: StreamingRequest) -> ServerDetails:
+    async def get_server(self) -> ServerDetails:
         """Return a server's configuration and state."""
         return self._node.servers.get(self.uuid).details()
 
     # Not a `ServerResource`: a server being received is not in the registry yet.
     @call(HTTPStatus.NO_CONTENT, "The server is deleted.", fails=_CONFLICT)
-    async def delete_server(self, request: StreamingRequest) -> None:
+    async def delete_server(self) -> None:
         """Delete a server with its container and its files.
 
         A transfer, or the restoring of a backup, is cancelled first. With Pelican's Panel its
@@ -200,12 +199,12 @@ class AllServersEndpoint(Endpoint):
     _log = Logger()
 
     @call(HTTPStatus.OK, "The servers.")
-    async def list_servers(self, request: StreamingRequest) -> list[ServerDetails]:
+    async def list_servers(self) -> list[ServerDetails]:
         """List all servers with their configuration and state."""
         return [server.details() for server in self._node.servers.all()]
 
     @call(HTTPStatus.OK, "What each server uses, by its UUID.")
-    async def get_servers_utilization(self, request: StreamingRequest) -> dict[str, Utilization]:
+    async def get_servers_utilization(self) -> dict[str, Utilization]:
         """Return what the servers use, by their UUIDs."""
         return {server.uuid: server.details().utilization for server in self._node.servers.all()}
 
@@ -218,7 +217,7 @@ class AllServersEndpoint(Endpoint):
             HTTPStatus.INTERNAL_SERVER_ERROR,
         ),
     )
-    async def create_server(self, request: StreamingRequest, body: NewServer) -> None:
+    async def create_server(self, body: NewServer) -> None:
         """Create a server with the settings that the Panel has for it.
 
         It is installed in the background by its egg's script, and the result is reported to the
@@ -240,9 +239,7 @@ class AllServersEndpoint(Endpoint):
     @call(
         HTTPStatus.ACCEPTED, "The actions have started.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,)
     )
-    async def power_servers(
-        self, request: StreamingRequest, body: AllPowerRequest
-    ) -> AffectedServers:
+    async def power_servers(self, body: AllPowerRequest) -> AffectedServers:
         """Start, stop, restart or kill several servers.
 
         Servers that cannot be started or stopped now are left out.
@@ -340,15 +337,13 @@ class ServerCallsEndpoint(ServerResource):
         "The commands are sent.",
         fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY),
     )
-    async def send_commands(self, request: StreamingRequest, body: Commands) -> None:
+    async def send_commands(self, body: Commands) -> None:
         """Send commands to the console, in order. Stops at the first that fails."""
         for line in body.commands:
             await self.game_server.command(line)
 
     @call(HTTPStatus.OK, "The lines.", fails=(HTTPStatus.BAD_REQUEST,))
-    async def get_logs(
-        self, request: StreamingRequest, query: LogsQuery
-    ) -> ConsoleLines | PlainText:
+    async def get_logs(self, query: LogsQuery) -> ConsoleLines | PlainText:
         """Return the last lines of the console.
 
         With `lines`, as Calagopus' Panel asks for them, they are plain text.
@@ -365,9 +360,7 @@ class ServerCallsEndpoint(ServerResource):
         "The settings are updated.",
         fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
     )
-    async def sync_server(
-        self, request: StreamingRequest, body: SyncedServer | None = None
-    ) -> None:
+    async def sync_server(self, body: SyncedServer | None = None) -> None:
         """Take over a server's settings: those in the body, else fetched from the Panel.
 
         A suspended server is stopped, and killed after a minute; on a node of Pelican's its
@@ -394,7 +387,7 @@ class ServerCallsEndpoint(ServerResource):
         "The action has started.",
         fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
     )
-    async def power_server(self, request: StreamingRequest, body: PowerRequest) -> None:
+    async def power_server(self, body: PowerRequest) -> None:
         """Start, stop, restart or kill a server.
 
         The result is shown in its console and by its events.
@@ -414,7 +407,7 @@ class ServerCallsEndpoint(ServerResource):
         return text
 
     @call(HTTPStatus.ACCEPTED, _STARTED, fails=_CONFLICT)
-    async def install_server(self, request: StreamingRequest) -> None:
+    async def install_server(self) -> None:
         """Run the installation script of a server's egg again.
 
         The result is reported to the Panel as that of a first installation.
@@ -422,9 +415,7 @@ class ServerCallsEndpoint(ServerResource):
         await self._node.installations.repeat(self.game_server, reinstall=False)
 
     @call(HTTPStatus.ACCEPTED, _STARTED, fails=_CONFLICT)
-    async def reinstall_server(
-        self, request: StreamingRequest, body: Reinstallation | None = None
-    ) -> None:
+    async def reinstall_server(self, body: Reinstallation | None = None) -> None:
         """Stop a server, fetch its settings, and run the installation script of its egg again.
 
         Its files stay, unless `truncate_directory` is true.
@@ -436,12 +427,12 @@ class ServerCallsEndpoint(ServerResource):
         await self._node.installations.repeat(self.game_server, options, reinstall=True)
 
     @call(HTTPStatus.ACCEPTED, "The installation is being stopped.", fails=(HTTPStatus.CONFLICT,))
-    async def abort_installation(self, request: StreamingRequest) -> None:
+    async def abort_installation(self) -> None:
         """Stop an installation, which is then reported to the Panel as failed."""
         self._node.installations.abort(self.uuid)
 
     @call(HTTPStatus.OK, "The output.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
-    async def get_install_output(self, request: StreamingRequest) -> InstallOutput:
+    async def get_install_output(self) -> InstallOutput:
         """Return what the script of the server's last installation has written."""
         return InstallOutput(await self.log(output=True))
 
@@ -450,9 +441,7 @@ class ServerCallsEndpoint(ServerResource):
         "The lines.",
         fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
-    async def get_install_log(
-        self, request: StreamingRequest, query: InstallLogQuery
-    ) -> PlainText:
+    async def get_install_log(self, query: InstallLogQuery) -> PlainText:
         """Return the last lines of the log of the server's last installation."""
         count = _number_of_lines("lines", query.lines, DEFAULT_LINES)
         lines = (await self.log(output=False)).splitlines(keepends=True)
@@ -472,7 +461,7 @@ class SocketEndpoint(ServerResource):
         "The WebSocket is open.",
         fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UPGRADE_REQUIRED),
     )
-    async def open_console(self, request: StreamingRequest) -> None:
+    async def open_console(self) -> None:
         """Open a WebSocket (RFC 6455) for the console and the events of a server.
 
         The first message must be `{"event": "auth", "args": [TOKEN]}`, with a token issued by the
@@ -482,17 +471,17 @@ class SocketEndpoint(ServerResource):
         For a minute after the server was transferred to another node the WebSocket can still be
         opened; it sends the end of the transfer and accepts nothing else.
         """
-        request.render(self._node.sockets.resource(self.game_server))
+        self._request.render(self._node.sockets.resource(self.game_server))
 
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
+    async def handle(self, call: Call) -> None:
         """Run the call. Raises `ServerNotFound`, `ServersNotLoaded`."""
         try:
-            await super().handle(request, call)
+            await super().handle(call)
         except ServerNotFound:
             moved = self._node.sockets.resource_of_moved(self.uuid)
             if moved is None:
                 raise
-            request.render(moved)
+            self._request.render(moved)
 
 
 async def revoke(node: NodeContext, keys: tuple[str, ...]) -> None:
@@ -574,7 +563,7 @@ class AccessEndpoint(Endpoint):
     _log = Logger()
 
     @call(HTTPStatus.NO_CONTENT, "The tokens are refused from now on.")
-    async def deny_tokens(self, request: StreamingRequest, body: DeniedTokens) -> None:
+    async def deny_tokens(self, body: DeniedTokens) -> None:
         """Refuse tokens for the WebSocket that were issued until now.
 
         The id of a token is unique, whatever server the path has. It does not say whose it is:
@@ -589,9 +578,7 @@ class AccessEndpoint(Endpoint):
         "Tokens with other permissions are refused from now on.",
         fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
     )
-    async def change_permissions(
-        self, request: StreamingRequest, body: ChangedPermissions
-    ) -> None:
+    async def change_permissions(self, body: ChangedPermissions) -> None:
         """Refuse the tokens of users whose permissions for a server have changed.
 
         Their pages get a new token from the Panel, which has the present permissions. Their SFTP
@@ -605,7 +592,7 @@ class AccessEndpoint(Endpoint):
         "The tokens are void, WebSockets and sessions closed.",
         fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
     )
-    async def deauthorize_user(self, request: StreamingRequest, body: DeauthorizedUser) -> None:
+    async def deauthorize_user(self, body: DeauthorizedUser) -> None:
         """Close a user's WebSockets and SFTP sessions of some servers.
 
         Tokens issued until now are refused.
@@ -679,7 +666,7 @@ class BackupsEndpoint(ServerResource):
     topic = Topic.BACKUPS
 
     @call(HTTPStatus.ACCEPTED, "The backup is being made.", fails=_CONFLICT)
-    async def make_backup(self, request: StreamingRequest, body: BackupRequest) -> None:
+    async def make_backup(self, body: BackupRequest) -> None:
         """Make a backup of a server, whose program runs on.
 
         Its end is reported to the Panel, also after a restart of this node, and shown in the
@@ -694,7 +681,7 @@ class BackupsEndpoint(ServerResource):
         return backup_uuid(self.part("backup"))
 
     @call(HTTPStatus.NO_CONTENT, "The backup is deleted.", fails=_CONFLICT)
-    async def delete_backup(self, request: StreamingRequest) -> None:
+    async def delete_backup(self) -> None:
         """Delete a local backup of a server.
 
         One that is being made is cancelled. A download of it that is under way goes on to its end.
@@ -703,7 +690,7 @@ class BackupsEndpoint(ServerResource):
         await self._node.backup_deletion.delete(self.uuid, self.backup)
 
     @call(HTTPStatus.NO_CONTENT, "They are deleted.", fails=_CONFLICT)
-    async def delete_all_backups(self, request: StreamingRequest) -> None:
+    async def delete_all_backups(self) -> None:
         """Delete all local backups of a server.
 
         Backups of which nothing tells whose they are stay.
@@ -732,9 +719,7 @@ class BackupDeletionEndpoint(Endpoint):
         "The backup is being deleted.",
         fails=(HTTPStatus.NOT_FOUND, *_CONFLICT),
     )
-    async def begin_backup_deletion(
-        self, request: StreamingRequest, body: DeletedBackup | None = None
-    ) -> None:
+    async def begin_backup_deletion(self, body: DeletedBackup | None = None) -> None:
         """Delete a local backup, and report to the Panel how that has ended."""
         asked = body or DeletedBackup()
         if asked.adapter != "wings":
@@ -783,7 +768,7 @@ class RestoreEndpoint(ServerResource):
     topic = Topic.SERVERS
 
     @call(HTTPStatus.ACCEPTED, "The backup is being restored.", fails=_CONFLICT)
-    async def restore_backup(self, request: StreamingRequest, body: RestoreRequest) -> None:
+    async def restore_backup(self, body: RestoreRequest) -> None:
         """Restore a backup of a server.
 
         Its archive is opened, or requested, before the answer; all of it is then read and verified

@@ -19,7 +19,7 @@ from wingsd.api.files import attachment, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive.compress import Compression
 from wingsd.auth.tokens import SignedToken, signed_token
-from wingsd.config import CALAGOPUS, Config
+from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     BackupMissing,
     BadRequest,
@@ -62,15 +62,6 @@ from wingsd.util.addresses import parse_address
 from wingsd.util.serialization import Keywords
 
 
-def client_address(config: Config, request: StreamingRequest) -> str:
-    """Return the address of the user; empty where it is not known."""
-    text = TrustedProxies(config.api.trusted_proxies).client_of(request)
-    try:
-        return str(parse_address(text))
-    except ValueError:
-        return ""
-
-
 class SignedPath(Endpoint):
     """A path for browsers, whose `token` is in the query.
 
@@ -89,11 +80,13 @@ class SignedPath(Endpoint):
     )
     token: SignedToken
 
-    def authorize(self, request: StreamingRequest, access: Access) -> None:
+    def authorize(self, access: Access) -> None:
         """Check the token, which is for the path. Raises `Unauthorized`, `SignedUrlVoid`."""
         assert access.kind is not None  # noqa: S101 - that of each signed path
         config = self._config
-        token = signed_token(request.argument("token"), config.token, access.kind, config.family)
+        token = signed_token(
+            self._request.argument("token"), config.token, access.kind, config.family
+        )
         if self._node.denied.revoked(token):
             raise SignedUrlVoid("the access of its user was changed after it was issued")
         self.token = token
@@ -113,17 +106,25 @@ class SignedPath(Endpoint):
         server.operations.check(operation)
         return server
 
-    async def use(self, request: StreamingRequest, *, resumes: bool) -> None:
+    @property
+    def client_address(self) -> str:
+        """The address of the user; empty where it is not known."""
+        text = TrustedProxies(self._config.api.trusted_proxies).client_of(self._request)
+        try:
+            return str(parse_address(text))
+        except ValueError:
+            return ""
+
+    async def use(self, *, resumes: bool) -> None:
         """Count a use of the token, before the first byte is sent or read.
 
         With `resumes` the request continues one from the same address, which counted. Raises
         `SignedUrlVoid` where it was used as often as it may be, and `StorageError`.
         """
-        config, token = self._config, self.token
-        most = config.api.max_jwt_uses if self.is_calagopus else 1
-        address = client_address(config, request)
+        token = self.token
+        most = self._config.api.max_jwt_uses if self.is_calagopus else 1
         if not await self._node.database.use_url(
-            token.digest, token.expires, most, address, resumes=resumes
+            token.digest, token.expires, most, self.client_address, resumes=resumes
         ):
             raise SignedUrlVoid("it was used before")
 
@@ -151,24 +152,18 @@ def download_headers(name: str) -> dict[str, str]:
     }
 
 
-def _is_satisfiable(request: StreamingRequest, validators: Validators) -> bool:
-    try:
-        requested_range(request.header("Range"), request.header("If-Range"), validators)
-    except RangeNotSatisfiable:
-        return False
-    return True
-
-
 class FileDownloadEndpoint(SignedPath):
     """The calls that send a file or a backup."""
 
-    async def sent(self, request: StreamingRequest, file: OpenFile, name: str) -> FileBody:
+    async def sent(self, file: OpenFile, name: str) -> FileBody:
         """Return the answer with an open file; the token is counted unless none is sent."""
         validators = Validators(file.entry.size, file.entry.modified)
+        asked = self._request.header("Range")
         try:
-            if request.method != b"HEAD" and _is_satisfiable(request, validators):
-                resumes = bool(request.header("Range"))
-                await self.use(request, resumes=resumes)
+            if self._request.method != b"HEAD":
+                with suppress(RangeNotSatisfiable):
+                    requested_range(asked, self._request.header("If-Range"), validators)
+                    await self.use(resumes=bool(asked))
         except BaseException:
             file.close()
             raise
@@ -176,7 +171,7 @@ class FileDownloadEndpoint(SignedPath):
         return FileBody(file, validators, self._node.files.reads, name, headers)
 
     @call(HTTPStatus.OK, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
-    async def download_file(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
+    async def download_file(self, query: SignedQuery) -> FileBody:
         """Download a file of a server, or with `Range` a part of it (206).
 
         The token is good once, with Calagopus `api.max_jwt_uses` times. A request with `Range`
@@ -198,10 +193,10 @@ class FileDownloadEndpoint(SignedPath):
                 raise FileMissing(str(path)) from error
 
         file = await self._node.files.run(self._node.files.short, server, open_file)
-        return await self.sent(request, file, f"{server.uuid}: {path}")
+        return await self.sent(file, f"{server.uuid}: {path}")
 
     @call(HTTPStatus.OK, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
-    async def download_backup(self, request: StreamingRequest, query: SignedQuery) -> FileBody:
+    async def download_backup(self, query: SignedQuery) -> FileBody:
         """Download a local backup of a server, or with `Range` a part of it (206).
 
         Its token is used up as that of a file.
@@ -214,7 +209,7 @@ class FileDownloadEndpoint(SignedPath):
         )
         if opened is None:
             raise BackupMissing(token.backup)
-        return await self.sent(request, opened[1], f"backup {token.backup}")
+        return await self.sent(opened[1], f"backup {token.backup}")
 
 
 @attrs.frozen
@@ -244,19 +239,18 @@ class _Output:
 class ArchiveDownloadEndpoint(SignedPath):
     """The calls that send files as an archive."""
 
-    def authorize(self, request: StreamingRequest, access: Access) -> None:
+    def authorize(self, access: Access) -> None:
         """Check the token, on nodes of Calagopus; the others do not have the path."""
         if not self.is_calagopus:
             raise PathNotFound(
-                request.path.decode("latin-1"),
+                self._request.path.decode("latin-1"),
                 f"nodes of {CALAGOPUS} have it; when this node's Panel is of that family, say so "
                 "by `family` in its configuration",
             )
-        super().authorize(request, access)
+        super().authorize(access)
 
     async def archive(
         self,
-        request: StreamingRequest,
         kind: ArchiveKind,
         files: Sequence[FilePath],
         name: str,
@@ -286,15 +280,13 @@ class ArchiveDownloadEndpoint(SignedPath):
             return Deferred.fromCoroutine(work)
 
         await self._node.files.run(self._node.files.short, server, check)
-        if request.method != b"HEAD":
-            await self.use(request, resumes=False)
+        if self._request.method != b"HEAD":
+            await self.use(resumes=False)
         headers = {**download_headers(name), "Content-Type": kind.mime}
         return StreamedBody(produce, f"{server.uuid}: {asked.top}", headers)
 
     @call(HTTPStatus.OK, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
-    async def download_directory(
-        self, request: StreamingRequest, query: ArchiveQuery
-    ) -> StreamedBody:
+    async def download_directory(self, query: ArchiveQuery) -> StreamedBody:
         """Download a directory as an archive, without what is denied or hidden from the user.
 
         Where a file cannot be read the connection is closed before the end.
@@ -302,15 +294,15 @@ class ArchiveDownloadEndpoint(SignedPath):
         kind = kind_of_format(query.archive_format or "tar_gz")
         name = name_text(FilePath.parse(self.token.file).name) or "server"
         files = (FilePath(),)
-        return await self.archive(request, kind, files, f"{name}.{kind.suffix}")
+        return await self.archive(kind, files, f"{name}.{kind.suffix}")
 
     @call(HTTPStatus.OK, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
-    async def download_files(self, request: StreamingRequest, query: ArchiveQuery) -> StreamedBody:
+    async def download_files(self, query: ArchiveQuery) -> StreamedBody:
         """Download files and directories of one directory as an archive; as for a directory."""
         kind = kind_of_format(query.archive_format or "tar_gz")
         files = tuple(map(FilePath.parse, self.token.files))
         name = f"{name_text(default_name(time.time()))}.{kind.suffix}"
-        return await self.archive(request, kind, files, name)
+        return await self.archive(kind, files, name)
 
 
 T = TypeVar("T")
@@ -372,34 +364,42 @@ class FileUploadEndpoint(SignedPath):
 
     def render(self, request: Any) -> int:
         """Start the call."""
-        _share_headers_of_parts(request)
+        self._share_headers_of_parts()
         return super().render(request)
 
     @call(HTTPStatus.OK, "All files are stored.", form=FileUploadForm)
-    def upload_files(self, request: StreamingRequest, query: UploadQuery) -> BodyReader:
+    def upload_files(self, query: UploadQuery) -> BodyReader:
         """Store files of a form in a server's directory.
 
         Each is written as it arrives, and replaces an existing file when it is whole. A file
         above `api.upload_limit` is refused as soon as that is known. Those before it are kept.
         """
         server = self.server_for(Operation.CHANGE_FILES)
-        return self._stored(request, partial(self._store_form, request, server))
+        return self._stored(partial(self._store_form, server))
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Begin to read the body of a request."""
-        _share_headers_of_parts(request)
-        self.authorize(request, Access.FILE_UPLOAD)
+        self._share_headers_of_parts()
+        self.authorize(Access.FILE_UPLOAD)
         reader: BodyReader
         if request.method == b"PATCH":
-            reader = self.continue_upload(request, PartQuery())
+            reader = self.continue_upload(PartQuery())
         else:
-            reader = self.upload_files(request, UploadQuery())
+            reader = self.upload_files(UploadQuery())
         return reader
 
+    def _share_headers_of_parts(self) -> None:
+        """Let pages of other origins, as the Panel's are, send and read the headers of parts."""
+        name = "Access-Control-Allow-Headers"
+        allowed = self._request.responseHeaders.getRawHeaders(name, [""])[-1]
+        value = f"{allowed}, Upload-Complete, Upload-Length, Upload-Offset"
+        self._request.setHeader(name, value)
+        self._request.setHeader("Access-Control-Expose-Headers", "Upload-Offset")
+
     @call(HTTPStatus.OK, "The part is known.", answer_headers=_OFFSET)
-    async def get_upload_offset(self, request: StreamingRequest, query: PartQuery) -> None:
+    async def get_upload_offset(self, query: PartQuery) -> None:
         """Return how much of a file was uploaded by PATCH; 0 where nothing was."""
-        server, path = self._part(request)
+        server, path = self._part()
 
         def size(root: ServerRoot) -> int:
             try:
@@ -409,12 +409,12 @@ class FileUploadEndpoint(SignedPath):
                 return 0
 
         found = await self._node.files.run(self._node.files.short, server, size)
-        request.setHeader("Upload-Offset", str(found))
+        self._request.setHeader("Upload-Offset", str(found))
 
     @call(HTTPStatus.OK, "Nothing of it is left.")
-    async def discard_upload(self, request: StreamingRequest, query: PartQuery) -> None:
+    async def discard_upload(self, query: PartQuery) -> None:
         """Delete what was uploaded of a file by PATCH."""
-        server, path = self._part(request)
+        server, path = self._part()
 
         def discard(root: ServerRoot) -> None:
             with (
@@ -432,46 +432,43 @@ class FileUploadEndpoint(SignedPath):
         form=bytes,
         headers=PartHeaders,
     )
-    def continue_upload(self, request: StreamingRequest, query: PartQuery) -> BodyReader:
+    def continue_upload(self, query: PartQuery) -> BodyReader:
         """Append a part to a file, which gets its name when that was the last one.
 
         What has arrived stays when the connection breaks, for a day; HEAD tells how much it is. It
         belongs to the user of the token.
         """
-        server, path = self._part(request)
-        return self._stored(request, partial(self._store_part, request, server, path))
+        server, path = self._part()
+        return self._stored(partial(self._store_part, server, path))
 
     def _stored(
         self,
-        request: StreamingRequest,
         store: Callable[[PulledBody], Coroutine[Any, Any, None]],
     ) -> PulledBody:
         """Return the reader of a body that is being stored; its end is the answer."""
-        body = PulledBody(request, _truncated)
+        body = PulledBody(self._request, _truncated)
         storing = Deferred.fromCoroutine(store(body))
-        storing.addCallback(lambda _: request.respond(HTTPStatus.OK))
-        storing.addErrback(partial(self.failed, request))
+        storing.addCallback(lambda _: self._request.respond(HTTPStatus.OK))
+        storing.addErrback(self.failed)
         return body
 
-    def _part(self, request: StreamingRequest) -> tuple[Server, FilePath]:
+    def _part(self) -> tuple[Server, FilePath]:
         """Return server and path of a request for a part of a file."""
         server = self.server_for(Operation.CHANGE_FILES)
-        directory = FilePath.parse(request.argument("directory"))
-        path = directory.joined(request.argument("file"))
+        directory = FilePath.parse(self._request.argument("directory"))
+        path = directory.joined(self._request.argument("file"))
         if path.contains(directory):
             raise PathInvalid("the file has no name.")
         return server, path
 
-    async def _store_part(
-        self, request: StreamingRequest, server: Server, path: FilePath, body: PulledBody
-    ) -> None:
+    async def _store_part(self, server: Server, path: FilePath, body: PulledBody) -> None:
         rules, name = self._rules(server), name_text(path.name)
-        offset = whole_number("Upload-Offset", request.header("Upload-Offset"))
-        total = whole_number("Upload-Length", request.header("Upload-Length"))
+        offset = whole_number("Upload-Offset", self._request.header("Upload-Offset"))
+        total = whole_number("Upload-Length", self._request.header("Upload-Length"))
         if offset is None:
             raise BadRequest(INVALID, "Upload-Offset: expected how much was uploaded before")
         rules.check_size(name, total or 0)
-        await self.use(request, resumes=True)
+        await self.use(resumes=True)
 
         def open_part(root: ServerRoot) -> PartialFile:
             rules.check_path(root, path)
@@ -488,42 +485,40 @@ class FileUploadEndpoint(SignedPath):
 
         part = await self._write(server, open_part)
         try:
-            request.setHeader("Upload-Offset", str(part.size))
+            self._request.setHeader("Upload-Offset", str(part.size))
             if part.size != offset:
                 raise UploadOffsetWrong(part.size)
             while pieces := await body.next():
                 await self._write(server, partial(append, pieces))
-            request.setHeader("Upload-Offset", str(part.size))
-            if request.header("Upload-Complete").strip() == "?1":
+            self._request.setHeader("Upload-Offset", str(part.size))
+            if self._request.header("Upload-Complete").strip() == "?1":
                 if total not in (None, part.size):
                     raise BadRequest(
                         "The upload is not complete.", f"{part.size} of {total} bytes are here"
                     )
                 await self._write(server, lambda root: part.commit())
-                self._record(request, path)
+                self._record(path)
         finally:
             await self._node.files.short.workers.run(part.close)
 
-    async def _store_form(
-        self, request: StreamingRequest, server: Server, body: PulledBody
-    ) -> None:
-        rules, expected = self._rules(server), self._expected(request)
+    async def _store_form(self, server: Server, body: PulledBody) -> None:
+        rules, expected = self._rules(server), self._expected()
         upload = FormUpload(
-            request.header("Content-Type"),
-            FilePath.parse(request.argument("directory")),
+            self._request.header("Content-Type"),
+            FilePath.parse(self._request.argument("directory")),
             rules,
             any_field=self.is_calagopus,
             expected=expected,
         )
         if not rules.is_too_large(expected):  # else refused when its name is known
-            await self.use(request, resumes=False)
+            await self.use(resumes=False)
         try:
             while pieces := await body.next():
                 try:
                     await self._write(server, partial(upload.receive, pieces=pieces))
                 finally:
                     while upload.whole:
-                        self._record(request, upload.whole.pop(0))
+                        self._record(upload.whole.pop(0))
             upload.close()
         finally:
             await self._node.files.short.workers.run(upload.abort)
@@ -532,17 +527,17 @@ class FileUploadEndpoint(SignedPath):
         limit = self._config.api.upload_limit
         return FileRules(limit, self._node.files.denylist(server), Denylist(self.token.ignored))
 
-    def _expected(self, request: StreamingRequest) -> int:
+    def _expected(self) -> int:
         """Return how many bytes the file of a form has at least, 0 where that is not known.
 
         Only pages are known to send one file in a request: other clients send several.
         """
-        total = request.argument("total_size")
+        total = self._request.argument("total_size")
         if total.isascii() and total.isdecimal():
             return int(total[:_DIGITS])
-        if self.is_calagopus or not request.header("Origin"):
+        if self.is_calagopus or not self._request.header("Origin"):
             return 0
-        length = request.header("Content-Length")
+        length = self._request.header("Content-Length")
         return max(int(length) - FORM_OVERHEAD, 0) if length.isdecimal() else 0
 
     async def _write(self, server: Server, work: Callable[[ServerRoot], T]) -> T:
@@ -551,7 +546,7 @@ class FileUploadEndpoint(SignedPath):
         with server.operations.during(Operation.CHANGE_FILES):
             return await self._node.files.run(self._node.files.short, server, work, writes=True)
 
-    def _record(self, request: StreamingRequest, path: FilePath) -> None:
+    def _record(self, path: FilePath) -> None:
         name, directory = name_text(path.name), f"/{path.parent}"
         files = {"files": [name]} if self.is_calagopus else {"file": name}
         self._node.activity.record(
@@ -559,13 +554,5 @@ class FileUploadEndpoint(SignedPath):
             "server:file.uploaded",
             {**files, "directory": directory},
             self.token.user,
-            client_address(self._config, request) or None,
+            self.client_address or None,
         )
-
-
-def _share_headers_of_parts(request: StreamingRequest) -> None:
-    """Let pages of other origins, which the Panel's are, send and read the headers of parts."""
-    name = "Access-Control-Allow-Headers"
-    allowed = request.responseHeaders.getRawHeaders(name, [""])[-1]
-    request.setHeader(name, f"{allowed}, Upload-Complete, Upload-Length, Upload-Offset")
-    request.setHeader("Access-Control-Expose-Headers", "Upload-Offset")

@@ -239,7 +239,7 @@ class TransfersEndpoint(Endpoint):
         headers=StreamHeaders,
         fails=ARRIVAL_FAILS,
     )
-    def receive_server(self, request: StreamingRequest) -> BodyReader:
+    def receive_server(self) -> BodyReader:
         """Receive a server from another node.
 
         The answer is sent when the server is installed here and the Panel has confirmed it.
@@ -256,22 +256,24 @@ class TransfersEndpoint(Endpoint):
         """
         # Nodes of Calagopus number their streams, also a single one. They take every answer for
         # success, and may then delete the backups that should have moved.
-        is_numbered = any(map(request.header, (COUNT, NUMBER)))
-        is_wingsd = request.header("User-Agent").startswith("wingsd/")
-        request.reads_status = is_wingsd or not is_numbered
+        is_numbered = any(map(self._request.header, (COUNT, NUMBER)))
+        is_wingsd = self._request.header("User-Agent").startswith("wingsd/")
+        self._request.reads_status = is_wingsd or not is_numbered
         try:
-            token = self.transfer_token(request)
+            token = self.transfer_token()
         except WingsdError as error:
-            self._log_refused(request, error)
+            self._log_refused(error)
             raise
         group = self._node.streams.of(token)
-        upload = UploadStream(request, self._node.bucket)
-        result = Deferred.fromCoroutine(self._receive(request, group, upload))
-        result.addCallbacks(lambda _: request.answer(HTTPStatus.OK), request.fail)
+        upload = UploadStream(self._request, self._node.bucket)
+        result = Deferred.fromCoroutine(self._receive(group, upload))
+        result.addCallbacks(lambda _: self._request.answer(HTTPStatus.OK), self._request.fail)
         return upload
 
-    #: The name by which `StreamingRequest` finds a handler that reads the body as it arrives.
-    open_body = receive_server
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        """Return the reader of a body."""
+        reader: BodyReader = self.receive_server()
+        return reader
 
     @call(
         HTTPStatus.OK,
@@ -281,7 +283,7 @@ class TransfersEndpoint(Endpoint):
             "Transfer-Features": "A comma-separated list, as in the body.",
         },
     )
-    async def get_transfer_features(self, request: StreamingRequest) -> TransferFeatures:
+    async def get_transfer_features(self) -> TransferFeatures:
         """List optional features of transfers that this node supports.
 
         With `streams`, the requests in which a server is sent have one result, and a hard link in
@@ -298,39 +300,38 @@ class TransfersEndpoint(Endpoint):
         if self._config.system.transfers.moves.enabled:
             features += [MOVES, MOVES_ATTRIBUTES, FOLLOWS]
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
-            features += await self._features_for(self.transfer_token(request), request)
-        request.setHeader("Transfer-Features", ", ".join(features))
+            features += await self._features_for(self.transfer_token())
+        self._request.setHeader("Transfer-Features", ", ".join(features))
         return TransferFeatures(features)
 
-    async def _features_for(self, token: TransferToken, request: StreamingRequest) -> list[str]:
+    async def _features_for(self, token: TransferToken) -> list[str]:
         if not token.direct:
             self._node.receiver.expect(token.server)
-        marks = request.header(MARK), request.header(BACKUPS_MARK)
+        marks = self._request.header(MARK), self._request.header(BACKUPS_MARK)
         if not any(marks):
             return []
-        return await self._node.receiver.pool_features(token.server, request.header(POOL), *marks)
+        pool = self._request.header(POOL)
+        return await self._node.receiver.pool_features(token.server, pool, *marks)
 
-    async def _receive(
-        self, request: StreamingRequest, group: StreamGroup, upload: UploadStream
-    ) -> None:
-        number, count = request.header(NUMBER), request.header(COUNT)
+    async def _receive(self, group: StreamGroup, upload: UploadStream) -> None:
+        number, count = self._request.header(NUMBER), self._request.header(COUNT)
         try:
             if number:
                 outcome = await group.join(number, count, upload)
             else:
                 outcome = await group.open(count, upload, lambda: self._coordinator(group.token))
         except WingsdError as error:
-            self._log_refused(request, error)
+            self._log_refused(error)
             raise
         await outcome
 
     def _coordinator(self, token: TransferToken) -> ReceivingCoordinator | None:
         return self._node.direct_transfers.incoming.coordinator(token) if token.direct else None
 
-    def _log_refused(self, request: StreamingRequest, error: Exception) -> None:
+    def _log_refused(self, error: Exception) -> None:
         self._log.warn(
             "upload from {peer} refused: {error}",
-            peer=request.peer,
+            peer=self._request.peer,
             code=error_code(error),
             error=error,
         )
@@ -353,12 +354,12 @@ class IncomingEndpoint(Endpoint):
         "The transfer is being cancelled.",
         fails=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
     )
-    async def cancel_receiving(self, request: StreamingRequest) -> None:
+    async def cancel_receiving(self) -> None:
         """Cancel a transfer to this node."""
         self._node.receiver.cancel(self.uuid)
 
     @call(HTTPStatus.NO_CONTENT, "There is no such transfer, or no longer.")
-    async def cancel_by_panel(self, request: StreamingRequest, body: CancelledTransfer) -> None:
+    async def cancel_by_panel(self, body: CancelledTransfer) -> None:
         """Cancel a transfer to this node that may have ended, since its source was asked first."""
         server = canonical_uuid(body.server_id)
         if server is None:
@@ -414,7 +415,7 @@ class OutgoingEndpoint(ServerResource):
     topic = Topic.TRANSFERS
 
     @call(HTTPStatus.ACCEPTED, "The transfer has started.", fails=(HTTPStatus.CONFLICT,))
-    async def send_server(self, request: StreamingRequest, body: TransferDestination) -> None:
+    async def send_server(self, body: TransferDestination) -> None:
         """Send a server to another node."""
         named = body.server.uuid
         if named is not None and canonical_uuid(named) != self.game_server.uuid:
@@ -435,7 +436,7 @@ class OutgoingEndpoint(ServerResource):
         )
 
     @call(HTTPStatus.ACCEPTED, "The transfer is being cancelled.", fails=(HTTPStatus.CONFLICT,))
-    async def cancel_sending(self, request: StreamingRequest) -> None:
+    async def cancel_sending(self) -> None:
         """Cancel a transfer from this node; the server stays here."""
         self._node.sender.cancel(self.game_server.uuid)
 
@@ -484,12 +485,11 @@ class DirectTransferEndpoint(Endpoint):
     )
     _token: TransferToken
 
-    def authorize(self, request: StreamingRequest, access: Access) -> None:
+    def authorize(self, access: Access) -> None:
         """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
         self._token = self.transfer_token(
-            request,
             # The result may be asked for long after the transfer.
-            accept_expired=request.method == b"DELETE",
+            accept_expired=self._request.method == b"DELETE",
             again=RENEW_DIRECT,
         )
         if not self._token.direct or self._token.server != self.uuid:
@@ -500,7 +500,7 @@ class DirectTransferEndpoint(Endpoint):
             )
 
     @call(HTTPStatus.NO_CONTENT, "The server may be sent.")
-    async def describe_server(self, request: StreamingRequest, body: Description) -> None:
+    async def describe_server(self, body: Description) -> None:
         """Send the configuration of a server before its direct transfer to this node."""
         token = self._token
         if await self._node.database.was_used(token.digest, token.expires):
@@ -509,7 +509,7 @@ class DirectTransferEndpoint(Endpoint):
         self._node.direct_transfers.incoming.describe(token, described)
 
     @call(HTTPStatus.OK, "The result.", fails=(HTTPStatus.SERVICE_UNAVAILABLE,))
-    async def conclude_move(self, request: StreamingRequest) -> Moved:
+    async def conclude_move(self) -> Moved:
         """Cancel a direct transfer, unless the server was received before; return which.
 
         An expired token is accepted.

@@ -33,7 +33,6 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.http.operations import Access, Topic, call
-from wingsd.http.request import StreamingRequest
 from wingsd.servers import PowerState
 from wingsd.statedb import Direction, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder
@@ -49,7 +48,7 @@ class ControlEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    def authorize(self, request: StreamingRequest, access: Access) -> None:
+    def authorize(self, access: Access) -> None:
         """Accept every client."""
 
 
@@ -78,7 +77,7 @@ class StatusEndpoint(ControlEndpoint):
     """The calls about the node."""
 
     @call(HTTPStatus.OK, "The status.")
-    async def get_status(self, request: StreamingRequest) -> Json:
+    async def get_status(self) -> Json:
         """Return the status of the node. Takes a few seconds at most."""
         node, system = self._node, self._config.system
         directories = {
@@ -176,7 +175,7 @@ class StatusEndpoint(ControlEndpoint):
         return {"loaded": True, "count": len(servers), "running": len(running)}
 
     @call(HTTPStatus.OK, "The report.")
-    async def get_diagnostics(self, request: StreamingRequest, query: DiagnosticsQuery) -> Json:
+    async def get_diagnostics(self, query: DiagnosticsQuery) -> Json:
         """Return the report as text."""
         return {"report": await self._node.diagnostics.report(report_options(query))}
 
@@ -223,7 +222,7 @@ class ControlBackupsEndpoint(ControlEndpoint):
     """The calls about backups."""
 
     @call(HTTPStatus.OK, "The backups.")
-    async def list_backups(self, request: StreamingRequest, query: BackupsQuery) -> Json:
+    async def list_backups(self, query: BackupsQuery) -> Json:
         """Return the backups on this node and those that are being made."""
         server = canonical_uuid(query.server) if query.server else ""
         if server is None:
@@ -250,22 +249,22 @@ class ControlBackupsEndpoint(ControlEndpoint):
         return backup_uuid(self.part("backup"))
 
     @call(HTTPStatus.OK, "The check is under way.")
-    async def begin_check(self, request: StreamingRequest) -> Json:
+    async def begin_check(self) -> Json:
         """Begin to verify a backup, or join the check of it that is under way."""
         return _progress(await self._node.backup_checks.begin(self.backup))
 
     @call(HTTPStatus.OK, "How far it is, or what it has found.")
-    async def show_check(self, request: StreamingRequest) -> Json:
+    async def show_check(self) -> Json:
         """Return the check of a backup that is under way, or has ended last."""
         return _progress(self._node.backup_checks.last(self.backup))
 
     @call(HTTPStatus.OK, "The backup is being rewritten.")
-    async def begin_rewrite(self, request: StreamingRequest) -> Json:
+    async def begin_rewrite(self) -> Json:
         """Begin to rewrite a backup for Wings, or join that if it is under way."""
         return _rewrite(await self._node.backup_rewrites.begin(self.backup))
 
     @call(HTTPStatus.OK, "How far it is, or how it has ended.")
-    async def show_rewrite(self, request: StreamingRequest) -> Json:
+    async def show_rewrite(self) -> Json:
         """Return the rewrite of a backup that is under way, or has ended last."""
         return _rewrite(self._node.backup_rewrites.last(self.backup))
 
@@ -465,7 +464,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
     """The calls about transfers, and the names of servers."""
 
     @call(HTTPStatus.CREATED, "The server is expected.")
-    async def expect_server(self, request: StreamingRequest, body: ExpectedServer) -> Json:
+    async def expect_server(self, body: ExpectedServer) -> Json:
         """Expect a server; return the token and the address for its source."""
         server = _uuid(body.server)
         if not 0 < body.seconds <= MAX_SECONDS:
@@ -489,7 +488,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         }
 
     @call(HTTPStatus.ACCEPTED, "The transfer has started.")
-    async def begin_sending(self, request: StreamingRequest, body: SendRequest) -> Json:
+    async def begin_sending(self, body: SendRequest) -> Json:
         """Start to send a server; its progress is at `/v1/transfers/{uuid}`."""
         server = _uuid(body.server)
         if body.stop_at is not None and not body.follow:
@@ -542,7 +541,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         return [ended_transfer(entry) for entry in await self._node.database.ended(most, server)]
 
     @call(HTTPStatus.OK, "The transfers.")
-    async def list_transfers(self, request: StreamingRequest, query: PastQuery) -> Json:
+    async def list_transfers(self, query: PastQuery) -> Json:
         """Return the transfers in progress, the expected ones, and the last that have ended.
 
         What is kept of failed moves has the oldest first. Raises `StorageError`.
@@ -559,7 +558,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         }
 
     @call(HTTPStatus.NO_CONTENT, "It is removed.")
-    async def forget_kept(self, request: StreamingRequest) -> None:
+    async def forget_kept(self) -> None:
         """Remove what is kept of a server, or the copy that follows it.
 
         Raises `ServerNotFound`, `StorageError`.
@@ -580,7 +579,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         return found
 
     @call(HTTPStatus.OK, "The servers.")
-    async def list_servers(self, request: StreamingRequest) -> Json:
+    async def list_servers(self) -> Json:
         """Return the UUID and the name of each server. Raises `ServersNotLoaded`."""
         return {
             "servers": [
@@ -590,7 +589,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         }
 
     @call(HTTPStatus.OK, "Its transfers.")
-    async def show_transfers(self, request: StreamingRequest) -> Json:
+    async def show_transfers(self) -> Json:
         """Return all that is known of a server's transfers. Raises `ServerNotFound`."""
         uuid = self.uuid
         answer: Json = {
@@ -618,7 +617,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         return {"uuid": uuid} | answer
 
     @call(HTTPStatus.ACCEPTED, "The transfer is being cancelled.")
-    async def cancel_transfer(self, request: StreamingRequest) -> None:
+    async def cancel_transfer(self) -> None:
         """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
         server = self.uuid
         for transfers in (self._node.sender, self._node.receiver):

@@ -495,21 +495,23 @@ class NotFound(Resource):
 class Paths(NotFound):
     """The root of a site. `table` has the paths, and what makes the resource of each.
 
-    Variable parts of a path are names in braces. A resource is made for each request, from the
-    values of these parts by name. Other paths are answered with 404.
+    Variable parts of a path are names in braces. A resource is made for each request, from that
+    and the values of these parts by name. Other paths are answered with 404.
     """
 
-    def __init__(self, table: Mapping[str, Callable[[Mapping[str, bytes]], Resource]]) -> None:
+    def __init__(
+        self, table: Mapping[str, Callable[[StreamingRequest, Mapping[str, bytes]], Resource]]
+    ) -> None:
         super().__init__()
         self._paths = [(path.split("/")[1:], make) for path, make in table.items()]
 
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
+    def getChild(self, path: bytes, request: Any) -> Resource:
         """Return the resource of a path: of its first part, and `request.postpath`."""
         parts = [path, *request.postpath]
         for pattern, make in self._paths:
             variables = _match(pattern, parts)
             if variables is not None:
-                return make(variables)
+                return make(request, variables)
         return NotFound()
 
 
