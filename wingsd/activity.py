@@ -141,11 +141,23 @@ TOO_LARGE, OVERFLOW, REFUSED, NOT_STORED = DROPPED = (
     "not_stored",
 )
 
+#: Calls at one interval, as Wings.
+CALLS_MAX = 50
+#: Entries that are read at once.
+READ_AT_ONCE = 500
+#: Answers by which a Panel refuses what is in a call.
+_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
 
 class ActivityLog:
     """The entries that the Panel has not accepted, at most `most`; the oldest are dropped.
 
-    `now` gives seconds since the epoch.
+    They are sent every `interval` seconds, at most `count` a call. `now` gives seconds since the
+    epoch.
     """
 
     _log = Logger()
@@ -153,13 +165,19 @@ class ActivityLog:
     def __init__(
         self,
         storage: StateDatabase,
+        panel: Panel,
         reactor: IReactorTime,
         most: int,
+        interval: float,
+        count: int,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
+        self._panel = panel
         self._reactor = reactor
         self._most = most
+        self._interval = interval
+        self._count = count
         self._now = now
         self._buffer: deque[ActivityEntry] = deque()
         self._stored = 0
@@ -177,20 +195,34 @@ class ActivityLog:
         self.dropped = dict.fromkeys(DROPPED, 0)
         self._unlogged = dict.fromkeys(DROPPED, 0)
         self._logged: dict[str, float] = {}
+        #: The calls left of a run.
+        self._calls = 0
+        #: When the Panel may be called again, by its `Retry-After`.
+        self._not_before = 0.0
+        #: The code of the last failure to send, empty after a success.
+        self._failure = ""
+        self._running: Deferred[None] | None = None
+        # A run that takes longer than the interval delays the next one: there are never two.
+        self._loop = LoopingCall(self._start_run)
+        self._loop.clock = reactor
 
     @property
     def waiting(self) -> int:
         """The number of entries that the Panel has not accepted."""
         return self._stored + len(self._buffer)
 
-    async def load(self) -> None:
-        """Count the entries from before the daemon's restart. A failure is logged."""
+    async def start(self) -> None:
+        """Begin to send, after an interval, and count the entries from before the restart.
+
+        A failure is logged.
+        """
+        self._loop.start(self._interval, now=False)
         try:
-            await self._count()
+            await self._count_stored()
         except StorageError as error:
             self._log.error("activity not counted: {error}", error=error)
 
-    async def _count(self) -> None:
+    async def _count_stored(self) -> None:
         self._stored, deleted = await self._storage.trim_activity(self._most)
         self._counted = True
         self._note_overflow(deleted, self._most)
@@ -252,36 +284,7 @@ class ActivityLog:
             key = "system.activity_max_entries, " if most == self._most else ""
             self.drop(OVERFLOW, number, f"the oldest of more than {key}{most:,}")
 
-    # For what sends them
-
-    async def oldest(self, most: int) -> list[ActivityEntry]:
-        """Return the oldest stored entries that are not settled. Raises `StorageError`."""
-        if not self._counted:
-            await self._count()
-        if not self._stored:
-            return []
-        return await self._storage.activity(self._settled, most)
-
-    async def settle(self, last: ActivityEntry) -> None:
-        """Delete all entries up to `last`: the Panel has them, or refuses them.
-
-        A failure is logged. This daemon does not send them again.
-        """
-        self._settled = last.id
-        try:
-            self._stored -= await self._storage.delete_activity(last.id)
-        except StorageError as error:
-            self._log.error("activity that was sent is not deleted: {error}", error=error)
-
     # Storing
-
-    async def store_now(self) -> None:
-        """Store what was recorded so far. A failure is logged, and tried again later."""
-        if self._storing is not None:
-            await when_fired(self._storing)
-        self._store()
-        if self._storing is not None:
-            await when_fired(self._storing)
 
     def stop(self) -> None:
         """Store what is not stored yet; the state database may be closed afterwards."""
@@ -335,6 +338,137 @@ class ActivityLog:
             self._buffer.popleft()
         self._note_overflow(excess, BUFFER_MAX)
 
+    # Sending
+
+    async def stop_sending(self, within: float) -> None:
+        """Stop sending; wait up to `within` seconds for the answer to a call that is under way."""
+        if self._loop.running:
+            self._loop.stop()
+        self._calls = 0
+        running = self._running
+        if running is not None:
+            await fires_within(running, within, self._reactor)
+            running.cancel()
+
+    async def send_now(self, within: float) -> None:
+        """Send all that was recorded so far; return when that has ended, after `within` at most.
+
+        It goes on after that.
+        """
+        if self._loop.running:
+            await fires_within(
+                Deferred.fromCoroutine(self._send_recorded()), within, self._reactor
+            )
+
+    async def _send_recorded(self) -> None:
+        if self._storing is not None:
+            await when_fired(self._storing)
+        self._store()
+        if self._storing is not None:
+            await when_fired(self._storing)
+        if self._running is not None:
+            await when_fired(self._running)
+        await self._start_run()
+
+    def _start_run(self) -> Deferred[None]:
+        """Start a run, unless one is under way; return what fires at its end."""
+        running = self._running
+        if running is None:
+            running = self._running = Deferred.fromCoroutine(self._run())
+            running.addCallback(self._run_ended)
+        return when_fired(running)
+
+    def _run_ended(self, _: None) -> None:
+        self._running = None
+
+    async def _run(self) -> None:
+        """Send what there is, in at most `CALLS_MAX` calls. Failures are logged."""
+        if self._reactor.seconds() < self._not_before:
+            return
+        self._calls = CALLS_MAX
+        try:
+            while self._calls and (rows := await self._oldest()):
+                await self._send(rows)
+        except CancelledError:
+            pass  # `stop_sending` has waited long enough.
+        except (PanelError, StorageError) as error:
+            self._not_before = self._reactor.seconds() + getattr(error, "retry_after", 0.0)
+            self._note_failure(error)
+        except Exception:
+            # It must not end the loop.
+            self._log.failure("sending activity failed")
+
+    async def _oldest(self) -> list[ActivityEntry]:
+        """Return the oldest stored entries that are not settled. Raises `StorageError`."""
+        if not self._counted:
+            await self._count_stored()
+        if not self._stored:
+            return []
+        return await self._storage.activity(self._settled, READ_AT_ONCE)
+
+    async def _send(self, rows: Sequence[ActivityEntry]) -> None:
+        # In the order of their ids, so that what is settled is always the oldest.
+        parts = [rows]
+        while parts and self._calls:
+            part = parts.pop()
+            entries, taken = merge(part, self._count)
+            if taken < len(part):
+                parts.append(part[taken:])
+                part = part[:taken]
+            self._calls -= 1
+            try:
+                await self._panel.post_once("activity", "/activity", {"data": entries})
+            except PanelRefused as error:
+                if error.response_status not in _REFUSALS:
+                    raise
+                if len(part) > 1:
+                    half = len(part) // 2
+                    parts += [part[half:], part[:half]]
+                    continue
+                self._drop_refused(part[0], error)
+            else:
+                self.sent += len(part)
+                if self._failure:
+                    self._failure = ""
+                    self._log.info("activity is sent again")
+            await self._settle(part[-1])
+
+    async def _settle(self, last: ActivityEntry) -> None:
+        """Delete all entries up to `last`: the Panel has them, or refuses them.
+
+        A failure is logged. This daemon does not send them again.
+        """
+        self._settled = last.id
+        try:
+            self._stored -= await self._storage.delete_activity(last.id)
+        except StorageError as error:
+            self._log.error("activity that was sent is not deleted: {error}", error=error)
+
+    def _drop_refused(self, row: ActivityEntry, error: PanelRefused) -> None:
+        self.dropped[REFUSED] += 1
+        self._log.error(
+            "{server}: {event} dropped, which the Panel refuses as activity: user {user}, address "
+            "{ip}, metadata {metadata}: {why}",
+            server=row.server,
+            event=row.event,
+            user=row.user,
+            ip=row.ip,
+            metadata=row.metadata[:200],
+            why=error.detail,
+        )
+
+    def _note_failure(self, error: PanelError | StorageError) -> None:
+        # Once, until it fails in another way or succeeds: the Panel may be away for long.
+        if self._failure != error.code:
+            self._failure = error.code
+            self._log.warn(
+                "activity not sent, entries waiting: {number}; trying again every {seconds:g} s: "
+                "{error}",
+                number=self.waiting,
+                seconds=self._interval,
+                error=error,
+            )
+
 
 #: The address that Pelican's Wings gives for what the node does itself.
 _LOCAL = "127.0.0.1"
@@ -364,158 +498,3 @@ def record_crashes(family: str, log: ActivityLog, bus: EventBus) -> None:
 
     if family in (PELICAN, CALAGOPUS):
         bus.subscribe_to_all(record)
-
-
-#: Calls at one interval, as Wings.
-CALLS_MAX = 50
-#: Entries that are read at once.
-READ_AT_ONCE = 500
-#: Answers by which a Panel refuses what is in a call.
-_REFUSALS = (
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-)
-
-
-class ActivitySender:
-    """Sends what is in `log` every `interval` seconds, at most `count` entries a call."""
-
-    _log = Logger()
-
-    def __init__(
-        self, log: ActivityLog, panel: Panel, reactor: IReactorTime, interval: float, count: int
-    ) -> None:
-        self._entries = log
-        self._panel = panel
-        self._reactor = reactor
-        self._interval = interval
-        self._count = count
-        self._calls = 0
-        #: When the Panel may be called again, by its `Retry-After`.
-        self._not_before = 0.0
-        #: The code of the last failure, empty after a success.
-        self._failure = ""
-        self._running: Deferred[None] | None = None
-        # A run that takes longer than the interval delays the next one: there are never two.
-        self._loop = LoopingCall(self._start_run)
-        self._loop.clock = reactor
-
-    def start(self) -> None:
-        """Begin, with the first call after an interval."""
-        self._loop.start(self._interval, now=False)
-
-    async def stop(self, within: float) -> None:
-        """Stop sending; wait up to `within` seconds for the answer to a call that is under way."""
-        if self._loop.running:
-            self._loop.stop()
-        self._calls = 0
-        running = self._running
-        if running is not None:
-            await fires_within(running, within, self._reactor)
-            running.cancel()
-
-    async def send_now(self, within: float) -> None:
-        """Send all that was recorded so far; return when that has ended, after `within` at most.
-
-        It goes on after that.
-        """
-        if self._loop.running:
-            await fires_within(
-                Deferred.fromCoroutine(self._send_recorded()), within, self._reactor
-            )
-
-    async def _send_recorded(self) -> None:
-        await self._entries.store_now()
-        if self._running is not None:
-            await when_fired(self._running)
-        await self._start_run()
-
-    def _start_run(self) -> Deferred[None]:
-        """Start a run, unless one is under way; return what fires at its end."""
-        running = self._running
-        if running is None:
-            running = self._running = Deferred.fromCoroutine(self._run_logged())
-            running.addCallback(self._run_ended)
-        return when_fired(running)
-
-    def _run_ended(self, _: None) -> None:
-        self._running = None
-
-    async def _run_logged(self) -> None:
-        try:
-            await self.run()
-        except CancelledError:
-            pass  # `stop` has waited long enough.
-        except Exception:
-            # It must not end the loop.
-            self._log.failure("sending activity failed")
-
-    async def run(self) -> None:
-        """Send what there is, in at most `CALLS_MAX` calls. Failures are logged."""
-        if self._reactor.seconds() < self._not_before:
-            return
-        self._calls = CALLS_MAX
-        try:
-            while self._calls and (rows := await self._entries.oldest(READ_AT_ONCE)):
-                await self._send(rows)
-        except PanelError as error:
-            self._not_before = self._reactor.seconds() + error.retry_after
-            self._note_failure(error)
-        except StorageError as error:
-            self._note_failure(error)
-
-    async def _send(self, rows: Sequence[ActivityEntry]) -> None:
-        # In the order of their ids, so that what is settled is always the oldest.
-        parts = [rows]
-        while parts and self._calls:
-            part = parts.pop()
-            entries, taken = merge(part, self._count)
-            if taken < len(part):
-                parts.append(part[taken:])
-                part = part[:taken]
-            self._calls -= 1
-            try:
-                await self._panel.post_once("activity", "/activity", {"data": entries})
-            except PanelRefused as error:
-                if error.response_status not in _REFUSALS:
-                    raise
-                if len(part) > 1:
-                    half = len(part) // 2
-                    parts += [part[half:], part[:half]]
-                    continue
-                self._drop(part[0], error)
-            else:
-                self._entries.sent += len(part)
-                self._note_success()
-            await self._entries.settle(part[-1])
-
-    def _drop(self, row: ActivityEntry, error: PanelRefused) -> None:
-        self._entries.dropped[REFUSED] += 1
-        self._log.error(
-            "{server}: {event} dropped, which the Panel refuses as activity: user {user}, address "
-            "{ip}, metadata {metadata}: {why}",
-            server=row.server,
-            event=row.event,
-            user=row.user,
-            ip=row.ip,
-            metadata=row.metadata[:200],
-            why=error.detail,
-        )
-
-    def _note_failure(self, error: PanelError | StorageError) -> None:
-        # Once, until it fails in another way or succeeds: the Panel may be away for long.
-        if self._failure != error.code:
-            self._failure = error.code
-            self._log.warn(
-                "activity not sent, entries waiting: {number}; trying again every {seconds:g} s: "
-                "{error}",
-                number=self._entries.waiting,
-                seconds=self._interval,
-                error=error,
-            )
-
-    def _note_success(self) -> None:
-        if self._failure:
-            self._failure = ""
-            self._log.info("activity is sent again")

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
 from tests.support.state import is_activity
-from wingsd.activity import ActivityLog, ActivitySender
+from wingsd.activity import ActivityLog
 from wingsd.errors import PanelRefused, StorageError
 from wingsd.statedb import StateDatabase, Store
 
@@ -55,7 +55,7 @@ class ActivityPanel:
 
 
 class ActivityNode:
-    """The log of a node and what sends it; `restart` is the next daemon."""
+    """The log of a node; `restart` is the next daemon."""
 
     def __init__(self, directory: Path, **limits: int) -> None:
         self.clock = Clock()
@@ -75,12 +75,10 @@ class ActivityNode:
         self.database: Any = StateDatabase(self.store, workers, self.now)
         for name in ("add_activity", "delete_activity", "trim_activity"):
             setattr(self.database, name, self._failing(getattr(self.database, name)))
-        self.log = ActivityLog(self.database, self.clock, most, self.now)
-        Deferred.fromCoroutine(self.log.load())
-        self.writes = 0
         panel: Any = self.panel
-        self.sender = ActivitySender(self.log, panel, self.clock, interval, count)
-        self.sender.start()
+        self.log = ActivityLog(self.database, panel, self.clock, most, interval, count, self.now)
+        Deferred.fromCoroutine(self.log.start())
+        self.writes = 0
 
     def _failing(self, method: Callable[..., Deferred[Any]]) -> Callable[..., Deferred[Any]]:
         def call(*args: Any) -> Deferred[Any]:
@@ -112,7 +110,7 @@ class ActivityNode:
 
     def kill(self) -> None:
         """End it at once: nothing more is stored."""
-        Deferred.fromCoroutine(self.sender.stop(0))
+        Deferred.fromCoroutine(self.log.stop_sending(0))
         for call in self.clock.getDelayedCalls():
             call.cancel()
         self.store.close()

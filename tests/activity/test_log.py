@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -151,7 +152,8 @@ async def test_all_is_stored_before_the_database_closes(tmp_path: Path, worker: 
     store = Store(str(tmp_path))
     store.open()
     database = StateDatabase(store, worker, lambda: 10.0)
-    log = ActivityLog(database, Clock(), 100_000)
+    panel: Any = None
+    log = ActivityLog(database, panel, Clock(), 100_000, 60, 100)
     busy = threading.Event()
     worker.run(busy.wait)
     # The first are being stored when the last one comes.
@@ -170,7 +172,9 @@ async def test_all_is_stored_before_the_database_closes(tmp_path: Path, worker: 
 async def test_a_slow_disk_does_not_block_the_reactor(tmp_path: Path, worker: Workers) -> None:
     store = Store(str(tmp_path))
     store.open()
-    log = ActivityLog(StateDatabase(store, worker, lambda: 10.0), Clock(), 100_000)
+    panel: Any = None
+    database = StateDatabase(store, worker, lambda: 10.0)
+    log = ActivityLog(database, panel, Clock(), 100_000, 60, 100)
     busy = threading.Event()
     worker.run(busy.wait)
     for number in range(3 * STORE_AT):

@@ -194,7 +194,7 @@ def test_the_end_of_the_daemon_waits_for_the_answer_of_a_call(node: ActivityNode
     node.panel.faults = [waiting]
     node.pass_time(60)
     ended: list[Any] = []
-    Deferred.fromCoroutine(node.sender.stop(2)).addBoth(ended.append)
+    Deferred.fromCoroutine(node.log.stop_sending(2)).addBoth(ended.append)
     assert ended == []
     waiting.callback(None)
     assert ended == [None]
@@ -206,7 +206,7 @@ def test_it_does_not_wait_for_long(node: ActivityNode) -> None:
     node.panel.faults = [Deferred()]
     node.pass_time(60)
     ended: list[Any] = []
-    Deferred.fromCoroutine(node.sender.stop(2)).addBoth(ended.append)
+    Deferred.fromCoroutine(node.log.stop_sending(2)).addBoth(ended.append)
     node.clock.advance(2)
     assert ended == [None]
     assert len(node.stored()) == 1
@@ -215,7 +215,7 @@ def test_it_does_not_wait_for_long(node: ActivityNode) -> None:
 def send_now(node: ActivityNode, within: float = 5) -> list[Any]:
     """Call `send_now`; return a list that gets its result when it has ended."""
     ended: list[Any] = []
-    Deferred.fromCoroutine(node.sender.send_now(within)).addBoth(ended.append)
+    Deferred.fromCoroutine(node.log.send_now(within)).addBoth(ended.append)
     return ended
 
 
@@ -269,7 +269,7 @@ def test_a_call_under_way_is_awaited_and_followed_by_the_rest(node: ActivityNode
 
 
 def test_after_its_end_nothing_is_sent(node: ActivityNode) -> None:
-    Deferred.fromCoroutine(node.sender.stop(2))
+    Deferred.fromCoroutine(node.log.stop_sending(2))
     node.type("a")
     assert send_now(node) == [None]
     assert node.panel.calls == []

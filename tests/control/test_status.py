@@ -21,8 +21,7 @@ ENGINE = DockerInformation(
 
 
 async def gathered(nodes: NodePair) -> dict[str, Any]:
-    request: Any = None
-    found: dict[str, Any] = await nodes.source.status().get_status(request)
+    found: dict[str, Any] = await nodes.source.status().get_status()
     return found
 
 
@@ -52,8 +51,7 @@ async def test_arriving_servers_are_shown_where_they_are_received(
     # As where nothing beside `system.data` is on its file system.
     monkeypatch.setattr(staging, "_is_same_filesystem", lambda: False)
     staging.prepare()
-    request: Any = None
-    found = await asked.get_status(request)
+    found = await asked.get_status()
     (arriving,) = [disk for disk in found["disks"] if disk["purpose"] == "arriving"]
     assert arriving["path"] == str(nodes.source.data / ".staging")
 

@@ -151,7 +151,8 @@ class NodeInProcess(Harness):
         self.ask_engine = lambda: Deferred.fromCoroutine(engine())
 
     def status(self) -> StatusEndpoint:
-        return StatusEndpoint(self, {})
+        request: Any = None
+        return StatusEndpoint(self, {}, request, {})
 
     def control_socket(self, settings: Control) -> ControlListener:
         return ControlListener(settings, self)

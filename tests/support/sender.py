@@ -339,7 +339,7 @@ class Sender(Harness):
 
     def use(self) -> None:
         """Record an activity of a user, and send recorded activity when the move asks for it."""
-        self.activity_sender.start()
+        Deferred.fromCoroutine(self.activity.start())
         self.activity.record(UUID, "server:power.restart", {})
 
     def follow(self, config: LiveMovesConfig) -> None:
@@ -398,7 +398,7 @@ class Sender(Harness):
                 waiting.callback(None)
         await deferLater(reactor, 0)
         self.transfers.stop()
-        await self.activity_sender.stop(0)
+        await self.activity.stop_sending(0)
         self.cut_off()
         self.store.close()
 

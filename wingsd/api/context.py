@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.activity import ActivityLog, ActivitySender
+from wingsd.activity import ActivityLog
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.checks import BackupChecks
 from wingsd.backups.creation import Backups
@@ -60,8 +60,8 @@ class NodeContext:
     """The objects of a node that outlive a request.
 
     `store` is the state database for the reactor's thread at the start, `database` its
-    asynchronous interface. `activity_sender` reports the activity log, and `statuses` the states
-    of servers; they are None where no Panel takes them.
+    asynchronous interface. `statuses` reports the states of servers; it is None where no Panel
+    takes them.
 
     `ask_engine` asks the engine for its version; it is None on a node without an engine, and so
     are `engine` and `orphans`.
@@ -85,7 +85,6 @@ class NodeContext:
     panel: Panel
     callbacks: CallbackQueue
     activity: ActivityLog
-    activity_sender: ActivitySender
     statuses: ContainerStatuses | None
     updates: PanelUpdates
 

@@ -228,8 +228,7 @@ class Node(Service):
         node, recovery = self.context, self.recovery(transfers, moves)
         await node.callbacks.load()
         await self._settle_backups()
-        await node.activity.load()
-        node.activity_sender.start()
+        await node.activity.start()
         ran = await node.running.load()
         stopped = await node.restores.settle(restores) if restores else []
         await node.direct_transfers.load(transfers)
@@ -354,7 +353,7 @@ class Node(Service):
         await self.http.close()
         if node.statuses is not None:
             node.statuses.stop()
-        stopping = Deferred.fromCoroutine(node.activity_sender.stop(REPORT_TIMEOUT))
+        stopping = Deferred.fromCoroutine(node.activity.stop_sending(REPORT_TIMEOUT))
         await node.callbacks.drain(REPORT_TIMEOUT)
         await stopping
         node.callbacks.stop()

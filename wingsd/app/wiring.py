@@ -12,7 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from wingsd import __version__
-from wingsd.activity import ActivityLog, ActivitySender, record_crashes
+from wingsd.activity import ActivityLog, record_crashes
 from wingsd.api.context import NodeContext
 from wingsd.api.routes import root
 from wingsd.app.daemon import (
@@ -156,11 +156,15 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     store = Store(system.root_directory)
     database = StateDatabase(store, pools.database, time.time)
     callbacks = CallbackQueue(panel, database, reactor)
-    activity = ActivityLog(database, reactor, system.activity_max_entries)
-    record_crashes(config.family, activity, bus)
-    activity_sender = ActivitySender(
-        activity, panel, reactor, system.activity_send_interval, system.activity_send_count
+    activity = ActivityLog(
+        database,
+        panel,
+        reactor,
+        system.activity_max_entries,
+        system.activity_send_interval,
+        system.activity_send_count,
     )
+    record_crashes(config.family, activity, bus)
     # Of the Panels, only Pelican's has a path for it.
     statuses = ContainerStatuses(panel, bus, reactor) if config.family == PELICAN else None
     denied = DenyList(time.time())
@@ -253,7 +257,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         quarantine=quarantine,
         backups=Removal(system.backup_directory, pools.long),
         database=database,
-        activity=activity_sender,
+        activity=activity,
         storage=source_storage,
         packers=pools.packers,
         followers=pools.followers,
@@ -397,7 +401,6 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         panel=panel,
         callbacks=callbacks,
         activity=activity,
-        activity_sender=activity_sender,
         statuses=statuses,
         updates=PanelUpdates(live, pools.disk, lambda: reload(only_new=True)),
         servers=servers,

@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import DeferredLock, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.activity import ActivitySender
+from wingsd.activity import ActivityLog
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.backups.local import LocalBackup, Removal, find_backups
 from wingsd.backups.store import BackupStore
@@ -334,7 +334,7 @@ class OutgoingParts:
     quarantine: Quarantine
     backups: Removal
     database: StateDatabase
-    activity: ActivitySender
+    activity: ActivityLog
     storage: SourceStorage
     packers: Workers
     followers: Workers
