@@ -14,7 +14,6 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, ensureDeferred, execute, succeed
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
-from twisted.web.resource import Resource
 
 from tests.support.workers import SynchronousWorkers
 from wingsd.activity import ActivityLog
@@ -227,17 +226,6 @@ class FakeDatabase:
         return succeed(digest in self.used)
 
 
-class Socket(Resource):
-    """Stands where the WebSocket will."""
-
-    def __init__(self, server: FakeServer) -> None:
-        super().__init__()
-        self._server = server
-
-    def render_GET(self, request: Any) -> bytes:
-        return f"the socket of {self._server.uuid}".encode()
-
-
 @attrs.frozen
 class Reply:
     """An answer as it came; `json` is None without a body."""
@@ -321,7 +309,8 @@ class ApiNode:
         #: A `NodeEngine`.
         self.node_engine: Any = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
-        self.moved: dict[str, Socket] = {}
+        #: The UUIDs of servers that have moved away lately.
+        self.moved: set[str] = set()
         self.client = HTTPClient(Agent(reactor))
         self.port = 0
         self.config = Config(
@@ -374,15 +363,20 @@ class ApiNode:
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port = self._listening.getHost().port
 
-    def resource(self, server: FakeServer) -> Socket:
-        return Socket(server)
+    @property
+    def transfers(self) -> ApiNode:
+        return self
+
+    def open(self, uuid: str, server: FakeServer | None, request: Any) -> None:
+        assert server is None or server.uuid == uuid
+        request.answer(200, f"the socket of {uuid}".encode())
 
     def close_user(self, user: str, servers: Collection[str]) -> int:
         self.calls.note("close user", user, servers)
         return 1
 
-    def resource_of_moved(self, server: str) -> Socket | None:
-        return self.moved.get(server)
+    def has_moved(self, server: str) -> bool:
+        return server in self.moved
 
     async def close(self) -> None:
         await self._listening.stopListening()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import trustme
@@ -10,8 +11,8 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet import ssl
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from tests.support.browser import Browser
 from tests.support.recorded_activity import RecordedActivity
@@ -57,17 +58,22 @@ class FakeServer:
         return self.lines[-lines:]
 
 
-class _At(Resource):
-    """Finds the WebSocket for each request, as the API does."""
+class Door(Resource):
+    """Opens the WebSocket of a server, None for one that has left, as the API does."""
 
-    def __init__(self, node: ConsoleNode) -> None:
+    isLeaf = True
+
+    def __init__(self, sockets: ConsoleSockets, server: Callable[[], Any]) -> None:
         super().__init__()
-        self._node = node
+        self._sockets = sockets
+        self._server = server
 
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
-        if self._node.has_left:
-            return self._node.sockets.resource_of_moved(UUID) or NotFound()
-        return self._node.sockets.resource(self._node.server)  # type: ignore[arg-type]
+    def render_GET(self, request: Any) -> int:
+        server = self._server()
+        if server is None and not self._sockets.transfers.has_moved(UUID):
+            return NotFound().render(request)
+        self._sockets.open(UUID, server, request)
+        return NOT_DONE_YET
 
 
 class ConsoleNode:
@@ -88,7 +94,8 @@ class ConsoleNode:
         config = Config(token_id="id", token=KEY, remote=f"{ORIGIN}/", **changes)
         self.sockets = ConsoleSockets(config, self.bus, self.denied, self.activity, reactor)
         root = NotFound()
-        root.putChild(b"servers", _At(self))
+        door = Door(self.sockets, lambda: None if self.has_left else self.server)
+        root.putChild(b"servers", door)
         style = AnswerStyle(config)
         self.site = NodeSite(root, reactor=reactor, timeout=timeout, style=style)
         factory: Any = self.site

@@ -15,6 +15,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from tests.support.recorded_activity import RecordedActivity
+from tests.websocket.consoles import Door
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
@@ -62,7 +63,7 @@ class Talk:
         )
         server: Any = FakeServer()
         root = NotFound()
-        root.putChild(b"ws", self.sockets.resource(server))
+        root.putChild(b"ws", Door(self.sockets, lambda: server))
         self.site = NodeSite(root, reactor=self.clock, timeout=30)
         self.transport = StringTransport()
         self.channel = self.site.buildProtocol(None)

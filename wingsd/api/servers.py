@@ -471,17 +471,17 @@ class SocketEndpoint(ServerResource):
         For a minute after the server was transferred to another node the WebSocket can still be
         opened; it sends the end of the transfer and accepts nothing else.
         """
-        self._request.render(self._node.sockets.resource(self.game_server))
+        server = self.game_server
+        self._node.sockets.open(server.uuid, server, self._request)
 
     async def handle(self, call: Call) -> None:
         """Run the call. Raises `ServerNotFound`, `ServersNotLoaded`."""
         try:
             await super().handle(call)
         except ServerNotFound:
-            moved = self._node.sockets.resource_of_moved(self.uuid)
-            if moved is None:
+            if not self._node.sockets.transfers.has_moved(self.uuid):
                 raise
-            self._request.render(moved)
+            self._node.sockets.open(self.uuid, None, self._request)
 
 
 async def revoke(node: NodeContext, keys: tuple[str, ...]) -> None:

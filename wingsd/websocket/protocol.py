@@ -132,7 +132,7 @@ class ConsoleProtocol(WebSocketServerProtocol):
         self._count()
 
     def _count(self) -> None:
-        limit = self._frames if self._receiver.admitted else self._frames_without_token
+        limit = self._frames if self._receiver.session.admitted else self._frames_without_token
         if not self._flooded and not limit.allows(self.factory.reactor.seconds()):
             self._flooded = True
             self.close_with(POLICY_VIOLATION, "too many messages")

@@ -10,16 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from wingsd import events
@@ -28,14 +24,12 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import PELICAN, PTERODACTYL, Config
 from wingsd.errors import (
     Forbidden,
-    MethodNotAllowed,
     TooManyWebSockets,
     UpgradeRequired,
     WingsdError,
 )
 from wingsd.events import Event, EventBus
 from wingsd.http.request import StreamingRequest, TrustedProxies
-from wingsd.http.site import NotFound
 from wingsd.servers.console import daemon_line
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
@@ -128,27 +122,12 @@ _DROPPABLE = (
 )
 
 
-@attrs.frozen(eq=False, repr=False)
-class ClientContext:
-    """The collaborators of every client.
-
-    `now` returns the seconds since the epoch. `activity` records what users do.
-    """
-
-    reactor: IReactorTime
-    now: Callable[[], float]
-    bus: EventBus
-    transfers: RecentTransfers
-    config: Config
-    activity: ActivityLog
-
-
 @implementer(IPushProducer)
 class ConsoleClient:
     """A browser at `address` that watches the server with the UUID `uuid`.
 
-    `server` is None when that has left this node. `on_leave` is called when the connection is
-    lost, or evicted.
+    `server` is None when that has left this node. It leaves `sockets` when the connection is lost,
+    or evicted.
     """
 
     _log = Logger()
@@ -158,46 +137,30 @@ class ConsoleClient:
         uuid: str,
         server: Server | None,
         session: Session,
-        context: ClientContext,
-        on_leave: Callable[[ConsoleClient], None],
+        sockets: ConsoleSockets,
         address: str,
     ) -> None:
-        self._uuid = uuid
+        self.uuid = uuid
+        self.session = session
         self._server = server
-        self._session = session
-        self._context = context
-        self._on_leave = on_leave
+        self._sockets = sockets
         self._address = address
         self._buffer = SendBuffer()
         self._protocol: ConsoleProtocol | None = None
         self._sends_binary = False
         self._checks = LoopingCall(self._check)
-        self._checks.clock = context.reactor
+        self._checks.clock = sockets.reactor
         self._unsubscribe: Callable[[], None] | None = None
-
-    @property
-    def admitted(self) -> bool:
-        """True if it has authenticated."""
-        return self._session.admitted
 
     def evict(self) -> None:
         """Close the connection in favour of a new one."""
         self._close(TRY_AGAIN_LATER, "too many WebSockets wait for a token")
-        self._on_leave(self)
-
-    @property
-    def user(self) -> str:
-        """The UUID of its user, in lower case; empty before it has authenticated."""
-        return self._session.user
-
-    def use_key(self, key: str) -> None:
-        """Check later tokens of the user by another `token` of the node."""
-        self._session.key = key
+        self._sockets.leave(self)
 
     def deauthorize(self) -> None:
         """Close the connection, since its user's access has ended or changed."""
         self._close(POLICY_VIOLATION, "your access to this server has ended or changed")
-        self._on_leave(self)
+        self._sockets.leave(self)
 
     # Called by the protocol
 
@@ -211,30 +174,30 @@ class ConsoleClient:
         self._protocol = protocol
         protocol.transport.registerProducer(self, True)
         if self._server is not None and self._server.suspended:
-            self._perform(suspension(self._context.config.family))
+            self._perform(suspension(self._sockets.config.family))
         if self._protocol is None:
             return  # It is closed.
-        self._unsubscribe = self._context.bus.subscribe(self._uuid, self._on_event)
+        self._unsubscribe = self._sockets.bus.subscribe(self.uuid, self._on_event)
         self._checks.start(CHECK_INTERVAL, now=False)
 
     def message(self, payload: bytes, *, binary: bool) -> None:
         """Handle a message, unless the connection has been closed here."""
         if self._protocol is not None:
-            self._perform(self._session.receive(payload, self._now(), binary=binary))
+            self._perform(self.session.receive(payload, self._sockets.now(), binary=binary))
 
     def too_long(self, size: int) -> None:
         """Log a message of at least `size` bytes, for which the connection is closed."""
         self._log.warn(
             "{server}: closing the WebSocket of {user}: a message has {size} bytes or more",
-            server=self._uuid,
-            user=f"user {self.user}" if self.user else "a client without a token",
+            server=self.uuid,
+            user=f"user {self.session.user}" if self.session.user else "a client without a token",
             size=size,
         )
 
     def closed(self) -> None:
         """Stop watching the server. Requests of the browser continue."""
         self._stop_watching()
-        self._on_leave(self)
+        self._sockets.leave(self)
 
     # Called by the transport
 
@@ -254,14 +217,11 @@ class ConsoleClient:
 
     # Steps of the session
 
-    def _now(self) -> float:
-        return self._context.now()
-
     def _check(self) -> None:
-        self._perform(self._session.check(self._now()))
+        self._perform(self.session.check(self._sockets.now()))
 
     def _on_event(self, event: Event) -> None:
-        self._perform(self._session.event(event.name, event.args, self._now()))
+        self._perform(self.session.event(event.name, event.args, self._sockets.now()))
 
     def _perform(self, steps: list[Step]) -> None:
         for step in steps:
@@ -277,7 +237,7 @@ class ConsoleClient:
     def _send(self, message: Message) -> None:
         if self._protocol is None:
             return
-        if self._context.config.family == PELICAN:
+        if self._sockets.config.family == PELICAN:
             message = self._for_pelican(message)
         payload = message.encode(binary=self._sends_binary)
         line = message.event in _LINES
@@ -286,13 +246,13 @@ class ConsoleClient:
         if decision is SendDecision.SEND:
             self._protocol.send(payload, binary=self._sends_binary)
         elif decision is SendDecision.CLOSE:
-            self._log.warn("{server}: closing the WebSocket of a slow browser", server=self._uuid)
+            self._log.warn("{server}: closing the WebSocket of a slow browser", server=self.uuid)
             self._close(TRY_AGAIN_LATER, "this browser reads too slowly")
 
     def _for_pelican(self, message: Message) -> Message:
         """Return the message in the form that Pelican's page shows; it ignores some events."""
         if message.event == events.DAEMON_MESSAGE:
-            app_name = self._context.config.app_name
+            app_name = self._sockets.config.app_name
             lines = tuple(daemon_line(app_name, text) for text in message.args)
             return Message(events.CONSOLE_OUTPUT, lines)
         return (
@@ -321,18 +281,18 @@ class ConsoleClient:
         try:
             await self._request(self._server, step)
         except WingsdError as error:
-            self._send(self._session.failure(error))
+            self._send(self.session.failure(error))
         except Exception as error:
-            self._log.failure("{server}: {step} failed", server=self._uuid, step=step)
-            self._send(self._session.failure(error))
+            self._log.failure("{server}: {step} failed", server=self.uuid, step=step)
+            self._send(self.session.failure(error))
 
     async def _request(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
-        at = self._now()
+        at = self._sockets.now()
         match step:
             case ChangePower(action, user):
                 self._log.info(
                     "{server}: {action} requested by user {user}",
-                    server=self._uuid,
+                    server=self.uuid,
                     action=action,
                     user=user,
                 )
@@ -347,19 +307,19 @@ class ConsoleClient:
 
     def _record(self, event: str, metadata: dict[str, str], user: str, at: float) -> None:
         # As Wings, when it is done: what has failed is no activity.
-        self._context.activity.record(self._uuid, event, metadata, user, self._address, at)
+        self._sockets.activity.record(self.uuid, event, metadata, user, self._address, at)
 
     async def _send_lines(self, server: Server, *, transfer: bool) -> None:
-        transfers = self._context.transfers
+        transfers = self._sockets.transfers
         # Later lines are sent as events.
-        sent_earlier = transfers.lines(self._uuid) if transfer else []
-        config = self._context.config
+        sent_earlier = transfers.lines(self.uuid) if transfer else []
+        config = self._sockets.config
         # Pterodactyl's page connects again during a transfer, and has the console's lines already.
         if not (
             transfer
             and config.family == PTERODACTYL
-            and transfers.is_under_way(self._uuid)
-            and self.user in transfers.heard(self._uuid)
+            and transfers.is_under_way(self.uuid)
+            and self.session.user in transfers.heard(self.uuid)
         ):
             for line in await server.logs(config.system.websocket_log_count):
                 self._send(Message(events.CONSOLE_OUTPUT, (line,)))
@@ -395,14 +355,16 @@ class ConsoleSockets:
         reactor: Reactor,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._config = config
-        self._proxies = TrustedProxies(config.api.trusted_proxies)
+        self.config = config
+        self.bus = bus
+        self.activity = activity
+        self.reactor = reactor
+        self.now = now
         lines_max = config.system.websocket_log_count
-        self._transfers = RecentTransfers(bus, reactor, now, lines_max)
-        self._context = ClientContext(reactor, now, bus, self._transfers, config, activity)
+        self.transfers = RecentTransfers(bus, reactor, now, lines_max)
+        self._proxies = TrustedProxies(config.api.trusted_proxies)
         self._denied = denied
         self._factory: WebSocketServerFactory | None = None
-        self._reactor = reactor
         # In the order of their connections.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
         #: Those without a token: the UUIDs of their servers, and the blocks of their addresses.
@@ -413,22 +375,10 @@ class ConsoleSockets:
 
     def use(self, config: Config) -> None:
         """Check origins and tokens by another configuration, also in open WebSockets."""
-        self._config = config
+        self.config = config
         for clients in self._clients.values():
             for client in clients:
-                client.use_key(config.token)
-
-    def resource(self, server: Server) -> ConsoleSocket:
-        """Return the resource of a server."""
-        return ConsoleSocket(server.uuid, server, self)
-
-    def resource_of_moved(self, server: str) -> ConsoleSocket | None:
-        """Return the resource of a server with this UUID that has left this node.
-
-        It sends the final state of the transfer to pages that missed it. None when the server is
-        not known to have moved, or when that is more than a minute ago.
-        """
-        return ConsoleSocket(server, None, self) if self._transfers.has_moved(server) else None
+                client.session.key = config.token
 
     def count(self, server: str) -> int:
         """Return the number of open WebSockets of the server with this UUID."""
@@ -443,19 +393,39 @@ class ConsoleSockets:
             client
             for server in servers or tuple(self._clients)
             for client in self._clients.get(server, ())
-            if client.user == user
+            if client.session.user == user
         ]
         for client in closing:
             client.deauthorize()
         return len(closing)
 
-    def admit(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
-        """Upgrade the request's connection; `server` is None when it has left this node.
+    def open(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
+        """Open a WebSocket, or answer with the reason of a refusal.
 
-        Raises `Forbidden`, `BadRequest`.
+        `server` is None when it has left this node: then pages that missed the final state of the
+        transfer are sent that.
         """
+        if request.header("Upgrade").lower() != "websocket":
+            request.refuse(UpgradeRequired(), {"Upgrade": "websocket"})
+            return
+        try:
+            self._admit(uuid, server, request)
+        except WingsdError as error:
+            request.refuse(error)
+
+    def leave(self, client: ConsoleClient) -> None:
+        """Forget a browser that is gone. May be called twice."""
+        clients = self._clients.get(client.uuid, {})
+        clients.pop(client, None)
+        waiting = self._waiting.pop(client, None)
+        if waiting is not None and not client.session.admitted:
+            self._gone[waiting[1]] += 1
+        if not clients:
+            self._clients.pop(client.uuid, None)
+
+    def _admit(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
         origin = request.header("Origin")
-        if not self._config.allows_origin(origin):
+        if not self.config.allows_origin(origin):
             self._log.warn(
                 "{server}: WebSocket from {peer} refused: origin {origin!r} is not allowed",
                 server=uuid,
@@ -469,42 +439,33 @@ class ConsoleSockets:
         from wingsd.websocket import protocol  # noqa: PLC0415 (with autobahn, 5 MiB)
 
         if self._factory is None:
-            self._factory = protocol.protocol_factory(self._reactor, self._context.config.family)
+            self._factory = protocol.protocol_factory(self.reactor, self.config.family)
         address = self._proxies.client_of(request)
         block = address_block(address)
         self._make_place(uuid, block)
-        clients = self._clients.setdefault(uuid, {})
-
-        def on_leave(client: ConsoleClient) -> None:
-            clients.pop(client, None)
-            if self._waiting.pop(client, None) and not client.admitted:
-                self._gone[block] += 1
-            if not clients and self._clients.get(uuid) is clients:
-                del self._clients[uuid]
-
         session = Session(
             uuid,
-            self._config.token,
-            self._config.family,
+            self.config.token,
+            self.config.family,
             self._denied,
-            MessageRateLimits(self._reactor.seconds),
+            MessageRateLimits(self.reactor.seconds),
             server,
-            self._transfers,
+            self.transfers,
         )
-        client = ConsoleClient(uuid, server, session, self._context, on_leave, address)
-        clients[client] = None
+        client = ConsoleClient(uuid, server, session, self, address)
+        self._clients.setdefault(uuid, {})[client] = None
         self._waiting[client] = (uuid, block)
         connection = protocol.ConsoleProtocol(client, self._factory, request.common_headers)
         request.channel.upgrade(connection, _opening(request))
 
     def _make_place(self, server: str, block: str) -> None:
         """Evict unauthenticated browsers where there are too many. Raises `TooManyWebSockets`."""
-        now = self._reactor.seconds()
+        now = self.reactor.seconds()
         if len(self._gone) > REMEMBERED or now - self._remembered_since > REMEMBERED_FOR:
             self._gone.clear()
             self._remembered_since = now
         for client in tuple(self._waiting):
-            if client.admitted:
+            if client.session.admitted:
                 del self._waiting[client]
         if self.count(server) >= SOCKETS_MAX:
             limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
@@ -537,31 +498,3 @@ def _opening(request: StreamingRequest) -> bytes:
         values = request.requestHeaders.getRawHeaders(name, [])
         lines += [name + b": " + value for value in values]
     return b"\r\n".join([*lines, b"", b""])
-
-
-class ConsoleSocket(Resource):
-    """The WebSocket of one server; `server` is None when it has left this node."""
-
-    def __init__(self, uuid: str, server: Server | None, sockets: ConsoleSockets) -> None:
-        super().__init__()
-        self._uuid = uuid
-        self._server = server
-        self._sockets = sockets
-
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """Return 404 for any path below."""
-        return NotFound()
-
-    def render(self, request: Any) -> int:
-        """Open a WebSocket, or answer with the reason of a refusal."""
-        if request.method != b"GET":
-            refusal = MethodNotAllowed("this path is a WebSocket", "open it with GET")
-            request.refuse(refusal, {"Allow": "GET"})
-        elif request.header("Upgrade").lower() != "websocket":
-            request.refuse(UpgradeRequired(), {"Upgrade": "websocket"})
-        else:
-            try:
-                self._sockets.admit(self._uuid, self._server, request)
-            except WingsdError as error:
-                request.refuse(error)
-        return NOT_DONE_YET

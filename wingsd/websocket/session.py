@@ -303,7 +303,8 @@ class Session:
                     self._note_leaving(self.user)
         if name == events.DELETED:
             # A browser that has not yet authenticated has not got the final state.
-            self._has_left = self._token is None and self._has_moved
+            has_moved = self._is_away and self._transfers.has_moved(self._uuid)
+            self._has_left = self._token is None and has_moved
             if not self._has_left:
                 steps.append(Close(GOING_AWAY, _GONE))
         return steps
@@ -349,19 +350,7 @@ class Session:
         server = self._server
         if self._has_left or server is None:
             return _refuse(message)
-        answers: dict[str, Callable[[ConsoleToken, str], list[Step]]] = {
-            messages.SET_STATE: lambda token, text: [self._power(token, text)],
-            messages.SEND_COMMAND: self._command,
-            messages.SEND_LOGS: lambda token, _: self._logs(token),
-            messages.SEND_STATS: lambda token, _: _stats(token, server),
-            messages.SEND_STATUS: lambda *_: [Message(events.STATUS, (server.state.value,))],
-            messages.PING: lambda *_: [Message(messages.PONG, message.args)],
-            messages.CONFIGURE_SOCKET: lambda *_: _configure(message.args),
-        }
-        answer = answers.get(message.event)
-        if answer is None:
-            raise BadRequest(f"unknown message {message.event[:40]!r}")
-        return answer(self._token, message.text)
+        return _answer(self._token, server, message)
 
     def _authenticate(self, text: str, now: float) -> list[Step]:
         token = console_token(text, self.key, self._family)
@@ -406,10 +395,6 @@ class Session:
             self._transfers.heard(self._uuid).add(user)
 
     @property
-    def _has_moved(self) -> bool:
-        return self._is_away and self._transfers.has_moved(self._uuid)
-
-    @property
     def _is_away(self) -> bool:
         """True if the server is not here, or the Panel has it on another node, or may have."""
         return self._server is None or self._server.disowned
@@ -432,24 +417,38 @@ class Session:
             return [Message(messages.TOKEN_EXPIRING)]
         return [Message(messages.JWT_ERROR, (what,))]
 
-    @staticmethod
-    def _command(token: ConsoleToken, line: str) -> list[Step]:
-        _require(token, "control.console")
-        return [Command(line, token.user)]
 
-    @staticmethod
-    def _logs(token: ConsoleToken) -> list[Step]:
-        if not may_read_console(token):
-            return []
-        return [SendLogs(may_see(token, events.TRANSFER_LOGS))]
+def _answer(token: ConsoleToken, server: Server, message: Message) -> list[Step]:
+    """Return the steps for a message of an authenticated browser."""
+    steps: list[Step] = []
+    match message.event:
+        case messages.SET_STATE:
+            steps = [_power(token, message.text)]
+        case messages.SEND_COMMAND:
+            _require(token, "control.console")
+            steps = [Command(message.text, token.user)]
+        case messages.SEND_LOGS:
+            if may_read_console(token):
+                steps = [SendLogs(may_see(token, events.TRANSFER_LOGS))]
+        case messages.SEND_STATS:
+            steps = _stats(token, server)
+        case messages.SEND_STATUS:
+            steps = [Message(events.STATUS, (server.state.value,))]
+        case messages.PING:
+            steps = [Message(messages.PONG, message.args)]
+        case messages.CONFIGURE_SOCKET:
+            steps = _configure(message.args)
+        case _:
+            raise BadRequest(f"unknown message {message.event[:40]!r}")
+    return steps
 
-    @staticmethod
-    def _power(token: ConsoleToken, action: str) -> ChangePower:
-        if action not in _POWER:
-            known = ", ".join(_POWER)
-            raise BadRequest(f"unknown power action {action[:40]!r}", f"use one of {known}")
-        _require(token, _POWER[action])
-        return ChangePower(action, token.user)
+
+def _power(token: ConsoleToken, action: str) -> ChangePower:
+    if action not in _POWER:
+        known = ", ".join(_POWER)
+        raise BadRequest(f"unknown power action {action[:40]!r}", f"use one of {known}")
+    _require(token, _POWER[action])
+    return ChangePower(action, token.user)
 
 
 def _state(token: ConsoleToken, server: Server) -> list[Step]:
