@@ -19,7 +19,7 @@ from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
-from wingsd.http.site import AnswerStyle, NodeSite, NotFound
+from wingsd.http.site import NodeSite, NotFound
 from wingsd.http_client.download import FetchLimits, GuardedClient
 from wingsd.http_client.policy import AddressPolicy, Resolve, host_resolver
 from wingsd.panel.schemas import Egg
@@ -103,8 +103,7 @@ class FileNode(ApiNode):
         """
         super().__init__()
         self.config = attrs.evolve(self.config, family=family)
-        style = AnswerStyle(self.config)
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, style=style)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, config=self.config)
         self.home = home
         self.workers = Workers(reactor, "files", threads)
         self.workers.start()

@@ -33,7 +33,7 @@ from wingsd.errors import (
 )
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
-from wingsd.http.site import AnswerStyle, NodeSite, NotFound
+from wingsd.http.site import NodeSite, NotFound
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.schemas import Configuration, Process, Settings, Stop
@@ -319,15 +319,13 @@ class ApiNode:
             remote="https://panel.example.com",
             allowed_origins=("https://status.example.com",),
         )
-        style = AnswerStyle(self.config)
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, style=style)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, config=self.config)
         self._listening: Any = None
 
     def use(self, config: Config) -> None:
         """Have another configuration, before the start."""
         self.config = config
-        style = AnswerStyle(config)
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, style=style)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, config=config)
 
     @property
     def server(self) -> FakeServer:

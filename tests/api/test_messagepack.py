@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.node import UUID, ApiNode
 from wingsd.config import CALAGOPUS, FAMILIES, Config
-from wingsd.http.site import AnswerStyle
+from wingsd.http.site import NodeSite, NotFound
 
 HOME = f"servers/{UUID}"
 TYPE = "application/msgpack"
@@ -86,6 +86,6 @@ def test_only_calagopus_nodes_send_empty_maps() -> None:
     sending = {
         family
         for family in ("", *FAMILIES)
-        if AnswerStyle(attrs.evolve(config, family=family)).empty_maps
+        if NodeSite(NotFound(), config=attrs.evolve(config, family=family)).sends_empty_maps
     }
     assert sending == {CALAGOPUS}

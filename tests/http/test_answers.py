@@ -11,7 +11,7 @@ from tests.http.talk import REFUSAL, Conversation, Taker, head
 from wingsd import __version__
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config
 from wingsd.http import request as request_module
-from wingsd.http.site import AnswerStyle
+from wingsd.http.site import NodeSite, NotFound
 
 PANEL = "https://panel.example.com"
 EVERY_KIND = [
@@ -27,13 +27,17 @@ EVERY_KIND = [
 ]
 
 
-def style_of(**settings: object) -> AnswerStyle:
+def config_of(**settings: object) -> Config:
     given = {"token_id": "abc123", "token": "t", "remote": f"{PANEL}/panel/", **settings}
-    return AnswerStyle(Config(**given))  # type: ignore[arg-type]
+    return Config(**given)  # type: ignore[arg-type]
+
+
+def headers_for(origin: str, **settings: object) -> dict[str, str]:
+    return NodeSite(NotFound(), config=config_of(**settings)).common_headers(origin)
 
 
 def answer(sent: bytes, **settings: object) -> tuple[int, dict[str, str], bytes]:
-    talk = Conversation(Taker(REFUSAL), style=style_of(**settings))
+    talk = Conversation(Taker(REFUSAL), config=config_of(**settings))
     talk.send(sent)
     (found,) = talk.transport.answers()
     return found
@@ -100,12 +104,12 @@ def test_every_error_has_the_id_of_its_request(sent: bytes, status: int) -> None
 def test_the_allowed_origin_is_the_panels_or_a_configured_one(
     origin: str, others: tuple[str, ...], allowed: str | None
 ) -> None:
-    headers = style_of(allowed_origins=others).headers(origin)
+    headers = headers_for(origin, allowed_origins=others)
     assert headers["Access-Control-Allow-Origin"] == (allowed or origin)
 
 
 def test_private_networks_are_allowed_only_where_configured() -> None:
     name = "Access-Control-Request-Private-Network"
-    assert name not in style_of().headers(PANEL)
-    headers = style_of(allow_cors_private_network=True).headers(PANEL)
+    assert name not in headers_for(PANEL)
+    headers = headers_for(PANEL, allow_cors_private_network=True)
     assert headers[name] == headers["Access-Control-Allow-Private-Network"] == "true"

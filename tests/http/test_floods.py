@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -12,6 +13,7 @@ from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head, turn
 from wingsd.api.routes import InterfaceEndpoint, interface
+from wingsd.http.operations import Encoded
 from wingsd.http.site import PIECE, READ_SIZE
 from wingsd.util.tls_records import GATHERED
 
@@ -144,17 +146,17 @@ def test_a_lost_connection_is_freed_without_the_garbage_collector() -> None:
         gc.enable()
 
 
-async def get_interface() -> bytes:
+async def get_interface() -> Encoded[Any]:
     endpoint = InterfaceEndpoint.__new__(InterfaceEndpoint)
-    answered: bytes = await InterfaceEndpoint.get_interface.handler(endpoint, None)
+    answered: Encoded[Any] = await InterfaceEndpoint.get_interface.handler(endpoint)
     return answered
 
 
 def test_the_document_of_the_interface_is_encoded_once() -> None:
-    first: bytes = Deferred.fromCoroutine(get_interface()).result  # type: ignore[assignment]
-    second = Deferred.fromCoroutine(get_interface()).result
+    first: Any = Deferred.fromCoroutine(get_interface()).result
+    second: Any = Deferred.fromCoroutine(get_interface()).result
     assert first is second
-    assert json.loads(first) == interface()
+    assert json.loads(first.body) == interface()
 
 
 @pytest.mark.parametrize(

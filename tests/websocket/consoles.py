@@ -21,7 +21,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import ServerNotRunning
 from wingsd.events import Event, EventBus
-from wingsd.http.site import AnswerStyle, NodeSite, NotFound
+from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.websocket import ConsoleSockets
 
@@ -96,8 +96,7 @@ class ConsoleNode:
         root = NotFound()
         door = Door(self.sockets, lambda: None if self.has_left else self.server)
         root.putChild(b"servers", door)
-        style = AnswerStyle(config)
-        self.site = NodeSite(root, reactor=reactor, timeout=timeout, style=style)
+        self.site = NodeSite(root, reactor=reactor, timeout=timeout, config=config)
         factory: Any = self.site
         if secure:
             issued = self.authority.issue_cert("localhost")

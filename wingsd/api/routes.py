@@ -42,7 +42,7 @@ from wingsd.api.transfers import (
 )
 from wingsd.config import CALAGOPUS, FAMILIES, PELICAN
 from wingsd.http.openapi import document
-from wingsd.http.operations import Access, Call, EncodedObject, Topic, call
+from wingsd.http.operations import Access, Call, Encoded, Topic, call
 from wingsd.http.site import Paths
 from wingsd.util.media import MediaType, encode
 
@@ -57,7 +57,7 @@ class InterfaceEndpoint(Endpoint):
     topic = Topic.NODE
 
     @call(HTTPStatus.OK, "This document.")
-    async def get_interface(self) -> EncodedObject:
+    async def get_interface(self) -> Encoded[dict[str, Any]]:
         """Return the OpenAPI 3.1 document of this interface."""
         return _encoded_interface()
 
@@ -253,6 +253,6 @@ def interface() -> dict[str, Any]:
 
 
 @cache
-def _encoded_interface() -> EncodedObject:
+def _encoded_interface() -> Encoded[dict[str, Any]]:
     # Encoded once: it takes milliseconds, and the path needs no authentication.
-    return EncodedObject(encode(interface(), MediaType.JSON))
+    return Encoded(encode(interface(), MediaType.JSON), MediaType.JSON)

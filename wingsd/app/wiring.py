@@ -45,7 +45,7 @@ from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.http.listener import HttpListener
-from wingsd.http.site import AnswerStyle, NodeSite
+from wingsd.http.site import NodeSite
 from wingsd.http_client.download import FetchLimits, GuardedClient
 from wingsd.http_client.policy import AddressPolicy, host_resolver
 from wingsd.moves.unchanged import MeasuredFileSystems
@@ -440,8 +440,6 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         engine=engines.engine,
         orphans=orphans,
     )
-    style = AnswerStyle(config)
-    live.follow(style.use)
     site = NodeSite(
         root(context),
         reactor=reactor,
@@ -449,8 +447,9 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         least_rate=transfers.least_rate,
         limits=config.api.limits,
         observer=observer,
-        style=style,
+        config=config,
     )
+    live.follow(site.use)
     http = HttpListener(config.api.ssl, endpoint, site, reactor)
     reload = Reload(live, http.reload)
     exposition = None

@@ -23,7 +23,6 @@ from wingsd.http.operations import (
     Access,
     Call,
     Encoded,
-    EncodedObject,
     Error,
     PlainText,
     Repeated,
@@ -42,7 +41,6 @@ SCALARS: dict[object, Schema] = {
     int: {"type": "integer"},
     str: {"type": "string"},
     Any: {},
-    EncodedObject: {"type": "object"},
 }
 
 

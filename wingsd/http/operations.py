@@ -206,13 +206,9 @@ def parse(body: bytes, cls: type[T], media: MediaType = MediaType.JSON) -> T:
         raise BadRequest(INVALID, "; ".join(str(error).split("\n"))) from error
 
 
-class EncodedObject(bytes):
-    """A JSON object that is already encoded. It is not sent in another format."""
-
-
 @attrs.frozen(eq=False, repr=False)
 class Encoded(Generic[T]):
-    """An answer of the type `T` that is already encoded, in a format that the client accepts."""
+    """An answer of the type `T` that is already encoded."""
 
     body: bytes
     media: MediaType

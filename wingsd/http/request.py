@@ -32,7 +32,7 @@ from wingsd.http.body_sender import (
     send_file,
     send_stream,
 )
-from wingsd.http.operations import Encoded, EncodedObject, Error, PlainText, TreePage
+from wingsd.http.operations import Encoded, Error, PlainText, TreePage
 from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
 from wingsd.util.net import tcp_info
@@ -102,45 +102,9 @@ class RateWatchdog:
             self.resume()
 
 
-#: Seconds between two checks. A cancelled transfer should end within 2.
+#: Seconds between two checks for a client that is not read from. A cancelled transfer should end
+#: within 2.
 CHECK_INTERVAL = 1.0
-
-
-class ConnectionWatchdog:
-    """Calls `gone` when the peer of `transport`, TCP with or without TLS, has disconnected.
-
-    For times in which the transport is paused: Twisted then does not notice it.
-    """
-
-    def __init__(self, reactor: IReactorTime, transport: Any, gone: Callable[[], object]) -> None:
-        self._reactor = reactor
-        self._transport = transport
-        self._gone = gone
-        self._timer: IDelayedCall | None = None
-
-    def watch(self) -> None:
-        """Check every second until `stop` is called."""
-        if self._timer is None:
-            self._timer = self._reactor.callLater(CHECK_INTERVAL, self._check)
-
-    def stop(self) -> None:
-        """Stop checking: the transport is read from."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check(self) -> None:
-        self._timer = None
-        if self._is_connected():
-            self.watch()
-        else:
-            self._gone()
-
-    def _is_connected(self) -> bool:
-        try:
-            return tcp_info(below_tls(self._transport).getHandle()).established
-        except OSError:
-            return True  # A Unix socket has no such information.
 
 
 class BodyReader(Protocol):
@@ -190,7 +154,7 @@ class StreamingRequest(Request):
     site: Any  # a `NodeSite`
     _reader: BodyReader | None = None
     _rate_watchdog: RateWatchdog | None = None
-    _connection_watchdog: ConnectionWatchdog | None = None
+    _connection_check: IDelayedCall | None = None
     _stores = False
     _received = 0
     _complete = False
@@ -262,8 +226,7 @@ class StreamingRequest(Request):
         """The client has disconnected."""
         super().connectionLost(reason)
         self._stop_rate_watchdog()
-        if self._connection_watchdog is not None:
-            self._connection_watchdog.stop()
+        self._stop_connection_check()
         if self._reader is not None:
             self._reader.lost(reason)
 
@@ -337,16 +300,13 @@ class StreamingRequest(Request):
             if self._rate_watchdog is not None:
                 self._rate_watchdog.pause()
             self.channel.pause_reading()
-            if self._connection_watchdog is None:
-                reactor, transport = self.channel.site.reactor, self.channel.transport
-                self._connection_watchdog = ConnectionWatchdog(reactor, transport, self.resume)
-            self._connection_watchdog.watch()
+            if self._connection_check is None:
+                self._check_connection_later()
 
     def resume(self) -> None:
         """Read from the client again, with the site's timeout."""
         if not self._disconnected:
-            if self._connection_watchdog is not None:
-                self._connection_watchdog.stop()
+            self._stop_connection_check()
             if not self._complete:
                 self.channel.setTimeout(self.channel.site.timeOut)
                 if self._rate_watchdog is not None:
@@ -404,8 +364,6 @@ class StreamingRequest(Request):
             body, kind = content, content.media
         elif isinstance(content, Encoded):
             body, kind = content.body, content.media.value
-        elif isinstance(content, EncodedObject):
-            body, kind = content, MediaType.JSON.value
         else:
             body, kind = encode(content, media), media.value
         self.answer(status, body, {"Content-Type": kind, **headers})
@@ -498,6 +456,27 @@ class StreamingRequest(Request):
         if self._rate_watchdog is not None:
             self._rate_watchdog.pause()
             self._rate_watchdog = None
+
+    def _check_connection_later(self) -> None:
+        """Check for the client while it is not read from: Twisted then misses its disconnect."""
+        reactor = self.channel.site.reactor
+        self._connection_check = reactor.callLater(CHECK_INTERVAL, self._check_connection)
+
+    def _check_connection(self) -> None:
+        self._connection_check = None
+        try:
+            is_there = tcp_info(below_tls(self.channel.transport).getHandle()).established
+        except OSError:
+            is_there = True  # A Unix socket has no such information.
+        if is_there:
+            self._check_connection_later()
+        else:
+            self.resume()
+
+    def _stop_connection_check(self) -> None:
+        if self._connection_check is not None:
+            self._connection_check.cancel()
+            self._connection_check = None
 
     def _close_after_answer(self) -> None:
         """Close the connection after this request, and do not send 100 Continue automatically.

@@ -45,33 +45,6 @@ _PRIVATE_NETWORK: Mapping[str, str] = {
 }
 
 
-class AnswerStyle:
-    """The style of all answers of a node with this configuration."""
-
-    def __init__(self, config: Config) -> None:
-        #: Whether an empty answer is an empty map, as Calagopus' Panel expects it.
-        self.empty_maps = config.family == CALAGOPUS
-        self.use(config)
-
-    def use(self, config: Config) -> None:
-        """Answer later requests in the style of another configuration."""
-        self._config = config
-        panel = urlsplit(config.remote)
-        self._panel = f"{panel.scheme}://{panel.netloc}"
-        self._fixed = {
-            "User-Agent": node_agent_of(config.family, config.token_id),
-            # Bodies are JSON or MessagePack by `Accept`.
-            "Vary": "Origin, Accept",
-            **_CORS,
-            **(_PRIVATE_NETWORK if config.allow_cors_private_network else {}),
-        }
-
-    def headers(self, origin: str) -> dict[str, str]:
-        """Return the headers of an answer to a request with this `Origin`, empty for none."""
-        allowed = origin if origin and self._config.allows_origin(origin) else self._panel
-        return {**self._fixed, "Access-Control-Allow-Origin": allowed}
-
-
 #: Seconds for a peer to close its side of a connection that was closed here. Without a limit, a
 #: peer could keep it open over TLS.
 CLOSE_TIMEOUT = 10
@@ -391,7 +364,7 @@ class NodeSite(Site):
 
     `timeout` is the seconds that an upload may be silent, `least_rate` the bytes a second that it
     must send on average over this time (0: any). `observer` is notified of requests that fail.
-    `style` is that of all answers.
+    `config` is that of the node whose answers it gives, None for a site beside the node's.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]  # narrower than Twisted's, on purpose
@@ -406,20 +379,35 @@ class NodeSite(Site):
         limits: LimitsConfig | None = None,
         least_rate: int = 0,
         observer: Observer | None = None,
-        style: AnswerStyle | None = None,
+        config: Config | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits or LimitsConfig()
         self.observer = observer or Observer()
         self.least_rate = least_rate
-        self._style = style
-        #: Whether an empty answer is an empty map.
-        self.sends_empty_maps = style is not None and style.empty_maps
+        #: Whether an empty answer is an empty map, as Calagopus' Panel expects it.
+        self.sends_empty_maps = config is not None and config.family == CALAGOPUS
+        self._config: Config | None = None
+        if config is not None:
+            self.use(config)
         self.input = InputScheduler(self.reactor)
         #: The open connections, the oldest first.
         self.connections: dict[NodeChannel, None] = {}
         self._drained: Deferred[None] | None = None
+
+    def use(self, config: Config) -> None:
+        """Answer later requests as a node of this configuration."""
+        self._config = config
+        panel = urlsplit(config.remote)
+        self._panel = f"{panel.scheme}://{panel.netloc}"
+        self._fixed = {
+            "User-Agent": node_agent_of(config.family, config.token_id),
+            # Bodies are JSON or MessagePack by `Accept`.
+            "Vary": "Origin, Accept",
+            **_CORS,
+            **(_PRIVATE_NETWORK if config.allow_cors_private_network else {}),
+        }
 
     def connection_opened(self, channel: NodeChannel) -> None:
         """Add a connection. When too many wait for a request, one of them is aborted.
@@ -437,7 +425,10 @@ class NodeSite(Site):
 
     def common_headers(self, origin: str) -> dict[str, str]:
         """Return the headers of all answers to requests with this `Origin`; empty for none."""
-        return {} if self._style is None else self._style.headers(origin)
+        if self._config is None:
+            return {}
+        allowed = origin if origin and self._config.allows_origin(origin) else self._panel
+        return {**self._fixed, "Access-Control-Allow-Origin": allowed}
 
     def acceptableProtocols(self) -> list[bytes]:
         """Offer HTTP/1.1 in the TLS handshake."""
