@@ -556,8 +556,11 @@ class Outflow(ByteSource):
 
     # The thread's side
 
-    def write(self, data: bytes) -> None:
-        """Add bytes to the stream; wait at the high mark. Raises `OutflowClosed` after `close`."""
+    def write(self, data: bytes, /) -> int:
+        """Add bytes to the stream; wait at the high mark. Raises `OutflowClosed` after `close`.
+
+        Returns their number, as a file does.
+        """
         # Not the newest bytes: the last ones must be delivered together with the end, or the other
         # node could answer a complete upload before this side knows that it is complete.
         if self._small_size >= STEP:
@@ -567,6 +570,7 @@ class Outflow(ByteSource):
             raise OutflowClosed
         self._small.append(data)
         self._small_size += len(data)
+        return len(data)
 
     def finish(self) -> None:
         """End the stream; it is complete. Raises `OutflowClosed` after `close`."""

@@ -104,7 +104,7 @@ async def test_void_tokens_stay_void_after_a_restart(tmp_path: Path) -> None:
     denied = DenyList(booted=NOW)
     denied.restore(again.denied())
     again.close()
-    token = ConsoleToken(USER, UUID, frozenset(), "j", time.time() - 60, time.time() + 600)
+    token = ConsoleToken(USER, UUID, "j", time.time() - 60, time.time() + 600, frozenset())
     assert denied.refuses(token)
     assert not denied.refuses(attrs.evolve(token, server=OTHER))
     assert not denied.refuses(attrs.evolve(token, user=OTHER))

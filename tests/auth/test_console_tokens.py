@@ -128,7 +128,7 @@ def test_a_transfers_token_opens_no_console() -> None:
 
 
 def issued(at: float, jti: str = "a") -> ConsoleToken:
-    return ConsoleToken("user", UUID, frozenset("*"), jti, at, at + 600)
+    return ConsoleToken("user", UUID, jti, at, at + 600, frozenset("*"))
 
 
 def test_tokens_from_before_the_boot_are_refused() -> None:

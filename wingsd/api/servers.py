@@ -35,7 +35,7 @@ from wingsd.servers.operations import Operation, Operations, refusal
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server, ServerDetails, Utilization
 from wingsd.util.serialization import Keywords
-from wingsd.util.text import canonical_uuid, canonical_uuids
+from wingsd.util.text import canonical_uuid, canonical_uuids, require_uuid
 
 # The status until the Panel has sent the list of servers.
 _NOT_LOADED = HTTPStatus.SERVICE_UNAVAILABLE
@@ -224,9 +224,8 @@ class AllServersEndpoint(Endpoint):
         Panel. A restart of this node does not end that. When it fails, the server exists
         nevertheless: it is offline, and its console and its installation log have the reason.
         """
-        uuid = canonical_uuid(body.uuid)
-        if uuid is None:
-            raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
+        refusal = Unprocessable(INVALID, "uuid: expected the UUID of a server")
+        uuid = require_uuid(body.uuid, refusal)
         with suppress(ServerNotFound):
             self._node.servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
             raise ServerAlreadyExists("This server is already on this node.", "delete it first")
@@ -616,19 +615,16 @@ class AccessEndpoint(Endpoint):
 
 
 def _user(text: str, path: str) -> str:
-    uuid = canonical_uuid(text)
-    if uuid is None:
-        raise Unprocessable(INVALID, f"{path}: expected the UUID of a user")
-    return uuid
+    return require_uuid(text, Unprocessable(INVALID, f"{path}: expected the UUID of a user"))
+
+
+#: The message of Wings.
+_NO_BACKUP_UUID = "The backup identifier must be a valid UUID."
 
 
 def _backup(text: str) -> str:
-    uuid = canonical_uuid(text)
-    if uuid is None:
-        raise BadRequest(
-            "The backup identifier must be a valid UUID.", "a backup is identified by its UUID"
-        )
-    return uuid
+    advice = "a backup is identified by its UUID"
+    return require_uuid(text, BadRequest(_NO_BACKUP_UUID, advice))
 
 
 #: What needs the backups of a server to stay. A download does not: it reads on.
@@ -725,9 +721,8 @@ class BackupDeletionEndpoint(Endpoint):
         if asked.adapter != "wings":
             raise BadRequest(INVALID, "adapter: this node has only backups of the kind wings")
         backup = _backup(self.part("backup"))
-        server = "" if asked.server is None else canonical_uuid(asked.server)
-        if server is None:
-            raise BadRequest(INVALID, "server: expected the UUID of a server")
+        refusal = BadRequest(INVALID, "server: expected the UUID of a server")
+        server = "" if asked.server is None else require_uuid(asked.server, refusal)
         server = await self._node.backup_deletion.owner(server, backup)
         for known in self._node.servers.all():
             # Where nothing tells whose it is, any server may be using it.
@@ -774,9 +769,7 @@ class RestoreEndpoint(ServerResource):
         Its archive is opened, or requested, before the answer; all of it is then read and verified
         before the server is stopped. The end is reported to the Panel.
         """
-        backup = canonical_uuid(self.part("backup"))
-        if backup is None:
-            raise BadRequest("The backup identifier must be a valid UUID.")
+        backup = require_uuid(self.part("backup"), BadRequest(_NO_BACKUP_UUID))
         await self._node.restores.begin(
             self.game_server, backup, self._opener(backup, body), truncate=body.truncate_directory
         )

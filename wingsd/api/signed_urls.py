@@ -87,7 +87,7 @@ class SignedPath(Endpoint):
         token = signed_token(
             self._request.argument("token"), config.token, access.kind, config.family
         )
-        if self._node.denied.revoked(token):
+        if self._node.denied.revoked(token.keys, token.issued):
             raise SignedUrlVoid("the access of its user was changed after it was issued")
         self.token = token
 
@@ -224,18 +224,6 @@ class ArchiveQuery(SignedQuery):
 _ARCHIVE = {"Content-Disposition": "`attachment`, and the name."}
 
 
-class _Output:
-    """The stream of an answer, as the file that an archive is written to."""
-
-    def __init__(self, outflow: Outflow) -> None:
-        self._outflow = outflow
-
-    def write(self, data: bytes, /) -> int:
-        """Append bytes. Raises `OutflowClosed` when the client has gone."""
-        self._outflow.write(data)
-        return len(data)
-
-
 class ArchiveDownloadEndpoint(SignedPath):
     """The calls that send files as an archive."""
 
@@ -272,7 +260,7 @@ class ArchiveDownloadEndpoint(SignedPath):
 
         def pack(outflow: Outflow, root: ServerRoot) -> None:
             guard = Guard(root, denylist, ignored)
-            pack_into(root, guard, asked, _Output(outflow), Progress())
+            pack_into(root, guard, asked, outflow, Progress())
             outflow.finish()
 
         def produce(outflow: Outflow) -> Deferred[None]:

@@ -42,7 +42,7 @@ from wingsd.transfers.outgoing.source import (
 )
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
-from wingsd.util.text import canonical_uuid
+from wingsd.util.text import canonical_uuid, canonical_uuids, require_uuid
 
 # In place of Twisted's words, which do not say at which end to look.
 _GONE = "the sender gave up, or its connection broke; its own log says which"
@@ -361,9 +361,8 @@ class IncomingEndpoint(Endpoint):
     @call(HTTPStatus.NO_CONTENT, "There is no such transfer, or no longer.")
     async def cancel_by_panel(self, body: CancelledTransfer) -> None:
         """Cancel a transfer to this node that may have ended, since its source was asked first."""
-        server = canonical_uuid(body.server_id)
-        if server is None:
-            raise BadRequest(INVALID, "server_id: expected the UUID of a server")
+        refusal = BadRequest(INVALID, "server_id: expected the UUID of a server")
+        server = require_uuid(body.server_id, refusal)
         with suppress(TransferNotActive):
             self._node.receiver.cancel(server)
 
@@ -422,6 +421,10 @@ class OutgoingEndpoint(ServerResource):
             raise BadRequest(INVALID, "server.uuid: expected the UUID in the path")
         if body.multiplex_streams < 0:
             raise BadRequest(INVALID, "multiplex_streams: expected 0 or more")
+        # They become part of paths.
+        backups = canonical_uuids(body.backups)
+        if backups is None:
+            raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
         self._node.sender.start(
             self.game_server,
             TransferRequest(
@@ -429,7 +432,7 @@ class OutgoingEndpoint(ServerResource):
                 token=body.token,
                 archive_format=body.archive_format or "",
                 compression_level=body.compression_level or "",
-                backups=_uuids(body.backups),
+                backups=backups,
                 delete_backups=bool(body.delete_backups),
                 streams=body.multiplex_streams,
             ),
@@ -439,14 +442,6 @@ class OutgoingEndpoint(ServerResource):
     async def cancel_sending(self) -> None:
         """Cancel a transfer from this node; the server stays here."""
         self._node.sender.cancel(self.game_server.uuid)
-
-
-def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:
-    """Return canonical UUIDs, each once. They become part of paths, so others are refused."""
-    uuids = [canonical_uuid(each) for each in backups]
-    if None in uuids:
-        raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
-    return tuple(dict.fromkeys(each for each in uuids if each is not None))
 
 
 @attrs.frozen(repr=False)

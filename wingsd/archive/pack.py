@@ -41,7 +41,7 @@ class Packed:
 
 def pack(
     directory: str | Part,
-    write: Callable[[bytes], None],
+    write: Callable[[bytes], object],
     *,
     links: bool,
     form: ArchiveFormat = ArchiveFormat.TAR_GZ,

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import jwt
@@ -32,7 +32,7 @@ from wingsd.errors import (
     TokenUsed,
     WingsdError,
 )
-from wingsd.util.text import canonical_uuid, origin
+from wingsd.util.text import canonical_uuid, origin, require_uuid
 
 #: The error for an expired console token. The Panel's page looks for this text or that of the deny
 #: list, and then requests another token by itself.
@@ -205,17 +205,16 @@ def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> TokenUsed:
     return TokenUsed(NOT_VALID, f"it was used for a transfer before; {again}")
 
 
-@attrs.frozen(repr=False)
-class ConsoleToken:
-    """A valid token of a user for a server's console, with permissions.
+@attrs.frozen(eq=False, repr=False)
+class UserToken:
+    """A valid token of a user for a server.
 
     `issued` and `expires` are seconds since the epoch; `jti` is the same for all tokens of a user
-    for a server.
+    for a server's console.
     """
 
     user: str
     server: str
-    permissions: frozenset[str]
     jti: str
     issued: float
     expires: float
@@ -224,6 +223,13 @@ class ConsoleToken:
     def keys(self) -> tuple[str, ...]:
         """The identifiers by which a `DenyList` may refuse the token."""
         return (self.jti, user_key(self.user, self.server), user_key(self.user))
+
+
+@attrs.frozen(repr=False)
+class ConsoleToken(UserToken):
+    """A valid token of a user for a server's console, with permissions."""
+
+    permissions: frozenset[str]
 
     def allows(self, permission: str) -> bool:
         """Return whether a permission is granted; `*` grants all but those of administrators."""
@@ -256,18 +262,6 @@ def user_key(user: str, server: str = "") -> str:
     return f"user {user.lower()} server {server or '*'}"
 
 
-class RevocableToken(Protocol):
-    """A token of a user: what a `DenyList` may know it by, and when it was issued."""
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Its `jti`, and the keys of its user; see `user_key`."""
-
-    @property
-    def issued(self) -> float:
-        """When it was issued, in seconds since the epoch."""
-
-
 class DenyList:
     """Tokens revoked by the Panel before they expire: by their `jti`, or all of a user by its key.
 
@@ -296,14 +290,14 @@ class DenyList:
         """Refuse all tokens issued before `at`, of which revocations have been deleted."""
         self._deleted = max(self._deleted, at)
 
-    def refuses(self, token: RevocableToken) -> bool:
+    def refuses(self, token: UserToken) -> bool:
         """Return whether the token is revoked, or was issued before the boot."""
-        return token.issued < self._booted or self.revoked(token)
+        return token.issued < self._booted or self.revoked(token.keys, token.issued)
 
-    def revoked(self, token: RevocableToken) -> bool:
-        """Return whether the token is revoked, by this daemon or an earlier one."""
-        times = (self._denied.get(key, self._deleted) for key in token.keys)
-        return token.issued < max(self._deleted, *times)
+    def revoked(self, keys: Iterable[str], issued: float) -> bool:
+        """Return whether a token is revoked, by this daemon or an earlier one."""
+        times = (self._denied.get(key, self._deleted) for key in keys)
+        return issued < max(self._deleted, *times)
 
 
 def authorize_panel(authorization: str | None, key: str) -> None:
@@ -396,10 +390,8 @@ def _check_audience(audience: Any, public_url: str) -> None:
 
 def server_claim(claim: Any, name: str, of: str = "a server") -> str:
     """Return the UUID in a claim; `name` and `of` are for the error. Raises `TokenInvalid`."""
-    uuid = canonical_uuid(claim) if isinstance(claim, str) else None
-    if uuid is None:
-        raise TokenInvalid(NOT_VALID, f"{name} is not the UUID of {of}")
-    return uuid
+    refusal = TokenInvalid(NOT_VALID, f"{name} is not the UUID of {of}")
+    return require_uuid(claim if isinstance(claim, str) else "", refusal)
 
 
 def seconds_claim(claims: Mapping[str, Any], name: str) -> float:
@@ -411,28 +403,18 @@ _AGAIN = "start it again on the page of the server for a new address"
 
 
 @attrs.frozen(eq=False, repr=False)
-class SignedToken:
-    """A valid token. `digest` identifies it among used ones until it `expires`.
+class SignedToken(UserToken):
+    """A valid token of a signed URL. `digest` identifies it among used ones until it `expires`.
 
-    Times are seconds since the epoch. `server` is empty where Calagopus' Panel names only the
-    `backup`. `ignored` are files that the user may not see, as in gitignore.
+    `server` is empty where Calagopus' Panel names only the `backup`. `ignored` are files that the
+    user may not see, as in gitignore.
     """
 
-    server: str
-    user: str
-    jti: str
     digest: str
-    issued: float
-    expires: float
     file: str = ""
     files: tuple[str, ...] = ()
     backup: str = ""
     ignored: tuple[str, ...] = ()
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The identifiers by which a `DenyList` may refuse the token."""
-        return (self.jti, user_key(self.user, self.server), user_key(self.user))
 
 
 def signed_token(token: str, key: str, kind: TokenKind, family: str) -> SignedToken:

@@ -19,7 +19,7 @@ from wingsd.errors import InvalidBackupName, StorageError
 from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.threadio import Workers
 from wingsd.util.durable import sync_directory
-from wingsd.util.text import canonical_uuid, disk_advice
+from wingsd.util.text import disk_advice, require_uuid
 
 #: The forms in which the families' nodes keep local backups. Pelican's know only the second.
 SUFFIXES = ("tar", "tar.gz", "tar.xz", "tar.lz", "tar.bz2", "tar.lz4", "tar.zst", "zip", "7z")
@@ -104,10 +104,7 @@ def _file(part: str, name: str) -> tuple[str, str]:
 
 
 def _uuid(part: str, text: str) -> str:
-    uuid = canonical_uuid(text)
-    if uuid is None:
-        raise _refused(part, "it does not name the UUID of a backup")
-    return uuid
+    return require_uuid(text, _refused(part, "it does not name the UUID of a backup"))
 
 
 def _refused(part: str, why: str) -> InvalidBackupName:

@@ -31,7 +31,7 @@ from wingsd.errors import (
 from wingsd.filesystem.directory import Entry, OpenFile, entry_at, open_regular
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.util.durable import sync_directory
-from wingsd.util.text import canonical_uuid, disk_advice, reading_advice
+from wingsd.util.text import canonical_uuid, disk_advice, reading_advice, require_uuid
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NANO = 1_000_000_000
@@ -41,10 +41,7 @@ _PART = re.compile(r"\.([0-9a-f-]{36})\.[a-z0-9.]+\.part")
 
 def backup_uuid(text: str) -> str:
     """Return the UUID that a path names. Raises BackupMissing when it is none."""
-    uuid = canonical_uuid(text)
-    if uuid is None:
-        raise BackupMissing(text[:36])
-    return uuid
+    return require_uuid(text, BackupMissing(text[:36]))
 
 
 def part_name(place: str) -> str:

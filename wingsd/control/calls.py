@@ -37,7 +37,7 @@ from wingsd.servers import PowerState
 from wingsd.statedb import Direction, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
-from wingsd.util.text import canonical_uuid
+from wingsd.util.text import require_uuid
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -224,9 +224,8 @@ class ControlBackupsEndpoint(ControlEndpoint):
     @call(HTTPStatus.OK, "The backups.")
     async def list_backups(self, query: BackupsQuery) -> Json:
         """Return the backups on this node and those that are being made."""
-        server = canonical_uuid(query.server) if query.server else ""
-        if server is None:
-            raise BadRequest("server is invalid", "expected the UUID of a server")
+        refusal = BadRequest("server is invalid", "expected the UUID of a server")
+        server = require_uuid(query.server, refusal) if query.server else ""
         node = self._node
         found = await node.disk.run(node.backup_store.all, server)
         noted = await node.database.dropped() if self._config.deletes_dropped_backups else ()
@@ -447,10 +446,8 @@ class SendRequest:
 
 
 def _uuid(text: str) -> str:
-    uuid = canonical_uuid(text)
-    if uuid is None:
-        raise BadRequest("a server is identified by its UUID", f"{text!r} is not a UUID")
-    return uuid
+    refusal = BadRequest("a server is identified by its UUID", f"{text!r} is not a UUID")
+    return require_uuid(text, refusal)
 
 
 @attrs.frozen(eq=False, repr=False)

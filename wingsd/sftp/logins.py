@@ -331,7 +331,7 @@ class SftpLogins:
         """Return the server, if the login can have it now. Raises why not."""
         server = self._servers.get(granted.server)
         check_server(server)
-        if self._denied.revoked(granted):
+        if self._denied.revoked(granted.keys, granted.issued):
             raise LoginRefused("the user's access has just been revoked")
         return server
 

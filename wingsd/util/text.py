@@ -20,6 +20,14 @@ def canonical_uuid(text: str) -> str | None:
     return text.lower() if _UUID.fullmatch(text) else None
 
 
+def require_uuid(text: str, refusal: Exception) -> str:
+    """Return a UUID in lower case. Raises `refusal` when `text` is not a UUID."""
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise refusal
+    return uuid
+
+
 def canonical_uuids(values: object) -> tuple[str, ...] | None:
     """Return the UUIDs of a list, each once and in lower case; None when it is not such a list."""
     if not isinstance(values, list | tuple):

@@ -81,7 +81,7 @@ class Payload:
     def write(
         self,
         frame: FormFrame,
-        write: Callable[[bytes], None],
+        write: Callable[[bytes], object],
         warn: Callable[[str], None],
         progress: Callable[[int, int], None],
     ) -> Packed | None:
@@ -105,7 +105,7 @@ class Payload:
 
     def _write_files(
         self,
-        write: Callable[[bytes], None],
+        write: Callable[[bytes], object],
         warn: Callable[[str], None],
         progress: Callable[[int, int], None],
     ) -> Packed | None:
@@ -125,7 +125,7 @@ class Payload:
     def _write_backups(
         self,
         frame: FormFrame,
-        write: Callable[[bytes], None],
+        write: Callable[[bytes], object],
         warn: Callable[[str], None],
         progress: Callable[[int], None],
     ) -> None:
@@ -174,7 +174,7 @@ class Payload:
             )
 
     def _write_log(
-        self, frame: FormFrame, write: Callable[[bytes], None], warn: Callable[[str], None]
+        self, frame: FormFrame, write: Callable[[bytes], object], warn: Callable[[str], None]
     ) -> None:
         """Write the log as far as it can be read: no transfer fails because of it."""
         try:
