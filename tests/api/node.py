@@ -21,8 +21,7 @@ from wingsd.api.context import NodeContext
 from wingsd.api.routes import root
 from wingsd.auth.tokens import TransferToken
 from wingsd.backups.store import BackupStore
-from wingsd.config import Config, MovesConfig
-from wingsd.config.live import LiveConfig
+from wingsd.config import Config, LiveConfig, MovesConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.errors import (
     ServerNotFound,

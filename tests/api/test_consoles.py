@@ -14,8 +14,7 @@ from tests.api.node import NOW, TOKEN, UUID, ApiNode, context
 from tests.support.workers import SynchronousWorkers
 from wingsd.api.servers import revoke
 from wingsd.auth.tokens import ConsoleToken, DenyList, user_key
-from wingsd.config import Config
-from wingsd.config.live import LiveConfig
+from wingsd.config import Config, LiveConfig
 from wingsd.errors import StorageError
 from wingsd.statedb import StateDatabase, Store
 

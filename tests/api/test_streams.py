@@ -18,8 +18,7 @@ from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
 from wingsd.api.routes import root
 from wingsd.api.transfers import UploadStream
-from wingsd.config import Config, StreamsConfig
-from wingsd.config.live import LiveConfig
+from wingsd.config import Config, LiveConfig, StreamsConfig
 from wingsd.errors import StreamMismatch, WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.uploads import FormFeed, StreamGroup, StreamGroups

@@ -23,8 +23,7 @@ from tests.support.workers import SynchronousWorkers
 from tests.transfers.peers import closed_port
 from wingsd.api.node import MAX_SETTINGS
 from wingsd.app.reload import Reload
-from wingsd.config import FAMILIES, Config, load
-from wingsd.config.live import APPLIED, LiveConfig, value_at
+from wingsd.config import APPLIED, FAMILIES, Config, LiveConfig, load, value_at
 from wingsd.config_file.updates import NodeSettings, PanelUpdates, taken_over
 from wingsd.http.request import MAX_STORED_BODY
 

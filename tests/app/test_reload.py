@@ -10,8 +10,7 @@ import yaml
 
 from tests.support.logged_errors import Logged
 from wingsd.app.reload import Reload, with_system_user
-from wingsd.config import Config, Ssl, load
-from wingsd.config.live import LiveConfig
+from wingsd.config import Config, LiveConfig, Ssl, load
 from wingsd.errors import ConfigError
 
 SECRET = "s3cr3t-t0k3n-of-this-n0d3"

@@ -22,8 +22,7 @@ from tests.support.reactor import until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.api.routes import root
-from wingsd.config import PTERODACTYL, Config, StreamsConfig
-from wingsd.config.live import LiveConfig
+from wingsd.config import PTERODACTYL, Config, LiveConfig, StreamsConfig
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.uploads import StreamGroups
 

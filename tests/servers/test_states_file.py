@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import OTHER, UUID, Outcome
 from tests.support.logged_errors import Logged
 from tests.support.workers import SynchronousWorkers
-from wingsd.servers.states_file import StatesFile
+from wingsd.servers.running import StatesFile
 from wingsd.threadio import Workers
 
 P = ParamSpec("P")

@@ -13,7 +13,7 @@ from tests.servers.installing import log
 from tests.support.environment import FakeScript
 from wingsd.errors import EnvironmentFailed, ServerBusy
 from wingsd.panel.schemas import InstallScript
-from wingsd.servers.installations import InstallingFile
+from wingsd.servers.installations import take_installing
 from wingsd.servers.power_states import PowerAction
 
 
@@ -128,5 +128,5 @@ def test_the_record_of_calagopus_tells_which_it_is(node: FakeNode, *, reinstall:
 def test_a_record_that_calagopus_did_not_write_is_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "installing.json"
     path.write_text(content.replace("%s", UUID))
-    assert InstallingFile(str(tmp_path)).take(UUID) is None
+    assert take_installing(str(tmp_path), UUID) is None
     assert path.read_text() == content.replace("%s", UUID)

@@ -18,8 +18,7 @@ from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue, ContainerStatuses
-from wingsd.config import Config
-from wingsd.config.live import LiveConfig
+from wingsd.config import Config, LiveConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.direct_transfers.initiator import DirectTransfers
 from wingsd.docker.runtime import DockerInformation

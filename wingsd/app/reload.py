@@ -8,8 +8,7 @@ from collections.abc import Callable
 import attrs
 from twisted.logger import Logger
 
-from wingsd.config import Config, Ssl, differences, load
-from wingsd.config.live import LiveConfig
+from wingsd.config import Config, LiveConfig, Ssl, differences, load
 from wingsd.errors import ConfigError
 
 

@@ -34,8 +34,7 @@ from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.s3 import S3Adapter
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue, ContainerStatuses
-from wingsd.config import CALAGOPUS, PELICAN, Config, user_agent_of
-from wingsd.config.live import LiveConfig
+from wingsd.config import CALAGOPUS, PELICAN, Config, LiveConfig, user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlListener
 from wingsd.direct_transfers.initiator import DirectTransfers, IncomingDirectTransfers
@@ -60,9 +59,8 @@ from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.installations import Installations, InstallParts
 from wingsd.servers.quotas import ProjectQuotas
-from wingsd.servers.running import RunningServers
+from wingsd.servers.running import RunningServers, StatesFile
 from wingsd.servers.server import ServerParts
-from wingsd.servers.states_file import StatesFile
 from wingsd.sftp.logins import SftpLogins
 from wingsd.sftp.service import SftpService
 from wingsd.sftp.sessions import SftpSessions

@@ -30,7 +30,7 @@ from wingsd.config import ApiConfig, Config, find, load
 from wingsd.docker.container import is_below
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import ConfigError, EnvironmentFailed
-from wingsd.servers.states_file import NAME, parse_states
+from wingsd.servers.running import STATES_FILE, parse_states
 from wingsd.transfers.peer.client import peer_tls
 from wingsd.util.net import ServerCertificate
 
@@ -196,8 +196,8 @@ def taken_over(config: Config) -> Iterator[str]:
     down = _ran(config) - running
     if down:
         yield (
-            f"servers that ran when {NAME} was written and do not run now, which wingsd starts "
-            f"as Wings would: {len(down)}"
+            f"servers that ran when {STATES_FILE} was written and do not run now, which wingsd "
+            f"starts as Wings would: {len(down)}"
         )
 
 
@@ -230,7 +230,7 @@ def _source(container: Mapping[str, Any], target: str) -> str:
 
 def _ran(config: Config) -> set[str]:
     try:
-        states = parse_states((Path(config.system.root_directory) / NAME).read_bytes())
+        states = parse_states((Path(config.system.root_directory) / STATES_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return set()
     return {server for server, state in states.items() if state in _RAN}

@@ -38,8 +38,8 @@ from wingsd.config import (
     differences,
     parse,
     read_yaml,
+    value_at,
 )
-from wingsd.config.live import value_at
 from wingsd.config_file.editing import FileChanged, edited, replace_file
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.text import disk_advice

@@ -2,6 +2,7 @@
 
 The classes here are the reference: a key's name, type and default are read from them. Keys that
 only wingsd knows are marked so. `parse` and `load` read a file, and `differences` compares two.
+`LiveConfig` is the configuration in force, which a reload changes in part while the daemon runs.
 
 PyYAML reports errors of syntax with their place. For a value that does not fit its form or tag
 (`2001-99-99`, `!!int x`) it raises various errors of Python.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -1443,3 +1444,66 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
         here = f"{path}.{field.name}" if path else field.name
         found += differences(getattr(one, field.name), getattr(other, field.name), here)
     return found
+
+
+# The configuration in force
+
+#: The keys that take effect while the daemon runs; others need a restart.
+APPLIED = frozenset(
+    {
+        "token_id",
+        "token",
+        "remote",
+        "debug",
+        "api.ssl.cert",
+        "api.ssl.key",
+        "api.upload_limit",
+        "allowed_mounts",
+        "allowed_origins",
+        "allow_cors_private_network",
+        "ignore_panel_config_updates",
+        "system.sftp.read_only",
+        "system.sftp.key_only",
+        "system.sftp.disable_password_auth",
+    }
+)
+
+
+class LiveConfig:
+    """The configuration in force. Objects that outlive a request follow its changes.
+
+    `started` is the configuration at the start, `path` its file, empty without one.
+    """
+
+    def __init__(self, started: Config, path: str = "") -> None:
+        self.path = path
+        self.current = started
+        self._followers: list[Callable[[Config], object]] = []
+
+    def follow(self, use: Callable[[Config], object]) -> None:
+        """Call `use` with each later configuration."""
+        self._followers.append(use)
+
+    def replace(self, config: Config) -> list[str]:
+        """Put the keys of `APPLIED` in force; return the paths of the others that differ."""
+        differing = differences(self.current, config)
+        applied = [path for path in differing if path in APPLIED]
+        for path in applied:
+            self.current = _with_value(self.current, path.split("."), value_at(config, path))
+        if applied:
+            for use in self._followers:
+                use(self.current)
+        return [path for path in differing if path not in APPLIED]
+
+
+def value_at(section: Any, path: str) -> Any:
+    """Return the value of a key by its dotted path. Raises `AttributeError` for an unknown key."""
+    for name in path.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def _with_value(section: Any, names: list[str], value: Any) -> Any:
+    name, *rest = names
+    inner = _with_value(getattr(section, name), rest, value) if rest else value
+    return attrs.evolve(section, **{name: inner})

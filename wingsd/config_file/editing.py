@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wingsd.egg_files.changes import NotDone
 from wingsd.errors import InvalidData
-from wingsd.util.durable import sync_directory
+from wingsd.util.durable import replacing
 
 if TYPE_CHECKING:
     from wingsd.egg_files.yaml_format import YamlFile
@@ -74,23 +73,12 @@ def replace_file(
             raise
     else:
         owner = (before.st_uid, before.st_gid)
-    # Made with the mode 0600. In the same directory, since a rename cannot leave a filesystem.
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            if owner is not None:
-                os.fchown(descriptor, *owner)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        _check(target, expected)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-    sync_directory(target.parent)
-
-
-def _check(target: Path, expected: bytes | None) -> None:
-    if expected is not None and target.read_bytes() != expected:
-        raise FileChanged(str(target))
+    with replacing(target) as file:
+        if owner is not None:
+            os.fchown(file.fileno(), *owner)
+        file.write(content)
+        # Flushed before: what is compared is as new as can be.
+        file.flush()
+        os.fsync(file.fileno())
+        if expected is not None and target.read_bytes() != expected:
+            raise FileChanged(str(target))

@@ -15,9 +15,11 @@ from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from wingsd.config import (
+    APPLIED,
     CALAGOPUS,
     VARIABLES,
     Config,
+    LiveConfig,
     Ssl,
     differences,
     is_reference,
@@ -25,8 +27,8 @@ from wingsd.config import (
     port,
     positive,
     read_yaml,
+    value_at,
 )
-from wingsd.config.live import APPLIED, LiveConfig, value_at
 from wingsd.config_file.editing import FileChanged, Value, edited, replace_file
 from wingsd.errors import (
     ConfigError,

@@ -15,13 +15,14 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from wingsd.config import ThrottlesConfig
 from wingsd.docker.runtime import ContainerUsage, Running
 from wingsd.egg_files.changes import compiled
 from wingsd.panel.schemas import Configuration, Startup
 from wingsd.util.deferreds import fires_within
+from wingsd.util.reactor import Timer
 from wingsd.util.text import escaped
 
 SUSTAINED = 2000
@@ -344,7 +345,7 @@ class Run:
         self._startup = startup
         self._lines = LineSplitter()
         self._throttle = throttle
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(reactor)
         self._detached = False
         #: Fires at the end.
         self._end: Deferred[None] = Deferred()
@@ -361,7 +362,7 @@ class Run:
     def detach(self) -> None:
         """Stop listening; the program continues to run."""
         self._detached = True
-        self._stop_timer()
+        self._timer.cancel()
         if self.running is not None and not self.over:
             self.running.detach()
 
@@ -382,7 +383,7 @@ class Run:
         self.over = True
         if not self._detached:
             self._take(self._lines.end())
-            self._stop_timer()
+            self._timer.cancel()
             self._report_omitted(self._throttle.flush())
             self._listener.on_end(self, status, out_of_memory=out_of_memory)
         self._end.callback(None)
@@ -395,8 +396,8 @@ class Run:
             self._listener.on_line(text(line))
         if self._throttle.active and not flooded:
             self._listener.on_flood()
-        if self._throttle.active and self._timer is None:
-            self._timer = self._reactor.callLater(WINDOW, self._check_throttle)
+        if self._throttle.active and not self._timer.is_running:
+            self._timer.start(WINDOW, self._check_throttle)
         startup = self._startup
         # Omitted lines count here all the same; most lines of a flood are equal.
         if startup is not None and any(startup.match(text(line)) for line in dict.fromkeys(lines)):
@@ -404,16 +405,10 @@ class Run:
             self._listener.on_ready()
 
     def _check_throttle(self) -> None:
-        self._timer = None
         self._report_omitted(self._throttle.ended(self._reactor.seconds()))
         if self._throttle.active:
-            self._timer = self._reactor.callLater(WINDOW, self._check_throttle)
+            self._timer.start(WINDOW, self._check_throttle)
 
     def _report_omitted(self, count: int) -> None:
         if count:
             self._listener.on_line(f"[wingsd] {count} lines were left out")
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

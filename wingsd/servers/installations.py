@@ -65,52 +65,49 @@ _RULE = "| ------------------------------\n"
 READ_MOST = 4 << 20
 
 
-class ScriptDirectories:
-    """The directories below `system.tmp_directory` that containers get their scripts from.
+def _write_new(path: Path, mode: int, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
 
-    Each is made for one installation. The engine must see it under the same path. It is open to
-    others, since an image's user need not be root. Methods raise `StorageError`.
+
+def write_script(top: Path, uuid: str, script: bytes) -> str:
+    """Make the directory of a server with this script, in place of an older one; return its path.
+
+    It is below `top`, which is `system.tmp_directory`. The engine must see it under the same path.
+    It is open to others, since an image's user need not be root. Raises `StorageError`.
     """
-
-    def __init__(self, top: str) -> None:
-        self._top = Path(top)
-
-    def write(self, uuid: str, script: bytes) -> str:
-        """Make the directory of a server with this script, in place of an older one."""
-        place = self._top / uuid
-        what = f"the installation script cannot be written to {place}"
-        with storage_errors(what, "see system.tmp_directory"):
-            self._top.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._check_top()
-            self._remove(place)
-            place.mkdir()
-            place.chmod(0o755)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(place / SCRIPT, flags, 0o644), "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(script)
-        return str(place)
-
-    def remove(self, uuid: str) -> None:
-        """Remove the directory of a server; a missing one is ignored."""
-        place = self._top / uuid
-        with storage_errors(f"{place} cannot be removed", "delete it"):
-            self._remove(place)
-
-    def _remove(self, place: Path) -> None:
-        if place.is_symlink():
-            place.unlink()
-        elif os.path.lexists(place):
-            remove_tree(str(place))
-
-    def _check_top(self) -> None:
+    place = top / uuid
+    what = f"the installation script cannot be written to {place}"
+    with storage_errors(what, "see system.tmp_directory"):
+        top.mkdir(mode=0o755, parents=True, exist_ok=True)
         # The usual place is in /tmp, where anybody may have made it first.
-        status = self._top.lstat()
+        status = top.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()):
             raise StorageError(
-                f"{self._top} is not a directory of this node's: remove it, or name another one "
+                f"{top} is not a directory of this node's: remove it, or name another one "
                 "in system.tmp_directory"
             )
+        _remove(place)
+        place.mkdir()
+        place.chmod(0o755)
+        _write_new(place / SCRIPT, 0o644, script)
+    return str(place)
+
+
+def remove_script(top: Path, uuid: str) -> None:
+    """Remove the directory of a server; a missing one is ignored. Raises `StorageError`."""
+    place = top / uuid
+    with storage_errors(f"{place} cannot be removed", "delete it"):
+        _remove(place)
+
+
+def _remove(place: Path) -> None:
+    if place.is_symlink():
+        place.unlink()
+    elif os.path.lexists(place):
+        remove_tree(str(place))
 
 
 class InstallLog:
@@ -131,12 +128,9 @@ class InstallLog:
         with self._errors():
             self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._path.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(self._path, flags, 0o600), "wb") as file:
-                os.fchmod(file.fileno(), 0o600)
-                # Texts of the Panel may have halves of surrogate pairs.
-                text = self._details(image, entrypoint, environment)
-                file.write(text.encode(errors="replace"))
+            # Texts of the Panel may have halves of surrogate pairs.
+            text = self._details(image, entrypoint, environment)
+            _write_new(self._path, 0o600, text.encode(errors="replace"))
 
     def write(self, output: bytes) -> None:
         """Append output."""
@@ -249,9 +243,9 @@ class InstallParts:
     reactor: IReactorTime
 
     @property
-    def scripts(self) -> ScriptDirectories:
-        """The directories of scripts."""
-        return ScriptDirectories(self.config.system.tmp_directory)
+    def scripts(self) -> Path:
+        """The directory of the directories that containers get their scripts from."""
+        return Path(self.config.system.tmp_directory)
 
     def log(self, uuid: str) -> InstallLog:
         """Return the log of a server's last installation."""
@@ -282,7 +276,8 @@ class Installation(RunListener):
         #: Fires at the script's end, with the exit code, and whether memory ran out.
         self._ended: Deferred[tuple[int | None, bool]] = Deferred()
         self._doing: Deferred[Outcome] | None = None
-        self._cancelled: WingsdError | None = None
+        #: Why it was aborted, if it was.
+        self.cancelled: WingsdError | None = None
 
     @property
     def options(self) -> InstallOptions:
@@ -297,10 +292,10 @@ class Installation(RunListener):
         try:
             return await self._doing
         except CancelledError:
-            if self._cancelled is None:
+            if self.cancelled is None:
                 self._detach()
                 raise
-            self._notify(self._cancelled.detail)
+            self._notify(self.cancelled.detail)
         except WingsdError as error:
             self._notify(f"The installation failed: {error.detail or error.message}")
         except Exception:
@@ -310,15 +305,10 @@ class Installation(RunListener):
         self.is_shown = True  # Also one that has failed before its beginning was told.
         return Outcome.FAILURE
 
-    @property
-    def was_aborted(self) -> bool:
-        """True if `cancel` has ended it."""
-        return self._cancelled is not None
-
     def cancel(self, why: WingsdError) -> None:
         """End it as a failure, for the reason `why`."""
-        if self._doing is not None and self._cancelled is None:
-            self._cancelled = why
+        if self._doing is not None and self.cancelled is None:
+            self.cancelled = why
             self._doing.cancel()
 
     def _detach(self) -> None:
@@ -416,7 +406,7 @@ class Installation(RunListener):
                 "the egg's installation script has half of a surrogate pair, which is no "
                 "character; correct it on the Panel"
             ) from error
-        return await disk.run(self._parts.scripts.write, self.server.uuid, text)
+        return await disk.run(write_script, self._parts.scripts, self.server.uuid, text)
 
     async def _resume(self, state: ContainerState, ran: float) -> Outcome:
         """Go on with an installer that an earlier daemon has started."""
@@ -487,34 +477,28 @@ NAME = "installing.json"
 MOST = 64 << 20
 
 
-class InstallingFile:
-    """The record of Calagopus' nodes: by server, whether it is a reinstallation, and the script.
+def take_installing(root: str, uuid: str) -> bool | None:
+    """Remove a server's entry in that record, which has whether it is a reinstallation.
 
-    An entry that stays would make such a node, when it is back, go on with an installation that
-    has ended long ago. Blocking. Source: Calagopus, `server/manager.rs`.
+    Return that, None without an entry. One that stays would make such a node, when it is back, go
+    on with an installation that has ended long ago. Blocking. Raises `StorageError`.
+
+    Source: Calagopus, `server/manager.rs`: by server, that and the script.
     """
-
-    def __init__(self, root: str) -> None:
-        self._path = Path(root) / NAME
-
-    def take(self, uuid: str) -> bool | None:
-        """Remove a server's entry; return whether it is of a reinstallation, None without one.
-
-        Raises `StorageError`.
-        """
-        with storage_errors(self._path):
-            try:
-                with self._path.open("rb") as file:
-                    entries = json.loads(file.read(MOST))
-                entry = entries.pop(uuid)
-                reinstall = entry[0] is True
-            except FileNotFoundError:
-                return None
-            except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
-                return None  # Not what these nodes write, or nothing of this server.
-            text = json.dumps(entries, separators=(",", ":"))
-            replace_file(self._path, text.encode(), mode=0o644)
-        return reinstall
+    path = Path(root) / NAME
+    with storage_errors(path):
+        try:
+            with path.open("rb") as file:
+                entries = json.loads(file.read(MOST))
+            entry = entries.pop(uuid)
+            reinstall = entry[0] is True
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
+            return None  # Not what these nodes write, or nothing of this server.
+        text = json.dumps(entries, separators=(",", ":"))
+        replace_file(path, text.encode(), mode=0o644)
+    return reinstall
 
 
 INSTALLING = "the server is being installed"
@@ -538,7 +522,6 @@ class Installations:
 
     def __init__(self, parts: InstallParts, callbacks: CallbackQueue) -> None:
         self._parts = parts
-        self._installing = InstallingFile(parts.config.system.root_directory)
         self._callbacks = callbacks
         self._running: dict[str, Installation] = {}
         self._tasks: dict[str, Deferred[None]] = {}
@@ -707,8 +690,8 @@ class Installations:
 
     async def _is_reinstallation(self, uuid: str) -> bool:
         """Return whether it is a reinstallation: Wings writes the log at the end of each."""
-        disk = self._parts.disk
-        noted = await disk.run(self._installing.take, uuid)
+        disk, root = self._parts.disk, self._parts.config.system.root_directory
+        noted = await disk.run(take_installing, root, uuid)
         return await disk.run(self._parts.log(uuid).exists) if noted is None else noted
 
     async def _begin_foreign_log(self, uuid: str, state: ContainerState) -> None:
@@ -775,7 +758,7 @@ class Installations:
 
     async def _end(self, installation: Installation, outcome: Outcome) -> None:
         server, record = installation.server, installation.record
-        if record.outcome is None and installation.was_aborted:
+        if record.outcome is None and installation.cancelled is not None:
             # That was answered, and an engine may keep the log waiting.
             await self._decide(server.uuid, outcome)
             await self._complete_log(installation)
@@ -826,7 +809,7 @@ class Installations:
                 "{server}: its installer is not removed yet: {error}", server=uuid, error=error
             )
             self._clean_later(partial(self._remove_installer, uuid))
-        await self._or_logged(uuid, self._parts.disk.run(self._parts.scripts.remove, uuid))
+        await self._or_logged(uuid, self._parts.disk.run(remove_script, self._parts.scripts, uuid))
 
     async def _remove_installer(self, uuid: str) -> None:
         if uuid not in self._tasks:  # Another installation removes it itself.

@@ -28,6 +28,7 @@ import attrs
 from twisted.logger import Logger
 
 from wingsd.errors import StorageError
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.walk import Listing, opened, walk
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -153,7 +154,8 @@ def _quotactl(fd: int, command: int, project: int, data: ctypes.Array[ctypes.c_c
 FIRST_PROJECT = 1 << 30
 #: The numbers that a server may have, one after the other.
 _ATTEMPTS = 64
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OWN_DIRECTORY = _DIRECTORY | os.O_NOFOLLOW
 # Without O_NONBLOCK, opening a FIFO would block that has taken a file's place.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -219,12 +221,12 @@ class ProjectQuotas:
     def _obstacle(self, staging: str) -> str:
         """Return why there are no quotas, empty if there are."""
         try:
-            with _opened(self._data) as fd:
+            with closing_descriptor(os.open(self._data, _DIRECTORY)) as fd:
                 if not is_enforced(fd):
                     return _NOT_ENFORCED
                 project_usage(fd, FIRST_PROJECT)
             for path in (self._data, staging):
-                with _opened(path) as fd:
+                with closing_descriptor(os.open(path, _DIRECTORY)) as fd:
                     if project_of(fd).passed_on:
                         return _INHERITED.format(path=path)
         except PermissionError:
@@ -363,7 +365,7 @@ def _assign_below(root: int, number: int, *, everywhere: bool) -> None:
 
 def _lacks(parent: int, name: bytes, project: Project) -> bool:
     try:
-        with _opened(name, _DIRECTORY, parent) as fd:
+        with closing_descriptor(os.open(name, _OWN_DIRECTORY, dir_fd=parent)) as fd:
             return project_of(fd) != project
     except OSError:
         return False
@@ -374,23 +376,8 @@ def _set_below(parent: int, name: bytes, project: Project) -> None:
         fd = os.open(name, _FILE, dir_fd=parent)
     except OSError:
         return  # It is gone, or another kind of file has taken its place.
-    try:
+    with closing_descriptor(fd):
         _set(fd, project)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _opened(
-    path: str | bytes,
-    flags: int = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,
-    parent: int | None = None,
-) -> Iterator[int]:
-    fd = os.open(path, flags, dir_fd=parent)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _set(fd: int, project: Project) -> None:

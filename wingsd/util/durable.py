@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from wingsd.errors import StorageError
 from wingsd.util.text import disk_advice
@@ -41,24 +42,17 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file in place of another, of which it keeps owner and mode where it may.
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file of the mode 0600, which takes the place of another at the end.
 
-    `mode` is that of a file that was not there. At no time, and after no crash, is it half
-    written. Raises `OSError`.
+    At no time, and after no crash, is that half written; after an error it is as before.
     """
+    # In the same directory, since a rename cannot leave a filesystem.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "wb") as file:
-            try:
-                before = path.stat()
-            except FileNotFoundError:
-                os.fchmod(descriptor, mode)
-            else:
-                with suppress(PermissionError):
-                    os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(descriptor)
         os.replace(name, path)
@@ -66,6 +60,23 @@ def replace_file(path: Path, content: bytes, *, mode: int) -> None:
         os.unlink(name)
         raise
     sync_directory(path.parent)
+
+
+def replace_file(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file in place of another, of which it keeps owner and mode where it may.
+
+    `mode` is that of a file that was not there. Raises `OSError`.
+    """
+    with replacing(path) as file:
+        try:
+            before = path.stat()
+        except FileNotFoundError:
+            os.fchmod(file.fileno(), mode)
+        else:
+            with suppress(PermissionError):
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+        file.write(content)
 
 
 def move(source: Path, target: Path, *, durable: bool) -> None:
