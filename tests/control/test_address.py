@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from wingsd.config import ApiConfig, Config, Ssl
-from wingsd.control.calls import reachable_at
+from wingsd.control import reachable_at
 
 
 def config(api: ApiConfig) -> Config:

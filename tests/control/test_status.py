@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail
 
 from tests.support.node_in_process import NodePair
 from wingsd import __version__
-from wingsd.control import calls as module
+from wingsd import control as module
 from wingsd.docker.runtime import Cgroups, Containers, DockerInformation, Runc, Storage
 from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
 

@@ -20,8 +20,7 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 from wingsd.config import Control, MovesConfig, TransfersConfig
-from wingsd.control import ControlListener
-from wingsd.control.calls import StatusEndpoint
+from wingsd.control import ControlListener, StatusEndpoint
 from wingsd.direct_transfers.initiator import Invitation
 from wingsd.docker.runtime import DockerInformation
 from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
