@@ -33,6 +33,7 @@ NO_KEYS = {
     "control.stop",
     "control.restart",
     "control.console",
+    "control.py",
     "docker.io",
     "metrics.py",
     "system.sftp",

@@ -100,11 +100,14 @@ def for_wings(*, uuids: tuple[str, ...], all_of_them: bool, as_json: bool) -> No
         ended.append(done)
         if not as_json:
             output.show(f"{each}: {_outcome(done)}")
-    if as_json:
-        print_json({"backups": ended})
-    else:
-        output.show(_summary(ended))
-    if any(each["state"] == "failed" for each in ended):
+    count = Counter(each["state"] for each in ended)
+    output.answer(
+        {"backups": ended},
+        as_json,
+        f"{count['rewritten']} rewritten, {count['unchanged']} in this form already, "
+        f"{count['failed']} failed",
+    )
+    if count["failed"]:
         raise CtlError(
             "not all backups were rewritten",
             "those that failed are as they were, and Wings cannot restore them; do what is said "
@@ -156,14 +159,6 @@ def _outcome(done: Json) -> str:
         return "is in this form already"
     told = f"; {done['not_kept']}" if done["not_kept"] else ""
     return f"rewritten, {size(done['total_bytes'])} to {size(done['new_bytes'])}{told}"
-
-
-def _summary(ended: list[Json]) -> str:
-    count = Counter(each["state"] for each in ended)
-    return (
-        f"{count['rewritten']} rewritten, {count['unchanged']} in this form already, "
-        f"{count['failed']} failed"
-    )
 
 
 @click.command()

@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from cryptography import x509
 
 from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
-from wingsd.config import ApiConfig, Config, find, load
+from wingsd.config import ApiConfig, Config, find, load, value_at
 from wingsd.docker.container import is_below
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import ConfigError, EnvironmentFailed
@@ -111,7 +111,10 @@ def service_limits(config: Config, path: str, units: SystemdUnits) -> Iterator[s
     `path` is that of the configuration.
     """
     service = units.get(WINGSD_UNIT, {})
-    written, read = dict(_written(config)), dict(_read(config, path))
+    written, read = _written(config), {"the configuration": path}
+    if config.api.ssl.enabled:
+        read |= {"api.ssl.cert": config.api.ssl.cert, "api.ssl.key": config.api.ssl.key}
+    read = {key: os.path.realpath(each) for key, each in read.items()}
     hidden, settings = [], []
     if service.get("ProtectHome", "no") != "no":
         at_home = {key: each for key, each in (written | read).items() if _below(each, _HOMES)}
@@ -140,26 +143,16 @@ def service_limits(config: Config, path: str, units: SystemdUnits) -> Iterator[s
         )
 
 
-def _written(config: Config) -> Iterator[tuple[str, str]]:
+def _written(config: Config) -> dict[str, str]:
     system = config.system
-    yield "system.root_directory", system.root_directory
-    yield "system.data", system.data
-    yield "system.backup_directory", system.backup_directory
-    yield "system.log_directory", system.log_directory
-    yield "system.tmp_directory", system.tmp_directory
+    keys = ["root_directory", "data", "backup_directory", "log_directory", "tmp_directory"]
     if system.machine_id.enable and system.machine_id.enabled:
-        yield "system.machine_id.directory", system.machine_id.directory
+        keys.append("machine_id.directory")
     if config.is_pelican and system.user.passwd.enable:
-        yield "system.user.passwd.directory", system.user.passwd.directory
+        keys.append("user.passwd.directory")
     elif system.passwd.enabled:
-        yield "system.passwd.directory", system.passwd.directory
-
-
-def _read(config: Config, path: str) -> Iterator[tuple[str, str]]:
-    yield "the configuration", os.path.realpath(path)
-    if config.api.ssl.enabled:
-        yield "api.ssl.cert", os.path.realpath(config.api.ssl.cert)
-        yield "api.ssl.key", os.path.realpath(config.api.ssl.key)
+        keys.append("passwd.directory")
+    return {key: str(value_at(config, key)) for key in (f"system.{each}" for each in keys)}
 
 
 def _paths(value: str | None) -> list[str]:
@@ -193,7 +186,11 @@ def taken_over(config: Config) -> Iterator[str]:
         yield f"running servers, which run on under wingsd: {len(running)}"
     if installing:
         yield f"installations under way, which go on under wingsd: {len(installing)}"
-    down = _ran(config) - running
+    ran: set[str] = set()
+    with suppress(OSError, ValueError, RecursionError):
+        states = parse_states((Path(config.system.root_directory) / STATES_FILE).read_bytes())
+        ran = {server for server, state in states.items() if state in _RAN}
+    down = ran - running
     if down:
         yield (
             f"servers that ran when {STATES_FILE} was written and do not run now, which wingsd "
@@ -228,14 +225,6 @@ def _source(container: Mapping[str, Any], target: str) -> str:
     return next((str(each["Source"]) for each in mounts if each.get("Destination") == target), "")
 
 
-def _ran(config: Config) -> set[str]:
-    try:
-        states = parse_states((Path(config.system.root_directory) / STATES_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return set()
-    return {server for server, state in states.items() if state in _RAN}
-
-
 #: A certificate that expires within this time is a warning.
 EXPIRY_WARNING = timedelta(days=14)
 
@@ -255,17 +244,12 @@ def check_certificates(config: Config) -> tuple[list[str], list[str]]:
         except ConfigError as error:
             errors.append(str(error))
         else:
-            warnings += _expiry(ssl.cert)
+            certificate = x509.load_pem_x509_certificate(Path(ssl.cert).read_bytes())
+            ends, now = certificate.not_valid_after_utc, datetime.now(UTC)
+            if ends <= now + EXPIRY_WARNING:
+                verb = "has expired" if ends < now else "expires"
+                warnings.append(f"api.ssl.cert: {ssl.cert} {verb} on {ends:%Y-%m-%d at %H:%M} UTC")
     return errors, warnings
-
-
-def _expiry(path: str) -> list[str]:
-    certificate = x509.load_pem_x509_certificate(Path(path).read_bytes())
-    ends, now = certificate.not_valid_after_utc, datetime.now(UTC)
-    if ends > now + EXPIRY_WARNING:
-        return []
-    verb = "has expired" if ends < now else "expires"
-    return [f"api.ssl.cert: {path} {verb} on {ends:%Y-%m-%d at %H:%M} UTC"]
 
 
 @attrs.define

@@ -7,7 +7,7 @@ import grp
 import json
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from enum import IntEnum
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -114,7 +114,9 @@ class ControlClient:
                 f"check that wingsd listens on {self._path}",
                 Exit.FAILED,
             )
-        decoded = _decoded(text)
+        decoded = None
+        with suppress(ValueError):
+            decoded = json.loads(text) if text else None
         if answer.status >= HTTPStatus.BAD_REQUEST:
             fault = decoded if isinstance(decoded, dict) else {}
             raise CtlError(
@@ -157,13 +159,6 @@ class ControlClient:
                     Exit.NO_DAEMON,
                 )
         return CtlError(f"{path}: {error}", "check that wingsd listens on it", Exit.NO_DAEMON)
-
-
-def _decoded(text: bytes) -> Any:
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return None
 
 
 def _permitted(path: str) -> str:

@@ -13,6 +13,7 @@ import pwd
 import ssl
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -28,7 +29,7 @@ from wingsd import __version__
 from wingsd.cli.check_config import WINGSD_UNIT, check_certificates, systemd_units
 from wingsd.cli.client import CtlError, Json
 from wingsd.cli.output import facts, plain, show
-from wingsd.cli.parameters import ADDRESS
+from wingsd.cli.parameters import node_url
 from wingsd.config import (
     CALAGOPUS,
     PELICAN,
@@ -42,6 +43,7 @@ from wingsd.config import (
 )
 from wingsd.config_file.editing import FileChanged, edited, replace_file
 from wingsd.errors import ConfigError, InvalidData
+from wingsd.node.redaction import settings
 from wingsd.util.text import disk_advice
 
 #: Seconds for the Panel to answer, as Wings gives it.
@@ -197,15 +199,17 @@ _SECRETS = ("token", "password")
 _NOT_A_NUMBER = "the node's number is in the address of its page in the Panel, such as 1"
 
 
-def _number(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    return None if value is None else _asked_number(value)
+def _number(value: str) -> str:
+    if not (value.isascii() and value.isdigit()):
+        raise click.BadParameter(_NOT_A_NUMBER)
+    return value
 
 
 @click.command()
-@click.option("-p", "--panel-url", type=ADDRESS, metavar="URL", help="The Panel's address.")
+@click.option("-p", "--panel-url", type=node_url, metavar="URL", help="The Panel's address.")
 @click.option("-t", "--token", metavar="TOKEN", help="A token for the Panel's application API.")
 @click.option(
-    "-n", "--node", metavar="NUMBER", callback=_number, help="The node's number in the Panel."
+    "-n", "--node", metavar="NUMBER", type=_number, help="The node's number in the Panel."
 )
 @click.option(
     "-c",
@@ -239,9 +243,9 @@ def configure(
     if join_data is not None:
         found = from_join_data(join_data)
     else:
-        panel_url = panel_url or click.prompt("Panel URL", type=ADDRESS)
+        panel_url = panel_url or click.prompt("Panel URL", value_proc=node_url)
         token = token or click.prompt("API token", hide_input=True)
-        node = node or click.prompt("Node number", value_proc=_asked_number)
+        node = node or click.prompt("Node number", value_proc=_number)
         found = fetch(panel_url, token, node, allow_insecure=allow_insecure)
     path = path or next((place for place in PLACES if os.path.lexists(place)), PLACES[0])
     before = _read(path)
@@ -259,12 +263,6 @@ def configure(
     _write(path, before, text)
     show(f"{path} is written.")
     _advise(config, unknown)
-
-
-def _asked_number(value: str) -> str:
-    if not (value.isascii() and value.isdigit()):
-        raise click.BadParameter(_NOT_A_NUMBER)
-    return value
 
 
 def _read(path: str) -> str | None:
@@ -308,15 +306,10 @@ def _edited(path: str, text: str, changes: Mapping[str, Any]) -> str:
         raise CtlError(f"{path} cannot be changed: {error}", "move it away") from error
 
 
-def _leaves(section: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        here = f"{path}.{name}".lstrip(".")
-        if isinstance(value, Mapping):
-            yield from _leaves(value, here)
-        elif isinstance(value, list):
-            yield here, tuple(value)
-        elif value is not None:
-            yield here, value
+def _leaves(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for path, value in settings(section):
+        if value is not None and not isinstance(value, Mapping):  # which is empty
+            yield path, tuple(value) if isinstance(value, list) else value
 
 
 def _checked(path: str, text: str, advice: str = "") -> tuple[Config, list[str]]:
@@ -337,29 +330,21 @@ def _shown(key: str, value: object) -> str:
 
 
 def _write(path: str, before: str | None, text: str) -> None:
+    # User and group of the service, when its account exists and this user may give it.
+    owner: tuple[int, int] | None = None
+    with suppress(KeyError):
+        account = pwd.getpwnam(SERVICE_USER)
+        owner = (account.pw_uid, account.pw_gid) if os.geteuid() == 0 else None
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(
-            path,
-            text.encode(),
-            expected=None if before is None else before.encode(),
-            owner=_service(),
-        )
+        expected = None if before is None else before.encode()
+        replace_file(path, text.encode(), expected=expected, owner=owner)
     except FileChanged as error:
         raise CtlError(f"{path} has been changed meanwhile", "run this again") from error
     except OSError as error:
         raise CtlError(
             f"{path} cannot be written: {disk_advice(error)}", "run this as root"
         ) from error
-
-
-def _service() -> tuple[int, int] | None:
-    """Return user and group of the service, when its account exists and this user may give it."""
-    try:
-        account = pwd.getpwnam(SERVICE_USER)
-    except KeyError:
-        return None
-    return (account.pw_uid, account.pw_gid) if os.geteuid() == 0 else None
 
 
 def _advise(config: Config, unknown: list[str]) -> None:

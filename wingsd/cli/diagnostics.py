@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import click
 
 from wingsd.cli.client import CtlError, Exit
-from wingsd.cli.output import facts, json_option, print_json, show
+from wingsd.cli.output import answer, facts, json_option, print_json
 from wingsd.cli.parameters import daemon_client
 from wingsd.config import find, load
 from wingsd.errors import ConfigError, explanations
@@ -36,10 +36,8 @@ def explain(*, code: str | None, as_json: bool) -> None:
     """
     found = explanations()
     if code is None:
-        if as_json:
-            print_json([each._asdict() for each in found.values()])
-        else:
-            show(facts((each.code, each.title) for each in found.values()))
+        titles = facts((each.code, each.title) for each in found.values())
+        answer([each._asdict() for each in found.values()], as_json, titles)
         return
     if code not in found:
         close = ", ".join(get_close_matches(code, found))

@@ -11,8 +11,8 @@ import click
 
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import duration, json_option, plain, print_json, show, size, when
-from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, daemon_client
-from wingsd.cli.progress import MOMENT, follow, followed
+from wingsd.cli.parameters import SERVER, SettingsFile, daemon_client, node_url
+from wingsd.cli.progress import follow, followed, moment
 from wingsd.util.text import canonical_uuid
 
 MINUTE = 60
@@ -38,7 +38,7 @@ A_WEEK = 7 * 24 * 60
 )
 @click.option(
     "--url",
-    type=ADDRESS,
+    type=node_url,
     metavar="URL",
     help="The address by which the source reaches this node, when api.public_url is not set.",
 )
@@ -136,7 +136,7 @@ def _token(context: click.Context, option: click.Parameter, value: str) -> str:
 @click.option(
     "--to",
     "url",
-    type=ADDRESS,
+    type=node_url,
     required=True,
     metavar="URL",
     help="The other node's address.",
@@ -170,7 +170,7 @@ def _token(context: click.Context, option: click.Parameter, value: str) -> str:
 )
 @click.option(
     "--stop-at",
-    type=MOMENT,
+    type=moment,
     metavar="TIME",
     help="With --follow: move the server at that time, such as 04:30 or '2026-12-24 04:30'; with "
     "now as soon as the copy is whole.",

@@ -177,6 +177,14 @@ def show(*parts: RenderableType) -> None:
         click.echo(line.rstrip())
 
 
+def answer(value: object, as_json: bool, *parts: RenderableType) -> None:
+    """Print a value as JSON, or else these texts and tables."""
+    if as_json:
+        print_json(value)
+    else:
+        show(*parts)
+
+
 def plain(text: object) -> str:
     """Return a text on one line, without control characters."""
     return "".join(each if each.isprintable() else " " for each in str(text))

@@ -95,20 +95,15 @@ def _transferred(client: ControlClient) -> list[str]:
 SERVER = _Server()
 
 
-class _Address(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
-    """A node's address. An invalid one would otherwise fail only on the other node."""
+def node_url(value: str) -> str:
+    """Return a node's address unchanged. Raises `BadParameter`.
 
-    name = "url"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the address unchanged. Fails when it is invalid."""
-        found = origin(value)
-        if isinstance(found, str) or found[0] not in ("http", "https"):
-            self.fail(f"{value!r} is not a URL such as https://node.example.com:8080", param, ctx)
-        return value
-
-
-ADDRESS = _Address()
+    An invalid one would otherwise fail only on the other node.
+    """
+    found = origin(value)
+    if isinstance(found, str) or found[0] not in ("http", "https"):
+        raise click.BadParameter(f"{value!r} is not a URL such as https://node.example.com:8080")
+    return value
 
 
 class SettingsFile(click.Path):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 from rich.console import Console
@@ -190,41 +190,31 @@ _TIME = "%H:%M"
 _NOW = "now"
 
 
-class _Moment(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
-    """A time by the clock of this machine: of a day, the next one of a time alone, or now."""
+def moment(value: str) -> float:
+    """Return a time in seconds since the epoch. Raises `BadParameter` where it is over.
 
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return it in seconds since the epoch. Fails when it is invalid, or over."""
-        if isinstance(value, float):
-            return value
-        now = datetime.now().astimezone()
-        if value == _NOW:
-            return now.timestamp()
-        for form in _DATES:
-            try:
-                found = datetime.strptime(value, form).astimezone()
-            except (ValueError, OverflowError):
-                continue
-            if found <= now:
-                self.fail(f"{value} is over", param, ctx)
-            return found.timestamp()
+    It is by the clock of this machine: of a day, the next one of a time alone, or now.
+    """
+    now = datetime.now().astimezone()
+    if value == _NOW:
+        return now.timestamp()
+    for form in _DATES:
         try:
-            time_ = datetime.strptime(value, _TIME).time()
-        except ValueError:
-            self.fail(
-                f"{value!r} is no time such as 04:30 or '2026-12-24 04:30', and not now",
-                param,
-                ctx,
-            )
-        found = datetime.combine(now.date(), time_).astimezone()
+            found = datetime.strptime(value, form).astimezone()
+        except (ValueError, OverflowError):
+            continue
         if found <= now:
-            found = datetime.combine(now.date() + timedelta(days=1), time_).astimezone()
+            raise click.BadParameter(f"{value} is over")
         return found.timestamp()
-
-
-MOMENT = _Moment()
+    try:
+        time_ = datetime.strptime(value, _TIME).time()
+    except ValueError as error:
+        text = f"{value!r} is no time such as 04:30 or '2026-12-24 04:30', and not now"
+        raise click.BadParameter(text) from error
+    found = datetime.combine(now.date(), time_).astimezone()
+    if found <= now:
+        found = datetime.combine(now.date() + timedelta(days=1), time_).astimezone()
+    return found.timestamp()
 
 
 def followed(client: ControlClient, server: str, after: int) -> Json | None:

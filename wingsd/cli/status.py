@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import NoReturn
 
 import click
 
 from wingsd.cli import output
-from wingsd.cli.client import ControlClient, Json
+from wingsd.cli.client import Json
 from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, daemon_client
 from wingsd.cli.progress import POLL_INTERVAL, doing, watch
@@ -108,7 +107,10 @@ def transfers(*, watching: bool, past: int, as_json: bool) -> None:
     client = daemon_client()
     if watching:
         with suppress(KeyboardInterrupt):
-            _watch_as_json(client, past) if as_json else watch(client)
+            while as_json:
+                print_json(client.ask("GET", f"transfers?past={past}"), line=True)
+                time.sleep(POLL_INTERVAL)
+            watch(client)
         return
     found = client.ask("GET", f"transfers?past={past}")
     if as_json:
@@ -130,12 +132,6 @@ def transfers(*, watching: bool, past: int, as_json: bool) -> None:
         output.show("", output.past(found["past"]))
 
 
-def _watch_as_json(client: ControlClient, past: int) -> NoReturn:
-    while True:
-        print_json(client.ask("GET", f"transfers?past={past}"), line=True)
-        time.sleep(POLL_INTERVAL)
-
-
 @click.command()
 @click.argument("server", type=SERVER, metavar="UUID")
 @json_option
@@ -150,18 +146,15 @@ def show(*, server: str, as_json: bool) -> None:
         output.show("", output.past(found["past"]))
 
 
-def _files(measured: int | None) -> str:
-    return "not measured" if measured is None else size(measured)
-
-
 def _transfer_facts(server: str, found: Json) -> list[tuple[str, object]]:
     pairs: list[tuple[str, object]] = [("server", server)]
     known, running, expected = found["server"], found["running"], found["expected"]
     if known is not None:
+        files = "not measured" if known["disk_bytes"] is None else size(known["disk_bytes"])
         pairs += [
             ("name", known["name"]),
             ("state", known["state"] + (f" ({known['hold']})" if known["hold"] else "")),
-            ("files", _files(known["disk_bytes"])),
+            ("files", files),
         ]
         pairs += [("configuration", "received in a direct transfer")] if known["by_hand"] else []
     else:
@@ -205,10 +198,7 @@ def cancel(*, server: str, as_json: bool) -> None:
     The server stays on its source. After success was reported a transfer cannot be cancelled.
     """
     daemon_client().ask("DELETE", f"transfers/{server}")
-    if as_json:
-        print_json({"server": server, "cancelled": True})
-    else:
-        output.show(f"{server}: cancelling")
+    output.answer({"server": server, "cancelled": True}, as_json, f"{server}: cancelling")
 
 
 @click.command()
@@ -220,7 +210,5 @@ def forget(*, server: str, as_json: bool) -> None:
     The next transfer of the server to this node then begins with nothing.
     """
     daemon_client().ask("DELETE", f"kept/{server}")
-    if as_json:
-        print_json({"server": server, "forgotten": True})
-    else:
-        output.show(f"{server}: nothing is kept of it any more")
+    text = f"{server}: nothing is kept of it any more"
+    output.answer({"server": server, "forgotten": True}, as_json, text)
