@@ -103,7 +103,7 @@ async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: Receive
 
 async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: Receiver) -> None:
     marked = source(b"")
-    marked.mark = pooled.volume.mark(UUID)
+    marked.mark = pooled.volume.marks.leave(UUID)
     await pooled.transfers.open(UploadTransfer, UUID).run(marked, SINGLE)
     assert pooled.states[-1] == "completed"
 

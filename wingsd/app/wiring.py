@@ -79,7 +79,7 @@ from wingsd.transfers.manager import (
 from wingsd.transfers.outgoing.source import OutgoingParts, SourceStorage
 from wingsd.transfers.peer.client import peer_tls
 from wingsd.transfers.steps import StepLogs
-from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs
+from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs, WriteBack
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
@@ -190,7 +190,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     volume = Volume(system.data, owner, transfers.storage_pool.name, system.backup_directory)
     limits = ArchiveLimits.configured(transfers)
     install_logs = InstallLogs(system.log_directory, staging, reserve=limits.reserve)
-    partial_copies = PartialCopies(staging, transfers.moves.keep_bytes)
+    partial_copies = PartialCopies(staging, transfers.moves.keep_bytes, limits)
     quarantine = Quarantine(
         staging,
         received_backups,
@@ -215,7 +215,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             copies=partial_copies,
             disk=pools.disk,
             long=pools.long,
-            reactor=reactor,
+            write_back=WriteBack(lambda: pools.long.run(staging.write_back), reactor),
         ),
         environment=engines.containers,
         servers=servers,

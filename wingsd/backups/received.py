@@ -138,7 +138,7 @@ class ReceivedBackups:
             return place
         return staged if staged.exists() else None
 
-    def complete(self, server: str, backup: Backup, sha256: str) -> None:
+    def complete(self, server: str, backup: Backup, *, sha256: str) -> None:
         """Stage the part of a backup, which is whole and has that SHA-256, as the backup.
 
         Raises `Conflict` where another is in its place.

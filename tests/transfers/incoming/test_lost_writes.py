@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from tests.moves.moving import LIMITS, MOVE, Source
 from tests.support.sample_server import UUID
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import MoveNoSpace, MoveResumeNeeded, StorageError
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.filling import BatchFiller
@@ -25,23 +27,21 @@ class LossyDisk:
 
     def __init__(self, place: Path) -> None:
         self.has_lost = False
-        self.inode_reserve = 0
         self.tree = place / "server"
         self.tree.mkdir()
         (self.tree / "world.dat").write_bytes(os.urandom(SIZE))
         staging = Staging(str(place / "volumes"), (os.getuid(), os.getgid()), durable=True)
         staging.prepare()
         self.close = staging.close
-        self.copies = PartialCopies(staging, 0)
+        staging.sync = self.sync  # type: ignore[method-assign]
+        self.copies = PartialCopies(staging, 0, ArchiveLimits(None, 0, 0, 0, 0))
         self.copy = self.opened()
 
     def opened(self) -> PartialCopy:
         owner = (os.getuid(), os.getgid())
-        return PartialCopy(
-            UUID, MOVE, self.copies, self.sync, LIMITS, owner, 0, self.inode_reserve
-        )
+        return PartialCopy(UUID, MOVE, self.copies, LIMITS, owner)
 
-    def sync(self) -> None:
+    def sync(self, server: str) -> None:
         lost, self.has_lost = self.has_lost, False
         if lost:
             raise StorageError("the disk could not be written to: Input/output error")
@@ -141,7 +141,7 @@ def test_new_files_leave_the_inodes_free_that_are_reserved(
     disk: LossyDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.copy.close()
-    disk.inode_reserve, free = 50, 150
+    disk.copies.limits, free = attrs.evolve(disk.copies.limits, inode_reserve=50), 150
     disk.copy = disk.opened()
     disk.copy.begin()
     found = list(os.statvfs(disk.tree))

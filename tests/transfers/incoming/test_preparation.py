@@ -139,6 +139,7 @@ MIB = 1 << 20
 def limit_disk(monkeypatch: pytest.MonkeyPatch, node: RunningNode, free: int) -> None:
     """Have so many MiB be free for moves from now on, of which 100 MiB are reserved."""
     limits = attrs.evolve(node.receiver.parts.limits, reserve=100 * MIB)
+    node.partial_copies.limits = limits
     node.receiver.parts = attrs.evolve(node.receiver.parts, limits=limits)
     found = list(os.statvfs("/"))
     found[1], found[2], found[4] = MIB, 10_000, free
@@ -208,12 +209,12 @@ async def test_what_other_servers_will_take_is_not_free(
 ) -> None:
     limit_disk(monkeypatch, node, 245)
     await begun(node, source, disk_bytes=100 * MIB)
-    copies, limits = node.partial_copies, node.receiver.parts.limits
+    copies = node.partial_copies
     with pytest.raises(StorageError, match="100 MiB of them for servers that arrive"):
-        copies.admit("other", lambda: (50 * MIB, 1), limits.reserve, 0)
-    copies.admit("other", lambda: (40 * MIB, 1), limits.reserve, 0)
+        copies.admit("other", lambda: (50 * MIB, 1))
+    copies.admit("other", lambda: (40 * MIB, 1))
     await node.receiver.release(UUID, keeps=False)
-    copies.admit("other", lambda: (140 * MIB, 1), limits.reserve, 0)
+    copies.admit("other", lambda: (140 * MIB, 1))
 
 
 async def test_the_commit_ends_it(node: RunningNode, source: Path) -> None:

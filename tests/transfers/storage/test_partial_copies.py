@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from tests.support.sample_server import UUID
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.transfers.storage import partial_copies
 from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.staging import KEPT, Staging
 from wingsd.util.durable import move
+
+LIMITS = ArchiveLimits(None, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def staging(tmp_path: Path) -> Iterator[Staging]:
 
 @pytest.fixture
 def copies(staging: Staging) -> PartialCopies:
-    return PartialCopies(staging, 0)
+    return PartialCopies(staging, 0, LIMITS)
 
 
 def arrive(copies: PartialCopies) -> None:
@@ -55,7 +58,7 @@ def test_the_next_move_knows_whether_the_copy_was_read_back(
 def test_another_daemon_reads_it_again(staging: Staging, copies: PartialCopies) -> None:
     arrive(copies)
     copies.keep(UUID, 5, 10.0, is_read=True)
-    paths = PartialCopies(staging, 0).adopt(UUID)
+    paths = PartialCopies(staging, 0, LIMITS).adopt(UUID)
     assert paths is not None
     assert not paths.is_read
 
@@ -93,7 +96,7 @@ def test_a_copy_is_not_kept_any_more_where_a_daemon_dies_while_a_move_takes_it(
         copies.adopt(UUID)
     monkeypatch.undo()
     staging.clear(())
-    later = PartialCopies(staging, 0)
+    later = PartialCopies(staging, 0, LIMITS)
     assert later.adopt(UUID) is None
     assert os.listdir(Path(staging.path) / KEPT) == []
     arrive(later)
@@ -142,10 +145,10 @@ def test_nothing_is_lost_where_a_daemon_dies_while_a_copy_is_kept_or_taken(
     if again:  # the next daemon dies as well
         _die_after(monkeypatch, again)
         with suppress(_Died):
-            PartialCopies(staging, 0).kept()
+            PartialCopies(staging, 0, LIMITS).kept()
     monkeypatch.undo()
     staging.clear((), [UUID])
-    later = PartialCopies(staging, 0)
+    later = PartialCopies(staging, 0, LIMITS)
     if kind == "keep":  # the next daemon knows that the move has failed
         assert later.keep(UUID, None, 20.0)
         assert [each.server for each in later.kept()] == [UUID]
@@ -164,7 +167,10 @@ def test_a_copy_that_was_half_kept_goes_on_where_its_move_does(
     with pytest.raises(_Died):
         copies.keep(UUID, 5, 10.0)
     monkeypatch.undo()
-    assert _contents(PartialCopies(staging, 0)) == ["tree", "aside"]
+    assert _contents(PartialCopies(staging, 0, LIMITS)) == [
+        "tree",
+        "aside",
+    ]
 
 
 @pytest.mark.parametrize("gone", [("ledger",), ("ledger", "aside")])

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import Logged
+from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PELICAN, SystemConfig
@@ -49,7 +50,7 @@ class QuarantineHarness:
         self.backups = ReceivedBackups(
             str(directory / "backups"), str(directory), durable=True, reserve=0
         )
-        self.copies = PartialCopies(self.staging, 0)
+        self.copies = PartialCopies(self.staging, 0, ArchiveLimits(None, 0, 0, 0, 0))
         self.quarantine = Quarantine(
             self.staging,
             self.backups,

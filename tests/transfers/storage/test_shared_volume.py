@@ -30,7 +30,7 @@ def fault(volume: Volume, mark: str = "") -> str:
 
 
 def test_a_mark_is_seen_from_another_node_of_the_volume(tmp_path: Path, volume: Volume) -> None:
-    mark = volume.mark(UUID)
+    mark = volume.marks.leave(UUID)
     there = Volume(str(tmp_path), OWNER, "ATTIC")
     assert there.features(UUID, "attic", mark) == ["shared-volume", "storage-pool"]
     assert there.features(UUID, "cellar", mark) == ["shared-volume"]
@@ -40,12 +40,12 @@ def test_a_mark_is_seen_from_another_node_of_the_volume(tmp_path: Path, volume: 
 
 @pytest.mark.parametrize("mark", ["", "0" * 32, "../../etc/passwd", "*", "A" * 32, "0" * 33])
 def test_an_invalid_mark_proves_nothing(volume: Volume, mark: str) -> None:
-    volume.mark(UUID)
+    volume.marks.leave(UUID)
     assert volume.features(UUID, "attic", mark) == []
 
 
 def test_a_mark_is_good_for_its_server_alone(volume: Volume) -> None:
-    assert volume.features(OTHER, "attic", volume.mark(UUID)) == []
+    assert volume.features(OTHER, "attic", volume.marks.leave(UUID)) == []
 
 
 def test_a_backup_mark_is_good_for_its_server_alone(tmp_path: Path, volume: Volume) -> None:
@@ -55,33 +55,33 @@ def test_a_backup_mark_is_good_for_its_server_alone(tmp_path: Path, volume: Volu
         Volume(str(tmp_path / name), OWNER, "", str(tmp_path / "backups"))
         for name in ("volumes", "other")
     )
-    mark = here.mark_backups(UUID)
+    mark = here.backup_marks.leave(UUID)
     assert there.features(UUID, "", "", mark) == ["shared-backups"]
     assert there.features(OTHER, "", "", mark) == []
     assert there.features(UUID, "", "", "*") == []
     assert volume.features(UUID, "", "", mark) == []
-    old, mark = mark, here.mark_backups(UUID)
+    old, mark = mark, here.backup_marks.leave(UUID)
     assert there.features(UUID, "", "", old) == []
-    here.unmark_backups(UUID)
+    here.backup_marks.remove(UUID)
     assert list((tmp_path / "backups").iterdir()) == []
 
 
 def test_a_new_mark_takes_the_place_of_one_that_was_left(tmp_path: Path, volume: Volume) -> None:
-    old, other = volume.mark(UUID), volume.mark(OTHER)
-    new = volume.mark(UUID)
+    old, other = volume.marks.leave(UUID), volume.marks.leave(OTHER)
+    new = volume.marks.leave(UUID)
     assert volume.features(UUID, "attic", old) == []
-    volume.unmark(UUID, old)
+    volume.marks.remove(UUID, old)
     assert volume.features(UUID, "attic", new) != []
-    volume.unmark(UUID)
+    volume.marks.remove(UUID)
     assert volume.features(UUID, "attic", new) == []
     assert volume.features(OTHER, "attic", other) != []
-    volume.unmark(OTHER)
+    volume.marks.remove(OTHER)
     assert [path.name for path in tmp_path.iterdir()] == [UUID]
 
 
 def test_a_mark_that_cannot_be_made_fails_the_transfer(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        Volume(str(tmp_path / "missing"), OWNER, "attic").mark(UUID)
+        Volume(str(tmp_path / "missing"), OWNER, "attic").marks.leave(UUID)
 
 
 def test_an_existing_usable_directory_is_accepted(volume: Volume) -> None:
@@ -91,7 +91,7 @@ def test_an_existing_usable_directory_is_accepted(volume: Volume) -> None:
 def test_an_empty_directory_is_accepted_with_a_mark_only(tmp_path: Path, volume: Volume) -> None:
     (tmp_path / UUID / "world").unlink()
     assert "is empty; check that the volume that both nodes share is mounted" in fault(volume)
-    volume.check(UUID, volume.mark(UUID))
+    volume.check(UUID, volume.marks.leave(UUID))
 
 
 def test_a_missing_mark_means_two_volumes(volume: Volume) -> None:

@@ -247,8 +247,8 @@ class SourceStorage:
 
     async def remove_marks(self, server: str) -> None:
         """Remove the marks that an earlier daemon has left for a transfer of the server."""
-        await self.disk.run(self.volume.unmark, server)
-        await self.disk.run(self.volume.unmark_backups, server)
+        await self.disk.run(self.volume.marks.remove, server)
+        await self.disk.run(self.volume.backup_marks.remove, server)
 
 
 _NOT_READ = "a file that is to be sent with the server could not be read"

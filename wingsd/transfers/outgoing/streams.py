@@ -241,10 +241,10 @@ class SourcePool:
         """
         headers: list[tuple[str, str]] = []
         if self._is_used:
-            self._mark = await self._disk.run(self._volume.mark, self._server)
+            self._mark = await self._disk.run(self._volume.marks.leave, self._server)
             headers += pool_headers(self._volume.pool, self._mark)
         if self._removes_backups:
-            mark = await self._disk.run(self._volume.mark_backups, self._server)
+            mark = await self._disk.run(self._volume.backup_marks.leave, self._server)
             headers.append((BACKUPS_MARK, mark))
         found = await features(headers)
         if self._is_used:
@@ -270,9 +270,9 @@ class SourcePool:
     async def remove_marks(self) -> None:
         """Remove the marks of this transfer from the volume."""
         if self._mark:
-            await self._disk.run(self._volume.unmark, self._server, self._mark)
+            await self._disk.run(self._volume.marks.remove, self._server, self._mark)
         if self._removes_backups:
-            await self._disk.run(self._volume.unmark_backups, self._server)
+            await self._disk.run(self._volume.backup_marks.remove, self._server)
 
 
 #: Seconds between two looks, and in which nothing was taken before each line.

@@ -85,6 +85,39 @@ class InstallLogs:
         path = self._staging.log(server)
         write_file(path, _beginning(blocks), reserve=self._reserve, durable=False)
 
+    # One that arrives in pieces
+
+    def part(self, server: str) -> Path:
+        """Return where a log is written until it is whole."""
+        return self._staging.log_part(server)
+
+    def whole(self, server: str) -> Path | None:
+        """Return the file of a log that is staged whole, None where it is not."""
+        staged = self._staging.log(server)
+        return staged if staged.exists() else None
+
+    def complete(self, server: str, *, sha256: str) -> None:
+        """Stage the part of a log, which is whole and has that SHA-256."""
+        staged = self._staging.log(server)
+        with storage_errors(f"{staged} cannot be written"):
+            self.part(server).rename(staged)
+
+    def drop(self, server: str) -> None:
+        """Delete what is staged."""
+        staged = self._staging.log(server)
+        with storage_errors(f"{staged} cannot be removed"):
+            for path in (self.part(server), staged):
+                path.unlink(missing_ok=True)
+
+    def retain(self, server: str, size: int | None) -> None:
+        """Delete what is staged if it has more than `size` bytes; with None in any case."""
+        for path in (self.part(server), self._staging.log(server)):
+            with storage_errors(f"{path} cannot be removed"):
+                if path.exists() and (size is None or path.stat().st_size > size):
+                    path.unlink()
+
+    # Those of servers of this node
+
     def open(self, server: str) -> OpenLog | None:
         """Return the log of a server of this node, opened; None where there is none."""
         path = self._place(server)
@@ -172,12 +205,7 @@ class IncomingStorage:
     #: they are locked while one of them is removed.
     disk: Workers
     long: Workers
-    reactor: IReactorTime
-    write_back: WriteBack = attrs.field(init=False)
-
-    @write_back.default
-    def _make_write_back(self) -> WriteBack:
-        return WriteBack(lambda: self.long.run(self.staging.write_back), self.reactor)
+    write_back: WriteBack
 
 
 def _unread(path: Path | str, why: object) -> StorageError:

@@ -23,7 +23,7 @@ from threading import RLock
 import attrs
 from twisted.logger import Logger
 
-from wingsd.archive.quota import require_free_space
+from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.errors import StorageError
 from wingsd.filesystem.removal import remove_tree
 from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
@@ -31,7 +31,6 @@ from wingsd.util.durable import move, replace_file, storage_errors, time_stamp
 
 _LEDGER = ".ledger"
 _ASIDE = ".aside"
-_LOG_PART = ".log.part"
 _TREE = "tree"
 _KEPT_LEDGER, _KEPT_ASIDE = "ledger", "aside"
 _ABOUT = "about.json"
@@ -65,13 +64,14 @@ class KeptCopy:
 class PartialCopies:
     """The partial copies in `staging`. `most_bytes` is for those beside the newest, 0 for a tenth.
 
-    A copy without a ledger is worth nothing, and is removed.
+    A copy without a ledger is worth nothing, and is removed. Of the `limits` the reserves count.
     """
 
     _log = Logger()
 
-    def __init__(self, staging: Staging, most_bytes: int) -> None:
-        self._staging = staging
+    def __init__(self, staging: Staging, most_bytes: int, limits: ArchiveLimits) -> None:
+        self.staging = staging
+        self.limits = limits
         self._most_bytes = most_bytes
         #: Held while copies are kept, taken or removed: one that is half kept looks like no copy.
         self._turn = RLock()
@@ -82,26 +82,24 @@ class PartialCopies:
 
     # The room for those that arrive
 
-    def admit(
-        self, server: str, to_come: Callable[[], tuple[int, int]], reserve: int, inodes: int
-    ) -> None:
+    def admit(self, server: str, to_come: Callable[[], tuple[int, int]]) -> None:
         """Count what is still to come of a server, as `arrives`.
 
-        Raise `StorageError` where that does not fit beside what others bring: `reserve` bytes and
-        so many `inodes` stay free. Copies that are kept count as free.
+        Raise `StorageError` where that does not fit beside what others bring, and the reserves.
+        Copies that are kept count as free.
         """
         with self._turn:
             more, files = to_come()
             others = [each() for name, each in self._arriving.items() if name != server]
             taken, entries = (sum(each[i] for each in others) for i in (0, 1))
             if more or files:
-                found = os.statvfs(self._staging.path)
+                found = os.statvfs(self.staging.path)
                 require_free_space(
                     found,
-                    reserve,
+                    self.limits.reserve,
                     "the server",
                     more,
-                    inodes,
+                    self.limits.inode_reserve,
                     files + entries,
                     others=taken,
                     freed=self.kept_bytes(),
@@ -127,7 +125,7 @@ class PartialCopies:
                 error=why,
             )
         self.discard(server)
-        self._staging.create(server)
+        self.staging.create(server)
         return self._made(server)
 
     def reopen(self, server: str) -> CopyPaths | None:
@@ -135,9 +133,9 @@ class PartialCopies:
         paths = self._paths(server)
         if not _is_whole(paths):
             self.kept()  # that daemon may have died while it kept or took it
-        if not (paths.ledger.exists() and self._staging.holds(server)):
+        if not (paths.ledger.exists() and self.staging.holds(server)):
             return None
-        self._staging.reopen(server)
+        self.staging.reopen(server)
         return self._made(server)
 
     def finish(self, server: str) -> None:
@@ -146,19 +144,15 @@ class PartialCopies:
         with storage_errors(f"{paths.ledger} cannot be removed"):
             for path in (paths.ledger, paths.ledger.with_name(f"{paths.ledger.name}.new")):
                 path.unlink(missing_ok=True)
-            self.log_part(server).unlink(missing_ok=True)
+            self.staging.log_part(server).unlink(missing_ok=True)
             if paths.aside.exists():
                 remove_tree(str(paths.aside))
 
     def discard(self, server: str) -> None:
         """Remove the copy as a whole."""
-        self._staging.withdraw(server)
-        self._staging.discard(server)
+        self.staging.withdraw(server)
+        self.staging.discard(server)
         self.finish(server)
-
-    def log_part(self, server: str) -> Path:
-        """Return where a part of the server's installation log is staged."""
-        return Path(self._staging.path) / f"{server}{_LOG_PART}"
 
     # Those that are kept
 
@@ -171,14 +165,14 @@ class PartialCopies:
         with self._turn:
             paths = self._paths(server)
             kept = [] if _is_whole(paths) else self.kept()  # as in `reopen`
-            is_whole = paths.ledger.exists() and self._staging.holds(server)
+            is_whole = paths.ledger.exists() and self.staging.holds(server)
             if is_whole and size is None:
                 size = _allocated(paths.tree)
                 is_whole = size > 0
             if not is_whole:
                 self.discard(server)
                 return any(each.server == server for each in kept)
-            self._staging.finish(server)
+            self.staging.finish(server)
             home = self._kept / f"{server}.{time_stamp()}{PARTIAL}"
             with storage_errors(f"{home} cannot be made"):
                 self._kept.mkdir(mode=0o700, exist_ok=True)
@@ -207,7 +201,7 @@ class PartialCopies:
             self._move(home / _KEPT_LEDGER, paths.ledger)
             with suppress(OSError):
                 remove_tree(str(home))
-            self._staging.reopen(server)
+            self.staging.reopen(server)
             is_read = found[-1].name in self._read_back
             self._read_back.discard(found[-1].name)
             return attrs.evolve(paths, is_read=is_read)
@@ -234,7 +228,7 @@ class PartialCopies:
 
         It is out of the reach of a move at once; others do not wait for its deletion.
         """
-        home, away = self._kept / name, Path(self._staging.path) / f".deleted.{name}"
+        home, away = self._kept / name, Path(self.staging.path) / f".deleted.{name}"
         with self._turn:
             if not home.exists():
                 return False
@@ -244,14 +238,14 @@ class PartialCopies:
             remove_tree(str(away))
         return True
 
-    def make_room(self, reserve: int, inodes: int, more: int, files: int) -> None:
-        """Remove kept copies, oldest first, until `more` bytes leave `reserve` bytes free.
+    def make_room(self, more: int, files: int) -> None:
+        """Remove kept copies, oldest first, until `more` bytes and `files` leave the reserves.
 
-        And until `files` more files leave so many `inodes` free. Raises `StorageError` where that
-        is not enough.
+        Raises `StorageError` where that is not enough.
         """
+        reserve, inodes = self.limits.reserve, self.limits.inode_reserve
         while True:
-            found = os.statvfs(self._staging.path)
+            found = os.statvfs(self.staging.path)
             try:
                 require_free_space(found, reserve, "the server", more, inodes, files)
             except StorageError:
@@ -282,11 +276,11 @@ class PartialCopies:
 
     @property
     def _kept(self) -> Path:
-        return Path(self._staging.path) / KEPT
+        return Path(self.staging.path) / KEPT
 
     def _limit(self, newest: str) -> None:
         others = [each for each in self.kept() if each.name != newest]
-        found = os.statvfs(self._staging.path)
+        found = os.statvfs(self.staging.path)
         most = self._most_bytes or found.f_blocks * found.f_frsize // 10
         while others and sum(each.bytes for each in others) > most:
             self._remove(others.pop(0))
@@ -329,7 +323,7 @@ class PartialCopies:
             remove_tree(str(home))
 
     def _paths(self, server: str) -> CopyPaths:
-        root = Path(self._staging.path)
+        root = Path(self.staging.path)
         return CopyPaths(root / server, root / f"{server}{_LEDGER}", root / f"{server}{_ASIDE}")
 
     def _made(self, server: str) -> CopyPaths:

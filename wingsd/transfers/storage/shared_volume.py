@@ -23,6 +23,8 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+import attrs
+
 from wingsd.errors import StorageError, StoragePoolConflict
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice
@@ -84,6 +86,44 @@ _NOT_SOUND = "the server's files in the storage pool cannot be used"
 _ALL = stat.S_IRWXU
 
 
+@attrs.frozen(eq=False, repr=False)
+class Marks:
+    """The marks in a directory, by each of which another node sees that it has the same `what`.
+
+    They are files whose names begin with `prefix`, and have a server's UUID and the mark.
+    """
+
+    _directory: Path
+    _prefix: str
+    _what: str
+
+    def leave(self, server: str) -> str:
+        """Leave a mark for the destination of the server's transfer. Raises `StorageError`."""
+        self.remove(server)
+        mark = secrets.token_hex(16)
+        path = self._path(server, mark)
+        with storage_errors(
+            f"{path}, by which another node sees that it has the same {self._what}, cannot be made"
+        ):
+            path.touch(mode=0o600, exist_ok=False)
+        return mark
+
+    def remove(self, server: str, mark: str = "*") -> None:
+        """Remove a mark, or all of the server's, as far as possible: they do no harm."""
+        pattern = self._path(server, mark)
+        with suppress(OSError):
+            for path in pattern.parent.glob(pattern.name):
+                path.unlink()
+
+    def has(self, server: str, mark: str) -> bool:
+        """Return whether a mark is there."""
+        # Of what a sender writes, only a valid mark becomes part of a path.
+        return _MARK.fullmatch(mark) is not None and self._path(server, mark).is_file()
+
+    def _path(self, server: str, mark: str) -> Path:
+        return self._directory / f"{self._prefix}-{server}-{mark}"
+
+
 class Volume:
     """`data` is `system.data`, `owner` the user and group id of every server's files.
 
@@ -94,20 +134,12 @@ class Volume:
     def __init__(self, data: str, owner: tuple[int, int], pool: str, backups: str = "") -> None:
         self.pool = pool
         self._data = Path(data)
-        self._backups = Path(backups or data)
+        self.marks = Marks(self._data, ".pool-mark", "storage pool")
+        backup_directory = Path(backups or data)
+        self.backup_marks = Marks(backup_directory, ".backups-mark", "directory of backups")
         self._user = owner[0]
 
     # At the source
-
-    def mark(self, server: str) -> str:
-        """Leave a mark for the destination of the server's transfer. Raises `StorageError`."""
-        self.unmark(server)
-        return _leave(self._path_of(server, ""), "storage pool")
-
-    def mark_backups(self, server: str) -> str:
-        """Leave one in the directory of backups. Raises `StorageError`."""
-        self.unmark_backups(server)
-        return _leave(self._backups_path_of(server, ""), "directory of backups")
 
     def inode(self, server: str) -> int | None:
         """Return that of the server's directory, None where it cannot be found."""
@@ -117,22 +149,14 @@ class Volume:
             return None
         return status.st_ino if stat.S_ISDIR(status.st_mode) else None
 
-    def unmark(self, server: str, mark: str = "*") -> None:
-        """Remove a mark, or all of the server's, as far as possible: they do no harm."""
-        _remove(self._path_of(server, mark))
-
-    def unmark_backups(self, server: str) -> None:
-        """Remove all of the server's marks there, as far as possible."""
-        _remove(self._backups_path_of(server, "*"))
-
     # At the destination
 
     def features(self, server: str, pool: str, mark: str, backups_mark: str = "") -> list[str]:
         """Return what the sender of the server is answered about its pool and its marks."""
         found = []
-        if self._sees(server, mark):
+        if self.marks.has(server, mark):
             found += [SEEN, POOLED] if is_same_pool(self.pool, pool) else [SEEN]
-        if _is_mark(backups_mark) and self._backups_path_of(server, backups_mark).is_file():
+        if self.backup_marks.has(server, backups_mark):
             found.append(SHARED_BACKUPS)
         return found
 
@@ -142,7 +166,7 @@ class Volume:
         Without the proof of a `mark` it must not be empty. Raises `StorageError`.
         """
         path = self._data / server
-        if mark and not self._sees(server, mark):
+        if mark and not self.marks.has(server, mark):
             raise _not_sound(
                 f"{self._data} is not the volume that the other node has, though both call it "
                 f"{self.pool!r}; mount the same, or give them pools of different names"
@@ -192,36 +216,6 @@ class Volume:
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             return "cannot be read and written by this node; see the user it runs as"
         return ""
-
-    def _sees(self, server: str, mark: str) -> bool:
-        # Of what a sender writes, only a valid mark becomes part of a path.
-        return _is_mark(mark) and self._path_of(server, mark).is_file()
-
-    def _path_of(self, server: str, mark: str) -> Path:
-        return self._data / f".pool-mark-{server}-{mark}"
-
-    def _backups_path_of(self, server: str, mark: str) -> Path:
-        return self._backups / f".backups-mark-{server}-{mark}"
-
-
-def _is_mark(text: str) -> bool:
-    return _MARK.fullmatch(text) is not None
-
-
-def _leave(beginning: Path, what: str) -> str:
-    """Make the file of a new mark; return the mark, by which its name ends."""
-    mark = secrets.token_hex(16)
-    path = beginning.with_name(f"{beginning.name}{mark}")
-    failure = f"{path}, by which another node sees that it has the same {what}, cannot be made"
-    with storage_errors(failure):
-        path.touch(mode=0o600, exist_ok=False)
-    return mark
-
-
-def _remove(pattern: Path) -> None:
-    with suppress(OSError):
-        for path in pattern.parent.glob(pattern.name):
-            path.unlink()
 
 
 def _emptiness(path: Path) -> str:

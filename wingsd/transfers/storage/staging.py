@@ -218,6 +218,10 @@ class Staging:
         """Return where the server's installation log is staged, beside its files."""
         return self._root / f"{server}.log"
 
+    def log_part(self, server: str) -> Path:
+        """Return where a part of the server's installation log is staged."""
+        return self._root / f"{server}.log.part"
+
     def write_back(self) -> None:
         """Write what has been received so far to stable storage, to leave little to `flush`.
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrs
 
@@ -20,7 +19,7 @@ from wingsd.backups.local import Backup, backup_at
 from wingsd.backups.received import ReceivedBackups, write_all
 from wingsd.errors import AttachmentMissing, AttachmentOffsetWrong, MoveRequestInvalid
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
-from wingsd.transfers.storage.incoming import LOG_LIMIT
+from wingsd.transfers.storage.incoming import LOG_LIMIT, InstallLogs
 from wingsd.util.durable import storage_errors
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
@@ -29,6 +28,8 @@ from wingsd.util.text import canonical_uuid
 LOG = "install.log"
 #: Attachments of one move.
 _MOST = 4096
+#: The files of attachments.
+_Store = ReceivedBackups | InstallLogs
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -54,12 +55,17 @@ def check_announced(announced: Sequence[MovedBackup], log: int | None) -> None:
         raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LOG_LIMIT} are taken")
 
 
-class _Attachment(ABC):
-    """One attachment, of `size` bytes, which grows in a file until it is whole."""
+class _Attachment:
+    """One attachment, of `size` bytes, which grows in a file until it is whole.
 
-    def __init__(self, name: str, size: int) -> None:
+    The files are those that `store` has for `key`, a server's UUID, and for one of its backups.
+    """
+
+    def __init__(self, name: str, size: int, store: _Store, *key: Any) -> None:
         self.name = name
         self.size = size
+        self.store = store
+        self.key = key
         #: How many bytes of it have arrived here; other threads only look at it.
         self.arrived = 0
         #: The SHA-256 of the whole, empty before; and the hash of so many bytes, where all of
@@ -67,21 +73,13 @@ class _Attachment(ABC):
         self._sha256 = ""
         self._hash: tuple[int, hashlib._Hash] | None = None
 
-    @abstractmethod
     def part(self) -> Path:
         """Return the file in which it grows."""
+        return self.store.part(*self.key)
 
-    @abstractmethod
     def whole(self) -> Path | None:
         """Return the file that is whole, None before."""
-
-    @abstractmethod
-    def complete(self, sha256: str) -> None:
-        """Stage the part, which is whole."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """Delete what is here."""
+        return self.store.whole(*self.key)
 
     @property
     def offset(self) -> int:
@@ -128,13 +126,13 @@ class _Attachment(ABC):
             )
         part, whole = self.part(), self.whole()
         if (self._sha256 or self._read(whole or part)) != sha256:
-            self.drop()
+            self.store.drop(*self.key)
             self._sha256 = ""
             raise AttachmentOffsetWrong(0, f"{self.name} does not fit its SHA-256; send it again")
         if whole is None:
             with storage_errors(f"{part} cannot be written"), open(part, "rb") as file:
                 os.fsync(file.fileno())
-            self.complete(sha256)
+            self.store.complete(*self.key, sha256=sha256)
         self._sha256 = sha256
 
     def _read(self, path: Path) -> str:
@@ -147,71 +145,31 @@ class _Attachment(ABC):
                 return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _BackupAttachment(_Attachment):
-    def __init__(self, server: str, backup: Backup, size: int, backups: ReceivedBackups) -> None:
-        super().__init__(backup.uuid, size)
-        self._of = (server, backup)
-        self._backups = backups
-
-    def part(self) -> Path:
-        return self._backups.part(*self._of)
-
-    def whole(self) -> Path | None:
-        return self._backups.whole(*self._of)
-
-    def complete(self, sha256: str) -> None:
-        self._backups.complete(*self._of, sha256)
-
-    def drop(self) -> None:
-        self._backups.drop(*self._of)
-
-
-class _LogAttachment(_Attachment):
-    def __init__(self, size: int, growing: Path, staged: Path) -> None:
-        super().__init__(LOG, size)
-        self._growing = growing
-        self._staged = staged
-
-    def part(self) -> Path:
-        return self._growing
-
-    def whole(self) -> Path | None:
-        return self._staged if self._staged.exists() else None
-
-    def complete(self, sha256: str) -> None:
-        with storage_errors(f"{self._staged} cannot be written"):
-            self._growing.rename(self._staged)
-
-    def drop(self) -> None:
-        with storage_errors(f"{self._staged} cannot be removed"):
-            for path in (self._growing, self._staged):
-                path.unlink(missing_ok=True)
-
-
 @attrs.define(eq=False, repr=False, slots=False)
 class Attachments:
     """The attachments of the move of `server`, as they were announced.
 
-    `log_paths` are where the log grows and where it is staged. Every method raises `StorageError`,
-    `MoveNoSpace`, and `AttachmentMissing` for another name.
+    Every method raises `StorageError`, `MoveNoSpace`, and `AttachmentMissing` for another name.
     """
 
     _server: str
     _announced: Sequence[MovedBackup]
     _log: int | None
     _received: ReceivedBackups
-    _log_paths: tuple[Path, Path]
+    _logs: InstallLogs
     _reserve: int
 
     def __attrs_post_init__(self) -> None:
         """Raise `MoveRequestInvalid`; see `check_announced`."""
         check_announced(self._announced, self._log)
-        every: list[_Attachment] = [
-            _BackupAttachment(self._server, _backup(each), each.bytes, self._received)
-            for each in self._announced
+        server, received = self._server, self._received
+        backups = [_backup(each) for each in self._announced]
+        every = [
+            _Attachment(backup.uuid, each.bytes, received, server, backup)
+            for backup, each in zip(backups, self._announced, strict=True)
         ]
         if self._log is not None:
-            every.append(_LogAttachment(self._log, *self._log_paths))
+            every.append(_Attachment(LOG, self._log, self._logs, server))
         self._attachments = {each.name: each for each in every}
         #: The bytes of all.
         self.size = sum(each.size for each in every)
@@ -236,10 +194,7 @@ class Attachments:
         All that is staged is put into place with the server.
         """
         self._received.retain(self._server, [*map(_backup, self._announced)])
-        for path in self._log_paths:
-            with storage_errors(f"{path} cannot be removed"):
-                if path.exists() and (self._log is None or path.stat().st_size > self._log):
-                    path.unlink()
+        self._logs.retain(self._server, self._log)
 
     def offset(self, name: str) -> int:
         """Return how many bytes of an attachment are here."""

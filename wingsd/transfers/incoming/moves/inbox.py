@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -190,17 +189,14 @@ class Inbox:
     def __attrs_post_init__(self) -> None:
         server, parts, beginning = self._server, self._parts, self._terms.beginning
         settings, storage = self._terms.settings, parts.storage
-        limits, copies = parts.limits.for_server(self._disk_space), storage.copies
+        limits = parts.limits.for_server(self._disk_space)
         size = limits.disk if limits.disk is not None else _UNLIMITED
         self.copy = PartialCopy(
             server,
             bytes.fromhex(self._terms.record.move),
-            copies,
-            partial(storage.staging.sync, server),
+            storage.copies,
             MoveLimits(limits.members, size),
             parts.owner,
-            limits.reserve,
-            limits.inode_reserve,
             attributes=beginning.version > 1,
         )
         rereaders = parts.rereaders if settings.reread else None
@@ -210,7 +206,7 @@ class Inbox:
             beginning.backups,
             beginning.log,
             storage.backups,
-            (copies.log_part(server), storage.staging.log(server)),
+            storage.logs,
             limits.reserve,
         )
         #: Bytes that count as held beside those that have arrived.

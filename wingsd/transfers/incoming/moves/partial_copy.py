@@ -113,19 +113,15 @@ def room_errors() -> Iterator[None]:
 class PartialCopy:
     """The partial copy of one server, by the move with the id `move`.
 
-    `reserve` bytes and so many inodes stay free. `attributes` is whether the source knows extended
-    attributes. `sync` returns when all that was written is on stable storage. Methods raise
-    `StorageError`, `MoveNoSpace` where there is no space, and what `MoveDestination` raises.
+    `attributes` is whether the source knows extended attributes. Methods raise `StorageError`,
+    `MoveNoSpace` where there is no space, and what `MoveDestination` raises.
     """
 
     _server: str
     _move: bytes
     _copies: PartialCopies
-    _sync: Callable[[], None]
     _limits: MoveLimits
     _owner: tuple[int, int]
-    _reserve: int
-    _inode_reserve: int
     _attributes: bool = True
 
     def __attrs_post_init__(self) -> None:
@@ -361,14 +357,14 @@ class PartialCopy:
     def _flush(self, known: int) -> None:
         """Return when all that was written is on stable storage.
 
-        Raises what `sync` raises, and StorageError where more than the `known` failures have been:
+        Raises `StorageError`, also where more than the `known` failures have been:
         of two flushes at a time the kernel reports an error to one.
         """
         with self._syncing:
             if self._failures != known:
                 raise StorageError("what has arrived could not be written to the disk")
             try:
-                self._sync()
+                self._copies.staging.sync(self._server)
             except BaseException:
                 self._failures += 1
                 raise
@@ -460,7 +456,7 @@ class PartialCopy:
 
     def _require_space(self, size: int, files: int) -> None:
         with room_errors():
-            self._copies.make_room(self._reserve, self._inode_reserve, size, files)
+            self._copies.make_room(size, files)
 
     @contextmanager
     def _used(

@@ -442,12 +442,10 @@ class MoveTransfer(IncomingTransfer):
 
     def _check_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk. Blocking."""
-        limits, inbox = self._parts.limits, self.inbox
+        inbox = self.inbox
         inbox.attachments.require_room()
         with room_errors():
-            self._storage.copies.admit(
-                self.server, inbox.to_come, limits.reserve, limits.inode_reserve
-            )
+            self._storage.copies.admit(self.server, inbox.to_come)
 
     async def _rehearse(self) -> None:
         seconds = await self._environment.rehearse(self._configuration.settings)
