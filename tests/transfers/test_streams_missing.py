@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import Mock
 
+import attrs
 from twisted.internet.defer import gatherResults
 
 from tests.support.reactor import until
@@ -98,7 +99,8 @@ async def test_streams_after_the_transfer_are_refused(requests: UploadRequests) 
 async def test_waiting_streams_are_refused_with_the_first(requests: UploadRequests) -> None:
     other, first = Stream("other"), Stream("first")
     requests.further(other, "0")
-    requests.receiver.transfers._limits = Mock(concurrent=0, waiting=0)
+    transfers = requests.receiver.transfers
+    transfers.parts = attrs.evolve(transfers.parts, config=Mock(concurrent=0, waiting=0))
     await requests.first(first, "1")
     assert isinstance(first.answer, TooManyTransfers)
     assert other.answer is first.answer

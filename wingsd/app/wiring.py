@@ -225,13 +225,11 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         slots=SharedSlots(transfers.concurrent),
         owner=owner,
         limits=attrs.evolve(limits, make_room=partial_copies.remove_oldest),
-        form=transfers.form,
+        config=transfers,
     )
-    receiver = IncomingTransfers(coordinators, incoming, transfers, arrived)
+    receiver = IncomingTransfers(coordinators, incoming, arrived)
     streams = StreamGroups(receiver, database, transfers.streams, reactor)
-    incoming_moves = IncomingMoves(
-        receiver, database, transfers.moves, starts=transfers.live.start
-    )
+    incoming_moves = IncomingMoves(receiver)
     source_storage = SourceStorage(
         directory=servers.directory,
         scratch=lambda: staging.path,

@@ -107,7 +107,7 @@ class DirectReceiving(ReceivingCoordinator):
             )
         return configuration
 
-    async def save(self) -> None:
+    async def begin(self) -> None:
         """Record the description: a later daemon has no Panel to ask. Raises `StorageError`."""
         description = json.dumps(self._description)
         await self._direct.database.add_description(self._server, self.digest, description)

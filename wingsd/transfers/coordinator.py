@@ -53,13 +53,11 @@ class ReceivingCoordinator(Coordinator[ReceiveStep], ABC):
     async def admit(self) -> Configuration:
         """Return the configuration. Raises `ServerAlreadyExists`, or why it is refused."""
 
-    def begin(self) -> None:
-        """Drop the reports of earlier transfers, where there may be any."""
+    @abstractmethod
+    async def begin(self) -> None:
+        """Drop the reports of earlier transfers, where there may be any.
 
-    async def save(self) -> None:
-        """Save what the daemon needs after a restart, and cannot ask for.
-
-        Raises `StorageError`.
+        Save what the daemon needs after a restart, and cannot ask for. Raises `StorageError`.
         """
 
     @abstractmethod
@@ -217,7 +215,7 @@ class PanelReceiving(ReceivingCoordinator):
                     raise
             await deferLater(self._parts.reactor, pause)
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """Drop the reports of earlier transfers: the Panel has begun another one."""
         self._parts.callbacks.drop(self._server)
 

@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
 from wingsd.auth.tokens import TransferToken, token_was_used
-from wingsd.config import MovesConfig, TransfersConfig
 from wingsd.errors import (
     DaemonStopping,
     MoveBusy,
@@ -48,7 +47,7 @@ from wingsd.transfers.coordinator import (
     SendingCoordinator,
 )
 from wingsd.transfers.incoming.moves.attachments import check_announced
-from wingsd.transfers.incoming.moves.inbox import MoveBeginning, MoveTerms
+from wingsd.transfers.incoming.moves.inbox import MoveBeginning
 from wingsd.transfers.incoming.moves.transfer import (
     FOLLOWS,
     IncomingSeed,
@@ -167,15 +166,10 @@ class ArrivedServers:
 
 @attrs.define(eq=False, repr=False, slots=False)
 class IncomingTransfers(TransferTable[IncomingTransfer]):
-    """All transfers to this node, at most one for each server.
-
-    `limits` has how many servers are received at the same time, and how many may wait. `arrived`
-    hears of successes.
-    """
+    """All transfers to this node, at most one for each server; `arrived` hears of successes."""
 
     _coordinators: PanelCoordinators
     parts: IncomingParts
-    _limits: TransfersConfig
     _arrived: ArrivedServers
     _stopping: bool = attrs.field(default=False, init=False)
 
@@ -205,7 +199,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
             raise ServerAlreadyExists(
                 "this server is already being received", self._prospects(previous)
             )
-        most = self._limits.concurrent + self._limits.waiting
+        most = self.parts.config.concurrent + self.parts.config.waiting
         if sum(transfer.takes_a_place for transfer in self._open.values()) >= most:
             raise TooManyTransfers(most)
         coordinator = coordinator or self._coordinators.receiving(server, ordered)
@@ -235,8 +229,8 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         if not transfer.is_receiving:
             return f"{so_far}; wait for it to end"
         return (
-            f"{so_far}; if its sender is gone, it ends after {self._limits.stall_timeout:g} s of "
-            "silence: send the server again then"
+            f"{so_far}; if its sender is gone, it ends after "
+            f"{self.parts.config.stall_timeout:g} s of silence: send the server again then"
         )
 
     def resume(
@@ -344,12 +338,10 @@ class IncomingMoves:
     """The moves to this node."""
 
     _receiver: IncomingTransfers
-    _database: StateDatabase
-    settings: MovesConfig
-    _starts: bool = attrs.field(kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        """With `starts` servers are started here that were running when they were moved."""
+        self.settings = self._receiver.parts.config.moves
+        self._database = self._receiver.parts.step_logs.database
         self._beginning: dict[str, _Beginning] = {}
 
     async def begun(self, token: TransferToken, key: str) -> str | None:
@@ -407,12 +399,8 @@ class IncomingMoves:
         )
         self._beginning[token.digest] = mine = _Beginning(record.key)
         try:
-            terms = MoveTerms(
-                record, beginning, self.settings, self._starts, self._database, token.expires
-            )
-            transfer = self._receiver.open(
-                _maker(terms), token.server, coordinator(), token.issued
-            )
+            make = _maker(record, beginning, expires=token.expires)
+            transfer = self._receiver.open(make, token.server, coordinator(), token.issued)
             await transfer.begin()
         except TransferCancelled:
             # The source may have sent the request twice: the second one must not begin it again.
@@ -440,21 +428,18 @@ class IncomingMoves:
         """Go on with a move that an earlier daemon has left open."""
         # what an unknown version has written is left out
         beginning = structure(json.loads(record.request), MoveBeginning)
-        terms = MoveTerms(
+        make = _maker(
             record,
             beginning,
-            self.settings,
-            self._starts,
-            self._database,
             is_following=json.loads(record.state).get(FOLLOWS) is True,
             failure=recorded_failure(record.state),
         )
-        self._receiver.resume(_maker(terms), entry, coordinator)
+        self._receiver.resume(make, entry, coordinator)
 
     def find(self, server: str, move: str) -> MoveTransfer | None:
         """Return a move that has not ended."""
         transfer = self._receiver.find(server)
-        if isinstance(transfer, MoveTransfer) and transfer.terms.record.move == move:
+        if isinstance(transfer, MoveTransfer) and transfer.record.move == move:
             return transfer
         return None
 
@@ -462,7 +447,7 @@ class IncomingMoves:
         """Return a move that has not ended, for its source. Raises `MoveKeyInvalid`."""
         transfer = self.find(server, move)
         if transfer is not None:
-            if not compare_digest(key_digest(key), transfer.terms.record.key):
+            if not compare_digest(key_digest(key), transfer.record.key):
                 raise MoveKeyInvalid
             transfer.silence.hear()
         return transfer
@@ -492,9 +477,11 @@ class IncomingMoves:
         return EndedMove(Outcome.FAILURE, error.message, error.detail, error.code)
 
 
-def _maker(terms: MoveTerms) -> MakeTransfer[MoveTransfer]:
-    kind = IncomingSeed if terms.beginning.follow else MoveTransfer
-    return partial(kind, terms=terms)
+def _maker(
+    record: MoveRecord, beginning: MoveBeginning, **state: Any
+) -> MakeTransfer[MoveTransfer]:
+    kind = IncomingSeed if beginning.follow else MoveTransfer
+    return partial(kind, record=record, beginning=beginning, **state)
 
 
 def _check_key(found: str, expected: str) -> None:

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Backup
 from wingsd.callbacks import PendingReport
-from wingsd.config import FormConfig
+from wingsd.config import TransfersConfig
 from wingsd.docker.container import check_variables
 from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import (
@@ -81,8 +81,7 @@ class IncomingParts:
     owner: tuple[int, int]
     #: What one archive may take of this node; a server's own disk limit is added.
     limits: ArchiveLimits
-    #: Bounds for the parts of an upload.
-    form: FormConfig
+    config: TransfersConfig
 
 
 class IncomingUpload(Protocol):
@@ -305,15 +304,11 @@ class IncomingTransfer:
         self._rollback.add(self._forget)
         return configuration
 
-    async def _begin(self) -> None:
-        """Record the transfer, and what a later daemon needs."""
-        self.coordinator.begin()
+    async def _begin(self, record: Callable[[str], Awaitable[int]] | None = None) -> None:
+        """Record the transfer, and what a later daemon needs; see `StepLog.begin`."""
         # First: a move that is recorded is never without what a later daemon needs for it.
-        await self.coordinator.save()
-        await self._record()
-
-    async def _record(self) -> None:
-        await self._steps.begin()
+        await self.coordinator.begin()
+        await self._steps.begin(record)
 
     async def _require_name(self) -> None:
         """Raise `ContainerNameTaken` where another node's container on the engine has its name.

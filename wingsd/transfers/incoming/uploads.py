@@ -115,7 +115,7 @@ class UploadReader:
         self.bytes = 0
         upload, parts = self.upload, self._parts
         self._storage = parts.storage
-        form = UploadForm(upload.content_type, upload.user_agent, parts.form)
+        form = UploadForm(upload.content_type, upload.user_agent, parts.config.form)
         self._feed = FormFeed(form, parts.reactor)
 
     async def read(self, unpack: Unpack) -> None:

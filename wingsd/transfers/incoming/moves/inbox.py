@@ -17,7 +17,6 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd.config import MovesConfig
 from wingsd.errors import (
     AttachmentsIncomplete,
     MoveBatchTooLarge,
@@ -29,7 +28,6 @@ from wingsd.errors import (
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.snapshot import Resumption
 from wingsd.moves.tree import MoveLimits
-from wingsd.statedb import MoveRecord, StateDatabase
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.attachments import Attachments, MovedBackup
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
@@ -43,7 +41,6 @@ T = TypeVar("T")
 TURN = 20.0
 #: Seconds after which a request is answered that is still being worked for.
 ANSWERED_WITHIN = 20.0
-_DAY = 24 * 3600.0
 _MIB = 1 << 20
 _UNLIMITED = 1 << 62
 
@@ -67,34 +64,6 @@ class MoveBeginning:
     running: bool = False
     follow: bool = False
     version: int = 1
-
-
-@attrs.frozen(eq=False, repr=False)
-class MoveTerms:
-    """The terms of a move: its record, what it was begun with, and the settings of moves.
-
-    Before it is recorded, `record` has no transfer, and the token `expires`, in seconds since the
-    epoch. `starts` is whether a server that was running is started here, `is_following` whether it
-    is a seed whose source has begun a session: before that the source may have had no answer to
-    its first request, and have given up. `failure` is why it has failed, where an earlier daemon
-    ended before all was rolled back.
-    """
-
-    record: MoveRecord
-    beginning: MoveBeginning
-    settings: MovesConfig
-    starts: bool
-    database: StateDatabase
-    expires: float = 0.0
-    is_following: bool = False
-    failure: WingsdError | None = None
-
-    @property
-    def silence(self) -> float:
-        """Seconds for which the source may be silent: of a seed as long as a copy is kept."""
-        if self.is_following and self.settings.keep_days:
-            return max(self.settings.keep_days * _DAY, self.settings.patience)
-        return self.settings.patience
 
 
 class Phase:
@@ -171,29 +140,30 @@ class _ArrivingBody(Feed):
 class Inbox:
     """The requests of one move, between its admission and its end.
 
-    `disk_space` is the server's limit in MiB, as the Panel has it. The phase, session and round
-    are among `changes`, and `on_session` is called when a session begins, with what is held. Each
-    method raises the `WingsdError` that its request is answered with. `open` is called first, in a
-    thread.
+    `move` is its id. `disk_space` is the server's limit in MiB, as the Panel has it. The phase,
+    session and round are among `changes`, and `on_session` is called when a session begins, with
+    what is held. Each method raises the `WingsdError` that its request is answered with. `open` is
+    called first, in a thread.
     """
 
     _log = Logger()
 
     _server: str
-    _terms: MoveTerms
+    _move: str
+    _beginning: MoveBeginning
     _disk_space: int
     _parts: IncomingParts
     _changes: Changes
     _on_session: Callable[[Resumption], object]
 
     def __attrs_post_init__(self) -> None:
-        server, parts, beginning = self._server, self._parts, self._terms.beginning
-        settings, storage = self._terms.settings, parts.storage
+        server, parts, beginning = self._server, self._parts, self._beginning
+        settings, storage = parts.config.moves, parts.storage
         limits = parts.limits.for_server(self._disk_space)
         size = limits.disk if limits.disk is not None else _UNLIMITED
         self.copy = PartialCopy(
             server,
-            bytes.fromhex(self._terms.record.move),
+            bytes.fromhex(self._move),
             storage.copies,
             MoveLimits(limits.members, size),
             parts.owner,
@@ -383,7 +353,7 @@ class Inbox:
 
     async def verify(self, commit: Commit) -> None:
         """Read back what was not read back yet. Raises `RootMismatch`, `MoveResumeNeeded`."""
-        if not self._terms.settings.reread:
+        if not self._parts.config.moves.reread:
             return
 
         def is_stopped() -> bool:

@@ -43,9 +43,9 @@ from wingsd.errors import (
 )
 from wingsd.moves.snapshot import Resumption
 from wingsd.panel.schemas import Configuration
-from wingsd.statedb import TransferRecord
+from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.console import ProgressMeter, progress_bar
-from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveTerms, Phase
+from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer, Remainder
 from wingsd.transfers.steps import ReceiveStep, RollbackList
@@ -56,7 +56,7 @@ from wingsd.util.text import readable_size
 SEED = "seed"
 #: Where the state of a seed has that its source has begun a session.
 FOLLOWS = "follows"
-_MIB = 1 << 20
+_DAY = 24 * 3600.0
 #: Seconds that this node waits longer than its source for a sign of the other.
 LONGER = 300.0
 #: Seconds since the last question to the Panel after which it is asked again before the end.
@@ -76,7 +76,7 @@ class Preparation:
     _changes: Changes
 
     def __attrs_post_init__(self) -> None:
-        self._running: Deferred[None] | None = None
+        self._running: Deferred[None] = succeed(None)
         #: Whether all has succeeded when it was tried last, and why it has not.
         self.is_ready = False
         self.error: WingsdError | None = None
@@ -94,27 +94,18 @@ class Preparation:
 
     def begin(self) -> None:
         """Begin to try all of it, unless that is under way."""
-        if self._running is not None:
+        if not self._running.called:
             return
         self.is_ready, self.error = False, None
         self.count += 1
         self._changes.changed()
-        running = self._running = Deferred.fromCoroutine(self._run())
-        running.addErrback(lambda failure: failure.trap(CancelledError))
-        if self._running.called:
-            self._running = None
-
-    async def clear(self, end_rehearsal: Callable[[str], Awaitable[None]]) -> None:
-        """Remove what an earlier daemon may have left that died meanwhile; log why not."""
-        try:
-            await end_rehearsal(self._server)
-        except WingsdError as error:
-            self._log.warn("{server}: {error}", server=self._server, error=error)
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(lambda failure: failure.trap(CancelledError))
+        self._running.addCallback(lambda _: self._changes.changed())
 
     def stop(self) -> None:
         """End what is under way."""
-        if self._running is not None:
-            self._running.cancel()
+        self._running.cancel()
 
     async def _run(self) -> None:
         try:
@@ -123,23 +114,17 @@ class Preparation:
         except CancelledError:
             raise
         except Exception as error:
-            self._fail(error)
+            if not isinstance(error, WingsdError):
+                self._log.failure("{server}: the preparation failed", server=self._server)
+                error = WingsdError("internal error", "see the log of the destination node")
+            self.error = error
+            self._log.warn(
+                "{server}: not ready for it, and it runs on at its source: {error}",
+                server=self._server,
+                error=error,
+            )
         else:
             self.is_ready = True
-        finally:
-            self._running = None
-            self._changes.changed()
-
-    def _fail(self, error: Exception) -> None:
-        if not isinstance(error, WingsdError):
-            self._log.failure("{server}: the preparation failed", server=self._server)
-            error = WingsdError("internal error", "see the log of the destination node")
-        self.error = error
-        self._log.warn(
-            "{server}: not ready for it, and it runs on at its source: {error}",
-            server=self._server,
-            error=error,
-        )
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -154,6 +139,8 @@ class SilenceWatch:
     _on_silence: Callable[[float], object]
 
     def __attrs_post_init__(self) -> None:
+        #: The seconds.
+        self.limit = 0.0
         self._heard = self._reactor.seconds()
         self._timer: IDelayedCall | None = None
 
@@ -165,23 +152,22 @@ class SilenceWatch:
         """Watch from now on."""
         self.stop()
         self.hear()
-        self._timer = self._reactor.callLater(limit, self._look, limit)
+        self.limit = limit
+        self._timer = self._reactor.callLater(limit, self._look)
 
     def stop(self) -> None:
         """Watch no more."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
-    def _look(self, limit: float) -> None:
-        self._timer = None
-        left = limit - (self._reactor.seconds() - self._heard)
+    def _look(self) -> None:
+        left = self.limit - (self._reactor.seconds() - self._heard)
         if self._is_excused():
-            self._timer = self._reactor.callLater(AGAIN, self._look, limit)
+            self._timer = self._reactor.callLater(AGAIN, self._look)
         elif left > 0:
-            self._timer = self._reactor.callLater(left, self._look, limit)
+            self._timer = self._reactor.callLater(left, self._look)
         else:
-            self._on_silence(limit)
+            self._on_silence(self.limit)
 
 
 #: By whose kind it is decided what a failure leaves, and who hears of it.
@@ -225,9 +211,19 @@ def recorded_failure(state: str) -> WingsdError | None:
 
 @attrs.define(eq=False, repr=False, slots=False)
 class MoveTransfer(IncomingTransfer):
-    """The move of one server to this node, by its `terms`."""
+    """The move of one server to this node.
 
-    terms: MoveTerms
+    Before it is recorded, `record` has no transfer, and the token `expires`, in seconds since the
+    epoch. `is_following` is whether it is a seed whose source has begun a session: before that the
+    source may have had no answer to its first request, and have given up. `failure` is why it has
+    failed, where an earlier daemon ended before all was rolled back.
+    """
+
+    record: MoveRecord
+    beginning: MoveBeginning
+    _expires: float = 0.0
+    is_following: bool = False
+    failure: WingsdError | None = None
     #: The Panel's last description of the server.
     _configuration: Configuration = attrs.field(init=False)
 
@@ -235,6 +231,7 @@ class MoveTransfer(IncomingTransfer):
         super().__attrs_post_init__()
         reactor = self._parts.reactor
         self._inbox: Inbox | None = None
+        self._settings, self._database = self._parts.config.moves, self._parts.step_logs.database
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(reactor.seconds, self._count)
@@ -266,9 +263,9 @@ class MoveTransfer(IncomingTransfer):
     @property
     def size(self) -> int:
         """The number of bytes that are expected, 0 where that is not known."""
-        if self._inbox is None or not self.terms.beginning.bytes:
+        if self._inbox is None or not self.beginning.bytes:
             return 0
-        return self.terms.beginning.bytes + self._inbox.attachments.size
+        return self.beginning.bytes + self._inbox.attachments.size
 
     # Beginning
 
@@ -280,21 +277,18 @@ class MoveTransfer(IncomingTransfer):
         await self._carry_out(self._begin_receiving)
 
     async def _begin_receiving(self, configuration: Configuration) -> Remainder:
-        await self._begin()
+        await self._begin(self._record)
+        self._is_recorded = True
         held = await self._open(configuration)
         await self._steps.enter(ReceiveStep.RECEIVE)
         if held:
             self._steps.say(f"{readable_size(held)} of it are here, from an earlier transfer")
         return Deferred.fromCoroutine(self._receive_move())
 
-    async def _record(self) -> None:
+    async def _record(self, step: str) -> int:
         """Record the transfer and its move at once, so that a later daemon has both or neither."""
-        await self._steps.begin(self._record_move)
-        self._is_recorded = True
-
-    async def _record_move(self, step: str) -> int:
-        terms, direct = self.terms, self.coordinator.is_direct
-        entry = await terms.database.admit_move(terms.record, step, terms.expires, direct=direct)
+        direct = self.coordinator.is_direct
+        entry = await self._database.admit_move(self.record, step, self._expires, direct=direct)
         if entry is None:
             raise token_was_used()
         return entry
@@ -304,7 +298,8 @@ class MoveTransfer(IncomingTransfer):
         self._configuration = configuration
         inbox = Inbox(
             self.server,
-            self.terms,
+            self.record.move,
+            self.beginning,
             configuration.settings.build.disk_space,
             self._parts,
             self.changes,
@@ -330,15 +325,15 @@ class MoveTransfer(IncomingTransfer):
         self._steps.resume(entry, ReceiveStep.RECEIVE)
         self._rollback.add(self._put_away)
         self._is_recorded = True
-        Deferred.fromCoroutine(self.preparation.clear(self._environment.end_rehearsal))
+        Deferred.fromCoroutine(self._end_rehearsal())
         await self._open(await self._readmit(entry), is_new=False)
         await self._receive_move()
 
     async def _readmit(self, entry: TransferRecord) -> Configuration:
-        if self.terms.failure is not None:
-            reported = self.terms.database.is_failure_reported(self.server, entry.begun)
+        if self.failure is not None:
+            reported = self._database.is_failure_reported(self.server, entry.begun)
             self._is_unwanted = await reported
-            raise self.terms.failure
+            raise self.failure
         self._note(*await self._ask_until_answered())
         self._servers.admit(self._configuration, HOLD)
         self._rollback.add(self._forget)
@@ -346,10 +341,17 @@ class MoveTransfer(IncomingTransfer):
 
     # Receiving
 
+    def _await_source(self) -> None:
+        """Watch for the source's silence: of a seed for as long as a copy is kept."""
+        limit = float(self._settings.patience)
+        if self.is_following and self._settings.keep_days:
+            limit = max(self._settings.keep_days * _DAY, limit)
+        self.silence.start(limit + LONGER)
+
     async def _receive_move(self) -> None:
         inbox = self.inbox
         self.meter.start()
-        self.silence.start(self.terms.silence + LONGER)
+        self._await_source()
         try:
             commit, size = await self._proven(inbox)
         finally:
@@ -389,10 +391,10 @@ class MoveTransfer(IncomingTransfer):
     async def _record_start(self, commit: Commit) -> bool:
         """Record whether it is started at its end; return whether it is, and was prepared."""
         # A server that a direct transfer brings is not started, unless a seed had followed it.
-        follows, is_direct = self.terms.beginning.follow, self.coordinator.is_direct
-        starts = commit.running and self.terms.starts and (follows or not is_direct)
+        follows, is_direct = self.beginning.follow, self.coordinator.is_direct
+        starts = commit.running and self._parts.config.live.start and (follows or not is_direct)
         if (entry := self._steps.entry) is not None:
-            await self.terms.database.set_start(entry, starts=starts)
+            await self._database.set_start(entry, starts=starts)
         return starts and self.preparation.is_ready
 
     async def _go_back(self, inbox: Inbox, commit: Commit, error: WingsdError) -> None:
@@ -447,6 +449,13 @@ class MoveTransfer(IncomingTransfer):
         with room_errors():
             self._storage.copies.admit(self.server, inbox.to_come)
 
+    async def _end_rehearsal(self) -> None:
+        """Remove what an earlier daemon may have left that died meanwhile; log why not."""
+        try:
+            await self._environment.end_rehearsal(self.server)
+        except WingsdError as error:
+            self._log.warn("{server}: {error}", server=self.server, error=error)
+
     async def _rehearse(self) -> None:
         seconds = await self._environment.rehearse(self._configuration.settings)
         self.preparation.container_seconds = seconds
@@ -481,7 +490,7 @@ class MoveTransfer(IncomingTransfer):
 
     def _on_session(self, held: Resumption) -> None:
         inbox, steps = self.inbox, self._steps
-        if inbox.sessions == 1 and not self.terms.beginning.running:
+        if inbox.sessions == 1 and not self.beginning.running:
             Deferred.fromCoroutine(self._check_engine())
         if held.bytes:
             total = f" of {readable_size(self.size)}" if self.size else ""
@@ -541,7 +550,7 @@ class MoveTransfer(IncomingTransfer):
         recorded = self._steps.entry
         if recorded is not None and not self.has_arrived:
             try:  # for its source, which asks for the outcome
-                await self.terms.database.set_move_state(recorded, failure_state(error))
+                await self._database.set_move_state(recorded, failure_state(error))
             except StorageError as failure:
                 self._log.error("{server}: {error}", server=self.server, error=failure)
             except Exception:
@@ -560,14 +569,14 @@ class MoveTransfer(IncomingTransfer):
         long, copies, inbox = self._storage.long, self._storage.copies, self._inbox
         # without an inbox what an earlier move or daemon has left was not opened
         size = None if inbox is None else inbox.held
-        if self.terms.settings.keep_days and self._keeps_copy() and size != 0:
+        if self._settings.keep_days and self._keeps_copy() and size != 0:
             is_read = inbox is not None and inbox.copy.is_read
             keep = partial(copies.keep, self.server, size, time.time(), is_read=is_read)
             kept = await long.run(keep)
             self._keeps_backups = kept
             if kept:
                 self._steps.say(
-                    f"what has arrived is kept for {self.terms.settings.keep_days} days: the next "
+                    f"what has arrived is kept for {self._settings.keep_days} days: the next "
                     "transfer of the server goes on with it"
                 )
         else:
@@ -586,11 +595,11 @@ class IncomingSeed(MoveTransfer):
     def _on_session(self, held: Resumption) -> None:
         super()._on_session(held)
         entry = self._steps.entry
-        if self.terms.is_following or entry is None:
+        if self.is_following or entry is None:
             return
-        self.terms = attrs.evolve(self.terms, is_following=True)
-        self.silence.start(self.terms.silence + LONGER)
-        noting = self.terms.database.set_move_state(entry, json.dumps({FOLLOWS: True}))
+        self.is_following = True
+        self._await_source()
+        noting = self._database.set_move_state(entry, json.dumps({FOLLOWS: True}))
         noting.addErrback(
             lambda failure: self._log.error(
                 "{server}: {error}", server=self.server, error=failure.value
