@@ -8,6 +8,7 @@ from itertools import permutations
 import pytest
 
 from wingsd.errors import StreamMismatch, StreamMissing
+from wingsd.transfers.incoming.uploads import FIRST as FIRST_NAME
 from wingsd.transfers.incoming.uploads import StreamRegistry, name_of
 
 FIRST = -1
@@ -115,4 +116,4 @@ def test_missing_streams_are_named() -> None:
 
 
 def test_streams_have_names() -> None:
-    assert (name_of(None), name_of(3)) == ("the first request", "stream 3")
+    assert (FIRST_NAME, name_of(3)) == ("the first request", "stream 3")

@@ -205,7 +205,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         coordinator = coordinator or self._coordinators.receiving(server, ordered)
         transfer = self._begin(make, server, coordinator)
         if previous is not None:
-            transfer.begin_after(previous)
+            transfer.previous_over = when_fired(previous.over)
         return transfer
 
     def expect(self, server: str) -> None:
@@ -247,7 +247,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         return transfer
 
     def _note_success(self, _: None, transfer: IncomingTransfer) -> None:
-        if transfer.has_succeeded and transfer.number is not None:
+        if transfer.number is not None:
             self._arrived.arrived(transfer.number, transfer.server)
 
     def cancel(self, server: str) -> None:

@@ -61,7 +61,11 @@ class UploadForm:
         # The document's own Python example breaks the document's rule: requests writes `data`
         # before `files`, whatever the caller does, so any order is accepted from it.
         self._any_order = user_agent.startswith("python-requests/")
-        self._parts = FormParts(_boundary(content_type), bounds or FormConfig(), _KEYS)
+        try:
+            boundary = form_boundary(content_type)
+        except MultipartError as error:
+            raise InvalidContentType(str(error.args[0])) from error
+        self._parts = FormParts(boundary, bounds or FormConfig(), _KEYS)
         #: Whether the bytes of the part that is being read are passed on, or a checksum.
         self._wanted = False
         self._checksum: bytearray | None = None
@@ -88,7 +92,11 @@ class UploadForm:
                 elif self._wanted:
                     yield event
                 elif self._checksum is not None:
-                    self._add_to_checksum(self._checksum, event)
+                    self._checksum += event
+                    if len(self._checksum) > MAX_CHECKSUM:
+                        raise InvalidForm(
+                            "the checksum is too long", "send the SHA-256 in hexadecimal"
+                        )
         except MultipartError as error:
             raise InvalidForm(
                 "the request body is not valid multipart/form-data", str(error.args[0])
@@ -176,11 +184,6 @@ class UploadForm:
         self.archive_complete = self._archive_seen
         self._wanted, self._checksum = False, None
 
-    def _add_to_checksum(self, checksum: bytearray, data: bytes) -> None:
-        checksum += data
-        if len(checksum) > MAX_CHECKSUM:
-            raise InvalidForm("the checksum is too long", "send the SHA-256 in hexadecimal")
-
 
 @attrs.frozen(eq=False, repr=False)
 class FormFrame:
@@ -243,10 +246,3 @@ class FormFrame:
 
 def _text(checksum: bytearray) -> str:
     return checksum.decode("ascii", "replace").strip().lower()
-
-
-def _boundary(content_type: str) -> str:
-    try:
-        return form_boundary(content_type)
-    except MultipartError as error:
-        raise InvalidContentType(str(error.args[0])) from error

@@ -45,7 +45,6 @@ from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, RollbackList, StepLog, StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage
-from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 
 P = ParamSpec("P")
@@ -132,7 +131,8 @@ class IncomingTransfer:
         #: Fires when the transfer is over, whatever its outcome, and all is cleaned up. That the
         #: Panel hears of a failure is the callback queue's task.
         self.over: Deferred[None] = Deferred()
-        self._previous_over: Deferred[None] = succeed(None)
+        #: Fires when an earlier transfer of the server is cleaned up, for which this one waits.
+        self.previous_over: Deferred[None] = succeed(None)
         self._environment = parts.environment
         self._servers = parts.servers
         self._reactor = parts.reactor
@@ -165,10 +165,6 @@ class IncomingTransfer:
     def size(self) -> int:
         """The number of bytes that are expected, 0 where that is not known."""
         raise NotImplementedError
-
-    def begin_after(self, previous: IncomingTransfer) -> None:
-        """Begin when `previous`, which has failed, is cleaned up."""
-        self._previous_over = when_fired(previous.over)
 
     async def resume(self, entry: TransferRecord) -> None:
         """Complete or roll back what an earlier daemon has left unfinished."""
@@ -250,14 +246,9 @@ class IncomingTransfer:
         return self._steps.current is ReceiveStep.FAILED
 
     @property
-    def has_succeeded(self) -> bool:
-        """True if the server is here, and the Panel has accepted that."""
-        return self._steps.current is ReceiveStep.DONE
-
-    @property
     def number(self) -> int | None:
-        """Its number in the state database; None where it was not recorded."""
-        return self._steps.number
+        """Its number in the state database if it has succeeded: the Panel has accepted that."""
+        return self._steps.number if self._steps.current is ReceiveStep.DONE else None
 
     @property
     def is_receiving(self) -> bool:
@@ -287,7 +278,7 @@ class IncomingTransfer:
     async def _admit(self) -> Configuration:
         """Ask about the server. Nothing has begun: a failure here is not reported."""
         try:
-            await self._steps.cancel_scope.wait(self._previous_over)
+            await self._steps.cancel_scope.wait(self.previous_over)
             asking = Deferred.fromCoroutine(self.coordinator.admit())
             configuration = await self._steps.cancel_scope.wait(asking)
             # Before the archive is received: its container could not be made of these.
@@ -378,7 +369,8 @@ class IncomingTransfer:
                 # By this a later daemon recognizes the files in the server's place.
                 await self._steps.save_terms(inode=await self._run(storage.staging.inode))
             await self._steps.enter(ReceiveStep.SWAP)
-        self._roll_back_backups()
+        # On failure the backups are taken back that this daemon or an earlier one puts into place.
+        self._rollback.add(partial(self._run, self._storage.backups.take_back))
         if not pooled:
             await self._swap()
         elif self._steps.before(ReceiveStep.REPORT):
@@ -386,10 +378,6 @@ class IncomingTransfer:
             await self._run(storage.volume.check, self._mark)
         # Raises `Conflict` where others are in their places.
         self._backups = await self._run(storage.backups.place)
-
-    def _roll_back_backups(self) -> None:
-        """On failure, take back the backups that this daemon or an earlier one puts into place."""
-        self._rollback.add(partial(self._run, self._storage.backups.take_back))
 
     async def _swap(self) -> None:
         """Put the files into place; an earlier daemon may have done so, with that inode.
@@ -468,7 +456,9 @@ class IncomingTransfer:
         if not await report.accepted():
             self.has_arrived, self._is_unwanted = False, True
             self._rollback.add(self._restore)
-            self._rollback.add(self._store_away)
+            # The received files are whole, so they are not deleted at once.
+            self._rollback.add(self._quarantine)
+            self._rollback.add(self._forget)
             raise TransferRevoked
         await self._publish()
         self._servers.unshare(self.server)
@@ -495,11 +485,6 @@ class IncomingTransfer:
                 )
             except Exception:
                 self._log.failure("{server}: storing its attachments failed", server=self.server)
-
-    async def _store_away(self) -> None:
-        # The received files are whole, so they are not deleted at once.
-        self._servers.discard(self.server)
-        await self._quarantine()
 
     async def _quarantine(self) -> None:
         """Put what is in place into quarantine."""
@@ -537,8 +522,9 @@ class IncomingTransfer:
         if steps.before(ReceiveStep.SWAP):
             raise DaemonRestarted
         if not pool:
-            self._rollback.add(self._withdraw)
-        self._roll_back_backups()
+            self._rollback.add(partial(self._run_long, self._storage.staging.withdraw))
+        # On failure the backups are taken back that this daemon or an earlier one puts into place.
+        self._rollback.add(partial(self._run, self._storage.backups.take_back))
         if pool and steps.before(ReceiveStep.REPORT):
             # A Pelican source whose connection has ended takes the files as its own again, and
             # deletes them when the Panel then hears of a success.
@@ -587,10 +573,6 @@ class IncomingTransfer:
         if not self._keeps_backups:
             leftovers.add(partial(self._run_long, self._storage.backups.discard))
         return leftovers
-
-    async def _withdraw(self) -> None:
-        """Take the staged files out of use, until they are deleted."""
-        await self._run_long(self._storage.staging.withdraw)
 
     async def _vacate(self) -> None:
         """Put into quarantine what an earlier daemon has put into place.

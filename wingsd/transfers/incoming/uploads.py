@@ -52,9 +52,9 @@ FIRST = "the first request"
 _MIB = 1 << 20
 
 
-def name_of(number: int | None) -> str:
-    """Return the name of a stream in messages; the first request has no number."""
-    return FIRST if number is None else f"stream {number}"
+def name_of(number: int) -> str:
+    """Return the name of a stream in messages."""
+    return f"stream {number}"
 
 
 #: Unpacks the blocks it is given, or discards them; the other function ends that early.
@@ -271,17 +271,6 @@ class UploadTransfer(IncomingTransfer):
         if upload.pool or volume.pool:
             await self._run(volume.require_free)
 
-    async def _create(self) -> str:
-        """Return the path of a new, empty directory for the files.
-
-        What is kept of a move of the server is worth nothing from now on.
-        """
-        await self._run_long(self._storage.copies.forget)
-        self._rollback.add(self._withdraw)
-        directory = await self._run_long(self._storage.staging.create)
-        await self._run_long(self._storage.backups.discard)
-        return directory
-
     def _count(self) -> int:
         return sum(reader.bytes for reader in self._readers)
 
@@ -338,7 +327,11 @@ class UploadTransfer(IncomingTransfer):
             size = await storage.disk.run(storage.volume.size)
             unpack: Unpack = partial(_discard, size=size)
         else:
-            directory = await self._create()
+            # What is kept of a move of the server is worth nothing from now on.
+            await self._run_long(storage.copies.forget)
+            self._rollback.add(partial(self._run_long, storage.staging.withdraw))
+            directory = await self._run_long(storage.staging.create)
+            await self._run_long(storage.backups.discard)
 
             def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
                 owner, note = parts.owner, self._note
@@ -527,7 +520,13 @@ class StreamGroup:
             except WingsdError as error:
                 self.refuse_waiting(error)
                 raise
-            self._begin(count, upload)
+            self._first = upload
+            self._stop_timer()
+            try:
+                self._registry.first(count)
+            except WingsdError as error:
+                self._fail(error)  # Raised when they are gathered.
+            self._continue_if_complete()
         return Deferred.fromCoroutine(self._receive(transfer, upload))
 
     async def join(self, number: str, count: str, upload: IncomingUpload) -> Deferred[None]:
@@ -602,15 +601,6 @@ class StreamGroup:
             self._checking -= 1
             if not self._checking and self._timer is None and self._first is None:
                 self._close()
-
-    def _begin(self, count: str, upload: IncomingUpload) -> None:
-        self._first = upload
-        self._stop_timer()
-        try:
-            self._registry.first(count)
-        except WingsdError as error:
-            self._fail(error)  # Raised when they are gathered.
-        self._continue_if_complete()
 
     def _continue_if_complete(self) -> None:
         """Continue the transfer when all requests are here, or wait for the others."""
@@ -690,7 +680,8 @@ class StreamGroup:
         try:
             await transfer.run(upload, self)
         except Exception as error:
-            await self._end(error if isinstance(error, WingsdError) else _internal_error())
+            internal = WingsdError("internal error", "see the log of this node")
+            await self._end(error if isinstance(error, WingsdError) else internal)
             raise
         await self._end(None)
 
@@ -721,10 +712,6 @@ class StreamGroup:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-
-
-def _internal_error() -> WingsdError:
-    return WingsdError("internal error", "see the log of this node")
 
 
 class StreamRegistry:

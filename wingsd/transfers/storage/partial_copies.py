@@ -179,10 +179,10 @@ class PartialCopies:
                 home.mkdir(mode=0o700)
                 about = {"server": server, "bytes": size, "since": now}
                 replace_file(home / _ABOUT, json.dumps(about).encode(), mode=0o600)
-            self._move(paths.aside, home / _KEPT_ASIDE)
-            self._move(paths.tree, home / _TREE)
+            move(paths.aside, home / _KEPT_ASIDE, durable=True)
+            move(paths.tree, home / _TREE, durable=True)
             # Last: see above.
-            self._move(paths.ledger, home / _KEPT_LEDGER)
+            move(paths.ledger, home / _KEPT_LEDGER, durable=True)
             if is_read:
                 self._read_back.add(home.name)
             self._limit(home.name)
@@ -196,9 +196,9 @@ class PartialCopies:
                 return None
             self.discard(server)
             home, paths = self._kept / found[-1].name, self._paths(server)
-            self._move(home / _KEPT_ASIDE, paths.aside)
-            self._move(home / _TREE, paths.tree)
-            self._move(home / _KEPT_LEDGER, paths.ledger)
+            move(home / _KEPT_ASIDE, paths.aside, durable=True)
+            move(home / _TREE, paths.tree, durable=True)
+            move(home / _KEPT_LEDGER, paths.ledger, durable=True)
             with suppress(OSError):
                 remove_tree(str(home))
             self.staging.reopen(server)
@@ -233,7 +233,7 @@ class PartialCopies:
             if not home.exists():
                 return False
             self._read_back.discard(name)
-            self._move(home, away)
+            move(home, away, durable=True)
         with storage_errors(f"{away} cannot be removed"):
             remove_tree(str(away))
         return True
@@ -311,9 +311,9 @@ class PartialCopies:
         if target.aside.exists() or not source.aside.exists():
             return  # the first that is moved away
         if source.tree.exists() and not target.tree.exists():
-            self._move(source.tree, target.tree)
+            move(source.tree, target.tree, durable=True)
         if target.tree.exists():
-            self._move(source.aside, target.aside)
+            move(source.aside, target.aside, durable=True)
 
     def _remove(self, copy: KeptCopy) -> None:
         home = self._kept / copy.name
@@ -331,10 +331,6 @@ class PartialCopies:
         with storage_errors(f"{paths.aside} cannot be made"):
             paths.aside.mkdir(mode=0o700, exist_ok=True)
         return paths
-
-    @staticmethod
-    def _move(source: Path, target: Path) -> None:
-        move(source, target, durable=True)
 
 
 def _is_whole(paths: CopyPaths) -> bool:

@@ -151,15 +151,12 @@ class Quarantine:
                     elif not self._copies.delete(name):
                         continue
                     deleted.add(name)
-        self._discard_backups(deleted)
-        return deleted
-
-    def _discard_backups(self, deleted: Collection[str]) -> None:
-        """Delete the staged backups of copies that are not kept any more."""
+        # Nor are the staged backups of copies kept any more.
         servers = {name.partition(".")[0] for name in deleted if name.endswith(PARTIAL)}
         for server in servers - self._staging.kept_servers():
             if not self._staging.holds(server):
                 self._backups.discard(server)
+        return deleted
 
     def _take(self, mark: str, server: str, inode: int | None) -> Path | None:
         source = self._staging.in_place(server, inode)

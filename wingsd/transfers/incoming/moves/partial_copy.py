@@ -125,7 +125,9 @@ class PartialCopy:
     _attributes: bool = True
 
     def __attrs_post_init__(self) -> None:
-        self._boot = _boot_id()
+        self._boot = os.urandom(16)
+        with suppress(OSError, ValueError):  # a kernel may not have it
+            self._boot = KERNEL.boot_id()
         self._paths: CopyPaths | None = None
         self._lock = RLock()
         self._open = ExitStack()
@@ -302,7 +304,9 @@ class PartialCopy:
         with self._used() as destination:
             if not destination.received.has(index.number):
                 size = sum(map(frame_bytes, index.frames)) + len(index.raw)
-                self._require_space(size, sum(isinstance(each, _MAKES) for each in index.frames))
+                files = sum(isinstance(each, _MAKES) for each in index.frames)
+                with room_errors():
+                    self._copies.make_room(size, files)
                 if destination.ledger_size + len(index.raw) > 2 * _needed(destination):
                     # No source repeats so much within a round; the ledger is written again then.
                     raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
@@ -453,10 +457,6 @@ class PartialCopy:
             with suppress(WingsdError):  # else they are lost when the ledger is opened
                 self._destination.lose()
             self._close()
-
-    def _require_space(self, size: int, files: int) -> None:
-        with room_errors():
-            self._copies.make_room(size, files)
 
     @contextmanager
     def _used(
@@ -663,11 +663,3 @@ class CopyUpkeep:
     def _log_error(self, error: Exception | None) -> None:
         if error is not None:
             self._log.warn("{server}: {error}", server=self._server, error=error)
-
-
-def _boot_id() -> bytes:
-    """Return the 16 bytes that name the present boot; random ones where the kernel has none."""
-    try:
-        return KERNEL.boot_id()
-    except (OSError, ValueError):
-        return os.urandom(16)

@@ -375,7 +375,9 @@ class MoveTransfer(IncomingTransfer):
             commit = await scope.wait(inbox.committed())
             await steps.enter(ReceiveStep.VERIFY)
             try:
-                await self._ask_again()
+                # The last answer may be old.
+                if self._reactor.seconds() - self._asked >= ASKED_ENOUGH:
+                    self._note(*await self._ask_until_answered())
                 await scope.wait(Deferred.fromCoroutine(inbox.verify(commit)))
                 await steps.enter(ReceiveStep.DURABLE)
                 size = await scope.wait(Deferred.fromCoroutine(inbox.finish()))
@@ -384,7 +386,11 @@ class MoveTransfer(IncomingTransfer):
                 await scope.wait(Deferred.fromCoroutine(self._flush()))
                 inbox.seal(commit)
             except (RootMismatch, MoveResumeNeeded) as error:
-                await self._go_back(inbox, commit, error)
+                scope.check()
+                if isinstance(error, RootMismatch):
+                    steps.warn(str(error), error.code)
+                inbox.reject(commit, error)
+                await steps.go_back(ReceiveStep.RECEIVE)
             else:
                 return commit, size
 
@@ -396,19 +402,6 @@ class MoveTransfer(IncomingTransfer):
         if (entry := self._steps.entry) is not None:
             await self._database.set_start(entry, starts=starts)
         return starts and self.preparation.is_ready
-
-    async def _go_back(self, inbox: Inbox, commit: Commit, error: WingsdError) -> None:
-        scope = self._steps.cancel_scope
-        scope.check()
-        if isinstance(error, RootMismatch):
-            self._steps.warn(str(error), error.code)
-        inbox.reject(commit, error)
-        await self._steps.go_back(ReceiveStep.RECEIVE)
-
-    async def _ask_again(self) -> None:
-        """Ask the Panel about the server, if the last answer is old."""
-        if self._reactor.seconds() - self._asked >= ASKED_ENOUGH:
-            self._note(*await self._ask_until_answered())
 
     def _note(self, is_here: bool, configuration: Configuration) -> None:
         if is_here:
