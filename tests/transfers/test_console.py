@@ -8,14 +8,14 @@ import pytest
 
 from tests.support.logged_errors import Logged
 from tests.support.step_logs import StepLogHarness
-from wingsd.transfers.console import (
+from wingsd.transfers.steps import (
     DESTINATION,
     SOURCE,
+    SendStep,
     UploadFigures,
     console_line,
     progress_bar,
 )
-from wingsd.transfers.steps import SendStep
 
 GIB = 1 << 30
 

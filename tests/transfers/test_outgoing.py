@@ -26,10 +26,9 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.operations import Operation
-from wingsd.transfers.console import UploadFigures
 from wingsd.transfers.outgoing import source
 from wingsd.transfers.outgoing.source import MOVED, TransferRequest
-from wingsd.transfers.steps import SendStep, StepLog
+from wingsd.transfers.steps import SendStep, StepLog, UploadFigures
 
 sender = pytest.fixture(sending)
 

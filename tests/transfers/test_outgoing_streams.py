@@ -26,9 +26,9 @@ from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.local import Backup
 from wingsd.errors import StorageError
-from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.outgoing import streams as outgoingstreams
 from wingsd.transfers.outgoing.streams import Payload
+from wingsd.transfers.steps import ProgressMeter
 from wingsd.transfers.upload_form import Checksums
 
 JOINING = "symlinks, hard-links, streams"

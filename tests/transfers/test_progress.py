@@ -9,9 +9,8 @@ from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import BadRequest
-from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.steps import ReceiveStep
+from wingsd.transfers.steps import ProgressMeter, ReceiveStep
 
 
 def test_a_meter_counts_from_its_start_to_its_stop() -> None:

@@ -44,9 +44,8 @@ from wingsd.transfers.manager import (
     IncomingTransfers,
     OutgoingTransfers,
 )
-from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import PartialCopies, Staging
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 

@@ -29,8 +29,7 @@ from wingsd.http.operations import Access, Call, Repeated, Topic, TreePage, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.moves.batch import ZSTD_CONTENT_TYPE
 from wingsd.statedb import Outcome
-from wingsd.transfers.incoming.moves.attachments import MovedBackup
-from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
+from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, MovedBackup, Phase
 from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.manager import EndedMove

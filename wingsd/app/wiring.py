@@ -80,10 +80,9 @@ from wingsd.transfers.outgoing.source import OutgoingParts, SourceStorage
 from wingsd.transfers.peer.client import peer_tls
 from wingsd.transfers.steps import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs, WriteBack
-from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import PartialCopies, Staging
 from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets

@@ -46,8 +46,7 @@ from wingsd.transfers.coordinator import (
     ReceivingCoordinator,
     SendingCoordinator,
 )
-from wingsd.transfers.incoming.moves.attachments import check_announced
-from wingsd.transfers.incoming.moves.inbox import MoveBeginning
+from wingsd.transfers.incoming.moves.inbox import MoveBeginning, check_announced
 from wingsd.transfers.incoming.moves.transfer import (
     FOLLOWS,
     IncomingSeed,

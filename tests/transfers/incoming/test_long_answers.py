@@ -16,7 +16,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
 from wingsd.transfers.incoming.moves import inbox, partial_copy
-from wingsd.transfers.incoming.moves.attachments import Attachments
+from wingsd.transfers.incoming.moves.inbox import Attachments
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.staging import Staging
 

@@ -16,8 +16,7 @@ from wingsd.errors import MoveNoSpace, MoveResumeNeeded, StorageError
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.filling import BatchFiller
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
-from wingsd.transfers.storage.partial_copies import PartialCopies
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import PartialCopies, Staging
 
 SIZE = 300_000
 

@@ -22,7 +22,7 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
-from wingsd.transfers.incoming.moves.attachments import Attachments
+from wingsd.transfers.incoming.moves.inbox import Attachments
 
 BACKUP = {"uuid": UUID, "path": f"{UUID}.tar.gz", "bytes": 1000}
 

@@ -13,9 +13,8 @@ import pytest
 
 from tests.support.sample_server import UUID
 from wingsd.archive.quota import ArchiveLimits
-from wingsd.transfers.storage import partial_copies
-from wingsd.transfers.storage.partial_copies import PartialCopies
-from wingsd.transfers.storage.staging import KEPT, Staging
+from wingsd.transfers.storage import staging as storage
+from wingsd.transfers.storage.staging import KEPT, PartialCopies, Staging
 from wingsd.util.durable import move
 
 LIMITS = ArchiveLimits(None, 0, 0, 0, 0)
@@ -91,7 +90,7 @@ def test_a_copy_is_not_kept_any_more_where_a_daemon_dies_while_a_move_takes_it(
         if next(times) == moved:
             raise _Died
 
-    monkeypatch.setattr(partial_copies, "move", die)
+    monkeypatch.setattr(storage, "move", die)
     with pytest.raises(_Died):
         copies.adopt(UUID)
     monkeypatch.undo()
@@ -119,7 +118,7 @@ def _die_after(monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
         if len(done) == moves:
             raise _Died
 
-    monkeypatch.setattr(partial_copies, "move", die)
+    monkeypatch.setattr(storage, "move", die)
 
 
 @pytest.mark.parametrize("again", [0, 1])
@@ -200,7 +199,7 @@ def test_a_list_has_what_is_being_kept_when_it_is_whole(
         assert goes_on.wait(10)
         move(*args, **options)
 
-    monkeypatch.setattr(partial_copies, "move", slow_move)
+    monkeypatch.setattr(storage, "move", slow_move)
     arrive(copies)
     keeping = Thread(target=copies.keep, args=(UUID, 5, 10.0))
     keeping.start()

@@ -21,10 +21,10 @@ from wingsd.config import PELICAN, SystemConfig
 from wingsd.errors import StorageError
 from wingsd.filesystem.removal import remove_tree
 from wingsd.statedb import StateDatabase, Store
-from wingsd.transfers.storage import partial_copies, quarantine
-from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
+from wingsd.transfers.storage import quarantine
+from wingsd.transfers.storage import staging as storage
 from wingsd.transfers.storage.quarantine import Quarantine
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import CopyPaths, PartialCopies, Staging
 
 OWNER = (os.getuid(), os.getgid())
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -167,7 +167,7 @@ def test_a_move_takes_all_of_a_kept_copy_or_nothing_when_its_days_are_over(
         return Quarantine._delete(harness.quarantine, names)
 
     if is_late:
-        for module in (partial_copies, quarantine):
+        for module in (storage, quarantine):
             monkeypatch.setattr(module, "remove_tree", remove)
     else:
         monkeypatch.setattr(harness.quarantine, "_delete", find)

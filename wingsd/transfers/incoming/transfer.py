@@ -41,9 +41,15 @@ from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Feed, Workers
 from wingsd.transfers.cancellation import SharedSlots
-from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.steps import ProgressReport, ReceiveStep, RollbackList, StepLog, StepLogs
+from wingsd.transfers.steps import (
+    ProgressMeter,
+    ProgressReport,
+    ReceiveStep,
+    RollbackList,
+    StepLog,
+    StepLogs,
+)
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.util.reactor import ThreadedReactor
 

@@ -34,7 +34,6 @@ from wingsd.errors import (
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Feed, relayed
-from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.transfer import (
     IncomingParts,
@@ -43,7 +42,7 @@ from wingsd.transfers.incoming.transfer import (
     Remainder,
 )
 from wingsd.transfers.manager import IncomingTransfers
-from wingsd.transfers.steps import ReceiveStep
+from wingsd.transfers.steps import ProgressMeter, ReceiveStep, progress_bar
 from wingsd.transfers.storage.shared_volume import is_same_pool
 from wingsd.transfers.upload_form import Checksums, UploadForm
 

@@ -36,12 +36,19 @@ from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.running import adopt_when_possible, finish_stop, start_when_possible
 from wingsd.statedb import MoveRecord
-from wingsd.transfers.console import ProgressMeter, filled_bar, progress_bar
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import PlannedRound
 from wingsd.transfers.outgoing.source import FOLLOWED, HOLD, OutgoingParts
 from wingsd.transfers.peer.moves import REHEARSE_EVERY, ROUND_PATIENCE, ROUND_PAUSES
-from wingsd.transfers.steps import SeedFigures, SendStep, State, StepLog
+from wingsd.transfers.steps import (
+    ProgressMeter,
+    SeedFigures,
+    SendStep,
+    State,
+    StepLog,
+    filled_bar,
+    progress_bar,
+)
 from wingsd.util.text import readable_size, readable_time
 
 

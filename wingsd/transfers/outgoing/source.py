@@ -27,9 +27,8 @@ from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers import Server, Servers
 from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import TokenBucket, Workers
-from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.peer.client import PeerTls
-from wingsd.transfers.steps import SendStep, StepLog, StepLogs
+from wingsd.transfers.steps import ProgressMeter, SendStep, StepLog, StepLogs
 from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume

@@ -33,7 +33,6 @@ from wingsd.servers import Server
 from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
-from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.outgoing.move import Mover, MoveSending, begun_of
 from wingsd.transfers.outgoing.rounds import LivePolicy, SeedPolicy, SentServer
@@ -48,7 +47,15 @@ from wingsd.transfers.outgoing.source import (
 from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, size_limit
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.moves import MOST, Cause
-from wingsd.transfers.steps import ProgressReport, RollbackList, SendStep, StepLog
+from wingsd.transfers.steps import (
+    ProgressMeter,
+    ProgressReport,
+    RollbackList,
+    SendStep,
+    StepLog,
+    UploadFigures,
+    progress_bar,
+)
 from wingsd.util.deferreds import beside, when_fired
 from wingsd.util.retry import Budget
 from wingsd.util.text import readable_size

@@ -22,10 +22,9 @@ from twisted.internet.task import deferLater
 from wingsd.backups.received import ReceivedBackups, write_file
 from wingsd.errors import StorageError
 from wingsd.threadio import Workers
-from wingsd.transfers.storage.partial_copies import PartialCopies
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import PartialCopies, Staging
 from wingsd.util.durable import storage_errors
 
 #: Bytes of an installation log that are kept, and sent.

@@ -25,8 +25,7 @@ from wingsd.errors import StorageError, WingsdError
 from wingsd.filesystem.removal import remove_tree
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.storage.partial_copies import PartialCopies
-from wingsd.transfers.storage.staging import KEPT, PARTIAL, Staging
+from wingsd.transfers.storage.staging import KEPT, PARTIAL, PartialCopies, Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
 
 _DAY = 24 * 3600

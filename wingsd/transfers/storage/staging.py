@@ -4,6 +4,14 @@ It is a directory beside `system.data`, on the same filesystem, so that one rena
 files into place; where none can be there, one in `system.data`. What is found in a server's place
 and is not a server of this node is set aside, neither merged into nor deleted.
 
+Partial copies of moves are there, too. One that is received has the server's directory, its ledger
+and a directory of files without a name, all beside each other. One that is kept for a later
+transfer of the server is in a directory of its own below `KEPT`, with what is known of it.
+
+Between the two places the three are moved one by one, the ledger last. So where a daemon has died
+meanwhile, the others belong to where the ledger is: they are put back there before anything else
+is done with copies of that server.
+
 Blocking: run it in a thread. Every method raises `StorageError` when the disk fails.
 """
 
@@ -11,19 +19,23 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
+from threading import RLock
 
 import attrs
+from twisted.logger import Logger
 
+from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.backups.received import QUARANTINE
 from wingsd.errors import StorageError
 from wingsd.filesystem.attributes import AttributesKept, supported_attributes
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.syscalls import syncfs
-from wingsd.util.durable import move, storage_errors, time_stamp
+from wingsd.util.durable import move, replace_file, storage_errors, time_stamp
 
 #: The directory of what was kept of failed moves.
 KEPT = ".kept"
@@ -306,3 +318,321 @@ class Staging:
 
     def _move(self, source: Path, target: Path) -> None:
         move(source, target, durable=self._durable)
+
+
+_LEDGER = ".ledger"
+_ASIDE = ".aside"
+_TREE = "tree"
+_KEPT_LEDGER, _KEPT_ASIDE = "ledger", "aside"
+_ABOUT = "about.json"
+#: Bytes of `st_blocks`, whatever the block size of the file system; stat(2).
+_BLOCK = 512
+
+
+@attrs.frozen(repr=False)
+class CopyPaths:
+    """The paths of a copy: the server's files, the ledger, and files that have no name yet.
+
+    `is_read` is whether this daemon has read all of it back from the disk since it last changed.
+    """
+
+    tree: Path
+    ledger: Path
+    aside: Path
+    is_read: bool = False
+
+
+@attrs.frozen(repr=False)
+class KeptCopy:
+    """A copy that is kept: its server, how many bytes it has, and since when (since the epoch)."""
+
+    name: str
+    server: str
+    bytes: int
+    since: float
+
+
+class PartialCopies:
+    """The partial copies in `staging`. `most_bytes` is for those beside the newest, 0 for a tenth.
+
+    A copy without a ledger is worth nothing, and is removed. Of the `limits` the reserves count.
+    """
+
+    _log = Logger()
+
+    def __init__(self, staging: Staging, most_bytes: int, limits: ArchiveLimits) -> None:
+        self.staging = staging
+        self.limits = limits
+        self._most_bytes = most_bytes
+        #: Held while copies are kept, taken or removed: one that is half kept looks like no copy.
+        self._turn = RLock()
+        #: The names of kept copies that were read back from the disk.
+        self._read_back: set[str] = set()
+        #: Returns how many bytes and files are still to come of each server that arrives.
+        self._arriving: dict[str, Callable[[], tuple[int, int]]] = {}
+
+    # The room for those that arrive
+
+    def admit(self, server: str, to_come: Callable[[], tuple[int, int]]) -> None:
+        """Count what is still to come of a server, as `arrives`.
+
+        Raise `StorageError` where that does not fit beside what others bring, and the reserves.
+        Copies that are kept count as free.
+        """
+        with self._turn:
+            more, files = to_come()
+            others = [each() for name, each in self._arriving.items() if name != server]
+            taken, entries = (sum(each[i] for each in others) for i in (0, 1))
+            if more or files:
+                found = os.statvfs(self.staging.path)
+                require_free_space(
+                    found,
+                    self.limits.reserve,
+                    "the server",
+                    more,
+                    self.limits.inode_reserve,
+                    files + entries,
+                    others=taken,
+                    freed=self.kept_bytes(),
+                )
+            self.arrives(server, to_come)
+
+    def arrives(self, server: str, to_come: Callable[[], tuple[int, int]]) -> None:
+        """Count what is still to come of a server, bytes and files, until it has `left`."""
+        self._arriving[server] = to_come
+
+    def left(self, server: str) -> None:
+        """Note that nothing of the server arrives any more."""
+        self._arriving.pop(server, None)
+
+    # One that is received
+
+    def create(self, server: str, why: Exception | None = None) -> CopyPaths:
+        """Make a new, empty copy; log `why`, if it is in place of one that cannot be used."""
+        if why is not None:
+            self._log.warn(
+                "{server}: what has arrived of its move is removed, and sent again: {error}",
+                server=server,
+                error=why,
+            )
+        self.discard(server)
+        self.staging.create(server)
+        return self._made(server)
+
+    def reopen(self, server: str) -> CopyPaths | None:
+        """Return the copy that an earlier daemon has left, None where there is none."""
+        paths = self._paths(server)
+        if not _is_whole(paths):
+            self.kept()  # that daemon may have died while it kept or took it
+        if not (paths.ledger.exists() and self.staging.holds(server)):
+            return None
+        self.staging.reopen(server)
+        return self._made(server)
+
+    def finish(self, server: str) -> None:
+        """Remove what belongs to the copy beside the server's files."""
+        paths = self._paths(server)
+        with storage_errors(f"{paths.ledger} cannot be removed"):
+            for path in (paths.ledger, paths.ledger.with_name(f"{paths.ledger.name}.new")):
+                path.unlink(missing_ok=True)
+            self.staging.log_part(server).unlink(missing_ok=True)
+            if paths.aside.exists():
+                remove_tree(str(paths.aside))
+
+    def discard(self, server: str) -> None:
+        """Remove the copy as a whole."""
+        self.staging.withdraw(server)
+        self.staging.discard(server)
+        self.finish(server)
+
+    # Those that are kept
+
+    def keep(self, server: str, size: int | None, now: float, *, is_read: bool = False) -> bool:
+        """Keep the copy of a failed move; return whether one of the server is kept.
+
+        `size` is how many bytes have arrived; with None they are measured, and without any nothing
+        is kept. `now` is in seconds since the epoch; `is_read` as of `CopyPaths`.
+        """
+        with self._turn:
+            paths = self._paths(server)
+            kept = [] if _is_whole(paths) else self.kept()  # as in `reopen`
+            is_whole = paths.ledger.exists() and self.staging.holds(server)
+            if is_whole and size is None:
+                size = _allocated(paths.tree)
+                is_whole = size > 0
+            if not is_whole:
+                self.discard(server)
+                return any(each.server == server for each in kept)
+            self.staging.finish(server)
+            home = self._kept / f"{server}.{time_stamp()}{PARTIAL}"
+            with storage_errors(f"{home} cannot be made"):
+                self._kept.mkdir(mode=0o700, exist_ok=True)
+                home.mkdir(mode=0o700)
+                about = {"server": server, "bytes": size, "since": now}
+                replace_file(home / _ABOUT, json.dumps(about).encode(), mode=0o600)
+            move(paths.aside, home / _KEPT_ASIDE, durable=True)
+            move(paths.tree, home / _TREE, durable=True)
+            # Last: see above.
+            move(paths.ledger, home / _KEPT_LEDGER, durable=True)
+            if is_read:
+                self._read_back.add(home.name)
+            self._limit(home.name)
+            return True
+
+    def adopt(self, server: str) -> CopyPaths | None:
+        """Take the newest copy of the server out of those that are kept, None without any."""
+        with self._turn:
+            found = [each for each in self.kept() if each.server == server]
+            if not found:
+                return None
+            self.discard(server)
+            home, paths = self._kept / found[-1].name, self._paths(server)
+            move(home / _KEPT_ASIDE, paths.aside, durable=True)
+            move(home / _TREE, paths.tree, durable=True)
+            move(home / _KEPT_LEDGER, paths.ledger, durable=True)
+            with suppress(OSError):
+                remove_tree(str(home))
+            self.staging.reopen(server)
+            is_read = found[-1].name in self._read_back
+            self._read_back.discard(found[-1].name)
+            return attrs.evolve(paths, is_read=is_read)
+
+    def kept(self) -> list[KeptCopy]:
+        """Return the copies that are kept, oldest first; remove what is not whole."""
+        with self._turn:
+            names: list[str] = []
+            with storage_errors(f"{self._kept} cannot be read"), suppress(FileNotFoundError):
+                names = os.listdir(self._kept)
+            names.sort(key=lambda name: name.split(".", 1)[1:])
+            return [copy for name in names if (copy := self._read(name)) is not None]
+
+    def forget(self, server: str) -> int:
+        """Remove all copies of the server that are kept; return how many there were."""
+        with self._turn:
+            found = [each for each in self.kept() if each.server == server]
+            for each in found:
+                self._remove(each)
+        return len(found)
+
+    def delete(self, name: str) -> bool:
+        """Remove the kept copy of that name; return False where a move has taken it.
+
+        It is out of the reach of a move at once; others do not wait for its deletion.
+        """
+        home, away = self._kept / name, Path(self.staging.path) / f".deleted.{name}"
+        with self._turn:
+            if not home.exists():
+                return False
+            self._read_back.discard(name)
+            move(home, away, durable=True)
+        with storage_errors(f"{away} cannot be removed"):
+            remove_tree(str(away))
+        return True
+
+    def make_room(self, more: int, files: int) -> None:
+        """Remove kept copies, oldest first, until `more` bytes and `files` leave the reserves.
+
+        Raises `StorageError` where that is not enough.
+        """
+        reserve, inodes = self.limits.reserve, self.limits.inode_reserve
+        while True:
+            found = os.statvfs(self.staging.path)
+            try:
+                require_free_space(found, reserve, "the server", more, inodes, files)
+            except StorageError:
+                if not self.remove_oldest():
+                    raise
+            else:
+                return
+
+    def remove_oldest(self) -> bool:
+        """Remove the oldest copy that is kept, for the room; return whether there was one.
+
+        Several threads may need room at once.
+        """
+        with self._turn:
+            oldest = next(iter(self.kept()), None)
+            if oldest is None:
+                return False
+            self._remove(oldest)
+        self._log.warn(
+            "{server}: what was kept of its move is removed: a transfer needs the room",
+            server=oldest.server,
+        )
+        return True
+
+    def kept_bytes(self) -> int:
+        """Return how many bytes are kept in all."""
+        return sum(each.bytes for each in self.kept())
+
+    @property
+    def _kept(self) -> Path:
+        return Path(self.staging.path) / KEPT
+
+    def _limit(self, newest: str) -> None:
+        others = [each for each in self.kept() if each.name != newest]
+        found = os.statvfs(self.staging.path)
+        most = self._most_bytes or found.f_blocks * found.f_frsize // 10
+        while others and sum(each.bytes for each in others) > most:
+            self._remove(others.pop(0))
+
+    def _read(self, name: str) -> KeptCopy | None:
+        home = self._kept / name
+        try:
+            about = json.loads((home / _ABOUT).read_bytes())
+            copy = KeptCopy(name, str(about["server"]), int(about["bytes"]), float(about["since"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            copy = None
+        kept = CopyPaths(home / _TREE, home / _KEPT_LEDGER, home / _KEPT_ASIDE)
+        if copy is not None and _is_whole(kept):
+            return copy
+        received = self._paths(name.partition(".")[0])
+        if kept.ledger.exists():
+            self._put_back(received, kept)
+            if copy is not None and _is_whole(kept):
+                return copy
+        elif received.ledger.exists():
+            self._put_back(kept, received)
+        with suppress(OSError):
+            remove_tree(str(home))
+        return None
+
+    def _put_back(self, source: CopyPaths, target: CopyPaths) -> None:
+        """Move to the ledger in `target` what had been moved away, as far as it is that."""
+        if target.aside.exists() or not source.aside.exists():
+            return  # the first that is moved away
+        if source.tree.exists() and not target.tree.exists():
+            move(source.tree, target.tree, durable=True)
+        if target.tree.exists():
+            move(source.aside, target.aside, durable=True)
+
+    def _remove(self, copy: KeptCopy) -> None:
+        home = self._kept / copy.name
+        self._read_back.discard(copy.name)
+        with storage_errors(f"{home} cannot be removed"):
+            (home / _KEPT_LEDGER).unlink(missing_ok=True)
+            remove_tree(str(home))
+
+    def _paths(self, server: str) -> CopyPaths:
+        root = Path(self.staging.path)
+        return CopyPaths(root / server, root / f"{server}{_LEDGER}", root / f"{server}{_ASIDE}")
+
+    def _made(self, server: str) -> CopyPaths:
+        paths = self._paths(server)
+        with storage_errors(f"{paths.aside} cannot be made"):
+            paths.aside.mkdir(mode=0o700, exist_ok=True)
+        return paths
+
+
+def _is_whole(paths: CopyPaths) -> bool:
+    return all(path.exists() for path in (paths.tree, paths.ledger, paths.aside))
+
+
+def _allocated(directory: Path) -> int:
+    """Return the bytes that the files below a directory take on the disk."""
+    size = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(parent, name)).st_blocks * _BLOCK
+    return size

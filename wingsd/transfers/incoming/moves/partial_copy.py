@@ -51,7 +51,7 @@ from wingsd.moves.snapshot import Resumption, held_bytes
 from wingsd.moves.tree import MoveLimits
 from wingsd.moves.unchanged import KERNEL
 from wingsd.threadio import Workers, relayed
-from wingsd.transfers.storage.partial_copies import CopyPaths, PartialCopies
+from wingsd.transfers.storage.staging import CopyPaths, PartialCopies
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.text import display

@@ -44,11 +44,10 @@ from wingsd.errors import (
 from wingsd.moves.snapshot import Resumption
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import MoveRecord, TransferRecord
-from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer, Remainder
-from wingsd.transfers.steps import ReceiveStep, RollbackList
+from wingsd.transfers.steps import ProgressMeter, ReceiveStep, RollbackList, progress_bar
 from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.text import readable_size
 
