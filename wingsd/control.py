@@ -31,9 +31,8 @@ from wingsd.api.context import NodeContext
 from wingsd.api.node import DiagnosticsQuery, report_options
 from wingsd.api.resource import Endpoint
 from wingsd.api.routes import Route, calls_by_path, root
+from wingsd.backups.at_rest import BackupCheck, Rewrite
 from wingsd.backups.catalogue import COMPLETE
-from wingsd.backups.checks import BackupCheck
-from wingsd.backups.for_wings import Rewrite
 from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
 from wingsd.config import Config, Control
 from wingsd.errors import (

@@ -35,7 +35,7 @@ from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.activity import ActivityLog
-from wingsd.backups.checks import BackupChecks
+from wingsd.backups.at_rest import BackupChecks
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import StorageError, TransferCancelled, WingsdError
 from wingsd.node.answers import LatestAnswer

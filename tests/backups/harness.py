@@ -13,14 +13,10 @@ from tests.support import SynchronousWorkers
 from tests.support.reactor import reactor, until
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.backups.creation import (
-    Adapter,
     BackupParts,
     Backups,
-    LocalAdapter,
-    NewBackup,
     checksum_type_of,
 )
-from wingsd.backups.deletion import BackupDeletion
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
@@ -103,11 +99,7 @@ class BackupNode:
         }
         self.terms = ArchiveTerms(**usual | terms)
         self.concurrent = concurrent
-        self.adapters: dict[str, Adapter] = {"wings": LocalAdapter(self.store, self.workers)}
         self.made = self._backups()
-        self.deletion = BackupDeletion(
-            self.store, self.made, self.workers, self.callbacks, self.bus
-        )
 
     def parts(self) -> BackupParts:
         return BackupParts(
@@ -119,11 +111,12 @@ class BackupNode:
             bus=self.bus,
             workers=self.workers,
             disk=self.workers,
+            long=self.workers,
             reactor=reactor,
         )
 
     def _backups(self) -> Backups:
-        return Backups(self.parts(), self.adapters, self.concurrent)
+        return Backups(self.parts(), {"wings": None}, self.concurrent)
 
     async def restart(self) -> None:
         """Be the next daemon."""
@@ -138,7 +131,7 @@ class BackupNode:
 
     async def begin(self, backup: str = BACKUP, ignore: str = "", adapter: str = "wings") -> None:
         server: Any = self.server
-        await self.made.begin(server, NewBackup(backup, adapter, ignore))
+        await self.made.begin(server, backup, adapter, ignore)
 
     async def over(self) -> None:
         await until(lambda: not self.made.making)

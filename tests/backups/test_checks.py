@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -12,9 +13,9 @@ from twisted.internet.task import Clock
 
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.logged_errors import Logged
-from tests.support.reactor import reactor, until
+from tests.support.reactor import until
+from wingsd.backups.at_rest import BackupChecks
 from wingsd.backups.catalogue import COMPLETE, DAMAGED
-from wingsd.backups.checks import BackupChecks, CheckSchedule
 from wingsd.backups.store import StoredBackup
 from wingsd.errors import BackupMissing, StorageError
 from wingsd.filesystem.directory import OpenFile
@@ -28,8 +29,7 @@ def checks_of(node: BackupNode) -> Iterator[MakeChecks]:
     made: list[BackupChecks] = []
 
     def make(days: int = 0, now: Callable[[], float] = time.time) -> BackupChecks:
-        schedule = CheckSchedule(days, 0)
-        checks = BackupChecks(node.store, schedule, node.workers, node.workers, reactor, now)
+        checks = BackupChecks(node.parts(), days, 0, now)
         made.append(checks)
         return checks
 
@@ -144,16 +144,10 @@ async def test_one_that_cannot_be_checked_does_not_keep_the_others_from_it(
         return opened(server, uuid)
 
     monkeypatch.setattr(node.store, "open", broken)
-    clock = Clock()
+    clock: Any = Clock()
     now = time.time()
-    checks = BackupChecks(
-        node.store,
-        CheckSchedule(7, 0),
-        node.workers,
-        node.workers,
-        clock,
-        lambda: now + clock.seconds(),
-    )
+    parts = attrs.evolve(node.parts(), reactor=clock)
+    checks = BackupChecks(parts, 7, 0, lambda: now + clock.seconds())
     checks.start()
     # Tried once, not in each hour, and again when it is due.
     for seconds in (3600.0, 7 * DAY, 0.0):

@@ -21,8 +21,6 @@ from tests.support.reactor import until
 from wingsd.archive.compress import ArchiveFormat
 from wingsd.backups import making
 from wingsd.backups.catalogue import COMPLETE
-from wingsd.backups.creation import LocalAdapter
-from wingsd.backups.store import MadeArchive
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import AdapterUnknown, BackupExists, NoSpaceForBackup, ServerBusy, StorageError
 from wingsd.filesystem.directory import OpenFile, open_regular
@@ -337,12 +335,11 @@ async def test_a_file_that_cannot_be_read_fails_the_backup(node: BackupNode) -> 
 async def test_an_unforeseen_error_is_reported_as_a_failure(
     node: BackupNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(LocalAdapter):
-        async def keep(self, server: str, made: MadeArchive) -> None:
-            os.unlink(made.path)
-            raise StorageError("its store is gone", "the backup could not be kept")
+    def broken(place: str, catalogue: object) -> None:
+        os.unlink(node.store.part_path(place))
+        raise StorageError("its store is gone", "the backup could not be kept")
 
-    node.adapters["wings"] = Broken(node.store, node.workers)
+    monkeypatch.setattr(node.store, "put_into_place", broken)
     assert await node.make() == FAILED
     assert "its store is gone" in node.server.said[-1]
 

@@ -13,7 +13,7 @@ from tests.backups.conftest import Make
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from wingsd.backups.deletion import DroppedBackups
+from wingsd.backups.at_rest import DroppedBackups
 from wingsd.backups.store import StoredBackup
 from wingsd.config import PELICAN
 from wingsd.errors import BackupMissing, PanelUnreachable, StorageError
@@ -25,18 +25,18 @@ STRANGER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 async def test_a_backup_is_deleted_by_its_own_server_alone(node: BackupNode) -> None:
     await node.make()
     with pytest.raises(BackupMissing):
-        await node.deletion.delete(STRANGER, BACKUP)
+        await node.made.delete(STRANGER, BACKUP)
     assert len(node.left()) == 2
-    await node.deletion.delete(SERVER, BACKUP)
+    await node.made.delete(SERVER, BACKUP)
     assert node.left() == []
     with pytest.raises(BackupMissing):
-        await node.deletion.delete(SERVER, BACKUP)
+        await node.made.delete(SERVER, BACKUP)
 
 
 async def test_a_backup_of_wings_is_deleted_like_ones_own(node: BackupNode) -> None:
     node.backups.mkdir()
     (node.backups / f"{BACKUP}.tar.gz").write_bytes(b"by wings")
-    await node.deletion.delete(SERVER, BACKUP)
+    await node.made.delete(SERVER, BACKUP)
     assert node.left() == []
 
 
@@ -45,8 +45,8 @@ async def test_a_backup_that_is_being_made_is_cancelled(make_node: Make) -> None
     (node.home / "a").write_bytes(os.urandom(100_000))
     await node.begin()
     with pytest.raises(BackupMissing):
-        await node.deletion.delete(STRANGER, BACKUP)
-    await node.deletion.delete(SERVER, BACKUP)
+        await node.made.delete(STRANGER, BACKUP)
+    await node.made.delete(SERVER, BACKUP)
     assert (node.left(), dict(node.made.making)) == ([], {})
 
 
@@ -56,18 +56,18 @@ async def test_the_server_of_a_backup_is_known_without_being_named(make_node: Ma
     (node.home / "a").write_bytes(os.urandom(100_000))
     await node.begin()
     for backup in (BACKUP, OTHER):
-        assert await node.deletion.owner("", backup) == SERVER
+        assert await node.made.owner("", backup) == SERVER
     await node.made.cancel(BACKUP)
     (node.backups / f"{STRANGER}.tar.gz").write_bytes(b"by wings")
-    assert await node.deletion.owner("", STRANGER) == ""
-    assert await node.deletion.owner(SERVER, STRANGER) == SERVER
+    assert await node.made.owner("", STRANGER) == ""
+    assert await node.made.owner(SERVER, STRANGER) == SERVER
 
 
 async def test_a_download_of_a_deleted_backup_goes_on(node: BackupNode) -> None:
     await node.make()
     opened = node.store.open(SERVER, BACKUP)
     assert opened is not None
-    await node.deletion.delete(SERVER, BACKUP)
+    await node.made.delete(SERVER, BACKUP)
     with opened[1] as file:
         assert len(file.read(1 << 20)) == opened[0].size
 
@@ -80,21 +80,21 @@ async def test_all_of_one_server_are_deleted(make_node: Make) -> None:
         (node.backups / place).write_bytes(b"by wings")
     (node.home / "a").write_bytes(os.urandom(100_000))
     await node.begin(OTHER)
-    assert await node.deletion.delete_all(SERVER) == 2
+    assert await node.made.delete_all(SERVER) == 2
     # Nothing tells that this one is the server's.
     assert node.left() == [f"{STRANGER}.tar.gz"]
 
 
 async def test_a_deletion_is_reported(node: BackupNode) -> None:
     await node.make()
-    assert await node.deletion.owner(SERVER, BACKUP) == SERVER
-    await node.deletion.delete_and_report(SERVER, BACKUP)
-    await node.deletion.delete_and_report(SERVER, BACKUP)
+    assert await node.made.owner(SERVER, BACKUP) == SERVER
+    await node.made.delete_and_report(SERVER, BACKUP)
+    await node.made.delete_and_report(SERVER, BACKUP)
     assert [path for path, _ in node.panel.calls[1:]] == [f"/backups/{BACKUP}/deletion"] * 2
     assert node.panel.bodies[1:] == [{"successful": True}, {"successful": False}]
     assert [(each.name, each.args) for each in node.published] == [("backup deleted", (BACKUP,))]
     with pytest.raises(BackupMissing):
-        assert await node.deletion.owner(SERVER, BACKUP) == SERVER
+        assert await node.made.owner(SERVER, BACKUP) == SERVER
 
 
 # Dropped by the Panel
@@ -148,16 +148,7 @@ async def left_by(make_node: Make) -> Left:
     made = Left(node, fake, {BACKUP: True, OTHER: True})
     fake = made
     node.database.now = lambda: made.now
-    made.dropped = DroppedBackups(
-        node.store,
-        node.database,
-        fake,
-        fake,
-        node.workers,
-        made.lock,
-        days=2,
-        deletes=True,
-    )
+    made.dropped = DroppedBackups(node.parts(), fake, fake, made.lock, days=2, deletes=True)
     await made.dropped.clear()
     return made
 
@@ -245,6 +236,6 @@ async def test_a_backup_in_use_is_deleted_when_that_is_over_unless_its_server_co
 
 async def test_one_that_was_deleted_by_hand_is_forgotten(make_node: Make) -> None:
     left = await left_by(make_node)
-    await left.node.deletion.delete(SERVER, BACKUP)
+    await left.node.made.delete(SERVER, BACKUP)
     assert await left.days(1) == [OTHER]
     assert len(left.node.database_store.dropped()) == 1

@@ -15,8 +15,7 @@ from tests.archive.test_regular_files import contents
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.go_restore import GoRestoreFailed, restore_as_go
 from tests.support.reactor import until
-from wingsd.backups import for_wings
-from wingsd.backups.for_wings import BackupRewrites, Rewrite
+from wingsd.backups.at_rest import BackupRewrites, Rewrite, rewrite_archive
 from wingsd.backups.store import StoredBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BackupMissing, BackupNotForWings, ServerBusy
@@ -187,13 +186,13 @@ async def test_one_that_is_deleted_meanwhile_does_not_come_back(
     fill(node)
     await node.make()
     found = stored(node)
-    put = for_wings._put_into_place
+    replace = node.store.replace
 
-    def deleted_first(*arguments: Any) -> None:
+    def deleted_first(*arguments: Any) -> bool:
         node.store.remove(found)
-        put(*arguments)
+        return replace(*arguments)
 
-    monkeypatch.setattr(for_wings, "_put_into_place", deleted_first)
+    monkeypatch.setattr(node.store, "replace", deleted_first)
     rewrite = await rewritten(node)
     assert "it was deleted meanwhile" in str(rewrite.error)
     assert node.left() == []
@@ -263,9 +262,7 @@ async def test_after_a_kill_at_any_moment_there_is_one_whole_archive(
         with pytest.MonkeyPatch.context() as patch:
             disk = MortalDisk(patch, count)
             try:
-                new = for_wings._new_archive(node.store, *opened, node.terms, Progress(), None)
-                assert new is not None
-                for_wings._put_into_place(node.store, opened[0], new)
+                assert rewrite_archive(node.parts(), *opened, Progress(), None) is not None
             except Killed:
                 pass
             else:

@@ -13,8 +13,8 @@ import pytest
 from tests.archive.hostile.streams import bomb
 from tests.backups.test_catalogue import BACKUP, MADE, SERVER
 from tests.support.sample_server import archive
+from wingsd.backups.at_rest import VerifiedBackup, verified_catalogue, verify_archive
 from wingsd.backups.catalogue import COMPLETE, DAMAGED
-from wingsd.backups.checks import VerifiedBackup, verified_catalogue, verify_archive
 from wingsd.backups.store import BackupStore
 from wingsd.config import PTERODACTYL
 from wingsd.errors import FileWorkCancelled

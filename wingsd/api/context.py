@@ -11,10 +11,8 @@ from twisted.internet.defer import Deferred
 
 from wingsd.activity import ActivityLog
 from wingsd.auth.tokens import DenyList
-from wingsd.backups.checks import BackupChecks
+from wingsd.backups.at_rest import BackupChecks, BackupRewrites, DroppedBackups
 from wingsd.backups.creation import Backups
-from wingsd.backups.deletion import BackupDeletion, DroppedBackups
-from wingsd.backups.for_wings import BackupRewrites
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue, ContainerStatuses
@@ -99,7 +97,6 @@ class NodeContext:
 
     backup_store: BackupStore
     backups: Backups
-    backup_deletion: BackupDeletion
     backup_checks: BackupChecks
     backup_rewrites: BackupRewrites
     dropped_backups: DroppedBackups

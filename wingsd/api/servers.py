@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from wingsd.api.context import NodeContext
 from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.auth.tokens import user_key
-from wingsd.backups.creation import NewBackup
 from wingsd.backups.store import backup_uuid
 from wingsd.errors import (
     BackupMissing,
@@ -89,7 +88,7 @@ class ServerEndpoint(Endpoint):
             self._node.sender.deleted(uuid)
         keeps = not self._config.system.backups.remove_backups_on_server_delete
         if self._config.is_pelican and not moves and not keeps:
-            await self._node.backup_deletion.delete_with_server(uuid)
+            await self._node.backups.delete_with_server(uuid)
 
     def _is_disowned(self, uuid: str) -> bool:
         """Return whether the Panel has the server on another node, or may have."""
@@ -668,8 +667,8 @@ class BackupsEndpoint(ServerResource):
         Its end is reported to the Panel, also after a restart of this node, and shown in the
         server's console.
         """
-        asked = NewBackup(_backup(body.uuid), body.adapter, body.ignore)
-        await self._node.backups.begin(self.game_server, asked)
+        backup = _backup(body.uuid)
+        await self._node.backups.begin(self.game_server, backup, body.adapter, body.ignore)
 
     @property
     def backup(self) -> str:
@@ -683,7 +682,7 @@ class BackupsEndpoint(ServerResource):
         One that is being made is cancelled. A download of it that is under way goes on to its end.
         """
         _check_unused(self.game_server.operations)
-        await self._node.backup_deletion.delete(self.uuid, self.backup)
+        await self._node.backups.delete(self.uuid, self.backup)
 
     @call(HTTPStatus.NO_CONTENT, "They are deleted.", fails=_CONFLICT)
     async def delete_all_backups(self) -> None:
@@ -692,7 +691,7 @@ class BackupsEndpoint(ServerResource):
         Backups of which nothing tells whose they are stay.
         """
         _check_unused(self.game_server.operations)
-        await self._node.backup_deletion.delete_all(self.uuid)
+        await self._node.backups.delete_all(self.uuid)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -723,14 +722,12 @@ class BackupDeletionEndpoint(Endpoint):
         backup = _backup(self.part("backup"))
         refusal = BadRequest(INVALID, "server: expected the UUID of a server")
         server = "" if asked.server is None else require_uuid(asked.server, refusal)
-        server = await self._node.backup_deletion.owner(server, backup)
+        server = await self._node.backups.owner(server, backup)
         for known in self._node.servers.all():
             # Where nothing tells whose it is, any server may be using it.
             if server in ("", known.uuid):
                 _check_unused(known.operations)
-        deleting = Deferred.fromCoroutine(
-            self._node.backup_deletion.delete_and_report(server, backup)
-        )
+        deleting = Deferred.fromCoroutine(self._node.backups.delete_and_report(server, backup))
         deleting.addErrback(
             lambda failure: self._log.failure(
                 "backup {backup}: its deletion failed", failure, backup=backup

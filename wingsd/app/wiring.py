@@ -24,10 +24,8 @@ from wingsd.app.reload import Reload
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
-from wingsd.backups.checks import BackupChecks, CheckSchedule
-from wingsd.backups.creation import Adapter, BackupParts, Backups, LocalAdapter, checksum_type_of
-from wingsd.backups.deletion import BackupDeletion, DroppedBackups
-from wingsd.backups.for_wings import BackupRewrites
+from wingsd.backups.at_rest import BackupChecks, BackupRewrites, DroppedBackups
+from wingsd.backups.creation import BackupParts, Backups, checksum_type_of
 from wingsd.backups.local import Removal
 from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
@@ -306,36 +304,22 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         bus=bus,
         workers=pools.backups,
         disk=pools.disk,
+        long=pools.long,
         reactor=reactor,
     )
-    adapters: dict[str, Adapter] = {
-        "wings": LocalAdapter(backup_store, pools.disk),
-        "s3": S3Adapter(
-            panel,
-            backup_store,
-            pools.uploads,
-            reactor,
-            system.backups.s3,
-            config.family,
-        ),
-    }
+    is_calagopus = config.family == CALAGOPUS
+    s3 = S3Adapter(panel, backup_store, pools.uploads, reactor, system.backups.s3, is_calagopus)
+    adapters = {"wings": None, "s3": s3}
     made_backups = Backups(backup_parts, adapters, system.backups.concurrent)
-    backup_deletion = BackupDeletion(backup_store, made_backups, pools.long, callbacks, bus)
+    check_limit = system.backups.check_limit * MIB
     backup_checks = BackupChecks(
-        backup_store,
-        CheckSchedule(system.backups.check_interval, system.backups.check_limit * MIB),
-        pools.backups,
-        pools.disk,
-        reactor,
-        time.time,
+        backup_parts, system.backups.check_interval, check_limit, time.time
     )
     lock = backup_checks.lock
     dropped_backups = DroppedBackups(
-        backup_store,
-        database,
+        backup_parts,
         panel,
         servers,
-        pools.long,
         lock,
         transfers.live.keep_source_days,
         config.deletes_dropped_backups,
@@ -409,7 +393,6 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         archives=Lane(pools.downloads, each=2, waiting=64),
         backup_store=backup_store,
         backups=made_backups,
-        backup_deletion=backup_deletion,
         backup_checks=backup_checks,
         backup_rewrites=backup_rewrites,
         dropped_backups=dropped_backups,

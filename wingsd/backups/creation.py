@@ -1,4 +1,4 @@
-"""The backups that are being made: begun, shown, ended, reported, and settled after a restart.
+"""The backups of servers: made, shown, reported, settled after a restart, and deleted.
 
 A backup is recorded before anything of it is written. It ends with the report of its outcome in
 place of the record, which is sent to the Panel until that has answered. A daemon that dies before
@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -30,19 +29,21 @@ from wingsd.backups.making import (
     ignore_lines,
     make_archive,
 )
-from wingsd.backups.s3 import GrowingArchive
-from wingsd.backups.store import BackupStore, MadeArchive, UploadedPart
+from wingsd.backups.s3 import S3Adapter
+from wingsd.backups.store import BackupStore, MadeArchive, StoredBackup, UploadedPart
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     AdapterUnknown,
     BackupExists,
+    BackupMissing,
     FileWorkCancelled,
     StorageError,
     WingsdError,
 )
 from wingsd.events import (
     BACKUP_COMPLETED,
+    BACKUP_DELETED,
     BACKUP_PROGRESS,
     BACKUP_STARTED,
     DAEMON_MESSAGE,
@@ -53,7 +54,7 @@ from wingsd.files.denylist import Denylist, denylist_lines
 from wingsd.files.progress import Progress
 from wingsd.servers.operations import Operation, Operations
 from wingsd.servers.server import Server
-from wingsd.statedb import BackupRecord, Outcome, StateDatabase
+from wingsd.statedb import BackupRecord, Outcome, ReportKind, StateDatabase
 from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import storage_errors
@@ -122,85 +123,12 @@ class BackupResult:
         yield BACKUP_COMPLETED, data
 
 
-class Adapter(Protocol):
-    """Takes over archives that are made."""
-
-    @property
-    def form(self) -> ArchiveFormat | None:
-        """The format of its archives; None for that of the node."""
-
-    def begin(self, server: str, backup: str, path: str) -> GrowingArchive | None:
-        """Begin with an archive that will be made at `path`; return what is notified as it grows.
-
-        None where it is not taken before it is complete.
-        """
-
-    def abandon(self, backup: str) -> None:
-        """End what was begun of an archive that could not be made."""
-
-    async def keep(self, server: str, made: MadeArchive) -> Sequence[UploadedPart] | None:
-        """Keep an archive; return its parts where a store has it, None for a local one.
-
-        After an error the part of the archive is not there any more; else it is in its place, or
-        stays for `discard`, and after the CancelledError of `interrupt` for `left_by`. Raises
-        `WingsdError`.
-        """
-
-    def interrupt(self, backup: str) -> None:
-        """End `keep` of a backup soon, with CancelledError, where it takes long."""
-
-    async def left_by(self, record: BackupRecord) -> MadeArchive | None:
-        """Return the archive that an earlier daemon has made, and which is to be kept yet."""
-
-    async def discard(self, place: str, backup: str) -> None:
-        """Remove what stayed of an archive that a store has."""
-
-
-@attrs.frozen(eq=False, repr=False)
-class LocalAdapter:
-    """Keeps archives in `system.backup_directory`; the kind `wings`."""
-
-    store: BackupStore
-    disk: Workers
-    form: ArchiveFormat | None = None
-
-    def begin(self, server: str, backup: str, path: str) -> None:
-        """Do nothing: an archive gets its place when it is complete."""
-
-    def abandon(self, backup: str) -> None:
-        """Do nothing: nothing was begun."""
-
-    async def keep(self, server: str, made: MadeArchive) -> None:
-        """Put an archive into its place."""
-        try:
-            await self.disk.run(self.store.put_into_place, made.place, made.catalogue)
-        except BaseException:
-            backup = made.catalogue.backup
-            await self.disk.run(self.store.remove_leftovers, made.place, backup, archive=True)
-            raise
-
-    def interrupt(self, backup: str) -> None:
-        """Do nothing: it is soon in its place."""
-
-    async def left_by(self, record: BackupRecord) -> None:
-        """Return None: an archive is in its place when it is made."""
-
-    async def discard(self, place: str, backup: str) -> None:
-        """Do nothing: it stays in its place."""
-
-
-@attrs.frozen(repr=False)
-class NewBackup:
-    """A backup that is asked for: `ignore` are lines as in gitignore."""
-
-    uuid: str
-    adapter: str
-    ignore: str = ""
-
-
 @attrs.frozen(eq=False, repr=False)
 class BackupParts:
-    """The collaborators of backups. `workers` make the archives, `disk` does short work."""
+    """The collaborators of backups.
+
+    `workers` make the archives, `disk` does short work, `long` deletes.
+    """
 
     family: str
     store: BackupStore
@@ -210,6 +138,7 @@ class BackupParts:
     bus: EventBus
     workers: Workers
     disk: Workers
+    long: Workers
     reactor: Reactor
 
 
@@ -236,12 +165,12 @@ class _LeftServer:
 
 @attrs.define(eq=False)
 class _Making:
-    """A backup that is being made, of the files in `directory`."""
+    """A backup that is being made, of the files in `directory`; `s3` takes one that is for S3."""
 
     server: Server | _LeftServer
     directory: str
-    asked: NewBackup
-    adapter: Adapter
+    uuid: str
+    s3: S3Adapter | None
     ignore: IgnoreList = attrs.field(factory=IgnoreList)
     progress: Progress = attrs.field(factory=Progress)
     over: Deferred[None] = attrs.field(factory=Deferred)
@@ -251,16 +180,20 @@ class _Making:
     def cancel(self) -> None:
         """End it soon."""
         self.progress.cancel()
-        self.adapter.interrupt(self.asked.uuid)
+        if self.s3 is not None:
+            self.s3.interrupt(self.uuid)
 
 
 class Backups:
-    """The backups of all servers that are being made, `concurrent` of them at a time."""
+    """The backups of all servers, which are made `concurrent` at a time, and deleted.
+
+    `adapters` are the kinds of backups; that of a local one is None.
+    """
 
     _log = Logger()
 
     def __init__(
-        self, parts: BackupParts, adapters: Mapping[str, Adapter], concurrent: int
+        self, parts: BackupParts, adapters: Mapping[str, S3Adapter | None], concurrent: int
     ) -> None:
         self._parts = parts
         self._adapters = adapters
@@ -275,34 +208,34 @@ class Backups:
         """The servers of the backups that are being made, by the backup's UUID."""
         return {uuid: making.server.uuid for uuid, making in self._making.items()}
 
-    async def begin(self, server: Server, asked: NewBackup) -> None:
-        """Record a backup, and make it in the background.
+    async def begin(self, server: Server, uuid: str, adapter: str, ignore: str) -> None:
+        """Record a backup, and make it in the background; `ignore` are lines as in gitignore.
 
         Raises AdapterUnknown, ServerBusy, BackupExists, NoSpaceForBackup, StorageError.
         """
-        adapter = self._adapters.get(asked.adapter)
-        if adapter is None:
-            raise AdapterUnknown(asked.adapter, self._adapters)
+        if adapter not in self._adapters:
+            raise AdapterUnknown(adapter, self._adapters)
         server.operations.check(Operation.BACKUP)
-        if asked.uuid in self._making or self._stopped:
+        if uuid in self._making or self._stopped:
             raise BackupExists
-        making = self._making[asked.uuid] = _Making(server, server.directory, asked, adapter)
+        making = _Making(server, server.directory, uuid, self._adapters[adapter])
+        self._making[uuid] = making
         try:
-            making.ignore = await self._ignore_list(server, asked)
-            await self._parts.disk.run(self._check_place, server.uuid, asked.uuid)
-            uuid, place = asked.uuid, self._place(making)
-            await self._parts.database.begin_backup(uuid, server.uuid, asked.adapter, place)
+            making.ignore = await self._ignore_list(server, ignore)
+            await self._parts.disk.run(self._check_place, server.uuid, uuid)
+            place = self._place(making)
+            await self._parts.database.begin_backup(uuid, server.uuid, adapter, place)
         except BaseException:
-            del self._making[asked.uuid]
+            del self._making[uuid]
             making.over.callback(None)
             raise
         Deferred.fromCoroutine(self._run(making)).addErrback(self._broke_off, making)
 
-    async def _ignore_list(self, server: Server, asked: NewBackup) -> IgnoreList:
+    async def _ignore_list(self, server: Server, ignore: str) -> IgnoreList:
         family = self._parts.family
         unused: list[str] = []
         lines = await server.files.run(
-            lambda root: ignore_lines(root, asked.ignore, family, unused.append)
+            lambda root: ignore_lines(root, ignore, family, unused.append)
         )
         for line in unused:
             server.say(f"backup: {line}")
@@ -346,6 +279,82 @@ class Backups:
         self._stopped = True
         for making in self._making.values():
             making.cancel()
+
+    # Delete
+
+    async def owner(self, server: str, backup: str) -> str:
+        """Return the server of a backup; empty where nothing tells whose it is.
+
+        An empty `server` is any. Raises BackupMissing and StorageError.
+        """
+        making = self.making.get(backup)
+        if making is not None and server in ("", making):
+            return making
+        found = await self._find(server, backup)
+        return server or found.server
+
+    async def delete(self, server: str, backup: str) -> None:
+        """Delete a backup of a server; an empty `server` is any. One being made is cancelled.
+
+        Raises BackupMissing and StorageError.
+        """
+        parts = self._parts
+        if server in ("", self.making.get(backup)) and await self.cancel(backup):
+            # It may have been complete before it was cancelled.
+            found = await parts.long.run(parts.store.find, server, backup)
+        else:
+            found = await self._find(server, backup)
+        if found is not None:
+            await parts.long.run(parts.store.remove, found)
+
+    async def delete_and_report(self, server: str, backup: str) -> None:
+        """Delete a backup, and report the outcome to the Panel. An error is logged."""
+        outcome = Outcome.SUCCESS
+        try:
+            await self.delete(server, backup)
+        except (BackupMissing, StorageError) as error:
+            self._log.error(
+                "{server}: backup {backup} not deleted: {error}",
+                server=server,
+                backup=backup,
+                error=error,
+            )
+            outcome = Outcome.FAILURE
+        else:
+            self._parts.bus.publish(Event(server, BACKUP_DELETED, (backup,)))
+        body = {"successful": outcome is Outcome.SUCCESS}
+        kind = ReportKind.BACKUP_DELETION
+        await self._parts.callbacks.add_backup(server, backup, outcome, body, kind)
+
+    async def delete_all(self, server: str) -> int:
+        """Delete all backups that are known to be of a server; return how many.
+
+        Raises StorageError; others are deleted before.
+        """
+        parts = self._parts
+        for backup, owner in self.making.items():
+            if owner == server:
+                await self.cancel(backup)
+        found = await parts.long.run(parts.store.all, server)
+        for each in found:
+            await parts.long.run(parts.store.remove, each)
+        return len(found)
+
+    async def delete_with_server(self, server: str) -> None:
+        """Delete all backups of a server that is deleted. An error is logged."""
+        try:
+            count = await self.delete_all(server)
+        except StorageError as error:
+            self._log.error("{server}: its backups stay: {error}", server=server, error=error)
+        else:
+            if count:
+                self._log.info("{server}: {count} backups deleted", server=server, count=count)
+
+    async def _find(self, server: str, backup: str) -> StoredBackup:
+        found = await self._parts.long.run(self._parts.store.find, server, backup)
+        if found is None:
+            raise BackupMissing(backup)
+        return found
 
     # After a restart
 
@@ -397,10 +406,8 @@ class Backups:
             self._log.info(
                 "{server}: backup {backup} goes on", server=record.server, backup=record.backup
             )
-            asked = NewBackup(record.backup, record.adapter)
             server = _LeftServer(record.server, self._parts.bus)
-            making = _Making(server, "", asked, adapter)
-            self._making[record.backup] = making
+            making = self._making[record.backup] = _Making(server, "", record.backup, adapter)
             Deferred.fromCoroutine(self._run(making, made)).addErrback(self._broke_off, making)
             return
         catalogue = await self._parts.disk.run(self._left_by, record)
@@ -435,12 +442,12 @@ class Backups:
             if result is not None:
                 await self._end(making, result)
         finally:
-            del self._making[making.asked.uuid]
+            del self._making[making.uuid]
             making.over.callback(None)
 
     async def _result(self, making: _Making, made: MadeArchive | None) -> BackupResult | None:
         """Make a backup; return how it has ended, None where the next daemon is to tell."""
-        server, uuid = making.server, making.asked.uuid
+        server, uuid = making.server, making.uuid
         failed = BackupResult(self._parts.family, uuid)
         try:
             if made is None:
@@ -478,55 +485,72 @@ class Backups:
                     telling.stop()
 
     async def _kept(self, making: _Making, made: MadeArchive) -> Sequence[UploadedPart] | None:
+        """Keep an archive; return its parts where a store has it, None for a local one.
+
+        After an error the part of the archive is not there any more; else it is in its place, or
+        stays for `S3Adapter.discard`. Raises `WingsdError`.
+        """
+        if making.s3 is None:
+            disk, store = self._parts.disk, self._parts.store
+            try:
+                await disk.run(store.put_into_place, made.place, made.catalogue)
+            except BaseException:
+                await disk.run(store.remove_leftovers, made.place, making.uuid, archive=True)
+                raise
+            return None
         try:
-            return await making.adapter.keep(making.server.uuid, made)
+            return await making.s3.keep(making.server.uuid, made)
         except CancelledError:
             if not making.progress.cancelled():
                 raise
             if not self._stopped:
-                await making.adapter.discard(made.place, making.asked.uuid)
+                await making.s3.discard(made.place, making.uuid)
             raise FileWorkCancelled from None
 
     def _begun(self, making: _Making, telling: LoopingCall) -> None:
         making.server.say("A backup of the server is being made.")
         if self._parts.family == CALAGOPUS:
-            making.server.publish(BACKUP_STARTED, making.asked.uuid)
+            making.server.publish(BACKUP_STARTED, making.uuid)
             telling.start(_PROGRESS_EVERY, now=True)
         else:
             telling.start(_MESSAGE_EVERY, now=False)
 
     async def _packed(self, making: _Making) -> MadeArchive:
-        parts, adapter = self._parts, making.adapter
-        server, uuid = making.server.uuid, making.asked.uuid
+        parts, s3 = self._parts, making.s3
+        server, uuid = making.server.uuid, making.uuid
 
         def warn(line: str) -> None:
             self._warn(making, line)
 
-        growing = adapter.begin(server, uuid, parts.store.part_path(self._place(making)))
+        growing = None
+        if s3 is not None:
+            growing = s3.begin(server, uuid, parts.store.part_path(self._place(making)))
         try:
             return await parts.workers.run(
                 make_archive,
                 making.directory,
                 (server, uuid),
                 parts.store,
-                self._terms(adapter),
+                self._terms(making),
                 making.ignore,
                 making.progress,
                 relayed(parts.reactor, warn),
                 None if growing is None else relayed(parts.reactor, growing.grew),
             )
         except BaseException:
-            adapter.abandon(uuid)
+            if s3 is not None:
+                s3.abandon(uuid)
             raise
 
-    def _terms(self, adapter: Adapter) -> ArchiveTerms:
+    def _terms(self, making: _Making) -> ArchiveTerms:
+        """Return how the archive is made; Panels take those in S3 for a tar.gz."""
         terms = self._parts.terms
-        return terms if adapter.form is None else attrs.evolve(terms, form=adapter.form)
+        return terms if making.s3 is None else attrs.evolve(terms, form=ArchiveFormat.TAR_GZ)
 
     def _place(self, making: _Making) -> str:
         """Return the place of a new archive."""
-        suffix = self._terms(making.adapter).form.suffix
-        return self._parts.store.place(making.server.uuid, making.asked.uuid, suffix)
+        suffix = self._terms(making).form.suffix
+        return self._parts.store.place(making.server.uuid, making.uuid, suffix)
 
     def _warn(self, making: _Making, line: str) -> None:
         making.warnings += 1
@@ -540,7 +564,7 @@ class Backups:
         done, total = progress.bytes_done, progress.bytes_total
         if self._parts.family == CALAGOPUS:
             shown = json.dumps({"progress": done, "total": max(done, total)})
-            server.publish(BACKUP_PROGRESS, making.asked.uuid, shown)
+            server.publish(BACKUP_PROGRESS, making.uuid, shown)
         else:
             server.say(
                 f"The backup is being made: {readable_size(done)} of {readable_size(total)}."
@@ -560,10 +584,10 @@ class Backups:
         server = making.server
         outcome = Outcome.FAILURE if result.catalogue is None else Outcome.SUCCESS
         report = await self._parts.callbacks.add_backup(
-            server.uuid, making.asked.uuid, outcome, result.report()
+            server.uuid, making.uuid, outcome, result.report()
         )
-        if result.parts is not None:
-            discard = making.adapter.discard(self._place(making), making.asked.uuid)
+        if result.parts is not None and making.s3 is not None:
+            discard = making.s3.discard(self._place(making), making.uuid)
             when_fired(report.answer).addCallback(lambda _: Deferred.fromCoroutine(discard))
         await report.answered_within(ANSWER_PATIENCE, self._parts.reactor)
         for event in result.events():

@@ -20,7 +20,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cache, partial
 from http import HTTPStatus
 from typing import Any, NoReturn
@@ -37,9 +37,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive.compress import ArchiveFormat
 from wingsd.backups.store import BackupStore, MadeArchive, UploadedPart
-from wingsd.config import CALAGOPUS, S3BackupsConfig
+from wingsd.config import S3BackupsConfig
 from wingsd.errors import (
     BackupSettled,
     BackupUploadFailed,
@@ -120,10 +119,6 @@ class SignedParts:
     renewable: bool = False
 
 
-#: Asks for the parts from a number on. Raises what `Panel` does.
-AskForParts = Callable[[int], Awaitable[SignedParts]]
-
-
 @attrs.frozen(eq=False, repr=False)
 class _SignedUrls:
     parts: tuple[str, ...]
@@ -131,48 +126,48 @@ class _SignedUrls:
     max_concurrent_uploads: int = AT_ONCE
 
 
-def parts_of_size(panel: Panel, backup: str, size: int, reactor: IReactorTime) -> AskForParts:
-    """Return what asks for all parts of an archive of `size` bytes (Pterodactyl, Pelican)."""
-
-    def read(answer: object) -> SignedParts:
-        signed = _signed(answer, 1, reactor.seconds())
-        count = math.ceil(size / signed.part_size)
-        if len(signed.parts) != count:
-            raise InvalidData(
-                f"it signed {len(signed.parts)} parts of {signed.part_size} bytes for {size} bytes"
-            )
-        return signed
-
-    async def ask(_: int) -> SignedParts:
-        return await panel.get("backup_urls", f"/backups/{backup}?size={size}", read)
-
-    return ask
-
-
-def parts_onwards(panel: Panel, backup: str, reactor: IReactorTime) -> AskForParts:
-    """Return what asks for some parts from a number on, without a size (Calagopus)."""
-
-    async def ask(first: int) -> SignedParts:
-        path = f"/backups/{backup}/s3/parts?from_part={first}"
-        signed = await panel.get(
-            "backup_urls", path, lambda answer: _signed(answer, first, reactor.seconds())
-        )
-        return attrs.evolve(signed, renewable=True)
-
-    return ask
-
-
 class PartUrls:
-    """The URLs of all parts of one backup, one answer of the Panel at a time."""
+    """The URLs of all parts of one backup, one answer of the Panel at a time.
+
+    It is asked for all parts of an archive of `size` bytes (Pterodactyl, Pelican), or without a
+    size for some from a number on (Calagopus).
+    """
 
     _log = Logger()
 
-    def __init__(self, ask: AskForParts, reactor: IReactorTime, backup: str) -> None:
-        self._ask = ask
+    def __init__(
+        self, panel: Panel, reactor: IReactorTime, backup: str, size: int | None = None
+    ) -> None:
+        self._panel = panel
         self._reactor = reactor
         self._backup = backup
+        self._size = size
         self._signed: SignedParts | None = None
         self._asking = DeferredLock()
+
+    async def ask(self, number: int) -> SignedParts:
+        """Ask the Panel for a part, and others. Raises what `Panel` does."""
+        path, first = f"/backups/{self._backup}?size={self._size}", 1
+        if self._size is None:
+            path, first = f"/backups/{self._backup}/s3/parts?from_part={number}", number
+        return await self._panel.get("backup_urls", path, lambda answer: self._read(answer, first))
+
+    def _read(self, answer: object, first: int) -> SignedParts:
+        """Read an answer of the Panel. Raises `InvalidData`."""
+        found, size = structure(answer, _SignedUrls), self._size
+        if found.part_size < 1:
+            raise InvalidData(f"part_size: it must be above 0, and is {found.part_size}")
+        count = len(found.parts)
+        if not 1 <= count <= MAX_PARTS:
+            raise InvalidData(f"parts: 1 to {MAX_PARTS} of them are expected, not {count}")
+        now = self._reactor.seconds()
+        parts = tuple(part_url(url, now) for url in found.parts)
+        if size is not None and count != math.ceil(size / found.part_size):
+            raise InvalidData(
+                f"it signed {count} parts of {found.part_size} bytes for {size} bytes"
+            )
+        at_once = min(max(found.max_concurrent_uploads, 1), MOST_AT_ONCE)
+        return SignedParts(first, parts, found.part_size, at_once, renewable=size is None)
 
     async def signed(self, number: int) -> SignedParts:
         """Return an answer with a URL of the part `number` that has not expired.
@@ -209,7 +204,7 @@ class PartUrls:
         pauses = iter(PANEL_BACKOFF)
         while True:
             try:
-                signed = await self._ask(number)
+                signed = await self.ask(number)
             except (PanelUnreachable, NodeTokenRefused) as error:
                 reason: PanelError = error
             except PanelRefused as error:
@@ -242,18 +237,6 @@ def _refusal(error: PanelRefused) -> Exception:
         f"the Panel signs no URLs for it: {error.detail}",
         is_unknown_call=error.response_status in _UNKNOWN_CALL,
     )
-
-
-def _signed(answer: object, first: int, now: float) -> SignedParts:
-    """Read an answer of the Panel. Raises `InvalidData`."""
-    found = structure(answer, _SignedUrls)
-    if found.part_size < 1:
-        raise InvalidData(f"part_size: it must be above 0, and is {found.part_size}")
-    if not 1 <= len(found.parts) <= MAX_PARTS:
-        raise InvalidData(f"parts: 1 to {MAX_PARTS} of them are expected, not {len(found.parts)}")
-    parts = tuple(part_url(url, now) for url in found.parts)
-    at_once = min(max(found.max_concurrent_uploads, 1), MOST_AT_ONCE)
-    return SignedParts(first, parts, found.part_size, at_once)
 
 
 def part_url(url: str, now: float) -> PartUrl:
@@ -323,14 +306,6 @@ class Range:
     size: int
 
 
-@attrs.frozen
-class StoreLimits:
-    """Seconds for a whole part, and for which nothing of it may move on."""
-
-    part: float = 7200.0
-    stall: float = 300.0
-
-
 class FileRange(ByteSource):
     """The `size` bytes from `start` on of an open file; `failed` gets the error of reading them.
 
@@ -397,26 +372,24 @@ class FileRange(ByteSource):
         return not self._closed
 
 
+@attrs.frozen(eq=False, repr=False)
 class PartStore:
-    """Sends parts of the archive that is open as `descriptor`.
+    """Sends parts of the archive that is open as `descriptor`; the threads `disk` read it.
 
-    `disk` are the threads that read it.
+    `part_limit` and `stall_limit` are the seconds for a whole part, and for which nothing of it
+    may move on.
     """
 
-    def __init__(
-        self,
-        reactor: Reactor,
-        disk: Workers,
-        descriptor: int,
-        content_type: str,
-        limits: StoreLimits,
-    ) -> None:
-        self._reactor = reactor
-        self._disk = disk
-        self._descriptor = descriptor
-        self._content_type = content_type
-        self._limits = limits
-        self._trust = cache(system_trust)  # reading them takes 10 ms
+    _reactor: Reactor
+    _disk: Workers
+    _descriptor: int
+    _content_type: str
+    _part_limit: float = 7200.0
+    _stall_limit: float = 300.0
+    #: Reading them takes 10 ms.
+    _trust: Callable[[], SSL.Context] = attrs.field(
+        factory=lambda: cache(system_trust), init=False
+    )
 
     async def put(self, url: str, part: Range) -> str:
         """Send a part from its beginning; return the ETag that the store gives it, as it is.
@@ -449,18 +422,18 @@ class PartStore:
 
     def _watched(self, exchange: HttpExchange, body: FileRange) -> Watch:
         """Abort an upload that takes too long, or of which nothing moves on."""
-        limits, clock = self._limits, self._reactor
-        whole, moving = Budget[None](clock, limits.part), Budget[None](clock, limits.stall)
+        part, stall, clock = self._part_limit, self._stall_limit, self._reactor
+        whole, moving = Budget[None](clock, part), Budget[None](clock, stall)
         moving.compare(0)
 
         def check() -> None:
             moving.compare(body.bytes_out)
             if whole.is_over:
-                exchange.abort(TimeoutError(f"it took more than {limits.part:g} s"))
+                exchange.abort(TimeoutError(f"it took more than {part:g} s"))
             elif moving.is_over:
-                exchange.abort(TimeoutError(f"nothing moved on for {limits.stall:g} s"))
+                exchange.abort(TimeoutError(f"nothing moved on for {stall:g} s"))
 
-        return Watch(clock, limits.stall / 8, check, "watching a part failed")
+        return Watch(clock, stall / 8, check, "watching a part failed")
 
 
 def _explain(error: Exception, host: str) -> NoReturn:
@@ -581,6 +554,7 @@ class _UploadReplaced(Exception):
     """The Panel has begun another upload, which has none of the parts that were sent."""
 
 
+@attrs.define(eq=False, repr=False)
 class MultipartUpload:
     """One backup of a server, `name` in the log, on its way to a store.
 
@@ -589,27 +563,17 @@ class MultipartUpload:
     else begins again.
     """
 
+    _reactor: IReactorTime
+    _urls: PartUrls
+    _archive: GrowingArchive
+    _store: PartStore
+    _name: str
+    _attempts: int
+    _cutting: DeferredLock = attrs.field(factory=DeferredLock, init=False)
+    _cut: int = attrs.field(default=0, init=False)
+    _is_cut: bool = attrs.field(default=False, init=False)
+    _etags: dict[int, str] = attrs.field(factory=dict, init=False)
     _log = Logger()
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        urls: PartUrls,
-        archive: GrowingArchive,
-        store: PartStore,
-        name: str,
-        attempts: int,
-    ) -> None:
-        self._reactor = reactor
-        self._urls = urls
-        self._archive = archive
-        self._store = store
-        self._name = name
-        self._attempts = attempts
-        self._cutting = DeferredLock()
-        self._cut = 0
-        self._is_cut = False
-        self._etags: dict[int, str] = {}
 
     async def run(self) -> tuple[UploadedPart, ...]:
         """Send all of it; return its parts.
@@ -747,30 +711,18 @@ class _Upload:
     interrupted: bool = False
 
 
+@attrs.frozen(eq=False, repr=False)
 class S3Adapter:
     """Uploads archives to the URLs that `panel` signs; the threads `readers` read them."""
 
+    _panel: Panel
+    _store: BackupStore
+    _readers: Workers
+    _reactor: Reactor
+    _settings: S3BackupsConfig
+    _is_calagopus: bool
+    _uploads: dict[str, _Upload] = attrs.field(factory=dict, init=False)
     _log = Logger()
-
-    #: What Panels take such archives for.
-    form: ArchiveFormat | None = ArchiveFormat.TAR_GZ
-
-    def __init__(
-        self,
-        panel: Panel,
-        store: BackupStore,
-        readers: Workers,
-        reactor: Reactor,
-        settings: S3BackupsConfig,
-        family: str,
-    ) -> None:
-        self._panel = panel
-        self._store = store
-        self._readers = readers
-        self._reactor = reactor
-        self._settings = settings
-        self._is_calagopus = family == CALAGOPUS
-        self._uploads: dict[str, _Upload] = {}
 
     def begin(self, server: str, backup: str, path: str) -> GrowingArchive | None:
         """Begin to upload an archive while it is made, where the Panel signs parts for that."""
@@ -842,8 +794,7 @@ class S3Adapter:
         if upload.interrupted:
             raise CancelledError
         backup = made.catalogue.backup
-        ask = parts_of_size(self._panel, backup, size, self._reactor)
-        urls = PartUrls(ask, self._reactor, backup)
+        urls = PartUrls(self._panel, self._reactor, backup, size)
         whole = GrowingArchive()
         whole.complete(size)
         sending = self._send(server, backup, made.path, urls, whole)
@@ -858,7 +809,7 @@ class S3Adapter:
         """Upload an archive while it is made; None where the Panel does not know that."""
         archive = upload.growing
         assert archive is not None  # noqa: S101 - see `begin`
-        urls = PartUrls(parts_onwards(self._panel, backup, self._reactor), self._reactor, backup)
+        urls = PartUrls(self._panel, self._reactor, backup)
         try:
             await urls.signed(1)
         except BackupUploadFailed as error:
@@ -877,9 +828,8 @@ class S3Adapter:
         file = await self._readers.run(_opened, path)
         try:
             kind = _CONTENT_TYPE_CALAGOPUS if self._is_calagopus else _CONTENT_TYPE
-            limits = StoreLimits(part=self._settings.part_upload_timeout)
-            store = PartStore(self._reactor, self._readers, file, kind, limits)
-            attempts = self._settings.retry_limit
+            part_limit, attempts = self._settings.part_upload_timeout, self._settings.retry_limit
+            store = PartStore(self._reactor, self._readers, file, kind, part_limit)
             upload = MultipartUpload(self._reactor, urls, archive, store, name, attempts)
             parts = await upload.run()
         finally:

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
 from tests.support.s3_store import S3Store, Stall
-from wingsd.backups.s3 import PartNotSent, PartStore, Range, StoreLimits
+from wingsd.backups.s3 import PartNotSent, PartStore, Range
 from wingsd.errors import BackupUploadFailed, StorageError
 from wingsd.threadio import Workers
 
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[PartStore]:
     path = tmp_path / "backup"
     path.write_bytes(DATA)
     with path.open("rb") as file:
-        yield PartStore(reactor, disk, file.fileno(), "application/gzip", StoreLimits())
+        yield PartStore(reactor, disk, file.fileno(), "application/gzip")
     disk.stop()
 
 
@@ -143,9 +143,7 @@ async def test_of_a_part_that_is_not_taken_little_is_read(
     try:
         with (tmp_path / "backup").open("wb+") as file:
             file.truncate(size)
-            store = PartStore(
-                reactor, disk, file.fileno(), "application/gzip", StoreLimits(stall=1)
-            )
+            store = PartStore(reactor, disk, file.fileno(), "application/gzip", stall_limit=1)
             with pytest.raises(PartNotSent, match="nothing moved on"):
                 await store.put(other.sign("up", [1])[0], Range(1, 0, size))
     finally:

@@ -28,7 +28,6 @@ from wingsd.backups.s3 import (
     PartStore,
     PartUrls,
     SignedParts,
-    StoreLimits,
     part_url,
 )
 from wingsd.errors import BackupUploadFailed
@@ -72,10 +71,12 @@ class Site:
         self,
         ask: Callable[[int], Awaitable[SignedParts]] | None = None,
         archive: GrowingArchive | None = None,
-        limits: StoreLimits = StoreLimits(),  # noqa: B008 - frozen
+        **limits: float,
     ) -> MultipartUpload:
-        urls = PartUrls(ask or self.all_parts, reactor, "b")
-        store = PartStore(reactor, self.disk, self.file.fileno(), "application/x-gzip", limits)
+        unused: Any = None
+        urls: Any = PartUrls(unused, reactor, "b")
+        urls.ask = ask or self.all_parts
+        store = PartStore(reactor, self.disk, self.file.fileno(), "application/x-gzip", **limits)
         if archive is None:
             archive = GrowingArchive()
             archive.complete(SIZE)
@@ -170,13 +171,13 @@ async def test_faults_without_end_end_the_upload(site: Site) -> None:
 async def test_a_store_that_takes_nothing_is_given_up(site: Site) -> None:
     site.store.behave(Stall(), times=3, part=1)
     with pytest.raises(BackupUploadFailed, match="nothing moved on"):
-        await site.upload(limits=StoreLimits(stall=0.2)).run()
+        await site.upload(stall_limit=0.2).run()
 
 
 async def test_a_part_may_not_take_longer_than_configured(site: Site) -> None:
     site.store.behave(Stall(), times=3, part=1)
     with pytest.raises(BackupUploadFailed, match="took more than"):
-        await site.upload(limits=StoreLimits(part=0.05, stall=0.3)).run()
+        await site.upload(part_limit=0.05, stall_limit=0.3).run()
 
 
 async def test_an_endless_answer_is_cut_off(site: Site) -> None:

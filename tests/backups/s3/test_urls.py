@@ -14,8 +14,6 @@ from wingsd.backups.s3 import (
     MARGIN,
     PartUrls,
     part_url,
-    parts_of_size,
-    parts_onwards,
 )
 from wingsd.errors import (
     BackupSettled,
@@ -48,7 +46,7 @@ def answer(count: int, **fields: Any) -> dict[str, Any]:
 
 
 def all_parts(panel: Any, clock: Clock) -> PartUrls:
-    return PartUrls(parts_of_size(panel, "b", 250, clock), clock, "b")
+    return PartUrls(panel, clock, "b", 250)
 
 
 async def test_the_panel_is_asked_once_by_the_size_of_the_archive() -> None:
@@ -62,7 +60,7 @@ async def test_the_panel_is_asked_once_by_the_size_of_the_archive() -> None:
 
 async def test_calagopus_is_asked_page_by_page() -> None:
     panel, clock = FakePanel(answer(2)), Clock()
-    urls = PartUrls(parts_onwards(panel, "b", clock), clock, "b")  # type: ignore[arg-type]
+    urls = PartUrls(panel, clock, "b")  # type: ignore[arg-type]
     assert (await urls.signed(1)).renewable
     await urls.of(2)
     await urls.of(3)
@@ -140,12 +138,12 @@ async def test_an_answer_that_fits_no_archive_is_refused(
     fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidData, match=words):
-        await parts_of_size(FakePanel(answer(3, **fields)), "b", 250, Clock())(1)  # type: ignore[arg-type]
+        await all_parts(FakePanel(answer(3, **fields)), Clock()).of(1)
 
 
 async def test_a_page_without_the_part_that_was_asked_for_ends_the_upload() -> None:
     clock = Clock()
-    urls = PartUrls(parts_of_size(FakePanel(answer(3)), "b", 250, clock), clock, "b")  # type: ignore[arg-type]
+    urls = all_parts(FakePanel(answer(3)), clock)
     with pytest.raises(BackupUploadFailed, match="no URL for part 4"):
         await urls.of(4)
 
