@@ -127,7 +127,7 @@ class RestoreHarness:
     def home(self) -> Path:
         return self.node.data / UUID
 
-    async def begin(self, given: RestoreArchive | None = None, *, truncate: bool = False) -> None:
+    async def begin(self, given: Any = None, *, truncate: bool = False) -> None:
         """Begin to restore an archive, of what was before by default."""
 
         async def opened() -> RestoreArchive:
@@ -145,9 +145,7 @@ class RestoreHarness:
         tasks = self.node.restores._tasks
         await until(lambda: not tasks._running)
 
-    async def restore(
-        self, given: RestoreArchive | None = None, *, truncate: bool = False
-    ) -> bool:
+    async def restore(self, given: Any = None, *, truncate: bool = False) -> bool:
         """Restore an archive; return what the Panel has heard."""
         await self.begin(given, truncate=truncate)
         await self.ended()

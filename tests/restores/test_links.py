@@ -17,7 +17,7 @@ from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from wingsd.errors import DaemonStopping, DownloadFailed
 from wingsd.http_client.download import FetchLimits
-from wingsd.restores.links import DownloadedArchive, RestoreLinks
+from wingsd.restores.content import DownloadedArchive, RestoreLinks
 
 DATA = bytes(range(256)) * 400
 

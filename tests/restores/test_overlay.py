@@ -15,7 +15,7 @@ from tests.support.owner import OWNER
 from tests.support.small_disk import small_disk
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import measure
-from wingsd.restores.overlay import kept_size, overlay
+from wingsd.restores.storage import kept_size, overlay
 
 MEMORY = 1 << 20
 TIME = 1_500_000_000_000_000_000

@@ -25,7 +25,7 @@ from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
-from wingsd.restores.links import RestoreLinks
+from wingsd.restores.content import RestoreLinks
 from wingsd.restores.manager import Restores
 from wingsd.servers.installations import Installations
 from wingsd.servers.quotas import ProjectQuotas

@@ -50,8 +50,8 @@ from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
-from wingsd.restores.links import RestoreLinks
-from wingsd.restores.manager import RestoreParts, Restores
+from wingsd.restores.content import RestoreLinks
+from wingsd.restores.manager import Restores
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
@@ -271,22 +271,21 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
 
     # Backups, and restoring them
     restore_storage = RestoreStorage(staging, Path(system.data), owner, quotas, transfers.durable)
+    is_calagopus = config.family == CALAGOPUS
     restores = Restores(
         servers,
-        RestoreParts(
-            storage=restore_storage,
-            workers=pools.restorers,
-            slots=DeferredSemaphore(RESTORERS),
-            disk=pools.disk,
-            long=pools.long,
-            limits=limits,
-            database=database,
-            callbacks=callbacks,
-            running=running,
-            reactor=reactor,
-            quarantine_days=system.backups.quarantine_days,
-            for_calagopus=config.family == CALAGOPUS,
-        ),
+        storage=restore_storage,
+        workers=pools.restorers,
+        slots=DeferredSemaphore(RESTORERS),
+        disk=pools.disk,
+        long=pools.long,
+        limits=limits,
+        database=database,
+        callbacks=callbacks,
+        running=running,
+        reactor=reactor,
+        quarantine_days=system.backups.quarantine_days,
+        for_calagopus=is_calagopus,
     )
     allowed = AddressPolicy.of(system.backups.restore_host_allowlist)
     restore_links = RestoreLinks(
@@ -307,7 +306,6 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         long=pools.long,
         reactor=reactor,
     )
-    is_calagopus = config.family == CALAGOPUS
     s3 = S3Adapter(panel, backup_store, pools.uploads, reactor, system.backups.s3, is_calagopus)
     adapters = {"wings": None, "s3": s3}
     made_backups = Backups(backup_parts, adapters, system.backups.concurrent)

@@ -1,7 +1,10 @@
 """The archives of backups: opened, and extracted beside a server's files.
 
 An archive is opened before anything else is done, so that one which is missing is reported in the
-answer to the request. Its blocks are then read by a thread.
+answer to the request. Its blocks are then read by a thread, those of one in S3 while it is
+downloaded. The link to that is from the Panel's own call. With Pelican it is requested by the
+rules for addresses that users give, as its nodes do; nodes of the other families request whatever
+the Panel signs. What it redirects to is judged in any case. The texts of refusals are Wings'.
 
 Archives in formats with a list, zip and 7z, and by lzip, are parsed by a process without rights.
 What that process sends counts as hostile, and is judged and written like the members of a tar: by
@@ -12,22 +15,39 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from typing import NoReturn, Protocol
+from contextlib import closing, suppress
+from http import HTTPStatus
+from typing import NoReturn
 
 import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
 
 from wingsd.archive.extract import Extracted, Extraction, extract
 from wingsd.archive.policy import NO_FILE, member_mode, member_path
 from wingsd.archive.quota import ArchiveLimits, ArchiveQuota
 from wingsd.archive.tar_headers import DIRECTORY, HARD_LINK, SYMLINK, Member
 from wingsd.archive.tree_writer import TreeWriter
-from wingsd.errors import ArchiveError, StorageError, WingsdError
+from wingsd.errors import (
+    AddressBlocked,
+    ArchiveError,
+    BackupLinkRefused,
+    DownloadFailed,
+    StorageError,
+    TooManyRedirects,
+    UrlInvalid,
+    UrlSchemeRefused,
+    WingsdError,
+)
 from wingsd.files.extraction import archive_error
 from wingsd.filesystem.directory import OpenFile
+from wingsd.http_client.download import FetchLimits, GuardedAnswer, GuardedClient
+from wingsd.threadio import Feed
 from wingsd.user_archives.frames import (
     UNKNOWN,
     ArchiveMember,
@@ -38,7 +58,7 @@ from wingsd.user_archives.frames import (
 )
 from wingsd.user_archives.kinds import CONTAINERS, NameHint
 from wingsd.user_archives.process import ArchiveProcess, ParserFailed
-from wingsd.util.text import display, reading_advice
+from wingsd.util.text import display, escaped, reading_advice
 
 _PIECE = 256 << 10
 #: Bytes by which the format of an archive is found.
@@ -58,34 +78,10 @@ _TYPES = {
 }
 
 
-class RestoreArchive(Protocol):
-    """An archive that is open. `size` is its bytes, 0 where that is not known."""
-
-    size: int
-    #: The SHA-256 that it must have, in hexadecimal; empty where that is not known.
-    sha256: str
-    #: What Wings calls it: `local backup` or `S3 backup`.
-    kind: str
-
-    def begin(self) -> None:
-        """Begin to read it, from the reactor."""
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield its bytes, in a thread. Raises `WingsdError`."""
-
-    def abort(self, error: WingsdError) -> None:
-        """Make `blocks` raise `error` soon; to be called from the reactor."""
-
-    def interrupt(self) -> None:
-        """Make `blocks` return or raise soon; to be called from any thread."""
-
-    def close(self) -> None:
-        """Close it, when its blocks are read no more."""
-
-
 class LocalArchive:
-    """A local backup: an open file, and the checksum that its catalogue has."""
+    """A local backup: an open file, and the SHA-256 that its catalogue has, empty without one."""
 
+    #: What Wings calls it.
     kind = "local backup"
 
     def __init__(self, file: OpenFile, sha256: str = "") -> None:
@@ -137,6 +133,58 @@ class LocalArchive:
 
 def _unreadable(error: OSError) -> StorageError:
     return StorageError(f"its file: {reading_advice(error)}", "the backup could not be read")
+
+
+class DownloadedArchive:
+    """A backup that is downloaded while it is read; its bytes wait in a bounded buffer.
+
+    `size` is 0 where that is not known.
+    """
+
+    kind = "S3 backup"
+    sha256 = ""
+
+    def __init__(self, answer: GuardedAnswer, reactor: IReactorFromThreads) -> None:
+        self.size = answer.length or 0
+        self._answer = answer
+        self._feed = Feed(reactor)
+
+    def begin(self) -> None:
+        """Begin to download it."""
+        Deferred.fromCoroutine(self._deliver())
+
+    async def _deliver(self) -> None:
+        try:
+            await self._answer.deliver(self._feed)
+        except WingsdError as error:
+            self._feed.fail(error)
+        except CancelledError:
+            self._feed.fail(DownloadFailed("the download was ended"))
+        except Exception as error:
+            self._feed.fail(DownloadFailed(f"its connection failed: {error}"))
+        else:
+            self._feed.finish()
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its bytes as they arrive. Raises `DownloadFailed`, and what `abort` was given."""
+        return self._feed.blocks()
+
+    def abort(self, error: WingsdError) -> None:
+        """Make `blocks` raise `error`, and close the connection."""
+        self._feed.fail(error)
+        self._answer.close()
+
+    def interrupt(self) -> None:
+        """Make `blocks` raise; to be called from any thread."""
+        self._feed.fail(DownloadFailed("the download is not needed any more"))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._feed.close()
+        self._answer.close()
+
+
+RestoreArchive = LocalArchive | DownloadedArchive
 
 
 @attrs.define(eq=False)
@@ -239,22 +287,17 @@ class _ListedMember(Member):
         self.has_more = False
 
 
+@attrs.define(eq=False)
 class _ListedReader:
     """Reads the members of an archive from the parts that a process has found."""
 
-    def __init__(
-        self,
-        found: Iterator[ParsedArchive],
-        note: Callable[[bytes], None],
-        warn: Callable[[str], None],
-    ) -> None:
-        self._found = found
-        self._note = note
-        self._warn = warn
-        #: The mode of the last member, with its set-id bits.
-        self._mode = 0
-        #: Whether the end of the last member is still to come.
-        self._is_open = False
+    _found: Iterator[ParsedArchive]
+    _note: Callable[[bytes], None]
+    _warn: Callable[[str], None]
+    #: The mode of the last member, with its set-id bits.
+    _mode: int = 0
+    #: Whether the end of the last member is still to come.
+    _is_open: bool = False
 
     def next_member(self) -> Member | None:
         """Return the next member, None at the archive's end."""
@@ -311,3 +354,79 @@ def _has_zip_end(archive: LocalArchive) -> bool:
 
 def _broken() -> NoReturn:
     raise ArchiveError("a file in it has no end")
+
+
+_ACCEPTED = ("application/x-gzip", "application/gzip")
+#: Seconds: a Panel waits 15 for the answer to its request, and signs a link for 5 minutes. The
+#: whole may take as long as it does, as long as some of it comes.
+_LIMITS = FetchLimits(connect=5, answer=10, idle=120, total=48 * 3600)
+_ALLOWLIST = "system.backups.restore_host_allowlist"
+_TYPE = re.compile(r"[\x20-\x7e]{0,200}")
+
+
+@attrs.frozen(eq=False, repr=False)
+class RestoreLinks:
+    """Opens links to backups in S3. With `trusts_panel` these may lead to any address."""
+
+    client: GuardedClient
+    reactor: IReactorFromThreads
+    limits: FetchLimits = _LIMITS
+    trusts_panel: bool = False
+    _log = Logger()
+
+    async def open(self, url: str) -> DownloadedArchive:
+        """Request the archive. Raises `BackupLinkRefused`, `DownloadFailed`."""
+        answer = await self._answer(url)
+        try:
+            _check(answer)
+        except BaseException:
+            answer.close()
+            raise
+        return DownloadedArchive(answer, self.reactor)
+
+    async def _answer(self, url: str) -> GuardedAnswer:
+        try:
+            return await self.client.get(url, self.limits, is_trusted=self.trusts_panel)
+        except UrlSchemeRefused as error:
+            raise BackupLinkRefused("The provided backup link must use HTTP or HTTPS.") from error
+        except UrlInvalid as error:
+            raise BackupLinkRefused(
+                "The provided backup link is not a valid URL.", error.reason
+            ) from error
+        except AddressBlocked as error:
+            self._log.warn(
+                "the link to a backup in S3 is refused: {reason}, with {key}",
+                reason=error.detail,
+                key=_ALLOWLIST,
+            )
+            raise BackupLinkRefused(
+                "The provided backup link resolves to a blocked address.",
+                f"if it is that of your own store, add its host to {_ALLOWLIST} in this node's "
+                "configuration",
+            ) from error
+        except TooManyRedirects as error:
+            raise BackupLinkRefused(
+                "The provided backup link redirects too many times.", error.detail
+            ) from error
+
+
+def _check(answer: GuardedAnswer) -> None:
+    if answer.status != HTTPStatus.OK:
+        raise BackupLinkRefused(
+            "The provided backup link returned an invalid response status: "
+            f"{_status(answer.status)}",
+            "a link of S3 is good for some minutes; restore the backup again",
+        )
+    kind = answer.header("content-type")
+    if kind.partition(";")[0].strip().lower() not in _ACCEPTED:
+        shown = kind if _TYPE.fullmatch(kind) else escaped(kind[:200])
+        raise BackupLinkRefused(
+            "The provided backup link is not a supported content type. "
+            f'"{shown}" is not application/x-gzip.'
+        )
+
+
+def _status(code: int) -> str:
+    with suppress(ValueError):
+        return f"{code} {HTTPStatus(code).phrase}"
+    return str(code)

@@ -53,8 +53,7 @@ from wingsd.events import (
 )
 from wingsd.filesystem.walk import measure
 from wingsd.restores.content import ReadProgress, RestoreArchive, extract_backup
-from wingsd.restores.overlay import kept_size, overlay
-from wingsd.restores.storage import RestoreStorage
+from wingsd.restores.storage import RestoreStorage, kept_size, overlay
 from wingsd.servers import Server, Servers
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation, refusal
@@ -80,108 +79,6 @@ RESTORING = "a backup of the server is being restored"
 _RESTARTED = "this node was restarted meanwhile; restore the backup again"
 
 
-@attrs.frozen(eq=False, repr=False)
-class RestoreParts:
-    """The collaborators of restores. `limits` are those of the node.
-
-    `running` has the servers that a transfer is to start. Replaced files are kept for
-    `quarantine_days`. `for_calagopus` is whether pages are those of its Panel.
-    """
-
-    storage: RestoreStorage
-    #: Threads that read archives, as many at a time as `slots` has.
-    workers: Workers
-    slots: DeferredSemaphore
-    #: Threads for short and for long work on the disk.
-    disk: Workers
-    long: Workers
-    limits: ArchiveLimits
-    database: StateDatabase
-    callbacks: CallbackQueue
-    running: RunningServers
-    reactor: IReactorTime
-    quarantine_days: int
-    for_calagopus: bool
-
-
-class _Leftovers:
-    """Replaced files, kept in quarantine or deleted, and failed content, in `storage`.
-
-    They are renamed at once, so that another restore of the server does not meet them, and deleted
-    in the background, of one server at a time. What the daemon's end interrupts is deleted at its
-    next start. Replaced files are kept for `days`, where all were to be replaced; 0 for none.
-    """
-
-    _log = Logger()
-
-    def __init__(self, parts: RestoreParts) -> None:
-        self._storage = parts.storage
-        self._disk = parts.long
-        self._days = parts.quarantine_days
-        self._tasks = BackgroundTasks()
-        self._lock = DeferredLock()
-
-    async def retire(self, record: RestoreRecord) -> None:
-        """Take the replaced files away. A failure is logged: the next daemon deletes them."""
-        keep = self._keeps(record)
-        try:
-            kept = await self._disk.run(self._storage.retire, record.server, keep=keep)
-        except StorageError as error:
-            self._log.error(
-                "{server}: the files that its backup has replaced stay until the next start of "
-                "this node: {error}",
-                server=record.server,
-                error=error,
-            )
-        else:
-            self._log_kept(record.server, kept)
-
-    async def withdraw(self, server: str) -> None:
-        """Take what is staged of a failed restore away. A failure is logged."""
-        try:
-            await self._disk.run(self._storage.withdraw, server)
-        except StorageError as error:
-            self._log.error(
-                "{server}: what was read of its backup stays until the next start of this node: "
-                "{error}",
-                server=server,
-                error=error,
-            )
-
-    def delete(self, server: str) -> None:
-        """Delete in the background what was taken away, and is not kept."""
-        self._tasks.start("deleting what a restore has left", self._delete(server), server)
-
-    async def _delete(self, server: str) -> None:
-        async with self._lock:
-            await self._disk.run(self._storage.discard, server)
-
-    def recover(self, record: RestoreRecord) -> None:
-        """Complete what an earlier daemon has begun to put into place.
-
-        Blocking, at the daemon's start. Raises `StorageError`.
-        """
-        kept = self._storage.recover(record, keep=self._keeps(record))
-        self._log_kept(record.server, kept)
-
-    def stop(self) -> None:
-        """Delete nothing more."""
-        self._tasks.stop()
-
-    def _keeps(self, record: RestoreRecord) -> bool:
-        return record.truncate and self._days > 0
-
-    def _log_kept(self, server: str, kept: str | None) -> None:
-        if kept is not None:
-            self._log.info(
-                "{server}: the files that its backup has replaced are kept for {days} days in "
-                "{place}",
-                server=server,
-                days=self._days,
-                place=kept,
-            )
-
-
 def _say_failed(server: Server, error: WingsdError | None) -> None:
     """Show users that the backup is not restored, and why; None for an internal error."""
     why = str(error) if error is not None else "an unexpected error; see the node's log"
@@ -190,71 +87,32 @@ def _say_failed(server: Server, error: WingsdError | None) -> None:
     )
 
 
-def _publish_end(server: Server, outcome: Outcome, *, for_calagopus: bool) -> None:
-    """Publish the event by which pages show the server as it is, after the Panel's answer.
-
-    The page of Pterodactyl and Pelican shows a server as being restored until `backup restore
-    completed`, which it takes for a success. After a failure it gets `install completed` in its
-    place, by which it asks the Panel for the server's state. Calagopus' page reads from the first
-    whether it was a success.
-    """
-    if for_calagopus:
-        successful = "true" if outcome is Outcome.SUCCESS else "false"
-        server.publish(BACKUP_RESTORE_COMPLETED, successful)
-    elif outcome is Outcome.SUCCESS:
-        server.publish(BACKUP_RESTORE_COMPLETED, "")
-    else:
-        server.publish(INSTALL_COMPLETED, "")
-
-
-def _progress(progress: ReadProgress, total: int) -> str:
-    """Return the JSON of Calagopus' event: with the names of 2025's pages, and of those after."""
-    return json.dumps(
-        {
-            "progress": progress.size,
-            "total": total,
-            "bytes_processed": progress.size,
-            "bytes_total": total,
-            "files_processed": progress.files,
-        }
-    )
-
-
+@attrs.define(eq=False, repr=False)
 class Restore:
-    """The restoring of a backup for `server`, as recorded; `run` does it.
+    """The restoring of a backup for `server`, as recorded, one of `restores`; `run` does it.
 
     Read `_restore` from top to bottom. Until the content is put into place nothing of the server's
     files is changed.
     """
 
+    server: Server
+    _record: RestoreRecord
+    _archive: RestoreArchive
+    _restores: Restores
+    _disk_space: int
+    #: Fires when nothing more is done with the server's files, before the Panel has heard it.
+    over: Deferred[None] = attrs.field(factory=Deferred)
+    _progress: ReadProgress = attrs.field(factory=ReadProgress)
+    #: A descriptor of the directory in which the content is staged.
+    _directory: int = -1
+    _scope: CancelScope = attrs.field(factory=CancelScope)
+    _was_stopped: bool = False
+    _moment: Deferred[None] = attrs.field(factory=lambda: succeed(None))
     _log = Logger()
-
-    def __init__(
-        self,
-        server: Server,
-        record: RestoreRecord,
-        archive: RestoreArchive,
-        leftovers: _Leftovers,
-        parts: RestoreParts,
-    ) -> None:
-        self.server = server
-        self.record = record
-        self._progress = ReadProgress()
-        #: Fires when nothing more is done with the server's files, before the Panel has heard it.
-        self.over: Deferred[None] = Deferred()
-        self._archive = archive
-        self._disk_space = server.configuration.settings.build.disk_space
-        #: A descriptor of the directory in which the content is staged.
-        self._directory = -1
-        self._leftovers = leftovers
-        self._parts = parts
-        self._scope = CancelScope()
-        self._was_stopped = False
-        self._moment: Deferred[None] = succeed(None)
 
     async def run(self) -> None:
         """Restore the backup, and report how that has ended."""
-        self._moment = deferLater(self._parts.reactor, FIRST_MOMENT)
+        self._moment = deferLater(self._restores.reactor, FIRST_MOMENT)
         self.server.restart_later = self._restart_later
         outcome = await self._attempt()
         if outcome is None:
@@ -271,8 +129,8 @@ class Restore:
         except WingsdError as error:
             if isinstance(self._scope.reason, DaemonStopping):
                 return None
-            storage = self._parts.storage
-            if await self._parts.disk.run(storage.is_undecided, self.server.uuid):
+            restores = self._restores
+            if await restores.disk.run(restores.storage.is_undecided, self.server.uuid):
                 # The next daemon's start decides.
                 self._log.critical(
                     "{server}: its files are out of place until this node is started again: "
@@ -302,43 +160,43 @@ class Restore:
     # The steps
 
     async def _restore(self) -> None:
-        scope, server, parts = self._scope, self.server, self._parts
+        scope, server, restores = self._scope, self.server, self._restores
         self._log.info(
             "{server}: restoring the backup {backup}: it is read and verified",
             server=server.uuid,
-            backup=self.record.backup,
+            backup=self._record.backup,
         )
         with self._shown():
             await self._stage()
         await self._stop()
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
-        if not self.record.truncate:
-            owner, memory = parts.storage.owner, parts.limits.directory_memory
-            await parts.workers.run(overlay, server.directory, self._directory, owner, memory)
-        inode = await parts.long.run(parts.storage.flush, self._directory)
+        if not self._record.truncate:
+            owner, memory = restores.storage.owner, restores.limits.directory_memory
+            await restores.workers.run(overlay, server.directory, self._directory, owner, memory)
+        inode = await restores.long.run(restores.storage.flush, self._directory)
         scope.check()
-        await parts.database.commit_restore(server.uuid, inode)
+        await restores.database.commit_restore(server.uuid, inode)
         await self._put_into_place(inode)
         server.say(f"Completed server restoration from {self._archive.kind}.")
-        await self._leftovers.retire(self.record)
+        await restores.retire(self._record)
 
     async def _stage(self) -> None:
         """Read the archive to its end into a new directory, and verify all of it."""
-        parts, server = self._parts, self.server.uuid
-        self._directory = await parts.long.run(parts.storage.create, server)
-        async with slots_held(parts.slots, 1, self._scope):
+        restores, server = self._restores, self.server.uuid
+        self._directory = await restores.long.run(restores.storage.create, server)
+        async with slots_held(restores.slots, 1, self._scope):
             self._archive.begin()
-            extracted = await parts.workers.run(
+            extracted = await restores.workers.run(
                 extract_backup,
                 self._archive,
-                parts.storage.path(server),
-                parts.storage.owner,
-                parts.limits.for_server(self._disk_space),
+                restores.storage.path(server),
+                restores.storage.owner,
+                restores.limits.for_server(self._disk_space),
                 self._progress,
                 self._warn,
             )
             self._scope.check()
-            await parts.workers.run(self._verify, extracted)
+            await restores.workers.run(self._verify, extracted)
         self._log.info(
             "{server}: the backup is read and verified: {files} files, {size} bytes",
             server=server,
@@ -354,11 +212,11 @@ class Restore:
         expected = self._archive.sha256
         if expected and extracted.sha256 != expected:
             raise BackupChecksumMismatch(extracted.sha256, expected)
-        if self.record.truncate:
+        if self._record.truncate:
             return
         kept = kept_size(self.server.directory, self._directory)
         limit = ArchiveLimits.disk_bytes(self._disk_space)
-        path = self._parts.storage.path(self.server.uuid)
+        path = self._restores.storage.path(self.server.uuid)
         if limit is not None and (size := measure(path) + kept) > limit:
             raise DiskLimitExceeded(
                 f"with the present files that stay, the server's files take {-(-size // _MIB)} "
@@ -368,7 +226,7 @@ class Restore:
 
     async def _put_into_place(self, inode: int) -> None:
         """Exchange the new content with the present one: wholly, or not at all."""
-        storage, disk, server = self._parts.storage, self._parts.disk, self.server.uuid
+        storage, disk, server = self._restores.storage, self._restores.disk, self.server.uuid
         try:
             await disk.run(storage.put_into_place, server, inode)
         except StorageError as error:
@@ -390,10 +248,18 @@ class Restore:
                 self.server.publish(DAEMON_MESSAGE, f"(restoring): {name}")
             if progress.size != shown.size:
                 shown.size = progress.size
-                self.server.publish(BACKUP_RESTORE_PROGRESS, _progress(progress, total))
+                # With the names of Calagopus' pages of 2025, and of those after.
+                data = {
+                    "progress": progress.size,
+                    "total": total,
+                    "bytes_processed": progress.size,
+                    "bytes_total": total,
+                    "files_processed": progress.files,
+                }
+                self.server.publish(BACKUP_RESTORE_PROGRESS, json.dumps(data))
 
         repeating = LoopingCall(show)
-        repeating.clock = self._parts.reactor
+        repeating.clock = self._restores.reactor
         repeating.start(PROGRESS_EVERY, now=False)
         try:
             yield
@@ -410,7 +276,7 @@ class Restore:
             await scope.wait(Deferred.fromCoroutine(server.adopt()))
         if server.state is PowerState.OFFLINE:
             return
-        await self._parts.database.start_after_restore(server.uuid)
+        await self._restores.database.start_after_restore(server.uuid)
         self._was_stopped = True
         server.say("The backup is verified. The server is stopped to put it into place.")
         stopping = Deferred.fromCoroutine(server.stop_within(STOP_WITHIN, kills=False))
@@ -424,7 +290,7 @@ class Restore:
         """Start the server, which has crashed, at the end."""
         self._was_stopped = True
         self.server.say("The server is started again when its backup is restored.")
-        noting = self._parts.database.start_after_restore(self.server.uuid)
+        noting = self._restores.database.start_after_restore(self.server.uuid)
         noting.addErrback(
             lambda failure: self._log.error(
                 "{server}: a later daemon would not start it: {error}",
@@ -434,10 +300,10 @@ class Restore:
         )
 
     async def _end(self, outcome: Outcome) -> None:
-        server, parts = self.server, self._parts
-        await self._leftovers.withdraw(server.uuid)
+        server, restores = self.server, self._restores
+        await restores.withdraw(server.uuid)
         await self._moment
-        report = await parts.callbacks.add_restore(self.record, outcome)
+        report = await restores.callbacks.add_restore(self._record, outcome)
         is_due = self._was_stopped and not isinstance(self._scope.reason, ServerBusy)
         # A transfer may take it before it is started here, and starts it then where it ends.
         server.starts_if_it_stays = is_due and server.state is PowerState.OFFLINE
@@ -445,10 +311,10 @@ class Restore:
         server.restart_later = None
         if outcome is Outcome.SUCCESS:
             server.files.received(None)
-        self._leftovers.delete(server.uuid)
+        restores.delete(server.uuid)
         self.over.callback(None)
-        await report.answered_within(ANSWER_PATIENCE, parts.reactor)
-        _publish_end(server, outcome, for_calagopus=parts.for_calagopus)
+        await report.answered_within(ANSWER_PATIENCE, restores.reactor)
+        restores.publish_end(server, outcome)
         if self._was_stopped:
             await self._start()
 
@@ -457,34 +323,57 @@ class Restore:
 
         Until this has returned, a later daemon would start it.
         """
-        server, parts = self.server, self._parts
+        server, restores = self.server, self._restores
         if server.starts_if_it_stays and server.state is PowerState.OFFLINE:
             try:
-                await start_when_possible(server, parts.reactor)
+                await start_when_possible(server, restores.reactor)
             except WingsdError:  # It is shown in the console, and logged.
                 if server.operations.runs(*SENT):
-                    await parts.running.leave_to_transfer(server)
+                    await restores.running.leave_to_transfer(server)
                     return
         server.starts_if_it_stays = False
-        await parts.database.end_start(server.uuid)
+        await restores.database.end_start(server.uuid)
 
 
+@attrs.define(eq=False, repr=False)
 class Restores:
-    """All restores under way."""
+    """All restores under way. `limits` are those of the node.
 
-    def __init__(self, servers: Servers, parts: RestoreParts) -> None:
-        self._servers = servers
-        self._parts = parts
-        self._leftovers = _Leftovers(parts)
-        self._running: dict[str, Restore] = {}
-        self._settled: list[tuple[RestoreRecord, PendingReport]] = []
-        self._tasks = BackgroundTasks()
-        self._stopping = False
+    `running` has the servers that a transfer is to start. `for_calagopus` is whether pages are
+    those of its Panel.
+
+    Replaced files, and failed content, are renamed at once, so that another restore of the server
+    does not meet them, and deleted in the background, of one server at a time. What the daemon's
+    end interrupts is deleted at its next start. Replaced files are kept in quarantine for
+    `quarantine_days`, where all were to be replaced; 0 for none.
+    """
+
+    _servers: Servers
+    storage: RestoreStorage
+    #: Threads that read archives, as many at a time as `slots` has.
+    workers: Workers
+    slots: DeferredSemaphore
+    #: Threads for short and for long work on the disk.
+    disk: Workers
+    long: Workers
+    limits: ArchiveLimits
+    database: StateDatabase
+    callbacks: CallbackQueue
+    running: RunningServers
+    reactor: IReactorTime
+    _quarantine_days: int
+    _for_calagopus: bool
+    _restores: dict[str, Restore] = attrs.field(factory=dict, init=False)
+    _settled: list[tuple[RestoreRecord, PendingReport]] = attrs.field(factory=list, init=False)
+    _tasks: BackgroundTasks = attrs.field(factory=BackgroundTasks, init=False)
+    _deleting: DeferredLock = attrs.field(factory=DeferredLock, init=False)
+    _stopping: bool = attrs.field(default=False, init=False)
+    _log = Logger()
 
     @property
     def servers(self) -> list[str]:
         """The UUIDs of the servers whose backups are being restored."""
-        return [*self._running]
+        return [*self._restores]
 
     async def begin(
         self,
@@ -509,7 +398,13 @@ class Restores:
         except BaseException:
             archive.close()
             raise
-        self._start(server, record, archive)
+        disk_space = server.configuration.settings.build.disk_space
+        restore = self._restores[server.uuid] = Restore(server, record, archive, self, disk_space)
+        restore.over.addCallback(self._over, server.uuid)
+        self._tasks.start("restoring its backup", restore.run(), server.uuid)
+
+    def _over(self, _: None, server: str) -> None:
+        del self._restores[server]
 
     def _check(self, server: Server) -> None:
         if self._stopping:
@@ -519,32 +414,21 @@ class Restores:
         server.operations.check(Operation.RESTORE)
 
     async def _record(self, server: Server, backup: str, *, truncate: bool) -> RestoreRecord:
-        database = self._parts.database
         try:
-            record = await database.begin_restore(server.uuid, backup, truncate=truncate)
+            record = await self.database.begin_restore(server.uuid, backup, truncate=truncate)
         except BaseException:
             server.operations.release(Operation.RESTORE)
             raise
         if self._stopping or not server.operations.runs(Operation.RESTORE):
             # It was deleted meanwhile.
-            await self._parts.callbacks.add_restore(record, Outcome.FAILURE)
+            await self.callbacks.add_restore(record, Outcome.FAILURE)
             server.operations.release(Operation.RESTORE)
             raise ServerBusy(refusal(Operation.DELETE, Operation.RESTORE))
         return record
 
-    def _start(self, server: Server, record: RestoreRecord, archive: RestoreArchive) -> None:
-        uuid = server.uuid
-        restore = Restore(server, record, archive, self._leftovers, self._parts)
-        self._running[uuid] = restore
-        restore.over.addCallback(self._over, restore)
-        self._tasks.start("restoring its backup", restore.run(), uuid)
-
-    def _over(self, _: None, restore: Restore) -> None:
-        del self._running[restore.server.uuid]
-
     async def release(self, uuid: str) -> None:
         """End the restore of a server that is to be deleted; return when that is over."""
-        restore = self._running.get(uuid)
+        restore = self._restores.get(uuid)
         if restore is not None:
             over = when_fired(restore.over)
             restore.cancel(ServerBusy(refusal(Operation.DELETE, Operation.RESTORE)))
@@ -553,13 +437,62 @@ class Restores:
     async def stop(self) -> None:
         """Stop reading archives. The next daemon settles what is not over."""
         self._stopping = True
-        running = tuple(self._running.values())
+        running = tuple(self._restores.values())
         over = [when_fired(restore.over) for restore in running]
         for restore in running:
             restore.cancel(DaemonStopping())
         await DeferredList(over)
-        self._leftovers.stop()
         self._tasks.stop()
+
+    # What stays
+
+    async def retire(self, record: RestoreRecord) -> None:
+        """Take the replaced files away. A failure is logged: the next daemon deletes them."""
+        keep = self._keeps(record)
+        try:
+            kept = await self.long.run(self.storage.retire, record.server, keep=keep)
+        except StorageError as error:
+            self._log.error(
+                "{server}: the files that its backup has replaced stay until the next start of "
+                "this node: {error}",
+                server=record.server,
+                error=error,
+            )
+        else:
+            self._log_kept(record.server, kept)
+
+    async def withdraw(self, server: str) -> None:
+        """Take what is staged of a failed restore away. A failure is logged."""
+        try:
+            await self.long.run(self.storage.withdraw, server)
+        except StorageError as error:
+            self._log.error(
+                "{server}: what was read of its backup stays until the next start of this node: "
+                "{error}",
+                server=server,
+                error=error,
+            )
+
+    def delete(self, server: str) -> None:
+        """Delete in the background what was taken away, and is not kept."""
+        self._tasks.start("deleting what a restore has left", self._delete(server), server)
+
+    async def _delete(self, server: str) -> None:
+        async with self._deleting:
+            await self.long.run(self.storage.discard, server)
+
+    def _keeps(self, record: RestoreRecord) -> bool:
+        return record.truncate and self._quarantine_days > 0
+
+    def _log_kept(self, server: str, kept: str | None) -> None:
+        if kept is not None:
+            self._log.info(
+                "{server}: the files that its backup has replaced are kept for {days} days in "
+                "{place}",
+                server=server,
+                days=self._quarantine_days,
+                place=kept,
+            )
 
     # After a restart
 
@@ -569,37 +502,54 @@ class Restores:
         Blocking, at the daemon's start. Raises `StorageError`.
         """
         for record in records:
-            self._leftovers.recover(record)
+            kept = self.storage.recover(record, keep=self._keeps(record))
+            self._log_kept(record.server, kept)
 
     async def settle(self, records: Sequence[RestoreRecord]) -> list[str]:
         """Report how the restores of an earlier daemon have ended.
 
         Return the servers that are to be started again.
         """
-        callbacks = self._parts.callbacks
         for record in records:
-            self._settled.append((record, await callbacks.add_restore(record, _outcome(record))))
-            self._leftovers.delete(record.server)
+            report = await self.callbacks.add_restore(record, _outcome(record))
+            self._settled.append((record, report))
+            self.delete(record.server)
         return [record.server for record in records if record.start]
 
     def announce_settled(self) -> None:
         """Tell users how those have ended, when the servers are loaded."""
         for record, report in self._settled:
             with suppress(ServerNotFound):
-                self._announce(self._servers.get(record.server), record, report)
+                server = self._servers.get(record.server)
+                self._tasks.start("showing its state", self._announce(server, record, report))
         self._settled.clear()
 
-    def _announce(self, server: Server, record: RestoreRecord, report: PendingReport) -> None:
-        if _outcome(record) is Outcome.SUCCESS:
+    async def _announce(
+        self, server: Server, record: RestoreRecord, report: PendingReport
+    ) -> None:
+        outcome = _outcome(record)
+        if outcome is Outcome.SUCCESS:
             server.say("The backup is restored. This node was restarted meanwhile.", keep=True)
         else:
             _say_failed(server, RestoreFailed(_RESTARTED))
-        self._tasks.start("showing its state", self._end(server, record, report))
+        await report.answered_within(ANSWER_PATIENCE, self.reactor)
+        self.publish_end(server, outcome)
 
-    async def _end(self, server: Server, record: RestoreRecord, report: PendingReport) -> None:
-        parts = self._parts
-        await report.answered_within(ANSWER_PATIENCE, parts.reactor)
-        _publish_end(server, _outcome(record), for_calagopus=parts.for_calagopus)
+    def publish_end(self, server: Server, outcome: Outcome) -> None:
+        """Publish the event by which pages show the server as it is, after the Panel's answer.
+
+        The page of Pterodactyl and Pelican shows a server as being restored until `backup restore
+        completed`, which it takes for a success. After a failure it gets `install completed` in
+        its place, by which it asks the Panel for the server's state. Calagopus' page reads from
+        the first whether it was a success.
+        """
+        if self._for_calagopus:
+            successful = "true" if outcome is Outcome.SUCCESS else "false"
+            server.publish(BACKUP_RESTORE_COMPLETED, successful)
+        elif outcome is Outcome.SUCCESS:
+            server.publish(BACKUP_RESTORE_COMPLETED, "")
+        else:
+            server.publish(INSTALL_COMPLETED, "")
 
 
 def _outcome(record: RestoreRecord) -> Outcome:
