@@ -102,3 +102,13 @@ async def test_its_checksum_and_the_disk_limit_hold(
     large = archive(tmp_path, zipped({"large": bytes(2 << 20)}))
     assert await restoring.restore(large) is False
     assert restoring.content() == BROKEN
+
+
+async def test_a_list_above_the_disk_limit_is_refused_with_both_figures(
+    restoring: RestoreHarness, tmp_path: Path
+) -> None:
+    await restoring.reopen(build={"disk_space": 1})
+    large = archive(tmp_path, zipped({"first": bytes(1 << 20), "large": bytes(2 << 20)}))
+    assert await restoring.restore(large, truncate=True) is False
+    told = restoring.told("daemon message")[-1]
+    assert "files take 3 MiB or more, its disk limit is 1 MiB" in told

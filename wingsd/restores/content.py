@@ -37,6 +37,7 @@ from wingsd.errors import (
     AddressBlocked,
     ArchiveError,
     BackupLinkRefused,
+    DiskLimitExceeded,
     DownloadFailed,
     StorageError,
     TooManyRedirects,
@@ -256,7 +257,7 @@ def _extract_listed(
     with closing(TreeWriter(directory, owner, limits)) as writer:
         quota = ArchiveQuota(limits, writer.file_system)
         found = process.contents()
-        reader = _ListedReader(found, progress.note, warn)
+        reader = _ListedReader(found, limits.disk, progress.note, warn)
         extraction = Extraction(reader, writer, quota, warn, reader.visit)
         try:
             with closing(found):  # type: ignore[type-var]
@@ -289,9 +290,13 @@ class _ListedMember(Member):
 
 @attrs.define(eq=False)
 class _ListedReader:
-    """Reads the members of an archive from the parts that a process has found."""
+    """Reads the members of an archive from the parts that a process has found.
+
+    All files together may have `most` bytes, None for no limit.
+    """
 
     _found: Iterator[ParsedArchive]
+    _most: int | None
     _note: Callable[[bytes], None]
     _warn: Callable[[str], None]
     #: The mode of the last member, with its set-id bits.
@@ -300,7 +305,7 @@ class _ListedReader:
     _is_open: bool = False
 
     def next_member(self) -> Member | None:
-        """Return the next member, None at the archive's end."""
+        """Return the next member, None at the archive's end. Raises `DiskLimitExceeded`."""
         if self._is_open:
             for _ in self.data():
                 _broken()
@@ -310,6 +315,12 @@ class _ListedReader:
                 return self._checked(part)
             if not isinstance(part, ArchivePlan):
                 _broken()
+            if self._most is not None and part.size > self._most:
+                raise DiskLimitExceeded(
+                    f"the server's files take {-(-part.size >> 20)} MiB or more, its disk limit "
+                    f"is {self._most >> 20} MiB; raise its disk limit in the Panel, or delete "
+                    "files, and try again"
+                )
         return None
 
     def _checked(self, member: ArchiveMember) -> Member:
