@@ -20,7 +20,7 @@ from wingsd.api.files import FileSearch, search_filter
 from wingsd.errors import WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import Page, list_directory
-from wingsd.files.search import SearchLimits, content_search, name_matcher, name_search
+from wingsd.files.search import Search, SearchLimits, name_matcher
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
@@ -85,13 +85,13 @@ def _search(root: ServerRoot, body: bytes, media: MediaType) -> list[dict[str, A
     wanted, results = search_filter(request)
     limits = attrs.evolve(_LIMITS, results=max(1, min(results, _LIMITS.results)))
     start = ServerPath.parse(request.root)
-    return content_search(root, start, wanted, (), limits, lambda: False)
+    return Search(root, start, limits, lambda: False).by_content(wanted, ())
 
 
 def _names(root: ServerRoot, data: bytes) -> list[dict[str, Any]]:
     directory, pattern = (each.decode("utf-8", "replace") for each in fields(data, 1))
     start = ServerPath.parse(directory)
-    return name_search(root, start, name_matcher(pattern), _LIMITS, lambda: False)
+    return Search(root, start, _LIMITS, lambda: False).by_name(name_matcher(pattern))
 
 
 def _list(root: ServerRoot, data: bytes) -> list[dict[str, Any]]:

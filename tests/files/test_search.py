@@ -15,10 +15,9 @@ from wingsd.files.denylist import Denylist
 from wingsd.files.search import (
     ContentFilter,
     FileFilter,
+    Search,
     SearchLimits,
-    content_search,
     name_matcher,
-    name_search,
 )
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
@@ -50,9 +49,8 @@ LIMITS = SearchLimits()
 def by_name(
     root: ServerRoot, pattern: str, start: str = "/", limits: SearchLimits = LIMITS
 ) -> list[str]:
-    found = name_search(
-        root, ServerPath.parse(start), name_matcher(pattern), limits, lambda: False
-    )
+    wanted = Search(root, ServerPath.parse(start), limits, lambda: False)
+    found = wanted.by_name(name_matcher(pattern))
     return sorted(entry["name"] for entry in found)
 
 
@@ -114,15 +112,15 @@ def test_a_glob_made_to_be_slow_is_matched_quickly() -> None:
 
 def test_a_search_ends_when_the_client_has_gone(tree: Path, root: ServerRoot) -> None:
     answers: Iterator[bool] = iter([False, False, False, True])
+    wanted = Search(root, ServerPath(), SearchLimits(), lambda: next(answers))
     with pytest.raises(FileWorkCancelled):
-        name_search(
-            root, ServerPath(), name_matcher(".log"), SearchLimits(), lambda: next(answers)
-        )
+        wanted.by_name(name_matcher(".log"))
 
 
 def by_content(root: ServerRoot, wanted: FileFilter, *hidden: str) -> list[str]:
     denylists = (Denylist(hidden),)
-    found = content_search(root, ServerPath(), wanted, denylists, SearchLimits(), lambda: False)
+    everything = Search(root, ServerPath(), SearchLimits(), lambda: False)
+    found = everything.by_content(wanted, denylists)
     return sorted(entry["name"] for entry in found)
 
 
@@ -191,7 +189,7 @@ def test_what_is_too_deep_keeps_nothing_else_from_being_found(
     os.close(fd)
     limits = SearchLimits(64)
     assert len(by_name(root, "latest", limits=limits)) == 17
-    found = content_search(root, ServerPath(), FileFilter(), [], limits, lambda: False)
+    found = Search(root, ServerPath(), limits, lambda: False).by_content(FileFilter(), [])
     assert "logs/latest.log" in [entry["name"] for entry in found]
 
 
@@ -211,5 +209,5 @@ def test_a_name_that_is_longer_in_lower_case_is_compared_as_it_is(
     name = "\u0130" * 127  # two bytes each, and three in lower case
     (home / name).touch()
     wanted = FileFilter(included=Denylist(["\u0130*"]), ignore_case=True)
-    found = content_search(root, ServerPath(), wanted, [], LIMITS, lambda: False)
+    found = Search(root, ServerPath(), LIMITS, lambda: False).by_content(wanted, [])
     assert [entry["name"] for entry in found] == [name]

@@ -44,11 +44,10 @@ from wingsd.files.search import (
     Algorithm,
     ContentFilter,
     FileFilter,
+    Search,
     SearchLimits,
-    content_search,
     fingerprint,
     name_matcher,
-    name_search,
 )
 from wingsd.files.tasks import Lane
 from wingsd.filesystem.directory import OpenFile
@@ -330,7 +329,7 @@ class ReadFilesEndpoint(FilesPath):
 
         def work(root: ServerRoot) -> Encoded[tuple[FileEntry, ...]]:
             matches = name_matcher(query.pattern)
-            found = name_search(root, start, matches, limits, self._gone.is_set)
+            found = Search(root, start, limits, self._gone.is_set).by_name(matches)
             for each in found if prefix else ():
                 each["name"] = f"{prefix}/{each['name']}"
             return encoded(found, media)
@@ -350,7 +349,8 @@ class ReadFilesEndpoint(FilesPath):
 
         def work(root: ServerRoot) -> Encoded[FoundFiles]:
             hidden = hidden_by(denylist)
-            found = content_search(root, start, wanted, hidden, limits, self._gone.is_set)
+            search = Search(root, start, limits, self._gone.is_set)
+            found = search.by_content(wanted, hidden)
             return encoded(found, media, {}, "results")
 
         return await self.run(self._node.files.long, work)

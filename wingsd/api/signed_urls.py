@@ -38,14 +38,13 @@ from wingsd.errors import (
 from wingsd.files.archives import (
     ArchiveKind,
     Compressing,
-    check_packing,
     default_name,
+    existing,
     kind_of_format,
     pack_into,
 )
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
 from wingsd.files.uploads import FileRules, FormUpload
 from wingsd.filesystem.directory import OpenFile
 from wingsd.filesystem.new_file import PartialFile
@@ -256,11 +255,10 @@ class ArchiveDownloadEndpoint(SignedPath):
                 raise DirectoryMissing(str(asked.top))
             if not root.stat(asked.top).is_directory:
                 raise DirectoryMissing(str(asked.top))
-            check_packing(root, Guard(root, denylist, ignored), asked)
+            existing(root, Guard(root, denylist, ignored), asked)
 
         def pack(outflow: Outflow, root: ServerRoot) -> None:
-            guard = Guard(root, denylist, ignored)
-            pack_into(root, guard, asked, outflow, Progress())
+            pack_into(root, Guard(root, denylist, ignored), asked, outflow.write)
             outflow.finish()
 
         def produce(outflow: Outflow) -> Deferred[None]:

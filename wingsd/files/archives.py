@@ -15,7 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -278,13 +278,6 @@ _ZIP_LEVELS = {
 }
 
 
-class ArchiveOutput(Protocol):
-    """A file or stream that an archive is written to."""
-
-    def write(self, data: bytes, /) -> int:
-        """Append bytes; return how many."""
-
-
 @attrs.frozen
 class Compressing:
     """An archive that is asked for: `files` below `top`, in the format of `kind`.
@@ -313,7 +306,7 @@ def compress(
     Raises FileMissing, FileDenied where all of it is denied, DirectoryMissing, DiskLimitExceeded,
     NameConflict, FileWorkCancelled and StorageError; nothing is left of an archive that failed.
     """
-    chosen = _existing(root, guard, asked)
+    chosen = existing(root, guard, asked)
     for target in targets:
         guard.check(target)
         if not (asked.overwrite or is_free(root, target)):
@@ -323,31 +316,29 @@ def compress(
         progress.bytes_total = selection.total(progress.check)
         options = NewFileOptions(replace=asked.overwrite)
         with root.new_file(target, options) as file:
-            _pack(selection.members(), asked, file, progress)
+            _pack(selection.members(), asked, file.write, progress)
             return target, Entry.of(target.name, file.commit())
     raise FileMissing(str(asked.top))
 
 
-def check_packing(root: ServerRoot, guard: Guard, asked: Compressing) -> None:
-    """Raise what `pack_into` would at its beginning."""
-    _existing(root, guard, asked)
-
-
 def pack_into(
-    root: ServerRoot, guard: Guard, asked: Compressing, output: ArchiveOutput, progress: Progress
+    root: ServerRoot, guard: Guard, asked: Compressing, write: Callable[[bytes], object]
 ) -> None:
-    """Write an archive to `output`, as it is made.
+    """Pass the bytes of an archive to `write`, as it is made.
 
-    Raises FileMissing, FileDenied where all of it is denied, DirectoryMissing, FileWorkCancelled,
-    StorageError, and what `output` raises.
+    Raises FileMissing, FileDenied where all of it is denied, DirectoryMissing, StorageError, and
+    what `write` raises.
     """
-    chosen = Chosen(_existing(root, guard, asked))
+    chosen = Chosen(existing(root, guard, asked))
     members = Selection(guard, asked.top, chosen, ServerPath()).members()
-    _pack(members, asked, output, progress)
+    _pack(members, asked, write, Progress())
 
 
-def _existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[ServerPath]:
-    """Return the chosen paths below `top` that exist and are not denied."""
+def existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[ServerPath]:
+    """Return the chosen paths below `top` that exist and are not denied.
+
+    Raises FileMissing, and FileDenied where all of it is denied.
+    """
     chosen: list[ServerPath] = []
     denied: FileDenied | None = None
     for path in asked.files:
@@ -367,18 +358,21 @@ def _existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[Server
 
 
 def _pack(
-    found: Iterator[FileMember], asked: Compressing, output: ArchiveOutput, progress: Progress
+    found: Iterator[FileMember],
+    asked: Compressing,
+    write: Callable[[bytes], object],
+    progress: Progress,
 ) -> None:
     if asked.kind.tar is None:
         with closing(found):  # type: ignore[type-var]
-            _write_zip(found, asked.compression, output, progress)
+            _write_zip(found, asked.compression, _Stream(write), progress)
         return
     blocks = joined(_tar_pieces(found, progress), _BLOCK)
     packer = compressor(asked.kind.tar, asked.compression)
     with closing(found), closing(blocks):  # type: ignore[type-var]
         for block in blocks if packer is None else compressed(blocks, packer):
             if block:
-                output.write(block)
+                write(block)
 
 
 def _tar_pieces(found: Iterable[FileMember], progress: Progress) -> Iterator[bytes]:
@@ -404,27 +398,24 @@ def _tar_pieces(found: Iterable[FileMember], progress: Progress) -> Iterator[byt
 class _Stream:
     """The output of a zip, which is written from its start to its end."""
 
-    def __init__(self, output: ArchiveOutput) -> None:
-        self._output: ArchiveOutput | None = output
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        #: Whether nothing more is written.
+        self.is_over = False
 
     def write(self, data: bytes, /) -> int:
-        return len(data) if self._output is None else self._output.write(data)
+        if not self.is_over:
+            self._write(data)
+        return len(data)
 
     def flush(self) -> None:
         """Nothing is kept here."""
 
-    def discard(self) -> None:
-        """Write nothing more."""
-        self._output = None
-
 
 def _write_zip(
-    found: Iterable[FileMember],
-    compression: Compression,
-    output: ArchiveOutput,
-    progress: Progress,
+    found: Iterable[FileMember], compression: Compression, stream: _Stream, progress: Progress
 ) -> None:
-    stream, level = _Stream(output), _ZIP_LEVELS[compression]
+    level = _ZIP_LEVELS[compression]
     method = zipfile.ZIP_DEFLATED if level else zipfile.ZIP_STORED
     given: Any = stream  # which needs no more than these two methods
     archive = zipfile.ZipFile(given, "w", method, compresslevel=level or None)
@@ -440,25 +431,19 @@ def _write_zip(
                     f"a zip has {MAX_ZIP_MEMBERS} files at most here, and {MAX_ZIP_NAMES >> 20} "
                     "MiB of names; make a tar.gz",
                 )
-            _add_to_zip(archive, info, member, progress)
+            if member.fd < 0:
+                archive.writestr(info, member.link)
+            else:
+                with archive.open(info, "w") as entry:
+                    for block in member.data():
+                        progress.check()
+                        entry.write(block)
+                        progress.bytes_done += len(block)
             progress.files_done += 1
         archive.close()
     finally:
         # Deleted before its end, it would write its directory.
-        stream.discard()
-
-
-def _add_to_zip(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, member: FileMember, progress: Progress
-) -> None:
-    if member.fd < 0:
-        archive.writestr(info, member.link)
-        return
-    with archive.open(info, "w") as entry:
-        for block in member.data():
-            progress.check()
-            entry.write(block)
-            progress.bytes_done += len(block)
+        stream.is_over = True
 
 
 def _zip_info(member: FileMember, method: int) -> zipfile.ZipInfo:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from typing import Protocol
 
 import attrs
 
@@ -109,19 +108,12 @@ class ExtractedMembers:
         self.example = self.example or str(path)
 
 
-class ArchiveContents(Protocol):
-    """A parser of an archive, made with the arguments of `ArchiveProcess`."""
-
-    def contents(self) -> Iterator[ParsedArchive]:
-        """Yield what the archive holds."""
-
-
 def extract(
     root: ServerRoot,
     guard: Guard,
     asked: Extracting,
     progress: Progress,
-    parse: Callable[..., ArchiveContents] = ArchiveProcess,
+    parse: Callable[..., ArchiveProcess] = ArchiveProcess,
 ) -> ExtractedMembers:
     """Extract an archive, which `parse` reads; return what became of its members.
 

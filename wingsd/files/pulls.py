@@ -68,12 +68,11 @@ class PullTarget:
         return path
 
 
+@attrs.define(eq=False, repr=False)
 class Pull(FileTask[Entry]):
     """One download. Its `progress` has the path once that is known."""
 
-    def __init__(self, server: Server, title: str, started: float) -> None:
-        super().__init__(server, title, None, started)
-        self._awaited: Deferred[Any] | None = None
+    _awaited: Deferred[Any] | None = attrs.field(default=None, init=False)
 
     def cancel(self) -> None:
         """End it soon."""
@@ -102,28 +101,19 @@ class Pull(FileTask[Entry]):
         return result
 
 
+@attrs.frozen(eq=False, repr=False)
 class Pulls:
-    """The downloads of all servers, by `client`."""
+    """The downloads of all servers, by `client`. `now` is Unix time."""
 
-    def __init__(
-        self,
-        work: FileWork,
-        tasks: FileTasks,
-        bus: EventBus,
-        options: PullOptions,
-        client: GuardedClient,
-        now: Callable[[], float],
-    ) -> None:
-        """`now` is Unix time."""
-        self._work = work
-        self._tasks = tasks
-        self._bus = bus
-        self._options = options
-        self._client = client
-        self._now = now
-        self._pulls: dict[str, Pull] = {}
-        #: How many requests of each server are under way, those for a description included.
-        self._requests: Counter[str] = Counter()
+    _work: FileWork
+    _tasks: FileTasks
+    _bus: EventBus
+    _options: PullOptions
+    _client: GuardedClient
+    _now: Callable[[], float]
+    _pulls: dict[str, Pull] = attrs.field(factory=dict, init=False)
+    #: How many requests of each server are under way, those for a description included.
+    _requests: Counter[str] = attrs.field(factory=Counter, init=False)
 
     def start(self, server: Server, text: str, target: PullTarget, *, detached: bool) -> Pull:
         """Begin a download from the URL `text`; the console tells the end of one that is detached.
@@ -138,8 +128,7 @@ class Pulls:
         self._check_count(server)
         name = escaped(target.name or plain_name(url.last_segment))
         title = f"Downloading {name} from {url.host}"
-        pull = Pull(server, title, self._now())
-        pull.is_detached = detached
+        pull = Pull(server, title, None, self._now(), detached)
         self._pulls[pull.identifier] = pull
         Deferred.fromCoroutine(self._run(pull, text, target))
         return pull

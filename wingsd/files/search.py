@@ -51,59 +51,6 @@ class SearchLimits:
     skipped: frozenset[bytes] = frozenset()
 
 
-class _Walk:
-    """The entries below a directory, parents before their children, within limits."""
-
-    def __init__(
-        self,
-        root: ServerRoot,
-        limits: SearchLimits,
-        cancelled: Callable[[], bool],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._root = root
-        self._limits = limits
-        self._cancelled = cancelled
-        self._clock = clock
-        self._end = clock() + limits.seconds
-        self._left = limits.entries
-
-    def entries(self, start: ServerPath) -> Iterator[tuple[Directory, Entry]]:
-        """Yield each entry with its open directory. Raises DirectoryMissing for `start` alone.
-
-        Those with a path that is too long for `ServerPath` are left out.
-        """
-        waiting = [(start, 0)]
-        while waiting and self.may_go_on():
-            path, depth = waiting.pop()
-            try:
-                directory = self._root.directory(path)
-            except WingsdError:
-                if path == start:
-                    raise
-                continue  # it has gone, or become something else
-            longest = MAX_PATH_BYTES - len(bytes(path)) - 1
-            with directory:
-                for entry in directory.entries():
-                    self._left -= 1
-                    if not self.may_go_on():
-                        return
-                    if len(entry.name) > longest:
-                        continue
-                    if entry.is_directory:
-                        if entry.name.lower() in self._limits.skipped:
-                            continue
-                        if depth < self._limits.depth and len(waiting) < MAX_WAITING:
-                            waiting.append((path.child(entry.name), depth + 1))
-                    yield directory, entry
-
-    def may_go_on(self) -> bool:
-        """Return whether the limits allow more. Raises FileWorkCancelled."""
-        if self._cancelled():
-            raise FileWorkCancelled
-        return self._left >= 0 and self._clock() < self._end
-
-
 def name_matcher(pattern: str) -> Callable[[str], bool]:
     """Return what tells whether a name matches, case aside: a glob, or a part of the name.
 
@@ -120,27 +67,6 @@ def name_matcher(pattern: str) -> Callable[[str], bool]:
     options.log_errors = False
     compiled = re2.compile(glob, options)
     return lambda name: compiled.fullmatch(name.lower()) is not None
-
-
-def name_search(
-    root: ServerRoot,
-    start: ServerPath,
-    matches: Callable[[str], bool],
-    limits: SearchLimits,
-    cancelled: Callable[[], bool],
-) -> list[dict[str, Any]]:
-    """Return the files and directories below `start` with such a name; see `name_matcher`.
-
-    Their names are their paths below `start`. Raises DirectoryMissing and FileWorkCancelled.
-    """
-    found: list[dict[str, Any]] = []
-    for directory, entry in _Walk(root, limits, cancelled).entries(start):
-        if matches(entry.text):
-            if len(found) == limits.results:
-                break
-            path = _below(start, directory.path.child(entry.name))
-            found.append(entry_data(entry, mime_in(directory, entry), path))
-    return found
 
 
 @attrs.frozen
@@ -188,85 +114,131 @@ class FileFilter:
         return ServerPath.parse(path)
 
 
-def content_search(
-    root: ServerRoot,
-    start: ServerPath,
-    wanted: FileFilter,
-    hidden: Iterable[Denylist],
-    limits: SearchLimits,
-    cancelled: Callable[[], bool],
-) -> list[dict[str, Any]]:
-    """Return the regular files below `start` that a filter takes and `hidden` does not deny.
+@attrs.define(eq=False)
+class Search:
+    """A search below the directory `start`, parents before their children, within limits.
 
-    Their names are their paths below `start`. Raises DirectoryMissing and FileWorkCancelled.
+    Results have their paths below `start` as names. Methods raise DirectoryMissing for `start`
+    alone, and FileWorkCancelled.
     """
-    found: list[dict[str, Any]] = []
-    walk = _Walk(root, limits, cancelled)
-    real = root.real_path(start)
-    for directory, entry in walk.entries(start):
-        path = directory.path.child(entry.name)
-        name = _below(start, path)
-        if not entry.is_regular:
-            continue
-        places = {path, ServerPath((*real.parts, *path.parts[len(start.parts) :]))}
-        if any(each.denies(place) for each in hidden for place in places):
-            continue
-        if wanted.takes(name, entry.size):
-            mime = _matching_mime(directory, entry, name, wanted, walk.may_go_on)
-            if mime:
-                found.append(entry_data(entry, mime, name))
-        if len(found) == limits.results:
-            break
-    return found
 
+    _root: ServerRoot
+    _start: ServerPath
+    _limits: SearchLimits
+    _cancelled: Callable[[], bool]
+    _left: int = attrs.field(init=False)
+    _end: float = attrs.field(init=False)
 
-def _matching_mime(
-    directory: Directory,
-    entry: Entry,
-    name: str,
-    wanted: FileFilter,
-    may_go_on: Callable[[], bool],
-) -> str:
-    """Return the type of a file whose content matches; empty where it does not."""
-    content = wanted.content
-    if content is None or (wanted.part and wanted.part in name):
-        return "" if wanted.part and wanted.part not in name else mime_in(directory, entry)
-    if entry.size > content.most:
-        return mime_in(directory, entry) if content.others else ""
-    try:
-        with directory.open_file(entry.name) as file:
-            if _contains(file, content, may_go_on):
-                return mime_of_entry(entry, file)
-    except (WingsdError, OSError) as error:
-        if isinstance(error, FileWorkCancelled):
-            raise
-    return ""
+    def __attrs_post_init__(self) -> None:
+        self._left, self._end = self._limits.entries, time.monotonic() + self._limits.seconds
 
+    def by_name(self, matches: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """Return the files and directories with such a name; see `name_matcher`."""
+        found: list[dict[str, Any]] = []
+        for directory, entry in self._entries():
+            if matches(entry.text):
+                if len(found) == self._limits.results:
+                    break
+                path = self._below(directory.path.child(entry.name))
+                found.append(entry_data(entry, mime_in(directory, entry), path))
+        return found
 
-def _contains(file: OpenFile, content: ContentFilter, may_go_on: Callable[[], bool]) -> bool:
-    """Return whether a file is text that contains the one that is searched for."""
-    text = content.text.lower() if content.ignore_case else content.text
-    try:
-        head_of(file)[:_TEXT_HEAD].decode()
-    except UnicodeDecodeError as error:
-        if error.end < _TEXT_HEAD - 3:  # else a character is cut
-            return False
-    at, kept = 0, b""
-    while at < content.most and may_go_on():
-        piece = file.read_at(at, min(_PIECE, content.most - at))
-        at += len(piece)
-        if content.ignore_case:
-            piece = piece.lower()
-        if text in kept + piece:
-            return True
-        if not piece:
-            break
-        kept = (kept + piece)[-(len(text) - 1) :] if len(text) > 1 else b""
-    return not text
+    def by_content(self, wanted: FileFilter, hidden: Iterable[Denylist]) -> list[dict[str, Any]]:
+        """Return the regular files that a filter takes and `hidden` does not deny."""
+        found: list[dict[str, Any]] = []
+        real = self._root.real_path(self._start)
+        for directory, entry in self._entries():
+            path = directory.path.child(entry.name)
+            name = self._below(path)
+            if not entry.is_regular:
+                continue
+            places = {path, ServerPath((*real.parts, *path.parts[len(self._start.parts) :]))}
+            if any(each.denies(place) for each in hidden for place in places):
+                continue
+            if wanted.takes(name, entry.size):
+                mime = self._matching_mime(directory, entry, name, wanted)
+                if mime:
+                    found.append(entry_data(entry, mime, name))
+            if len(found) == self._limits.results:
+                break
+        return found
 
+    def _below(self, path: ServerPath) -> str:
+        return str(ServerPath(path.parts[len(self._start.parts) :]))
 
-def _below(start: ServerPath, path: ServerPath) -> str:
-    return str(ServerPath(path.parts[len(start.parts) :]))
+    def _matching_mime(
+        self, directory: Directory, entry: Entry, name: str, wanted: FileFilter
+    ) -> str:
+        """Return the type of a file whose content matches; empty where it does not."""
+        content = wanted.content
+        if content is None or (wanted.part and wanted.part in name):
+            return "" if wanted.part and wanted.part not in name else mime_in(directory, entry)
+        if entry.size > content.most:
+            return mime_in(directory, entry) if content.others else ""
+        try:
+            with directory.open_file(entry.name) as file:
+                if self._contains(file, content):
+                    return mime_of_entry(entry, file)
+        except (WingsdError, OSError) as error:
+            if isinstance(error, FileWorkCancelled):
+                raise
+        return ""
+
+    def _contains(self, file: OpenFile, content: ContentFilter) -> bool:
+        """Return whether a file is text that contains the one that is searched for."""
+        text = content.text.lower() if content.ignore_case else content.text
+        try:
+            head_of(file)[:_TEXT_HEAD].decode()
+        except UnicodeDecodeError as error:
+            if error.end < _TEXT_HEAD - 3:  # else a character is cut
+                return False
+        at, kept = 0, b""
+        while at < content.most and self._may_go_on():
+            piece = file.read_at(at, min(_PIECE, content.most - at))
+            at += len(piece)
+            if content.ignore_case:
+                piece = piece.lower()
+            if text in kept + piece:
+                return True
+            if not piece:
+                break
+            kept = (kept + piece)[-(len(text) - 1) :] if len(text) > 1 else b""
+        return not text
+
+    def _entries(self) -> Iterator[tuple[Directory, Entry]]:
+        """Yield each entry with its open directory.
+
+        Those with a path that is too long for `ServerPath` are left out.
+        """
+        waiting = [(self._start, 0)]
+        while waiting and self._may_go_on():
+            path, depth = waiting.pop()
+            try:
+                directory = self._root.directory(path)
+            except WingsdError:
+                if path == self._start:
+                    raise
+                continue  # it has gone, or become something else
+            longest = MAX_PATH_BYTES - len(bytes(path)) - 1
+            with directory:
+                for entry in directory.entries():
+                    self._left -= 1
+                    if not self._may_go_on():
+                        return
+                    if len(entry.name) > longest:
+                        continue
+                    if entry.is_directory:
+                        if entry.name.lower() in self._limits.skipped:
+                            continue
+                        if depth < self._limits.depth and len(waiting) < MAX_WAITING:
+                            waiting.append((path.child(entry.name), depth + 1))
+                    yield directory, entry
+
+    def _may_go_on(self) -> bool:
+        """Return whether the limits allow more. Raises FileWorkCancelled."""
+        if self._cancelled():
+            raise FileWorkCancelled
+        return self._left >= 0 and time.monotonic() < self._end
 
 
 #: Bytes read at a time; what is searched or hashed may be cancelled between two of them.

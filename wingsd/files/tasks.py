@@ -117,6 +117,7 @@ _PROGRESS_EVERY = 1.0
 _NANO = 1_000_000_000
 
 
+@attrs.define(eq=False, repr=False)
 class FileTask(Generic[T]):
     """One change that is under way, or over.
 
@@ -124,21 +125,18 @@ class FileTask(Generic[T]):
     without those of progress; None for a change that has no such events.
     """
 
-    def __init__(
-        self, server: Server, title: str, details: Mapping[str, Any] | None, started: float
-    ) -> None:
-        self.identifier = str(uuid4())
-        self.server = server
-        self.title = title
-        self.progress = Progress()
-        self.details = details
-        #: Whether the caller has its answer already: then the console shows the end.
-        self.is_detached = False
-        self.value: T | None = None
-        self.failure: Failure | None = None
-        #: Fires at its end.
-        self.over: Deferred[None] = Deferred()
-        self._started = time_text(int(started * _NANO))
+    server: Server
+    title: str
+    details: Mapping[str, Any] | None
+    _started: float
+    #: Whether the caller has its answer already: then the console shows the end.
+    is_detached: bool = False
+    identifier: str = attrs.field(factory=lambda: str(uuid4()), init=False)
+    progress: Progress = attrs.field(factory=Progress, init=False)
+    value: T | None = attrs.field(default=None, init=False)
+    failure: Failure | None = attrs.field(default=None, init=False)
+    #: Fires at its end.
+    over: Deferred[None] = attrs.field(factory=Deferred, init=False)
 
     def data(self) -> dict[str, Any]:
         """Return it as Calagopus' events and `GET operations` have it."""
@@ -147,31 +145,23 @@ class FileTask(Generic[T]):
         return {
             **(self.details or {}),
             **made,
-            "start_time": self._started,
+            "start_time": time_text(int(self._started * _NANO)),
             "bytes_processed": self.progress.bytes_done,
             "bytes_total": self.progress.bytes_total,
             "files_processed": self.progress.files_done,
         }
 
 
+@attrs.frozen(eq=False, repr=False)
 class FileTasks:
-    """The changes of all servers' files that are under way."""
+    """The changes of all servers' files that are under way. `now` is Unix time."""
 
+    _work: FileWork
+    _reactor: IReactorTime
+    _now: Callable[[], float]
+    _patience: float = PATIENCE
+    _tasks: dict[str, FileTask[Any]] = attrs.field(factory=dict, init=False)
     _log = Logger()
-
-    def __init__(
-        self,
-        work: FileWork,
-        reactor: IReactorTime,
-        now: Callable[[], float],
-        patience: float = PATIENCE,
-    ) -> None:
-        """`now` is Unix time."""
-        self._work = work
-        self._reactor = reactor
-        self._now = now
-        self._patience = patience
-        self._tasks: dict[str, FileTask[Any]] = {}
 
     def start(
         self,

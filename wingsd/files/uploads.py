@@ -66,38 +66,35 @@ class FileRules:
             raise FileMissing(str(path))
 
 
+def _parts(content_type: str) -> FormParts:
+    try:
+        return FormParts(form_boundary(content_type), _Bounds())
+    except MultipartError as error:
+        raise UploadFormInvalid(str(error.args[0])) from error
+
+
+@attrs.define(eq=False)
 class FormUpload:
     """One form; `receive` its body, then `close` it. One thread at a time may use it.
 
     With `any_field` (Calagopus) each field with a file name is a file, whose name may be a path;
     else only those named `files` are, of which the last part of the name counts. Each has at least
     `expected` bytes, so that what is too large for its limits is refused at its beginning.
+
+    It is made with the form's content type. Raises `UploadFormInvalid`.
     """
 
-    def __init__(
-        self,
-        content_type: str,
-        directory: ServerPath,
-        rules: FileRules,
-        *,
-        any_field: bool = False,
-        expected: int = 0,
-    ) -> None:
-        """Raises `UploadFormInvalid`."""
-        try:
-            self._parts = FormParts(form_boundary(content_type), _Bounds())
-        except MultipartError as error:
-            raise UploadFormInvalid(str(error.args[0])) from error
-        #: The paths of the files that are whole, until they are taken.
-        self.whole: list[ServerPath] = []
-        self._directory = directory
-        self._rules = rules
-        self._any_field = any_field
-        self._expected = expected
-        self._file: NewFile | None = None
-        self._path = ServerPath()
-        self._name = ""
-        self._count = 0
+    _parts: FormParts = attrs.field(converter=_parts)
+    _directory: ServerPath
+    _rules: FileRules
+    _any_field: bool = False
+    _expected: int = 0
+    #: The paths of the files that are whole, until they are taken.
+    whole: list[ServerPath] = attrs.field(factory=list, init=False)
+    _file: NewFile | None = attrs.field(default=None, init=False)
+    _path: ServerPath = attrs.field(factory=ServerPath, init=False)
+    _name: str = attrs.field(default="", init=False)
+    _count: int = attrs.field(default=0, init=False)
 
     def receive(self, root: ServerRoot, pieces: Sequence[bytes]) -> None:
         """Take the next pieces of the body.
