@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,8 @@ class Disturbed:
 def disturbed(
     home: Path, opener: DirectoryOpener, disturb: Iterator[object]
 ) -> Iterator[ServerRoot]:
-    with ServerRoot(str(home), Disturbed(opener, disturb)) as root:
+    given: Any = Disturbed(opener, disturb)
+    with ServerRoot(str(home), given) as root:
         yield root
 
 

@@ -2,6 +2,6 @@
 
 Blocking, without a reactor. `ServerRoot` is one server's directory for one action, `ServerPath` a
 path in it, and a `DirectoryOpener` opens the directories on the way. What is written counts in a
-`Usage`. Whole trees are read by `walk`, measured by `survey`, given to an owner by `give_tree` and
-deleted by `remove_tree`.
+`UsageCounter`. Whole trees are read by `walk`, measured by `survey`, given to an owner by
+`give_tree` and deleted by `remove_tree`.
 """

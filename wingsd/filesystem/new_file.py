@@ -91,8 +91,11 @@ class NewFileOptions:
 DEFAULTS = NewFileOptions()
 
 
+@attrs.define(eq=False, repr=False)
 class NewFile(OpenDescriptor):
     """A file that is being written: `write`, then `commit`. To be used as a context.
+
+    `parent` is the descriptor of its directory, which is closed with this.
 
     Without `commit` nothing is left of it. Its bytes count in `usage` as they are written, beside
     those of the file that it replaces until that is gone; the limit holds for what is there then.
@@ -100,30 +103,23 @@ class NewFile(OpenDescriptor):
     `errors`, DiskLimitExceeded above the limit.
     """
 
-    def __init__(
-        self,
-        parent: int,
-        name: bytes,
-        owner: Owner | None,
-        usage: DirectoryUsage,
-        options: NewFileOptions,
-    ) -> None:
-        """`parent` is the descriptor of its directory, which is closed with this."""
+    _parent: int
+    _name: bytes
+    _owner: Owner | None
+    _usage: DirectoryUsage
+    _options: NewFileOptions
+    #: The bytes written so far.
+    size: int = attrs.field(default=0, init=False)
+    _temporary: bytes = attrs.field(default=b"", init=False)
+    _counted: int = attrs.field(default=0, init=False)
+    _mode: int = attrs.field(default=_MODE, init=False)
+
+    def __attrs_post_init__(self) -> None:
         super().__init__(-1)
-        #: The bytes written so far.
-        self.size = 0
-        self._parent = parent
-        self._name = name
-        self._owner = owner
-        self._usage = usage
-        self._options = options
-        self._temporary = b""
-        self._counted = 0
-        self._mode = _MODE
         try:
-            with file_errors(name):
+            with file_errors(self._name):
                 self._look_at_old()
-                self.reserve(options.size)
+                self.reserve(self._options.size)
                 self._create()
         except BaseException:
             self.close()
@@ -293,40 +289,36 @@ _OPEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
 _MAKE = _OPEN | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
+@attrs.define(eq=False, repr=False)
 class PartialFile(OpenDescriptor):
     """The part of the file `name` in a directory that `user` uploads. To be used as a context.
 
     Only one of them may be open at a time. Methods raise the errors of `errors`.
+
+    `parent` is the descriptor of the directory, which is closed with this. Without `make`, raises
+    FileMissing where nothing was uploaded. Raises `UploadInProgress`, and for the first part what
+    `commit` does.
     """
 
-    def __init__(
-        self,
-        parent: int,
-        name: bytes,
-        user: str,
-        owner: Owner | None,
-        usage: DirectoryUsage,
-        *,
-        make: bool,
-    ) -> None:
-        """`parent` is the descriptor of the directory, which is closed with this.
+    _parent: int
+    _name: bytes
+    _user: str
+    _owner: Owner | None
+    _usage: DirectoryUsage
+    _make: bool = attrs.field(kw_only=True)
+    #: The bytes so far.
+    size: int = attrs.field(default=0, init=False)
+    _own_name: bytes = attrs.field(init=False)
+    _committed: bool = attrs.field(default=False, init=False)
 
-        Without `make`, raises FileMissing where nothing was uploaded. Raises `UploadInProgress`,
-        and for the first part what `commit` does.
-        """
+    def __attrs_post_init__(self) -> None:
         super().__init__(-1)
-        self._parent = parent
-        self._name = name
-        self._owner = owner
-        self._usage = usage
-        self._committed = False
-        digest = sha256(b"\0".join((user.encode(), name))).hexdigest()[:32]
+        digest = sha256(b"\0".join((self._user.encode(), self._name))).hexdigest()[:32]
         self._own_name = f".wingsd-{digest}.upload".encode()
         try:
-            check_new_name(name)
-            self._fd = self._opened(make=make)
+            check_new_name(self._name)
+            self._fd = self._opened()
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            #: The bytes so far.
             self.size = os.fstat(self._fd).st_size
         except BlockingIOError as error:
             self.close()
@@ -338,11 +330,11 @@ class PartialFile(OpenDescriptor):
             self.close()
             raise
 
-    def _opened(self, *, make: bool) -> int:
+    def _opened(self) -> int:
         try:
             looked_at = os.open(self._own_name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._parent)
         except FileNotFoundError:
-            if not make:
+            if not self._make:
                 raise
             old_mode(self._parent, self._name)
             return os.open(self._own_name, _MAKE, 0o600, dir_fd=self._parent)

@@ -11,6 +11,8 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
+import attrs
+
 Path = tuple[bytes, ...]
 """A directory or file below a root: the names of its directories, then its own; `()` is the
 root."""
@@ -30,6 +32,7 @@ def closing_descriptor(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
+@attrs.define(eq=False, repr=False)
 class OpenDirectories:
     """Descriptors of directories below `root`, the most recently used kept open.
 
@@ -38,18 +41,16 @@ class OpenDirectories:
     removes a directory.
     """
 
-    def __init__(
-        self,
-        root: int,
-        made: Callable[[Path], None],
-        lock: AbstractContextManager[object] | None = None,
-    ) -> None:
-        self._root = root
-        self._made = made
-        self._lock = nullcontext() if lock is None else lock
-        self._open: dict[Path, int] = {}
-        self._last: Path = ()
-        self._last_fd = root
+    _root: int
+    _made: Callable[[Path], None] = lambda path: None
+    _lock: AbstractContextManager[object] = attrs.field(factory=nullcontext)
+    _open: dict[Path, int] = attrs.field(factory=dict, init=False)
+    #: The directory that was returned last, at first the root.
+    _last: Path = attrs.field(default=(), init=False)
+    _last_fd: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._last_fd = self._root
 
     def get(self, path: Path, *, make: bool = True, keep: int = -1) -> int:
         """Return a descriptor of the directory, valid until the next call.

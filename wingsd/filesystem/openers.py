@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from wingsd.errors import ConfigError
 from wingsd.filesystem.open_directories import closing_descriptor
@@ -39,33 +39,17 @@ NEW_FILE_MODE = 0o600
 _CURRENT = -100
 
 
-class DirectoryOpener(Protocol):
-    """A way to open directories below a root. Descriptors are the caller's to close."""
+class OpenatOpener:
+    """Opens each component of a path by itself, and resolves symlinks by their texts.
+
+    Descriptors are the caller's to close.
+    """
 
     def directory(self, root: int, path: ServerPath) -> int:
         """Return an O_PATH descriptor of the directory `path` below the descriptor `root`.
 
         Raises OSError: EXDEV or ELOOP for symlinks that lead out or in a circle, ENOTDIR, ENOENT.
         """
-
-    def subdirectory(self, parent: int, name: bytes) -> int:
-        """Return a descriptor to read the directory `name` in `parent`, on the same file system.
-
-        Raises OSError: ENOTDIR or ELOOP for a symlink or a file, EXDEV for a mount point.
-        """
-
-    def new_file(self, root: int, path: ServerPath) -> int:
-        """Create the file `path` below the descriptor `root`; return a descriptor of it.
-
-        Raises OSError: EEXIST for a name in use, and where its directory cannot be opened.
-        """
-
-
-class OpenatOpener:
-    """Opens each component of a path by itself, and resolves symlinks by their texts."""
-
-    def directory(self, root: int, path: ServerPath) -> int:
-        """Return a descriptor of a directory below `root`; see `DirectoryOpener`."""
         fd = os.open(b".", _PATH, dir_fd=root)
         #: The components still to come, the next one last, and the directories passed.
         ahead, done = list(reversed(path.parts)), list[bytes]()
@@ -101,9 +85,10 @@ class OpenatOpener:
         return fd
 
     def subdirectory(self, parent: int, name: bytes) -> int:
-        """Return a descriptor of a directory in `parent`; see `DirectoryOpener`.
+        """Return a descriptor to read the directory `name` in `parent`, on the same file system.
 
-        A bind mount of the same file system is not seen.
+        A bind mount of the same file system is not seen. Raises OSError: ENOTDIR or ELOOP for a
+        symlink or a file, EXDEV for a mount point.
         """
         fd = os.open(name, _READ, dir_fd=parent)
         if os.fstat(fd).st_dev != os.fstat(parent).st_dev:
@@ -112,7 +97,10 @@ class OpenatOpener:
         return fd
 
     def new_file(self, root: int, path: ServerPath) -> int:
-        """Create a file below `root`; see `DirectoryOpener`."""
+        """Create the file `path` below the descriptor `root`; return a descriptor of it.
+
+        Raises OSError: EEXIST for a name in use, and where its directory cannot be opened.
+        """
         with closing_descriptor(self.directory(root, path.parent)) as parent:
             return os.open(path.name, NEW_FILE, NEW_FILE_MODE, dir_fd=parent)
 
@@ -121,7 +109,7 @@ class Openat2Opener:
     """Opens a whole path by openat2(2): the kernel resolves it."""
 
     def directory(self, root: int, path: ServerPath) -> int:
-        """Return a descriptor of a directory below `root`; see `DirectoryOpener`."""
+        """Return a descriptor of a directory below `root`; see `OpenatOpener`."""
         for _ in range(TRIES):
             try:
                 return openat2(
@@ -133,15 +121,18 @@ class Openat2Opener:
         return OpenatOpener().directory(root, path)
 
     def subdirectory(self, parent: int, name: bytes) -> int:
-        """Return a descriptor of a directory in `parent`; see `DirectoryOpener`."""
+        """Return a descriptor of a directory in `parent`; see `OpenatOpener`."""
         return openat2(
             parent, name, _READ, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
         )
 
     def new_file(self, root: int, path: ServerPath) -> int:
-        """Create a file below `root`; see `DirectoryOpener`."""
+        """Create a file below `root`; see `OpenatOpener`."""
         resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
         return openat2(root, bytes(path), NEW_FILE, resolve, NEW_FILE_MODE)
+
+
+DirectoryOpener = OpenatOpener | Openat2Opener
 
 
 def directory_opener(mode: str) -> DirectoryOpener:

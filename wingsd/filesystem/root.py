@@ -37,6 +37,7 @@ from wingsd.filesystem.directory import (
     OpenFile,
     entry_at,
     open_regular,
+    regular_descriptor,
 )
 from wingsd.filesystem.errors import file_error, file_errors
 from wingsd.filesystem.new_file import (
@@ -53,14 +54,9 @@ from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.openers import NEW_FILE, NEW_FILE_MODE, DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.removal import TreeRemover
-from wingsd.filesystem.usage import DirectoryUsage, Usage, UsageCounter
+from wingsd.filesystem.usage import DirectoryUsage, UsageCounter
 from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES
-from wingsd.filesystem.writable_file import (
-    OpenFiles,
-    WritableFile,
-    created_writable,
-    open_writable,
-)
+from wingsd.filesystem.writable_file import OpenFiles, WritableFile
 from wingsd.util.text import display, readable_size, reading_advice
 
 #: Bytes between two looks at whether the copy was cancelled.
@@ -133,7 +129,7 @@ class ServerRoot(OpenDescriptor):
         directory: str,
         opener: DirectoryOpener,
         owner: Owner | None = None,
-        usage: Usage | None = None,
+        usage: UsageCounter | None = None,
     ) -> None:
         """Open the directory, which may not be a symlink. Raises StorageError."""
         try:
@@ -251,7 +247,8 @@ class ServerRoot(OpenDescriptor):
             raise NameConflict.writing(_shown(path))
         if mode is None:
             with self._parent(path) as parent:
-                return open_writable(parent, path.name, self._usage, files)
+                fd = regular_descriptor(parent, path.name, os.O_RDWR, NameConflict.writing)[0]
+                return WritableFile(fd, path.name, self._usage, files)
         check_new_name(path.name)
         try:
             try:
@@ -261,7 +258,8 @@ class ServerRoot(OpenDescriptor):
             except OSError:  # such as its directory that is missing
                 with closing_descriptor(self._made_directory(path.parent)) as parent:
                     fd = os.open(path.name, NEW_FILE, NEW_FILE_MODE, dir_fd=parent)
-            return created_writable(fd, path.name, self._owner, mode, self._usage, files)
+            self._give(fd, mode & 0o777)
+            return WritableFile(fd, path.name, self._usage, files)
         except FileExistsError as error:
             raise NameConflict.renaming(display(path.name)) from error
         except OSError as error:
@@ -429,11 +427,8 @@ class ServerRoot(OpenDescriptor):
             if len(path.parts) <= 1:  # nothing is on the way
                 yield self._fd
                 return
-            parent = self._opener.directory(self._fd, path.parent)
-            try:
+            with closing_descriptor(self._opener.directory(self._fd, path.parent)) as parent:
                 yield parent
-            finally:
-                os.close(parent)
         except OSError as error:
             raise file_error(error, path) from error
 
@@ -459,7 +454,6 @@ class ServerRoot(OpenDescriptor):
                 raise file_error(error, path) from error
         try:
             while missing:
-                self._count_directory()
                 child = self._made_child(fd, missing.pop())
                 os.close(fd)
                 fd = child
@@ -473,29 +467,28 @@ class ServerRoot(OpenDescriptor):
         return fd
 
     def _made_child(self, parent: int, name: bytes) -> int:
+        """Make a directory, which counts as in `survey`. Raises DiskLimitExceeded."""
+        self._made += 1
+        if self._made > FREE_ENTRIES:
+            self._usage.add(ENTRY_SIZE)
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             # Made by another thread meanwhile, or a symlink that leads nowhere.
             return os.open(name, _LIST, dir_fd=parent)
         fd = os.open(name, _LIST, dir_fd=parent)
+        self._give(fd, _DIRECTORY_MODE)
+        return fd
+
+    def _give(self, fd: int, mode: int) -> None:
+        """Give what was just made its owner and mode. After an error it is closed."""
         try:
             if self._owner is not None:
                 os.fchown(fd, *self._owner)
-            os.fchmod(fd, _DIRECTORY_MODE)
+            os.fchmod(fd, mode)
         except BaseException:
             os.close(fd)
             raise
-        return fd
-
-    def _count_directory(self) -> None:
-        """Count a directory that is about to be made, as `survey` does.
-
-        Raises DiskLimitExceeded.
-        """
-        self._made += 1
-        if self._made > FREE_ENTRIES:
-            self._usage.add(ENTRY_SIZE)
 
     def _rename(
         self, parent: int, source: ServerPath, directory: int, target: ServerPath, *, replace: bool

@@ -12,38 +12,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock
-from typing import Protocol
 
 from wingsd.errors import DiskLimitExceeded
 from wingsd.util.text import readable_size
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-
-
-class Usage(Protocol):
-    """Counts what is written to and deleted from one server's directory. Any thread may call it.
-
-    Sizes are in bytes. A file with holes counts with them, and one with several names once.
-    """
-
-    def add(self, size: int) -> None:
-        """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then."""
-
-    def begin(self, size: int, replaced: int) -> None:
-        """Count bytes of a new file, which is to replace one of `replaced` bytes.
-
-        The limit holds for the server's files without the old one, which counts until it is gone.
-        Raises DiskLimitExceeded; none count then.
-        """
-
-    def end(self, begun: int, size: int) -> None:
-        """Count `size` bytes for a new file that is whole, 0 if it was deleted.
-
-        `begun` are the bytes that counted for it by `begin`.
-        """
-
-    def free(self, size: int) -> None:
-        """Count bytes that were deleted, or were not written after all."""
 
 
 class DirectoryUsage:
@@ -54,7 +27,7 @@ class DirectoryUsage:
     time.
     """
 
-    def __init__(self, usage: Usage, above: str = "") -> None:
+    def __init__(self, usage: UsageCounter, above: str = "") -> None:
         self._above = above
         self._is_locked = False
         self.add, self.free = usage.add, usage.free
@@ -103,10 +76,11 @@ class DirectoryUsage:
 
 
 class UsageCounter:
-    """The bytes that a server's files take, and may take.
+    """The bytes that a server's files take, and may take. Any thread may call it.
 
     `used` is None before they were measured: until then nothing is limited. `limit` is None for no
-    limit. Only what grows is refused, so that files can be deleted above the limit.
+    limit. Only what grows is refused, so that files can be deleted above the limit. A file with
+    holes counts with them, and one with several names once.
     """
 
     def __init__(self, used: int | None = None, limit: int | None = None) -> None:
@@ -138,7 +112,11 @@ class UsageCounter:
                 self._add(size, self.limit, held)
 
     def begin(self, size: int, replaced: int) -> None:
-        """Count bytes of a new file, which is to replace one of `replaced` bytes."""
+        """Count bytes of a new file, which is to replace one of `replaced` bytes.
+
+        The limit holds for the server's files without the old one, which counts until it is gone.
+        Raises DiskLimitExceeded; none count then.
+        """
         with self._lock:
             limit = self.limit
             if limit is not None and self._used is not None:
@@ -148,7 +126,10 @@ class UsageCounter:
             self._begun += size
 
     def end(self, begun: int, size: int) -> None:
-        """Count `size` bytes for a new file that is whole, 0 if it was deleted."""
+        """Count `size` bytes for a new file that is whole, 0 if it was deleted.
+
+        `begun` are the bytes that counted for it by `begin`.
+        """
         with self._lock:
             self._begun -= begun
         self.free(begun - size)

@@ -182,7 +182,7 @@ def walk(
     default. Raises TreeTooLarge for names that are too long and for too many directories side by
     side.
     """
-    with closing(OpenDirectories(root, lambda path: None)) as directories:
+    with closing(OpenDirectories(root)) as directories:
         path: list[bytes] = []
         pending = _Pending()
         while True:

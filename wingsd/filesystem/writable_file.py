@@ -15,10 +15,9 @@ from threading import Lock
 
 import attrs
 
-from wingsd.errors import NameConflict
-from wingsd.filesystem.directory import Entry, regular_descriptor
+from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.errors import file_error, file_errors
-from wingsd.filesystem.new_file import OpenDescriptor, Owner
+from wingsd.filesystem.new_file import OpenDescriptor
 from wingsd.filesystem.usage import DirectoryUsage
 
 #: The largest offset that Linux has.
@@ -170,31 +169,3 @@ class WritableFile(OpenDescriptor):
         """Write its bytes to stable storage."""
         with file_errors(self._name):
             os.fsync(self._fd)
-
-
-def created_writable(
-    fd: int, name: bytes, owner: Owner | None, mode: int, usage: DirectoryUsage, files: OpenFiles
-) -> WritableFile:
-    """Return a file that was just created, with its owner and mode; `fd` is its own to close.
-
-    Raises OSError.
-    """
-    try:
-        if owner is not None:
-            os.fchown(fd, *owner)
-        os.fchmod(fd, mode & 0o777)
-    except BaseException:
-        os.close(fd)
-        raise
-    return WritableFile(fd, name, usage, files)
-
-
-def open_writable(
-    parent: int, name: bytes, usage: DirectoryUsage, files: OpenFiles
-) -> WritableFile:
-    """Open the regular file `name` of the directory `parent`.
-
-    Raises NameConflict for a directory, FileTypeRefused, FileInUse and OSError.
-    """
-    fd = regular_descriptor(parent, name, os.O_RDWR, NameConflict.writing)[0]
-    return WritableFile(fd, name, usage, files)

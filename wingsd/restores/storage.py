@@ -287,7 +287,7 @@ class _Overlay:
     def __init__(self, present: int, restored: int) -> None:
         self._present = present
         self._restored = restored
-        self._directories = OpenDirectories(restored, lambda path: None)
+        self._directories = OpenDirectories(restored)
         found = os.fstat(present)
         self._attributes = AttributeReader((found.st_uid, found.st_gid), EVERYTHING)
 

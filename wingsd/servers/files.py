@@ -31,7 +31,7 @@ from wingsd.errors import StorageError, TreeTooLarge, WingsdError
 from wingsd.filesystem.openers import DirectoryOpener, directory_opener
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
-from wingsd.filesystem.usage import Usage, UsageCounter
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.walk import MAX_SIZE, GivenTree, give_tree, measure
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
@@ -120,7 +120,7 @@ class ServerDirectories:
         """Return where the server's files are, or would be."""
         return os.path.join(self._data, uuid)
 
-    def root(self, uuid: str, usage: Usage | None = None) -> ServerRoot:
+    def root(self, uuid: str, usage: UsageCounter | None = None) -> ServerRoot:
         """Open the server's directory; what is written there counts in `usage`."""
         return ServerRoot(self.path(uuid), self._opener, self.owner, usage)
 

@@ -32,7 +32,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from struct import Struct
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 from wingsd.archive.decompress import is_skippable, passed_over
@@ -402,7 +402,7 @@ class Deflate64Zip:
                 yield block[start : start + _INPUT]
 
 
-def _dos_time(info: zipfile.ZipInfo) -> int | None:
+def _dos_time(info: zipfile.ZipInfo) -> int:
     """Return the time, which MS-DOS has in local time."""
     try:
         return int(time.mktime((*info.date_time, 0, 0, -1))) * _NANO
@@ -496,10 +496,7 @@ _RARS = (Container.RAR, Container.RAR5)
 _TICK = 1.0
 
 
-class _Reader(Protocol):
-    def members(self) -> Iterator[ArchiveMember]: ...
-
-    def data(self) -> Iterator[bytes]: ...
+_Reader = ListedArchive | Deflate64Zip
 
 
 class ArchiveParser:
@@ -690,7 +687,12 @@ def answer(
     """Write the frames of an archive; `confined` is called before it is parsed."""
     try:
         parser = ArchiveParser(file, out, most, hint)
-        _prepare(parser)
+        try:
+            parser.prepare()
+        except (ImportError, OSError, AttributeError, TypeError) as error:
+            # ctypes raises the latter two where it finds no library.
+            missing = f"a library is missing on this node: {error}"
+            raise ArchiveRefused(Reason.UNSUPPORTED, missing) from error
         confined()
         parser.run()
     except ArchiveRefused as error:
@@ -707,16 +709,6 @@ def answer(
     else:
         return
     out.write(refused.encode())
-
-
-def _prepare(parser: ArchiveParser) -> None:
-    try:
-        parser.prepare()
-    except (ImportError, OSError, AttributeError, TypeError) as error:
-        # ctypes raises the latter two where it finds no library.
-        raise ArchiveRefused(
-            Reason.UNSUPPORTED, f"a library is missing on this node: {error}"
-        ) from error
 
 
 def main(cpu_seconds: int, memory: int, most: int, hint: int) -> None:

@@ -21,7 +21,6 @@ from wingsd.archive.decompress import (
     GZIP,
     LZ4,
     MAX_DICTIONARY,
-    STEP,
     XZ,
     ZSTD,
     Piece,
@@ -192,19 +191,7 @@ class _SnappyFormat(StreamFormat):
     def plain(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         decompressor = self.make()
         for block in blocks:
-            piece = block
-            while True:
-                try:
-                    plain = decompressor.decompress(piece, STEP)
-                except self.errors() as error:
-                    raise ArchiveError(
-                        f"the archive is damaged: its snappy data is wrong ({error})"
-                    ) from error
-                if plain:
-                    yield plain
-                if decompressor.needs_input:
-                    break
-                piece = b""
+            yield from self._unpacked(decompressor, block)
         if not decompressor.eof:
             raise ArchiveError(ENDS)
 

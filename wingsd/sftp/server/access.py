@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class ServerUsage(UsageCounter):
-    """The usage of one server's files. Any thread may call it; see `filesystem.Usage`."""
+    """The usage of one server's files. Any thread may call it."""
 
     def __init__(self) -> None:
         super().__init__()
