@@ -36,7 +36,6 @@ from wingsd.files.changes import (
 )
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
@@ -60,12 +59,12 @@ _SERVER_ERROR = 500
 
 def _rename(root: ServerRoot, guard: Guard, body: FileRenames) -> None:
     top = ServerPath.parse(body.root)
-    rename(root, guard, [each.paths(top) for each in body.files], Progress())
+    rename(guard, [each.paths(top) for each in body.files])
 
 
 def _delete(root: ServerRoot, guard: Guard, body: FileNames) -> None:
     paths = [below(body.root, name) for name in body.files]
-    delete(root, guard, paths, Progress(), missing=False)
+    delete(guard, paths, missing=False)
 
 
 def _chmod(root: ServerRoot, guard: Guard, body: FileModes) -> None:
@@ -73,31 +72,23 @@ def _chmod(root: ServerRoot, guard: Guard, body: FileModes) -> None:
         Mode(below(body.root, each.file), parse_mode(each.mode), each.recursive)
         for each in body.files
     ]
-    set_modes(root, guard, files, Progress())
+    set_modes(guard, files)
 
 
 def _create(root: ServerRoot, guard: Guard, body: NewDirectory) -> None:
-    create_directory(root, guard, ServerPath.parse(body.root or body.path).joined(body.name))
+    create_directory(guard, ServerPath.parse(body.root or body.path).joined(body.name))
 
 
 def _copy(root: ServerRoot, guard: Guard, body: FileCopies) -> None:
     top = ServerPath.parse(body.root)
     for each in (given.paths(top) for given in body.files):
-        copy(
-            root,
-            guard,
-            each.source,
-            each.target,
-            Progress(),
-            overwrite=body.overwrite,
-            directories=True,
-        )
+        copy(guard, each.source, each.target, overwrite=body.overwrite, directories=True)
 
 
 def _compress(root: ServerRoot, guard: Guard, body: NewArchive) -> None:
     top, kind = ServerPath.parse(body.root), kind_of_extension(body.extension)
     asked = Compressing(top, [ServerPath().joined(name) for name in body.files], kind)
-    compress(root, guard, asked, [top.joined(body.name or "made")], Progress())
+    compress(guard, asked, [top.joined(body.name or "made")])
 
 
 _CALLS: list[tuple[type[Any], Callable[[ServerRoot, Guard, Any], None]]] = [

@@ -19,7 +19,6 @@ from wingsd.errors import ArchiveNotParsed, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.extraction import Extracting, extract
 from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
@@ -108,7 +107,7 @@ def one(data: bytes) -> None:
         try:
             with ServerRoot(str(home), directory_opener("auto"), None, usage) as root:
                 asked = Extracting(ServerPath((name,)), ServerPath((b"a1",)), _LIMIT)
-                extract(root, Guard(root, Denylist(["*.key"])), asked, Progress(), parse)
+                extract(Guard(root, Denylist(["*.key"])), asked, parse)
         except ArchiveNotParsed:
             if not is_frames:
                 raise

@@ -49,13 +49,13 @@ def progress() -> Progress:
 
 
 @pytest.fixture
-def free(root: ServerRoot) -> Guard:
+def free(root: ServerRoot, progress: Progress) -> Guard:
     """What denies nothing."""
-    return Guard(root)
+    return Guard(root, progress=progress)
 
 
-def guard(root: ServerRoot, *lines: str) -> Guard:
-    return Guard(root, Denylist(lines))
+def guard(root: ServerRoot, *lines: str, progress: Progress | None = None) -> Guard:
+    return Guard(root, Denylist(lines), progress=progress)
 
 
 def plant(home: Path, *names: str) -> None:

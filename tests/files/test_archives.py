@@ -55,7 +55,8 @@ def packed(
     root: ServerRoot, guard: Guard, progress: Progress, *files: str, kind: str = "tar"
 ) -> list[str]:
     """Return the names in an archive of these files, as tar or unzip lists them."""
-    path, _ = compress(root, guard, asked(*files, kind=kind), [p("made.archive")], progress)
+    guard.progress = progress
+    path, _ = compress(guard, asked(*files, kind=kind), [p("made.archive")])
     home = os.readlink(f"/proc/self/fd/{root._fd}")
     return listed(Path(home) / str(path), kind)
 
@@ -84,7 +85,7 @@ def test_each_format_is_read_by_its_own_program(
     (home / "b").chmod(0o754)
     os.utime(home / "b", (1_000_000_000, 1_000_000_000))
     what = Compressing(p(""), [p("d"), p("b")], kind_of_format(kind), compression)
-    path, entry = compress(root, free, what, [p("x")], progress)
+    path, entry = compress(free, what, [p("x")])
     archive = home / "x"
     assert (str(path), entry.size) == ("x", archive.stat().st_size)
     assert archive.stat().st_uid == OWNER[0]
@@ -190,9 +191,9 @@ def test_what_is_denied_is_left_out(
     assert packed(root, denied, progress, "d", "e", "d/secret.key", kind=kind) == ["d/", "d/a"]
     for names in (("e",), ("d/secret.key", "d/hidden")):
         with pytest.raises(FileDenied):
-            compress(root, denied, asked(*names), [p("n")], progress)
+            compress(denied, asked(*names), [p("n")])
     with pytest.raises(FileDenied):
-        compress(root, denied, asked("d"), [p("n.key")], progress)
+        compress(denied, asked("d"), [p("n.key")])
 
 
 def test_a_link_to_the_directory_hides_nothing_that_is_denied(
@@ -202,7 +203,7 @@ def test_a_link_to_the_directory_hides_nothing_that_is_denied(
     (home / "link").symlink_to("real")
     denied = guard(root, "/real/x/secret")
     what = asked("secret", "a", top="link/x", kind="tar")
-    compress(root, denied, what, [p("link/x/made")], progress)
+    compress(denied, what, [p("link/x/made")])
     assert listed(home / "real/x/made", "tar") == ["a"]
 
 
@@ -211,7 +212,7 @@ def test_an_archive_does_not_hold_itself(
 ) -> None:
     plant(home, "a", "made")
     what = asked("", "a", kind="tar", overwrite=True)
-    compress(root, free, what, [p("made")], progress)
+    compress(free, what, [p("made")])
     assert listed(home / "made", "tar") == ["a"]
 
 
@@ -220,7 +221,7 @@ def test_an_archive_gets_the_first_free_name(
 ) -> None:
     plant(home, "a", "x")
     os.mkfifo(home / "y")
-    path, _ = compress(root, free, asked("a"), map(p, ("x", "y", "z")), progress)
+    path, _ = compress(free, asked("a"), map(p, ("x", "y", "z")))
     assert str(path) == "z"
     assert (home / "x").read_text() == "x"
 
@@ -233,7 +234,7 @@ def test_an_archive_above_the_limit_is_removed(
     (home / "a").write_bytes(os.urandom(1_000_000))
     usage.used, usage.limit = 1_000_000, 1_000_000 + (500_000 if where == "archive" else 1_000_050)
     with pytest.raises(DiskLimitExceeded):
-        compress(root, free, asked("a", kind=kind), [p("x")], Progress())
+        compress(free, asked("a", kind=kind), [p("x")])
     assert tree(home) == ["a"]
     assert usage.used == 1_000_000
 
@@ -254,8 +255,9 @@ def test_an_archive_that_is_cancelled_is_removed(
             super().check()
 
     (home / "b").write_bytes(bytes(1_000_000))
+    stopped = Guard(root, progress=Stopped())
     with pytest.raises(FileWorkCancelled):
-        compress(root, free, asked("a", "b", kind=kind), [p("x")], Stopped())
+        compress(stopped, asked("a", "b", kind=kind), [p("x")])
     assert tree(home) == ["a", "b"]
     assert usage.used == 0
 
@@ -302,11 +304,11 @@ def test_missing_files_are_an_error_or_are_passed_over(
 ) -> None:
     plant(home, "a")
     with pytest.raises(FileMissing):
-        compress(root, free, asked("a", "gone"), [p("x")], progress)
+        compress(free, asked("a", "gone"), [p("x")])
     with pytest.raises(FileMissing):
-        compress(root, free, asked("gone", skip_missing=True), [p("x")], progress)
+        compress(free, asked("gone", skip_missing=True), [p("x")])
     assert tree(home) == ["a"]
-    compress(root, free, asked("a", "gone", kind="tar", skip_missing=True), [p("x")], progress)
+    compress(free, asked("a", "gone", kind="tar", skip_missing=True), [p("x")])
     assert listed(home / "x", "tar") == ["a"]
 
 
@@ -323,7 +325,7 @@ def test_a_zip_of_too_many_files_is_refused(
     monkeypatch.setattr(archives, limit, most)
     plant(home, *(f"d/{number}" for number in range(4)))
     with pytest.raises(BadRequest):
-        compress(root, free, asked("d", kind="zip"), [p("x")], progress)
+        compress(free, asked("d", kind="zip"), [p("x")])
     assert not (home / "x").exists()
 
 

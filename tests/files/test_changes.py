@@ -48,7 +48,7 @@ def test_renaming_makes_directories_and_passes_over_what_is_missing(
 ) -> None:
     plant(home, "a", "b/c")
     files = [renaming("a", "x/y/a"), renaming("gone", "z"), renaming("b", "d")]
-    assert rename(root, free, files, progress) == 2
+    assert rename(free, files) == 2
     assert tree(home) == ["d", "d/c", "x", "x/y", "x/y/a"]
 
 
@@ -57,7 +57,7 @@ def test_renaming_to_a_name_in_use_changes_nothing(
 ) -> None:
     plant(home, "a", "b")
     with pytest.raises(NameConflict):
-        rename(root, free, [renaming("a", "b")], progress)
+        rename(free, [renaming("a", "b")])
     assert (home / "b").read_text() == "b"
 
 
@@ -81,7 +81,7 @@ def test_what_is_denied_is_not_renamed_whichever_path_leads_there(
     before = tree(home)
     denied = guard(root, "*.key", "*.key2", "/hidden/", "/config2/cache/")
     with pytest.raises(FileDenied):
-        rename(root, denied, [renaming(source, target)], progress)
+        rename(denied, [renaming(source, target)])
     assert tree(home) == before
 
 
@@ -98,7 +98,7 @@ def test_deleting_follows_no_links_and_counts_at_once(
     plant_special(home)
     (home / "d/out").symlink_to(outside)
     paths = [p(name) for name in ("d", "fifo", "device", "socket", "link")]
-    assert delete(root, free, paths, progress) == 5
+    assert delete(free, paths) == 5
     assert tree(home) == ["kept"]
     assert (outside / "secret").exists()
     assert usage.used == 1000 - len("d/e/f")
@@ -110,7 +110,7 @@ def test_the_servers_directory_is_not_deleted(
 ) -> None:
     plant(home, "d/e")
     with pytest.raises(PathInvalid):
-        delete(root, free, [p(path)], progress)
+        delete(free, [p(path)])
     assert tree(home) == ["d", "d/e"]
 
 
@@ -120,7 +120,7 @@ def test_deleting_leaves_what_is_denied_and_its_directories(
     plant(home, "d/a", "d/b/secret.key", "d/b/x", "d/c/y", "d/hidden/z", "e/f")
     (home / "link").symlink_to("d")
     denied = guard(root, "*.key", "hidden/")
-    assert delete(root, denied, [p("link/c"), p("d"), p("e")], progress) == 3
+    assert delete(denied, [p("link/c"), p("d"), p("e")]) == 3
     assert tree(home) == ["d", "d/b", "d/b/secret.key", "d/hidden", "d/hidden/z", "link"]
 
 
@@ -131,7 +131,7 @@ def test_deleting_only_what_is_denied_is_an_error(
     (home / "link").symlink_to("hidden")
     for path in ("hidden", "hidden/z", "link/z"):
         with pytest.raises(FileDenied):
-            delete(root, guard(root, "/hidden/"), [p(path)], progress)
+            delete(guard(root, "/hidden/"), [p(path)])
     assert tree(home) == ["hidden", "hidden/z", "link"]
 
 
@@ -148,7 +148,7 @@ def test_directories_with_denied_files_are_bounded(
     plant(home, *(f"d/{number}/a.key" for number in range(5)))
     before = tree(home)
     with pytest.raises(BadRequest):
-        delete(root, guard(root, "*.key"), [p("d")], progress)
+        delete(guard(root, "*.key"), [p("d")])
     assert tree(home) == before
 
 
@@ -157,8 +157,8 @@ def test_what_is_missing_is_an_error_or_is_passed_over(
 ) -> None:
     plant(home, "a")
     with pytest.raises(FileMissing):
-        delete(root, free, [p("gone")], progress)
-    assert delete(root, free, [p("gone"), p("a")], progress, missing=False) == 1
+        delete(free, [p("gone")])
+    assert delete(free, [p("gone"), p("a")], missing=False) == 1
     assert tree(home) == []
 
 
@@ -168,11 +168,11 @@ def test_work_that_is_cancelled_ends(
     plant(home, "a")
     progress.cancel()
     with pytest.raises(FileWorkCancelled):
-        delete(root, free, [p("a")], progress)
+        delete(free, [p("a")])
     with pytest.raises(FileWorkCancelled):
-        rename(root, free, [renaming("a", "b")], progress)
+        rename(free, [renaming("a", "b")])
     with pytest.raises(FileWorkCancelled):
-        set_modes(root, free, [Mode(p("a"), 0o600)], progress)
+        set_modes(free, [Mode(p("a"), 0o600)])
     assert tree(home) == ["a"]
 
 
@@ -182,8 +182,8 @@ def test_a_denied_directory_is_not_made(root: ServerRoot, home: Path) -> None:
     (home / "link").symlink_to("d")
     for path in ("hidden", "d/hidden", "hidden/below", "link/hidden"):
         with pytest.raises(FileDenied):
-            create_directory(root, denied, p(path))
-    create_directory(root, denied, p("link/x/y"))
+            create_directory(denied, p(path))
+    create_directory(denied, p("link/x/y"))
     assert tree(home) == ["d", "d/x", "d/x/y", "link"]
 
 
@@ -196,7 +196,7 @@ def test_modes_are_set_and_what_is_missing_is_passed_over(
 ) -> None:
     plant(home, "a", "d/b")
     files = [Mode(p("a"), 0o600), Mode(p("gone"), 0o600), Mode(p("d"), 0o700)]
-    assert set_modes(root, free, files, progress) == 2
+    assert set_modes(free, files) == 2
     assert modes(home) == {"a": 0o600, "d": 0o700, "d/b": modes(home)["d/b"]}
 
 
@@ -209,7 +209,7 @@ def test_recursive_modes_follow_no_links_and_leave_what_is_denied(
     before = stat.S_IMODE((outside / "secret").stat().st_mode)
     os.chmod(home / "d/secret.key", 0o604)
     files = [Mode(p("d"), 0o711, recursive=True)]
-    assert set_modes(root, guard(root, "*.key"), files, progress) == 4
+    assert set_modes(guard(root, "*.key"), files) == 4
     found = modes(home)
     assert {found[name] for name in ("d", "d/a", "d/e", "d/e/f")} == {0o711}
     assert found["d/secret.key"] == 0o604
@@ -224,7 +224,7 @@ def test_what_has_no_mode_and_what_is_denied_are_refused(
     errors: list[WingsdError] = []
     for name in ("fifo", "device", "socket", "link", "secret.key"):
         with pytest.raises((FileTypeRefused, FileDenied)) as caught:
-            set_modes(root, guard(root, "*.key"), [Mode(p(name), 0o777)], progress)
+            set_modes(guard(root, "*.key"), [Mode(p(name), 0o777)])
         errors.append(caught.value)
     assert [type(each) for each in errors] == [FileTypeRefused] * 4 + [FileDenied]
 

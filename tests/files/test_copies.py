@@ -58,7 +58,7 @@ def test_a_copy_is_beside_the_file_with_its_mode_and_owner(
 ) -> None:
     plant(home, "d/a.tar.gz")
     (home / "d/a.tar.gz").chmod(0o750)
-    made = [str(copy(root, free, p("d/a.tar.gz"), None, progress)[0]) for _ in range(3)]
+    made = [str(copy(free, p("d/a.tar.gz"), None)[0]) for _ in range(3)]
     assert made == ["d/a copy.tar.gz", "d/a copy 1.tar.gz", "d/a copy 2.tar.gz"]
     found = (home / made[2]).stat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o750, *OWNER)
@@ -72,7 +72,7 @@ def test_names_in_use_by_anything_are_passed_over(
     plant(home, "a", "a copy/")
     os.mkfifo(home / "a copy 1")
     (home / "a copy 2").symlink_to("nowhere")
-    path, _ = copy(root, free, p("a"), None, progress)
+    path, _ = copy(free, p("a"), None)
     assert str(path) == "a copy 3"
 
 
@@ -84,7 +84,7 @@ def test_only_a_regular_file_is_copied(
     plant_special(home)
     before = tree(home)
     with pytest.raises(FileMissing):
-        copy(root, free, p(name), None, progress)
+        copy(free, p(name), None)
     assert tree(home) == before
 
 
@@ -95,9 +95,9 @@ def test_a_copy_above_the_limit_is_refused_and_leaves_nothing(
     usage.used, usage.limit = 7, 8
     (home / "a").write_bytes(b"12")
     with pytest.raises(DiskLimitExceeded):
-        copy(root, free, p("a"), None, progress)
+        copy(free, p("a"), None)
     with pytest.raises(DiskLimitExceeded):
-        copy(root, free, p("d"), None, progress, directories=True)
+        copy(free, p("d"), None, directories=True)
     assert tree(home) == ["a", "d", "d/b", "d/c"]
     assert usage.used == 7
 
@@ -107,7 +107,7 @@ def test_a_name_too_long_for_a_copy_is_refused(
 ) -> None:
     plant(home, "n" * 255)
     with pytest.raises(NameTooLong):
-        copy(root, free, p("n" * 255), None, progress)
+        copy(free, p("n" * 255), None)
 
 
 def test_a_denied_file_is_not_copied_nor_a_copy_made_where_it_would_be_denied(
@@ -118,7 +118,7 @@ def test_a_denied_file_is_not_copied_nor_a_copy_made_where_it_would_be_denied(
     denied = guard(root, "*.key", "/hidden/", "* copy")
     for source, target in (("a.key", None), ("link/c", None), ("b", None), ("b", p("link/d"))):
         with pytest.raises(FileDenied):
-            copy(root, denied, p(source), target, progress)
+            copy(denied, p(source), target)
     assert tree(home) == ["a.key", "b", "hidden", "hidden/c", "link"]
 
 
@@ -127,12 +127,12 @@ def test_an_existing_file_is_replaced_only_on_demand(
 ) -> None:
     plant(home, "a", "b")
     with pytest.raises(NameConflict):
-        copy(root, free, p("a"), p("b"), progress)
+        copy(free, p("a"), p("b"))
     assert (home / "b").read_text() == "b"
-    copy(root, free, p("a"), p("b"), progress, overwrite=True)
+    copy(free, p("a"), p("b"), overwrite=True)
     assert (home / "b").read_text() == "a"
     with pytest.raises(NameConflict):
-        copy(root, free, p("a"), p("a"), progress, overwrite=True)
+        copy(free, p("a"), p("a"), overwrite=True)
     assert (home / "a").read_text() == "a"
 
 
@@ -144,7 +144,7 @@ def test_a_directory_is_copied_with_modes_and_links_and_without_what_is_denied(
     (home / "d/out").symlink_to(outside)
     (home / "d/e").chmod(0o700)
     denied = guard(root, "*.key", "hidden/")
-    path, entry = copy(root, denied, p("d"), None, progress, directories=True)
+    path, entry = copy(denied, p("d"), None, directories=True)
     assert (str(path), entry.is_directory) == ("d copy", True)
     copied = home / "d copy"
     assert tree(copied) == ["a", "e", "e/f", "empty", "link", "out"]
@@ -161,7 +161,7 @@ def test_a_directory_is_not_copied_into_itself(
     (home / "link").symlink_to("d")
     for target in ("d/x", "d/e/x", "link/x"):
         with pytest.raises(PathInvalid):
-            copy(root, free, p("d"), p(target), progress, directories=True)
+            copy(free, p("d"), p(target), directories=True)
     assert tree(home) == ["d", "d/e", "d/e/a", "link"]
 
 
@@ -173,6 +173,6 @@ def test_a_copy_that_is_cancelled_leaves_nothing(
     progress.cancel()
     for directories, name in ((True, "d"), (False, "d/0/a")):
         with pytest.raises(FileWorkCancelled):
-            copy(root, free, p(name), None, progress, directories=directories)
+            copy(free, p(name), None, directories=directories)
     assert tree(home) == before
     assert usage.used == 0

@@ -42,7 +42,8 @@ def extracted(
     root: ServerRoot, guard: Guard, archive: str, top: str = "", progress: Progress | None = None
 ) -> ExtractedMembers:
     asked, parse = Extracting(p(archive), p(top)), cast("Any", ParsedHere)
-    return extract(root, guard, asked, progress or Progress(), parse)
+    guard.progress = progress or Progress()
+    return extract(guard, asked, parse)
 
 
 def content(path: Path) -> bytes | str | None:

@@ -13,7 +13,6 @@ from wingsd.errors import FileNotPermitted, StorageError
 from wingsd.files.archives import Chosen, Selection
 from wingsd.files.changes import copy
 from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
 from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.openers import Openat2Opener
 from wingsd.filesystem.paths import ServerPath
@@ -44,7 +43,7 @@ def rootless(home: Path) -> Iterator[ServerRoot]:
 
 
 def copied(root: ServerRoot, name: str) -> None:
-    copy(root, Guard(root), p(name), None, Progress(), directories=True)
+    copy(Guard(root), p(name), None, directories=True)
 
 
 def packed(root: ServerRoot, name: str) -> None:

@@ -296,7 +296,7 @@ class ChangeFilesEndpoint(FilesPath):
 
     def begin(
         self,
-        change: Callable[[ServerRoot, Guard, Progress], T],
+        change: Callable[[Guard], T],
         title: str,
         details: Mapping[str, Any] | None = None,
         *,
@@ -307,7 +307,7 @@ class ChangeFilesEndpoint(FilesPath):
         denylists = (self.denylist, Denylist(ignored))
 
         def work(root: ServerRoot, progress: Progress) -> T:
-            return change(root, Guard(root, *denylists), progress)
+            return change(Guard(root, *denylists, progress=progress))
 
         return self._node.file_tasks.start(
             self.game_server, lane or self._node.files.changes, work, title, details
@@ -345,7 +345,7 @@ class ChangeFilesEndpoint(FilesPath):
         top = ServerPath.parse(body.root)
         files = [each.paths(top) for each in body.files]
         task = self.begin(
-            lambda root, guard, progress: rename(root, guard, files, progress),
+            lambda guard: rename(guard, files),
             f"Renaming {files_text(len(files))}",
             ignored=body.ignored,
             lane=self._node.files.renames,
@@ -363,19 +363,13 @@ class ChangeFilesEndpoint(FilesPath):
         named = body.name if self.is_calagopus else None
         target = None if named is None else source.parent.joined(named)
 
-        def change(root: ServerRoot, guard: Guard, progress: Progress) -> FileEntry:
-            progress.bytes_total = root.stat(source).size
+        def change(guard: Guard) -> FileEntry:
+            guard.progress.bytes_total = guard.root.stat(source).size
             path, entry = copy(
-                root,
-                guard,
-                source,
-                target,
-                progress,
-                overwrite=body.overwrite,
-                directories=self.is_calagopus,
+                guard, source, target, overwrite=body.overwrite, directories=self.is_calagopus
             )
-            progress.target = path
-            return described(root, path, entry)
+            guard.progress.target = path
+            return described(guard.root, path, entry)
 
         shown = "" if target is None else f"/{target}"
         details = {"type": "copy", "path": f"/{source}", "destination_path": shown}
@@ -396,7 +390,7 @@ class ChangeFilesEndpoint(FilesPath):
         paths = [below(body.root, name) for name in body.files]
         missing = self._config.is_pelican
         task = self.begin(
-            lambda root, guard, progress: delete(root, guard, paths, progress, missing=missing),
+            lambda guard: delete(guard, paths, missing=missing),
             f"Deleting {files_text(len(paths))}",
             ignored=body.ignored,
         )
@@ -407,7 +401,7 @@ class ChangeFilesEndpoint(FilesPath):
         """Make a directory and those on the way to it; one that exists is kept."""
         path = ServerPath.parse(body.root or body.path).joined(body.name)
         task = self.begin(
-            lambda root, guard, progress: create_directory(root, guard, path),
+            lambda guard: create_directory(guard, path),
             f"Making the directory {path}",
             ignored=body.ignored,
             lane=self._node.files.short,
@@ -429,7 +423,7 @@ class ChangeFilesEndpoint(FilesPath):
             for each in body.files
         ]
         task = self.begin(
-            lambda root, guard, progress: set_modes(root, guard, files, progress),
+            lambda guard: set_modes(guard, files),
             f"Setting the modes of {files_text(len(files))}",
             ignored=body.ignored,
         )
@@ -467,11 +461,10 @@ class ChangeFilesEndpoint(FilesPath):
             skip_missing=self.is_calagopus,
         )
 
-        def change(root: ServerRoot, guard: Guard, progress: Progress) -> FileEntry:
-            targets = self._targets(top, body.name, kind)
-            path, entry = compress(root, guard, asked, targets, progress)
+        def change(guard: Guard) -> FileEntry:
+            path, entry = compress(guard, asked, self._targets(top, body.name, kind))
             if self.is_calagopus:
-                return described(root, path, entry)
+                return described(guard.root, path, entry)
             return FileEntry(**entry_data(entry, self._mime(kind)))
 
         details = {
@@ -530,23 +523,16 @@ class ChangeFilesEndpoint(FilesPath):
         files = [each.paths(top) for each in body.files]
         skipped: list[FileEntry] = []
 
-        def change(root: ServerRoot, guard: Guard, progress: Progress) -> int:
+        def change(guard: Guard) -> int:
             copied = 0
             for each in files:
-                progress.check()
+                guard.progress.check()
+                source, target = each.source, each.target
                 try:
-                    copy(
-                        root,
-                        guard,
-                        each.source,
-                        each.target,
-                        progress,
-                        overwrite=body.overwrite,
-                        directories=True,
-                    )
+                    copy(guard, source, target, overwrite=body.overwrite, directories=True)
                 except NameConflict:
-                    entry = root.stat(each.target)
-                    skipped.append(described(root, each.target, entry))
+                    entry = guard.root.stat(target)
+                    skipped.append(described(guard.root, target, entry))
                 except (FileMissing, PathInvalid):
                     continue
                 else:
@@ -572,10 +558,10 @@ class ChangeFilesEndpoint(FilesPath):
         target = start.joined(body.target)
         text = posixpath.relpath(b"/" + bytes(target), b"/" + bytes(link.parent))
 
-        def change(root: ServerRoot, guard: Guard, progress: Progress) -> None:
-            guard.check(target, is_directory=root.stat(target).is_directory)
+        def change(guard: Guard) -> None:
+            guard.check(target, is_directory=guard.root.stat(target).is_directory)
             guard.check(link)
-            root.make_symlink(link, text)
+            guard.root.make_symlink(link, text)
 
         title = f"Making the symlink {link}"
         task = self.begin(change, title, ignored=body.ignored, lane=self._node.files.short)
@@ -596,9 +582,9 @@ class ChangeFilesEndpoint(FilesPath):
         left = None if limit is None or used is None else limit - used
         asked = Extracting(archive, top, left)
 
-        def change(root: ServerRoot, guard: Guard, progress: Progress) -> ExtractedMembers:
-            progress.target = top
-            return extract(root, guard, asked, progress)
+        def change(guard: Guard) -> ExtractedMembers:
+            guard.progress.target = top
+            return extract(guard, asked)
 
         details = {
             "type": "decompress",

@@ -255,10 +255,10 @@ class ArchiveDownloadEndpoint(SignedPath):
                 raise DirectoryMissing(str(asked.top))
             if not root.stat(asked.top).is_directory:
                 raise DirectoryMissing(str(asked.top))
-            existing(root, Guard(root, denylist, ignored), asked)
+            existing(Guard(root, denylist, ignored), asked)
 
         def pack(outflow: Outflow, root: ServerRoot) -> None:
-            pack_into(root, Guard(root, denylist, ignored), asked, outflow.write)
+            pack_into(Guard(root, denylist, ignored), asked, outflow.write)
             outflow.finish()
 
         def produce(outflow: Outflow) -> Deferred[None]:

@@ -45,7 +45,6 @@ from wingsd.files.progress import Progress
 from wingsd.filesystem.directory import Entry, open_regular
 from wingsd.filesystem.new_file import TEMPORARY, NewFileOptions
 from wingsd.filesystem.paths import ServerPath, name_text
-from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing, gone, regular_bytes, unreadable_for_user
 
 #: It was replaced by something else than a symlink.
@@ -137,13 +136,10 @@ class Selection:
     chosen: Chosen
     archive: ServerPath
 
-    def total(self, check: Callable[[], None]) -> int:
-        """Return the bytes of its regular files. `check` is called now and then.
-
-        Raises the errors of `members`.
-        """
+    def total(self) -> int:
+        """Return the bytes of its regular files. Raises as `members`, and FileWorkCancelled."""
         with self._listings() as listings:
-            return regular_bytes(listings, check)
+            return regular_bytes(listings, self.guard.progress.check)
 
     def members(self) -> Iterator[FileMember]:
         """Yield what is chosen but what is denied, `archive` itself, and files being written.
@@ -295,46 +291,40 @@ class Compressing:
 
 
 def compress(
-    root: ServerRoot,
-    guard: Guard,
-    asked: Compressing,
-    targets: Iterable[ServerPath],
-    progress: Progress,
+    guard: Guard, asked: Compressing, targets: Iterable[ServerPath]
 ) -> tuple[ServerPath, Entry]:
     """Make an archive; return its path and entry.
 
     Raises FileMissing, FileDenied where all of it is denied, DirectoryMissing, DiskLimitExceeded,
     NameConflict, FileWorkCancelled and StorageError; nothing is left of an archive that failed.
     """
-    chosen = existing(root, guard, asked)
+    chosen = existing(guard, asked)
     for target in targets:
         guard.check(target)
-        if not (asked.overwrite or is_free(root, target)):
+        if not (asked.overwrite or is_free(guard.root, target)):
             continue
-        progress.target = target
+        guard.progress.target = target
         selection = Selection(guard, asked.top, Chosen(chosen), target)
-        progress.bytes_total = selection.total(progress.check)
+        guard.progress.bytes_total = selection.total()
         options = NewFileOptions(replace=asked.overwrite)
-        with root.new_file(target, options) as file:
-            _pack(selection.members(), asked, file.write, progress)
+        with guard.root.new_file(target, options) as file:
+            _pack(selection.members(), asked, file.write, guard.progress)
             return target, Entry.of(target.name, file.commit())
     raise FileMissing(str(asked.top))
 
 
-def pack_into(
-    root: ServerRoot, guard: Guard, asked: Compressing, write: Callable[[bytes], object]
-) -> None:
+def pack_into(guard: Guard, asked: Compressing, write: Callable[[bytes], object]) -> None:
     """Pass the bytes of an archive to `write`, as it is made.
 
     Raises FileMissing, FileDenied where all of it is denied, DirectoryMissing, StorageError, and
     what `write` raises.
     """
-    chosen = Chosen(existing(root, guard, asked))
+    chosen = Chosen(existing(guard, asked))
     members = Selection(guard, asked.top, chosen, ServerPath()).members()
-    _pack(members, asked, write, Progress())
+    _pack(members, asked, write, guard.progress)
 
 
-def existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[ServerPath]:
+def existing(guard: Guard, asked: Compressing) -> list[ServerPath]:
     """Return the chosen paths below `top` that exist and are not denied.
 
     Raises FileMissing, and FileDenied where all of it is denied.
@@ -344,7 +334,7 @@ def existing(root: ServerRoot, guard: Guard, asked: Compressing) -> list[ServerP
     for path in asked.files:
         place = ServerPath((*asked.top.parts, *path.parts))
         try:
-            guard.check(place, is_directory=root.stat(place).is_directory)
+            guard.check(place, is_directory=guard.root.stat(place).is_directory)
         except FileDenied as error:
             denied = error
         except FileMissing:

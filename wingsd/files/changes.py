@@ -18,7 +18,6 @@ from wingsd.errors import (
     PathInvalid,
 )
 from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
 from wingsd.filesystem.attributes import set_mode_at
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.new_file import NewFileOptions
@@ -34,7 +33,7 @@ class Renaming:
     target: ServerPath
 
 
-def rename(root: ServerRoot, guard: Guard, files: Iterable[Renaming], progress: Progress) -> int:
+def rename(guard: Guard, files: Iterable[Renaming]) -> int:
     """Rename files in order; return how many. One that does not exist is passed over.
 
     A directory that something denied is in is not renamed, nor one in which something would be
@@ -43,28 +42,21 @@ def rename(root: ServerRoot, guard: Guard, files: Iterable[Renaming], progress: 
     """
     count = 0
     for each in files:
-        progress.check()
+        guard.progress.check()
         try:
-            is_directory = root.stat(each.source).is_directory
+            is_directory = guard.root.stat(each.source).is_directory
             guard.check(each.source, each.target, is_directory=is_directory)
             if is_directory:
-                guard.check_tree(each.source, each.target, progress.cancelled)
-            root.rename(each.source, each.target)
+                guard.check_tree(each.source, each.target)
+            guard.root.rename(each.source, each.target)
         except FileMissing:
             continue
         count += 1
-        progress.files_done += 1
+        guard.progress.files_done += 1
     return count
 
 
-def delete(
-    root: ServerRoot,
-    guard: Guard,
-    paths: Iterable[ServerPath],
-    progress: Progress,
-    *,
-    missing: bool = True,
-) -> int:
+def delete(guard: Guard, paths: Iterable[ServerPath], *, missing: bool = True) -> int:
     """Delete files and directories; return how many of these paths.
 
     What is denied stays, with the directories that it is in; only where nothing else was asked
@@ -74,11 +66,11 @@ def delete(
     count = 0
     denied: FileDenied | None = None
     for path in paths:
-        progress.check()
+        guard.progress.check()
         try:
-            entry = root.stat(path)
+            entry = guard.root.stat(path)
             guard.check(path, is_directory=entry.is_directory)
-            _delete(root, guard, path, entry, progress)
+            _delete(guard, path, entry)
         except FileDenied as error:
             denied = error
         except FileMissing:
@@ -86,37 +78,36 @@ def delete(
                 raise
         else:
             count += 1
-            progress.files_done += 1
+            guard.progress.files_done += 1
     if denied is not None and not count:
         raise denied
     return count
 
 
-def _delete(
-    root: ServerRoot, guard: Guard, path: ServerPath, entry: Entry, progress: Progress
-) -> None:
-    kept = guard.kept(path, progress.cancelled) if entry.is_directory else set()
+def _delete(guard: Guard, path: ServerPath, entry: Entry) -> None:
+    root, cancelled = guard.root, guard.progress.cancelled
+    kept = guard.kept(path) if entry.is_directory else set()
     if path not in kept:
-        root.remove(path, progress.cancelled)
+        root.remove(path, cancelled)
         return
     for directory in kept:
         with root.directory(directory) as listed:
             for each in listed.entries():
-                progress.check()
+                guard.progress.check()
                 below = directory.child(each.name)
                 if below in kept or guard.denies(below, is_directory=each.is_directory):
                     continue
                 with suppress(FileMissing):
-                    root.remove(below, progress.cancelled)
+                    root.remove(below, cancelled)
 
 
-def create_directory(root: ServerRoot, guard: Guard, path: ServerPath) -> Entry:
+def create_directory(guard: Guard, path: ServerPath) -> Entry:
     """Make a directory and those on the way to it.
 
     Raises FileDenied, NameConflict and NotDirectory.
     """
     guard.check(path, is_directory=True)
-    return root.make_directory(path)
+    return guard.root.make_directory(path)
 
 
 _MODE = re.compile(r"0?o?[0-7]{1,4}")
@@ -138,34 +129,34 @@ class Mode:
     recursive: bool = False
 
 
-def set_modes(root: ServerRoot, guard: Guard, files: Iterable[Mode], progress: Progress) -> int:
+def set_modes(guard: Guard, files: Iterable[Mode]) -> int:
     """Set modes; return of how many files. One that does not exist is passed over.
 
     Raises FileDenied, FileTypeRefused for what has no mode, and FileWorkCancelled.
     """
     for each in files:
-        progress.check()
+        guard.progress.check()
         try:
-            is_directory = root.stat(each.path).is_directory
+            is_directory = guard.root.stat(each.path).is_directory
             guard.check(each.path, is_directory=is_directory)
             if is_directory and each.recursive:
-                _set_below(guard, each, progress)
-            root.set_mode(each.path, each.bits)
+                _set_below(guard, each)
+            guard.root.set_mode(each.path, each.bits)
         except FileMissing:
             continue
-        progress.files_done += 1
-    return progress.files_done
+        guard.progress.files_done += 1
+    return guard.progress.files_done
 
 
-def _set_below(guard: Guard, given: Mode, progress: Progress) -> None:
+def _set_below(guard: Guard, given: Mode) -> None:
     """Set the modes of all that is in a directory but symlinks and what has no mode."""
     with guard.tree(given.path) as listings:
         for listing in listings:
-            progress.check()
+            guard.progress.check()
             for name in (*listing.files, *listing.directories):
                 with suppress(FileNotFoundError, FileTypeRefused):
                     set_mode_at(listing.fd, name, given.bits)
-                    progress.files_done += 1
+                    guard.progress.files_done += 1
 
 
 #: Numbered names that are tried before the time is part of the name.
@@ -209,11 +200,9 @@ def is_free(root: ServerRoot, path: ServerPath) -> bool:
 
 
 def copy(
-    root: ServerRoot,
     guard: Guard,
     source: ServerPath,
     target: ServerPath | None,
-    progress: Progress,
     *,
     overwrite: bool = False,
     directories: bool = False,
@@ -224,18 +213,18 @@ def copy(
     Raises FileMissing for anything else, FileDenied, NameConflict, DiskLimitExceeded and
     FileWorkCancelled; nothing is left of a copy that failed, but what it replaced.
     """
-    entry = root.stat(source)
+    entry = guard.root.stat(source)
     if source.is_root or not (entry.is_regular or (entry.is_directory and directories)):
         raise FileMissing(str(source))
     guard.check(source, is_directory=entry.is_directory)
-    copier = _Copier(root, guard, progress, overwrite and target is not None)
+    copier = _Copier(guard, overwrite and target is not None)
     copy_entry = copier.tree if entry.is_directory else copier.file
     if target is not None:
         guard.check(target, is_directory=entry.is_directory)
         return target, copy_entry(source, target)
     for name in copy_names(*divided(source.name)):
         path = source.parent.child(name)
-        if not is_free(root, path):
+        if not is_free(guard.root, path):
             continue
         guard.check(path, is_directory=entry.is_directory)
         with suppress(NameConflict):  # it was made in this moment
@@ -247,29 +236,28 @@ def copy(
 class _Copier:
     """Copies single entries; with `overwrite` existing files are replaced."""
 
-    _root: ServerRoot
     _guard: Guard
-    _progress: Progress
     _overwrite: bool
 
     def file(self, source: ServerPath, target: ServerPath) -> Entry:
         """Copy a regular file."""
         if source == target:
             raise NameConflict.renaming(str(target))
-        options = NewFileOptions(replace=self._overwrite)
-        entry = self._root.copy(source, target, options, self._progress.cancelled)
-        self._progress.bytes_done += entry.size
-        self._progress.files_done += 1
+        options, progress = NewFileOptions(replace=self._overwrite), self._guard.progress
+        entry = self._guard.root.copy(source, target, options, progress.cancelled)
+        progress.bytes_done += entry.size
+        progress.files_done += 1
         return entry
 
     def tree(self, source: ServerPath, target: ServerPath) -> Entry:
         """Copy a directory."""
-        real_source, real_target = self._root.real_path(source), self._root.real_path(target)
+        root = self._guard.root
+        real_source, real_target = root.real_path(source), root.real_path(target)
         if source.contains(target) or real_source.contains(real_target):
             raise PathInvalid("a directory cannot be copied into itself.")
         is_new = False
         try:
-            if not (self._root.stat(target).is_directory and self._overwrite):
+            if not (root.stat(target).is_directory and self._overwrite):
                 raise NameConflict.renaming(str(target))
         except FileMissing:
             is_new = True
@@ -278,29 +266,27 @@ class _Copier:
         except BaseException:
             if is_new:
                 with suppress(FileMissing):
-                    self._root.remove(target)
+                    root.remove(target)
             raise
-        return self._root.stat(target)
+        return root.stat(target)
 
     def _fill(self, source: ServerPath, target: ServerPath) -> None:
         # What is copied is not durable at once: fsync(2) for each file would take hours.
         options = NewFileOptions(replace=self._overwrite, durable=False)
+        root, progress = self._guard.root, self._guard.progress
         with self._guard.tree(source, target) as listings:
             for listing in listings:
                 here = ServerPath((*source.parts, *listing.path))
                 there = ServerPath((*target.parts, *listing.path))
-                self._progress.check()
-                self._root.make_directory(there)
-                self._root.set_mode(there, listing.stat.st_mode)
+                progress.check()
+                root.make_directory(there)
+                root.set_mode(there, listing.stat.st_mode)
                 for name in listing.files:
                     with suppress(FileMissing):  # deleted meanwhile
-                        entry = self._root.copy(
-                            here.child(name), there.child(name), options, self._progress.cancelled
-                        )
-                        self._progress.bytes_done += entry.size
-                    self._progress.files_done += 1
+                        copied = here.child(name), there.child(name)
+                        entry = root.copy(*copied, options, progress.cancelled)
+                        progress.bytes_done += entry.size
+                    progress.files_done += 1
                 for name in listing.symlinks:
                     with suppress(FileMissing, NameConflict):
-                        self._root.make_symlink(
-                            there.child(name), self._root.link_text(here.child(name))
-                        )
+                        root.make_symlink(there.child(name), root.link_text(here.child(name)))

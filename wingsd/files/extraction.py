@@ -36,7 +36,6 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.new_file import TEMPORARY, NewFileOptions
 from wingsd.filesystem.paths import ServerPath
@@ -109,11 +108,7 @@ class ExtractedMembers:
 
 
 def extract(
-    root: ServerRoot,
-    guard: Guard,
-    asked: Extracting,
-    progress: Progress,
-    parse: Callable[..., ArchiveProcess] = ArchiveProcess,
+    guard: Guard, asked: Extracting, parse: Callable[..., ArchiveProcess] = ArchiveProcess
 ) -> ExtractedMembers:
     """Extract an archive, which `parse` reads; return what became of its members.
 
@@ -125,22 +120,21 @@ def extract(
     NameConflict, FileTypeRefused, FileWorkCancelled and StorageError.
     """
     guard.check(asked.archive)
-    with root.open_file(asked.archive) as archive:
+    with guard.root.open_file(asked.archive) as archive:
         process = parse(
             archive.fileno(),
             archive.entry.size,
             name_hint(asked.archive.name),
-            _most(root, asked),
-            progress.check,
+            _most(guard.root, asked),
+            guard.progress.check,
             asked.bounds,
         )
         found = process.contents()
         try:
             with closing(found):  # type: ignore[type-var]
-                writer = _Writer(root, guard, asked, archive.entry, progress)
-                return writer.run(found)
+                return _Writer(guard, asked, archive.entry).run(found)
         except ArchiveRefused as error:
-            progress.check()
+            guard.progress.check()
             raise archive_error(error, is_part=is_part_name(asked.archive.name)) from None
         except ParserFailed as error:
             raise ArchiveNotParsed(str(error)) from error
@@ -159,11 +153,9 @@ def _most(root: ServerRoot, asked: Extracting) -> int:
 
 @attrs.define(eq=False, repr=False)
 class _Writer:
-    _root: ServerRoot
     _guard: Guard
     _asked: Extracting
     _entry: Entry
-    _progress: Progress
     _extracted: ExtractedMembers = attrs.Factory(ExtractedMembers)
     #: Paths in bytes, which take a twentieth of the memory; with modes and times, or texts.
     _directories: list[tuple[bytes, int, int | None]] = attrs.Factory(list)
@@ -172,11 +164,11 @@ class _Writer:
 
     def run(self, found: Iterator[ParsedArchive]) -> ExtractedMembers:
         for part in found:
-            self._progress.check()
+            self._guard.progress.check()
             match part:
                 case ArchivePlan():
-                    self._root.check_space(max(part.size, 0))
-                    self._progress.bytes_total = max(part.size, 0)
+                    self._guard.root.check_space(max(part.size, 0))
+                    self._guard.progress.bytes_total = max(part.size, 0)
                 case ArchiveMember():
                     self._member(part, found)
         self._finish()
@@ -204,7 +196,7 @@ class _Writer:
             self._symlinks.append((place, member.link))
         else:
             self._extracted.pass_over(path)
-        self._progress.files_done += 1
+        self._guard.progress.files_done += 1
 
     def _path(self, name: bytes) -> ServerPath:
         """Return where a name lands: below the directory, whatever it is."""
@@ -225,7 +217,7 @@ class _Writer:
             modified=self._entry.modified if is_single else _time(member),
             durable=False,  # fsync(2) for each file would take hours
         )
-        with self._root.new_file(path, options) as file:
+        with self._guard.root.new_file(path, options) as file:
             for piece in self._data(found):
                 file.write(piece)
             file.commit()
@@ -238,12 +230,12 @@ class _Writer:
                 return
             if not isinstance(part, bytes):
                 raise ArchiveNotParsed("a file has no end")
-            self._progress.check()
+            self._guard.progress.check()
             yield part
-            self._progress.bytes_done += len(part)
+            self._guard.progress.bytes_done += len(part)
 
     def _directory(self, path: ServerPath, member: ArchiveMember) -> None:
-        self._root.make_directory(path)
+        self._guard.root.make_directory(path)
         self._extracted.written += 1
         if len(self._directories) < MAX_DIRECTORIES and self._may_wait(place := bytes(path)):
             self._directories.append((place, member.mode, _time(member)))
@@ -259,33 +251,33 @@ class _Writer:
     def _copy(self, path: ServerPath, source: ServerPath, member: ArchiveMember) -> None:
         """Make a copy in place of a hard link; none where its file is not there or denied."""
         with suppress(FileMissing, IsDirectory, FileTypeRefused):
-            size = self._root.stat(source).size
+            size = self._guard.root.stat(source).size
             if source != path and not self._guard.denies(source):
-                self._root.check_space(size)
+                self._guard.root.check_space(size)
                 options = NewFileOptions(modified=_time(member), durable=False)
-                self._root.copy(source, path, options, self._progress.cancelled)
+                self._guard.root.copy(source, path, options, self._guard.progress.cancelled)
                 self._extracted.written += 1
                 return
         self._extracted.pass_over(path)
 
     def _finish(self) -> None:
         for place, text in self._symlinks:
-            self._progress.check()
+            self._guard.progress.check()
             self._symlink(ServerPath.from_bytes(place), text)
         for place, mode, modified in reversed(self._directories):
-            self._progress.check()
+            self._guard.progress.check()
             path = ServerPath.from_bytes(place)
             with suppress(FileMissing, FileTypeRefused):
                 if modified is not None:
-                    self._root.set_times(path, modified, modified)
-                self._root.set_mode(path, mode | _OWNERS_DIRECTORY)
+                    self._guard.root.set_times(path, modified, modified)
+                self._guard.root.set_mode(path, mode | _OWNERS_DIRECTORY)
 
     def _symlink(self, path: ServerPath, text: bytes) -> None:
         target = _target(path, text)
         with suppress(NameConflict, FileMissing, PathInvalid):
             if target is not None and not self._guard.denies(target):
-                self._root.make_directory(path.parent)
-                self._root.make_symlink(path, text)
+                self._guard.root.make_directory(path.parent)
+                self._guard.root.make_symlink(path, text)
                 self._extracted.written += 1
                 return
         self._extracted.pass_over(path)

@@ -5,11 +5,12 @@ A path is judged as it was given, and as where it really is when symlinks lead t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from wingsd.errors import BadRequest, DirectoryMissing, FileDenied, FileWorkCancelled
 from wingsd.files.denylist import Denylist
+from wingsd.files.progress import Progress
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing
@@ -21,10 +22,16 @@ MAX_KEPT_NAMES = 1 << 20
 
 
 class Guard:
-    """The denylists that hold for a request to the open directory of a server. Blocking."""
+    """The open directory of a server for one request, and the denylists that hold for it.
 
-    def __init__(self, root: ServerRoot, *denylists: Denylist) -> None:
-        self._root = root
+    `progress` is how far the request's work is. Blocking.
+    """
+
+    def __init__(
+        self, root: ServerRoot, *denylists: Denylist, progress: Progress | None = None
+    ) -> None:
+        self.root = root
+        self.progress = progress or Progress()
         self._denylists = tuple(each for each in denylists if not each.is_empty)
 
     def check(self, *paths: ServerPath, is_directory: bool = False) -> None:
@@ -37,22 +44,20 @@ class Guard:
         """Return whether a path is denied. Raises the errors of `ServerRoot.real_path`."""
         if not self._denylists:
             return False
-        return self._denied((path, self._root.real_path(path)), is_directory)
+        return self._denied((path, self.root.real_path(path)), is_directory)
 
-    def check_tree(
-        self, path: ServerPath, target: ServerPath, cancelled: Callable[[], bool]
-    ) -> None:
+    def check_tree(self, path: ServerPath, target: ServerPath) -> None:
         """Raise `FileDenied` where something in the directory `path` is denied.
 
         It is denied as well if it would be in the directory `target`, where it is to be moved.
         """
         if not self._denylists:
             return
-        places = (path, self._root.real_path(path), target, self._root.real_path(target))
-        for name in self._denied_below(path, places, cancelled):
+        places = (path, self.root.real_path(path), target, self.root.real_path(target))
+        for name in self._denied_below(path, *places):
             raise FileDenied(str(name))
 
-    def kept(self, path: ServerPath, cancelled: Callable[[], bool]) -> set[ServerPath]:
+    def kept(self, path: ServerPath) -> set[ServerPath]:
         """Return the directories from `path` down that something denied is in.
 
         Raises `BadRequest` where there are too many.
@@ -61,7 +66,7 @@ class Guard:
         names = 0
         if not self._denylists:
             return kept
-        for name in self._denied_below(path, (path, self._root.real_path(path)), cancelled):
+        for name in self._denied_below(path, path, self.root.real_path(path)):
             above = name.parent
             while path.contains(above) and above not in kept:
                 kept.add(above)
@@ -88,7 +93,7 @@ class Guard:
         It is denied as well if it would be in one of the directories `others`. Raises as
         `ServerRoot.directory` and `Directory.tree`.
         """
-        places = [place for path in (top, *others) for place in (path, self._root.real_path(path))]
+        places = [place for path in (top, *others) for place in (path, self.root.real_path(path))]
 
         def allowed(listing: Listing) -> Listing:
             here = [ServerPath((*place.parts, *listing.path)) for place in places]
@@ -101,23 +106,20 @@ class Guard:
                 )
             )
 
-        with self._root.directory(top) as directory, directory.tree(allowed) as listings:
+        with self.root.directory(top) as directory, directory.tree(allowed) as listings:
             yield listings
 
-    def _denied(
-        self, paths: tuple[ServerPath, ...] | list[ServerPath], is_directory: bool
-    ) -> bool:
+    def _denied(self, paths: Iterable[ServerPath], is_directory: bool) -> bool:
+        paths = dict.fromkeys(paths)
         return any(
             each.denies(path, is_directory=is_directory)
             for each in self._denylists
-            for path in dict.fromkeys(paths)
+            for path in paths
         )
 
-    def _denied_below(
-        self, path: ServerPath, places: tuple[ServerPath, ...], cancelled: Callable[[], bool]
-    ) -> Iterator[ServerPath]:
+    def _denied_below(self, path: ServerPath, *places: ServerPath) -> Iterator[ServerPath]:
         """Yield the denied entries below a directory; a denied directory is not looked into."""
-        with suppress(DirectoryMissing), self._root.directory(path) as top:
+        with suppress(DirectoryMissing), self.root.directory(path) as top:
             pairs = tuple(dict.fromkeys(places))
             denied: list[ServerPath] = []
 
@@ -135,7 +137,7 @@ class Guard:
 
             with top.tree(select) as listings:
                 for _ in listings:
-                    if cancelled():
+                    if self.progress.cancelled():
                         raise FileWorkCancelled
                     yield from denied
                     denied.clear()

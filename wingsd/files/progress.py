@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Event
-
 from wingsd.errors import FileWorkCancelled
 from wingsd.filesystem.paths import ServerPath
 
@@ -20,17 +18,17 @@ class Progress:
         self.files_done = 0
         #: The path of what is made.
         self.target: ServerPath | None = None
-        self._cancelled = Event()
+        self._is_cancelled = False
 
     def cancel(self) -> None:
         """End the work soon, with `FileWorkCancelled`."""
-        self._cancelled.set()
+        self._is_cancelled = True
 
     def cancelled(self) -> bool:
         """Return whether it was cancelled."""
-        return self._cancelled.is_set()
+        return self._is_cancelled
 
     def check(self) -> None:
         """Raise `FileWorkCancelled` where it was cancelled."""
-        if self._cancelled.is_set():
+        if self._is_cancelled:
             raise FileWorkCancelled

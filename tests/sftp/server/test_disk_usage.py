@@ -27,7 +27,6 @@ from wingsd.config import SftpConfig
 from wingsd.errors import WingsdError
 from wingsd.files.changes import Renaming, delete, rename
 from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
 from wingsd.filesystem.new_file import NewFile, NewFileOptions, PartialFile
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.paths import ServerPath
@@ -436,11 +435,11 @@ class Usage(RuleBasedStateMachine):
     @rule(name=names, new_name=names)
     def rename(self, name: str, new_name: str) -> None:
         files = [Renaming(p(name), p(new_name))]
-        self.try_to(lambda root: rename(root, Guard(root), files, Progress()))
+        self.try_to(lambda root: rename(Guard(root), files))
 
     @rule(name=st.sampled_from(("a", "b", "d/a", "d/b", "d", PART)))
     def delete(self, name: str) -> None:
-        self.try_to(lambda root: delete(root, Guard(root), [p(name)], Progress()))
+        self.try_to(lambda root: delete(Guard(root), [p(name)]))
 
     # By the server's program
 

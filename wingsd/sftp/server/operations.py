@@ -466,7 +466,8 @@ class SftpOperations:
         with self._access.files() as (root, guard):
             if not root.stat(path).is_directory:
                 raise NotDirectory(str(path))
-            delete(root, guard, [path], _SessionProgress(self._access))
+            guard.progress = _SessionProgress(self._access)
+            delete(guard, [path])
         self._access.report("delete", path)
 
     def _mkdir(self, request: Request) -> None:
@@ -487,7 +488,8 @@ class SftpOperations:
             is_directory = root.stat(source).is_directory
             guard.check(source, target, is_directory=is_directory)
             if is_directory:
-                guard.check_tree(source, target, self._access.is_closed)
+                guard.progress = _SessionProgress(self._access)
+                guard.check_tree(source, target)
             self._access.check_open(changes=True)
             root.rename(source, target, replace=replace)
         self._access.report("rename", source, target)
