@@ -13,7 +13,6 @@ import socket
 import stat
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -90,7 +89,7 @@ def _disks(directories: dict[str, str]) -> list[Json]:
 class StatusEndpoint(ControlEndpoint):
     """The calls about the node."""
 
-    @call(HTTPStatus.OK, "The status.")
+    @call(200, "The status.")
     async def get_status(self) -> Json:
         """Return the status of the node. Takes a few seconds at most."""
         node, system = self._node, self._config.system
@@ -188,7 +187,7 @@ class StatusEndpoint(ControlEndpoint):
         running = [server for server in servers if server.state is not PowerState.OFFLINE]
         return {"loaded": True, "count": len(servers), "running": len(running)}
 
-    @call(HTTPStatus.OK, "The report.")
+    @call(200, "The report.")
     async def get_diagnostics(self, query: DiagnosticsQuery) -> Json:
         """Return the report as text."""
         return {"report": await self._node.diagnostics.report(report_options(query))}
@@ -235,7 +234,7 @@ def _progress(check: BackupCheck) -> Json:
 class ControlBackupsEndpoint(ControlEndpoint):
     """The calls about backups."""
 
-    @call(HTTPStatus.OK, "The backups.")
+    @call(200, "The backups.")
     async def list_backups(self, query: BackupsQuery) -> Json:
         """Return the backups on this node and those that are being made."""
         refusal = BadRequest("server is invalid", "expected the UUID of a server")
@@ -261,22 +260,22 @@ class ControlBackupsEndpoint(ControlEndpoint):
         """The UUID in the path. Raises `BackupMissing`."""
         return backup_uuid(self.part("backup"))
 
-    @call(HTTPStatus.OK, "The check is under way.")
+    @call(200, "The check is under way.")
     async def begin_check(self) -> Json:
         """Begin to verify a backup, or join the check of it that is under way."""
         return _progress(await self._node.backup_checks.begin(self.backup))
 
-    @call(HTTPStatus.OK, "How far it is, or what it has found.")
+    @call(200, "How far it is, or what it has found.")
     async def show_check(self) -> Json:
         """Return the check of a backup that is under way, or has ended last."""
         return _progress(self._node.backup_checks.last(self.backup))
 
-    @call(HTTPStatus.OK, "The backup is being rewritten.")
+    @call(200, "The backup is being rewritten.")
     async def begin_rewrite(self) -> Json:
         """Begin to rewrite a backup for Wings, or join that if it is under way."""
         return _rewrite(await self._node.backup_rewrites.begin(self.backup))
 
-    @call(HTTPStatus.OK, "How far it is, or how it has ended.")
+    @call(200, "How far it is, or how it has ended.")
     async def show_rewrite(self) -> Json:
         """Return the rewrite of a backup that is under way, or has ended last."""
         return _rewrite(self._node.backup_rewrites.last(self.backup))
@@ -460,7 +459,7 @@ class PastQuery:
 class ControlTransfersEndpoint(ControlEndpoint):
     """The calls about transfers, and the names of servers."""
 
-    @call(HTTPStatus.CREATED, "The server is expected.")
+    @call(201, "The server is expected.")
     async def expect_server(self, body: ExpectedServer) -> Json:
         """Expect a server; return the token and the address for its source."""
         server = _uuid(body.server)
@@ -484,7 +483,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
             "after": after,
         }
 
-    @call(HTTPStatus.ACCEPTED, "The transfer has started.")
+    @call(202, "The transfer has started.")
     async def begin_sending(self, body: SendRequest) -> Json:
         """Start to send a server; its progress is at `/v1/transfers/{uuid}`."""
         server = _uuid(body.server)
@@ -537,7 +536,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         """Return the last transfers that have ended, of all servers or of one."""
         return [ended_transfer(entry) for entry in await self._node.database.ended(most, server)]
 
-    @call(HTTPStatus.OK, "The transfers.")
+    @call(200, "The transfers.")
     async def list_transfers(self, query: PastQuery) -> Json:
         """Return the transfers in progress, the expected ones, and the last that have ended.
 
@@ -554,7 +553,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
             "past": await self.past(most),
         }
 
-    @call(HTTPStatus.NO_CONTENT, "It is removed.")
+    @call(204, "It is removed.")
     async def forget_kept(self) -> None:
         """Remove what is kept of a server, or the copy that follows it.
 
@@ -575,7 +574,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
             self._node.received_backups.discard(server)
         return found
 
-    @call(HTTPStatus.OK, "The servers.")
+    @call(200, "The servers.")
     async def list_servers(self) -> Json:
         """Return the UUID and the name of each server. Raises `ServersNotLoaded`."""
         return {
@@ -585,7 +584,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
             ]
         }
 
-    @call(HTTPStatus.OK, "Its transfers.")
+    @call(200, "Its transfers.")
     async def show_transfers(self) -> Json:
         """Return all that is known of a server's transfers. Raises `ServerNotFound`."""
         uuid = self.uuid
@@ -613,7 +612,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
             )
         return {"uuid": uuid} | answer
 
-    @call(HTTPStatus.ACCEPTED, "The transfer is being cancelled.")
+    @call(202, "The transfer is being cancelled.")
     async def cancel_transfer(self) -> None:
         """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
         server = self.uuid

@@ -7,7 +7,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from http import HTTPStatus
 from itertools import chain
 from typing import Annotated, Any, TypeVar
 
@@ -333,7 +332,7 @@ class ChangeFilesEndpoint(FilesPath):
         # An empty answer says as much to the other Panels, which do not know the events.
         return Accepted(Started(task.identifier) if self.is_calagopus else None)  # type: ignore[arg-type]
 
-    @call(HTTPStatus.NO_CONTENT, "They are renamed.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
+    @call(204, "They are renamed.", fails=(422,))
     async def rename_files(self, body: FileRenames) -> Renamed | Accepted[Started] | None:
         """Rename or move files, in order.
 
@@ -352,7 +351,7 @@ class ChangeFilesEndpoint(FilesPath):
         )
         return await self.counted(task, Renamed)
 
-    @call(HTTPStatus.NO_CONTENT, "It is copied.")
+    @call(204, "It is copied.")
     async def copy_file(self, body: FileCopy) -> FileEntry | Accepted[Started] | None:
         """Copy a regular file, or for Calagopus' Panel a directory.
 
@@ -378,7 +377,7 @@ class ChangeFilesEndpoint(FilesPath):
             return self.started(task)
         return task.value if self.is_calagopus else None
 
-    @call(HTTPStatus.NO_CONTENT, "They are deleted.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
+    @call(204, "They are deleted.", fails=(422,))
     async def delete_files(self, body: FileNames) -> Deleted | Accepted[Started] | None:
         """Delete files, and directories with all that is in them; symlinks are not followed.
 
@@ -396,7 +395,7 @@ class ChangeFilesEndpoint(FilesPath):
         )
         return await self.counted(task, Deleted)
 
-    @call(HTTPStatus.NO_CONTENT, "It is made, or was there.")
+    @call(204, "It is made, or was there.")
     async def create_directory(self, body: NewDirectory) -> None:
         """Make a directory and those on the way to it; one that exists is kept."""
         path = ServerPath.parse(body.root or body.path).joined(body.name)
@@ -408,9 +407,7 @@ class ChangeFilesEndpoint(FilesPath):
         )
         await self._node.file_tasks.wait(task)
 
-    @call(
-        HTTPStatus.NO_CONTENT, "They have these modes.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,)
-    )
+    @call(204, "They have these modes.", fails=(422,))
     async def change_modes(self, body: FileModes) -> Updated | Accepted[Started] | None:
         """Set the permission bits of files and directories; symlinks are not followed.
 
@@ -429,7 +426,7 @@ class ChangeFilesEndpoint(FilesPath):
         )
         return await self.counted(task, Updated)
 
-    @call(HTTPStatus.OK, "The archive.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,))
+    @call(200, "The archive.", fails=(422,))
     async def compress_files(self, body: NewArchive) -> FileEntry | Accepted[FileEntry | Started]:
         """Pack files into an archive beside them.
 
@@ -513,7 +510,7 @@ class ChangeFilesEndpoint(FilesPath):
         )
         return FileEntry(**entry_data(entry, self._mime(kind)))
 
-    @call(HTTPStatus.OK, "How many were copied.")
+    @call(200, "How many were copied.")
     async def copy_files(self, body: FileCopies) -> Copied | Accepted[CopiesStarted]:
         """Copy files and directories to other paths.
 
@@ -547,7 +544,7 @@ class ChangeFilesEndpoint(FilesPath):
         task.is_detached = True
         return Accepted(CopiesStarted(task.identifier, ()))
 
-    @call(HTTPStatus.NO_CONTENT, "It is made.")
+    @call(204, "It is made.")
     async def create_symlink(self, body: NewSymlink) -> None:
         """Make a symlink to a file of the server that exists.
 
@@ -567,7 +564,7 @@ class ChangeFilesEndpoint(FilesPath):
         task = self.begin(change, title, ignored=body.ignored, lane=self._node.files.short)
         await self._node.file_tasks.wait(task)
 
-    @call(HTTPStatus.NO_CONTENT, "It is extracted.")
+    @call(204, "It is extracted.")
     async def decompress_file(self, body: ArchiveToExtract) -> Accepted[Started] | None:
         """Extract an archive: zip, tar, 7z, RAR, or a single compressed file.
 
@@ -612,7 +609,7 @@ class ChangeFilesEndpoint(FilesPath):
                 "denylist."
             )
 
-    @call(HTTPStatus.OK, "The changes.")
+    @call(200, "The changes.")
     async def list_file_operations(self) -> FileTaskList:
         """Return the copies and archives of a server that are being made."""
         return FileTaskList(
@@ -622,7 +619,7 @@ class ChangeFilesEndpoint(FilesPath):
             ]
         )
 
-    @call(HTTPStatus.NO_CONTENT, "It ends soon.")
+    @call(204, "It ends soon.")
     async def cancel_file_operation(self) -> None:
         """Cancel a change of files. Nothing is left of a copy or an archive."""
         identifier = self.part("operation")
@@ -662,7 +659,7 @@ class WriteEndpoint(FilesPath):
         Deferred.fromCoroutine(self._respond())
         return self._body
 
-    @call(HTTPStatus.NO_CONTENT, "It is written.", form=bytes)
+    @call(204, "It is written.", form=bytes)
     async def write_file(self, query: WriteQuery) -> Written | None:
         """Write a file: the body is its content, whatever its type.
 
@@ -775,7 +772,7 @@ class PullsEndpoint(FilesPath):
         if self._config.api.disable_remote_download:
             raise RemoteDownloadDisabled
 
-    @call(HTTPStatus.OK, "The file.")
+    @call(200, "The file.")
     async def pull_file(self, body: NewPull) -> FileEntry | Accepted[FileEntry | Started]:
         """Download a file from a URL.
 
@@ -803,7 +800,7 @@ class PullsEndpoint(FilesPath):
         assert entry is not None  # noqa: S101 - the same
         return await self.run(self._node.files.short, lambda root: described(root, path, entry))
 
-    @call(HTTPStatus.OK, "The downloads.")
+    @call(200, "The downloads.")
     async def list_pulls(self) -> PullList:
         """Return the downloads of a server that are under way, and how far they are."""
         pulls = self._node.pulls.of(self.game_server.uuid)
@@ -811,13 +808,13 @@ class PullsEndpoint(FilesPath):
             return PullList([_for_calagopus(pull) for pull in pulls])
         return PullList([_for_go(pull) for pull in pulls] or None)
 
-    @call(HTTPStatus.NO_CONTENT, "It ends soon, or there is none.")
+    @call(204, "It ends soon, or there is none.")
     async def cancel_pull(self) -> None:
         """Cancel a download; nothing is left of its file."""
         identifier = self.part("identifier")
         self._node.pulls.cancel(self.game_server.uuid, identifier)
 
-    @call(HTTPStatus.OK, "What is there.")
+    @call(200, "What is there.")
     async def query_pull(self, body: PullQuery) -> PullDescription:
         """Return what a URL leads to, by the same rules as a download; nothing is stored."""
         self.check_enabled()

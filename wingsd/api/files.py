@@ -76,12 +76,7 @@ class FilesPath(ServerResource):
     """
 
     topic = Topic.FILES
-    fails: ClassVar[tuple[HTTPStatus, ...]] = (
-        HTTPStatus.BAD_REQUEST,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.EXPECTATION_FAILED,
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
+    fails: ClassVar[tuple[int, ...]] = (400, 409, 417, 500)
     operation = Operation.READ_FILES
 
     async def handle(self, call: Call) -> None:
@@ -275,14 +270,14 @@ class ReadFilesEndpoint(FilesPath):
     """The calls that read and search files."""
 
     @call(
-        HTTPStatus.OK,
+        200,
         "The bytes of the file.",
         answer_headers={
             "X-Mime-Type": "The type of the file, by its first bytes.",
             "Content-Disposition": "`attachment` and the name, with `download`.",
             "ETag": "Changes with the file; for `If-Range`.",
         },
-        fails=(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+        fails=(413, 416),
     )
     async def get_contents(self, query: ContentsQuery) -> FileBody:
         """Return a regular file, or with `Range` a part of it (206).
@@ -309,7 +304,7 @@ class ReadFilesEndpoint(FilesPath):
         validators = Validators(file.entry.size, file.entry.modified)
         return FileBody(file, validators, self._node.files.reads, name, headers)
 
-    @call(HTTPStatus.OK, "The files and directories, whose names are their paths.")
+    @call(200, "The files and directories, whose names are their paths.")
     async def search_names(self, query: SearchQuery) -> Encoded[tuple[FileEntry, ...]]:
         """Search for names, case aside (Pelican).
 
@@ -336,7 +331,7 @@ class ReadFilesEndpoint(FilesPath):
 
         return await self.run(self._node.files.long, work)
 
-    @call(HTTPStatus.OK, "The regular files, whose names are paths below `root`.")
+    @call(200, "The regular files, whose names are paths below `root`.")
     async def search_files(self, body: FileSearch) -> Encoded[FoundFiles]:
         """Search for files by path, size and content (Calagopus).
 
@@ -355,7 +350,7 @@ class ReadFilesEndpoint(FilesPath):
 
         return await self.run(self._node.files.long, work)
 
-    @call(HTTPStatus.OK, "The fingerprints of the files that are there.")
+    @call(200, "The fingerprints of the files that are there.")
     async def get_fingerprints(self, query: FingerprintsQuery) -> Fingerprints:
         """Return fingerprints of regular files: hexadecimal, of `curseforge` decimal.
 
@@ -442,7 +437,7 @@ class ListFilesEndpoint(FilesPath):
                 most=MAX_ENTRIES,
             )
 
-    @call(HTTPStatus.OK, "The entries, directories first, then by name.")
+    @call(200, "The entries, directories first, then by name.")
     async def list_files(self, query: DirectoryQuery) -> Encoded[tuple[FileEntry, ...]]:
         """Return the entries of a directory, the first 100,000 of them.
 
@@ -463,7 +458,7 @@ class ListFilesEndpoint(FilesPath):
         self._warn(path, is_complete)
         return answer
 
-    @call(HTTPStatus.OK, "The entries, directories first, then in that order.")
+    @call(200, "The entries, directories first, then in that order.")
     async def list_page(self, query: PageQuery) -> Encoded[DirectoryPage]:
         """Return a page of a directory.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from http import HTTPStatus
 from typing import Annotated, ClassVar
 
 import attrs
@@ -45,14 +44,7 @@ MOST_WAITING = 16
 _MIB = 1 << 20
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_MOVE_FAILS = (
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.GONE,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
+_MOVE_FAILS = (400, 401, 404, 410, 500, 503)
 
 Number = Annotated[int, Keywords(minimum=0)]
 
@@ -216,7 +208,7 @@ class MovesEndpoint(Endpoint):
         if self._token.server != self.uuid:
             raise TokenInvalid("The token is not valid", "it is for another server")
 
-    @call(HTTPStatus.CREATED, "The move has begun.", fails=ARRIVAL_FAILS)
+    @call(201, "The move has begun.", fails=ARRIVAL_FAILS)
     async def begin_move(self, body: MoveBegin) -> MoveBegun | Repeated[MoveBegun]:
         """Begin to move a server to this node.
 
@@ -269,7 +261,7 @@ class MoveEndpoint(Endpoint):
     """The calls of one move, for its source."""
 
     topic = Topic.TRANSFERS
-    fails: ClassVar[tuple[HTTPStatus, ...]] = _MOVE_FAILS
+    fails: ClassVar[tuple[int, ...]] = _MOVE_FAILS
     _key: str
     _transfer: MoveTransfer | None
 
@@ -310,7 +302,7 @@ class MoveEndpoint(Endpoint):
     def _number(self) -> int:
         return _number(self.part("number"), "the number in the path")
 
-    @call(HTTPStatus.OK, "How far it is.")
+    @call(200, "How far it is.")
     async def get_move(self, query: WaitQuery) -> MoveStatus:
         """Return how far a move is, or how it has ended."""
         wait = min(float(_number(query.wait, "wait")), MAX_WAIT)
@@ -331,7 +323,7 @@ class MoveEndpoint(Endpoint):
             transfer.waiting -= 1
         return status
 
-    @call(HTTPStatus.NO_CONTENT, "It ends.", fails=(HTTPStatus.CONFLICT,))
+    @call(204, "It ends.", fails=(409,))
     async def delete_move(self, query: KeepQuery) -> None:
         """End a move that has failed at its source."""
         if await self._ended() is not None or self._transfer is None:
@@ -347,7 +339,7 @@ class MoveEndpoint(Endpoint):
             return _ended_status(ended or EndedMove(Outcome.FAILURE))
         return _status(self._transfer)
 
-    @call(HTTPStatus.OK, "The session.", fails=(HTTPStatus.CONFLICT,))
+    @call(200, "The session.", fails=(409,))
     async def resume_move(self, body: MoveResume | None = None) -> MoveSession:
         """Begin a session of a move, and a round with what this node holds.
 
@@ -356,13 +348,13 @@ class MoveEndpoint(Endpoint):
         session, held = await (await self._inbox()).resume()
         return MoveSession(session, **attrs.asdict(held))
 
-    @call(HTTPStatus.OK, "The page.", fails=(HTTPStatus.CONFLICT,))
+    @call(200, "The page.", fails=(409,))
     async def get_held_tree(self, query: TreePageQuery) -> TreePage:
         """Return a page of what this node held when the session began."""
         inbox = await self._inbox()
         return TreePage(await inbox.page(query.session, _number(query.page, "page")))
 
-    @call(HTTPStatus.OK, "The round is closed.", fails=(HTTPStatus.CONFLICT,))
+    @call(200, "The round is closed.", fails=(409,))
     async def close_round(self, query: SessionQuery, body: RoundEnd) -> Root:
         """Close a round: both nodes have the same root then."""
         inbox = await self._inbox()
@@ -370,7 +362,7 @@ class MoveEndpoint(Endpoint):
         await inbox.close_round(query.session, self._number(), body.last, root)
         return Root(body.root)
 
-    @call(HTTPStatus.ACCEPTED, "It is tried.", fails=(HTTPStatus.CONFLICT,))
+    @call(202, "It is tried.", fails=(409,))
     async def prepare_move(self, body: MovePrepare | None = None) -> None:
         """Try what the server needs here, while it runs at its source.
 
@@ -382,18 +374,14 @@ class MoveEndpoint(Endpoint):
             transfer.note_size(body.disk_bytes, body.files)
         transfer.prepare()
 
-    @call(
-        HTTPStatus.NO_CONTENT,
-        "There is room.",
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE),
-    )
+    @call(204, "There is room.", fails=(409, 507))
     async def check_room(self, body: MovePrepare) -> None:
         """Check that what the server's files take by now fits on the disk, before more is sent."""
         transfer = await self._open()
         transfer.note_size(body.disk_bytes, body.files)
         await transfer.require_room()
 
-    @call(HTTPStatus.ACCEPTED, "It is being put into place.", fails=(HTTPStatus.CONFLICT,))
+    @call(202, "It is being put into place.", fails=(409,))
     async def commit_move(self, query: SessionQuery, body: MoveCommit) -> None:
         """Have the server put into place; `GET` of the move tells the outcome."""
         commit = Commit(body.round, _root(body.root), body.running)
@@ -403,11 +391,7 @@ class MoveEndpoint(Endpoint):
         await (await self._inbox()).commit(query.session, commit)
 
 
-_BODY_FAILS = (
-    HTTPStatus.CONFLICT,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.INSUFFICIENT_STORAGE,
-)
+_BODY_FAILS = (409, 413, 507)
 
 
 class MoveBodyEndpoint(MoveEndpoint):
@@ -423,7 +407,7 @@ class MoveBodyEndpoint(MoveEndpoint):
         Deferred.fromCoroutine(self._respond())
         return self._stream
 
-    @call(HTTPStatus.OK, "It is here.", form=bytes, fails=_BODY_FAILS)
+    @call(200, "It is here.", form=bytes, fails=_BODY_FAILS)
     async def put_batch(self, query: SessionQuery) -> Durable:
         """Send a batch, `application/vnd.wingsd.batch`; it may come again.
 
@@ -436,13 +420,13 @@ class MoveBodyEndpoint(MoveEndpoint):
         )
         return Durable(durable)
 
-    @call(HTTPStatus.OK, "How much of it.", fails=(HTTPStatus.CONFLICT,))
+    @call(200, "How much of it.", fails=(409,))
     async def get_attachment(self, query: SessionQuery) -> Offset:
         """Return how much of an attachment is here."""
         inbox = await self._inbox()
         return Offset(await inbox.offset(query.session, self.part("name")))
 
-    @call(HTTPStatus.OK, "How much of it is here now.", form=bytes, fails=_BODY_FAILS)
+    @call(200, "How much of it is here now.", form=bytes, fails=_BODY_FAILS)
     async def append_attachment(self, query: PieceQuery) -> Offset:
         """Send a piece of an attachment, the bytes behind those that are here."""
         sha = query.sha256.lower()

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -177,15 +176,7 @@ class UpdateEndpoint(Endpoint):
         await super().handle(call)
         self._node.updates.apply()
 
-    @call(
-        HTTPStatus.OK,
-        "The settings are saved, unless `applied` is false.",
-        fails=(
-            HTTPStatus.CONFLICT,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-        ),
-    )
+    @call(200, "The settings are saved, unless `applied` is false.", fails=(409, 422, 500))
     async def update_settings(self, body: NodeSettings) -> Update:
         """Save the node's settings in its configuration file, and put them in force.
 
@@ -435,7 +426,7 @@ class NodeEndpoint(Endpoint):
     topic = Topic.NODE
     _log = Logger()
 
-    @call(HTTPStatus.OK, "The node.")
+    @call(200, "The node.")
     async def get_system(self, query: SystemQuery) -> SystemInformation | SystemAndEngine:
         """Return the machine that this node runs on."""
         here = machine()
@@ -462,7 +453,7 @@ class NodeEndpoint(Endpoint):
             )
             return None
 
-    @call(HTTPStatus.OK, "The log files.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    @call(200, "The log files.", fails=(500,))
     async def list_log_files(self) -> LogFiles:
         """List the log files of the node.
 
@@ -474,7 +465,7 @@ class NodeEndpoint(Endpoint):
             found.append(StoredLog.written_at(OWN_LOG, 0, time.time()))
         return LogFiles(found)
 
-    @call(HTTPStatus.OK, "The lines.", fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
+    @call(200, "The lines.", fails=(400, 404))
     async def get_log_file(self, query: LogFileQuery) -> PlainText:
         """Return the last lines of a log file as text, without the node's secrets.
 
@@ -504,7 +495,7 @@ class NodeEndpoint(Endpoint):
             raise BadRequest("the log of this node cannot be read back", str(error)) from error
         return await self._node.disk.run(self._redacted, lambda: found)
 
-    @call(HTTPStatus.OK, "The report.", fails=(HTTPStatus.BAD_REQUEST,))
+    @call(200, "The report.", fails=(400,))
     async def get_diagnostics(self, query: DiagnosticsQuery) -> PlainText:
         """Return versions, configuration, Docker's state and the last lines of the log, as text.
 
@@ -512,7 +503,7 @@ class NodeEndpoint(Endpoint):
         """
         return PlainText(await self._node.diagnostics.report(report_options(query)))
 
-    @call(HTTPStatus.OK, "What the machine uses.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    @call(200, "What the machine uses.", fails=(500,))
     async def get_utilization(self) -> NodeUtilization:
         """Return what the machine uses: its processor, memory and disks.
 
@@ -537,7 +528,7 @@ class NodeEndpoint(Endpoint):
             ],
         )
 
-    @call(HTTPStatus.OK, "The addresses.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    @call(200, "The addresses.", fails=(500,))
     async def list_addresses(self) -> IpAddresses | AssignableAddresses:
         """List the machine's IP addresses and those of `docker.system_ips`.
 
@@ -549,15 +540,7 @@ class NodeEndpoint(Endpoint):
         more = self._config.docker.system_ips
         return IpAddresses(await self._node.workers.run(host_addresses, more))
 
-    @call(
-        HTTPStatus.OK,
-        "The ports.",
-        fails=(
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
-    )
+    @call(200, "The ports.", fails=(400, 500, 503))
     async def list_used_ports(self, query: PortsQuery) -> UsedPorts:
         """List the ports that a new server could not have at these addresses.
 
@@ -582,12 +565,12 @@ class NodeEndpoint(Endpoint):
             raise EngineUnavailable("docker.enabled is false in its configuration")
         return self._node.engine
 
-    @call(HTTPStatus.OK, "The sizes.", fails=(HTTPStatus.CONFLICT,))
+    @call(200, "The sizes.", fails=(409,))
     async def get_engine_disk(self) -> EngineDisk:
         """Return what the Docker engine keeps on its disk."""
         return await self.engine.disk()
 
-    @call(HTTPStatus.OK, "What Docker says of it.", fails=(HTTPStatus.CONFLICT,))
+    @call(200, "What Docker says of it.", fails=(409,))
     async def prune_images(
         self,
     ) -> Annotated[dict[str, Any], "`ImagesDeleted` and `SpaceReclaimed`, in bytes."]:
@@ -598,11 +581,7 @@ class NodeEndpoint(Endpoint):
         """
         return await self.engine.prune()
 
-    @call(
-        HTTPStatus.OK,
-        "The node.",
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE),
-    )
+    @call(200, "The node.", fails=(500, 503))
     async def get_overview(self) -> NodeOverview:
         """Return the machine, and how many servers it has."""
         states = [server.state for server in self._node.servers.all()]
@@ -627,7 +606,7 @@ class NodeEndpoint(Endpoint):
             kernel_version=here.kernel_version,
         )
 
-    @call(HTTPStatus.OK, "What the machine does.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    @call(200, "What the machine does.", fails=(500,))
     async def get_stats(self) -> NodeStats:
         """Return what the machine does: since its start, and in a second on average.
 
@@ -660,7 +639,7 @@ class NodeEndpoint(Endpoint):
             )
         )
 
-    @call(HTTPStatus.OK, "The configuration.")
+    @call(200, "The configuration.")
     async def get_config(self) -> Annotated[dict[str, Any], "The keys of `config.yml`."]:
         """Return the configuration in force, and the keys of its file that are not used.
 
@@ -671,7 +650,7 @@ class NodeEndpoint(Endpoint):
         values = _merged(written, attrs.asdict(self._node.config))
         return Redaction(values, endpoints=True).tree(values)
 
-    @call(HTTPStatus.ACCEPTED, "Never given.", fails=(HTTPStatus.CONFLICT,))
+    @call(202, "Never given.", fails=(409,))
     async def upgrade(self) -> None:
         """Refuse to replace the daemon by a program from elsewhere, always with 409."""
         raise Conflict(

@@ -45,7 +45,7 @@ class Endpoint(Resource):
     isLeaf = True
     topic: ClassVar[Topic]
     #: Statuses of the errors that all calls have in common.
-    fails: ClassVar[tuple[HTTPStatus, ...]] = ()
+    fails: ClassVar[tuple[int, ...]] = ()
     _log = Logger()
 
     def __init__(
@@ -218,10 +218,7 @@ class Endpoint(Resource):
 class ServerResource(Endpoint):
     """A path of one server, `game_server`, whose UUID is in it."""
 
-    fails: ClassVar[tuple[HTTPStatus, ...]] = (
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    )
+    fails: ClassVar[tuple[int, ...]] = (404, 503)
     game_server: Server
 
     def prepare(self) -> None:

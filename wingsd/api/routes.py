@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
-from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -56,7 +55,7 @@ class InterfaceEndpoint(Endpoint):
 
     topic = Topic.NODE
 
-    @call(HTTPStatus.OK, "This document.")
+    @call(200, "This document.")
     async def get_interface(self) -> Encoded[dict[str, Any]]:
         """Return the OpenAPI 3.1 document of this interface."""
         return _encoded_interface()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from http import HTTPStatus
 from typing import Annotated, Any
 
 import attrs
@@ -37,8 +36,8 @@ from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid, canonical_uuids, require_uuid
 
 # The status until the Panel has sent the list of servers.
-_NOT_LOADED = HTTPStatus.SERVICE_UNAVAILABLE
-_CONFLICT = (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR)
+_NOT_LOADED = 503
+_CONFLICT = (409, 500)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -54,15 +53,15 @@ class ServerEndpoint(Endpoint):
     """`/api/servers/{uuid}`: one server."""
 
     topic = Topic.SERVERS
-    fails = (HTTPStatus.NOT_FOUND, _NOT_LOADED)
+    fails = (404, _NOT_LOADED)
 
-    @call(HTTPStatus.OK, "The server.")
+    @call(200, "The server.")
     async def get_server(self) -> ServerDetails:
         """Return a server's configuration and state."""
         return self._node.servers.get(self.uuid).details()
 
     # Not a `ServerResource`: a server being received is not in the registry yet.
-    @call(HTTPStatus.NO_CONTENT, "The server is deleted.", fails=_CONFLICT)
+    @call(204, "The server is deleted.", fails=_CONFLICT)
     async def delete_server(self) -> None:
         """Delete a server with its container and its files.
 
@@ -197,25 +196,17 @@ class AllServersEndpoint(Endpoint):
     fails = (_NOT_LOADED,)
     _log = Logger()
 
-    @call(HTTPStatus.OK, "The servers.")
+    @call(200, "The servers.")
     async def list_servers(self) -> list[ServerDetails]:
         """List all servers with their configuration and state."""
         return [server.details() for server in self._node.servers.all()]
 
-    @call(HTTPStatus.OK, "What each server uses, by its UUID.")
+    @call(200, "What each server uses, by its UUID.")
     async def get_servers_utilization(self) -> dict[str, Utilization]:
         """Return what the servers use, by their UUIDs."""
         return {server.uuid: server.details().utilization for server in self._node.servers.all()}
 
-    @call(
-        HTTPStatus.ACCEPTED,
-        "The server is being created.",
-        fails=(
-            HTTPStatus.CONFLICT,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-        ),
-    )
+    @call(202, "The server is being created.", fails=(409, 422, 500))
     async def create_server(self, body: NewServer) -> None:
         """Create a server with the settings that the Panel has for it.
 
@@ -234,9 +225,7 @@ class AllServersEndpoint(Endpoint):
             options=InstallOptions(skip_script=body.skip_scripts),
         )
 
-    @call(
-        HTTPStatus.ACCEPTED, "The actions have started.", fails=(HTTPStatus.UNPROCESSABLE_ENTITY,)
-    )
+    @call(202, "The actions have started.", fails=(422,))
     async def power_servers(self, body: AllPowerRequest) -> AffectedServers:
         """Start, stop, restart or kill several servers.
 
@@ -330,17 +319,13 @@ class ServerCallsEndpoint(ServerResource):
 
     topic = Topic.SERVERS
 
-    @call(
-        HTTPStatus.NO_CONTENT,
-        "The commands are sent.",
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY),
-    )
+    @call(204, "The commands are sent.", fails=(500, 502))
     async def send_commands(self, body: Commands) -> None:
         """Send commands to the console, in order. Stops at the first that fails."""
         for line in body.commands:
             await self.game_server.command(line)
 
-    @call(HTTPStatus.OK, "The lines.", fails=(HTTPStatus.BAD_REQUEST,))
+    @call(200, "The lines.", fails=(400,))
     async def get_logs(self, query: LogsQuery) -> ConsoleLines | PlainText:
         """Return the last lines of the console.
 
@@ -353,11 +338,7 @@ class ServerCallsEndpoint(ServerResource):
             return PlainText("".join(f"{line}\n" for line in lines))
         return ConsoleLines(lines)
 
-    @call(
-        HTTPStatus.NO_CONTENT,
-        "The settings are updated.",
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
+    @call(204, "The settings are updated.", fails=(500,))
     async def sync_server(self, body: SyncedServer | None = None) -> None:
         """Take over a server's settings: those in the body, else fetched from the Panel.
 
@@ -380,11 +361,7 @@ class ServerCallsEndpoint(ServerResource):
             return attrs.evolve(found, process=self.game_server.configuration.process)
         return found
 
-    @call(
-        HTTPStatus.ACCEPTED,
-        "The action has started.",
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-    )
+    @call(202, "The action has started.", fails=(409, 422))
     async def power_server(self, body: PowerRequest) -> None:
         """Start, stop, restart or kill a server.
 
@@ -404,7 +381,7 @@ class ServerCallsEndpoint(ServerResource):
             )
         return text
 
-    @call(HTTPStatus.ACCEPTED, _STARTED, fails=_CONFLICT)
+    @call(202, _STARTED, fails=_CONFLICT)
     async def install_server(self) -> None:
         """Run the installation script of a server's egg again.
 
@@ -412,7 +389,7 @@ class ServerCallsEndpoint(ServerResource):
         """
         await self._node.installations.repeat(self.game_server, reinstall=False)
 
-    @call(HTTPStatus.ACCEPTED, _STARTED, fails=_CONFLICT)
+    @call(202, _STARTED, fails=_CONFLICT)
     async def reinstall_server(self, body: Reinstallation | None = None) -> None:
         """Stop a server, fetch its settings, and run the installation script of its egg again.
 
@@ -424,21 +401,17 @@ class ServerCallsEndpoint(ServerResource):
         )
         await self._node.installations.repeat(self.game_server, options, reinstall=True)
 
-    @call(HTTPStatus.ACCEPTED, "The installation is being stopped.", fails=(HTTPStatus.CONFLICT,))
+    @call(202, "The installation is being stopped.", fails=(409,))
     async def abort_installation(self) -> None:
         """Stop an installation, which is then reported to the Panel as failed."""
         self._node.installations.abort(self.uuid)
 
-    @call(HTTPStatus.OK, "The output.", fails=(HTTPStatus.INTERNAL_SERVER_ERROR,))
+    @call(200, "The output.", fails=(500,))
     async def get_install_output(self) -> InstallOutput:
         """Return what the script of the server's last installation has written."""
         return InstallOutput(await self.log(output=True))
 
-    @call(
-        HTTPStatus.OK,
-        "The lines.",
-        fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR),
-    )
+    @call(200, "The lines.", fails=(400, 500))
     async def get_install_log(self, query: InstallLogQuery) -> PlainText:
         """Return the last lines of the log of the server's last installation."""
         count = _number_of_lines("lines", query.lines, DEFAULT_LINES)
@@ -454,11 +427,7 @@ class SocketEndpoint(ServerResource):
 
     topic = Topic.CONSOLE
 
-    @call(
-        HTTPStatus.SWITCHING_PROTOCOLS,
-        "The WebSocket is open.",
-        fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UPGRADE_REQUIRED),
-    )
+    @call(101, "The WebSocket is open.", fails=(400, 403, 426))
     async def open_console(self) -> None:
         """Open a WebSocket (RFC 6455) for the console and the events of a server.
 
@@ -557,10 +526,10 @@ class AccessEndpoint(Endpoint):
     """The calls by which a Panel takes the access to consoles and files back from users."""
 
     topic = Topic.CONSOLE
-    fails = (HTTPStatus.INTERNAL_SERVER_ERROR,)
+    fails = (500,)
     _log = Logger()
 
-    @call(HTTPStatus.NO_CONTENT, "The tokens are refused from now on.")
+    @call(204, "The tokens are refused from now on.")
     async def deny_tokens(self, body: DeniedTokens) -> None:
         """Refuse tokens for the WebSocket that were issued until now.
 
@@ -571,11 +540,7 @@ class AccessEndpoint(Endpoint):
         self._node.sftp.sessions.check_server(self.uuid)
         await revoke(self._node, body.jtis)
 
-    @call(
-        HTTPStatus.NO_CONTENT,
-        "Tokens with other permissions are refused from now on.",
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
-    )
+    @call(204, "Tokens with other permissions are refused from now on.", fails=(422,))
     async def change_permissions(self, body: ChangedPermissions) -> None:
         """Refuse the tokens of users whose permissions for a server have changed.
 
@@ -585,11 +550,7 @@ class AccessEndpoint(Endpoint):
         users = [_user(each.user, "user_permissions.user") for each in body.user_permissions]
         await revoke_users(self._node, users, (self.uuid,), self._node.sftp.sessions.close_user)
 
-    @call(
-        HTTPStatus.NO_CONTENT,
-        "The tokens are void, WebSockets and sessions closed.",
-        fails=(HTTPStatus.UNPROCESSABLE_ENTITY,),
-    )
+    @call(204, "The tokens are void, WebSockets and sessions closed.", fails=(422,))
     async def deauthorize_user(self, body: DeauthorizedUser) -> None:
         """Close a user's WebSockets and SFTP sessions of some servers.
 
@@ -660,7 +621,7 @@ class BackupsEndpoint(ServerResource):
 
     topic = Topic.BACKUPS
 
-    @call(HTTPStatus.ACCEPTED, "The backup is being made.", fails=_CONFLICT)
+    @call(202, "The backup is being made.", fails=_CONFLICT)
     async def make_backup(self, body: BackupRequest) -> None:
         """Make a backup of a server, whose program runs on.
 
@@ -675,7 +636,7 @@ class BackupsEndpoint(ServerResource):
         """The UUID of the backup in the path. Raises `BackupMissing` when it is invalid."""
         return backup_uuid(self.part("backup"))
 
-    @call(HTTPStatus.NO_CONTENT, "The backup is deleted.", fails=_CONFLICT)
+    @call(204, "The backup is deleted.", fails=_CONFLICT)
     async def delete_backup(self) -> None:
         """Delete a local backup of a server.
 
@@ -684,7 +645,7 @@ class BackupsEndpoint(ServerResource):
         _check_unused(self.game_server.operations)
         await self._node.backups.delete(self.uuid, self.backup)
 
-    @call(HTTPStatus.NO_CONTENT, "They are deleted.", fails=_CONFLICT)
+    @call(204, "They are deleted.", fails=_CONFLICT)
     async def delete_all_backups(self) -> None:
         """Delete all local backups of a server.
 
@@ -709,11 +670,7 @@ class BackupDeletionEndpoint(Endpoint):
     topic = Topic.BACKUPS
     _log = Logger()
 
-    @call(
-        HTTPStatus.ACCEPTED,
-        "The backup is being deleted.",
-        fails=(HTTPStatus.NOT_FOUND, *_CONFLICT),
-    )
+    @call(202, "The backup is being deleted.", fails=(404, *_CONFLICT))
     async def begin_backup_deletion(self, body: DeletedBackup | None = None) -> None:
         """Delete a local backup, and report to the Panel how that has ended."""
         asked = body or DeletedBackup()
@@ -759,7 +716,7 @@ class RestoreEndpoint(ServerResource):
 
     topic = Topic.SERVERS
 
-    @call(HTTPStatus.ACCEPTED, "The backup is being restored.", fails=_CONFLICT)
+    @call(202, "The backup is being restored.", fails=_CONFLICT)
     async def restore_backup(self, body: RestoreRequest) -> None:
         """Restore a backup of a server.
 

@@ -68,15 +68,7 @@ class SignedPath(Endpoint):
     """
 
     topic = Topic.FILES
-    fails: ClassVar[tuple[HTTPStatus, ...]] = (
-        HTTPStatus.BAD_REQUEST,
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    )
+    fails: ClassVar[tuple[int, ...]] = (400, 401, 403, 404, 409, 500, 503)
     token: SignedToken
 
     def authorize(self, access: Access) -> None:
@@ -139,7 +131,7 @@ _FILE = {
     "Content-Disposition": "`attachment`, and the name.",
     "ETag": "Changes with the file; for `If-Range`.",
 }
-_NO_RANGE = (HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,)
+_NO_RANGE = (416,)
 
 
 def download_headers(name: str) -> dict[str, str]:
@@ -169,7 +161,7 @@ class FileDownloadEndpoint(SignedPath):
         headers = download_headers(file.entry.text)
         return FileBody(file, validators, self._node.files.reads, name, headers)
 
-    @call(HTTPStatus.OK, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
+    @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
     async def download_file(self, query: SignedQuery) -> FileBody:
         """Download a file of a server, or with `Range` a part of it (206).
 
@@ -194,7 +186,7 @@ class FileDownloadEndpoint(SignedPath):
         file = await self._node.files.run(self._node.files.short, server, open_file)
         return await self.sent(file, f"{server.uuid}: {path}")
 
-    @call(HTTPStatus.OK, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
+    @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
     async def download_backup(self, query: SignedQuery) -> FileBody:
         """Download a local backup of a server, or with `Range` a part of it (206).
 
@@ -271,7 +263,7 @@ class ArchiveDownloadEndpoint(SignedPath):
         headers = {**download_headers(name), "Content-Type": kind.mime}
         return StreamedBody(produce, f"{server.uuid}: {asked.top}", headers)
 
-    @call(HTTPStatus.OK, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
+    @call(200, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
     async def download_directory(self, query: ArchiveQuery) -> StreamedBody:
         """Download a directory as an archive, without what is denied or hidden from the user.
 
@@ -282,7 +274,7 @@ class ArchiveDownloadEndpoint(SignedPath):
         files = (FilePath(),)
         return await self.archive(kind, files, f"{name}.{kind.suffix}")
 
-    @call(HTTPStatus.OK, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
+    @call(200, "The archive. Its length is not known before.", answer_headers=_ARCHIVE)
     async def download_files(self, query: ArchiveQuery) -> StreamedBody:
         """Download files and directories of one directory as an archive; as for a directory."""
         kind = kind_of_format(query.archive_format or "tar_gz")
@@ -353,7 +345,7 @@ class FileUploadEndpoint(SignedPath):
         self._share_headers_of_parts()
         return super().render(request)
 
-    @call(HTTPStatus.OK, "All files are stored.", form=FileUploadForm)
+    @call(200, "All files are stored.", form=FileUploadForm)
     def upload_files(self, query: UploadQuery) -> BodyReader:
         """Store files of a form in a server's directory.
 
@@ -382,7 +374,7 @@ class FileUploadEndpoint(SignedPath):
         self._request.setHeader(name, value)
         self._request.setHeader("Access-Control-Expose-Headers", "Upload-Offset")
 
-    @call(HTTPStatus.OK, "The part is known.", answer_headers=_OFFSET)
+    @call(200, "The part is known.", answer_headers=_OFFSET)
     async def get_upload_offset(self, query: PartQuery) -> None:
         """Return how much of a file was uploaded by PATCH; 0 where nothing was."""
         server, path = self._part()
@@ -397,7 +389,7 @@ class FileUploadEndpoint(SignedPath):
         found = await self._node.files.run(self._node.files.short, server, size)
         self._request.setHeader("Upload-Offset", str(found))
 
-    @call(HTTPStatus.OK, "Nothing of it is left.")
+    @call(200, "Nothing of it is left.")
     async def discard_upload(self, query: PartQuery) -> None:
         """Delete what was uploaded of a file by PATCH."""
         server, path = self._part()
@@ -411,13 +403,7 @@ class FileUploadEndpoint(SignedPath):
 
         await self._write(server, discard)
 
-    @call(
-        HTTPStatus.OK,
-        "The part is stored.",
-        answer_headers=_OFFSET,
-        form=bytes,
-        headers=PartHeaders,
-    )
+    @call(200, "The part is stored.", answer_headers=_OFFSET, form=bytes, headers=PartHeaders)
     def continue_upload(self, query: PartQuery) -> BodyReader:
         """Append a part to a file, which gets its name when that was the last one.
 

@@ -212,14 +212,7 @@ class StreamHeaders:
 
 
 #: Statuses of the errors of requests by which a server begins to arrive.
-ARRIVAL_FAILS = (
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.CONFLICT,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
+ARRIVAL_FAILS = (400, 401, 404, 409, 500, 503)
 
 
 class TransfersEndpoint(Endpoint):
@@ -233,7 +226,7 @@ class TransfersEndpoint(Endpoint):
     _log = Logger()
 
     @call(
-        HTTPStatus.OK,
+        200,
         "The server is received, and the Panel has confirmed it.",
         form=UploadParts,
         headers=StreamHeaders,
@@ -276,7 +269,7 @@ class TransfersEndpoint(Endpoint):
         return reader
 
     @call(
-        HTTPStatus.OK,
+        200,
         "The features, in the headers as well.",
         answer_headers={
             "Allow": "The methods of this path.",
@@ -349,16 +342,12 @@ class IncomingEndpoint(Endpoint):
 
     topic = Topic.TRANSFERS
 
-    @call(
-        HTTPStatus.ACCEPTED,
-        "The transfer is being cancelled.",
-        fails=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
-    )
+    @call(202, "The transfer is being cancelled.", fails=(404, 409))
     async def cancel_receiving(self) -> None:
         """Cancel a transfer to this node."""
         self._node.receiver.cancel(self.uuid)
 
-    @call(HTTPStatus.NO_CONTENT, "There is no such transfer, or no longer.")
+    @call(204, "There is no such transfer, or no longer.")
     async def cancel_by_panel(self, body: CancelledTransfer) -> None:
         """Cancel a transfer to this node that may have ended, since its source was asked first."""
         refusal = BadRequest(INVALID, "server_id: expected the UUID of a server")
@@ -413,7 +402,7 @@ class OutgoingEndpoint(ServerResource):
 
     topic = Topic.TRANSFERS
 
-    @call(HTTPStatus.ACCEPTED, "The transfer has started.", fails=(HTTPStatus.CONFLICT,))
+    @call(202, "The transfer has started.", fails=(409,))
     async def send_server(self, body: TransferDestination) -> None:
         """Send a server to another node."""
         named = body.server.uuid
@@ -438,7 +427,7 @@ class OutgoingEndpoint(ServerResource):
             ),
         )
 
-    @call(HTTPStatus.ACCEPTED, "The transfer is being cancelled.", fails=(HTTPStatus.CONFLICT,))
+    @call(202, "The transfer is being cancelled.", fails=(409,))
     async def cancel_sending(self) -> None:
         """Cancel a transfer from this node; the server stays here."""
         self._node.sender.cancel(self.game_server.uuid)
@@ -473,11 +462,7 @@ class DirectTransferEndpoint(Endpoint):
     """
 
     topic = Topic.TRANSFERS
-    fails: ClassVar[tuple[HTTPStatus, ...]] = (
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
+    fails: ClassVar[tuple[int, ...]] = (401, 404, 500)
     _token: TransferToken
 
     def authorize(self, access: Access) -> None:
@@ -494,7 +479,7 @@ class DirectTransferEndpoint(Endpoint):
                 "receive",
             )
 
-    @call(HTTPStatus.NO_CONTENT, "The server may be sent.")
+    @call(204, "The server may be sent.")
     async def describe_server(self, body: Description) -> None:
         """Send the configuration of a server before its direct transfer to this node."""
         token = self._token
@@ -503,7 +488,7 @@ class DirectTransferEndpoint(Endpoint):
         described = attrs.asdict(body, filter=lambda _, value: value is not None)
         self._node.direct_transfers.incoming.describe(token, described)
 
-    @call(HTTPStatus.OK, "The result.", fails=(HTTPStatus.SERVICE_UNAVAILABLE,))
+    @call(200, "The result.", fails=(503,))
     async def conclude_move(self) -> Moved:
         """Cancel a direct transfer, unless the server was received before; return which.
 

@@ -105,7 +105,7 @@ class Call:
         """Take over the `topic` of the class, and its `fails` and those of its base classes."""
         self.endpoint, self.topic = owner, owner.topic
         for base in owner.__mro__:
-            self.fails += vars(base).get("fails", ())
+            self.fails += tuple(map(HTTPStatus, vars(base).get("fails", ())))
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
         """Return the handler as a method of an instance."""
@@ -145,11 +145,11 @@ class Call:
 
 
 def call(
-    status: HTTPStatus,
+    status: int,
     meaning: str,
     *,
     answer_headers: Mapping[str, str] = {},
-    fails: tuple[HTTPStatus, ...] = (),
+    fails: tuple[int, ...] = (),
     form: type | None = None,
     headers: type | None = None,
 ) -> Callable[[Callable[..., Any]], Call]:
@@ -166,14 +166,14 @@ def call(
         body, *others = get_args(types.get("body")) or (types.get("body"),)
         return Call(
             handler=handler,
-            success=Success(status, meaning, answer_headers),
+            success=Success(HTTPStatus(status), meaning, answer_headers),
             body=body,
             needs_body=type(None) not in others,
             query=types.get("query"),
             content=gives if iscoroutinefunction(handler) and gives is not type(None) else None,
             form=form,
             headers=headers,
-            fails=fails + (_BODY_ERRORS if body else ()),
+            fails=tuple(map(HTTPStatus, fails + (_BODY_ERRORS if body else ()))),
         )
 
     return declare
