@@ -80,6 +80,8 @@ _FILES = f"{_SERVER}/files"
 _TRANSFER = "/api/transfers/{uuid}"
 _MOVE = f"{_TRANSFER}/move"
 _ONE_MOVE = f"{_MOVE}/{{move}}"
+_BY_HAND = f"{_TRANSFER}/by-hand"
+_ATTACHMENT = f"{_ONE_MOVE}/attachments/{{name}}"
 _P, _C, _PC, _OWN = (PELICAN,), (CALAGOPUS,), (PELICAN, CALAGOPUS), ()
 
 #: Of two paths that both match the first one counts.
@@ -158,20 +160,8 @@ ROUTES = (
         "OPTIONS", "/api/transfers", TransfersEndpoint.get_transfer_features, _OWN, Access.PUBLIC
     ),
     Route("DELETE", _TRANSFER, IncomingEndpoint.cancel_receiving),
-    Route(
-        "PUT",
-        f"{_TRANSFER}/by-hand",
-        DirectTransferEndpoint.describe_server,
-        _OWN,
-        Access.DIRECT_TRANSFER,
-    ),
-    Route(
-        "DELETE",
-        f"{_TRANSFER}/by-hand",
-        DirectTransferEndpoint.conclude_move,
-        _OWN,
-        Access.DIRECT_TRANSFER,
-    ),
+    Route("PUT", _BY_HAND, DirectTransferEndpoint.describe_server, _OWN, Access.DIRECT_TRANSFER),
+    Route("DELETE", _BY_HAND, DirectTransferEndpoint.conclude_move, _OWN, Access.DIRECT_TRANSFER),
     Route("POST", _MOVE, MovesEndpoint.begin_move, _OWN, Access.TRANSFER),
     Route("GET", _ONE_MOVE, MoveEndpoint.get_move, _OWN, Access.MOVE),
     Route("DELETE", _ONE_MOVE, MoveEndpoint.delete_move, _OWN, Access.MOVE),
@@ -179,20 +169,8 @@ ROUTES = (
     Route("GET", f"{_ONE_MOVE}/tree", MoveEndpoint.get_held_tree, _OWN, Access.MOVE),
     Route("PUT", f"{_ONE_MOVE}/batches/{{number}}", MoveBodyEndpoint.put_batch, _OWN, Access.MOVE),
     Route("POST", f"{_ONE_MOVE}/rounds/{{number}}", MoveEndpoint.close_round, _OWN, Access.MOVE),
-    Route(
-        "GET",
-        f"{_ONE_MOVE}/attachments/{{name}}",
-        MoveBodyEndpoint.get_attachment,
-        _OWN,
-        Access.MOVE,
-    ),
-    Route(
-        "PATCH",
-        f"{_ONE_MOVE}/attachments/{{name}}",
-        MoveBodyEndpoint.append_attachment,
-        _OWN,
-        Access.MOVE,
-    ),
+    Route("GET", _ATTACHMENT, MoveBodyEndpoint.get_attachment, _OWN, Access.MOVE),
+    Route("PATCH", _ATTACHMENT, MoveBodyEndpoint.append_attachment, _OWN, Access.MOVE),
     Route("POST", f"{_ONE_MOVE}/prepare", MoveEndpoint.prepare_move, _OWN, Access.MOVE),
     Route("POST", f"{_ONE_MOVE}/room", MoveEndpoint.check_room, _OWN, Access.MOVE),
     Route("POST", f"{_ONE_MOVE}/commit", MoveEndpoint.commit_move, _OWN, Access.MOVE),
