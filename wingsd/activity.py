@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,6 +34,7 @@ from wingsd.panel.client import Panel
 from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import fires_within, when_fired
+from wingsd.util.reactor import Timer
 
 #: Bytes of the metadata of one entry, as JSON.
 METADATA_MAX = 64 * 1024
@@ -184,7 +185,7 @@ class ActivityLog:
         self._counted = False
         #: The id up to which the Panel has the entries, or refuses them.
         self._settled = 0
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(reactor)
         #: The write that is under way.
         self._storing: Deferred[None] | None = None
         self._failing = False
@@ -292,13 +293,11 @@ class ActivityLog:
         self._store()
 
     def _store_after(self, seconds: float) -> None:
-        if self._timer is None and self._storing is None:
-            self._timer = self._reactor.callLater(seconds, self._store)
+        if not self._timer.is_running and self._storing is None:
+            self._timer.start(seconds, self._store)
 
     def _store(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._timer.cancel()
         if self._buffer:
             storing = self._storing = Deferred.fromCoroutine(self._store_all())
             storing.addErrback(self._log_broken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import linecache
 import os
 from typing import ClassVar
@@ -19,8 +20,10 @@ from wingsd.app.wiring import build_node
 from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.http.listener import tcp_endpoint
-from wingsd.systemd.sd_daemon import passed_endpoint
+from wingsd.systemd.sd_daemon import Notifier, passed_endpoint, watchdog_period
 from wingsd.util.reactor import Reactor, installed_reactor
+
+_STDERR = 2
 
 
 class Options(UsageOptions):
@@ -82,7 +85,11 @@ def makeService(options: Options, reactor: Reactor | None = None) -> Service:
         node.context.own_log.source = log_source(options.parent)
     node.context.live.follow(lambda changed: logs.show_debug(changed.debug))
     observer = None if options.parent is None else logs.observer(options.parent, reactor)
-    return Supervision.from_environment(node, node.reload, reactor, observer)
+    notifier, period = Notifier.from_environment(os.environ), watchdog_period(os.environ)
+    if period is not None:
+        # The watchdog sends SIGABRT: print the tracebacks of all threads.
+        faulthandler.enable(_STDERR)
+    return Supervision(node, node.reload, reactor, notifier, period, observer)
 
 
 def _allow_many_files() -> None:

@@ -11,8 +11,8 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock, LoopingCall
 
-from wingsd.app.process import HeapTrimmer, use_monotonic_clock
-from wingsd.config import Config, DockerConfig
+from wingsd.app.process import Pools, use_monotonic_clock
+from wingsd.config import Config, DockerConfig, TransfersConfig
 from wingsd.tap import Options, makeService
 
 HOUR = 3600.0
@@ -82,22 +82,31 @@ def test_the_daemon_has_such_a_clock() -> None:
     assert reactor.seconds is time.monotonic
 
 
+class TrimmedPools(Pools):
+    """Pools whose trims of the heap are noted, and not done."""
+
+    def __init__(self) -> None:
+        clock: Any = Clock()
+        super().__init__(clock, TransfersConfig())
+        self.clock = clock
+        self.trims: list[float] = []
+        disk: Any = self.disk
+        disk.run = lambda trim: self.trims.append(self.clock.seconds())
+
+
 def test_the_heap_is_trimmed_once_ten_seconds_after_the_last_archive() -> None:
-    clock = Clock()
-    trims: list[float] = []
-    trimmer = HeapTrimmer(clock, lambda: trims.append(clock.seconds()))
-    trimmer.schedule()
-    clock.advance(9)
-    trimmer.schedule()
-    clock.pump([9, 1, 60])
-    assert trims == [19]
+    pools = TrimmedPools()
+    pools.trim_later()
+    pools.clock.advance(9)
+    pools.trim_later()
+    pools.clock.pump([9, 1, 60])
+    assert pools.trims == [19]
 
 
 def test_a_cancelled_trim_does_not_happen() -> None:
-    clock = Clock()
-    trims: list[float] = []
-    trimmer = HeapTrimmer(clock, lambda: trims.append(clock.seconds()))
-    trimmer.schedule()
-    trimmer.cancel()
-    clock.advance(60)
-    assert trims == []
+    pools = TrimmedPools()
+    pools.start()
+    pools.trim_later()
+    pools.stop()
+    pools.clock.advance(60)
+    assert pools.trims == []

@@ -305,7 +305,7 @@ async def test_curl_gets_a_large_file_over_tls_and_resumes_it(tmp_path: Path) ->
             target.write_bytes(content[:12345])
     finally:
         await listener.close()
-        await listener.drain(0)
+        await listener.site.drain(0)
         workers.stop()
 
 

@@ -46,7 +46,7 @@ class WholeNode(Harness):
     async def close(self) -> None:
         await self.servers.stop()
         await self.http.close()
-        await self.http.drain(5)
+        await self.http.site.drain(5)
         await self.fake.close()
         self.store.close()
 

@@ -124,7 +124,7 @@ class NodeInProcess(Harness):
         self.lose: Callable[[StreamingRequest], bool] = lambda _: False
         #: The paths of the requests that it has answered.
         self.asked: list[str] = []
-        site: Any = self.http._site
+        site: Any = self.http.site
         site.requestFactory = _LossyRequest
         site.lose = self._loses
         self.http.open()
@@ -212,7 +212,7 @@ class NodeInProcess(Harness):
     async def close(self) -> None:
         """End it, as if it were killed: what is under way does not continue."""
         await self.http.close()
-        await self.http.drain(0)
+        await self.http.site.drain(0)
         await self._close_moves()
         await self.servers.stop()
         self.panel.is_gone = True

@@ -82,7 +82,7 @@ class MetricsListener:
         """Stop listening and close all connections."""
         if self._listener is not None:
             await self._listener.close()
-            await self._listener.drain(0)
+            await self._listener.site.drain(0)
 
 
 class _MetricsResource(Resource):
@@ -362,7 +362,7 @@ class Node(Service):
         await node.running.stop()
         await node.servers.stop()
         # Answers must be sent before the process ends.
-        await self.http.drain(DRAIN_TIMEOUT)
+        await self.http.site.drain(DRAIN_TIMEOUT)
         await self.metrics.close()
 
 

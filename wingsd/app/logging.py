@@ -141,7 +141,8 @@ def _texts(event: LogEvent) -> Iterator[str]:
         failure = event["failure"]
         yield escaped(str(event.get("why") or "Unhandled Error"))
     else:
-        yield formatEvent({key: _Escaped.of(key, value) for key, value in event.items()})
+        escaping = {key: _Escaped(value) for key, value in event.items() if key != "log_format"}
+        yield formatEvent({**event, **escaping})
     if failure is not None:
         lines = eventAsText({"log_failure": failure}, True, False, False).strip("\n").split("\n")
         if len(lines) > 2 * _TRACEBACK:
@@ -155,10 +156,6 @@ class _Escaped:
 
     def __init__(self, value: Any) -> None:
         self._value = value
-
-    @classmethod
-    def of(cls, key: str, value: Any) -> Any:
-        return value if key == "log_format" else cls(value)
 
     def __format__(self, spec: str) -> str:
         return escaped(format(self._value, spec))

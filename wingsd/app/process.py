@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import resource
 import time
-from collections.abc import Callable
 from functools import partial
 
 from twisted.internet.base import ReactorBase
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from wingsd.config import TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.http_client.policy import LOOKUPS
 from wingsd.threadio import Workers
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Reactor, Timer
 
 #: Open files that a busy node needs, for connections and for files of transfers.
 RECOMMENDED_LIMIT = 4096
@@ -67,25 +66,6 @@ def use_monotonic_clock(reactor: IReactorTime) -> None:
 
 #: Seconds that the threads for archives are idle before their memory is given back.
 _TRIM_AFTER = 10.0
-
-
-class HeapTrimmer:
-    """Calls `trim` once archives have not been worked on for ten seconds."""
-
-    def __init__(self, reactor: IReactorTime, trim: Callable[[], object]) -> None:
-        self._reactor = reactor
-        self._trim = trim
-        self._scheduled: IDelayedCall | None = None
-
-    def schedule(self) -> None:
-        """Trim the heap a little later: work that comes meanwhile uses what is free."""
-        self.cancel()
-        self._scheduled = self._reactor.callLater(_TRIM_AFTER, self._trim)
-
-    def cancel(self) -> None:
-        """Trim no more."""
-        if self._scheduled is not None and self._scheduled.active():
-            self._scheduled.cancel()
 
 
 def trim_heap() -> None:
@@ -146,10 +126,8 @@ class Pools:
         # Threads started by these inherit the nice value.
         self.disk = Workers(reactor, "disk", DISK_WORKERS)
         self.long = Workers(reactor, "long", LONG_WORKERS)
-        self._trimmer = HeapTrimmer(reactor, lambda: self.disk.run(trim_heap))
-        archive_workers = partial(
-            Workers, reactor, nice=transfers.nice, when_idle=self._trimmer.schedule
-        )
+        self._trimming = Timer(reactor)
+        archive_workers = partial(Workers, reactor, nice=transfers.nice, when_idle=self.trim_later)
         self.extractors = archive_workers("extract", transfers.concurrent)
         self.packers = archive_workers("pack", PACKERS)
         self.followers = Workers(
@@ -158,7 +136,7 @@ class Pools:
             PACKERS,
             nice=FOLLOWING_NICE,
             idle_io=True,
-            when_idle=self._trimmer.schedule,
+            when_idle=self.trim_later,
         )
         # A lower priority would keep the rest of the move waiting for it, at its end.
         self.rereaders = Workers(reactor, "reread", REREADERS, nice=transfers.nice)
@@ -183,6 +161,10 @@ class Pools:
         self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
         self.lookups = Workers(reactor, "lookup", LOOKUPS)
 
+    def trim_later(self) -> None:
+        """Trim the heap a little later: work that comes meanwhile uses what is free."""
+        self._trimming.start(_TRIM_AFTER, self.disk.run, trim_heap)
+
     @property
     def _all(self) -> list[Workers | Rewriters]:
         return [each for each in vars(self).values() if isinstance(each, Workers | Rewriters)]
@@ -194,6 +176,6 @@ class Pools:
 
     def stop(self) -> None:
         """End the threads, without waiting for one that is busy."""
-        self._trimmer.cancel()
+        self._trimming.cancel()
         for workers in self._all:
             workers.stop()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +12,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, Logger
 
 from wingsd.app.daemon import STOP_TIMEOUT, Node
-from wingsd.systemd.sd_daemon import Notifier, Watchdog, watchdog_period
+from wingsd.systemd.sd_daemon import Notifier, Watchdog
 from wingsd.threadio import relayed
 from wingsd.util.reactor import ThreadedReactor
 
@@ -60,21 +58,6 @@ class Supervision(MultiService):
         self._shown = ""
         self._updating = LoopingCall(self._update_status)
         self._updating.clock = reactor
-
-    @classmethod
-    def from_environment(
-        cls,
-        node: Node,
-        reload: Callable[[], None],
-        reactor: ThreadedReactor,
-        observer: ILogObserver | None = None,
-    ) -> Supervision:
-        """Return the supervision for systemd's environment variables, and remove them."""
-        notifier, period = Notifier.from_environment(os.environ), watchdog_period(os.environ)
-        if period is not None:
-            # The watchdog sends SIGABRT: print the tracebacks of all threads.
-            faulthandler.enable(_STDERR)
-        return cls(node, reload, reactor, notifier, period, observer)
 
     def setServiceParent(self, parent: Any) -> None:
         """Set the log observer of twistd's application."""

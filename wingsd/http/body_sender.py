@@ -15,11 +15,11 @@ from email.utils import formatdate
 from fcntl import ioctl
 from http import HTTPStatus
 from termios import TIOCOUTQ
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -27,7 +27,10 @@ from zope.interface import implementer
 from wingsd.errors import RangeNotSatisfiable
 from wingsd.threadio import Outflow, OutflowClosed, Workers
 from wingsd.util.net import tcp_info
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Reactor, Timer
+
+if TYPE_CHECKING:
+    from wingsd.http.request import StreamingRequest
 
 #: Bytes of a body in memory above which it is written in pieces, and those of a piece.
 LONG, PIECE = 64 << 10, 16 << 10
@@ -36,22 +39,6 @@ LONG, PIECE = 64 << 10, 16 << 10
 #: looked at every so many seconds. What an idle connection has not delivered is lost.
 DELIVERED = 64 << 10
 LOOK_EVERY = 0.1
-
-
-class _BodyRequest(Protocol):
-    """The part of a `StreamingRequest` by which it is answered with a long body."""
-
-    channel: Any
-    method: bytes
-
-    def header(self, name: str) -> str: ...
-    def setHeader(self, name: str, value: str) -> None: ...
-    def setResponseCode(self, code: int) -> None: ...
-    def notifyFinish(self) -> Deferred[None]: ...
-    def registerProducer(self, producer: object, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def write(self, data: bytes) -> None: ...
-    def finish(self) -> None: ...
 
 
 class DeliveryWatchdog:
@@ -70,13 +57,12 @@ class DeliveryWatchdog:
         window: float,
         too_slow: Callable[[str], object],
     ) -> None:
-        self._reactor = reactor
         self._transport = transport
         self._minimum = max(rate * window, 1)
         self._window = window
         self._too_slow = too_slow
         self._acknowledged = 0
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(reactor)
 
     def start(self) -> None:
         """Begin a window."""
@@ -84,13 +70,11 @@ class DeliveryWatchdog:
         acknowledged = _acknowledged(self._transport)
         if acknowledged is not None:
             self._acknowledged = acknowledged
-            self._timer = self._reactor.callLater(self._window, self._check)
+            self._timer.start(self._window, self._check)
 
     def stop(self) -> None:
         """Stop the clock."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
 
     def undelivered(self) -> int:
         """Return the bytes that the kernel has and the client has not acknowledged."""
@@ -101,7 +85,6 @@ class DeliveryWatchdog:
         return int.from_bytes(found, sys.byteorder)
 
     def _check(self) -> None:
-        self._timer = None
         received = (_acknowledged(self._transport) or 0) - self._acknowledged
         if received < self._minimum:
             self._too_slow(
@@ -134,7 +117,7 @@ class BodySender(ABC):
 
     _log = Logger()
 
-    def __init__(self, request: _BodyRequest, name: str) -> None:
+    def __init__(self, request: StreamingRequest, name: str) -> None:
         site = request.channel.site
         self._request = request
         self._name = name
@@ -143,6 +126,10 @@ class BodySender(ABC):
             site.reactor, request.channel.transport, site.least_rate, site.timeOut, self._too_slow
         )
         self._has_ended = False
+
+    def stopProducing(self) -> None:
+        """The connection is closed; `notifyFinish` says so as well."""
+        self._end()
 
     def _begin(self, producer: object) -> None:
         """Register a push producer, and watch the pace from now on."""
@@ -187,7 +174,7 @@ class BytesSender(BodySender):
     Written at once, it would be encrypted at once, and kept so for each client that does not read.
     """
 
-    def __init__(self, request: _BodyRequest, name: str, body: bytes) -> None:
+    def __init__(self, request: StreamingRequest, name: str, body: bytes) -> None:
         super().__init__(request, name)
         self._left = memoryview(body)
         self._is_paused = self._is_due = False
@@ -206,10 +193,6 @@ class BytesSender(BodySender):
         self._is_paused = False
         if self._left and not self._is_due:
             self._write()
-
-    def stopProducing(self) -> None:
-        """The connection is closed; `notifyFinish` says so as well."""
-        self._end()
 
     def _write(self) -> None:
         """Write a piece in each turn of the reactor: TLS passes on what the last one wrote."""
@@ -297,7 +280,7 @@ class StreamedBody:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def send_stream(request: _BodyRequest, status: int, body: StreamedBody) -> None:
+def send_stream(request: StreamingRequest, status: int, body: StreamedBody) -> None:
     """Answer with what a thread makes; to HEAD with the headers alone, and nothing is made."""
     request.setResponseCode(status)
     for name, value in body.headers.items():
@@ -312,7 +295,7 @@ def send_stream(request: _BodyRequest, status: int, body: StreamedBody) -> None:
 class _StreamSender(BodySender):
     """Sends one stream as the answer to one request."""
 
-    def __init__(self, request: _BodyRequest, body: StreamedBody) -> None:
+    def __init__(self, request: StreamingRequest, body: StreamedBody) -> None:
         super().__init__(request, body.name)
         self._body = body
         self._outflow = Outflow(self._reactor)
@@ -373,7 +356,7 @@ class FileBody:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def send_file(request: _BodyRequest, status: int, body: FileBody) -> None:
+def send_file(request: StreamingRequest, status: int, body: FileBody) -> None:
     """Answer with a file, or with the range of it that is asked for.
 
     Raises `RangeNotSatisfiable`, with the file closed and nothing written.
@@ -411,7 +394,7 @@ def send_file(request: _BodyRequest, status: int, body: FileBody) -> None:
 class _FileSender(BodySender):
     """Sends one part of a file as the answer to one request."""
 
-    def __init__(self, request: _BodyRequest, body: FileBody, part: range) -> None:
+    def __init__(self, request: StreamingRequest, body: FileBody, part: range) -> None:
         super().__init__(request, body.name)
         self._body = body
         self._at, self._stop = part.start, part.stop
@@ -441,10 +424,6 @@ class _FileSender(BodySender):
         largest = max(min(LARGEST_BLOCK, share), SMALLEST_BLOCK)
         self._size = min(2 * self._size, largest) if was_quick else SMALLEST_BLOCK
         self._write()
-
-    def stopProducing(self) -> None:
-        """The connection is closed; `notifyFinish` says so as well."""
-        self._end()
 
     def _read(self) -> None:
         if not self._is_reading and self._at < self._stop:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
@@ -26,16 +26,19 @@ class HttpListener:
     def __init__(self, ssl: Ssl, endpoint: str, site: NodeSite, reactor: Reactor) -> None:
         """Raise `ConfigError` when the certificate cannot be used."""
         self._endpoint = endpoint
-        self._site = site
+        self.site = site
         self._reactor = reactor
-        self._certificate = _certificate(ssl, endpoint)
+        self._certificate = None
+        # An `ssl:` endpoint has TLS of its own.
+        if ssl.enabled and not endpoint.startswith("ssl:"):
+            self._certificate = ServerCertificate(ssl.cert, ssl.key)
         self._port: IListeningPort | None = None
 
     def open(self) -> None:
         """Listen. Raises `SystemExit` with one line when that fails."""
-        factory: Any = self._site
+        factory: Any = self.site
         if self._certificate is not None:
-            factory = tls_factory(self._certificate, self._site, self._site.input)
+            factory = tls_factory(self._certificate, self.site, self.site.input)
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, self._endpoint)
@@ -76,10 +79,6 @@ class HttpListener:
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
 
-    def drain(self, within: float) -> Deferred[None]:
-        """Close all connections; abort them after `within` seconds."""
-        return self._site.drain(within)
-
 
 def _advice(failure: Failure) -> str:
     cause = getattr(failure.value, "socketError", None)
@@ -95,13 +94,6 @@ def tcp_endpoint(host: str, port: int) -> str:
     """Return the endpoint description of an IPv4 or IPv6 address."""
     kind = "tcp6" if ":" in host else "tcp"
     return f"{kind}:{port}:interface={quoteStringArgument(host)}"
-
-
-def _certificate(ssl: Ssl, endpoint: str) -> ServerCertificate | None:
-    # An `ssl:` endpoint has TLS of its own.
-    if not ssl.enabled or endpoint.startswith("ssl:"):
-        return None
-    return ServerCertificate(ssl.cert, ssl.key)
 
 
 def _netloc(address: Any) -> str:

@@ -122,7 +122,9 @@ class Schemas:
     def _property(self, field: attrs.Attribute[Any], *, is_request: bool) -> Schema:
         # An optional field is null in requests and left out of answers, which have null where a
         # field that they always have has no value.
-        null = is_request or _allows_none(field.type)
+        plain = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
+        allows_none = get_origin(plain) in (Union, UnionType) and NoneType in get_args(plain)
+        null = is_request or allows_none
         null = null and _is_required(field) is not is_request
         schema = self._of(field.type, is_request=is_request, null=null)
         if isinstance(field.default, bool | int | float):
@@ -134,11 +136,6 @@ def _is_required(field: attrs.Attribute[Any]) -> bool:
     return field.default is attrs.NOTHING
 
 
-def _allows_none(kind: Any) -> bool:
-    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return get_origin(plain) in (Union, UnionType) and NoneType in get_args(plain)
-
-
 def _described(kind: type) -> Schema:
     return {"description": " ".join((getdoc(kind) or "").split())}
 
@@ -146,15 +143,9 @@ def _described(kind: type) -> Schema:
 def _keywords(notes: list[Any]) -> Schema:
     schema: Schema = {}
     for note in notes:
-        schema |= _keyword_values(note) if isinstance(note, Keywords) else {"description": note}
+        words = note.words if isinstance(note, Keywords) else (("description", note),)
+        schema |= {key: list(value) if isinstance(value, tuple) else value for key, value in words}
     return schema
-
-
-def _keyword_values(note: Keywords) -> Schema:
-    return {
-        keyword: list(value) if isinstance(value, tuple) else value
-        for keyword, value in note.words
-    }
 
 
 def _or_null(schema: Schema) -> Schema:

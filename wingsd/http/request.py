@@ -36,6 +36,7 @@ from wingsd.http.operations import Encoded, Error, PlainText, TreePage
 from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
 from wingsd.util.net import tcp_info
+from wingsd.util.reactor import Timer
 
 #: Bytes of a body for a resource that does not stream.
 MAX_STORED_BODY = 1024 * 1024
@@ -70,7 +71,7 @@ class RateWatchdog:
         self._received = 0
         self._left = window
         self._since = 0.0
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(reactor)
         self.resume()
 
     def count(self, size: int) -> None:
@@ -79,19 +80,17 @@ class RateWatchdog:
 
     def pause(self) -> None:
         """Stop the clock: the client is not read from."""
-        if self._timer is not None:
+        if self._timer.is_running:
             self._left -= self._reactor.seconds() - self._since
             self._timer.cancel()
-            self._timer = None
 
     def resume(self) -> None:
         """Start the clock: the client is read from."""
-        if self._timer is None:
+        if not self._timer.is_running:
             self._since = self._reactor.seconds()
-            self._timer = self._reactor.callLater(max(self._left, 0), self._check)
+            self._timer.start(max(self._left, 0), self._check)
 
     def _check(self) -> None:
-        self._timer = None
         received, self._received, self._left = self._received, 0, self._window
         if received < self._minimum:
             self._too_slow(

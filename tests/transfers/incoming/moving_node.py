@@ -63,7 +63,7 @@ class MovingNode(Receiver):
     async def end(self) -> None:
         """End at once, as if killed: only the files are closed."""
         await self.http.close()
-        await self.http.drain(0)
+        await self.http.site.drain(0)
         self.close()
         self.heard.answers.clear()  # errors, whose tracebacks have open files
         close_copies(self.receiver)

@@ -181,7 +181,7 @@ async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     assert (await client.close()).json == {"root": client.root_digest}
     status = (await client.status()).json
     assert (status["round"], status["received"]) == (client.filler.round + 1, len(batches))
-    await until(lambda: len(node.http._site.connections) == 1)
+    await until(lambda: len(node.http.site.connections) == 1)
     receiving: Any = node.receiver.find(UUID)
     files = (path for path in source.rglob("*") if path.is_file())
     assert receiving.inbox.held == sum(path.lstat().st_size for path in files)
