@@ -2,7 +2,7 @@
 
 They are in the state database, so that they survive a restart. Of each server, and of each backup,
 one report is sent at a time, oldest first. What an answer means depends on the kind of report (see
-`TransferDelivery` and `_deliver`); what is not settled by it is sent again with growing pauses.
+`QueuedReport`); what is not settled by it is sent again with growing pauses.
 
 Pelican's Panel also gets the states of servers, which it shows without asking the node. It keeps
 each for an hour, so all of them are reported: that of each server after the node's start, and each
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 
@@ -79,70 +78,6 @@ class FirstMinute:
         return min(next(self._pauses), left)
 
 
-@attrs.frozen(eq=False, repr=False)
-class TransferDelivery:
-    """Sends the report of a transfer's outcome.
-
-    A Panel commits the row of a transfer only after it has the source's 202. A report that comes
-    before that gets 409 or 404, the same answers as after the transfer's end. So right after the
-    order neither proves anything, and the report is sent again. Later, a success is settled by
-    asking whose server it is, and a failure was reported by the other node.
-
-    A Panel does not look at which node reports: a report of the destination that is sent again may
-    close the next transfer of the server, to another node. The source sends it again for a minute:
-    the next transfer is ordered there, which ends that. The destination does so for seconds.
-    """
-
-    _panel: Panel
-    _report: Report
-    _first_minute: FirstMinute
-
-    async def attempt(self) -> tuple[bool, str]:
-        """Send it once; return whether it is accepted, and a text for the log.
-
-        Raises `TransferNotCommitted`, and the errors of the Panel after which it is sent again.
-        """
-        server = self._report.server
-        if self._report.outcome is Outcome.FAILURE:
-            return await self._send_failure()
-        try:
-            await self._panel.transfer_succeeded(server, self._report.backups)
-        except PanelRefused as error:
-            if error.response_status not in _NOT_OPEN:
-                raise
-            if await self._panel.owns(server):
-                return True, "the success had reached the Panel before"
-            await self._require_over()
-            return False, f"the Panel has closed the transfer: {error.detail}"
-        return True, "the success was reported to the Panel"
-
-    async def _send_failure(self) -> tuple[bool, str]:
-        try:
-            closed = await self._panel.transfer_failed(self._report.server)
-        except PanelRefused as error:
-            if error.response_status != HTTPStatus.NOT_FOUND:
-                raise
-            await self._require_over()
-            return True, "the Panel does not know the server any more"
-        if closed:
-            return True, "the failure was reported to the Panel"
-        await self._require_over()
-        return True, "the failure was reported to the Panel by the other node"
-
-    async def _require_over(self) -> None:
-        """Raise `TransferNotCommitted` while the Panel may still commit the transfer."""
-        pause = self._first_minute.next_pause()
-        if not pause:
-            return
-        try:
-            await self._panel.describe(self._report.server)
-        except ServerNotFound:
-            # It described the server when the transfer began. Where it does not any more, the
-            # transfer was committed, and is over.
-            return
-        raise TransferNotCommitted(pause)
-
-
 #: Answers by which a Panel has decided nothing.
 TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -151,44 +86,6 @@ TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MA
 _PATHS: Mapping[ReportKind, str] = MappingProxyType(
     {ReportKind.BACKUP: "", ReportKind.BACKUP_DELETION: "/deletion"}
 )
-
-
-async def _deliver(panel: Panel, report: Report) -> tuple[bool, str]:
-    """Send the report of an installation, a restore or a backup once; see `TransferDelivery`.
-
-    A Panel that refuses one has decided: it has deleted the server or the backup, assigned the
-    server to another node, or has the backup as completed already. What was made stays. A refused
-    token, a Panel in maintenance or one that is asked too often has decided nothing.
-    """
-    successful = report.outcome is Outcome.SUCCESS
-    if report.kind.is_installation:
-        what = f"the {'success' if successful else 'failure'} of its installation"
-        refused, accepted = "of its installation", f"{what} was reported to the Panel"
-        reinstall = report.kind is ReportKind.REINSTALL
-        sending = panel.installed(report.server, successful=successful, reinstall=reinstall)
-    elif report.kind is ReportKind.RESTORE:
-        (backup,) = report.backups or ("",)
-        how = "restored" if successful else "not restored"
-        refused, accepted = (
-            f"on restoring {backup}",
-            f"the Panel knows that the backup {backup} was {how}",
-        )
-        sending = panel.restored(backup, report.server, successful=successful)
-    else:
-        what = f"the {report.what} of {report.backup}"
-        refused, accepted = f"of {what}", f"{what} was reported to the Panel"
-        path = f"/backups/{report.backup}{_PATHS[report.kind]}"
-        operation = report.kind.value.replace(" ", "_")
-        sending = panel.report(operation, path, json.loads(report.body))
-    try:
-        await sending
-    except NodeTokenRefused:
-        raise
-    except PanelRefused as error:
-        if error.response_status in TRY_AGAIN:
-            raise
-        return False, f"the Panel refuses the report {refused}: {error.detail}"
-    return True, accepted
 
 
 #: Seconds between two attempts.
@@ -220,10 +117,23 @@ class PendingReport:
 
 
 @attrs.define(eq=False)
-class _QueuedReport:
+class QueuedReport:
+    """A report that is sent until it is settled.
+
+    A Panel commits the row of a transfer only after it has the source's 202. A report that comes
+    before that gets 409 or 404, the same answers as after the transfer's end. So right after the
+    order neither proves anything, and the report is sent again. Later, a success is settled by
+    asking whose server it is, and a failure was reported by the other node.
+
+    A Panel does not look at which node reports: a report of the destination that is sent again may
+    close the next transfer of the server, to another node. The source sends it again for a minute:
+    the next transfer is ordered there, which ends that. The destination does so for seconds.
+    """
+
     report: Report
-    #: Sends it once, as `TransferDelivery.attempt`.
-    attempt: Callable[[], Awaitable[tuple[bool, str]]]
+    _panel: Panel
+    #: Of a transfer: the time in which its Panel may still commit it.
+    _first_minute: FirstMinute
     answer: Deferred[bool] = attrs.field(factory=Deferred)
     #: Why it is not to be sent any more; empty as long as it is.
     dropped: str = ""
@@ -248,6 +158,90 @@ class _QueuedReport:
         if self._pausing is not None:
             self._pausing.cancel()
 
+    async def attempt(self) -> tuple[bool, str]:
+        """Send it once; return whether it is accepted, and a text for the log.
+
+        Raises `TransferNotCommitted`, and the errors of the Panel after which it is sent again.
+        """
+        if not self.report.kind.is_transfer:
+            return await self._send_other()
+        if self.report.outcome is Outcome.FAILURE:
+            return await self._send_failure()
+        try:
+            await self._panel.transfer_succeeded(self.report.server, self.report.backups)
+        except PanelRefused as error:
+            if error.response_status not in _NOT_OPEN:
+                raise
+            if await self._panel.owns(self.report.server):
+                return True, "the success had reached the Panel before"
+            await self._require_over()
+            return False, f"the Panel has closed the transfer: {error.detail}"
+        return True, "the success was reported to the Panel"
+
+    async def _send_failure(self) -> tuple[bool, str]:
+        try:
+            closed = await self._panel.transfer_failed(self.report.server)
+        except PanelRefused as error:
+            if error.response_status != HTTPStatus.NOT_FOUND:
+                raise
+            await self._require_over()
+            return True, "the Panel does not know the server any more"
+        if closed:
+            return True, "the failure was reported to the Panel"
+        await self._require_over()
+        return True, "the failure was reported to the Panel by the other node"
+
+    async def _require_over(self) -> None:
+        """Raise `TransferNotCommitted` while the Panel may still commit the transfer."""
+        pause = self._first_minute.next_pause()
+        if not pause:
+            return
+        try:
+            await self._panel.describe(self.report.server)
+        except ServerNotFound:
+            # It described the server when the transfer began. Where it does not any more, the
+            # transfer was committed, and is over.
+            return
+        raise TransferNotCommitted(pause)
+
+    async def _send_other(self) -> tuple[bool, str]:
+        """Send the report of an installation, a restore or a backup once.
+
+        A Panel that refuses one has decided: it has deleted the server or the backup, assigned the
+        server to another node, or has the backup as completed already. What was made stays. A
+        refused token, a Panel in maintenance or one that is asked too often has decided nothing.
+        """
+        panel, report = self._panel, self.report
+        successful = report.outcome is Outcome.SUCCESS
+        if report.kind.is_installation:
+            what = f"the {'success' if successful else 'failure'} of its installation"
+            refused, accepted = "of its installation", f"{what} was reported to the Panel"
+            reinstall = report.kind is ReportKind.REINSTALL
+            sending = panel.installed(report.server, successful=successful, reinstall=reinstall)
+        elif report.kind is ReportKind.RESTORE:
+            (backup,) = report.backups or ("",)
+            how = "restored" if successful else "not restored"
+            refused, accepted = (
+                f"on restoring {backup}",
+                f"the Panel knows that the backup {backup} was {how}",
+            )
+            sending = panel.restored(backup, report.server, successful=successful)
+        else:
+            what = f"the {report.what} of {report.backup}"
+            refused, accepted = f"of {what}", f"{what} was reported to the Panel"
+            path = f"/backups/{report.backup}{_PATHS[report.kind]}"
+            operation = report.kind.value.replace(" ", "_")
+            sending = panel.report(operation, path, json.loads(report.body))
+        try:
+            await sending
+        except NodeTokenRefused:
+            raise
+        except PanelRefused as error:
+            if error.response_status in TRY_AGAIN:
+                raise
+            return False, f"the Panel refuses the report {refused}: {error.detail}"
+        return True, accepted
+
 
 class CallbackQueue:
     """All reports of this node that the Panel has not answered yet."""
@@ -258,7 +252,7 @@ class CallbackQueue:
         self._panel = panel
         self._database = database
         self._reactor = reactor
-        self._queues: dict[str, list[_QueuedReport]] = {}
+        self._queues: dict[str, list[QueuedReport]] = {}
         self._loops: dict[str, Deferred[None]] = {}
 
     async def load(self) -> None:
@@ -401,7 +395,9 @@ class CallbackQueue:
         return PendingReport(self._queue(report))
 
     def _queue(self, report: Report) -> Deferred[bool]:
-        queued = _QueuedReport(report, self._attempt(report))
+        age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
+        first_minute = FirstMinute(self._reactor, age, report.commits_within)
+        queued = QueuedReport(report, self._panel, first_minute)
         queue = self._queues.setdefault(report.queue, [])
         queue.append(queued)
         if len(queue) == 1:
@@ -413,18 +409,11 @@ class CallbackQueue:
     def _log_unrecorded(self, server: str, error: Exception) -> None:
         self._log.error("{server}: report not recorded: {error}", server=server, error=error)
 
-    def _attempt(self, report: Report) -> Callable[[], Awaitable[tuple[bool, str]]]:
-        if not report.kind.is_transfer:
-            return partial(_deliver, self._panel, report)
-        age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
-        first = FirstMinute(self._reactor, age, report.commits_within)
-        return TransferDelivery(self._panel, report, first).attempt
-
     def _log_broken(self, failure: Failure, server: str) -> None:
         if not failure.check(CancelledError):
             self._log.failure("{server}: sending its reports failed", failure, server=server)
 
-    async def _work_off(self, name: str, queue: list[_QueuedReport]) -> None:
+    async def _work_off(self, name: str, queue: list[QueuedReport]) -> None:
         try:
             while queue:
                 queued = queue[0]
@@ -436,7 +425,7 @@ class CallbackQueue:
         finally:
             self._loops.pop(name, None)
 
-    async def _send(self, queued: _QueuedReport) -> bool:
+    async def _send(self, queued: QueuedReport) -> bool:
         report, pauses = queued.report, iter(BACKOFF)
         while not queued.dropped:
             try:

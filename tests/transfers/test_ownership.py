@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from wingsd.callbacks import COMMITS_WITHIN, FirstMinute, TransferDelivery
+from wingsd.callbacks import COMMITS_WITHIN, FirstMinute, QueuedReport
 from wingsd.config import PTERODACTYL
 from wingsd.errors import PanelRefused, PanelUnreachable, TransferCancelled, TransferNotCommitted
 from wingsd.statedb import Outcome, Report
@@ -184,7 +184,7 @@ def test_a_server_is_at_one_node_after_a_cancel_whenever_the_panel_commits_its_t
     report = Report(1, "a-server", Outcome.SUCCESS, 0)
     destination: Any = OfDestination(panel)
     first = FirstMinute(clock, seconds=COMMITS_WITHIN)
-    delivery = TransferDelivery(destination, report, first)
+    delivery = QueuedReport(report, destination, first)
 
     async def deliver() -> bool:
         while True:

@@ -216,10 +216,8 @@ class FoundFiles:
 
 def search_filter(body: FileSearch) -> tuple[FileFilter, int]:
     """Return which files a search wants, and how many of them at most."""
-    return _old_filter(body) if body.query else _filter(body)
-
-
-def _filter(body: FileSearch) -> tuple[FileFilter, int]:
+    if body.query:
+        return _old_filter(body)
     paths = body.path_filter or PathFilter()
     sizes, content = body.size_filter, body.content_filter
     include, exclude = paths.include, paths.exclude

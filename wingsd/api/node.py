@@ -33,7 +33,6 @@ from wingsd.node.diagnostics import ReportOptions
 from wingsd.node.figures import UsedPort, host_addresses, used_ports
 from wingsd.node.logs import MAX_LINES, LogUnavailable, StoredLog, read_log, stored_logs
 from wingsd.node.redaction import Redaction
-from wingsd.panel.schemas import Allocations
 from wingsd.servers import PowerState
 from wingsd.util.media import decode
 from wingsd.util.serialization import Amount, Keywords, unknown_keys
@@ -551,12 +550,12 @@ class NodeEndpoint(Endpoint):
             server.uuid: server.configuration.settings.allocations
             for server in self._node.servers.all()
         }
-        return UsedPorts(await self._node.workers.run(self._find, query.ip, servers))
+        config = self._config
 
-    def _find(
-        self, ips: tuple[str, ...], servers: Mapping[str, Allocations]
-    ) -> dict[str, list[UsedPort]]:
-        return used_ports(self._config, ips or _assignable(self._config), servers)
+        def find() -> dict[str, list[UsedPort]]:
+            return used_ports(config, query.ip or _assignable(config), servers)
+
+        return UsedPorts(await self._node.workers.run(find))
 
     @property
     def engine(self) -> NodeEngine:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import attrs
@@ -72,7 +73,10 @@ class ServerEndpoint(Endpoint):
         # the destination: it must return quickly.
         uuid = self.uuid
         is_incoming = uuid in self._node.receiver.servers
-        moves = is_incoming or uuid in self._node.sender.servers or self._is_disowned(uuid)
+        moves = is_incoming or uuid in self._node.sender.servers
+        with suppress(ServerNotFound):
+            # The Panel has it on another node, or may have.
+            moves = moves or self._node.servers.get(uuid).disowned
         await self._node.sender.release(uuid)
         await self._node.receiver.release(uuid, keeps=self.is_calagopus)
         await self._node.restores.release(uuid)
@@ -88,13 +92,6 @@ class ServerEndpoint(Endpoint):
         keeps = not self._config.system.backups.remove_backups_on_server_delete
         if self._config.is_pelican and not moves and not keeps:
             await self._node.backups.delete_with_server(uuid)
-
-    def _is_disowned(self, uuid: str) -> bool:
-        """Return whether the Panel has the server on another node, or may have."""
-        try:
-            return self._node.servers.get(uuid).disowned
-        except ServerNotFound:
-            return False
 
 
 # Console lines in an answer at most, as in Wings.
@@ -724,27 +721,21 @@ class RestoreEndpoint(ServerResource):
         before the server is stopped. The end is reported to the Panel.
         """
         backup = require_uuid(self.part("backup"), BadRequest(_NO_BACKUP_UUID))
-        await self._node.restores.begin(
-            self.game_server, backup, self._opener(backup, body), truncate=body.truncate_directory
-        )
-
-    def _opener(
-        self, backup: str, body: RestoreRequest
-    ) -> Callable[[], Awaitable[RestoreArchive]]:
-        """Return what opens the archive. Raises `BadRequest`."""
-        if body.adapter == WINGS:
-            return lambda: self._open_local(backup)
-        if body.adapter != S3:
+        if body.adapter not in (WINGS, S3):
             raise BadRequest(INVALID, f'adapter: expected "{WINGS}" or "{S3}"')
-        url = body.download_url
-        if not url:
+        if body.adapter == S3 and not body.download_url:
             raise BadRequest(
                 "The download_url field is required when the backup adapter is set to S3."
             )
-        return lambda: self._node.restore_links.open(url)
+        opener = partial(self._open, backup, body)
+        await self._node.restores.begin(
+            self.game_server, backup, opener, truncate=body.truncate_directory
+        )
 
-    async def _open_local(self, backup: str) -> RestoreArchive:
-        """Open a local backup. Raises `BackupMissing`, `StorageError`."""
+    async def _open(self, backup: str, body: RestoreRequest) -> RestoreArchive:
+        """Open the archive. Raises `BackupMissing`, `StorageError`, `DownloadFailed`."""
+        if body.adapter == S3:
+            return await self._node.restore_links.open(body.download_url or "")
         opened = await self._node.disk.run(self._node.backup_store.open, self.uuid, backup)
         if opened is None:
             raise BackupMissing(backup)
