@@ -26,7 +26,7 @@ from wingsd.filesystem.openers import directory_opener
 from wingsd.sftp.messages import Granted, ServerState
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import ServerUsage, SessionAccess
-from wingsd.sftp.server.channel import SftpChannel
+from wingsd.sftp.server.connection import SftpChannel
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -151,7 +151,8 @@ def _sent(data: bytes, home: Path, budget: Semaphore) -> tuple[_Channel, list[No
     )
     channel: Any = _Channel()
     channel.channel_ended = lambda _: ended.append(None)
-    session = SftpChannel(SessionAccess(granted, whole, 1), whole, channel, 1)
+    channel.server = whole
+    session = SftpChannel(SessionAccess(granted, whole, 1), channel, 1)
     session.connection_made(channel)
     session.subsystem_requested("sftp")
     session.session_started()

@@ -112,17 +112,10 @@ async def _shown(
         return [f"not available: {error}"]
 
 
-def report(
-    config: Config,
-    options: ReportOptions,
-    engine: Iterable[str],
-    containers: Iterable[str],
-    orphans: Iterable[str],
-    log: Iterable[str],
-) -> str:
-    """Return the text of a report, with these lines on engine, containers and log.
+def report(config: Config, options: ReportOptions, *parts: Iterable[str]) -> str:
+    """Return the text of a report, with the lines of these parts.
 
-    `orphans` are the containers that have no server.
+    They are the engine, its containers, those of them that have no server, and the log.
     """
     values = attrs.asdict(config)
     redaction = Redaction(values, endpoints=options.endpoints)
@@ -139,10 +132,7 @@ def report(
     sections: list[tuple[str, Iterable[str]]] = [
         ("Versions", _columns(facts)),
         ("Configuration", (f"{redaction.name(path)}: {_setting(value)}" for path, value in shown)),
-        ("Docker: Info", engine),
-        ("Docker: Running Containers", containers),
-        ("Docker: Containers without a Server", orphans),
-        ("Latest Logs", log),
+        *zip(_PARTS, parts, strict=True),
     ]
     text = ["wingsd - Diagnostics Report"]
     for title, lines in sections:
@@ -170,6 +160,12 @@ def _columns(facts: Iterable[tuple[str, object]]) -> Iterator[str]:
     return (f"{name + ':':18}{value}" for name, value in facts)
 
 
+_PARTS = (
+    "Docker: Info",
+    "Docker: Running Containers",
+    "Docker: Containers without a Server",
+    "Latest Logs",
+)
 _FACTS = {
     "Server Version": "ServerVersion",
     "Storage Driver": "Driver",

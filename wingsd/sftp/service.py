@@ -26,26 +26,9 @@ from twisted.python.failure import Failure
 from wingsd.config import Config
 from wingsd.errors import HostKeyUnusable, InvalidData
 from wingsd.sandbox.launch import command
+from wingsd.sftp import messages
 from wingsd.sftp.host_key import HostKey, load_host_key
 from wingsd.sftp.logins import SftpLogins
-from wingsd.sftp.messages import (
-    MAX_FROM_SERVER,
-    Begin,
-    ChangedSettings,
-    Closed,
-    FileEvent,
-    FrameReader,
-    Log,
-    Login,
-    Rejected,
-    SftpMessage,
-    Start,
-    Transmitted,
-    Unconfined,
-    Used,
-    decode,
-    encode,
-)
 from wingsd.sftp.sessions import SftpSessions
 from wingsd.threadio import Workers
 from wingsd.util.deferreds import failure_logger
@@ -132,7 +115,7 @@ class ProcessLink(Protocol):
 
     def __init__(
         self,
-        received: Callable[[SftpMessage], None],
+        received: Callable[[messages.SftpMessage], None],
         lost: Callable[[str], None],
         clock: IReactorTime,
     ) -> None:
@@ -140,12 +123,12 @@ class ProcessLink(Protocol):
         self._lost = lost
         self._cut = Timer(clock)
         self._why = ""
-        self._frames = FrameReader(MAX_FROM_SERVER)
+        self._frames = messages.FrameReader(messages.MAX_FROM_SERVER)
 
-    def send(self, message: SftpMessage) -> None:
+    def send(self, message: messages.SftpMessage) -> None:
         """Send a message."""
         if self.transport is not None:
-            self.transport.write(encode(message))
+            self.transport.write(messages.encode(message))
 
     def close(self) -> None:
         """End what is sent, at which the process ends; what it still has to say is received.
@@ -160,7 +143,7 @@ class ProcessLink(Protocol):
         """Handle the messages that are complete."""
         try:
             for frame in self._frames.feed(data):
-                self._received(decode(frame))
+                self._received(messages.decode(frame))
         except InvalidData as error:
             self._why = f"it sent what is no message: {error}"
             if self.transport is not None:
@@ -235,7 +218,7 @@ class SftpService:
         """Take over the settings that change while the node runs."""
         self._sftp = config.system.sftp
         if self._link is not None:
-            self._link.send(ChangedSettings(self._sftp.read_only, self._sftp.passwords))
+            self._link.send(messages.ChangedSettings(self._sftp.read_only, self._sftp.passwords))
 
     # Start and end
 
@@ -335,7 +318,9 @@ class SftpService:
         self.sessions.send = link.send
         user, system = self._system.user, self._system
         link.send(
-            Start(key.private, system.openat_mode, user.uid, user.gid, system.data, self._sftp)
+            messages.Start(
+                key.private, system.openat_mode, user.uid, user.gid, system.data, self._sftp
+            )
         )
         if self._stopping:
             link.close()
@@ -346,52 +331,52 @@ class SftpService:
         self.sessions.all_ended()
         return why or died
 
-    def _received(self, message: SftpMessage) -> None:
+    def _received(self, message: messages.SftpMessage) -> None:
         match message:
-            case Login():
+            case messages.Login():
                 checking = Deferred.fromCoroutine(self._check(message))
-                checking.addErrback(self._check_failed, message, self._link)
-            case Begin():
+                checking.addErrback(self._check_failed, message.request, self._link)
+            case messages.Begin():
                 self.sessions.begin(message.connection, message.request)
-            case Closed():
+            case messages.Closed():
                 self.sessions.ended(message.connection)
-            case Used():
+            case messages.Used():
                 self.sessions.used(message.server, message.total)
-            case Transmitted():
+            case messages.Transmitted():
                 self.moved["in"] += message.received
                 self.moved["out"] += message.sent
-            case FileEvent():
+            case messages.FileEvent():
                 self.sessions.file_event(message)
-            case Unconfined():
+            case messages.Unconfined():
                 if not self._was_unconfined:  # once: a process follows each idle one
                     self._was_unconfined = True
                     self._log.warn(
                         "sftp: its process is not confined to the files of servers: the kernel "
                         "has no Landlock, or a sandbox forbids it"
                     )
-            case Log():
+            case messages.Log():
                 write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
                 write.get(message.level, self._log.error)("sftp: {text}", text=message.text)
             case _:
                 raise InvalidData("a message is not for this side")
 
-    async def _check(self, login: Login) -> None:
+    async def _check(self, login: messages.Login) -> None:
         link = self._link
         answer = await self._logins.check(login)
-        if isinstance(answer, Rejected):
+        if isinstance(answer, messages.Rejected):
             self.refused[login.kind] += 1
         if link is None or link is not self._link:
             return  # The process has ended meanwhile.
-        if isinstance(answer, Rejected):
+        if isinstance(answer, messages.Rejected):
             link.send(answer)
         else:
             self.sessions.grant(answer)
 
-    def _check_failed(self, failure: Failure, login: Login, link: ProcessLink | None) -> None:
+    def _check_failed(self, failure: Failure, request: int, link: ProcessLink | None) -> None:
         if not failure.check(CancelledError):
             self._log.failure("sftp: the check of a login failed", failure)
             if link is not None and link is self._link:
-                link.send(Rejected(login.request))
+                link.send(messages.Rejected(request))
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -16,7 +16,7 @@ from asyncssh.packet import String, UInt32
 from tests.sftp.server.harness import Served, serve
 from wingsd.sftp.messages import FrameReader
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.channel import FIRST_WINDOW
+from wingsd.sftp.server.connection import FIRST_WINDOW
 
 CIPHERS = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)

@@ -30,8 +30,7 @@ from tests.sftp.server.harness import NAME, Served, serve
 from wingsd.config import SftpConfig, SftpLimits
 from wingsd.sftp.messages import Granted, Login, Rejected
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.channel import FIRST_WINDOW
-from wingsd.sftp.server.connection import SftpConnection, SshConnection
+from wingsd.sftp.server.connection import FIRST_WINDOW, SftpConnection, SshConnection
 
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
 FIRST_HANDLE = (0).to_bytes(8, "big")

@@ -23,25 +23,7 @@ import asyncssh
 from wingsd.errors import InvalidData
 from wingsd.filesystem.openers import directory_opener
 from wingsd.sandbox.confinement import confine_to
-from wingsd.sftp.messages import (
-    MAX_FROM_DAEMON,
-    Begun,
-    ChangedSettings,
-    Disconnect,
-    FrameReader,
-    Granted,
-    Log,
-    Login,
-    Rejected,
-    ServerState,
-    SftpMessage,
-    Start,
-    Transmitted,
-    Unconfined,
-    Used,
-    decode,
-    encode,
-)
+from wingsd.sftp import messages
 from wingsd.sftp.server.access import ServerUsage
 from wingsd.sftp.server.ciphers import use_fast_ciphers
 from wingsd.sftp.server.connection import SftpConnection
@@ -95,21 +77,21 @@ class DaemonLink(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._outgoing: deque[SftpMessage] = deque()
+        self._outgoing: deque[messages.SftpMessage] = deque()
         self._is_due = False
         self._closed = asyncio.Event()
-        self.started: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
+        self.started: asyncio.Future[messages.Start] = asyncio.get_running_loop().create_future()
         #: Fires when the daemon has gone, or sends what is no message.
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: Handles messages that nothing waits for.
-        self.received: Callable[[SftpMessage], None] = lambda _: None
-        self._frames = FrameReader(MAX_FROM_DAEMON)
+        self.received: Callable[[messages.SftpMessage], None] = lambda _: None
+        self._frames = messages.FrameReader(messages.MAX_FROM_DAEMON)
         self._transport: asyncio.Transport | None = None
-        self._asked: dict[int, Future[Granted | Rejected]] = {}
+        self._asked: dict[int, Future[messages.Granted | messages.Rejected]] = {}
 
-    async def login(self, login: Login) -> Granted | Rejected:
+    async def login(self, login: messages.Login) -> messages.Granted | messages.Rejected:
         """Ask the daemon to check a login, in the loop of any connection."""
-        answer: Future[Granted | Rejected] = Future()
+        answer: Future[messages.Granted | messages.Rejected] = Future()
         self._asked[login.request] = answer
         try:
             self.post(login)
@@ -117,15 +99,15 @@ class DaemonLink(asyncio.Protocol):
         finally:
             self._asked.pop(login.request, None)
 
-    def send(self, *messages: SftpMessage) -> None:
+    def send(self, *sent: messages.SftpMessage) -> None:
         """Send messages; nothing is sent when the daemon has gone.
 
         asyncio warns of what is written to a lost connection, and each warning is a message, too.
         """
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(map(encode, messages)))
+            self._transport.write(b"".join(map(messages.encode, sent)))
 
-    def post(self, message: SftpMessage, *, now: bool = True) -> None:
+    def post(self, message: messages.SftpMessage, *, now: bool = True) -> None:
         """Send a message, after those that were posted before it, from any thread.
 
         One that need not be sent `now` waits a moment, so that many of them wake the loop once.
@@ -152,7 +134,7 @@ class DaemonLink(asyncio.Protocol):
         """Handle the messages that are complete."""
         try:
             for frame in self._frames.feed(data):
-                self._received(decode(frame))
+                self._received(messages.decode(frame))
         except InvalidData:
             self.connection_lost(None)
 
@@ -183,12 +165,12 @@ class DaemonLink(asyncio.Protocol):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), _DELAY)
 
-    def _received(self, message: SftpMessage) -> None:
+    def _received(self, message: messages.SftpMessage) -> None:
         match message:
-            case Start():
+            case messages.Start():
                 if not self.started.done():
                     self.started.set_result(message)
-            case Granted() | Rejected():
+            case messages.Granted() | messages.Rejected():
                 answer = self._asked.pop(message.request, None)
                 if answer is not None and answer.set_running_or_notify_cancel():
                     answer.set_result(message)
@@ -203,7 +185,7 @@ class SftpServer:
     """
 
     def __init__(
-        self, listener: socket.socket, link: DaemonLink, start: Start, turns: Turns
+        self, listener: socket.socket, link: DaemonLink, start: messages.Start, turns: Turns
     ) -> None:
         self.link = link
         self.turns = turns
@@ -250,7 +232,7 @@ class SftpServer:
     def fault(self, error: BaseException) -> None:
         """Log a fault of this program."""
         text = f"a request of SFTP failed: {type(error).__name__}: {error}"
-        self.link.post(Log("error", text))
+        self.link.post(messages.Log("error", text))
 
     def start(self) -> None:
         """Accept connections."""
@@ -289,24 +271,24 @@ class SftpServer:
             total = usage.total
             if self._reported.get(server, 0) != total:
                 self._reported[server] = total
-                self.link.send(Used(server, total))
+                self.link.send(messages.Used(server, total))
         with self._lock:
             traffic, self._traffic = self._traffic, (0, 0)
         if any(traffic):
-            self.link.send(Transmitted(*traffic))
+            self.link.send(messages.Transmitted(*traffic))
 
-    def _received(self, message: SftpMessage) -> None:
+    def _received(self, message: messages.SftpMessage) -> None:
         """Do what the daemon wants. Raises `InvalidData`."""
         match message:
-            case ChangedSettings():
+            case messages.ChangedSettings():
                 self.read_only = message.read_only
                 self.passwords = message.passwords
-            case ServerState():
+            case messages.ServerState():
                 self.usage(message.server).correct(message)
-            case Begun():
+            case messages.Begun():
                 if (connection := self._connections.get(message.connection)) is not None:
                     connection.begin()
-            case Disconnect():
+            case messages.Disconnect():
                 if (connection := self._connections.get(message.connection)) is not None:
                     connection.disconnect(message.why)
             case _:
@@ -371,7 +353,7 @@ class SftpServer:
         if now - self._logged_full > _LOG_INTERVAL:
             self._logged_full = now
             text = f"connections are refused: {most} are open, system.sftp.limits.max_connections"
-            self.link.send(Log("warn", text))
+            self.link.send(messages.Log("warn", text))
 
     def _make_place(self, most: int, block: str) -> None:
         """Close the oldest connection without a login, of the address that has the most."""
@@ -397,10 +379,10 @@ class LinkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Post a record to the daemon."""
         level = "warn" if record.levelno < logging.ERROR else "error"
-        self._link.post(Log(level, self.format(record)[-_MAX_LOGGED:]))
+        self._link.post(messages.Log(level, self.format(record)[-_MAX_LOGGED:]))
 
 
-def ssh_options(start: Start) -> asyncssh.SSHServerConnectionOptions:
+def ssh_options(start: messages.Start) -> asyncssh.SSHServerConnectionOptions:
     """Return how each connection is served: nothing but logins and channels."""
     return asyncssh.SSHServerConnectionOptions(
         config=None,
@@ -437,7 +419,7 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     cores = len(os.sched_getaffinity(0))
     turns = Turns(cpu_time(os.getppid()), cores)  # before /proc is out of reach
     if not confine_to(start.data, {*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES}):
-        link.send(Unconfined())
+        link.send(messages.Unconfined())
     use_fast_ciphers()
     server = SftpServer(listener, link, start, turns)
     server.start()
