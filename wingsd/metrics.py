@@ -175,9 +175,6 @@ class Recorder(Observer):
             PANEL: _Peer(registry, PANEL, "the Panel"),
             ENGINE: _Peer(registry, ENGINE, "the Docker engine"),
         }
-        self._begin_with_zero()
-
-    def _begin_with_zero(self) -> None:
         # Prometheus sees no increase in a series that begins with 1.
         for direction in DIRECTIONS:
             for outcome in OUTCOMES:
@@ -264,16 +261,13 @@ class _Peer:
     def called(self, operation: str, seconds: float, error: Exception | None) -> None:
         if isinstance(error, CancelledError):
             return  # The caller has stopped waiting.
-        answered = error is None or isinstance(error, WingsdError) or _is_engine_answer(error)
+        # Not imported for this: before docker-py is loaded, there is no error of it.
+        docker = sys.modules.get("docker.errors")
+        from_engine = docker is not None and isinstance(error, docker.APIError)
+        answered = error is None or isinstance(error, WingsdError) or from_engine
         outcome = "ok" if error is None else "refused" if answered else "failed"
         self._duration.labels(operation, outcome).observe(seconds)
         (self._last_answer if answered else self._last_failure).set_to_current_time()
-
-
-def _is_engine_answer(error: Exception) -> bool:
-    # Not imported for this: before docker-py is loaded, there is no error of it.
-    docker = sys.modules.get("docker.errors")
-    return docker is not None and isinstance(error, docker.APIError)
 
 
 def _outcome(error: Exception | None) -> str:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -41,6 +40,7 @@ from wingsd.panel.client import Panel
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.util.deferreds import failure_logger
+from wingsd.util.reactor import Periodic
 from wingsd.util.text import canonical_uuid
 
 T = TypeVar("T")
@@ -157,8 +157,7 @@ class OrphanedContainers:
         self._panel = panel
         self._found: set[str] = set()
         self._looking: Deferred[None] | None = None
-        self._hourly = LoopingCall(self._look)
-        self._hourly.clock = reactor
+        self._hourly = Periodic(reactor, self._look)
 
     def start(self) -> None:
         """Look now and once an hour."""
@@ -166,8 +165,7 @@ class OrphanedContainers:
 
     def stop(self) -> None:
         """Look no more."""
-        if self._hourly.running:
-            self._hourly.stop()
+        self._hourly.stop()
         if self._looking is not None:
             self._looking.cancel()
 

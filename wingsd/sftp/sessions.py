@@ -14,7 +14,6 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.activity import ActivityLog
@@ -34,6 +33,7 @@ from wingsd.servers.server import Server
 from wingsd.sftp.logins import GrantedLogin, SftpLogins, check_server
 from wingsd.sftp.messages import Begun, Disconnect, FileEvent, ServerState, SftpMessage
 from wingsd.util.deferreds import failure_logger
+from wingsd.util.reactor import Periodic
 
 #: Seconds for which a connection above a limit waits for a place, and those of one user that do.
 _PLACE_TIMEOUT = 10.0
@@ -92,8 +92,7 @@ class SftpSessions:
         self._totals: dict[str, int] = {}
         self._sent: dict[str, tuple[int, int | None, int | None]] = {}
         self._clock = reactor
-        self._states = LoopingCall(self._look)
-        self._states.clock = reactor
+        self._states = Periodic(reactor, self._look)
         bus.subscribe_to_all(self._event)
 
     @property
@@ -201,7 +200,7 @@ class SftpSessions:
             if not self._full(granted):
                 self._take_waiting(waiting)
                 self._begin(waiting, granted)
-        if not self._sessions and self._states.running:
+        if not self._sessions:
             self._states.stop()
 
     def _take_waiting(self, connection: int) -> None:

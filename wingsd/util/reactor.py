@@ -1,4 +1,4 @@
-"""The type of Twisted's reactor, for what needs more of it than one interface; and a timer.
+"""The type of Twisted's reactor, for what needs more of it than one interface; and timers.
 
 Where one is enough, the annotation is that interface, most often `IReactorTime`. Twisted's own
 annotations accept a `Reactor` wherever they ask for one of its interfaces.
@@ -23,6 +23,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IReactorUNIX,
 )
+from twisted.internet.task import LoopingCall
 
 
 class ThreadedReactor(IReactorTime, IReactorFromThreads):
@@ -66,6 +67,21 @@ class Timer:
         call, self._call = self._call, None
         if call is not None and call.active():
             call.cancel()
+
+
+class Periodic(LoopingCall):
+    """Calls a function every so many seconds by the clock of a reactor, while it is started."""
+
+    def __init__(
+        self, clock: IReactorTime, function: Callable[..., object], *arguments: object
+    ) -> None:
+        super().__init__(function, *arguments)
+        self.clock = clock
+
+    def stop(self) -> None:
+        """Call it no more. It may be stopped already."""
+        if self.running:
+            super().stop()
 
 
 def installed_reactor() -> Reactor:

@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+
+from wingsd.util.reactor import Periodic
 
 Cause = TypeVar("Cause", bound=Hashable)
 
@@ -122,8 +123,7 @@ class Watch:
     def __init__(
         self, clock: IReactorTime, every: float, look: Callable[[], object], trouble: str
     ) -> None:
-        self._calls = LoopingCall(look)
-        self._calls.clock = clock
+        self._calls = Periodic(clock, look)
         started: Deferred[Any] = self._calls.start(every, now=False)
         started.addErrback(lambda failure: self._log.failure(trouble, failure))
 
@@ -135,5 +135,4 @@ class Watch:
 
     def stop(self) -> None:
         """Look no more."""
-        if self._calls.running:
-            self._calls.stop()
+        self._calls.stop()
