@@ -23,29 +23,27 @@ from wingsd.filesystem.openers import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import (
     HEAD,
+    AttributesFrame,
     BatchKind,
     BatchReader,
-    Index,
-    encode_batch,
-    encode_head,
-    make_index,
-)
-from wingsd.moves.destination import MoveDestination
-from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.frames import (
-    AttributesFrame,
     DataFrame,
     DirectoryFrame,
     FileFrame,
     Frame,
     GoneFrame,
     HardFrame,
+    Index,
     LinkFrame,
     PutFrame,
     TakeFrame,
     WholeFrame,
     ZeroFrame,
+    encode_batch,
+    encode_head,
+    make_index,
 )
+from wingsd.moves.destination import MoveDestination
+from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.nodes import DirectoryNode, LinkNode
 from wingsd.moves.rereading import PieceReader
 from wingsd.moves.tree import MoveLimits, MoveTree

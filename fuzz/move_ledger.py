@@ -10,9 +10,8 @@ from struct import Struct
 
 from fuzz.findings import Finding, fields, pieces
 from wingsd.errors import DiskLimitExceeded, LedgerDamaged, LedgerVersionUnknown, RoundIncomplete
-from wingsd.moves.batch import BatchKind, make_index
-from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
+    BatchKind,
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -22,7 +21,9 @@ from wingsd.moves.frames import (
     LinkFrame,
     TakeFrame,
     WholeFrame,
+    make_index,
 )
+from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.ledger import HEADER, LedgerReader, LedgerWriter, Record, RecordType, recover
 from wingsd.moves.tree import MoveLimits
 

@@ -10,5 +10,5 @@ import pytest
 @pytest.fixture(autouse=True, scope="package")
 def _little_memory() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wingsd.moves.entry_store.IN_MEMORY", 12)
+        patch.setattr("wingsd.moves.nodes.IN_MEMORY", 12)
         yield

@@ -18,8 +18,7 @@ from tests.moves.hostile_batch import (
 )
 from tests.moves.hostile_fields import FIELDS, HEADS, NAMES, NUMBERS
 from wingsd.errors import BatchConflict, BatchDamaged, DiskLimitExceeded, ShapeMissing
-from wingsd.moves.digests import block_digest
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -30,6 +29,7 @@ from wingsd.moves.frames import (
     TakeFrame,
     WholeFrame,
 )
+from wingsd.moves.digests import block_digest
 
 __all__ = ["CORPUS"]
 

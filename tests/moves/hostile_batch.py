@@ -9,9 +9,9 @@ from struct import pack
 from attrs import field, frozen
 
 from wingsd.errors import BatchInvalid, FrameRefused, WingsdError
-from wingsd.moves.batch import HEAD, BatchKind, encode_batch, make_index
-from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
+    HEAD,
+    BatchKind,
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -20,7 +20,10 @@ from wingsd.moves.frames import (
     HardFrame,
     LinkFrame,
     WholeFrame,
+    encode_batch,
+    make_index,
 )
+from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.tree import MoveLimits
 
 __all__ = [

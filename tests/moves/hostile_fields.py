@@ -22,8 +22,8 @@ from tests.moves.hostile_batch import (
 )
 from tests.support.attributes import acl
 from wingsd.errors import BatchDamaged, MoveVersionUnknown
-from wingsd.moves.batch import HEAD
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
+    HEAD,
     AttributesFrame,
     DataFrame,
     DirectoryFrame,

@@ -22,8 +22,7 @@ from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
 from wingsd.moves.rereading import PieceReader
 from wingsd.moves.scan import scan
-from wingsd.moves.snapshot import HeldTree, held_bytes
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree, held_bytes
 
 MOVE, BOOT = b"m" * 16, b"b" * 16
 LIMITS = MoveLimits(100_000, 1 << 40)

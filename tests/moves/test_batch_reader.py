@@ -9,10 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wingsd.errors import BatchInvalid
-from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
+from wingsd.moves.batch import (
+    BatchKind,
+    BatchReader,
+    BlockRun,
+    DataFrame,
+    Frame,
+    Index,
+    WholeFrame,
+    ZeroFrame,
+    encode_batch,
+    make_index,
+)
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.filling import deflated, shrinks
-from wingsd.moves.frames import DataFrame, Frame, WholeFrame, ZeroFrame
 
 BYTES = random.Random(1).randbytes(30_000)
 FRAMES: list[Frame] = [

@@ -19,19 +19,24 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
-from wingsd.moves.digests import block_digest, block_digests
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
+    BatchKind,
+    BatchReader,
+    BlockRun,
     DataFrame,
     DirectoryFrame,
     FileFrame,
     Frame,
     GoneFrame,
+    Index,
     PutFrame,
     TakeFrame,
     WholeFrame,
     ZeroFrame,
+    encode_batch,
+    make_index,
 )
+from wingsd.moves.digests import block_digest, block_digests
 
 DATA = b"d" * 12_288
 

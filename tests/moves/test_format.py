@@ -8,10 +8,9 @@ from struct import pack
 import pytest
 
 from tests.support.documents import page
-from wingsd.moves.batch import BatchKind, decode_index, encode_batch, make_index
-from wingsd.moves.digests import block_digests
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
     AttributesFrame,
+    BatchKind,
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -24,7 +23,11 @@ from wingsd.moves.frames import (
     TakeFrame,
     WholeFrame,
     ZeroFrame,
+    decode_index,
+    encode_batch,
+    make_index,
 )
+from wingsd.moves.digests import block_digests
 from wingsd.moves.tree import MoveTree, apply_shape, begin, done
 
 D, E = b"d" * 16, b"e" * 16

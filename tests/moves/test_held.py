@@ -7,9 +7,8 @@ import random
 import pytest
 
 from wingsd.errors import HeldTreeInvalid
-from wingsd.moves.batch import BatchKind, make_index
-from wingsd.moves.digests import block_digest
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
+    BatchKind,
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -21,10 +20,23 @@ from wingsd.moves.frames import (
     TakeFrame,
     WholeFrame,
     ZeroFrame,
+    make_index,
 )
+from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import FileNode
-from wingsd.moves.snapshot import MAX_PART, HeldTree, held_bytes, held_limits, parts, snapshot
-from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
+from wingsd.moves.tree import (
+    MAX_PART,
+    HeldTree,
+    MoveLimits,
+    MoveTree,
+    apply_shape,
+    begin,
+    done,
+    held_bytes,
+    held_limits,
+    parts,
+    snapshot,
+)
 
 LIMITS = MoveLimits(10, 1 << 28)
 FILE = FileFrame(1, b"f", 0o644, 1, 100_000, 4096)

@@ -17,10 +17,9 @@ from tests.moves.moving import BOOT, Destination, Source, differing, feed
 from tests.support.archives import Tree, seen
 from wingsd.errors import ShapeMissing
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BlockRun
+from wingsd.moves.batch import BlockRun, Shape, WholeFrame
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.filling import Batch
-from wingsd.moves.frames import Shape, WholeFrame
 from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.tree import MoveTree
 

@@ -14,14 +14,22 @@ from hypothesis import strategies as st
 from tests.moves.changing import Changes, change
 from tests.moves.moving import Destination, Source, differing, feed, resume
 from wingsd.errors import DiskLimitExceeded, RoundIncomplete, ShapeMissing, StorageError
-from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, encode_batch, make_index
+from wingsd.moves.batch import (
+    BatchKind,
+    BatchReader,
+    BlockRun,
+    DirectoryFrame,
+    Frame,
+    Index,
+    WholeFrame,
+    encode_batch,
+    make_index,
+)
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import UNKNOWN, block_digest
-from wingsd.moves.entry_store import EntryStore
 from wingsd.moves.filling import Batch
-from wingsd.moves.frames import DirectoryFrame, Frame, WholeFrame
 from wingsd.moves.ledger import LedgerReader, recover
-from wingsd.moves.nodes import DirectoryNode, FileNode
+from wingsd.moves.nodes import DirectoryNode, EntryStore, FileNode
 from wingsd.moves.tree import MoveLimits, MoveTree, done
 
 Steps = list[tuple[str, int, int, bytes]]

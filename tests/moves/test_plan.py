@@ -11,9 +11,7 @@ import pytest
 
 from tests.moves.moving import Source
 from wingsd.errors import SourceFileChanged, TreeTooLarge
-from wingsd.moves.batch import frame_bytes
-from wingsd.moves.filling import Batch
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
     DataFrame,
     DirectoryFrame,
     FileFrame,
@@ -25,7 +23,9 @@ from wingsd.moves.frames import (
     TakeFrame,
     WholeFrame,
     ZeroFrame,
+    frame_bytes,
 )
+from wingsd.moves.filling import Batch
 from wingsd.moves.nodes import FileNode
 
 DATA = random.Random(1).randbytes(200_000)

@@ -18,11 +18,10 @@ from tests.moves.moving import MOVE, Destination, Source, differing, feed, resum
 from tests.support.archives import seen
 from wingsd.errors import BatchConflict, RootMismatch, ShapeMissing, WingsdError
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, BatchReader, Index
+from wingsd.moves.batch import BatchKind, BatchReader, DataFrame, Index, WholeFrame
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.digests import block_digest
 from wingsd.moves.filling import Batch
-from wingsd.moves.frames import DataFrame, WholeFrame
 from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import FileNode
 

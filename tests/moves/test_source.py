@@ -16,11 +16,11 @@ from tests.moves.moving import Destination, feed
 from wingsd.errors import HeldTreeInvalid, SourceFileChanged, StorageError
 from wingsd.moves import scan
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.entry_store import _CHUNK, EntryStore, Row
 from wingsd.moves.filling import Batch, batch_body
+from wingsd.moves.nodes import _CHUNK, EntryStore, Row
 from wingsd.moves.seen_directories import StatResults, stat_results
-from wingsd.moves.snapshot import Resumption
 from wingsd.moves.source import MoveSource, SourceStopped
+from wingsd.moves.tree import Resumption
 
 
 @pytest.fixture

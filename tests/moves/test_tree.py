@@ -8,8 +8,7 @@ import pytest
 
 from tests.moves.moving import LIMITS
 from wingsd.errors import DiskLimitExceeded, FrameRefused, RoundIncomplete
-from wingsd.moves.digests import block_digest, directory_hash
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
     DirectoryFrame,
     FileFrame,
     Frame,
@@ -21,10 +20,10 @@ from wingsd.moves.frames import (
     WholeFrame,
     ZeroFrame,
 )
+from wingsd.moves.digests import block_digest, directory_hash
 from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType, recover
 from wingsd.moves.nodes import DirectoryNode, pack_file
-from wingsd.moves.snapshot import parts, snapshot
-from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
+from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done, parts, snapshot
 
 
 def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:

@@ -11,11 +11,10 @@ import os
 import sys
 from pathlib import Path
 
-from wingsd.moves.frames import Content, DataFrame, DirectoryFrame, FileFrame, WholeFrame
+from wingsd.moves.batch import Content, DataFrame, DirectoryFrame, FileFrame, WholeFrame
 from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.plan import plan
-from wingsd.moves.snapshot import HeldTree, parts
-from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
+from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree, apply_shape, begin, done, parts
 
 _TIME = 1_700_000_000_000_000_000
 _BLOCK = 4096

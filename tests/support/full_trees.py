@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from wingsd.moves import entry_store
+from wingsd.moves import nodes
 
 __all__ = ["limit_trees"]
 
@@ -16,7 +16,7 @@ PAGES = 8
 
 def limit_trees(monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
     """Have the files of trees in a directory not grow, from the next one on."""
-    usual = entry_store._open
+    usual = nodes._open
 
     def limited(where: str | None) -> sqlite3.Connection:
         database = usual(where)
@@ -24,5 +24,5 @@ def limit_trees(monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
             database.execute(f"PRAGMA max_page_count={PAGES}")
         return database
 
-    monkeypatch.setattr(entry_store, "_open", limited)
-    monkeypatch.setattr(entry_store, "IN_MEMORY", 8)
+    monkeypatch.setattr(nodes, "_open", limited)
+    monkeypatch.setattr(nodes, "IN_MEMORY", 8)

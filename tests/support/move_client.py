@@ -23,8 +23,7 @@ from wingsd.moves.contents import ContentReader
 from wingsd.moves.filling import Batch, BatchFiller, deflated
 from wingsd.moves.plan import plan
 from wingsd.moves.scan import scan
-from wingsd.moves.snapshot import HeldTree
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree
 
 WITHIN = 60
 LIMITS = MoveLimits(1 << 20, 1 << 40)

@@ -18,9 +18,8 @@ from tests.wire.__main__ import differing
 from tests.wire.http import Exchange, exchanges
 from tests.wire.normal import transcript
 from tests.wire.recorder import Recorder, install
-from wingsd.moves.batch import BatchKind, encode_batch, make_index
+from wingsd.moves.batch import BatchKind, WholeFrame, encode_batch, make_index
 from wingsd.moves.digests import DIGEST
-from wingsd.moves.frames import WholeFrame
 
 SERVER = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b77"
 

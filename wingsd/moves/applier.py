@@ -26,8 +26,8 @@ from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.removal import TreeRemover
 from wingsd.filesystem.usage import DirectoryUsage, UsageCounter
-from wingsd.moves.batch import BlockRun
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
+    BlockRun,
     DirectoryFrame,
     FileFrame,
     GoneFrame,

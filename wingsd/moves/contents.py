@@ -23,8 +23,8 @@ from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.filesystem.syscalls import cached_pages
 from wingsd.filesystem.walk import gone, unreadable
+from wingsd.moves.batch import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
-from wingsd.moves.frames import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.nodes import FileNode, block_count
 from wingsd.moves.plan import FileContent
 from wingsd.moves.scan import stat_stamp

@@ -15,16 +15,20 @@ from attrs import define, field
 
 from wingsd.errors import BatchConflict, RootMismatch, RoundIncomplete, ShapeMissing, StorageError
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, BlockRun, Index, Written, WrittenBlocks
-from wingsd.moves.digests import UNKNOWN
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
     AttributesFrame,
+    BatchKind,
+    BlockRun,
     Content,
     FileFrame,
     GoneFrame,
+    Index,
     WholeFrame,
+    Written,
+    WrittenBlocks,
     ZeroFrame,
 )
+from wingsd.moves.digests import UNKNOWN
 from wingsd.moves.ledger import (
     NO_ROOT,
     LedgerFile,
@@ -35,8 +39,17 @@ from wingsd.moves.ledger import (
 )
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
 from wingsd.moves.rereading import Rereading, forget_differing, is_held
-from wingsd.moves.snapshot import Resumption, held_bytes, parts
-from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, dirname, done
+from wingsd.moves.tree import (
+    MoveLimits,
+    MoveTree,
+    Resumption,
+    apply_shape,
+    begin,
+    dirname,
+    done,
+    held_bytes,
+    parts,
+)
 
 
 class OpenBatch:

@@ -17,13 +17,13 @@ from wingsd.moves.batch import (
     MAX_FRAMES,
     MAX_INDEX,
     BatchKind,
+    Frame,
     Index,
     encode_batch,
     make_index,
 )
 from wingsd.moves.contents import FramedData
 from wingsd.moves.digests import Bytes
-from wingsd.moves.frames import Frame
 from wingsd.moves.plan import Plan
 
 LEAST_SIZE = 256 << 10

@@ -33,8 +33,7 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.moves.batch import MAX_INDEX, BatchKind, Index, decode_index
-from wingsd.moves.snapshot import add_part
-from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done
+from wingsd.moves.tree import MoveLimits, MoveTree, add_part, apply_shape, begin, done
 from wingsd.util.durable import storage_errors, sync_directory
 
 VERSION = 2

@@ -1,18 +1,30 @@
-"""The entries of a tree: files with the digests of their blocks, symlinks, directories; packed.
+"""The entries of a tree: files with the digests of their blocks, symlinks, directories; stored.
 
 Digests are held in pages of 256. Only pages that were changed are in memory until they are stored,
 where there is a store; long runs of equal digests, those of zeros, share their memory.
+
+`EntryStore` keeps them in a database, a file without a name: memory does not grow with them.
+Entries that were looked up or changed are in memory until `trim`. What they have then is stored,
+and an object that was handed out before is the entry no more, unless it is reported as changed.
 """
 
 from __future__ import annotations
 
 import marshal
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+import os
+import sqlite3
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from secrets import token_hex
 from struct import Struct
+from typing import Any
 
 from attrs import define, field
 
+from wingsd.errors import StorageError
 from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, file_digest, zero_digest
 
 PAGE = 256
@@ -385,3 +397,388 @@ def unpack_shared(data: bytes, of: int, stored: Callable[[int], bytes | None]) -
         node.digest = digest
     node.names, node.id = names, of
     return node
+
+
+Row = tuple[bytes, int | None, bytes]
+"""A key, then an id, or what is packed of the entry."""
+
+_SETTINGS = ("journal_mode=off", "synchronous=off", "cache_size=-2048", "locking_mode=exclusive")
+_TABLES = (
+    "CREATE TABLE entry (key BLOB PRIMARY KEY, id INTEGER, value BLOB) WITHOUT ROWID",
+    "CREATE TABLE shared (id INTEGER PRIMARY KEY, value BLOB)",
+    "CREATE TABLE page (id INTEGER, number INTEGER, value BLOB, PRIMARY KEY (id, number))"
+    " WITHOUT ROWID",
+)
+_FIND = "SELECT id, value FROM entry WHERE key = ?"
+_AMONG = "SELECT key FROM entry WHERE key IN (?)"
+IN_MEMORY = 2048
+#: Bytes of attributes that count as one more entry in memory.
+_WEIGHS = 1024
+_CHUNK = 512
+#: Paths that are known to be nothing's, beside those of a batch.
+_MOST_ABSENT = 2048
+#: Rows that are asked for where many may be passed over.
+_SOME = 64
+_SELECT = "SELECT key, id, value FROM entry WHERE key >= ? AND key < ?"
+_ROWS = f"{_SELECT} ORDER BY key LIMIT ?"
+_NOT_PLAIN = (
+    f"{_SELECT} AND (id IS NOT NULL OR substr(value, 1, 1) <> x'{FILE:02x}') ORDER BY key LIMIT ?"
+)
+_SHARED = "SELECT id, value FROM shared WHERE id > ? ORDER BY id LIMIT 64"
+_END = b"\xff" * 256
+"""After every key: names have at most 255 bytes."""
+
+
+class EntryStore:
+    """Entries by path. Keys are paths with NUL for each slash: so they sort as a walk goes.
+
+    The file is in `directory`, or where SQLite has its temporary files. It is made when there is
+    too much for memory, or all of it is asked for. Methods raise StorageError.
+    """
+
+    def __init__(self, directory: str | None = None) -> None:
+        #: Grows while entries are gone through, or many are stored.
+        self.steps = 0
+        self._directory = directory
+        self._opened: sqlite3.Connection | None = None
+        self._close: Callable[[], object] = lambda: None
+        #: Entries in memory, by path and by id; those that have to be stored.
+        self._entries: dict[bytes, TreeEntry] = {}
+        self._shared: dict[int, Named] = {}
+        self._changed: dict[bytes, TreeEntry] = {}
+        self._changed_shared: dict[int, Named] = {}
+        self._last_id = 0
+        #: Paths that nothing has.
+        self._absent: set[bytes] = set()
+        #: How often digests of blocks may have been changed since the last `flush`.
+        self._block_changes = 0
+
+    def get(self, path: bytes) -> TreeEntry | None:
+        """Return what has a path."""
+        node = self._entries.get(path)
+        if node is not None or self._opened is None or path in self._absent:
+            return node
+        try:  # a context would cost as much as all of it
+            row = self._opened.execute(_FIND, (_key(path),)).fetchone()
+        except sqlite3.Error as error:
+            raise _failed(error) from error
+        if row is None:
+            if len(self._absent) >= _MOST_ABSENT:
+                self._absent.clear()
+            self._absent.add(path)
+            return None
+        node = unpack(row[1], path) if row[0] is None else self.shared(row[0])
+        self._entries[path] = node
+        self._weigh(node)
+        return node
+
+    def absent(self, paths: Sequence[bytes]) -> set[bytes]:
+        """Return those of some paths that nothing has.
+
+        One question for many costs less, and has other threads run less often in between.
+        """
+        found = {path for path in paths if path not in self._entries}
+        asked = list(found)
+        for at in range(0, len(asked), _CHUNK):
+            keys = {_key(path): path for path in asked[at : at + _CHUNK]}
+            query = _AMONG.replace("?", ",".join("?" * len(keys)))
+            found.difference_update(keys[row[0]] for row in self._rows(query, *keys))
+        return found
+
+    def shared(self, of: int) -> Named:
+        """Return what has an id. Raises KeyError."""
+        node = self._shared.get(of)
+        if node is None:
+            node = self._shared[of] = self._unpack_shared(of, self._shared_value(of))
+            self._weigh(node)
+        return node
+
+    def set(self, path: bytes, node: TreeEntry) -> None:
+        """Set what has a path."""
+        self._entries[path] = self._changed[path] = node
+        self._absent.discard(path)
+        self._weigh(node)
+
+    def insert(self, directory: bytes, packed: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store what is new in a directory, by names: what `pack_file` has made of each."""
+        prefix = _key(directory + b"/") if directory else b""
+        rows = ((prefix + name, value) for name, value in packed)
+        self.steps += 1
+        with _errors():
+            self._database().executemany("INSERT INTO entry VALUES (?, NULL, ?)", rows)
+        self._absent.clear()
+
+    def changed(self, node: Named) -> None:
+        """Note that a file or symlink was changed."""
+        if node.id:
+            self._block_changes += 1
+            self._weigh(node)
+            self._shared[node.id] = self._changed_shared[node.id] = node
+        else:
+            self.set(node.names[0], node)
+
+    def share(self, node: Named, of: int = 0) -> None:
+        """Give a file or symlink an id, a negative one if none is given."""
+        if not of:
+            self._last_id -= 1
+        node.id = of or self._last_id
+        for name in node.names:
+            self.set(name, node)
+        self.changed(node)
+
+    def delete(self, path: bytes) -> None:
+        """Remove a path."""
+        self._entries.pop(path, None)
+        self._changed.pop(path, None)
+        self._rows("DELETE FROM entry WHERE key = ?", _key(path))
+
+    def delete_shared(self, of: int) -> None:
+        """Remove an id."""
+        self._shared.pop(of, None)
+        self._changed_shared.pop(of, None)
+        self._rows("DELETE FROM shared WHERE id = ?", of)
+        self._rows("DELETE FROM page WHERE id = ?", of)
+
+    def delete_below(self, path: bytes) -> None:
+        """Remove all paths below one."""
+        prefix = path + b"/"
+        for each in [each for each in self._entries if each.startswith(prefix)]:
+            del self._entries[each]
+            self._changed.pop(each, None)
+        self._rows("DELETE FROM entry WHERE key >= ? AND key < ?", *_below(path))
+
+    def _weigh(self, node: TreeEntry) -> None:
+        """Count an entry with many attributes as several."""
+        if not isinstance(node, LinkNode) and node.attributes:
+            self._block_changes += len(node.attributes) // _WEIGHS
+
+    def trim(self) -> None:
+        """Store what was changed, and have nothing in memory, if there is much in it."""
+        self.steps += 1
+        if len(self._entries) + len(self._shared) + self._block_changes > IN_MEMORY:
+            self.flush()
+            self._entries.clear()
+            self._shared.clear()
+
+    def flush(self) -> None:
+        """Store what was changed."""
+        database = self._database()
+        rows = [
+            (_key(path), node.id, None)
+            if not isinstance(node, DirectoryNode) and node.id
+            else (_key(path), None, pack(node))
+            for path, node in self._changed.items()
+        ]
+        with _errors():
+            database.executemany("REPLACE INTO entry VALUES (?, ?, ?)", rows)
+            for of, node in self._changed_shared.items():
+                if isinstance(node, FileNode):
+                    self._store_pages(database, of, node)
+                database.execute("REPLACE INTO shared VALUES (?, ?)", (of, pack_shared(node)))
+        self._changed.clear()
+        self._changed_shared.clear()
+        self._block_changes = 0
+
+    def rows_from(
+        self, start: bytes, end: bytes = _END, *, plain: bool = True, most: int = _CHUNK
+    ) -> list[Row]:
+        """Return some of what is stored from one key to another. Call `flush` before."""
+        self.steps += 1
+        return self._rows(_ROWS if plain else _NOT_PLAIN, start, end, most)
+
+    def below(
+        self, path: bytes, *, plain: bool = True, start: bytes = b""
+    ) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield the entries below a path, in the order of a walk, from the path `start` on.
+
+        Without `plain` those are left out that are files with one name and no number.
+        """
+        self.flush()
+        first, end = _below(path)
+        at = max(first, _key(start))
+        while rows := self.rows_from(at, end, plain=plain):
+            for row in rows:
+                if (entry := self.entry(row)) is not None:
+                    yield entry
+            self.flush()
+            at = rows[-1][0] + b"\0"
+
+    def narrowly(
+        self, directories: Sequence[bytes], *, plain: bool
+    ) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield these directories, as far as they exist, and what is directly in them.
+
+        In the order of a walk, without the root itself; `plain` as in `below`.
+        """
+        wanted = deque(map(_key, directories))
+        while wanted:
+            yield from self._next_wanted(wanted, b"", plain)
+
+    def _next_wanted(
+        self, wanted: deque[bytes], known: bytes, plain: bool
+    ) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield the next wanted directory and what is in it, with others that are below it.
+
+        It is not yielded itself if it has the key `known`.
+        """
+        key = wanted.popleft()
+        path = key.replace(b"\0", b"/")
+        if key != known and isinstance(node := self.get(path), DirectoryNode):
+            yield path, node
+        start, end = _below(path)
+        while start < end:
+            start = yield from self._some(wanted, start, end, plain)
+
+    def _some(
+        self, wanted: deque[bytes], start: bytes, end: bytes, plain: bool
+    ) -> Generator[tuple[bytes, TreeEntry], None, bytes]:
+        """Yield some entries of a directory; return where to go on, `end` at the end of it."""
+        self.flush()
+        rows = self.rows_from(start, end, plain=plain, most=_SOME)
+        for row in rows:
+            key, of, value = row
+            while wanted and wanted[0] < key:
+                wanted.popleft()  # it is not in this tree
+            if (entry := self.entry(row)) is not None:
+                yield entry
+            if of is None and value[0] == DIRECTORY:
+                while wanted and (wanted[0] == key or wanted[0].startswith(key + b"\0")):
+                    yield from self._next_wanted(wanted, key, plain)
+                return key + b"\1"
+        return rows[-1][0] + b"\0" if rows else end
+
+    def entry(self, row: Row) -> tuple[bytes, TreeEntry] | None:
+        """Return what a row is of, None where that was removed meanwhile."""
+        key, of, value = row
+        path = key.replace(b"\0", b"/")
+        node = self._entries.get(path)
+        try:
+            node = node or (unpack(value, path) if of is None else self.peek(of))
+        except KeyError:  # its id was changed meanwhile
+            node = self.get(path)
+        return None if node is None else (path, node)
+
+    def numbered(self) -> Iterator[FileNode]:
+        """Yield the files that have numbers, in their order."""
+        self.flush()
+        last = 0
+        while True:
+            self.steps += 1
+            found = self._rows(_SHARED, last)
+            for of, value in found:
+                node = self._shared.get(of) or self._unpack_shared(of, value)
+                if isinstance(node, FileNode):
+                    yield node
+            if not found:
+                return
+            last = found[-1][0]
+
+    def peek(self, of: int) -> Named:
+        """Return what has an id, and do not keep it in memory."""
+        return self._shared.get(of) or self._unpack_shared(of, self._shared_value(of))
+
+    def _unpack_shared(self, of: int, value: bytes) -> Named:
+        return unpack_shared(value, of, partial(self._page, of))
+
+    def _shared_value(self, of: int) -> bytes:
+        rows = self._rows("SELECT value FROM shared WHERE id = ?", of)
+        if not rows:
+            raise KeyError(of)
+        return bytes(rows[0][0])
+
+    def _store_pages(self, database: sqlite3.Connection, of: int, node: FileNode) -> None:
+        cut, pages = node.blocks.take_changes()
+        if cut is not None:
+            database.execute("DELETE FROM page WHERE id = ? AND number >= ?", (of, cut))
+        if node.blocks.count <= PAGE:
+            return  # it is stored with the file
+        for number, page in pages:
+            if page is None:
+                database.execute("DELETE FROM page WHERE id = ? AND number = ?", (of, number))
+            else:
+                row = (of, number, _short(page))
+                database.execute("REPLACE INTO page VALUES (?, ?, ?)", row)
+        node.blocks.were_stored(partial(self._page, of))
+
+    def _page(self, of: int, number: int) -> bytes | None:
+        rows = self._rows("SELECT value FROM page WHERE id = ? AND number = ?", of, number)
+        return _long(rows[0][0]) if rows else None
+
+    def _rows(self, query: str, *values: bytes | int) -> list[Any]:
+        """Return the rows that a statement gives, none as long as nothing is stored."""
+        if self._opened is None:
+            return []
+        with _errors():
+            return self._opened.execute(query, values).fetchall()
+
+    def _database(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._opened = _open(self._directory)
+            self._close = weakref.finalize(self, self._opened.close)
+        return self._opened
+
+    def close(self) -> None:
+        """Close the file, which takes no space then. Nothing else may be called after that."""
+        self._close()
+
+
+def _open(directory: str | None) -> sqlite3.Connection:
+    # an empty name is a file without one, in a directory for temporary files
+    path = "" if directory is None else os.path.join(directory, f".tree-{token_hex(8)}")
+    with _errors():
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            for setting in _SETTINGS:
+                database.execute(f"PRAGMA {setting}")
+            for table in _TABLES:
+                database.execute(table)
+            database.execute("BEGIN")
+            if path:
+                os.unlink(path)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _failed(error) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a cause of `StorageError` is that SQLite has found the disk full."""
+    return isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
+
+
+def _failed(error: Exception) -> StorageError:
+    return StorageError(
+        f"names and digests of a move could not be kept in a temporary file: {error}; free disk "
+        "space on this node"
+    )
+
+
+def _key(path: bytes) -> bytes:
+    return path.replace(b"/", b"\0")
+
+
+def _below(path: bytes) -> tuple[bytes, bytes]:
+    key = _key(path)
+    return (key + b"\0", key + b"\1") if key else (b"", _END)
+
+
+def _short(page: bytes) -> bytes:
+    """Return a page for the store: of equal digests one, and how many there are."""
+    count = len(page) // DIGEST
+    if count > 1 and page == page[:DIGEST] * count:
+        return page[:DIGEST] + count.to_bytes(2, "little")
+    return page
+
+
+def _long(stored: bytes) -> bytes:
+    if len(stored) == DIGEST + 2:
+        return stored[:DIGEST] * int.from_bytes(stored[DIGEST:], "little")
+    return stored

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
-from wingsd.moves.digests import DIGEST, MAX_BLOCKS, WHOLE, block_size_for
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
     DirectoryFrame,
     FileFrame,
     GoneFrame,
@@ -24,6 +23,7 @@ from wingsd.moves.frames import (
     PutFrame,
     TakeFrame,
 )
+from wingsd.moves.digests import DIGEST, MAX_BLOCKS, WHOLE, block_size_for
 from wingsd.moves.nodes import (
     DirectoryNode,
     FileNode,

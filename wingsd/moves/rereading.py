@@ -23,19 +23,22 @@ from attrs import define, frozen
 from wingsd.errors import StorageError
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import PIECE, Index, WrittenBlocks, checksum
-from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, block_digest, block_digests, zero_digest
-from wingsd.moves.frames import (
+from wingsd.moves.batch import (
+    PIECE,
     AttributesFrame,
     Content,
     DataFrame,
     FileFrame,
     Frame,
     HardFrame,
+    Index,
     PutFrame,
     WholeFrame,
+    WrittenBlocks,
     ZeroFrame,
+    checksum,
 )
+from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, block_digest, block_digests, zero_digest
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.tree import MoveTree
 from wingsd.util.text import disk_advice, display

@@ -17,14 +17,14 @@ from struct import Struct
 
 from attrs import frozen
 
-from wingsd.archive.policy import MAX_DEPTH, MAX_NAME, member_mode
+from wingsd.archive.policy import MAX_DEPTH, member_mode
 from wingsd.archive.tar_writer import check_owner
 from wingsd.errors import TreeTooLarge
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.open_directories import Path, file_type_name
-from wingsd.filesystem.walk import BATCH, VANISHED, Listing, gone, unreadable, walk
+from wingsd.filesystem.walk import BATCH, MAX_NAME, VANISHED, Listing, gone, unreadable, walk
+from wingsd.moves.batch import MAX_MTIME
 from wingsd.moves.digests import WHOLE
-from wingsd.moves.frames import MAX_MTIME
 from wingsd.moves.nodes import (
     DirectoryNode,
     FileNode,

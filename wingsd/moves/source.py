@@ -32,8 +32,7 @@ from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import FileContent, plan, put_in_place
 from wingsd.moves.scan import ChangedPart, KnownDirectories, Rescan, first_difference, scan
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
-from wingsd.moves.snapshot import HeldTree, Resumption, held_limits
-from wingsd.moves.tree import MoveTree, dirname
+from wingsd.moves.tree import HeldTree, MoveTree, Resumption, dirname, held_limits
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
 from wingsd.moves.walk_process import WalkProcess
 from wingsd.util.durable import storage_errors

@@ -17,10 +17,16 @@ from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import MovingNode
 from wingsd.api import moves
-from wingsd.moves.batch import BatchKind, encode_batch, make_index
+from wingsd.moves.batch import (
+    BatchKind,
+    DirectoryFrame,
+    FileFrame,
+    WholeFrame,
+    encode_batch,
+    make_index,
+)
 from wingsd.moves.digests import block_digest
 from wingsd.moves.filling import deflated
-from wingsd.moves.frames import DirectoryFrame, FileFrame, WholeFrame
 from wingsd.transfers.incoming.moves import partial_copy
 from wingsd.transfers.incoming.uploads import UploadTransfer
 

@@ -36,7 +36,7 @@ from wingsd.http_client.exchange import (
     plain,
 )
 from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
-from wingsd.moves.snapshot import MAX_PART, Resumption
+from wingsd.moves.tree import MAX_PART, Resumption
 from wingsd.statedb import MoveRecord
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.peer.client import PeerAddress, refusal_of

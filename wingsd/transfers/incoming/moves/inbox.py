@@ -39,8 +39,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.moves.batch import BatchReader
-from wingsd.moves.snapshot import Resumption
-from wingsd.moves.tree import MoveLimits
+from wingsd.moves.tree import MoveLimits, Resumption
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy, room_errors
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload

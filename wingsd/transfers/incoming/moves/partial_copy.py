@@ -40,15 +40,23 @@ from wingsd.errors import (
 )
 from wingsd.filesystem.openers import directory_opener
 from wingsd.moves.applier import TreeApplier
-from wingsd.moves.batch import BatchKind, BatchReader, BlockRun, Index, frame_bytes
+from wingsd.moves.batch import (
+    BatchKind,
+    BatchReader,
+    BlockRun,
+    DirectoryFrame,
+    FileFrame,
+    Index,
+    LinkFrame,
+    WholeFrame,
+    frame_bytes,
+)
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.entry_store import is_full
-from wingsd.moves.frames import DirectoryFrame, FileFrame, LinkFrame, WholeFrame
 from wingsd.moves.ledger import LedgerFile
+from wingsd.moves.nodes import is_full
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
-from wingsd.moves.snapshot import Resumption, held_bytes
-from wingsd.moves.tree import MoveLimits
+from wingsd.moves.tree import MoveLimits, Resumption, held_bytes
 from wingsd.moves.unchanged import KERNEL
 from wingsd.threadio import Workers, relayed
 from wingsd.transfers.storage.staging import CopyPaths, PartialCopies

@@ -41,7 +41,7 @@ from wingsd.errors import (
     WingsdError,
     error_code,
 )
-from wingsd.moves.snapshot import Resumption
+from wingsd.moves.tree import Resumption
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
