@@ -16,7 +16,6 @@ LATER = {
     "inflate64",
     "libarchive",
     "lxml",
-    "lz4",
     "pathspec",
     "prometheus_client",
     "re2",

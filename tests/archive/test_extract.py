@@ -24,8 +24,8 @@ from tests.support.archives import (
     seen,
     sparse_file,
 )
-from wingsd.archive.extract import MAX_WARNINGS, extract
-from wingsd.archive.policy import Kind
+from wingsd.archive.extract import extract
+from wingsd.archive.policy import MAX_WARNINGS, Kind
 from wingsd.errors import ArchiveError
 
 RANDOM = random.Random("extract")

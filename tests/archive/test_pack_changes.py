@@ -199,7 +199,7 @@ def test_a_lost_receiver_ends_it(
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
-        ("read", errno.EIO, '"a-big" could not be read: the disk failed; .*restore or delete'),
+        ("pread", errno.EIO, '"a-big" could not be read: the disk failed; .*restore or delete'),
         ("open", errno.EACCES, '"later" could not be read: permission denied; .*may read'),
         ("open", errno.EMFILE, '"later" could not be read: too many open files'),
         ("readlink", errno.EIO, '"s" could not be read: the disk failed'),

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from wingsd.archive.policy import (
     MAX_DEPTH,
     Kind,
-    display,
     link_text,
     member_kind,
     member_mode,
     member_path,
 )
 from wingsd.errors import MemberRefused
+from wingsd.util.text import display
 
 names = st.one_of(
     st.binary(max_size=300),

@@ -139,6 +139,7 @@ def test_all_data_is_in_the_segments(
     write(path, size * 100_000, *content)
     with path.open("rb") as file:
         found = data_segments(file.fileno(), size * 100_000)
+        file.seek(0)
         data = file.read()
     if found is None:
         return

@@ -81,7 +81,7 @@ def test_everything_gets_its_owner(root: Path) -> None:
     put(writer, "implied/f")
     folder(writer, "d")
     link(writer, "s", "nowhere")
-    writer.sparse_file((b"sparse",), 0o644, TIME, 10, array("q"), [])
+    writer.file((b"sparse",), 0o644, TIME, [], size=10, segments=array("q"))
     writer.finish()
     writer.close()
     for name in ("implied", "implied/f", "d", "s", "sparse"):
@@ -144,7 +144,7 @@ def test_sparse_files_have_holes(writer: TreeWriter, root: Path) -> None:
     segments = array("q", [0, 0, 1 << 20, 4096, 4 << 20, 3, 8 << 20, 0])
     data = b"a" * 4096 + b"end"
     pieces = [memoryview(data[:100]), memoryview(data[100:4098]), memoryview(data[4098:])]
-    writer.sparse_file((b"f",), 0o600, TIME, 8 << 20, segments, pieces)
+    writer.file((b"f",), 0o600, TIME, pieces, size=8 << 20, segments=segments)
     content = (root / "f").read_bytes()
     assert len(content) == 8 << 20
     assert content[1 << 20 : (1 << 20) + 4096] == b"a" * 4096

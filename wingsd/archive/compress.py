@@ -1,7 +1,4 @@
-"""Compresses archives: the formats, their levels and libraries.
-
-The libraries of other projects are imported when the first archive of their format is packed.
-"""
+"""Compresses archives: the formats, their levels and libraries."""
 
 from __future__ import annotations
 
@@ -10,8 +7,12 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from types import MappingProxyType
+from functools import partial
 from typing import Any, Protocol, cast
+
+import lz4.frame
+import pyzstd
+from isal import isal_zlib
 
 
 class ArchiveFormat(Enum):
@@ -57,8 +58,6 @@ class _Lz4:
     """lz4's compressor, which starts its frame by a call of its own."""
 
     def __init__(self, level: int) -> None:
-        import lz4.frame  # noqa: PLC0415
-
         self._compressor = lz4.frame.LZ4FrameCompressor(
             compression_level=level, content_checksum=True
         )
@@ -81,8 +80,6 @@ _SMALL_BUFFERS = 3
 
 
 def _isal(level: int) -> Compressor:
-    from isal import isal_zlib  # noqa: PLC0415
-
     return cast(Compressor, isal_zlib.compressobj(level, wbits=_GZIP, memLevel=_SMALL_BUFFERS))
 
 
@@ -91,8 +88,6 @@ def _zlib(level: int) -> Compressor:
 
 
 def _zstd(level: int) -> Compressor:
-    import pyzstd  # noqa: PLC0415
-
     parameters = pyzstd.CParameter
     option: Any = {parameters.compressionLevel: level, parameters.checksumFlag: 1}
     return cast(Compressor, pyzstd.ZstdCompressor(option))
@@ -102,8 +97,8 @@ _Levels = Mapping[Compression, Callable[[], Compressor]]
 
 
 def _levels(make: Callable[[int], Compressor], *levels: int) -> _Levels:
-    numbers = dict(zip(Compression, (levels[0], *levels), strict=True))
-    return MappingProxyType({each: lambda n=n: make(n) for each, n in numbers.items()})
+    numbers = zip(Compression, (levels[0], *levels), strict=True)
+    return {each: partial(make, number) for each, number in numbers}
 
 
 # Measured in MiB/s, and size in percent, for text, programs and data that does not compress:
@@ -114,33 +109,28 @@ def _levels(make: Callable[[int], Compressor], *levels: int) -> _Levels:
 #   zlib 9      9  22%      6  25%     45 100%
 # The best compression is for links slower than zlib 6, for which isal 3 compresses too little;
 # zlib 9 would only keep the server offline for longer.
-_GZIP_LEVELS: _Levels = MappingProxyType(
-    {
-        Compression.NONE: lambda: _zlib(0),
-        Compression.BEST_SPEED: lambda: _isal(1),
-        Compression.GOOD_SPEED: lambda: _isal(3),
-        Compression.GOOD_COMPRESSION: lambda: _zlib(6),
-        Compression.BEST_COMPRESSION: lambda: _zlib(6),
-    }
-)
+_GZIP_LEVELS: _Levels = {
+    Compression.NONE: partial(_zlib, 0),
+    Compression.BEST_SPEED: partial(_isal, 1),
+    Compression.GOOD_SPEED: partial(_isal, 3),
+    Compression.GOOD_COMPRESSION: partial(_zlib, 6),
+    Compression.BEST_COMPRESSION: partial(_zlib, 6),
+}
 
 # xz takes more memory at higher levels: 9 MiB at 1, 17 at 2, 48 at 4, 94 at 6, and 674 at 9, too
 # much for a node. zstd takes 60 MiB at 15, and from 20 on a window above `decompress.MAX_WINDOW`.
-_FORMATS: Mapping[ArchiveFormat, _Levels] = MappingProxyType(
-    {
-        ArchiveFormat.TAR_GZ: _GZIP_LEVELS,
-        ArchiveFormat.TAR_XZ: _levels(lambda level: lzma.LZMACompressor(preset=level), 1, 2, 4, 6),
-        ArchiveFormat.TAR_BZ2: _levels(bz2.BZ2Compressor, 1, 4, 6, 9),
-        ArchiveFormat.TAR_LZ4: _levels(_Lz4, 0, 3, 6, 9),
-        ArchiveFormat.TAR_ZSTD: _levels(_zstd, 1, 5, 9, 15),
-    }
-)
+_FORMATS: Mapping[ArchiveFormat, _Levels] = {
+    ArchiveFormat.TAR_GZ: _GZIP_LEVELS,
+    ArchiveFormat.TAR_XZ: _levels(lambda level: lzma.LZMACompressor(preset=level), 1, 2, 4, 6),
+    ArchiveFormat.TAR_BZ2: _levels(bz2.BZ2Compressor, 1, 4, 6, 9),
+    ArchiveFormat.TAR_LZ4: _levels(_Lz4, 0, 3, 6, 9),
+    ArchiveFormat.TAR_ZSTD: _levels(_zstd, 1, 5, 9, 15),
+}
 
 
 def compressor(form: ArchiveFormat, compression: Compression) -> Compressor | None:
     """Return the compressor of a format; None for the plain tar."""
-    levels = _FORMATS.get(form)
-    return levels[compression]() if levels is not None else None
+    return None if form is ArchiveFormat.TAR else _FORMATS[form][compression]()
 
 
 OUTPUT = 240 << 10

@@ -4,7 +4,7 @@ Output comes in bounded blocks whatever the compression ratio, and the window or
 format keeps in memory is bounded, see each format. As in gzip(1), several streams may follow each
 other, only zeros may follow the last one (tapes and some tools pad with them), and a stream with
 no end is an error. Skippable frames (RFC 8878, 3.1.2) may be before, between and after those of
-zstd and LZ4. The libraries of other projects are imported for the first archive of their format.
+zstd and LZ4.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
 
+import lz4.frame
+import pyzstd
 from attrs import frozen
 from isal import igzip_lib
 
@@ -220,16 +222,10 @@ GZIP = StreamFormat(
 """Its window is 32 KiB."""
 
 
-def _lz4_decompressor() -> Decompressor:
-    import lz4.frame  # noqa: PLC0415
-
-    return cast(Decompressor, lz4.frame.LZ4FrameDecompressor())
-
-
 LZ4 = StreamFormat(
     name="lz4",
     magics=(b"\x04\x22\x4d\x18", *SKIPPABLE_MAGICS),
-    make=_lz4_decompressor,
+    make=lambda: cast(Decompressor, lz4.frame.LZ4FrameDecompressor()),
     errors=lambda: (RuntimeError,),
 )
 """A block has at most 4 MiB, and the decompressor takes some 9 MiB."""
@@ -270,16 +266,8 @@ what RFC 8878 asks every decoder to support. `--long` and `--ultra` need up to 2
 
 
 def _zstd_decompressor() -> Decompressor:
-    import pyzstd  # noqa: PLC0415
-
     option: Any = {pyzstd.DParameter.windowLogMax: _WINDOW_LOG}
     return cast(Decompressor, pyzstd.ZstdDecompressor(option=option))
-
-
-def _zstd_errors() -> tuple[type[Exception], ...]:
-    import pyzstd  # noqa: PLC0415
-
-    return (pyzstd.ZstdError,)
 
 
 def _zstd_advice(error: Exception) -> str:
@@ -295,7 +283,7 @@ ZSTD = StreamFormat(
     name="zstd",
     magics=(ZSTD_MAGIC, *SKIPPABLE_MAGICS),
     make=_zstd_decompressor,
-    errors=_zstd_errors,
+    errors=lambda: (pyzstd.ZstdError,),
     advice=_zstd_advice,
 )
 

@@ -16,11 +16,9 @@ from attrs import evolve, frozen
 from wingsd.archive.decompress import decompressed
 from wingsd.archive.pipeline import Blocks, read_ahead
 from wingsd.archive.policy import (
-    MAX_WARNINGS,
     Kind,
     WarningLimiter,
     attributes_line,
-    display,
     link_text,
     member_kind,
     member_mode,
@@ -28,22 +26,13 @@ from wingsd.archive.policy import (
     type_name,
 )
 from wingsd.archive.quota import DEFAULT, ArchiveLimits, ArchiveQuota
-from wingsd.archive.tar_reader import Member, TarReader
+from wingsd.archive.tar_headers import Member
+from wingsd.archive.tar_reader import TarReader
 from wingsd.archive.tree_writer import DeferredLinks, TreeWriter
+from wingsd.util.text import display
 
 NOT_KEPT = "they cannot be kept here"
 """Why attributes are left out that were received."""
-
-__all__ = [
-    "MAX_WARNINGS",
-    "NOT_KEPT",
-    "QUEUE",
-    "Extracted",
-    "Extraction",
-    "SharedTreeWriter",
-    "extract",
-    "extract_part",
-]
 
 
 class SharedTreeWriter:
@@ -72,13 +61,8 @@ class SharedTreeWriter:
     def writer(self) -> TreeWriter:
         """Return the writer of one archive, for its thread."""
         first = self._first
-        writer = TreeWriter(
-            first.root,
-            self._owner,
-            self._limits,
-            deferred_links=self._deferred_links,
-            metadata=first.metadata,
-        )
+        links, metadata = self._deferred_links, first.metadata
+        writer = TreeWriter(first.root, self._owner, deferred_links=links, metadata=metadata)
         self._writers.append(writer)
         return writer
 
@@ -270,11 +254,8 @@ class Extraction:
         path = member_path(member.name)
         mode, more = self._mode(member), self._attributes(member)
         data = self._quota.watched(member, self._reader.data())
-        if member.segments is None:
-            self._writer.file(path, mode, member.mtime, data, more)
-        else:
-            meta = (mode, member.mtime, member.size, member.segments)
-            self._writer.sparse_file(path, *meta, data, more)
+        sparse = (member.size, member.segments)
+        self._writer.file(path, mode, member.mtime, data, more, *sparse)
         self._unpacked += member.size
 
     def _other(self, kind: Kind, member: Member) -> None:

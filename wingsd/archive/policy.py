@@ -13,25 +13,6 @@ from wingsd.errors import MemberRefused
 from wingsd.filesystem.walk import MAX_NAME
 from wingsd.util.text import display
 
-__all__ = [
-    "MAX_COMPONENT",
-    "MAX_DEPTH",
-    "MAX_LINK_TEXT",
-    "MAX_NAME",
-    "MAX_WARNINGS",
-    "NO_FILE",
-    "Kind",
-    "WarningLimiter",
-    "attributes_line",
-    "display",
-    "link_text",
-    "member_kind",
-    "member_mode",
-    "member_path",
-    "type_name",
-]
-
-
 MAX_WARNINGS = 10_000
 """The most warnings of one archive: it must not fill the disk with the node's log."""
 
@@ -88,19 +69,11 @@ NO_FILE = b""
 """The type of what is neither a file nor a directory nor a link, in archives but tars."""
 
 _KINDS = {
-    b"\0": Kind.FILE,
-    b"0": Kind.FILE,
-    b"7": Kind.FILE,
-    b"S": Kind.FILE,
+    **dict.fromkeys((b"\0", b"0", b"7", b"S"), Kind.FILE),
     b"1": Kind.HARD_LINK,
     b"2": Kind.SYMLINK,
-    b"5": Kind.DIRECTORY,
-    b"D": Kind.DIRECTORY,
-    b"3": Kind.SKIPPED,
-    b"4": Kind.SKIPPED,
-    b"6": Kind.SKIPPED,
-    b"V": Kind.SKIPPED,
-    NO_FILE: Kind.SKIPPED,
+    **dict.fromkeys((b"5", b"D"), Kind.DIRECTORY),
+    **dict.fromkeys((b"3", b"4", b"6", b"V", NO_FILE), Kind.SKIPPED),
 }
 
 _TYPE_NAMES = {

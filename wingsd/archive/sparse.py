@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
 
 from wingsd.archive.tar_headers import FILE, NO_OWNER, member_header, padding, pax_record
 from wingsd.filesystem.new_file import Owner
@@ -30,15 +29,8 @@ def data_segments(fd: int, size: int) -> Segments | None:
     """Return where the first `size` bytes of a file have data; None where it is not sparse.
 
     It may change meanwhile: data that is in none of the segments was not there when they were
-    found. The file's position is its start afterwards. Raises OSError.
+    found. Raises OSError.
     """
-    try:
-        return _segments(fd, size)
-    finally:
-        os.lseek(fd, 0, os.SEEK_SET)
-
-
-def _segments(fd: int, size: int) -> Segments | None:
     found: list[tuple[int, int]] = []
     at = stored = 0
     while at < size and (start := _next_data(fd, at)) < size:
@@ -97,25 +89,3 @@ def _map(size: int, segments: Segments) -> bytes:
     lines = [len(entries), *(number for entry in entries for number in entry)]
     text = b"".join(b"%d\n" % line for line in lines)
     return text + padding(len(text))
-
-
-def sparse_data(
-    fd: int, segments: Segments, step: Callable[[], int], cut: Callable[[int], object]
-) -> Iterator[bytes]:
-    """Yield the data of a file, without padding, in pieces of at most `step` bytes.
-
-    Where the file has become shorter, zeros replace its end, and `cut` is called with how many.
-    Raises OSError.
-    """
-    missing = 0
-    for offset, length in segments:
-        end = offset + length
-        while offset < end:
-            piece = os.pread(fd, min(end - offset, step()), offset)
-            if not piece:
-                piece = bytes(min(end - offset, step()))
-                missing += len(piece)
-            offset += len(piece)  # noqa: PLW2901 - it is where the piece goes on
-            yield piece
-    if missing:
-        cut(missing)

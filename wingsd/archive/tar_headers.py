@@ -46,18 +46,6 @@ class Member:
     Raises ValueError where the block is not a header.
     """
 
-    __slots__ = (
-        "attributes",
-        "has_more",
-        "link",
-        "mode",
-        "mtime",
-        "name",
-        "segments",
-        "size",
-        "typeflag",
-    )
-
     def __init__(self, block: memoryview) -> None:
         name, mode, size, mtime, checksum, self.typeflag, link, magic, prefix = _FIELDS(block)
         verify_checksum(block, checksum)

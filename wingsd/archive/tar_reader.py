@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.policy import display
 from wingsd.archive.tar_headers import (
     ACL_KEYS,
     ATTRIBUTE,
@@ -42,16 +41,7 @@ from wingsd.filesystem.attributes import (
     mode_without_mask,
 )
 from wingsd.filesystem.new_file import Owner
-
-__all__ = [
-    "KEYS",
-    "MAX_EXTENSION",
-    "MAX_EXTENSIONS",
-    "MAX_TRAILING",
-    "Extension",
-    "Member",
-    "TarReader",
-]
+from wingsd.util.text import display
 
 KEYS = (b"path", b"linkpath", b"size", b"mtime")
 """The pax keys used that may be in global headers as well."""

@@ -14,8 +14,8 @@ from contextlib import closing
 
 from wingsd.archive.directories import SymlinkResolver, UnresolvableSymlink
 from wingsd.archive.partition import Part, directory_key
-from wingsd.archive.policy import Kind, display, member_mode
-from wingsd.archive.sparse import LEAST_HOLES, Segments, data_segments, sparse_data, sparse_header
+from wingsd.archive.policy import Kind, member_mode
+from wingsd.archive.sparse import LEAST_HOLES, Segments, data_segments, sparse_header
 from wingsd.archive.tar_headers import (
     DIRECTORY,
     END,
@@ -42,6 +42,7 @@ from wingsd.filesystem.walk import (
     unreadable,
     walk,
 )
+from wingsd.util.text import display
 
 STEP = 240 << 10
 """Bytes of every block but the last; see `decompress.STEP` for the upper bound and
@@ -53,7 +54,6 @@ STEP = 240 << 10
 _GO_PORTION = 32 << 10
 
 _LATEST = LATEST * 1_000_000_000
-_ZEROS = bytes(STEP)
 _SYMLINK_MODE = 0o777
 _NOT_A_FILE = (errno.ELOOP, errno.ENXIO)  # open(2) for a symlink, and for a socket
 _NOT_A_SYMLINK = (errno.EINVAL,)  # readlink(2) for anything else
@@ -179,7 +179,11 @@ class TarWriter:
                 self.counts[Kind.FILE] += 1
                 if segments is None:
                     yield self._header(fd, name, FILE, found, found.st_size)
-                    yield from self._data(fd, name, found)
+                    if missing := (yield from self._data(fd, ((0, found.st_size),))):
+                        self._warn_of_zeros(name, missing, "its end")
+                    else:
+                        self._compare(os.fstat(fd), found, name)
+                    yield padding(found.st_size)
                 else:
                     yield from self._sparse(fd, name, found, segments)
         except OSError as error:
@@ -208,19 +212,27 @@ class TarWriter:
                 f"{_mib_above(held)} MiB are on this disk"
             )
 
-    def _data(self, fd: int, name: bytes, found: os.stat_result) -> Iterator[bytes]:
-        left = found.st_size
-        while left and (data := os.read(fd, min(left, self._block_left))):
-            left -= len(data)
-            self.packed_bytes += len(data)
-            yield data
-        if left:
-            self._warn(f"{display(name)} shrank while it was read; {left} zeros replace its end")
-            self.packed_bytes += left
-            yield from _zeros(left)
-        else:
-            self._compare(os.fstat(fd), found, name)
-        yield padding(found.st_size)
+    def _data(self, fd: int, segments: Segments) -> Generator[bytes, None, int]:
+        """Yield the data of a file, without padding.
+
+        Where the file has become shorter, zeros replace its end: return how many.
+        """
+        missing = 0
+        for offset, length in segments:
+            end = offset + length
+            while offset < end:
+                size = min(end - offset, self._block_left)
+                piece = os.pread(fd, size, offset)
+                if not piece:
+                    piece = bytes(size)
+                    missing += size
+                offset += len(piece)  # noqa: PLW2901 - it is where the piece goes on
+                self.packed_bytes += len(piece)
+                yield piece
+        return missing
+
+    def _warn_of_zeros(self, name: bytes, missing: int, where: str) -> None:
+        self._warn(f"{display(name)} shrank while it was read; {missing} zeros replace {where}")
 
     def _sparse(
         self, fd: int, name: bytes, found: os.stat_result, segments: Segments
@@ -228,14 +240,9 @@ class TarWriter:
         mode, records, owner = self._permissions(fd, name, found)
         mtime = self._time(name, found)
         yield sparse_header(name, mode, found.st_size, mtime, segments, records, owner)
-
-        def shrank(missing: int) -> None:
-            self._warn(f"{display(name)} shrank while it was read; {missing} zeros replace data")
-
         stored = sum(length for _, length in segments)
-        for piece in sparse_data(fd, segments, lambda: self._block_left, shrank):
-            self.packed_bytes += len(piece)
-            yield piece
+        if missing := (yield from self._data(fd, segments)):
+            self._warn_of_zeros(name, missing, "data")
         self.packed_bytes += found.st_size - stored
         yield padding(stored)
         self._compare(os.fstat(fd), found, name)
@@ -362,8 +369,3 @@ def check_owner(found: os.stat_result, name: bytes, owner: int) -> None:
 
 def _mib_above(size: int) -> int:
     return -(-size // _MIB)
-
-
-def _zeros(size: int) -> Iterator[bytes]:
-    for at in range(0, size, STEP):
-        yield _ZEROS[: size - at]

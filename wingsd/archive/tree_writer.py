@@ -19,12 +19,11 @@ from threading import Lock
 from typing import NoReturn
 
 from wingsd.archive.directories import DirectoryMetadata
-from wingsd.archive.policy import display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, MemberRefused, StorageError
 from wingsd.filesystem.attributes import is_own, process_umask, write_attributes
 from wingsd.filesystem.open_directories import OpenDirectories, Path
-from wingsd.util.text import disk_advice
+from wingsd.util.text import disk_advice, display
 
 _SPOOLED = 1 << 19
 _HEAD = Struct("<II")
@@ -123,40 +122,27 @@ class TreeWriter:
         mtime: int,
         pieces: Iterable[memoryview],
         attributes: bytes = b"",
+        size: int = 0,
+        segments: array[int] | None = None,
     ) -> None:
         """Write a regular file with `attributes` as `filesystem.attributes` has them.
 
-        Errors of `pieces` pass as they are.
+        With `segments` it has `size` bytes, and data only there, else holes: they are offsets and
+        lengths as in `tar_headers.Member`, adding up to `pieces`. Errors of `pieces` pass as they
+        are.
         """
         fd = self._create(path, mode)
         try:
-            for piece in pieces:
-                self._write(fd, piece, path)
-            self._set_metadata(fd, path, mode, mtime, attributes)
-        finally:
-            self._call(path, os.close, fd)
-
-    def sparse_file(
-        self,
-        path: Path,
-        mode: int,
-        mtime: int,
-        size: int,
-        segments: array[int],
-        pieces: Iterable[memoryview],
-        attributes: bytes = b"",
-    ) -> None:
-        """Write a regular file of `size` bytes that has data only in `segments`, else holes.
-
-        `segments` are offsets and lengths as in `tar_headers.Member`, adding up to `pieces`.
-        """
-        fd = self._create(path, mode)
-        try:
-            for offset, part in _with_offsets(segments, pieces):
-                self._call(path, os.lseek, fd, offset, os.SEEK_SET)
-                self._write(fd, part, path)
-            self._call(path, os.ftruncate, fd, size)
-            self._set_metadata(fd, path, mode, mtime, attributes)
+            if segments is None:
+                for piece in pieces:
+                    self._write(fd, piece, path)
+            else:
+                for offset, part in _with_offsets(segments, pieces):
+                    self._call(path, os.lseek, fd, offset, os.SEEK_SET)
+                    self._write(fd, part, path)
+                self._call(path, os.ftruncate, fd, size)
+            sets_mode = bool(mode & self._umask)
+            self._call(path, self._set_metadata, fd, mode, mtime, attributes, sets_mode)
         finally:
             self._call(path, os.close, fd)
 
@@ -191,8 +177,9 @@ class TreeWriter:
         """Give directories their owners, modes and times: the deepest first, the root last."""
         path: Path = ()
         try:
-            for path, mode, mtime, attributes in self.metadata.in_order():
-                self._finish_directory(path, mode, mtime, attributes)
+            for path, *metadata in self.metadata.in_order():
+                fd = self._directories.get(path, make=False)
+                self._set_metadata(fd, *metadata, sets_mode=True)
         except OSError as error:
             self._fail(error, path)
 
@@ -233,10 +220,10 @@ class TreeWriter:
             )
         os.unlink(path[-1], dir_fd=parent)
 
-    def _parent(self, path: Path) -> int:
+    def _parent(self, path: Path, keep: int = -1) -> int:
         if not path:
             raise ArchiveError("the archive has its root directory as a file")
-        return self._directories.get(path[:-1])
+        return self._directories.get(path[:-1], keep=keep)
 
     def _write(self, fd: int, piece: memoryview, path: Path) -> None:
         try:
@@ -246,22 +233,19 @@ class TreeWriter:
         except OSError as error:
             self._fail(error, path)
 
-    def _set_metadata(self, fd: int, path: Path, mode: int, mtime: int, attributes: bytes) -> None:
+    def _set_metadata(
+        self, fd: int, mode: int, mtime: int | None, attributes: bytes, sets_mode: bool
+    ) -> None:
         """Set owner, mode and time; the owner first, as chown may clear bits of the mode."""
-        try:
-            if self._owner is not None:
-                os.fchown(fd, *self._owner)
-            if attributes:
-                self._set_attributes(fd, mode, attributes)
-            elif mode & self._umask:
-                os.fchmod(fd, mode)
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)
+        if attributes:
+            if not write_attributes(fd, attributes, mode, self._given):
+                self.without_attributes += 1
+        elif sets_mode:
+            os.fchmod(fd, mode)
+        if mtime is not None:
             os.utime(fd, ns=(mtime, mtime))
-        except OSError as error:
-            self._fail(error, path)
-
-    def _set_attributes(self, fd: int, mode: int, attributes: bytes) -> None:
-        if not write_attributes(fd, attributes, mode, self._given):
-            self.without_attributes += 1
 
     def _make_directory(self, path: Path, mode: int, mtime: int, attributes: bytes) -> None:
         parent = self._parent(path)
@@ -302,7 +286,7 @@ class TreeWriter:
             raise MemberRefused(display(b"/".join(path)), "it is a hard link to a directory")
         if path == target:
             return
-        parent = self._parent_keeping(path, source)
+        parent = self._parent(path, source)
         try:
             _link(target[-1], source, path[-1], parent)
         except FileExistsError:
@@ -310,24 +294,6 @@ class TreeWriter:
                 return
             self._remove(path, parent)
             _link(target[-1], source, path[-1], parent)
-
-    def _parent_keeping(self, path: Path, other: int) -> int:
-        if not path:
-            return self._parent(path)
-        return self._directories.get(path[:-1], keep=other)
-
-    def _finish_directory(
-        self, path: Path, mode: int, mtime: int | None, attributes: bytes
-    ) -> None:
-        fd = self._directories.get(path, make=False)
-        if self._owner is not None:
-            os.fchown(fd, *self._owner)
-        if attributes:
-            self._set_attributes(fd, mode, attributes)
-        else:
-            os.fchmod(fd, mode)
-        if mtime is not None:
-            os.utime(fd, ns=(mtime, mtime))
 
     def _call(self, path: Path, work: Callable[..., object], *args: object) -> None:
         try:
