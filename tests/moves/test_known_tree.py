@@ -130,8 +130,8 @@ def test_a_second_process_walks_where_a_server_waits_for_it(
         opened(str(tmp_path)) as root,
     ):
         rule = UnchangedFiles(root, FakeFileSystems(), print) if is_followed else None
-        known = KnownTree(rule, reading(root))
-        known.scan(root, print, None).close()
+        known = KnownTree(rule, reading(root), None)
+        known.scan(root, print).store.close()
         assert known.is_all_of(root)
         (tmp_path / "file").write_bytes(b"other")
         assert not known.is_all_of(root)
@@ -145,31 +145,31 @@ def test_only_what_was_changed_is_scanned_again(tmp_path: Path) -> None:
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append)
-        known = KnownTree(rule, reading(root))
-        assert known.rescan(root, lines.append, None) is None
-        tree = known.scan(root, lines.append, None)
+        known = KnownTree(rule, reading(root), None)
+        assert known.rescan(root, lines.append) is None
+        tree = known.scan(root, lines.append)
         known.not_settled(b"three/file")
         known.read_all()
         (tmp_path / "two/below/file").write_bytes(b"other")
         os.mkfifo(tmp_path / "one/pipe")
         (tmp_path / "one/file").unlink()
-        part = known.rescan(root, lines.append, None)
+        part = known.rescan(root, lines.append)
         assert part is not None
         assert part.directories == [b"one", b"three", b"two/below"]
         assert part.tree.find(b"two/below/file") is not None
         assert part.tree.find(b"one/file") is None
         known.read_all()
         # people are told of the pipe in each round
-        part = known.rescan(root, lines.append, None)
+        part = known.rescan(root, lines.append)
         assert part is not None
         assert part.directories == [b"one"]
         assert len(lines) == 2
         (tmp_path / "one/pipe").unlink()
         (tmp_path / "one/link").hardlink_to(tmp_path / "two/below/file")
-        assert known.rescan(root, lines.append, None) is None
+        assert known.rescan(root, lines.append) is None
         known.forget()
-        assert known.rescan(root, lines.append, None) is None
-        tree.close()
+        assert known.rescan(root, lines.append) is None
+        tree.store.close()
 
 
 def test_all_is_scanned_where_there_are_too_many_directories(
@@ -181,16 +181,16 @@ def test_all_is_scanned_where_there_are_too_many_directories(
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append)
-        known = KnownTree(rule, reading(root))
-        known.scan(root, lines.append, None).close()
+        known = KnownTree(rule, reading(root), None)
+        known.scan(root, lines.append).store.close()
         known.read_all()
         assert known.is_all_of(root)
         (tmp_path / "b").mkdir()
-        assert known.rescan(root, lines.append, None) is None
-        known.scan(root, lines.append, None).close()
+        assert known.rescan(root, lines.append) is None
+        known.scan(root, lines.append).store.close()
         known.read_all()
         assert not known.is_all_of(root)
-        assert known.rescan(root, lines.append, None) is None
+        assert known.rescan(root, lines.append) is None
 
 
 def test_a_symlink_that_was_made_just_now_is_read_again(tmp_path: Path) -> None:
@@ -202,17 +202,17 @@ def test_a_symlink_that_was_made_just_now_is_read_again(tmp_path: Path) -> None:
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append, kernel)
-        known = KnownTree(rule, reading(root))
+        known = KnownTree(rule, reading(root), None)
         found = []
         rule.begin(is_final=True)  # nothing settles
-        known.scan(root, lines.append, None).close()
+        known.scan(root, lines.append).store.close()
         known.read_all()
         for _ in range(2):
             rule.begin()
-            part = known.rescan(root, lines.append, None)
+            part = known.rescan(root, lines.append)
             assert part is not None
             found.append(part.directories)
-            part.tree.close()
+            part.tree.store.close()
             known.read_all()
     assert found == [[b"", b"below"], []]
 
@@ -234,9 +234,9 @@ def test_all_is_scanned_when_a_name_of_several_goes_meanwhile(
 
     with opened(str(tmp_path)) as root:
         rule = UnchangedFiles(root, FakeFileSystems(), lines.append)
-        known = KnownTree(rule, reading(root))
+        known = KnownTree(rule, reading(root), None)
         rule.begin()
-        known.scan(root, lines.append, None).close()
+        known.scan(root, lines.append).store.close()
         known.read_all()
         monkeypatch.setattr(scan, "stat_results", look)
-        assert known.rescan(root, lines.append, None) is None
+        assert known.rescan(root, lines.append) is None

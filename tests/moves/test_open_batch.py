@@ -81,9 +81,9 @@ def test_new_files_of_many_directories_take_little_memory(tmp_path: Path) -> Non
         wholes = [WholeFrame(name + b"/f", 0o644, 1, 0, digest) for name in names]
         index = make_index(BatchKind.DATA, 2, 1, 1, wholes)
         to.begin(index)
-        assert len(to.tree._store._entries) < 100
+        assert len(to.tree.store._entries) < 100
         to.end(index)
-        assert len(to.tree._store._entries) < 100
+        assert len(to.tree.store._entries) < 100
         assert to.tree.members == 1000
 
 
@@ -147,7 +147,8 @@ def check_replayed(to: MoveDestination, destination: Destination, begun: list[In
         if isinstance(frame, WholeFrame) and frame.path not in expected:
             meta = (frame.mode, frame.mtime, frame.size, 0)
             expected[frame.path] = [*meta, (frame.path,), UNKNOWN]
-    with closing(found.tree) as tree:
+    tree = found.tree
+    with closing(tree.store):
         assert entries(tree) == expected
         assert (tree.members, tree.bytes) == (to.tree.members, to.tree.bytes)
 

@@ -27,16 +27,16 @@ def test_files_added_together_are_as_those_added_one_by_one() -> None:
     packed = [
         (name, pack_file(0o644, 7, size, (1, size), b"stamp")) for name, size in files.items()
     ]
-    together.add_files(b"d", packed, sum(files.values()))
+    together.reserve(b"d/one", len(packed), sum(files.values()))
+    together.add_reserved(b"d", packed)
     assert (together.members, together.bytes) == (single.members, single.bytes) == (4, 5 + WHOLE)
-    assert together.has_identities
     assert _fields(together) == _fields(single)
 
 
 def test_files_added_together_are_counted() -> None:
     tree = MoveTree(MoveLimits(1, 100))
     with pytest.raises(FrameRefused):
-        tree.add_files(b"", [(b"a", pack_file(0, 0, 1, None, b""))] * 2, 2)
+        tree.reserve(b"a", 2, 2)
 
 
 def test_a_scan_has_files_of_all_kinds(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_its_steps_change_while_it_scans_plans_and_makes_the_root(
         return look(*args)
 
     def reading(store: EntryStore, *args: Any, **options: Any) -> list[Row]:
-        if store is source._now._store:
+        if store is source._now.store:
             seen.append(source.steps)
         return rows_from(store, *args, **options)
 

@@ -84,11 +84,12 @@ def test_what_was_found_absent_is_there_when_it_was_added(tree: MoveTree) -> Non
     tree.root()  # all of it is stored
     paths = [b"a/file", b"a/new", b"a/other", b"a/b/new"]
     whole(tree, b"a/b/new")  # in memory alone
-    assert tree.absent(paths) == {b"a/new", b"a/other"}
+    assert tree.store.absent(paths) == {b"a/new", b"a/other"}
     assert [tree.find(path) is not None for path in paths] == [True, False, False, True]
     whole(tree, b"a/new")
-    tree.add_files(b"a", [(b"other", pack_file(0o644, 1, 0, (1, 1), b""))], 0)
-    assert not tree.absent(paths)
+    tree.reserve(b"a/other", 1, 0)
+    tree.add_reserved(b"a", [(b"other", pack_file(0o644, 1, 0, (1, 1), b""))])
+    assert not tree.store.absent(paths)
     assert all(tree.find(path) is not None for path in paths)
     tree.remove(b"a/new")
     assert tree.find(b"a/new") is None

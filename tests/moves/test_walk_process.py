@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Iterator[int]:
 
 def seen_by_walk(root: int) -> SeenDirectories:
     seen = SeenDirectories()
-    scan(root, lambda line: None, reading(root), None, seen).close()
+    scan(root, lambda line: None, reading(root), None, seen).store.close()
     return seen
 
 

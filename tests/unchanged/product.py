@@ -73,14 +73,9 @@ class CountingTree(KnownTree):
     is_part = False
 
     def rescan(
-        self,
-        root: int,
-        warn: Callable[[str], None],
-        scratch: str | None,
-        *,
-        is_final: bool = False,
+        self, root: int, warn: Callable[[str], None], *, is_final: bool = False
     ) -> ChangedPart | None:
-        part = super().rescan(root, warn, scratch, is_final=is_final)
+        part = super().rescan(root, warn, is_final=is_final)
         self.is_part = part is not None
         return part
 
@@ -127,8 +122,10 @@ class ProductSource:
             self._rules.append(made)
             return made
 
-        def tree(of: UnchangedFiles | None, attributes: AttributeReader) -> CountingTree:
-            self._trees.append(make_tree(of, attributes))
+        def tree(
+            of: UnchangedFiles | None, attributes: AttributeReader, scratch: str | None
+        ) -> CountingTree:
+            self._trees.append(make_tree(of, attributes, scratch))
             return self._trees[0]
 
         with ExitStack() as stack:

@@ -177,9 +177,9 @@ class TreeWriter:
         """Give directories their owners, modes and times: the deepest first, the root last."""
         path: Path = ()
         try:
-            for path, *metadata in self.metadata.in_order():
+            for path, mode, mtime, attributes in self.metadata.in_order():
                 fd = self._directories.get(path, make=False)
-                self._set_metadata(fd, *metadata, sets_mode=True)
+                self._set_metadata(fd, mode, mtime, attributes, sets_mode=True)
         except OSError as error:
             self._fail(error, path)
 

@@ -22,7 +22,7 @@ from wingsd.filesystem.attributes import (
     write_attributes,
 )
 from wingsd.filesystem.new_file import Owner
-from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.removal import TreeRemover
 from wingsd.filesystem.usage import DirectoryUsage, UsageCounter
@@ -92,11 +92,8 @@ class TreeApplier:
                 if makes:
                     self._directory(path, again)
             case FileFrame(path=path, size=size):
-                fd = self._made(path) if makes else self._opened(path)
-                try:
+                with closing_descriptor(self._made(path) if makes else self._opened(path)) as fd:
                     os.ftruncate(fd, size)
-                finally:
-                    os.close(fd)
             case LinkFrame(path, target, mtime):
                 self._link(path, target, mtime)
             case HardFrame(path, first):
@@ -128,14 +125,11 @@ class TreeApplier:
         os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
 
     def _hard(self, path: bytes, first: bytes) -> None:
-        source, target = self._directories.place(first)
-        source = os.dup(source)
-        try:
+        directory, target = self._directories.place(first)
+        with closing_descriptor(os.dup(directory)) as source:
             parent, name = self._directories.place(path)
             _unlink(name, parent)
             os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-        finally:
-            os.close(source)
 
     def _move(self, frame: TakeFrame | PutFrame, again: bool) -> None:
         is_take, slot = isinstance(frame, TakeFrame), (self._aside, b"%d" % frame.slot)
@@ -226,7 +220,8 @@ class TreeApplier:
         try:
             for path, node in tree.walk(plain=False):
                 while directories and not _is_below(path, directories[-1][0]):
-                    self._finish(*directories.pop())
+                    above, directory = directories.pop()
+                    self._set(self._open_directory(above), directory)
                 if isinstance(node, DirectoryNode):
                     directories.append((path, node))
                 elif (
@@ -235,8 +230,8 @@ class TreeApplier:
                     and node.names[0] == path
                 ):
                     self._set(self._opened(path), node)
-            while directories:
-                self._finish(*directories.pop())
+            for above, directory in reversed(directories):
+                self._set(self._open_directory(above), directory)
         except OSError as error:
             raise _failed(path, error) from error
         self._directories.close()
@@ -256,18 +251,12 @@ class TreeApplier:
             raise _failed(path, error) from error
 
     def _clear(self, path: bytes, node: DirectoryNode | FileNode) -> None:
-        if isinstance(node, DirectoryNode):
-            fd: int | None = os.open(b".", os.O_RDONLY, dir_fd=self._inside(path))
-            mode = _OWN
-        else:
-            fd, mode = self.open_file(path), node.mode
-        if fd is None:
-            return
-        try:
-            clear_attributes(fd)
-            os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
+        is_directory = isinstance(node, DirectoryNode)
+        opened = self._open_directory(path) if is_directory else self.open_file(path)
+        if opened is not None:
+            with closing_descriptor(opened) as fd:
+                clear_attributes(fd)
+                os.fchmod(fd, _OWN if is_directory else node.mode)
 
     def _open_up(self, path: bytes) -> None:
         if path:
@@ -276,21 +265,18 @@ class TreeApplier:
         else:
             os.fchmod(self._root, _OWN)
 
-    def _finish(self, path: bytes, node: DirectoryNode) -> None:
-        self._set(os.open(b".", os.O_RDONLY, dir_fd=self._inside(path)), node)
-
     def _set(self, fd: int, node: FileNode | DirectoryNode) -> None:
-        try:
+        """Give an open file or directory what it still lacks, and close it."""
+        with closing_descriptor(fd):
             if not node.attributes:
                 os.fchmod(fd, node.mode)
             elif not write_attributes(fd, node.attributes, node.mode, self._given):
                 self.without_attributes += 1
             os.utime(fd, ns=(node.mtime, node.mtime))
-        finally:
-            os.close(fd)
 
-    def _inside(self, path: bytes) -> int:
-        return self._directories.get(tuple(path.split(b"/")) if path else (), make=False)
+    def _open_directory(self, path: bytes) -> int:
+        parts = tuple(path.split(b"/")) if path else ()
+        return os.open(b".", os.O_RDONLY, dir_fd=self._directories.get(parts, make=False))
 
     def _made(self, path: bytes, mode: int = 0o600) -> int:
         """Return a descriptor of a new file, in place of one that has the path."""

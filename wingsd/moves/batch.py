@@ -305,7 +305,9 @@ def _directory(cursor: _Cursor, *, has_attributes: bool = False) -> DirectoryFra
     path = cursor.text() if empty else cursor.path()
     mode, mtime = cursor.unpack(_DIR)
     meta = (path, _mode(mode, path), _mtime(mtime, path))
-    return DirectoryFrame(*meta, _some(cursor, path, is_directory=True) if has_attributes else b"")
+    return DirectoryFrame(
+        *meta, _attributes(cursor, path, is_directory=True) if has_attributes else b""
+    )
 
 
 def _file(cursor: _Cursor) -> FileFrame:
@@ -336,29 +338,26 @@ def _whole(cursor: _Cursor, *, has_attributes: bool = False) -> WholeFrame:
     if size > WHOLE:
         raise FrameRefused(f"{display(path)} has {size} bytes, too many for one frame")
     meta = (path, _mode(mode, path), _mtime(mtime, path), size, _known(digest))
-    return WholeFrame(*meta, _some(cursor, path) if has_attributes else b"")
-
-
-def _some(cursor: _Cursor, path: bytes, *, is_directory: bool = False) -> bytes:
-    attributes = _attributes(cursor, path, is_directory=is_directory)
-    if not attributes:
-        raise BatchInvalid(
-            f"the attributes of {display(path)} are empty: it has another type then"
-        )
-    return attributes
+    return WholeFrame(*meta, _attributes(cursor, path) if has_attributes else b"")
 
 
 def _attributes_of(cursor: _Cursor) -> AttributesFrame:
     (number,) = cursor.unpack(_SLOT)
-    return AttributesFrame(number, _attributes(cursor, b"file %d" % number))
+    return AttributesFrame(number, _attributes(cursor, b"file %d" % number, may_be_empty=True))
 
 
-def _attributes(cursor: _Cursor, path: bytes, *, is_directory: bool = False) -> bytes:
+def _attributes(
+    cursor: _Cursor, path: bytes, *, is_directory: bool = False, may_be_empty: bool = False
+) -> bytes:
     value = cursor.text()
     try:
         decode_attributes(value, is_directory=is_directory)
     except ValueError as error:
         raise FrameRefused(f"{display(path)} is refused: {error}") from None
+    if not value and not may_be_empty:
+        raise BatchInvalid(
+            f"the attributes of {display(path)} are empty: it has another type then"
+        )
     return value
 
 
@@ -516,14 +515,9 @@ def make_index(
     return Index(kind, number, in_round, needs, tuple(frames), raw, sha256(raw).digest())
 
 
-def encode_head(index: Index) -> bytes:
-    """Return the head of a batch."""
-    return HEAD.pack(_MAGIC, VERSION, 0, len(index.raw), index.digest)
-
-
 def encode_batch(index: Index, data: Sequence[bytes]) -> Iterator[bytes]:
     """Yield a batch, with the bytes of its frames in their order."""
-    yield encode_head(index)
+    yield HEAD.pack(_MAGIC, VERSION, 0, len(index.raw), index.digest)
     yield index.raw
     yield from data
 

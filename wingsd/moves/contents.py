@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 from wingsd.errors import SourceFileChanged
 from wingsd.filesystem.attributes import AttributeReader
-from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
 from wingsd.filesystem.syscalls import cached_pages
 from wingsd.filesystem.walk import gone, unreadable
 from wingsd.moves.batch import AttributesFrame, Content, DataFrame, WholeFrame, ZeroFrame
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, block_digests, zero_digest
 from wingsd.moves.nodes import FileNode, block_count
 from wingsd.moves.plan import FileContent
-from wingsd.moves.scan import stat_stamp
+from wingsd.moves.scan import seen_as
 from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.util.text import display
 
@@ -136,7 +136,7 @@ class ContentReader:
                     found = _checked(fd, content)
                 else:
                     found = rule.before_reading(fd)
-                    if not _is_as_seen(found, content.node):
+                    if seen_as(found) != content.node.seen_as:
                         # the file that was seen may have another name by which it is settled
                         content.node.stamp = b""
                 attributes, mode = self._attributes.read(fd, found, content.node.mode)
@@ -172,11 +172,8 @@ class ContentReader:
         if not node.mode & stat.S_IRWXG:
             return
         try:
-            fd = self._directories.open_file(path)
-            try:
+            with closing_descriptor(self._directories.open_file(path)) as fd:
                 _, node.mode = self._attributes.read(fd, os.fstat(fd), node.mode)
-            finally:
-                os.close(fd)
         except OSError as error:
             if not _is_gone(error):
                 unreadable(path, error)
@@ -241,13 +238,9 @@ def _is_gone(error: OSError) -> bool:
 
 def _checked(fd: int, content: FileContent) -> os.stat_result:
     found = os.fstat(fd)
-    if not _is_as_seen(found, content.node):
+    if seen_as(found) != content.node.seen_as:
         raise SourceFileChanged(display(content.path))
     return found
-
-
-def _is_as_seen(found: os.stat_result, node: FileNode) -> bool:
-    return node.identity == (found.st_dev, found.st_ino) and node.stamp == stat_stamp(found)
 
 
 def _exactly(fd: int, at: int, length: int, content: FileContent, is_live: bool) -> bytes:

@@ -8,7 +8,7 @@ stable storage, and is there itself at the end.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, groupby
 
 from attrs import define, field
@@ -63,7 +63,8 @@ class OpenBatch:
     def __init__(self, index: Index, tree: MoveTree) -> None:
         self.index = index
         self._tree = tree
-        self._new = tree.absent([f.path for f in index.contents if isinstance(f, WholeFrame)])
+        wholes = [frame.path for frame in index.contents if isinstance(frame, WholeFrame)]
+        self._new = tree.store.absent(wholes)
         #: Frames of new files, a list for each run of one directory; and all other frames.
         self._added: list[list[WholeFrame]] = []
         self._known: list[Content] = []
@@ -72,10 +73,16 @@ class OpenBatch:
         # In the order of the frames, as a replay of the ledger: else one of the two might be above
         # the limits meanwhile, and the other not.
         for directory, frames in groupby(index.contents, self._directory_of_new):
-            if directory is None:
-                self._begin(frames)
-            else:
+            if directory is not None:
                 self._reserve([frame for frame in frames if isinstance(frame, WholeFrame)])
+                continue
+            for frame in frames:
+                self._known.append(frame)
+                if begin(tree, frame):
+                    self.overwritten.append(frame)
+        #: Whether the ledger would be wrong without the batch once some of it is written. Of
+        #: blocks that were unknown it says nothing; but it has to know of each new name.
+        self.must_be_durable = bool(self._new or self.overwritten)
         self._written: list[Written] = []
 
     def _directory_of_new(self, frame: Content) -> bytes | None:
@@ -83,26 +90,12 @@ class OpenBatch:
             return dirname(frame.path)
         return None
 
-    def _begin(self, frames: Iterator[Content]) -> None:
-        for frame in frames:
-            self._known.append(frame)
-            if begin(self._tree, frame):
-                self.overwritten.append(frame)
-
     def _reserve(self, frames: list[WholeFrame]) -> None:
         self._added.append(frames)
         self._tree.trim()
         size = sum(frame.size for frame in frames)
         more = sum(len(frame.attributes) for frame in frames)
         self._tree.reserve(frames[0].path, len(frames), size, more)
-
-    @property
-    def must_be_durable(self) -> bool:
-        """True if the ledger would be wrong without the batch once some of it is written.
-
-        Of blocks that were unknown it says nothing; but it has to know of each new name.
-        """
-        return bool(self._new or self.overwritten)
 
     def is_new(self, run: BlockRun) -> bool:
         """Return whether blocks are of a file that comes as a whole and was not there."""
@@ -136,20 +129,16 @@ class OpenBatch:
     def _add(self, *, is_known: bool) -> None:
         for frames in self._added:
             directory = dirname(frames[0].path)
+            at = len(directory) + 1 if directory else 0
+            packed = ((frame.path[at:], _packed(frame, is_known)) for frame in frames)
             self._tree.trim()
-            self._tree.add_reserved(directory, _packed(directory, frames, is_known=is_known))
+            self._tree.add_reserved(directory, packed)
 
 
-def _packed(
-    directory: bytes, frames: Sequence[WholeFrame], *, is_known: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the names of files of a directory, and what is stored of each."""
-    at = len(directory) + 1 if directory else 0
-    for frame in frames:
-        digest = frame.digest if is_known else UNKNOWN
-        meta = (frame.mode, frame.mtime, frame.size)
-        packed = pack_file(*meta, None, b"", digest, frame.attributes)
-        yield frame.path[at:], packed
+def _packed(frame: WholeFrame, is_known: bool) -> bytes:
+    digest = frame.digest if is_known else UNKNOWN
+    meta = (frame.mode, frame.mtime, frame.size)
+    return pack_file(*meta, None, b"", digest, frame.attributes)
 
 
 def overlap(some: Sequence[Content | Written], others: Sequence[Content | Written]) -> bool:
@@ -274,7 +263,7 @@ class MoveDestination:
     def close(self) -> None:
         """Close the ledger, and the file of the tree."""
         self._ledger.close()
-        self.tree.close()
+        self.tree.store.close()
 
     @property
     def durable(self) -> int:
@@ -317,10 +306,10 @@ class MoveDestination:
                     "received; send it again"
                 )
             self.checkpoint()
-        self._is_partial = True
-        if index.kind is BatchKind.SHAPE:
+            self._is_partial = True
             self._shape(index)
         else:
+            self._is_partial = True
             self._data(index)
         self._is_partial = False
         return True
@@ -349,7 +338,8 @@ class MoveDestination:
 
         Raises StorageError.
         """
-        if not self._is_open(index):
+        batch = self._open.get(index.number)
+        if batch is None or batch.index is not index:
             return
         self._check_usable()
         self._is_partial = True
@@ -524,14 +514,11 @@ class MoveDestination:
         if self._is_partial:
             raise StorageError("a batch was applied in part; the move must be resumed")
 
-    def _is_open(self, index: Index) -> bool:
-        batch = self._open.get(index.number)
-        return batch is not None and batch.index is index
-
     def _begun(self, index: Index) -> OpenBatch:
-        if not self._is_open(index):
+        batch = self._open.get(index.number)
+        if batch is None or batch.index is not index:
             raise BatchConflict(f"batch {index.number} was given up meanwhile")
-        return self._open[index.number]
+        return batch
 
     def _check_open(self, index: Index) -> None:
         """Refuse contents that another open batch has, too: which comes last would be chance."""

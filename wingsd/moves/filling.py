@@ -49,32 +49,6 @@ class Batch:
         return encode_batch(self.index, self.data)
 
 
-class _Filling:
-    """Frames of a batch, their encodings and bytes; and how many bytes these have."""
-
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
-        self.encoded: list[bytes] = []
-        self.data: list[bytes] = []
-        self.index = self.bytes = 0
-
-    def emptied(self) -> list[bytes]:
-        """Return the bytes, and forget everything."""
-        data, self.data = self.data, []
-        self.frames, self.encoded = [], []
-        self.index = self.bytes = 0
-        return data
-
-    def add(self, frame: Frame, encoded: bytes, data: bytes) -> None:
-        """Add a frame."""
-        self.frames.append(frame)
-        self.encoded.append(encoded)
-        self.index += len(encoded)
-        if data:
-            self.data.append(data)
-            self.bytes += len(data)
-
-
 class BatchFiller:
     """Makes the batches of a move: for each round `shapes`, then `data`.
 
@@ -102,29 +76,36 @@ class BatchFiller:
         return self._filled(BatchKind.DATA, contents)
 
     def _filled(self, kind: BatchKind, framed: Iterable[tuple[Frame, bytes]]) -> Iterator[Batch]:
-        filling = _Filling()
+        frames, encoded, contents = list[Frame](), list[bytes](), list[bytes]()
+        index = size = 0  # bytes of the encoded frames, and with those of their contents
         for frame, data in framed:
-            encoded = frame.encode()
-            if filling.frames and self._is_full(filling, len(encoded), len(data)):
-                yield self._batch(kind, filling)
-            filling.add(frame, encoded, data)
-        if filling.frames:
-            yield self._batch(kind, filling)
+            raw = frame.encode()
+            index += len(raw)
+            size += len(raw) + len(data)
+            if frames and (
+                len(frames) >= MAX_FRAMES
+                or index > MAX_INDEX - _HEADS
+                or size > min(self.size, MAX_DATA) - _HEADS
+            ):
+                yield self._batch(kind, frames, encoded, contents)
+                index, size = len(raw), len(raw) + len(data)
+            frames.append(frame)
+            encoded.append(raw)
+            if data:
+                contents.append(data)
+        if frames:
+            yield self._batch(kind, frames, encoded, contents)
 
-    def _is_full(self, filling: _Filling, index: int, data: int) -> bool:
-        index += filling.index
-        return (
-            len(filling.frames) >= MAX_FRAMES
-            or index > MAX_INDEX - _HEADS
-            or index + filling.bytes + data > min(self.size, MAX_DATA) - _HEADS
-        )
-
-    def _batch(self, kind: BatchKind, filling: _Filling) -> Batch:
-        """Make a batch, and empty the filling: its bytes are not to be held twice."""
+    def _batch(
+        self, kind: BatchKind, frames: list[Frame], encoded: list[bytes], contents: list[bytes]
+    ) -> Batch:
+        """Make a batch, and empty the lists: its bytes are not to be held twice."""
         self.number += 1
         numbers = (self.number, self.round, self.shape)
-        index = make_index(kind, *numbers, filling.frames, filling.encoded)
-        return Batch(index, filling.emptied())
+        batch = Batch(make_index(kind, *numbers, frames, encoded), tuple(contents))
+        for each in (frames, encoded, contents):
+            each.clear()
+        return batch
 
 
 @frozen(eq=False, repr=False)

@@ -18,9 +18,10 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from struct import Struct
+from typing import Any, NamedTuple
 from zlib import crc32
 
-from attrs import Factory, astuple, define, frozen
+from attrs import Factory, define, frozen
 
 from wingsd.errors import (
     BatchConflict,
@@ -32,6 +33,7 @@ from wingsd.errors import (
     ShapeMissing,
     StorageError,
 )
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.moves.batch import MAX_INDEX, BatchKind, Index, decode_index
 from wingsd.moves.tree import MoveLimits, MoveTree, add_part, apply_shape, begin, done
 from wingsd.util.durable import storage_errors, sync_directory
@@ -59,6 +61,7 @@ _CRC = Struct("<I")
 RECORD_HEAD = _HEAD.size + _CRC.size
 """Bytes of a record before its payload."""
 
+_BOOT = Struct(f"{ID}s")
 _NUMBER = Struct("<Q")
 _ROUND = Struct("<I32s")
 _STATE = Struct("<IQIQ32s")
@@ -78,8 +81,7 @@ class RecordType(Enum):
     END = 9  #: the end of a snapshot
 
 
-@frozen(repr=False)
-class LedgerState:
+class LedgerState(NamedTuple):
     """The numbers after a round when the ledger was written again, and the round's root."""
 
     round: int
@@ -90,7 +92,7 @@ class LedgerState:
 
     def encode(self) -> bytes:
         """Return the payload of a STATE record."""
-        return _STATE.pack(*astuple(self))
+        return _STATE.pack(*self)
 
 
 @frozen(repr=False)
@@ -101,9 +103,11 @@ class Record:
     payload: bytes
     end: int = 0
 
-    def number(self) -> int:
-        """Return the number of a DONE or LOST record."""
-        return int(_NUMBER.unpack(self._sized(_NUMBER.size))[0])
+    def unpack(self, form: Struct) -> tuple[Any, ...]:
+        """Return the fields of a record of one form."""
+        if len(self.payload) != form.size:
+            raise self.damaged(f"a {self.type.name} record has {len(self.payload)} bytes")
+        return form.unpack(self.payload)
 
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of a CHECK record."""
@@ -111,27 +115,9 @@ class Record:
             raise self.damaged("a CHECK record has an odd length")
         return tuple(each[0] for each in _NUMBER.iter_unpack(self.payload))
 
-    def round_and_root(self) -> tuple[int, bytes]:
-        """Return the round of a ROUND record, and its root."""
-        number, root = _ROUND.unpack(self._sized(_ROUND.size))
-        return number, root
-
-    def state(self) -> LedgerState:
-        """Return what a STATE record says."""
-        return LedgerState(*_STATE.unpack(self._sized(_STATE.size)))
-
-    def boot(self) -> bytes:
-        """Return the boot's id of an OPENED record."""
-        return self._sized(ID)
-
     def damaged(self, detail: str) -> LedgerDamaged:
         """Return the error of a record that makes no sense."""
         return LedgerDamaged(self.end, detail)
-
-    def _sized(self, size: int) -> bytes:
-        if len(self.payload) != size:
-            raise self.damaged(f"a {self.type.name} record has {len(self.payload)} bytes")
-        return self.payload
 
 
 class LedgerWriter:
@@ -389,7 +375,7 @@ def recover(reader: LedgerReader, limits: MoveLimits, directory: str | None = No
                 raise record.damaged(f"a record does not fit those before it ({error})") from error
         return replay.result(reader.end)
     except BaseException:
-        tree.close()
+        tree.store.close()
         raise
 
 
@@ -401,7 +387,8 @@ class _Replay:
         self._made: tuple[bool, ...] = ()
         self._state: LedgerState | None = None
         self._handlers: dict[RecordType, Callable[[Record], object]] = {
-            RecordType.OPENED: Record.boot,  # which boot it was does not matter
+            # which boot it was does not matter
+            RecordType.OPENED: lambda record: record.unpack(_BOOT),
             RecordType.BATCH: self._batch,
             RecordType.DONE: self._done,
             RecordType.CHECK: self._check,
@@ -454,7 +441,7 @@ class _Replay:
             begin(self._found.tree, frame)
 
     def _done(self, record: Record) -> None:
-        number = record.number()
+        (number,) = record.unpack(_NUMBER)
         entry = self._open.get(number)
         if entry is None or entry[1]:
             raise record.damaged(f"batch {number} was written and is not in it")
@@ -470,7 +457,7 @@ class _Replay:
                 raise record.damaged(f"batch {number} is durable and was not written")
 
     def _lost(self, record: Record) -> None:
-        number = record.number()
+        (number,) = record.unpack(_NUMBER)
         entry = self._open.pop(number, None)
         if entry is None or entry[0].kind is BatchKind.SHAPE:
             raise record.damaged(f"batch {number} was lost and is not in it")
@@ -478,7 +465,7 @@ class _Replay:
         self._found.received.forget(number)
 
     def _round(self, record: Record) -> None:
-        number, root = record.round_and_root()
+        number, root = record.unpack(_ROUND)
         received = self._found.received
         if self._open or received.beyond or number != received.round:
             raise record.damaged(f"round {number} was closed with batches open")
@@ -486,7 +473,7 @@ class _Replay:
         self._found.roots = {number: root}
 
     def _begin_snapshot(self, record: Record) -> None:
-        state = record.state()
+        state = LedgerState(*record.unpack(_STATE))
         if self._found.received.upto or self._open:
             raise record.damaged("a snapshot is not at its beginning")
         self._state = state
@@ -555,10 +542,8 @@ class LedgerFile:
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
-            try:
+            with closing_descriptor(fd):
                 reader = LedgerReader([os.pread(fd, HEADER.size, 0)])
-            finally:
-                os.close(fd)
         reader.header()
         return reader.move
 
@@ -660,17 +645,12 @@ class LedgerFile:
         self._is_usable = True
         self.size += len(data)
         if self.size > self._end:
-            self._write_ahead()
-
-    def _write_ahead(self) -> None:
-        """Write zeros behind the records, which no reader takes for one.
-
-        Where neither size nor blocks of the file change, a flush need not wait for the journal of
-        the file system, and so for what else is in that.
-        """
-        self._end = self.size
-        with suppress(OSError):  # without them it only takes longer
-            self._end += os.pwrite(self._fd, _AHEAD, self.size)
+            # Write zeros behind the records, which no reader takes for one. Where neither size nor
+            # blocks of the file change, a flush need not wait for the journal of the file system,
+            # and so for what else is in that.
+            self._end = self.size
+            with suppress(OSError):  # without them it only takes longer
+                self._end += os.pwrite(self._fd, _AHEAD, self.size)
 
     def _write_all(self, fd: int, data: bytes) -> None:
         written = self._write(fd, data)

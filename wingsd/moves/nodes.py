@@ -39,8 +39,6 @@ FILE, LINK, DIRECTORY, FILE_WITH_ATTRIBUTES = 1, 2, 3, 4
 """The first byte of what is packed of an entry."""
 
 _FILE = Struct("<BHqQ16s")
-_LINK = Struct("<Bq")
-_DIRECTORY = Struct("<BHqB")
 _LENGTH = Struct("<H")
 _IDENTITY = Struct("<QQ")
 
@@ -250,6 +248,11 @@ class FileNode:
         """Its mode, time and size."""
         return self.mode, self.mtime, self.size
 
+    @property
+    def seen_as(self) -> tuple[Identity | None, bytes]:
+        """Its identity and stamp."""
+        return self.identity, self.stamp
+
     def length(self, first: int, count: int) -> int:
         """Return the bytes in the last one of some blocks."""
         return min(self.block_size, self.size - (first + count - 1) * self.block_size)
@@ -295,11 +298,9 @@ TreeEntry = FileNode | LinkNode | DirectoryNode
 def pack(node: TreeEntry) -> bytes:
     """Return what is stored of a directory, or of what has one name and no number."""
     if isinstance(node, DirectoryNode):
-        digest = node.digest or b""
-        head = _DIRECTORY.pack(DIRECTORY, node.mode, node.mtime, len(digest))
-        return head + digest + node.attributes
+        return b"%c" % DIRECTORY + marshal.dumps((*node.meta, node.digest))
     if isinstance(node, LinkNode):
-        return _LINK.pack(LINK, node.mtime) + _packed(node.identity) + node.target
+        return b"%c" % LINK + marshal.dumps((node.target, node.mtime, node.identity))
     digest = node.blocks.get(0, 1)
     return pack_file(*node.meta, node.identity, node.stamp, digest, node.attributes or b"")
 
@@ -314,37 +315,32 @@ def pack_file(
     attributes: bytes = b"",
 ) -> bytes:
     """Return what is stored of a file that has one name and no number."""
-    rest = _packed(identity) + stamp
+    rest = (b"\0" if identity is None else b"\1" + _IDENTITY.pack(*identity)) + stamp
     if not attributes:
         return _FILE.pack(FILE, mode, mtime, size, digest) + rest
     head = _FILE.pack(FILE_WITH_ATTRIBUTES, mode, mtime, size, digest)
     return b"".join((head, _LENGTH.pack(len(attributes)), attributes, rest))
 
 
-def _packed(identity: Identity | None) -> bytes:
-    return b"\0" if identity is None else b"\1" + _IDENTITY.pack(*identity)
-
-
 def unpack(data: bytes, path: bytes) -> TreeEntry:
     """Return the entry that has a path."""
-    kind = data[0]
-    if kind == DIRECTORY:
-        _, mode, mtime, length = _DIRECTORY.unpack_from(data)
-        at = _DIRECTORY.size + length
-        directory = DirectoryNode(mode, mtime, data[at:])
-        directory.digest = data[_DIRECTORY.size : at] or None
-        return directory
     node: Named
     fields = file_fields(data)
     if fields is not None:
         mode, mtime, size, digest, attributes = fields
-        at = _FILE.size + (_LENGTH.size + len(attributes) if kind == FILE_WITH_ATTRIBUTES else 0)
-        identity, rest = _identity(data, at)
-        node = FileNode(mode, mtime, size, identity, rest, attributes)
+        at = _FILE.size + (_LENGTH.size + len(attributes) if attributes else 0)
+        identity = _IDENTITY.unpack_from(data, at + 1) if data[at] else None
+        stamp = data[at + 1 + (_IDENTITY.size if identity else 0) :]
+        node = FileNode(mode, mtime, size, identity, stamp, attributes)
         node.blocks.set(0, digest)
     else:
-        identity, rest = _identity(data, _LINK.size)
-        node = LinkNode(rest, _LINK.unpack_from(data)[1], identity)
+        values = marshal.loads(data[1:])  # noqa: S302 - this process has written it
+        if data[0] == DIRECTORY:
+            *meta, digest = values
+            directory = DirectoryNode(*meta)
+            directory.digest = digest
+            return directory
+        node = LinkNode(*values)
     node.names.append(path)
     return node
 
@@ -359,13 +355,6 @@ def file_fields(data: bytes) -> tuple[int, int, int, bytes, bytes] | None:
     at = _FILE.size + _LENGTH.size
     (length,) = _LENGTH.unpack_from(data, _FILE.size)
     return mode, mtime, size, digest, data[at : at + length]
-
-
-def _identity(data: bytes, at: int) -> tuple[Identity | None, bytes]:
-    if not data[at]:
-        return None, data[at + 1 :]
-    device, inode = _IDENTITY.unpack_from(data, at + 1)
-    return (device, inode), data[at + 1 + _IDENTITY.size :]
 
 
 def pack_shared(node: Named) -> bytes:
@@ -459,7 +448,7 @@ class EntryStore:
         if node is not None or self._opened is None or path in self._absent:
             return node
         try:  # a context would cost as much as all of it
-            row = self._opened.execute(_FIND, (_key(path),)).fetchone()
+            row = self._opened.execute(_FIND, (tree_key(path),)).fetchone()
         except sqlite3.Error as error:
             raise _failed(error) from error
         if row is None:
@@ -480,18 +469,17 @@ class EntryStore:
         found = {path for path in paths if path not in self._entries}
         asked = list(found)
         for at in range(0, len(asked), _CHUNK):
-            keys = {_key(path): path for path in asked[at : at + _CHUNK]}
+            keys = {tree_key(path): path for path in asked[at : at + _CHUNK]}
             query = _AMONG.replace("?", ",".join("?" * len(keys)))
             found.difference_update(keys[row[0]] for row in self._rows(query, *keys))
         return found
 
     def shared(self, of: int) -> Named:
         """Return what has an id. Raises KeyError."""
-        node = self._shared.get(of)
-        if node is None:
-            node = self._shared[of] = self._unpack_shared(of, self._shared_value(of))
-            self._weigh(node)
-        return node
+        if of not in self._shared:
+            self._shared[of] = self.peek(of)
+            self._weigh(self._shared[of])
+        return self._shared[of]
 
     def set(self, path: bytes, node: TreeEntry) -> None:
         """Set what has a path."""
@@ -501,7 +489,7 @@ class EntryStore:
 
     def insert(self, directory: bytes, packed: Iterable[tuple[bytes, bytes]]) -> None:
         """Store what is new in a directory, by names: what `pack_file` has made of each."""
-        prefix = _key(directory + b"/") if directory else b""
+        prefix = tree_key(directory + b"/") if directory else b""
         rows = ((prefix + name, value) for name, value in packed)
         self.steps += 1
         with _errors():
@@ -530,7 +518,7 @@ class EntryStore:
         """Remove a path."""
         self._entries.pop(path, None)
         self._changed.pop(path, None)
-        self._rows("DELETE FROM entry WHERE key = ?", _key(path))
+        self._rows("DELETE FROM entry WHERE key = ?", tree_key(path))
 
     def delete_shared(self, of: int) -> None:
         """Remove an id."""
@@ -564,9 +552,9 @@ class EntryStore:
         """Store what was changed."""
         database = self._database()
         rows = [
-            (_key(path), node.id, None)
+            (tree_key(path), node.id, None)
             if not isinstance(node, DirectoryNode) and node.id
-            else (_key(path), None, pack(node))
+            else (tree_key(path), None, pack(node))
             for path, node in self._changed.items()
         ]
         with _errors():
@@ -595,7 +583,7 @@ class EntryStore:
         """
         self.flush()
         first, end = _below(path)
-        at = max(first, _key(start))
+        at = max(first, tree_key(start))
         while rows := self.rows_from(at, end, plain=plain):
             for row in rows:
                 if (entry := self.entry(row)) is not None:
@@ -610,7 +598,7 @@ class EntryStore:
 
         In the order of a walk, without the root itself; `plain` as in `below`.
         """
-        wanted = deque(map(_key, directories))
+        wanted = deque(map(tree_key, directories))
         while wanted:
             yield from self._next_wanted(wanted, b"", plain)
 
@@ -666,7 +654,7 @@ class EntryStore:
             self.steps += 1
             found = self._rows(_SHARED, last)
             for of, value in found:
-                node = self._shared.get(of) or self._unpack_shared(of, value)
+                node = self._shared.get(of) or unpack_shared(value, of, partial(self._page, of))
                 if isinstance(node, FileNode):
                     yield node
             if not found:
@@ -675,16 +663,12 @@ class EntryStore:
 
     def peek(self, of: int) -> Named:
         """Return what has an id, and do not keep it in memory."""
-        return self._shared.get(of) or self._unpack_shared(of, self._shared_value(of))
-
-    def _unpack_shared(self, of: int, value: bytes) -> Named:
-        return unpack_shared(value, of, partial(self._page, of))
-
-    def _shared_value(self, of: int) -> bytes:
+        if of in self._shared:
+            return self._shared[of]
         rows = self._rows("SELECT value FROM shared WHERE id = ?", of)
         if not rows:
             raise KeyError(of)
-        return bytes(rows[0][0])
+        return unpack_shared(rows[0][0], of, partial(self._page, of))
 
     def _store_pages(self, database: sqlite3.Connection, of: int, node: FileNode) -> None:
         cut, pages = node.blocks.take_changes()
@@ -761,12 +745,13 @@ def _failed(error: Exception) -> StorageError:
     )
 
 
-def _key(path: bytes) -> bytes:
+def tree_key(path: bytes) -> bytes:
+    """Return what sorts as a walk goes: a path with NUL for each slash."""
     return path.replace(b"/", b"\0")
 
 
 def _below(path: bytes) -> tuple[bytes, bytes]:
-    key = _key(path)
+    key = tree_key(path)
     return (key + b"\0", key + b"\1") if key else (b"", _END)
 
 

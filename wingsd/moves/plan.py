@@ -11,6 +11,7 @@ costs what was changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from attrs import frozen
 
@@ -32,11 +33,15 @@ from wingsd.moves.nodes import (
     Named,
     TreeEntry,
     block_count,
+    tree_key,
 )
 from wingsd.moves.scan import ChangedPart
 from wingsd.moves.tree import MoveTree
 
 _TRIM = 64
+#: What is equal, with their contents, in two trees of a file or symlink that is the same.
+_OF_FILE = attrgetter("meta", "seen_as", "attributes", "number", "block_size", "names")
+_OF_LINK = attrgetter("target", "mtime", "identity", "names")
 
 Removal = TakeFrame | GoneFrame
 
@@ -58,7 +63,7 @@ def both(
         if before is not None and after is not None and before[0] == after[0]:
             yield before[0], before[1], after[1]
             before, after = next(one, None), next(other, None)
-        elif after is None or (before is not None and _key(before[0]) < _key(after[0])):
+        elif after is None or (before is not None and tree_key(before[0]) < tree_key(after[0])):
             assert before is not None  # noqa: S101 - by the loop
             yield before[0], before[1], None
             before = next(one, None)
@@ -141,7 +146,10 @@ class Matches:
                 continue
             if is_first(path, sent) and (identity := _identity(sent)) is not None:
                 by_identity[identity] = path
-            if is_first(path, node) and (has_identities or not _has_one_name(node, sent)):
+            if is_first(path, node) and (
+                has_identities
+                or any(len(each.names) > 1 for each in (node, sent) if isinstance(each, Named))
+            ):
                 loose.append(path)
         return loose, by_identity
 
@@ -167,16 +175,8 @@ def _is_plain(node: TreeEntry, sent: TreeEntry) -> bool:
     )
 
 
-def _has_one_name(*nodes: TreeEntry | None) -> bool:
-    return not any(isinstance(node, Named) and len(node.names) > 1 for node in nodes)
-
-
 def _identity(node: TreeEntry | None) -> Identity | None:
     return node.identity if isinstance(node, Named) else None
-
-
-def _key(path: bytes) -> bytes:
-    return path.replace(b"/", b"\0")
 
 
 def _fits(node: Named, before: Named) -> bool:
@@ -422,16 +422,7 @@ def _is_directory_as(node: TreeEntry | None, now: DirectoryNode) -> bool:
 
 def _is_same(old: TreeEntry | None, new: TreeEntry | None) -> bool:
     if isinstance(old, FileNode) and isinstance(new, FileNode):
-        return _of_file(old) == _of_file(new) and old.value() == new.value()
+        return _OF_FILE(old) == _OF_FILE(new) and old.value() == new.value()
     if isinstance(old, LinkNode) and isinstance(new, LinkNode):
-        return _of_link(old) == _of_link(new)
+        return _OF_LINK(old) == _OF_LINK(new)
     return isinstance(new, DirectoryNode) and _is_directory_as(old, new)
-
-
-def _of_file(node: FileNode) -> tuple[object, ...]:
-    of = (node.identity, node.stamp, node.attributes, node.number, node.block_size, node.names)
-    return (*node.meta, *of)
-
-
-def _of_link(node: LinkNode) -> tuple[object, ...]:
-    return node.target, node.mtime, node.identity, node.names

@@ -21,7 +21,7 @@ from functools import partial
 from attrs import define, frozen
 
 from wingsd.errors import StorageError
-from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import (
     PIECE,
@@ -39,7 +39,7 @@ from wingsd.moves.batch import (
     checksum,
 )
 from wingsd.moves.digests import DIGEST, UNKNOWN, WHOLE, block_digest, block_digests, zero_digest
-from wingsd.moves.nodes import FileNode
+from wingsd.moves.nodes import FileNode, tree_key
 from wingsd.moves.tree import MoveTree
 from wingsd.util.text import disk_advice, display
 
@@ -68,17 +68,7 @@ def _frame_is_held(applier: TreeApplier, tree: MoveTree, frame: Content) -> bool
     if isinstance(frame, AttributesFrame):
         return True  # nothing of it is written yet
     node = tree.numbered(frame.number)
-    known = partial(_expected, frame, node)
-    check = partial(_blocks_fit, node, frame.first, frame.count, known)
-    return _passes(applier, node.names[0], check)
-
-
-def _expected(frame: DataFrame | ZeroFrame, node: FileNode, first: int, count: int) -> bytes:
-    """Return the digests of some blocks of a frame."""
-    if isinstance(frame, DataFrame):
-        start = (first - frame.first) * DIGEST
-        return frame.digests[start : start + count * DIGEST]
-    return zero_digest(node.block_size) * (count - 1) + zero_digest(node.length(first, count))
+    return _passes(applier, node.names[0], partial(_blocks_fit, frame, node))
 
 
 def _whole_fits(frame: WholeFrame, fd: int) -> bool:
@@ -103,32 +93,35 @@ def _is_as_sent(applier: TreeApplier, path: bytes, node: FileNode, first: int, c
 
 def _passes(applier: TreeApplier, path: bytes, check: Callable[[int], bool]) -> bool:
     """Return whether a file is there, can be read past the page cache, and passes a check."""
-    fd = applier.open_file(path)
-    if fd is None:
+    opened = applier.open_file(path)
+    if opened is None:
         return False
-    try:
-        with suppress(OSError):  # it is advice
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return check(fd)
-    except OSError as error:
-        _raise_unless_lost(path, error)
-        return False
-    finally:
-        os.close(fd)
-
-
-def _blocks_fit(
-    node: FileNode, first: int, count: int, known: Callable[[int, int], bytes], fd: int
-) -> bool:
-    """Return whether blocks have the digests that `known` returns for them."""
-    at = first * node.block_size
-    length = min(count * node.block_size, node.size - at)
-    for digests in _digests(fd, at, length, node.block_size):
-        found = len(digests) // DIGEST
-        if not _fits(digests, known(first, found)):
+    with closing_descriptor(opened) as fd:
+        try:
+            with suppress(OSError):  # it is advice
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return check(fd)
+        except OSError as error:
+            _raise_unless_lost(path, error)
             return False
-        first, count = first + found, count - found
-    return count <= 0
+
+
+def _blocks_fit(frame: DataFrame | ZeroFrame, node: FileNode, fd: int) -> bool:
+    """Return whether blocks are as a frame says."""
+    first, at = frame.first, frame.first * node.block_size
+    length = min(frame.count * node.block_size, node.size - at)
+    for digests in _digests(fd, at, length, node.block_size):
+        count = len(digests) // DIGEST
+        if isinstance(frame, DataFrame):
+            start = (first - frame.first) * DIGEST
+            known = frame.digests[start : start + count * DIGEST]
+        else:
+            last = zero_digest(node.length(first, count))
+            known = zero_digest(node.block_size) * (count - 1) + last
+        if digests != known:
+            return False
+        first += count
+    return first >= frame.first + frame.count
 
 
 def _fits(digests: bytes, known: bytes) -> bool:
@@ -271,12 +264,6 @@ class Rereading:
             if len(self._renamed) > MOST:
                 self.restart()  # the tree must not be looked at while it is changed
 
-    def _add_renamed(self) -> None:
-        for path in self._renamed.values():
-            self._add_file(path)
-            self._tree.trim()
-        self._renamed.clear()
-
     def _add_file(self, path: bytes) -> None:
         self._add(path)
         node = self._tree.find(path)
@@ -295,7 +282,7 @@ class Rereading:
             self._push(change)
             return
         path = self._path(change)
-        if path is not None and (self._from is None or _key(path) < _key(self._from)):
+        if path is not None and (self._from is None or tree_key(path) < tree_key(self._from)):
             self._from = path
 
     def _push(self, change: WrittenBlocks | _Blocks | bytes) -> None:
@@ -323,7 +310,10 @@ class Rereading:
         """Return what is to be read next, the same until `settle`; nothing at the end."""
         if self._taken:
             return self._taken
-        self._add_renamed()
+        for path in self._renamed.values():
+            self._add_file(path)
+            self._tree.trim()
+        self._renamed.clear()
         size = 0
         while len(self._taken) < FILES and size < BYTES:
             if not self._changes and not self._walk():
@@ -461,10 +451,6 @@ class PieceReader:
             return -1
         _advise(fd, piece, os.POSIX_FADV_DONTNEED)
         return fd
-
-
-def _key(path: bytes) -> bytes:
-    return path.replace(b"/", b"\0")
 
 
 def _advise(fd: int, piece: Piece, advice: int) -> None:

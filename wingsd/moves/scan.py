@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from struct import Struct
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from wingsd.archive.policy import MAX_DEPTH, member_mode
 from wingsd.archive.tar_writer import check_owner
@@ -69,20 +69,6 @@ class ChangedPart:
         other.narrow(self.directories)
 
 
-@frozen(eq=False, repr=False)
-class KnownDirectories:
-    """The directories that the last scan has seen, and those with files to be read in any case.
-
-    `same` is called with the prefix and the files of each directory that is as it was.
-    """
-
-    seen: SeenDirectories
-    unsettled: Collection[bytes]
-    same: Callable[[bytes, Sequence[bytes]], object]
-    #: What another process finds meanwhile.
-    found: FoundBeside = lambda path: None
-
-
 def scan(
     root: int,
     warn: Callable[[str], None],
@@ -96,25 +82,22 @@ def scan(
     what is left out or changed, `seen` all directories. Raises StorageError, and TreeTooLarge for
     paths that are too long or too deep.
     """
-    return _Scan(warn, attributes, scratch, seen).run(root)
+    return _Scan(warn, attributes, scratch, seen or SeenDirectories()).run(root)
 
 
 class _Linked(Exception):
     """A changed directory has, or had, a file with several names."""
 
 
+@define(eq=False, repr=False, slots=False)
 class _Scan:
-    def __init__(
-        self,
-        warn: Callable[[str], None],
-        attributes: AttributeReader,
-        scratch: str | None,
-        seen: SeenDirectories | None,
-    ) -> None:
-        self._warn = warn
-        self._attributes = attributes
-        self._seen = SeenDirectories() if seen is None else seen
-        self._tree = MoveTree(directory=scratch)
+    _warn: Callable[[str], None]
+    _attributes: AttributeReader
+    _scratch: str | None
+    _seen: SeenDirectories
+
+    def __attrs_post_init__(self) -> None:
+        self._tree = MoveTree(directory=self._scratch)
         #: The first path that was found of what has several names.
         self._linked: dict[Identity, bytes] = {}
         self._owner = -1
@@ -128,7 +111,7 @@ class _Scan:
                     self._at = b"/".join(listing.path)
                     self._look(listing)
         except BaseException:
-            self._tree.close()
+            self._tree.store.close()
             raise
         return self._tree
 
@@ -191,7 +174,9 @@ class _Scan:
             packed.append((name, value))
             size += found.st_size
         if packed:
-            self._tree.add_files(self._at, packed, size)
+            self._tree.has_identities = True
+            self._tree.reserve(prefix + packed[0][0], len(packed), size)
+            self._tree.add_reserved(self._at, packed)
         return others
 
     def _entry(
@@ -225,7 +210,7 @@ class _Scan:
         assert node is not None  # noqa: S101 - all that was linked is in the tree
         self._tree.add(path, node)
         if found.st_size > WHOLE and isinstance(node, FileNode) and not node.id:
-            self._tree.share(node)
+            self._tree.store.share(node)
 
     def _check_path(self, path: bytes, depth: int) -> None:
         if depth > MAX_DEPTH or len(path) > MAX_NAME:
@@ -250,20 +235,19 @@ class _Scan:
         return mtime
 
 
+@define(eq=False, repr=False, slots=False)
 class Rescan(_Scan):
-    """Reads what is not as it was `before`; `seen` gets all directories."""
+    """Reads what is not as it was `before`, by the last scan; `seen` gets all directories.
 
-    def __init__(
-        self,
-        warn: Callable[[str], None],
-        attributes: AttributeReader,
-        scratch: str | None,
-        seen: SeenDirectories,
-        before: KnownDirectories,
-    ) -> None:
-        super().__init__(warn, attributes, scratch, seen)
-        self._before = before
-        self._changed: set[bytes] = set()
+    Those in `unsettled` have files to be read in any case. `same` is called with the prefix and
+    the files of each directory that is as it was, `found` returns what another process finds.
+    """
+
+    _before: SeenDirectories
+    _unsettled: Collection[bytes]
+    _same: Callable[[bytes, Sequence[bytes]], object]
+    _found: FoundBeside
+    _changed: set[bytes] = field(init=False, factory=set)
 
     def changed(self, root: int) -> ChangedPart | None:
         """Return what was changed below the descriptor `root`.
@@ -275,22 +259,22 @@ class Rescan(_Scan):
             tree = self.run(root)
         except _Linked:
             return None
-        gone = self._before.seen.digests.keys() - self._seen.digests.keys()
-        if not gone.isdisjoint(self._before.seen.linked):
-            tree.close()
+        gone = self._before.digests.keys() - self._seen.digests.keys()
+        if not gone.isdisjoint(self._before.linked):
+            tree.store.close()
             return None
         paths = sorted({*self._changed, *gone}, key=lambda path: path.split(b"/"))
         return ChangedPart(tree, paths)
 
     def _passed(self, path: Path) -> Sequence[bytes] | None:
-        frame = self._before.found(b"/".join(path)) if path else None
+        frame = self._found(b"/".join(path)) if path else None
         if frame is None or b"/".join(path[:-1]) in self._changed:
             return None
         self._seen.take(frame)
         if self._is_changed(frame.path):
             del self._seen.digests[frame.path]  # it is looked at again
             return None
-        self._before.same(frame.path + b"/", frame.files)
+        self._same(frame.path + b"/", frame.files)
         return frame.directories
 
     def _look(self, listing: Listing) -> None:
@@ -299,22 +283,22 @@ class Rescan(_Scan):
         # what a further listing has is not known with the first one
         if listing.count >= BATCH or self._is_changed(path):
             # a name may go between the looks at two directories that a file is in
-            if path in self._seen.linked or path in self._before.seen.linked:
+            if path in self._seen.linked or path in self._before.linked:
                 raise _Linked
             self._changed.add(path)
             self._make_parents(path)
             self._add_directory(listing)
             self._add_entries(listing, entries)
             return
-        self._before.same(listing.prefix, listing.files)
+        self._same(listing.prefix, listing.files)
         if not path or dirname(path) in self._changed:
             self._add_directory(listing)
 
     def _is_changed(self, path: bytes) -> bool:
         return (
             path in self._changed
-            or path in self._before.unsettled
-            or not self._seen.is_same(path, self._before.seen)
+            or path in self._unsettled
+            or not self._seen.is_same(path, self._before)
         )
 
     def _make_parents(self, path: bytes) -> None:
@@ -337,6 +321,11 @@ def stat_stamp(found: os.stat_result) -> bytes:
         found.st_gid,
         found.st_nlink,
     )
+
+
+def seen_as(found: os.stat_result) -> tuple[Identity, bytes]:
+    """Return what a stat result says of a file, as `FileNode.seen_as` has it."""
+    return (found.st_dev, found.st_ino), stat_stamp(found)
 
 
 def stamp_ctime(stamp: bytes) -> int:

@@ -30,7 +30,7 @@ from wingsd.moves.contents import ContentReader, FramedData
 from wingsd.moves.filling import Batch, BatchFiller
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import FileContent, plan, put_in_place
-from wingsd.moves.scan import ChangedPart, KnownDirectories, Rescan, first_difference, scan
+from wingsd.moves.scan import ChangedPart, Rescan, first_difference, scan
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
 from wingsd.moves.tree import HeldTree, MoveTree, Resumption, dirname, held_limits
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
@@ -50,9 +50,12 @@ class KnownTree:
     `rule` each one is a `scan`.
     """
 
-    def __init__(self, rule: UnchangedFiles | None, attributes: AttributeReader) -> None:
+    def __init__(
+        self, rule: UnchangedFiles | None, attributes: AttributeReader, scratch: str | None
+    ) -> None:
         self._rule = rule
         self._attributes = attributes
+        self._scratch = scratch
         #: What the last round has seen, None where that counts for nothing; and the directories
         #: with files that have to be read in the next one, though they be as they were.
         self._seen: SeenDirectories | None = None
@@ -69,18 +72,13 @@ class KnownTree:
         """Grows while directories are looked at. From any thread."""
         return self._next.steps
 
-    def scan(self, root: int, warn: Callable[[str], None], scratch: str | None) -> MoveTree:
+    def scan(self, root: int, warn: Callable[[str], None]) -> MoveTree:
         """Scan all of it. Raises as `scan.scan`."""
         self._begin(is_part=False)
-        return scan(root, warn, self._attributes, scratch, self._next)
+        return scan(root, warn, self._attributes, self._scratch, self._next)
 
     def rescan(
-        self,
-        root: int,
-        warn: Callable[[str], None],
-        scratch: str | None,
-        *,
-        is_final: bool = False,
+        self, root: int, warn: Callable[[str], None], *, is_final: bool = False
     ) -> ChangedPart | None:
         """Scan what was changed since the last round; None where all is to be scanned.
 
@@ -90,15 +88,15 @@ class KnownTree:
         if rule is None or seen is None or rule.forgotten != self._forgotten:
             return None
         now = self._begin(is_part=True)
-        same = rule.unchanged_directory
+        before = (seen, self._unsettled, rule.unchanged_directory)
         try:
             with _beside(root, seen if is_final else None) as found:
-                known = KnownDirectories(seen, self._unsettled, same, found)
-                part = Rescan(warn, self._attributes, scratch, now, known).changed(root)
+                rescan = Rescan(warn, self._attributes, self._scratch, now, *before, found)
+                part = rescan.changed(root)
         except FrameRefused:  # a directory was seen twice, or as something else
             return None
         if part is not None and not now.is_whole:
-            part.tree.close()
+            part.tree.store.close()
             return None
         return part
 
@@ -236,7 +234,6 @@ class MoveSource:
         scratch: str | None = None,
         kept: AttributesKept = EVERYTHING,
     ) -> None:
-        self._scratch = scratch
         self._turn = Lock()
         self._stack = ExitStack()
         self._root = self._stack.enter_context(opened(directory))
@@ -249,7 +246,8 @@ class MoveSource:
         self._rule: UnchangedFiles | None = None
         if live is not None:
             self._rule = UnchangedFiles(self._root, live.file_systems, live.log, live.kernel)
-        self._known = KnownTree(self._rule, self._attributes)
+        self._known = KnownTree(self._rule, self._attributes, scratch)
+        self._scratch = scratch
         self._hot = HotFiles()
         self._warn = self._tell = warn
         #: Bytes of files that are read in this round, or need not be; and how many files.
@@ -287,7 +285,7 @@ class MoveSource:
     def close(self) -> None:
         """Close every descriptor, and the files of the trees."""
         self._end_round()
-        self._last.close()
+        self._last.store.close()
         self._stack.close()
         self._root = -1  # nothing is opened below another descriptor with its number
 
@@ -317,7 +315,7 @@ class MoveSource:
     @property
     def steps(self) -> tuple[int, ...]:
         """A value that changes while names are read, compared or made a root. From any thread."""
-        return self._known.steps, self._now.steps, self._last.steps
+        return self._known.steps, self._now.store.steps, self._last.store.steps
 
     @property
     def last(self) -> int:
@@ -352,7 +350,7 @@ class MoveSource:
         if not running:
             warn, self._warn = self._warn, _ignore  # the same lines in each round
         self._part = (
-            self._known.rescan(self._root, warn, self._scratch, is_final=not running)
+            self._known.rescan(self._root, warn, is_final=not running)
             if goes_on and self._is_closed
             else None
         )
@@ -366,10 +364,10 @@ class MoveSource:
     def _scanned(self, warn: Callable[[str], None]) -> MoveTree:
         for _ in range(_SCANS - 1 if self._is_running else 0):
             try:
-                return self._known.scan(self._root, warn, self._scratch)
+                return self._known.scan(self._root, warn)
             except FrameRefused:  # a directory was seen twice, or as something else
                 continue
-        return self._known.scan(self._root, warn, self._scratch)
+        return self._known.scan(self._root, warn)
 
     def was_started(self) -> None:
         """Note that the server has run since the last scan."""
@@ -433,7 +431,7 @@ class MoveSource:
         if self._part is not None:
             put_in_place(self._last, self._part)
             self._part = None
-            self._now.close()
+            self._now.store.close()
             self._now = self._last
             self._is_quiet = not (self._is_running or self._is_written)
         self._known.read_all()
@@ -499,7 +497,7 @@ class MoveSource:
             if self._part is not None:
                 return  # what was changed is put in place when it was read
             if self._last is not self._before:
-                self._last.close()
+                self._last.store.close()
             self._last = self._now
             self._is_quiet = not (self._is_running or self._is_written)
 
@@ -517,9 +515,9 @@ class MoveSource:
         self._shapes = self._data = iter(())
         # at once: an error's traceback may keep them for long
         if self._now is not self._last:
-            self._now.close()
+            self._now.store.close()
         if self._before is not None and self._before is not self._last:
-            self._before.close()
+            self._before.store.close()
         if self._held is not None:
             self._held.close()
         if self._part is not None:
@@ -564,7 +562,7 @@ class MoveSource:
 
     def _is_unchanged(self, read: FileNode, node: FileNode) -> bool:
         """Return whether a file is as it was when it was read; it has the same mode then."""
-        if (read.identity, read.stamp) != (node.identity, node.stamp):
+        if read.seen_as != node.seen_as:
             return False
         node.mode = read.mode  # without an ACL
         if self._rule is None:

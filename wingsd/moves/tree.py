@@ -132,7 +132,7 @@ class _Pass:
             return link_entry(name, link.mtime, link.target)
         mode, mtime, size, digest, attributes = fields
         if digest == UNKNOWN:
-            raise _missing(key)
+            raise _missing(key.replace(b"\0", b"/"))
         whole = file_digest(size, WHOLE, (digest,))
         return file_entry(name, mode, mtime, size, whole, attributes)
 
@@ -144,7 +144,7 @@ class _Pass:
         if isinstance(node, LinkNode):
             return link_entry(name, node.mtime, node.target)
         if node.blocks.missing:
-            raise _missing(key)
+            raise _missing(key.replace(b"\0", b"/"))
         if node.digest is None:
             node.value()
             self._store.changed(node)
@@ -161,9 +161,8 @@ class _Pass:
             self._open[-1].hash.update(entry)
 
 
-def _missing(key: bytes) -> RoundIncomplete:
-    path = display(key.replace(b"\0", b"/"))
-    return RoundIncomplete(f"blocks of {path} are missing; send them")
+def _missing(path: bytes) -> RoundIncomplete:
+    return RoundIncomplete(f"blocks of {display(path)} are missing; send them")
 
 
 @frozen(repr=False)
@@ -200,7 +199,9 @@ class MoveTree:
 
     def __init__(self, limits: MoveLimits = _UNLIMITED, directory: str | None = None) -> None:
         self.top = DirectoryNode(0o755, 0)
-        self._store = EntryStore(directory)
+        #: What it has but its top. `close` closes its file at once; else that is closed with the
+        #: tree.
+        self.store = EntryStore(directory)
         #: The highest number ever given to a file that comes in parts.
         self.last_number = 0
         #: Ids of files that were taken out of the tree and have no new path yet.
@@ -218,45 +219,28 @@ class MoveTree:
         #: Ids of files and symlinks with several names that were changed since the last root.
         self._changed: set[int] = set()
 
-    @property
-    def steps(self) -> int:
-        """Grows while the tree is gone through, or much is added. From any thread."""
-        return self._store.steps
-
-    def close(self) -> None:
-        """Close its file at once; else that is closed with the tree. Call nothing after that."""
-        self._store.close()
-
     def find(self, path: bytes) -> TreeEntry | None:
         """Return what has a path, None where nothing has it."""
-        return self._store.get(path) if path else self.top
+        return self.store.get(path) if path else self.top
 
     def numbered(self, number: int) -> FileNode:
         """Return the file that has a number. Raises KeyError."""
-        node = self._store.shared(number)
+        node = self.store.shared(number)
         assert isinstance(node, FileNode)  # noqa: S101 - symlinks have negative ids
         return node
-
-    def all_numbered(self) -> Iterator[FileNode]:
-        """Yield the files that have numbers, in their order."""
-        return self._store.numbered()
 
     def walk(self, *, plain: bool = True, start: bytes = b"") -> Iterator[tuple[bytes, TreeEntry]]:
         """Yield every path with what has it: a directory before its entries, sorted by bytes.
 
         Without `plain` those are left out that are files with one name and no number, unless
-        `share` was called; all before the path `start` are left out in any case.
+        they have an id; all before the path `start` are left out in any case.
         """
         if not start:
             yield b"", self.top
         if self._only is None:
-            yield from self._store.below(b"", plain=plain, start=start)
+            yield from self.store.below(b"", plain=plain, start=start)
         else:
-            yield from self._store.narrowly(self._only, plain=plain)
-
-    def absent(self, paths: Sequence[bytes]) -> set[bytes]:
-        """Return those of some paths that are not in the tree."""
-        return self._store.absent(paths)
+            yield from self.store.narrowly(self._only, plain=plain)
 
     def narrow(self, directories: Sequence[bytes] | None) -> None:
         """Limit `walk` to these directories and what is directly in them; None is no limit.
@@ -267,15 +251,15 @@ class MoveTree:
 
     def trim(self) -> None:
         """Let what is in memory be forgotten: entries that were returned are so no more."""
-        self._store.trim()
+        self.store.trim()
 
     def add(self, path: bytes, node: TreeEntry) -> None:
         """Add a directory, or a name of a file or symlink."""
         self._place(path)
-        if self._store.get(path) is not None:
+        if self.store.get(path) is not None:
             raise FrameRefused(f"{display(path)} is there already")
         self._count(1)
-        self._store.set(path, node)
+        self.store.set(path, node)
         if isinstance(node, DirectoryNode):
             self._count_attributes(len(node.attributes))
             return
@@ -283,23 +267,13 @@ class MoveTree:
             self.resized(node.size, path)
             self._count_attributes(len(node.attributes or b""))
         if node.names and not node.id:
-            self._store.share(node)
+            self.store.share(node)
         self.has_identities = self.has_identities or node.identity is not None
         if node.names or node.id:
             insort(node.names, path, key=_components)
             self.changed(node)
         else:  # nothing above it has a digest: by `_place`
             node.names.append(path)
-
-    def add_files(self, path: bytes, packed: Sequence[tuple[bytes, bytes]], size: int) -> None:
-        """Add files to a directory in which nothing has their names, which have one name each.
-
-        They come as names and what `pack_file` has made of them, and have `size` bytes together.
-        """
-        self._count(len(packed))
-        self.resized(size, path)
-        self.has_identities = True
-        self.add_reserved(path, packed)
 
     def reserve(self, path: bytes, count: int, size: int, attributes: int = 0) -> None:
         """Count files that `add_reserved` is to add to a directory: `path` is the first of them.
@@ -313,9 +287,12 @@ class MoveTree:
         self._count_attributes(attributes)
 
     def add_reserved(self, path: bytes, packed: Iterable[tuple[bytes, bytes]]) -> None:
-        """Add files that were counted by `reserve` to a directory, in the form of `add_files`."""
+        """Add files that were counted by `reserve` to a directory.
+
+        They have one name each, and come as names and what `pack_file` has made of them.
+        """
         self.touch(path)
-        self._store.insert(path, packed)
+        self.store.insert(path, packed)
 
     def _count(self, more: int) -> None:
         self.members += more
@@ -341,41 +318,37 @@ class MoveTree:
         if isinstance(node, FileNode):
             self.changed(node)
 
-    def share(self, node: FileNode) -> None:
-        """Give a file of the tree an id, whatever its names: it is to get a number."""
-        self._store.share(node)
-
     def bind(self, node: FileNode, number: int, block_size: int) -> None:
         """Give a file of the tree a number and the size of its blocks; none is known then."""
         node.number, node.block_size = number, block_size
         node.blocks = BlockDigests(block_count(node.size, block_size))
         if node.id:
-            self._store.delete_shared(node.id)
+            self.store.delete_shared(node.id)
             self._changed.discard(node.id)
-        self._store.share(node, number)
+        self.store.share(node, number)
         self.changed(node)
 
     def remove(self, path: bytes) -> None:
         """Remove a name, of a directory with all below it."""
         self._place(path)
-        node = self._store.get(path)
+        node = self.store.get(path)
         if node is None:
             raise FrameRefused(f"{display(path)} does not exist")
-        self._store.delete(path)
+        self.store.delete(path)
         self.members -= 1
         if not isinstance(node, DirectoryNode):
             self._removed(path, node)
             return
         self._count_attributes(-len(node.attributes))
-        for each, below in self._store.below(path):
+        for each, below in self.store.below(path):
             self.members -= 1
             if isinstance(below, DirectoryNode):
                 self._count_attributes(-len(below.attributes))
             else:
                 # of what has several names it may be another object for each
-                self._removed(each, self._store.shared(below.id) if below.id else below)
-                self._store.trim()
-        self._store.delete_below(path)
+                self._removed(each, self.store.shared(below.id) if below.id else below)
+                self.store.trim()
+        self.store.delete_below(path)
 
     def _removed(self, path: bytes, node: Named) -> None:
         """Note that a file or symlink lost a name."""
@@ -386,15 +359,16 @@ class MoveTree:
                 if node.names and isinstance(node, FileNode):
                     self.on_name_lost(node)
                 return
-            self._store.delete_shared(node.id)
+        self._dropped(node)
+
+    def _dropped(self, node: Named) -> None:
+        """Count a file or symlink no more that has no name and is in no slot."""
+        if node.id:
+            self.store.delete_shared(node.id)
             self._changed.discard(node.id)
         if isinstance(node, FileNode):
-            self._dropped(node)
-
-    def _dropped(self, node: FileNode) -> None:
-        """Count a file no more."""
-        self.bytes -= node.size
-        self._count_attributes(-len(node.attributes or b""))
+            self.bytes -= node.size
+            self._count_attributes(-len(node.attributes or b""))
 
     def take(self, path: bytes, slot: int) -> None:
         """Take a file out of the tree, from its path to a slot."""
@@ -406,31 +380,29 @@ class MoveTree:
         if slot in self.slots:
             raise FrameRefused(f"slot {slot} is in use")
         if not node.id:
-            self._store.share(node)
+            self.store.share(node)
         node.slots += 1
         self.slots[slot] = node.id
-        self._store.changed(node)
+        self.store.changed(node)
         self.remove(path)
 
     def put(self, path: bytes, slot: int) -> None:
         """Give what is in a slot a path."""
         if slot not in self.slots:
             raise FrameRefused(f"{display(path)} is to come from slot {slot}, which is empty")
-        node = self._store.shared(self.slots.pop(slot))
+        node = self.store.shared(self.slots.pop(slot))
         self.add(path, node)
         node.slots -= 1
 
     def drop_slots(self) -> None:
         """Give up the files that were taken out of the tree and have no new path."""
         for of in self.slots.values():
-            node = self._store.shared(of)
+            node = self.store.shared(of)
             assert isinstance(node, FileNode)  # noqa: S101 - by `take`
             node.slots -= 1
-            self._store.changed(node)
+            self.store.changed(node)
             if not node.names and not node.slots:
                 self._dropped(node)
-                self._store.delete_shared(of)
-                self._changed.discard(of)
         self.slots.clear()
 
     def resized(self, more: int, path: bytes) -> None:
@@ -447,7 +419,7 @@ class MoveTree:
         """Drop the digests that a node's contents, metadata and names are in."""
         if isinstance(node, FileNode):
             node.digest = None
-        self._store.changed(node)
+        self.store.changed(node)
         if len(node.names) == 1:
             self.touch(dirname(node.names[0]))
         else:  # there may be thousands of names, and of such changes
@@ -456,12 +428,12 @@ class MoveTree:
     def touch(self, path: bytes) -> None:
         """Drop the digests of a directory and of those above it, as far as they exist."""
         while path:
-            node = self._store.get(path)
+            node = self.store.get(path)
             if isinstance(node, DirectoryNode):
                 if node.digest is None:
                     return  # those above it have none either
                 node.digest = None
-                self._store.set(path, node)
+                self.store.set(path, node)
             path = dirname(path)
         self.top.digest = None
 
@@ -472,7 +444,7 @@ class MoveTree:
         node.mode, node.mtime = mode, mtime
         self.set_attributes(node, attributes)
         if path:
-            self._store.set(path, node)
+            self.store.set(path, node)
             self.touch(dirname(path))
 
     def missing(self) -> Iterator[tuple[bytes, FileNode]]:
@@ -487,13 +459,13 @@ class MoveTree:
         What is in memory may be forgotten.
         """
         for of in self._changed:
-            for name in self._store.shared(of).names:
+            for name in self.store.shared(of).names:
                 self.touch(dirname(name))
-            self._store.trim()
+            self.store.trim()
         self._changed.clear()
         top = self.top
         if top.digest is None:
-            _Pass(self._store, top).run()
+            _Pass(self.store, top).run()
         return root_digest(top.mode, top.mtime, top.digest or b"", top.attributes)
 
     def _place(self, path: bytes) -> None:
@@ -501,7 +473,7 @@ class MoveTree:
         if not path:
             raise FrameRefused("the root is no file and stays")
         parent = dirname(path)
-        node = self._store.get(parent) if parent else self.top
+        node = self.store.get(parent) if parent else self.top
         if not isinstance(node, DirectoryNode):
             raise FrameRefused(f"{display(path)} leads through what is no directory")
         if node.digest is not None:
@@ -545,7 +517,13 @@ def _directory(tree: MoveTree, frame: DirectoryFrame) -> bool:
 def _file(tree: MoveTree, frame: FileFrame) -> bool:
     node = tree.find(frame.path)
     if node is None:
-        _new_file(tree, frame)
+        if frame.number <= tree.last_number:
+            path = display(frame.path)
+            raise FrameRefused(f"the number {frame.number} of {path} was given before")
+        node = FileNode(frame.mode, frame.mtime, frame.size)
+        tree.add(frame.path, node)
+        tree.bind(node, frame.number, frame.block_size)
+        tree.last_number = frame.number
         return True
     if not isinstance(node, FileNode) or node.number != frame.number:
         raise FrameRefused(f"{display(frame.path)} is there already, and not file {frame.number}")
@@ -560,15 +538,6 @@ def _file(tree: MoveTree, frame: FileFrame) -> bool:
     node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
     tree.changed(node)
     return False
-
-
-def _new_file(tree: MoveTree, frame: FileFrame) -> None:
-    if frame.number <= tree.last_number:
-        raise FrameRefused(f"the number {frame.number} of {display(frame.path)} was given before")
-    node = FileNode(frame.mode, frame.mtime, frame.size)
-    tree.add(frame.path, node)
-    tree.bind(node, frame.number, frame.block_size)
-    tree.last_number = frame.number
 
 
 def _hard(tree: MoveTree, path: bytes, first: bytes) -> None:
@@ -703,10 +672,10 @@ def snapshot(tree: MoveTree) -> Iterator[Frame]:
     if tree.slots:
         raise RoundIncomplete(f"{len(tree.slots)} files were taken and not put; send the rest")
     yield from _names(tree)
-    for node in tree.all_numbered():
+    for node in tree.store.numbered():
         yield FileFrame(node.number, node.names[0], *node.meta, node.block_size)
     yield from _wholes(tree)
-    for node in tree.all_numbered():
+    for node in tree.store.numbered():
         if node.attributes:
             yield AttributesFrame(node.number, node.attributes)
         for first, digests in node.blocks.runs():
@@ -784,7 +753,7 @@ def _wholes(tree: MoveTree) -> Iterator[WholeFrame]:
     for path, node in tree.walk():
         if isinstance(node, FileNode) and not node.number and node.names[0] == path:
             if node.blocks.missing:
-                raise RoundIncomplete(f"blocks of {display(path)} are missing; send them")
+                raise _missing(path)
             rest = (node.blocks.get(0, 1), node.attributes or b"")
             yield WholeFrame(path, *node.meta, *rest)
 
@@ -820,7 +789,7 @@ class HeldTree:
 
     def close(self) -> None:
         """Close the tree's file at once."""
-        self._tree.close()
+        self._tree.store.close()
 
     def add(self, page: bytes) -> None:
         """Add the next page."""

@@ -28,7 +28,7 @@ import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from itertools import groupby, pairwise
 from math import log, log1p
 from pathlib import Path
@@ -39,12 +39,12 @@ from threading import Lock
 from attrs import define, field, frozen
 
 from wingsd.errors import StorageError
-from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import gone, opened, unreadable
 from wingsd.moves.digests import block_digest
-from wingsd.moves.nodes import FileNode, Identity
-from wingsd.moves.scan import stamp_ctime, stat_stamp
+from wingsd.moves.nodes import FileNode
+from wingsd.moves.scan import seen_as, stamp_ctime
 from wingsd.moves.tree import MoveTree
 from wingsd.util.text import display, escaped
 
@@ -112,12 +112,10 @@ def measure(directory: int, kernel: KernelCalls) -> str:
     try:
         _remove(directory)
         try:
-            with ExitStack() as stack:
-                fd = os.open(PROBE_NAME, _FLAGS, 0o600, dir_fd=directory)
-                stack.callback(os.close, fd)
+            with closing_descriptor(os.open(PROBE_NAME, _FLAGS, 0o600, dir_fd=directory)) as fd:
                 os.write(fd, bytes(2 * _PAGE))
-                mapping = stack.enter_context(mmap.mmap(fd, 2 * _PAGE))
-                return _measured(fd, mapping, kernel)
+                with mmap.mmap(fd, 2 * _PAGE) as mapping:
+                    return _measured(fd, mapping, kernel)
         finally:
             _remove(directory)
     except (OSError, ValueError) as error:
@@ -183,9 +181,7 @@ class MeasuredFileSystems:
     _kernel: KernelCalls = field(default=KERNEL, kw_only=True)
     _type_of: Callable[[int], str] = field(default=file_system_type, kw_only=True)
     _on_distrust: Callable[[], object] = field(default=lambda: None, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        self._objections: dict[int, str] = {}
+    _objections: dict[int, str] = field(init=False, factory=dict)
 
     def measure(self, directory: int) -> str:
         """Measure the file system of a directory, in it; return the objection. Blocking.
@@ -308,21 +304,9 @@ class SettledFiles:
         self._likely = at + 1
         return at < len(self._inodes) and self._inodes[at] == inode and self._ctimes[at] == ctime
 
-    def packed(self) -> bytes:
-        """Return all of it, little-endian."""
-        numbers = self._inodes + self._ctimes
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return numbers.tobytes()
-
-    @classmethod
-    def unpacked(cls, data: bytes) -> SettledFiles:
-        """Return what `packed` has packed."""
-        numbers = array("Q", data)
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        half = len(numbers) // 2
-        return cls(numbers[:half], numbers[half:])
+    def numbers(self) -> array[int]:
+        """Return all inode numbers, and then all ctimes."""
+        return self._inodes + self._ctimes
 
 
 def _bounds(inodes: array[int]) -> list[int]:
@@ -343,7 +327,7 @@ class SavedSettledFiles:
     def packed(self) -> bytes:
         """Return the bytes."""
         head = _HEAD.pack(_MAGIC, _VERSION, self.boot, self.device, self.offset, len(self.files))
-        data = head + self.files.packed()
+        data = head + _little_endian(self.files.numbers()).tobytes()
         return data + _CRC.pack(zlib.crc32(data))
 
     @classmethod
@@ -353,10 +337,16 @@ class SavedSettledFiles:
         if len(body) < _HEAD.size or data[-_CRC.size :] != _CRC.pack(zlib.crc32(body)):
             return None
         magic, version, boot, device, offset, count = _HEAD.unpack_from(body)
-        files = body[_HEAD.size :]
-        if (magic, version) != (_MAGIC, _VERSION) or len(files) != count * 16:
+        if (magic, version) != (_MAGIC, _VERSION) or len(body) != _HEAD.size + count * 16:
             return None
-        return cls(boot, device, offset, SettledFiles.unpacked(files))
+        numbers = _little_endian(array("Q", body[_HEAD.size :]))
+        return cls(boot, device, offset, SettledFiles(numbers[:count], numbers[count:]))
+
+
+def _little_endian(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
 
 
 BLOCKS = 64
@@ -428,17 +418,14 @@ class SpotCheck:
         index = self._random.randrange(node.blocks.count)
         length = node.length(index, 1)
         try:
-            fd = directories.open_file(path)
-            try:
+            with closing_descriptor(directories.open_file(path)) as fd:
                 data = os.pread(fd, length, index * node.block_size)
                 found = os.fstat(fd)
-            finally:
-                os.close(fd)
         except OSError as error:
             if gone(error) or error.errno in (errno.ENOTDIR, errno.ELOOP):
                 return True
             unreadable(path, error)
-        if (found.st_dev, found.st_ino) != node.identity or stat_stamp(found) != node.stamp:
+        if seen_as(found) != node.seen_as:
             return True
         return block_digest(data) == node.blocks.get(index, 1)
 
@@ -488,7 +475,7 @@ class UnchangedFiles:
     def unchanged(self, before: FileNode, node: FileNode) -> bool:
         """Return whether a file is carried over unread, for `plan`."""
         identity = node.identity
-        if before.stamp != node.stamp or before.identity != identity:
+        if before.seen_as != node.seen_as:
             return False
         if identity is None or identity[0] != self._device:
             return False
@@ -519,8 +506,10 @@ class UnchangedFiles:
 
     def after_reading(self, fd: int, node: FileNode, first: os.stat_result) -> bool:
         """Note that a file was read as the node says; return whether it is settled."""
-        seen = (node.identity, node.stamp)
-        if seen != _seen(first) or seen != _seen(self._kernel.stat(fd)) or not self.settles(first):
+        seen = node.seen_as
+        if seen != seen_as(first) or seen != seen_as(self._kernel.stat(fd)):
+            return False
+        if not self.settles(first):
             return False
         with self._lock:
             self._next.add(first.st_ino, first.st_ctime_ns)
@@ -609,7 +598,3 @@ class UnchangedFiles:
         self._settled = SettledFiles()
         self._next = SettledFiles()
         self._limit = _NOTHING_SETTLES
-
-
-def _seen(found: os.stat_result) -> tuple[Identity, bytes]:
-    return (found.st_dev, found.st_ino), stat_stamp(found)
