@@ -39,7 +39,6 @@ from wingsd.moves.batch import (
     WholeFrame,
     ZeroFrame,
     encode_batch,
-    encode_head,
     make_index,
 )
 from wingsd.moves.destination import MoveDestination
@@ -103,7 +102,7 @@ def _read(data: bytes, *, zstd: bool) -> None:
     again = make_index(index.kind, index.number, index.round, index.needs, index.frames)
     if again.raw != index.raw:
         raise Finding("there are two encodings of one index")
-    if not zstd and b"".join((encode_head(again), again.raw, *parts)) != data:
+    if not zstd and b"".join(encode_batch(again, parts)) != data:
         raise Finding("not all bytes were handed on")
 
 

@@ -22,7 +22,7 @@ from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
 from wingsd.moves.rereading import PieceReader
 from wingsd.moves.scan import scan
-from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree, held_bytes
+from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree
 
 MOVE, BOOT = b"m" * 16, b"b" * 16
 LIMITS = MoveLimits(100_000, 1 << 40)
@@ -75,7 +75,7 @@ def resume(
         held.add(to.page(number))
     source = Source(size, root)
     source.sent = held.finish(told.file)
-    assert held_bytes(source.sent) == told.bytes
+    assert source.sent.held_bytes() == told.bytes
     source.filler = BatchFiller(
         size, number=told.next - 1, in_round=told.round - 1, shape=told.shape
     )

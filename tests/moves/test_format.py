@@ -28,7 +28,7 @@ from wingsd.moves.batch import (
     make_index,
 )
 from wingsd.moves.digests import block_digests
-from wingsd.moves.tree import MoveTree, apply_shape, begin, done
+from wingsd.moves.tree import MoveTree
 
 D, E = b"d" * 16, b"e" * 16
 A = b"\x06\0user.a\x01\0v"
@@ -85,7 +85,7 @@ def test_each_frame_has_the_bytes_of_the_document(frame: Frame, encoded: bytes) 
 
 def test_the_root_of_an_empty_directory() -> None:
     tree = MoveTree()
-    apply_shape(tree, DirectoryFrame(b"", 0o755, 1))
+    tree.apply(DirectoryFrame(b"", 0o755, 1))
     empty = digest(b"wingsd move 1 directory\n")
     expected = digest(b"wingsd move 1 root\n" + pack("<Hq", 0o755, 1) + empty)
     assert tree.root() == expected
@@ -105,15 +105,15 @@ def test_the_root_of_a_tree_with_everything() -> None:
     ]
     blocks = block_digests(data, 4096)
     for frame in shapes:
-        apply_shape(tree, frame)
+        tree.apply(frame)
     contents = (
         DataFrame(1, 0, 4096, 368, blocks),
         WholeFrame(b"empty", 0o600, 5, 0, digest(b"")[:16]),
         WholeFrame(b"small", 0o600, 6, 5, digest(small)[:16]),
     )
     for content in contents:
-        begin(tree, content)
-        done(tree, content)
+        tree.begin(content)
+        tree.done(content)
 
     def file(size: int, block_size: int, digests: bytes) -> bytes:
         return digest(b"wingsd move 1 file\n" + pack("<QI", size, block_size) + digests)
@@ -143,10 +143,10 @@ def test_the_root_of_a_tree_with_attributes() -> None:
         DirectoryFrame(b"d", 0o700, 2, A),
         FileFrame(1, b"n", 0o644, 3, 0, 4096),
     ):
-        apply_shape(tree, frame)
+        tree.apply(frame)
     for content in (AttributesFrame(1, A), WholeFrame(b"w", 0o600, 5, 0, digest(b"")[:16], A)):
-        begin(tree, content)
-        done(tree, content)
+        tree.begin(content)
+        tree.done(content)
 
     def file(block_size: int, digests: bytes) -> bytes:
         return digest(b"wingsd move 1 file\n" + pack("<QI", 0, block_size) + digests)
@@ -169,10 +169,10 @@ def test_the_root_of_a_tree_with_attributes() -> None:
     )
     root = b"wingsd move 1 root\n" + pack("<Hq", 0o750, 1) + top + digest(A)
     assert tree.root() == digest(root)
-    apply_shape(tree, DirectoryFrame(b"", 0o750, 1))
+    tree.apply(DirectoryFrame(b"", 0o750, 1))
     assert tree.root() == digest(root[:-32])
     assert tree.attribute_bytes == 3 * len(A)
-    apply_shape(tree, GoneFrame(b"d"))
-    apply_shape(tree, GoneFrame(b"n"))
-    apply_shape(tree, GoneFrame(b"w"))
+    tree.apply(GoneFrame(b"d"))
+    tree.apply(GoneFrame(b"n"))
+    tree.apply(GoneFrame(b"w"))
     assert tree.attribute_bytes == 0

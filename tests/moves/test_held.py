@@ -24,19 +24,7 @@ from wingsd.moves.batch import (
 )
 from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import FileNode
-from wingsd.moves.tree import (
-    MAX_PART,
-    HeldTree,
-    MoveLimits,
-    MoveTree,
-    apply_shape,
-    begin,
-    done,
-    held_bytes,
-    held_limits,
-    parts,
-    snapshot,
-)
+from wingsd.moves.tree import MAX_PART, HeldTree, MoveLimits, MoveTree, held_limits
 
 LIMITS = MoveLimits(10, 1 << 28)
 FILE = FileFrame(1, b"f", 0o644, 1, 100_000, 4096)
@@ -54,20 +42,20 @@ def test_a_large_tree_with_unknown_blocks_comes_in_pages() -> None:
     for n in range(2_000):
         path = b"directory/%04d" % n
         if not n:
-            apply_shape(tree, DirectoryFrame(b"directory", 0o755, 5))
+            tree.apply(DirectoryFrame(b"directory", 0o755, 5))
         frame = WholeFrame(path, 0o600, n, 60_000, random_.randbytes(16))
-        begin(tree, frame)
-        done(tree, frame)
+        tree.begin(frame)
+        tree.done(frame)
     # more bytes than a batch may have
-    apply_shape(tree, FileFrame(3, b"world", 0o644, 1, (1 << 30) - 1, 16_384))
+    tree.apply(FileFrame(3, b"world", 0o644, 1, (1 << 30) - 1, 16_384))
     for first in range(0, 65_536, 256):
         if first % 1024:
             digests = random_.randbytes(16 * 256)
             last = 16_383 if first == 65_280 else 16_384
-            done(tree, DataFrame(3, first, 16_384, last, digests))
-    apply_shape(tree, LinkFrame(b"link", b"world", 2))
-    apply_shape(tree, HardFrame(b"directory/hard", b"world"))
-    found = list(parts(tree))
+            tree.done(DataFrame(3, first, 16_384, last, digests))
+    tree.apply(LinkFrame(b"link", b"world", 2))
+    tree.apply(HardFrame(b"directory/hard", b"world"))
+    found = list(tree.parts())
     assert len(found) > 1
     assert max(map(len, found)) <= MAX_PART
     held = HeldTree(held_limits(MoveTree()))
@@ -75,9 +63,9 @@ def test_a_large_tree_with_unknown_blocks_comes_in_pages() -> None:
         held.add(part)
     copy = held.finish(7)
     assert copy.last_number == 7
-    assert [f.encode() for f in snapshot(copy)] == [f.encode() for f in snapshot(tree)]
+    assert [f.encode() for f in copy.frames()] == [f.encode() for f in tree.frames()]
     missing = 64 * 256 * 16_384
-    assert held_bytes(copy) == held_bytes(tree) == 2_000 * 60_000 + (1 << 30) - 1 - missing
+    assert copy.held_bytes() == tree.held_bytes() == 2_000 * 60_000 + (1 << 30) - 1 - missing
     node = copy.find(b"world")
     assert isinstance(node, FileNode)
     assert node.blocks.missing == 64 * 256

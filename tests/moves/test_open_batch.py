@@ -30,7 +30,7 @@ from wingsd.moves.digests import UNKNOWN, block_digest
 from wingsd.moves.filling import Batch
 from wingsd.moves.ledger import LedgerReader, recover
 from wingsd.moves.nodes import DirectoryNode, EntryStore, FileNode
-from wingsd.moves.tree import MoveLimits, MoveTree, done
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 Steps = list[tuple[str, int, int, bytes]]
 
@@ -141,7 +141,7 @@ def check_replayed(to: MoveDestination, destination: Destination, begun: list[In
     found = recover(LedgerReader([ledger]), destination.limits)
     for index in found.unproven:
         for frame in index.contents if index.number in found.undurable else ():
-            done(found.tree, frame)
+            found.tree.done(frame)
     expected = entries(to.tree)
     for frame in (frame for index in begun for frame in index.contents):
         if isinstance(frame, WholeFrame) and frame.path not in expected:

@@ -20,16 +20,16 @@ from wingsd.moves.batch import (
     WholeFrame,
     ZeroFrame,
 )
-from wingsd.moves.digests import block_digest, directory_hash
+from wingsd.moves.digests import block_digest
 from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType, recover
 from wingsd.moves.nodes import DirectoryNode, pack_file
-from wingsd.moves.tree import MoveLimits, MoveTree, apply_shape, begin, done, parts, snapshot
+from wingsd.moves.tree import MoveLimits, MoveTree, directory_hash
 
 
 def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:
     frame = WholeFrame(path, 0o644, 1, len(data), block_digest(data))
-    begin(tree, frame)
-    done(tree, frame)
+    tree.begin(frame)
+    tree.done(frame)
 
 
 def test_files_that_wait_in_slots_are_counted() -> None:
@@ -37,12 +37,12 @@ def test_files_that_wait_in_slots_are_counted() -> None:
     for name in (b"a", b"b", b"c"):
         whole(tree, name)
     for slot, name in enumerate((b"a", b"b", b"c")):
-        apply_shape(tree, TakeFrame(name, slot))
+        tree.apply(TakeFrame(name, slot))
     whole(tree, b"d")
     for slot in range(3):
-        apply_shape(tree, PutFrame(b"put%d" % slot, slot))
+        tree.apply(PutFrame(b"put%d" % slot, slot))
     assert (tree.members, tree.bytes, tree.slots) == (4, 16, {})
-    apply_shape(tree, TakeFrame(b"put0", 0))
+    tree.apply(TakeFrame(b"put0", 0))
     with pytest.raises(FrameRefused, match="more than 4 files"):
         whole(tree, b"e")
 
@@ -51,7 +51,7 @@ def test_files_that_wait_in_slots_are_counted() -> None:
 def tree() -> MoveTree:
     made = MoveTree(LIMITS)
     for path in (b"a", b"a/b", b"a/c", b"d", b"d/e"):
-        apply_shape(made, DirectoryFrame(path, 0o755, 1))
+        made.apply(DirectoryFrame(path, 0o755, 1))
         whole(made, path + b"/file")
     return made
 
@@ -102,31 +102,31 @@ def test_a_change_costs_the_digests_of_its_directories(
     before = tree.root()
     computed.clear()
     for change in changes:
-        apply_shape(tree, change)
+        tree.apply(change)
     found = tree.root()
     assert found != before
     assert len(computed) == count
     again = MoveTree()
-    for frame in snapshot(tree):
+    for frame in tree.frames():
         _add(again, frame)
     assert again.root() == found
 
 
 def _add(tree: MoveTree, frame: Frame) -> None:
     if isinstance(frame, Shape):
-        apply_shape(tree, frame)
+        tree.apply(frame)
     else:
-        begin(tree, frame)
-        done(tree, frame)
+        tree.begin(frame)
+        tree.done(frame)
 
 
 def test_the_root_is_not_told_while_a_block_is_missing(tree: MoveTree) -> None:
-    apply_shape(tree, FileFrame(1, b"big", 0o644, 1, 10_000, 4096))
+    tree.apply(FileFrame(1, b"big", 0o644, 1, 10_000, 4096))
     with pytest.raises(RoundIncomplete, match='blocks of "big" are missing'):
         tree.root()
-    done(tree, ZeroFrame(1, 0, 3))
+    tree.done(ZeroFrame(1, 0, 3))
     assert tree.root()
-    apply_shape(tree, FileFrame(1, b"big", 0o644, 1, 9_999, 4096))
+    tree.apply(FileFrame(1, b"big", 0o644, 1, 9_999, 4096))
     assert [path for path, _ in tree.missing()] == [b"big"]
 
 
@@ -135,25 +135,25 @@ def test_thousands_of_names_of_one_file_take_no_square_of_time(computed: list[in
     whole(tree, b"f")
     # each becomes the first one
     for n in range(5_000, 0, -1):
-        apply_shape(tree, HardFrame(b"%05d" % n, b"f"))
+        tree.apply(HardFrame(b"%05d" % n, b"f"))
         if n % 1000 == 0:
-            apply_shape(tree, DirectoryFrame(b"", 0o755, n))
+            tree.apply(DirectoryFrame(b"", 0o755, n))
     tree.root()
     for n in range(1, 5_001):
-        apply_shape(tree, GoneFrame(b"%05d" % n))
+        tree.apply(GoneFrame(b"%05d" % n))
     assert tree.members == 1
     tree.root()
     assert len(computed) == 2
 
 
 def test_a_snapshot_is_the_same_tree(tree: MoveTree) -> None:
-    apply_shape(tree, FileFrame(4, b"sparse", 0o600, 5, 3 << 20, 4096))
-    done(tree, ZeroFrame(4, 0, 768))
-    apply_shape(tree, HardFrame(b"a/hard", b"sparse"))
+    tree.apply(FileFrame(4, b"sparse", 0o600, 5, 3 << 20, 4096))
+    tree.done(ZeroFrame(4, 0, 768))
+    tree.apply(HardFrame(b"a/hard", b"sparse"))
     writer = LedgerWriter()
     state = LedgerState(3, 20, 9, 15, bytes(32)).encode()
     records = [writer.header(b"m" * 16), writer.record(RecordType.STATE, state)]
-    records += [writer.record(RecordType.PART, part) for part in parts(tree)]
+    records += [writer.record(RecordType.PART, part) for part in tree.parts()]
     records.append(writer.record(RecordType.END))
     found = recover(LedgerReader(records), LIMITS)
     assert found.tree.root() == tree.root()

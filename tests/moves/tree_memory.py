@@ -14,7 +14,7 @@ from pathlib import Path
 from wingsd.moves.batch import Content, DataFrame, DirectoryFrame, FileFrame, WholeFrame
 from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.plan import plan
-from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree, apply_shape, begin, done, parts
+from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree
 
 _TIME = 1_700_000_000_000_000_000
 _BLOCK = 4096
@@ -29,8 +29,8 @@ def _memory() -> tuple[float, float]:
 
 
 def _apply(tree: MoveTree, frame: Content) -> None:
-    begin(tree, frame)
-    done(tree, frame)
+    tree.begin(frame)
+    tree.done(frame)
 
 
 def _path(number: int) -> bytes:
@@ -45,10 +45,10 @@ def _held(files: int, size: int) -> MoveTree:
     tree = MoveTree(_LIMITS)
     for number in range(files):
         if number % 1000 == 0:
-            apply_shape(tree, DirectoryFrame(_directory(number), 0o755, _TIME))
+            tree.apply(DirectoryFrame(_directory(number), 0o755, _TIME))
         _apply(tree, WholeFrame(_path(number), 0o644, _TIME + number, 100, os.urandom(16)))
     if size:
-        apply_shape(tree, FileFrame(1, b"blocks", 0o644, _TIME, size, _BLOCK))
+        tree.apply(FileFrame(1, b"blocks", 0o644, _TIME, size, _BLOCK))
     for first in range(0, size // _BLOCK, _RUN):
         _apply(tree, DataFrame(1, first, _BLOCK, _BLOCK, os.urandom(16 * _RUN)))
     tree.root()
@@ -91,7 +91,7 @@ def main(files: int, size: int) -> dict[str, list[float]]:
     held = _held(files, size)
     note("held")
     told = HeldTree(_LIMITS)
-    for page in parts(held):
+    for page in held.parts():
         told.add(page)
     sent = told.finish(1)
     note("told")

@@ -91,7 +91,7 @@ class HastySource(MoveSource):
     """One that is wrong: what it has read of a part that broke off is settled."""
 
     def _end_round(self) -> None:
-        if self._is_begun and not self._is_closed and self._part is not None:
+        if self._is_begun and not self.can_go_on and self._part is not None:
             self._known.end_round(is_final=not self._is_running)
         super()._end_round()
 

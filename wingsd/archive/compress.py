@@ -54,21 +54,20 @@ class Compressor(Protocol):
         """Return the rest of the stream."""
 
 
-class _Lz4:
+class _Lz4(lz4.frame.LZ4FrameCompressor):  # type: ignore[misc]
     """lz4's compressor, which starts its frame by a call of its own."""
 
-    def __init__(self, level: int) -> None:
-        self._compressor = lz4.frame.LZ4FrameCompressor(
-            compression_level=level, content_checksum=True
-        )
-        self._head = bytes(self._compressor.begin())
-
     def compress(self, data: bytes, /) -> bytes:
-        head, self._head = self._head, b""
-        return head + bytes(self._compressor.compress(data))
+        head = b"" if self.started() else self.begin()
+        return bytes(head + super().compress(data))
 
     def flush(self) -> bytes:
-        return self._head + bytes(self._compressor.flush())
+        head = b"" if self.started() else self.begin()
+        return bytes(head + super().flush())
+
+
+def _lz4(level: int) -> Compressor:
+    return cast(Compressor, _Lz4(compression_level=level, content_checksum=True))
 
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -123,7 +122,7 @@ _FORMATS: Mapping[ArchiveFormat, _Levels] = {
     ArchiveFormat.TAR_GZ: _GZIP_LEVELS,
     ArchiveFormat.TAR_XZ: _levels(lambda level: lzma.LZMACompressor(preset=level), 1, 2, 4, 6),
     ArchiveFormat.TAR_BZ2: _levels(bz2.BZ2Compressor, 1, 4, 6, 9),
-    ArchiveFormat.TAR_LZ4: _levels(_Lz4, 0, 3, 6, 9),
+    ArchiveFormat.TAR_LZ4: _levels(_lz4, 0, 3, 6, 9),
     ArchiveFormat.TAR_ZSTD: _levels(_zstd, 1, 5, 9, 15),
 }
 

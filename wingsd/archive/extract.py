@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Protocol
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from wingsd.archive.decompress import decompressed
 from wingsd.archive.pipeline import Blocks, read_ahead
@@ -208,25 +208,18 @@ class MemberReader(Protocol):
         """Read what follows the end of the archive."""
 
 
+@define(eq=False, repr=False)
 class Extraction:
     """Writes the members of a reader with a writer, as the policy and the quota allow."""
 
-    def __init__(
-        self,
-        reader: MemberReader,
-        writer: TreeWriter,
-        quota: ArchiveQuota,
-        warn: Callable[[str], None],
-        visit: Callable[[bytes], None],
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._quota = quota
-        self._warn = warn
-        self._visit = visit
-        self._counts = dict.fromkeys(Kind, 0)
-        self._files = 0
-        self._unpacked = 0
+    _reader: MemberReader
+    _writer: TreeWriter
+    _quota: ArchiveQuota
+    _warn: Callable[[str], None]
+    _visit: Callable[[bytes], None]
+    _counts: dict[Kind, int] = field(init=False, factory=lambda: dict.fromkeys(Kind, 0))
+    _files: int = field(init=False, default=0)
+    _unpacked: int = field(init=False, default=0)
 
     def run(self) -> None:
         """Write every member, then read to the very end."""

@@ -164,21 +164,11 @@ def split(directory: str, count: int, limit: int | None = None) -> list[Part]:
         for listing in listings:
             if listing.is_first:
                 builder.add(directory_key(listing.path), _HEADER)
-            _add(listing, FILES, listing.files, builder, names)
-            _add(listing, SYMLINKS, listing.symlinks, builder, names)
+            parent = directory_key(listing.path)
+            for kind, found_names in ((FILES, listing.files), (SYMLINKS, listing.symlinks)):
+                for name, found in stats(listing, found_names):
+                    if found.st_nlink > 1:
+                        names.add((found.st_dev, found.st_ino), listing.prefix + name)
+                    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+                    builder.add((*parent, (kind, name)), _HEADER + size)
     return [Part(directory, tree_range, names, limit) for tree_range in builder.ranges(count)]
-
-
-def _add(
-    listing: Listing,
-    kind: int,
-    names: list[bytes],
-    builder: PartitionBuilder,
-    first_names: FirstNames,
-) -> None:
-    parent = directory_key(listing.path)
-    for name, found in stats(listing, names):
-        if found.st_nlink > 1:
-            first_names.add((found.st_dev, found.st_ino), listing.prefix + name)
-        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-        builder.add((*parent, (kind, name)), _HEADER + size)

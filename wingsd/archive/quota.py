@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import evolve, frozen
@@ -89,11 +88,7 @@ class ArchiveQuota:
         file_system: Callable[[], os.statvfs_result],
         together: Sequence[ArchiveQuota] = (),
     ) -> None:
-        self._limit = limits.disk
-        self._max_members = limits.members
-        self._free_bytes = limits.reserve
-        self._free_inodes = limits.inode_reserve
-        self._make_room = limits.make_room
+        self._limits = limits
         self._file_system = file_system
         self._together = together
         self._members = 0
@@ -115,7 +110,9 @@ class ArchiveQuota:
             self._links += 1
         made, self._directories = directories - self._directories, directories
         self._check(member.name)
-        taken = member.size if member.segments is None else _on_disk(member.segments)
+        taken = member.size
+        if member.segments is not None:  # on disk, whole blocks for each segment
+            taken = sum(-(-length // _BLOCK) * _BLOCK for length in member.segments[1::2])
         # the last block, one block for each directory, and the name
         self._unchecked += taken + (1 + made) * _BLOCK + len(member.name)
         if self._unchecked >= STEP:
@@ -137,12 +134,13 @@ class ArchiveQuota:
             entries = sum(quota._links + quota._directories for quota in self._together)
         counted = counted_entries(entries)
         reserved += counted
-        if members > self._max_members:
+        most, limit = self._limits.members, self._limits.disk
+        if members > most:
             raise ArchiveError(
-                f"the archive has more than {self._max_members} files, directories and links; "
+                f"the archive has more than {most} files, directories and links; "
                 "raise system.transfers.max_members on this node if it is to be received"
             )
-        if self._limit is not None and reserved > self._limit:
+        if limit is not None and reserved > limit:
             reason = (
                 f" (of its {entries} directories and links, those beyond the first "
                 f"{FREE_ENTRIES} count 4 KiB each)"
@@ -151,7 +149,7 @@ class ArchiveQuota:
             )
             raise DiskLimitExceeded(
                 f"with {display(name)} the server's files take {_mib_above(reserved)} "
-                f"MiB, its disk limit is {self._limit // _MIB} MiB{reason}; raise its disk limit "
+                f"MiB, its disk limit is {limit // _MIB} MiB{reason}; raise its disk limit "
                 "in the Panel, or delete files, and try again"
             )
 
@@ -169,12 +167,13 @@ class ArchiveQuota:
     def _check_free_space(self, name: bytes, more: int) -> None:
         """Check that `more` bytes leave enough free space."""
         self._unchecked = 0
-        while self._free_bytes or self._free_inodes:
+        reserve, inodes = self._limits.reserve, self._limits.inode_reserve
+        while reserve or inodes:
             found = self._file_system()
             try:
-                require_free_space(found, self._free_bytes, display(name), more, self._free_inodes)
+                require_free_space(found, reserve, display(name), more, inodes)
             except StorageError:
-                if not self._make_room():
+                if not self._limits.make_room():
                     raise
             else:
                 return
@@ -214,11 +213,6 @@ def require_free_space(
             f"{inodes} must stay free (system.transfers.inode_reserve); every file, directory "
             "and symlink takes one: delete files on this node and try again"
         )
-
-
-def _on_disk(segments: array[int]) -> int:
-    """Return about the bytes of a sparse file on disk: whole blocks for each segment."""
-    return sum(-(-length // _BLOCK) * _BLOCK for length in segments[1::2])
 
 
 def _mib_above(size: int) -> int:

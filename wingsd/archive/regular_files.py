@@ -188,19 +188,15 @@ class RegularFiles:
             raise MemberRefused(display(member.name), "it has no name")
         self.files += 1
         mode = member_mode(member.mode)[0]
-        segments = _segments(member)
-        if segments is None:
-            yield member_header(name, FILE, mode, member.size, member.mtime)
-            stored = member.size
-            yield from data
-        elif len(segments) <= _MAX_SEGMENTS:
+        segments, stored = _segments(member), member.size
+        if segments is not None and len(segments) <= _MAX_SEGMENTS:
             yield sparse_header(name, mode, member.size, member.mtime, segments)
             stored = sum(length for _, length in segments)
-            yield from data
         else:
             yield member_header(name, FILE, mode, member.size, member.mtime)
-            stored = member.size
-            yield from _filled(segments, member.size, data)
+            if segments is not None:
+                data = _filled(segments, member.size, data)
+        yield from data
         yield padding(stored)
 
     # Hard links

@@ -73,13 +73,10 @@ def verify_checksum(block: memoryview, field: bytes) -> None:
     total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
     total += _CHECKSUM_AS_SPACES - sum(field)
     expected = number(field, "checksum")
-    if expected != total and expected != _signed_sum(block):
-        raise ValueError("its header's checksum is wrong")
-
-
-def _signed_sum(block: memoryview) -> int:
-    signed = block.cast("b")
-    return sum(signed) - sum(signed[_CHECKSUM]) + _CHECKSUM_AS_SPACES
+    if expected != total:
+        signed = block.cast("b")
+        if expected != sum(signed) - sum(signed[_CHECKSUM]) + _CHECKSUM_AS_SPACES:
+            raise ValueError("its header's checksum is wrong")
 
 
 def is_header(block: bytes) -> bool:
@@ -107,17 +104,13 @@ def number(field: bytes, what: str) -> int:
         if not 0 <= value <= _LARGEST:
             raise ValueError(f"its {what} is out of range")
         return value
+    if not text.isdigit():  # some writers leave garbage behind the first NUL
+        text = text.partition(b"\0")[0].rstrip(b" ")
     try:
         # int() takes more than octal digits: signs, underscores, "0o"
-        return int(text if text.isdigit() else _octal_digits(text), 8)
+        return int(text if text.isdigit() else b"", 8)
     except ValueError:
         raise ValueError(f"its {what} is not a number") from None
-
-
-def _octal_digits(text: bytes) -> bytes:
-    """Return the digits before the first NUL; some writers leave garbage behind it."""
-    digits = text.partition(b"\0")[0].rstrip(b" ")
-    return digits if digits.isdigit() else b""
 
 
 def _base256(field: bytes) -> int:
@@ -257,7 +250,9 @@ def member_header(
     """
     seconds, fraction = divmod(mtime, _SECOND)
     if fraction or not 0 <= seconds < _OCTAL_LIMIT:
-        records += pax_record(b"mtime", _pax_time(mtime))
+        whole, rest = divmod(abs(mtime), _SECOND)
+        sign = b"-" if mtime < 0 else b""
+        records += pax_record(b"mtime", b"%b%d.%09d" % (sign, whole, rest))
         seconds = min(max(seconds, 0), _OCTAL_LIMIT - 1)
     if size >= _OCTAL_LIMIT:
         records += pax_record(b"size", b"%d" % size)
@@ -337,11 +332,6 @@ def pax_record(key: bytes, value: bytes) -> bytes:
     length = rest + len(b"%d" % rest)
     length = rest + len(b"%d" % length)
     return b"%d %b=%b\n" % (length, key, value)
-
-
-def _pax_time(mtime: int) -> bytes:
-    seconds, fraction = divmod(abs(mtime), _SECOND)
-    return b"%b%d.%09d" % (b"-" if mtime < 0 else b"", seconds, fraction)
 
 
 def _charset(texts: bytes) -> bytes:

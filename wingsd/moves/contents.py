@@ -16,6 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from itertools import groupby
 from typing import NamedTuple
 
 from wingsd.errors import SourceFileChanged
@@ -289,22 +290,21 @@ def _changed(
     """Yield frames for the blocks whose digests are not as sent, with runs as long as can be."""
     size = node.block_size
     zero = zero_digest(size)
-    count = len(digests) // DIGEST
-    start = kind = 0
-    for at in range(count + 1):
+
+    def content(at: int) -> type[DataFrame | ZeroFrame] | None:
         here = slice(at * DIGEST, at * DIGEST + DIGEST)
-        if at == count or digests[here] == sent[here]:
-            found = 0
-        else:
-            # without data the whole segment is a hole
-            found = 2 if digests[here] == zero or not data else 1
-        if found == kind:
-            continue
-        if kind == 1:
-            length = node.length(first + start, at - start)
-            part = digests[start * DIGEST : at * DIGEST]
+        if digests[here] == sent[here]:
+            return None
+        # without data the whole segment is a hole
+        return ZeroFrame if digests[here] == zero or not data else DataFrame
+
+    end = 0
+    for kind, run in groupby(range(len(digests) // DIGEST), content):
+        start, end = end, end + len(list(run))
+        if kind is DataFrame:
+            length = node.length(first + start, end - start)
+            part = digests[start * DIGEST : end * DIGEST]
             frame = DataFrame(node.number, first + start, size, length, part)
-            yield FramedData(frame, data[start * size : at * size])
-        elif kind == 2:  # noqa: PLR2004
-            yield FramedData(ZeroFrame(node.number, first + start, at - start), b"")
-        start, kind = at, found
+            yield FramedData(frame, data[start * size : end * size])
+        elif kind is ZeroFrame:
+            yield FramedData(ZeroFrame(node.number, first + start, end - start), b"")

@@ -39,17 +39,7 @@ from wingsd.moves.ledger import (
 )
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
 from wingsd.moves.rereading import Rereading, forget_differing, is_held
-from wingsd.moves.tree import (
-    MoveLimits,
-    MoveTree,
-    Resumption,
-    apply_shape,
-    begin,
-    dirname,
-    done,
-    held_bytes,
-    parts,
-)
+from wingsd.moves.tree import MoveLimits, MoveTree, Resumption, dirname
 
 
 class OpenBatch:
@@ -78,7 +68,7 @@ class OpenBatch:
                 continue
             for frame in frames:
                 self._known.append(frame)
-                if begin(tree, frame):
+                if tree.begin(frame):
                     self.overwritten.append(frame)
         #: Whether the ledger would be wrong without the batch once some of it is written. Of
         #: blocks that were unknown it says nothing; but it has to know of each new name.
@@ -118,7 +108,7 @@ class OpenBatch:
     def end(self) -> Sequence[Written]:
         """Make the blocks known, all of which were written; return what is to be read back."""
         for frame in self._known:
-            done(self._tree, frame)
+            self._tree.done(frame)
         self._add(is_known=True)
         return self._written
 
@@ -450,7 +440,7 @@ class MoveDestination:
         self.roots = {}
         self._is_partial = False
         numbers = (received.round, last + 1, received.shape, self.tree.last_number)
-        return Resumption(*numbers, self._ledger.parts, held_bytes(self.tree))
+        return Resumption(*numbers, self._ledger.parts, self.tree.held_bytes())
 
     def page(self, number: int) -> bytes:
         """Return a page, from 1, of the tree as it was at `rebase`; LookupError for no page."""
@@ -465,7 +455,7 @@ class MoveDestination:
                 (RecordType.OPENED, boot),
                 (RecordType.STATE, LedgerState(*numbers, root).encode()),
             ],
-            ((RecordType.PART, part) for part in parts(self.tree)),
+            ((RecordType.PART, part) for part in self.tree.parts()),
             [(RecordType.END, b"")],
         )
         self._ledger.replace(move, records)
@@ -493,7 +483,7 @@ class MoveDestination:
         self._open[index.number] = batch
 
     def _shape(self, index: Index) -> None:
-        makes = [apply_shape(self.tree, frame) for frame in index.shapes]
+        makes = [self.tree.apply(frame) for frame in index.shapes]
         self._ledger.append(RecordType.BATCH, index.raw, durable=True)
         self.received.recorded(index)
         self._apply(index, makes, again=False)
@@ -549,7 +539,7 @@ class MoveDestination:
                 self._lost(index.number)
                 continue
             for frame in index.contents:
-                done(self.tree, frame)
+                self.tree.done(frame)
             if not was_done:
                 self._ledger.append_numbers(RecordType.DONE, index.number)
                 self.received.add(index.number)

@@ -23,6 +23,7 @@ from zlib import crc32
 
 from attrs import Factory, define, frozen
 
+from wingsd.archive.pipeline import Blocks
 from wingsd.errors import (
     BatchConflict,
     BatchInvalid,
@@ -35,7 +36,7 @@ from wingsd.errors import (
 )
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.moves.batch import MAX_INDEX, BatchKind, Index, decode_index
-from wingsd.moves.tree import MoveLimits, MoveTree, add_part, apply_shape, begin, done
+from wingsd.moves.tree import MoveLimits, MoveTree
 from wingsd.util.durable import storage_errors, sync_directory
 
 VERSION = 2
@@ -153,9 +154,7 @@ class LedgerReader:
     """
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
-        self._kept = bytearray()
-        self._at = 0
+        self._blocks = Blocks(iter(pieces))
         #: The move's id, None where not even the header is whole.
         self.move: bytes | None = None
         self.end = self.chain = 0
@@ -199,7 +198,7 @@ class LedgerReader:
         header = self._take(HEADER.size)
         # a crash may have left zeros in the place of a new file's
         if header is None or not any(header):
-            self._pieces = iter(())
+            self._blocks = Blocks(iter(()))
             return
         magic, version, reserved, move, crc, flushed, _ = HEADER.unpack(header)
         if magic != _MAGIC or crc != crc32(header[: MARK_AT - _CRC.size]):
@@ -212,15 +211,10 @@ class LedgerReader:
 
     def _take(self, size: int) -> bytes | None:
         """Return the next bytes, None where the file ends before."""
-        while len(self._kept) - self._at < size:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return None
-            del self._kept[: self._at]
-            self._at = 0
-            self._kept += piece
-        start, self._at = self._at, self._at + size
-        return bytes(self._kept[start : self._at])
+        try:
+            return bytes(self._blocks.take(size))
+        except EOFError:
+            return None
 
     def _damaged(self, detail: str) -> LedgerDamaged:
         return LedgerDamaged(self.end, detail)
@@ -430,7 +424,7 @@ class _Replay:
         if index.kind is BatchKind.SHAPE:
             if self._open or again is not None:
                 raise record.damaged(f"shape {index.number} was applied beside other batches")
-            self._made = tuple(apply_shape(self._found.tree, frame) for frame in index.shapes)
+            self._made = tuple(self._found.tree.apply(frame) for frame in index.shapes)
         else:
             self._forget(index)
         self._found.received.recorded(index)
@@ -438,7 +432,7 @@ class _Replay:
 
     def _forget(self, index: Index) -> None:
         for frame in index.contents:
-            begin(self._found.tree, frame)
+            self._found.tree.begin(frame)
 
     def _done(self, record: Record) -> None:
         (number,) = record.unpack(_NUMBER)
@@ -446,7 +440,7 @@ class _Replay:
         if entry is None or entry[1]:
             raise record.damaged(f"batch {number} was written and is not in it")
         for frame in entry[0].contents:
-            done(self._found.tree, frame)
+            self._found.tree.done(frame)
         self._found.received.add(number)
         self._open[number] = (entry[0], True)
 
@@ -479,7 +473,7 @@ class _Replay:
         self._state = state
 
     def _part(self, record: Record) -> None:
-        add_part(self._found.tree, record.payload)
+        self._found.tree.add_part(record.payload)
 
     def _end_snapshot(self, record: Record) -> None:
         state = self._state

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import groupby
 from secrets import token_hex
 from struct import Struct
 from typing import Any
@@ -162,14 +163,13 @@ class BlockDigests:
             if UNKNOWN not in digests:
                 yield at, digests
                 continue
-            each = [digests[n : n + DIGEST] for n in range(0, len(digests), DIGEST)]
-            start = None
-            for number, digest in enumerate([*each, UNKNOWN]):
-                if digest != UNKNOWN and start is None:
-                    start = number
-                elif digest == UNKNOWN and start is not None:
-                    yield at + start, b"".join(each[start:number])
-                    start = None
+            each = (digests[n : n + DIGEST] for n in range(0, len(digests), DIGEST))
+            start = at
+            for is_unknown, run in groupby(each, UNKNOWN.__eq__):
+                known = list(run)
+                if not is_unknown:
+                    yield start, b"".join(known)
+                start += len(known)
 
     def _parts(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
         """Cut a range at the pages; yield each page, and start and end in it."""

@@ -238,6 +238,8 @@ class MoveSource:
         self._stack = ExitStack()
         self._root = self._stack.enter_context(opened(directory))
         found = os.fstat(self._root)
+        #: The attributes that the destination keeps.
+        self.kept = kept
         self._attributes = AttributeReader((found.st_uid, found.st_gid), kept)
         #: The line about attributes that was given last.
         self._line = ""
@@ -269,8 +271,9 @@ class MoveSource:
         self._is_running = self._is_quiet = False
         #: Whether something else was found to write since the server's end.
         self._is_written = False
-        #: Whether the destination has all of `_last`; and whether this round has sent anything.
-        self._is_closed = self._is_begun = False
+        #: Whether the destination has all of `_last`, so that a plan needs no pages; and whether
+        #: this round has sent anything.
+        self.can_go_on = self._is_begun = False
         self._held: HeldTree | None = None
         #: What the destination held, by the plan.
         self._before: MoveTree | None = None
@@ -302,11 +305,6 @@ class MoveSource:
         if self._rule is not None and log is not None:
             self._rule.log = log
 
-    @property
-    def kept(self) -> AttributesKept:
-        """The attributes that the destination keeps."""
-        return self._attributes.kept
-
     def is_of(self, directory: str) -> bool:
         """Return whether the directory at that path is the one that is read."""
         with storage_errors(f"{directory} cannot be read"):
@@ -327,11 +325,6 @@ class MoveSource:
         """The round that is being sent, or was sent last."""
         return self._filler.round
 
-    @property
-    def can_go_on(self) -> bool:
-        """True if the destination has the last tree, so that a plan needs no pages."""
-        return self._is_closed
-
     @_in_turn
     def scan(self, *, running: bool = False, goes_on: bool = False) -> None:
         """Begin a round: read names and metadata. `running` is whether the server runs.
@@ -351,7 +344,7 @@ class MoveSource:
             warn, self._warn = self._warn, _ignore  # the same lines in each round
         self._part = (
             self._known.rescan(self._root, warn, is_final=not running)
-            if goes_on and self._is_closed
+            if goes_on and self.can_go_on
             else None
         )
         self._now = self._scanned(warn) if self._part is None else self._part.tree
@@ -395,7 +388,7 @@ class MoveSource:
             assert self._held is not None  # noqa: S101 - by `scan`
             held, is_unchanged = self._held.finish(numbers.file), self._is_held
             counts = (numbers.next - 1, numbers.round - 1, numbers.shape)
-            self._is_closed = False
+            self.can_go_on = False
         self._held, self._before = None, held
         began = time.monotonic()
         self._hot.begin(leave=leave_hot)
@@ -444,8 +437,7 @@ class MoveSource:
         count = self._attributes.without
         if not count:
             return
-        kept = self._attributes.kept
-        is_kept = kept.user and kept.acls
+        is_kept = self.kept.user and self.kept.acls
         reason = "they have too many" if is_kept else "the destination does not keep them"
         line = ("at least " if count == MOST else "") + attributes_line(count, reason)
         if line != self._line:
@@ -454,7 +446,7 @@ class MoveSource:
 
     def closed(self) -> None:
         """Note that the destination has the same root."""
-        self._is_closed = True
+        self.can_go_on = True
         self._hot.end()
         self._known.end_round(is_final=not self._is_running)
 
@@ -492,7 +484,7 @@ class MoveSource:
     def _begin_sending(self) -> None:
         """Make what was planned the last tree: the destination has the one before no more."""
         if not self._is_begun:
-            self._is_begun, self._is_closed = True, False
+            self._is_begun, self.can_go_on = True, False
             self._filler = self._next_filler
             if self._part is not None:
                 return  # what was changed is put in place when it was read
@@ -506,7 +498,7 @@ class MoveSource:
         if self._reading is not None:
             self._reading.close()  # which closes a file
             self._reading = None
-        if self._is_begun and not self._is_closed and self._part is None:
+        if self._is_begun and not self.can_go_on and self._part is None:
             # what was read of a round that was given up need not be read again; but of a part that
             # is not in place, `_last` has other digests, maybe with the same stamps
             self._known.end_round(is_final=not self._is_running)

@@ -1,7 +1,7 @@
 """A tree of names, metadata and block digests, changed by frames, and its root.
 
 The same class is the source's catalogue, filled by a walk, and what the destination holds: one
-meaning of each frame for both, `apply_shape`, and for contents `begin` and `done`. Between these
+meaning of each frame for both, `apply`, and for contents `begin` and `done`. Between these
 two the blocks of a frame are unknown: they may be written, in part or not. All three raise
 FrameRefused for frames that do not fit the tree. A change drops the digests of the directories
 above it, all others are kept; a root is made in one pass over what has none. Most of a tree is in
@@ -19,6 +19,8 @@ import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from hashlib import sha256
+from struct import Struct
 from typing import NamedTuple
 
 from attrs import frozen
@@ -54,13 +56,7 @@ from wingsd.moves.digests import (
     DIGEST,
     UNKNOWN,
     WHOLE,
-    directory_entry,
-    directory_hash,
     file_digest,
-    file_entry,
-    hard_link_entry,
-    link_entry,
-    root_digest,
     zero_digest,
 )
 from wingsd.moves.nodes import (
@@ -80,6 +76,56 @@ from wingsd.util.text import display
 
 #: Bytes that the attributes of any tree may have, and bytes of files for which it may be one more.
 _ATTRIBUTES, _BYTES_FOR_ATTRIBUTE = 64 << 20, 16
+
+
+_DIRECTORY_META = Struct("<Hq")
+_NAME = Struct("<BH")
+_FILE_META = Struct("<HqQ")
+_LINK_META = Struct("<qH")
+_LENGTH = Struct("<H")
+_TAG_DIRECTORY = b"wingsd move 1 directory\n"
+_TAG_ROOT = b"wingsd move 1 root\n"
+
+
+def file_entry(
+    name: bytes, mode: int, mtime: int, size: int, digest: bytes, attributes: bytes = b""
+) -> bytes:
+    """Return a directory's entry of a file, under its first name."""
+    entry = name + _FILE_META.pack(mode, mtime, size) + digest
+    if attributes:
+        return _NAME.pack(5, len(name)) + entry + sha256(attributes).digest()
+    return _NAME.pack(1, len(name)) + entry
+
+
+def link_entry(name: bytes, mtime: int, target: bytes) -> bytes:
+    """Return a directory's entry of a symlink, under its first name."""
+    return _NAME.pack(2, len(name)) + name + _LINK_META.pack(mtime, len(target)) + target
+
+
+def hard_link_entry(name: bytes, first: bytes) -> bytes:
+    """Return a directory's entry of a further name of what has the path `first`."""
+    return _NAME.pack(3, len(name)) + name + _LENGTH.pack(len(first)) + first
+
+
+def directory_entry(
+    name: bytes, mode: int, mtime: int, digest: bytes, attributes: bytes = b""
+) -> bytes:
+    """Return a directory's entry of a directory."""
+    entry = name + _DIRECTORY_META.pack(mode, mtime) + digest
+    if attributes:
+        return _NAME.pack(6, len(name)) + entry + sha256(attributes).digest()
+    return _NAME.pack(4, len(name)) + entry
+
+
+def directory_hash() -> hashlib._Hash:
+    """Return a hash for a directory's entries, sorted by the bytes of their names."""
+    return sha256(_TAG_DIRECTORY)
+
+
+def root_digest(mode: int, mtime: int, directory: bytes, attributes: bytes = b"") -> bytes:
+    """Return the root of a tree: of its top directory's own metadata, and its digest."""
+    last = sha256(attributes).digest() if attributes else b""
+    return sha256(_TAG_ROOT + _DIRECTORY_META.pack(mode, mtime) + directory + last).digest()
 
 
 class _OpenDirectory(NamedTuple):
@@ -479,155 +525,235 @@ class MoveTree:
         if node.digest is not None:
             self.touch(parent)
 
-
-def apply_shape(tree: MoveTree, frame: Shape) -> bool:
-    """Change names, kinds, sizes and metadata by a shape frame; return whether it makes a name."""
-    tree.trim()
-    match frame:
-        case DirectoryFrame():
-            return _directory(tree, frame)
-        case FileFrame():
-            return _file(tree, frame)
-        case LinkFrame(path, target, mtime):
-            tree.add(path, LinkNode(target, mtime))
-        case HardFrame(path, first):
-            _hard(tree, path, first)
-        case PutFrame(path, slot):
-            tree.put(path, slot)
-        case TakeFrame(path, slot):
-            tree.take(path, slot)
-            return False
-        case GoneFrame(path):
-            tree.remove(path)
-            return False
-    return True
-
-
-def _directory(tree: MoveTree, frame: DirectoryFrame) -> bool:
-    node = tree.find(frame.path)
-    if node is None:
-        tree.add(frame.path, DirectoryNode(frame.mode, frame.mtime, frame.attributes))
+    def apply(self, frame: Shape) -> bool:
+        """Change names, kinds, sizes and metadata by a frame; return whether it makes a name."""
+        self.trim()
+        match frame:
+            case DirectoryFrame():
+                return self._apply_directory(frame)
+            case FileFrame():
+                return self._apply_file(frame)
+            case LinkFrame(path, target, mtime):
+                self.add(path, LinkNode(target, mtime))
+            case HardFrame(path, first):
+                self._apply_hard(path, first)
+            case PutFrame(path, slot):
+                self.put(path, slot)
+            case TakeFrame(path, slot):
+                self.take(path, slot)
+                return False
+            case GoneFrame(path):
+                self.remove(path)
+                return False
         return True
-    if not isinstance(node, DirectoryNode):
-        raise FrameRefused(f"{display(frame.path)} is there already, and no directory")
-    tree.updated(frame.path, node, frame.mode, frame.mtime, frame.attributes)
-    return False
 
-
-def _file(tree: MoveTree, frame: FileFrame) -> bool:
-    node = tree.find(frame.path)
-    if node is None:
-        if frame.number <= tree.last_number:
-            path = display(frame.path)
-            raise FrameRefused(f"the number {frame.number} of {path} was given before")
-        node = FileNode(frame.mode, frame.mtime, frame.size)
-        tree.add(frame.path, node)
-        tree.bind(node, frame.number, frame.block_size)
-        tree.last_number = frame.number
-        return True
-    if not isinstance(node, FileNode) or node.number != frame.number:
-        raise FrameRefused(f"{display(frame.path)} is there already, and not file {frame.number}")
-    if node.block_size != frame.block_size:
-        raise FrameRefused(f"the blocks of file {frame.number} cannot change their size")
-    if node.size != frame.size:
-        # what was the last block is shorter or longer now
-        kept = min(node.size, frame.size) // node.block_size
-        node.blocks.forget(kept, node.blocks.count - kept)
-        node.blocks.resize(block_count(frame.size, node.block_size))
-        tree.resized(frame.size - node.size, frame.path)
-    node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
-    tree.changed(node)
-    return False
-
-
-def _hard(tree: MoveTree, path: bytes, first: bytes) -> None:
-    node = tree.find(first)
-    if node is None or isinstance(node, DirectoryNode):
-        raise FrameRefused(f"{display(path)} is a hard link to {display(first)}, which is no file")
-    if isinstance(node, FileNode) and not node.number and node.blocks.missing:
-        raise FrameRefused(
-            f"{display(path)} is a hard link to {display(first)}, which has not come"
-        )
-    tree.add(path, node)
-
-
-def begin(tree: MoveTree, frame: Content) -> bool:
-    """Make the blocks of a frame unknown; a `WHOLE` frame also gives the file its metadata.
-
-    Return False where they were unknown, and True for a file that comes as a whole in any case.
-    """
-    tree.trim()
-    if isinstance(frame, WholeFrame):
-        _whole(tree, frame)
-        return True
-    if isinstance(frame, AttributesFrame):
-        _of_number(tree, frame.number)
-        return False  # nothing of it is written before the end
-    node = _numbered(tree, frame)
-    missing = node.blocks.missing
-    node.blocks.forget(frame.first, frame.count)
-    if node.blocks.missing == missing:
+    def _apply_directory(self, frame: DirectoryFrame) -> bool:
+        node = self.find(frame.path)
+        if node is None:
+            self.add(frame.path, DirectoryNode(frame.mode, frame.mtime, frame.attributes))
+            return True
+        if not isinstance(node, DirectoryNode):
+            raise FrameRefused(f"{display(frame.path)} is there already, and no directory")
+        self.updated(frame.path, node, frame.mode, frame.mtime, frame.attributes)
         return False
-    tree.changed(node)
-    return True
 
-
-def done(tree: MoveTree, frame: Content) -> None:
-    """Set the digests of a frame's blocks, which are written."""
-    tree.trim()
-    if isinstance(frame, WholeFrame):
-        node = tree.find(frame.path)
-        assert isinstance(node, FileNode)  # noqa: S101 - by `begin`
-        node.blocks.set(0, frame.digest)
-    else:
-        node = tree.numbered(frame.number)  # which fits, by `begin`
-        if isinstance(frame, AttributesFrame):
-            tree.set_attributes(node, frame.attributes)
-        elif isinstance(frame, DataFrame):
-            node.blocks.set(frame.first, frame.digests)
-        else:
-            last = node.length(frame.first, frame.count)
-            node.blocks.set_zeros(frame.first, frame.count, node.block_size, last)
-    tree.changed(node)
-
-
-def _whole(tree: MoveTree, frame: WholeFrame) -> None:
-    node = tree.find(frame.path)
-    if node is None:
-        meta = (frame.mode, frame.mtime, frame.size)
-        tree.add(frame.path, FileNode(*meta, attributes=frame.attributes))
-        return
-    if not isinstance(node, FileNode) or node.number:
-        raise FrameRefused(
-            f"{display(frame.path)} is there already, and no file that comes as a whole"
-        )
-    tree.resized(frame.size - node.size, frame.path)
-    node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
-    node.blocks.set(0, UNKNOWN)
-    tree.set_attributes(node, frame.attributes)
-    tree.changed(node)
-
-
-def _of_number(tree: MoveTree, number: int) -> FileNode:
-    with suppress(KeyError):
-        node = tree.numbered(number)
-        if node.names:
-            return node
-    raise FrameRefused(f"no file has the number {number}")
-
-
-def _numbered(tree: MoveTree, frame: DataFrame | ZeroFrame) -> FileNode:
-    node = _of_number(tree, frame.number)
-    if frame.first + frame.count > node.blocks.count:
-        raise FrameRefused(f"blocks of file {frame.number} are beyond its end")
-    if isinstance(frame, DataFrame):
-        if frame.block_size != node.block_size:
-            raise FrameRefused(f"file {frame.number} has blocks of {node.block_size} bytes")
-        if frame.last != node.length(frame.first, frame.count):
+    def _apply_file(self, frame: FileFrame) -> bool:
+        node = self.find(frame.path)
+        if node is None:
+            if frame.number <= self.last_number:
+                path = display(frame.path)
+                raise FrameRefused(f"the number {frame.number} of {path} was given before")
+            node = FileNode(frame.mode, frame.mtime, frame.size)
+            self.add(frame.path, node)
+            self.bind(node, frame.number, frame.block_size)
+            self.last_number = frame.number
+            return True
+        if not isinstance(node, FileNode) or node.number != frame.number:
             raise FrameRefused(
-                f"the last block of file {frame.number} is not as long as it must be"
+                f"{display(frame.path)} is there already, and not file {frame.number}"
             )
-    return node
+        if node.block_size != frame.block_size:
+            raise FrameRefused(f"the blocks of file {frame.number} cannot change their size")
+        if node.size != frame.size:
+            # what was the last block is shorter or longer now
+            kept = min(node.size, frame.size) // node.block_size
+            node.blocks.forget(kept, node.blocks.count - kept)
+            node.blocks.resize(block_count(frame.size, node.block_size))
+            self.resized(frame.size - node.size, frame.path)
+        node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
+        self.changed(node)
+        return False
+
+    def _apply_hard(self, path: bytes, first: bytes) -> None:
+        node = self.find(first)
+        if node is None or isinstance(node, DirectoryNode):
+            raise FrameRefused(
+                f"{display(path)} is a hard link to {display(first)}, which is no file"
+            )
+        if isinstance(node, FileNode) and not node.number and node.blocks.missing:
+            raise FrameRefused(
+                f"{display(path)} is a hard link to {display(first)}, which has not come"
+            )
+        self.add(path, node)
+
+    def begin(self, frame: Content) -> bool:
+        """Make the blocks of a frame unknown; a `WHOLE` frame also gives the file its metadata.
+
+        Return False where they were unknown, and True for a file that comes as a whole in any
+        case.
+        """
+        self.trim()
+        if isinstance(frame, WholeFrame):
+            self._begin_whole(frame)
+            return True
+        if isinstance(frame, AttributesFrame):
+            self._of_number(frame.number)
+            return False  # nothing of it is written before the end
+        node = self._of_number(frame.number)
+        if frame.first + frame.count > node.blocks.count:
+            raise FrameRefused(f"blocks of file {frame.number} are beyond its end")
+        if isinstance(frame, DataFrame):
+            if frame.block_size != node.block_size:
+                raise FrameRefused(f"file {frame.number} has blocks of {node.block_size} bytes")
+            if frame.last != node.length(frame.first, frame.count):
+                raise FrameRefused(
+                    f"the last block of file {frame.number} is not as long as it must be"
+                )
+        missing = node.blocks.missing
+        node.blocks.forget(frame.first, frame.count)
+        if node.blocks.missing == missing:
+            return False
+        self.changed(node)
+        return True
+
+    def done(self, frame: Content) -> None:
+        """Set the digests of a frame's blocks, which are written."""
+        self.trim()
+        if isinstance(frame, WholeFrame):
+            node = self.find(frame.path)
+            assert isinstance(node, FileNode)  # noqa: S101 - by `begin`
+            node.blocks.set(0, frame.digest)
+        else:
+            node = self.numbered(frame.number)  # which fits, by `begin`
+            if isinstance(frame, AttributesFrame):
+                self.set_attributes(node, frame.attributes)
+            elif isinstance(frame, DataFrame):
+                node.blocks.set(frame.first, frame.digests)
+            else:
+                last = node.length(frame.first, frame.count)
+                node.blocks.set_zeros(frame.first, frame.count, node.block_size, last)
+        self.changed(node)
+
+    def _begin_whole(self, frame: WholeFrame) -> None:
+        node = self.find(frame.path)
+        if node is None:
+            meta = (frame.mode, frame.mtime, frame.size)
+            self.add(frame.path, FileNode(*meta, attributes=frame.attributes))
+            return
+        if not isinstance(node, FileNode) or node.number:
+            raise FrameRefused(
+                f"{display(frame.path)} is there already, and no file that comes as a whole"
+            )
+        self.resized(frame.size - node.size, frame.path)
+        node.mode, node.mtime, node.size = frame.mode, frame.mtime, frame.size
+        node.blocks.set(0, UNKNOWN)
+        self.set_attributes(node, frame.attributes)
+        self.changed(node)
+
+    def _of_number(self, number: int) -> FileNode:
+        with suppress(KeyError):
+            node = self.numbered(number)
+            if node.names:
+                return node
+        raise FrameRefused(f"no file has the number {number}")
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames of the tree. Blocks that are unknown are in none of them.
+
+        Raises RoundIncomplete where a file that comes as a whole is unknown, or one is in a slot.
+        """
+        if self.slots:
+            raise RoundIncomplete(f"{len(self.slots)} files were taken and not put; send the rest")
+        yield from self._names()
+        for node in self.store.numbered():
+            yield FileFrame(node.number, node.names[0], *node.meta, node.block_size)
+        yield from self._wholes()
+        for node in self.store.numbered():
+            if node.attributes:
+                yield AttributesFrame(node.number, node.attributes)
+            for first, digests in node.blocks.runs():
+                yield _blocks(node, first, digests)
+        yield from self._links()
+
+    def parts(self) -> Iterator[bytes]:
+        """Yield the parts of the tree. Raises RoundIncomplete as `frames` does."""
+        gathered: list[Frame] = []
+        size = 0
+        for frame in self.frames():
+            is_data = isinstance(frame, Content)
+            if gathered and (
+                size >= _PART
+                or len(gathered) >= MAX_FRAMES
+                or isinstance(gathered[0], Content) is not is_data
+            ):
+                yield _part(gathered)
+                gathered, size = [], 0
+            gathered.append(frame)
+            size += len(frame.encode())
+        if gathered:
+            yield _part(gathered)
+
+    def add_part(self, part: bytes) -> None:
+        """Add what is in a part.
+
+        Raises BatchInvalid, FrameRefused and DiskLimitExceeded; some of it may be added then.
+        """
+        index = decode_index(part, most_data=_MOST_DATA)
+        if (index.number, index.round, index.needs) != (1, 1, 0):
+            raise BatchInvalid("it is no part of a tree")
+        for frame in index.frames:
+            if isinstance(frame, Content):
+                self.begin(frame)
+                self.done(frame)
+            elif isinstance(frame, TakeFrame | PutFrame | GoneFrame):
+                raise BatchInvalid("a part of a tree removes names")
+            else:
+                self.apply(frame)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the blocks that are known."""
+        held = 0
+        for path, node in self.walk():
+            if not isinstance(node, FileNode) or node.names[0] != path:
+                continue
+            if not node.blocks.missing:
+                held += node.size
+            elif (known := node.blocks.count - node.blocks.missing) > 0:
+                last = node.blocks.count - 1
+                is_last_known = node.blocks.get(last, 1) != UNKNOWN
+                held += (known - is_last_known) * node.block_size
+                held += node.length(last, 1) if is_last_known else 0
+        return held
+
+    def _names(self) -> Iterator[Shape]:
+        for path, node in self.walk():
+            if isinstance(node, DirectoryNode):
+                yield DirectoryFrame(path, *node.meta)
+            elif isinstance(node, LinkNode) and node.names[0] == path:
+                yield LinkFrame(path, node.target, node.mtime)
+
+    def _wholes(self) -> Iterator[WholeFrame]:
+        for path, node in self.walk():
+            if isinstance(node, FileNode) and not node.number and node.names[0] == path:
+                if node.blocks.missing:
+                    raise _missing(path)
+                rest = (node.blocks.get(0, 1), node.attributes or b"")
+                yield WholeFrame(path, *node.meta, *rest)
+
+    def _links(self) -> Iterator[HardFrame]:
+        for path, node in self.walk():
+            if not isinstance(node, DirectoryNode) and node.names[0] != path:
+                yield HardFrame(path, node.names[0])
 
 
 MAX_PART = 4 << 20
@@ -664,98 +790,9 @@ class Resumption:
     bytes: int
 
 
-def snapshot(tree: MoveTree) -> Iterator[Frame]:
-    """Yield the frames of a tree. Blocks that are unknown are in none of them.
-
-    Raises RoundIncomplete where a file that comes as a whole is unknown, or one is in a slot.
-    """
-    if tree.slots:
-        raise RoundIncomplete(f"{len(tree.slots)} files were taken and not put; send the rest")
-    yield from _names(tree)
-    for node in tree.store.numbered():
-        yield FileFrame(node.number, node.names[0], *node.meta, node.block_size)
-    yield from _wholes(tree)
-    for node in tree.store.numbered():
-        if node.attributes:
-            yield AttributesFrame(node.number, node.attributes)
-        for first, digests in node.blocks.runs():
-            yield _blocks(node, first, digests)
-    yield from _links(tree)
-
-
-def parts(tree: MoveTree) -> Iterator[bytes]:
-    """Yield the parts of a tree. Raises RoundIncomplete as `snapshot` does."""
-    gathered: list[Frame] = []
-    size = 0
-    for frame in snapshot(tree):
-        is_data = isinstance(frame, Content)
-        if gathered and (
-            size >= _PART
-            or len(gathered) >= MAX_FRAMES
-            or isinstance(gathered[0], Content) is not is_data
-        ):
-            yield _part(gathered)
-            gathered, size = [], 0
-        gathered.append(frame)
-        size += len(frame.encode())
-    if gathered:
-        yield _part(gathered)
-
-
 def _part(frames: list[Frame]) -> bytes:
     kind = BatchKind.DATA if isinstance(frames[0], Content) else BatchKind.SHAPE
     return make_index(kind, 1, 1, 0, frames).raw
-
-
-def add_part(tree: MoveTree, part: bytes) -> None:
-    """Add what is in a part to a tree.
-
-    Raises BatchInvalid, FrameRefused and DiskLimitExceeded; some of it may be in the tree then.
-    """
-    index = decode_index(part, most_data=_MOST_DATA)
-    if (index.number, index.round, index.needs) != (1, 1, 0):
-        raise BatchInvalid("it is no part of a tree")
-    for frame in index.frames:
-        if isinstance(frame, Content):
-            begin(tree, frame)
-            done(tree, frame)
-        elif isinstance(frame, TakeFrame | PutFrame | GoneFrame):
-            raise BatchInvalid("a part of a tree removes names")
-        else:
-            apply_shape(tree, frame)
-
-
-def held_bytes(tree: MoveTree) -> int:
-    """Return the bytes of the blocks that are known."""
-    held = 0
-    for path, node in tree.walk():
-        if not isinstance(node, FileNode) or node.names[0] != path:
-            continue
-        if not node.blocks.missing:
-            held += node.size
-        elif (known := node.blocks.count - node.blocks.missing) > 0:
-            last = node.blocks.count - 1
-            is_last_known = node.blocks.get(last, 1) != UNKNOWN
-            held += (known - is_last_known) * node.block_size
-            held += node.length(last, 1) if is_last_known else 0
-    return held
-
-
-def _names(tree: MoveTree) -> Iterator[Shape]:
-    for path, node in tree.walk():
-        if isinstance(node, DirectoryNode):
-            yield DirectoryFrame(path, *node.meta)
-        elif isinstance(node, LinkNode) and node.names[0] == path:
-            yield LinkFrame(path, node.target, node.mtime)
-
-
-def _wholes(tree: MoveTree) -> Iterator[WholeFrame]:
-    for path, node in tree.walk():
-        if isinstance(node, FileNode) and not node.number and node.names[0] == path:
-            if node.blocks.missing:
-                raise _missing(path)
-            rest = (node.blocks.get(0, 1), node.attributes or b"")
-            yield WholeFrame(path, *node.meta, *rest)
 
 
 def _blocks(node: FileNode, first: int, digests: bytes) -> DataFrame | ZeroFrame:
@@ -763,12 +800,6 @@ def _blocks(node: FileNode, first: int, digests: bytes) -> DataFrame | ZeroFrame
     if digests == zero_digest(node.block_size) * count:
         return ZeroFrame(node.number, first, count)
     return DataFrame(node.number, first, node.block_size, node.length(first, count), digests)
-
-
-def _links(tree: MoveTree) -> Iterator[HardFrame]:
-    for path, node in tree.walk():
-        if not isinstance(node, DirectoryNode) and node.names[0] != path:
-            yield HardFrame(path, node.names[0])
 
 
 def held_limits(now: MoveTree) -> MoveLimits:
@@ -798,7 +829,7 @@ class HeldTree:
         if len(page) > MAX_PART or self._left < -MAX_PART:
             raise HeldTreeInvalid("it is larger than the server can have made it")
         try:
-            add_part(self._tree, page)
+            self._tree.add_part(page)
         except (BatchInvalid, DiskLimitExceeded) as error:
             raise HeldTreeInvalid(error.detail) from error
         self._left += self._tree.attribute_bytes - before  # which the tree itself bounds

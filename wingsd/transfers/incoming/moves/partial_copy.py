@@ -56,7 +56,7 @@ from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import is_full
 from wingsd.moves.rereading import MOST as MOST_CHANGES
 from wingsd.moves.rereading import Piece, PieceReader
-from wingsd.moves.tree import MoveLimits, Resumption, held_bytes
+from wingsd.moves.tree import MoveLimits, Resumption
 from wingsd.moves.unchanged import KERNEL
 from wingsd.threadio import Workers, relayed
 from wingsd.transfers.storage.staging import CopyPaths, PartialCopies
@@ -222,7 +222,7 @@ class PartialCopy:
                 destination = self._open_ledger(self._move)
             except LedgerDamaged as error:
                 destination = self._create(error)
-            return held_bytes(destination.tree)
+            return destination.tree.held_bytes()
 
     def close(self) -> None:
         """Close all files, after a last checkpoint where that is possible.
@@ -452,7 +452,7 @@ class PartialCopy:
     def steps(self) -> int:
         """Grows while the tree is gone through, as for its root."""
         destination = self._destination  # which other threads close
-        return destination.tree.steps if destination is not None else 0
+        return destination.tree.store.steps if destination is not None else 0
 
     # In threads
 
