@@ -14,7 +14,7 @@ from tests.archive.packing import packed, unpack, unpacked
 from tests.archive.test_regular_files import Stored, rewritten
 from tests.support.archives import END, header, in_blocks, member, pax
 from tests.support.attributes import ACCESS, DEFAULT, acl, entries
-from wingsd.archive.extract import SharedTreeWriter, extract_part
+from wingsd.archive.extract import SharedTreeWriter
 from wingsd.archive.policy import Kind
 from wingsd.archive.quota import DEFAULT as LIMITS
 from wingsd.errors import ArchiveError
@@ -87,7 +87,7 @@ def test_they_are_in_the_archives_of_several_streams(tree: Path, tmp_path: Path)
 
     with closing(SharedTreeWriter(str(out), None, LIMITS, 2)) as writer:
         blocks = in_blocks(bytes(sent.archive))
-        extract_part(blocks, writer, pytest.fail)
+        writer.extract(blocks, pytest.fail)
         writer.finish()
 
     assert writer.without_attributes == 0

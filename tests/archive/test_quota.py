@@ -15,7 +15,7 @@ from wingsd.archive.quota import (
     ArchiveLimits,
     ArchiveQuota,
 )
-from wingsd.archive.tar_headers import Member
+from wingsd.archive.tar_reader import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import BadRequest, StorageError
 from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES

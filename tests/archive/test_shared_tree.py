@@ -16,7 +16,7 @@ from attrs import evolve
 
 from tests.support.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
 from wingsd.archive.compress import Compression
-from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
+from wingsd.archive.extract import Extracted, SharedTreeWriter
 from wingsd.archive.pack import Packed
 from wingsd.archive.pack import pack as pack_tree
 from wingsd.archive.partition import Part, split
@@ -39,7 +39,7 @@ def join(
     with closing(SharedTreeWriter(str(into), None, limits, len(archives))) as tree:
 
         def one(archive: bytes) -> Extracted:
-            return extract_part(in_blocks(archive), tree, notes.append)
+            return tree.extract(in_blocks(archive), notes.append)
 
         if threads:
             with ThreadPoolExecutor(len(archives)) as pool:

@@ -18,7 +18,7 @@ from wingsd.archive.compress import Compression
 from wingsd.archive.extract import extract
 from wingsd.archive.pack import Packed, pack
 from wingsd.archive.partition import Part
-from wingsd.archive.sparse import LEAST_HOLES, data_segments
+from wingsd.archive.tar_writer import LEAST_HOLES, data_segments
 
 MIB = 1 << 20
 

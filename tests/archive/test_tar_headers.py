@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.archives import pax_record
-from wingsd.archive.tar_headers import number, pax_records, pax_time
+from wingsd.archive.tar_reader import number, pax_records, pax_time
 
 
 @pytest.mark.parametrize(

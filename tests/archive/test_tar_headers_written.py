@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from wingsd.archive import tar_headers as pax
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.tar_headers import LATEST, Member
-from wingsd.archive.tar_reader import TarReader
+from wingsd.archive.tar_headers import LATEST
+from wingsd.archive.tar_reader import Member, TarReader
 
 SECOND = 10**9
 FAR = LATEST * SECOND

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.archives import END, ZERO, by_tarfile, header, in_blocks, member, padded, pax
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.tar_headers import Member
-from wingsd.archive.tar_reader import MAX_EXTENSION, TarReader
+from wingsd.archive.tar_reader import MAX_EXTENSION, Member, TarReader
 from wingsd.errors import ArchiveError
 
 SIZES = (1, 7, 511, 512, 513, 65536)

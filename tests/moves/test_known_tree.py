@@ -106,9 +106,9 @@ def test_a_narrow_walk_has_what_is_in_its_directories(wanted: set[bytes], plain:
         or path.rpartition(b"/")[0] in wanted
         or (path in wanted and isinstance(node, DirectoryNode))
     ]
-    tree.narrow(sorted(wanted, key=lambda path: path.split(b"/")))
+    tree.only = sorted(wanted, key=lambda path: path.split(b"/"))
     assert [path for path, _ in tree.walk(plain=plain)] == expected
-    tree.narrow(None)
+    tree.only = None
     assert sum(1 for _ in tree.walk()) == 1 + 101 * len(PATHS)
 
 

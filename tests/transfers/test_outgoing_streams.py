@@ -21,7 +21,7 @@ from tests.support.attributes import ACCESS, acl
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, read_form, sending
-from wingsd.archive.extract import SharedTreeWriter, extract_part
+from wingsd.archive.extract import SharedTreeWriter
 from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.local import Backup
@@ -117,7 +117,7 @@ def joined(streams: Streams, into: Path) -> Any:
     into.mkdir()
     with closing(SharedTreeWriter(str(into), None, DEFAULT, len(streams.taken))) as tree:
         for taken in streams.taken.values():
-            done = extract_part(iter([taken.archive]), tree, lambda note: None)
+            done = tree.extract(iter([taken.archive]), lambda note: None)
             assert done.sha256 == taken.checksums.archive
         tree.finish()
     return seen(into, owner=False)

@@ -21,7 +21,8 @@ from attrs import frozen
 from isal import igzip_lib
 
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.tar_headers import BLOCK, is_header
+from wingsd.archive.tar_headers import BLOCK
+from wingsd.archive.tar_reader import is_header
 from wingsd.errors import ArchiveError
 
 SKIPPABLE_MAGICS = tuple(number.to_bytes(4, "little") for number in range(0x184D2A50, 0x184D2A60))

@@ -185,8 +185,12 @@ class SymlinkResolver:
                     raise UnresolvableSymlink("it is a symlink in a loop of symlinks")
                 directory, more = self._start(directory, os.readlink(part, dir_fd=parent))
                 rest.extendleft(reversed(more))
+            elif rest:
+                raise FileNotFoundError  # a component after a file's: ENOTDIR to the kernel
+            elif not stat.S_ISREG(mode):
+                raise UnresolvableSymlink(f"it is a symlink to {file_type_name(mode)}")
             else:
-                return _open_file(part, parent, mode, rest)
+                return os.open(part, FILE_FLAGS, dir_fd=parent)
         raise UnresolvableSymlink(
             "it is a symlink to a directory, which the other node does not accept"
         )
@@ -199,14 +203,6 @@ class SymlinkResolver:
         if tuple(parts[:3]) != _CONTAINER_ROOT:
             raise _outside(text)
         return [], deque(parts[3:])
-
-
-def _open_file(name: bytes, parent: int, mode: int, rest: deque[bytes]) -> int:
-    if rest:
-        raise FileNotFoundError  # a component after a file's: ENOTDIR to the kernel
-    if not stat.S_ISREG(mode):
-        raise UnresolvableSymlink(f"it is a symlink to {file_type_name(mode)}")
-    return os.open(name, FILE_FLAGS, dir_fd=parent)
 
 
 def _outside(text: bytes) -> UnresolvableSymlink:

@@ -26,8 +26,7 @@ from wingsd.archive.policy import (
     type_name,
 )
 from wingsd.archive.quota import DEFAULT, ArchiveLimits, ArchiveQuota
-from wingsd.archive.tar_headers import Member
-from wingsd.archive.tar_reader import TarReader
+from wingsd.archive.tar_reader import Member, TarReader
 from wingsd.archive.tree_writer import DeferredLinks, TreeWriter
 from wingsd.util.text import display
 
@@ -58,19 +57,25 @@ class SharedTreeWriter:
         self._quotas: list[ArchiveQuota] = []
         self._writers: list[TreeWriter] = []
 
-    def writer(self) -> TreeWriter:
-        """Return the writer of one archive, for its thread."""
+    def extract(
+        self,
+        blocks: Iterator[bytes],
+        warn: Callable[[str], None],
+        *,
+        abort: Callable[[], None] | None = None,
+    ) -> Extracted:
+        """Extract one of the archives, in a thread of its own; block until it is done.
+
+        Does what the function `extract` does, except for the part of `finish`.
+        """
         first = self._first
         links, metadata = self._deferred_links, first.metadata
         writer = TreeWriter(first.root, self._owner, deferred_links=links, metadata=metadata)
         self._writers.append(writer)
-        return writer
-
-    def quota(self) -> ArchiveQuota:
-        """Return the quota of one archive, which counts the others as well."""
-        quota = ArchiveQuota(self._limits, self._first.file_system, self._quotas)
+        quota = ArchiveQuota(self._limits, first.file_system, self._quotas)
         self._quotas.append(quota)
-        return quota
+        with closing(writer):
+            return _extract(blocks, writer, quota, warn, abort)
 
     @property
     def without_attributes(self) -> int:
@@ -144,21 +149,6 @@ def extract(
         if writer.without_attributes:
             warn(attributes_line(writer.without_attributes, NOT_KEPT))
     return extracted
-
-
-def extract_part(
-    blocks: Iterator[bytes],
-    tree: SharedTreeWriter,
-    warn: Callable[[str], None],
-    *,
-    abort: Callable[[], None] | None = None,
-) -> Extracted:
-    """Extract one of several archives into a shared tree; block until it is done.
-
-    Does what `extract` does, except for the part of `tree.finish`.
-    """
-    with closing(tree.writer()) as writer:
-        return _extract(blocks, writer, tree.quota(), warn, abort)
 
 
 def _extract(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import evolve, frozen
 
-from wingsd.archive.tar_headers import Member
+from wingsd.archive.tar_reader import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
 from wingsd.filesystem.walk import FREE_ENTRIES, counted_entries

@@ -23,9 +23,8 @@ from wingsd.archive.compress import ArchiveFormat, Compression, compressed, comp
 from wingsd.archive.decompress import decompressed
 from wingsd.archive.pipeline import Blocks, joined, read_ahead
 from wingsd.archive.policy import Kind, member_kind, member_mode, member_path
-from wingsd.archive.sparse import sparse_header
-from wingsd.archive.tar_headers import END, FILE, Member, member_header, padding
-from wingsd.archive.tar_reader import TarReader
+from wingsd.archive.tar_headers import END, FILE, member_header, padding, sparse_header
+from wingsd.archive.tar_reader import Member, TarReader
 from wingsd.archive.tar_writer import STEP
 from wingsd.errors import MemberRefused
 from wingsd.util.text import display, readable_size
@@ -174,7 +173,12 @@ class RegularFiles:
             yield from self._file(name, member, reader.data())
         elif kind is Kind.HARD_LINK:
             self._note_file(path)
-            self._note_link(name, b"/".join(member_path(member.link)))
+            target = b"/".join(member_path(member.link))
+            self._memory -= _ENTRY + len(name) + len(target)
+            if self._memory < 0:
+                self.not_kept.hard_links += 1
+            else:
+                self._links.setdefault(target, []).append(name)
         elif kind is Kind.SYMLINK:
             self.not_kept.symlinks += 1
         else:
@@ -200,13 +204,6 @@ class RegularFiles:
         yield padding(stored)
 
     # Hard links
-
-    def _note_link(self, name: bytes, target: bytes) -> None:
-        self._memory -= _ENTRY + len(name) + len(target)
-        if self._memory < 0:
-            self.not_kept.hard_links += 1
-        else:
-            self._links.setdefault(target, []).append(name)
 
     def _copies(self, reader: TarReader) -> Iterator[bytes | memoryview]:
         """Yield copies of the files that have hard links, as far as one reading has them."""

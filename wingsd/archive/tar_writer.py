@@ -15,7 +15,6 @@ from contextlib import closing
 from wingsd.archive.directories import SymlinkResolver, UnresolvableSymlink
 from wingsd.archive.partition import Part, directory_key
 from wingsd.archive.policy import Kind, member_mode
-from wingsd.archive.sparse import LEAST_HOLES, Segments, data_segments, sparse_header
 from wingsd.archive.tar_headers import (
     DIRECTORY,
     END,
@@ -24,9 +23,11 @@ from wingsd.archive.tar_headers import (
     LATEST,
     NO_OWNER,
     SYMLINK,
+    Segments,
     attribute_records,
     member_header,
     padding,
+    sparse_header,
 )
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem.attributes import EVERYTHING, NOTHING, AttributeReader
@@ -60,6 +61,14 @@ _NOT_A_SYMLINK = (errno.EINVAL,)  # readlink(2) for anything else
 _MIB = 1 << 20
 _SECTOR = 512  # bytes of a unit of st_blocks on every file system: inode(7)
 _LARGE_HOLES = 1 << 30
+
+LEAST_HOLES = 1 << 20
+"""The fewest bytes of holes for which a file is written as a sparse one."""
+
+#: Smaller holes are written as zeros.
+_LEAST_HOLE = 64 << 10
+#: Files in more pieces are written in full: the map is in memory.
+_MAX_SEGMENTS = 1 << 16
 
 
 class TarWriter:
@@ -147,7 +156,7 @@ class TarWriter:
             return
         name = b"/".join(listing.path) or b"."
         try:
-            header = self._header(listing.fd, name, DIRECTORY, listing.stat)
+            header = self._header(listing.fd, name, listing.stat)
         except OSError as error:
             unreadable(name, error)
         self._root_header = self._root_header or header
@@ -177,15 +186,8 @@ class TarWriter:
                 segments = self._segments(fd, found)
                 self._check_size(found, name, written_in_full=segments is None)
                 self.counts[Kind.FILE] += 1
-                if segments is None:
-                    yield self._header(fd, name, FILE, found, found.st_size)
-                    if missing := (yield from self._data(fd, ((0, found.st_size),))):
-                        self._warn_of_zeros(name, missing, "its end")
-                    else:
-                        self._compare(os.fstat(fd), found, name)
-                    yield padding(found.st_size)
-                else:
-                    yield from self._sparse(fd, name, found, segments)
+                yield self._header(fd, name, found, segments)
+                yield from self._data(fd, name, found, segments)
         except OSError as error:
             unreadable(name, error)
         finally:
@@ -212,40 +214,29 @@ class TarWriter:
                 f"{_mib_above(held)} MiB are on this disk"
             )
 
-    def _data(self, fd: int, segments: Segments) -> Generator[bytes, None, int]:
-        """Yield the data of a file, without padding.
-
-        Where the file has become shorter, zeros replace its end: return how many.
-        """
-        missing = 0
-        for offset, length in segments:
+    def _data(
+        self, fd: int, name: bytes, found: os.stat_result, segments: Segments | None
+    ) -> Iterator[bytes]:
+        size, missing, stored = found.st_size, 0, 0
+        for offset, length in ((0, size),) if segments is None else segments:
             end = offset + length
+            stored += length
             while offset < end:
-                size = min(end - offset, self._block_left)
-                piece = os.pread(fd, size, offset)
+                most = min(end - offset, self._block_left)
+                piece = os.pread(fd, most, offset)
                 if not piece:
-                    piece = bytes(size)
-                    missing += size
+                    piece = bytes(most)
+                    missing += most
                 offset += len(piece)  # noqa: PLW2901 - it is where the piece goes on
                 self.packed_bytes += len(piece)
                 yield piece
-        return missing
-
-    def _warn_of_zeros(self, name: bytes, missing: int, where: str) -> None:
-        self._warn(f"{display(name)} shrank while it was read; {missing} zeros replace {where}")
-
-    def _sparse(
-        self, fd: int, name: bytes, found: os.stat_result, segments: Segments
-    ) -> Iterator[bytes]:
-        mode, records, owner = self._permissions(fd, name, found)
-        mtime = self._time(name, found)
-        yield sparse_header(name, mode, found.st_size, mtime, segments, records, owner)
-        stored = sum(length for _, length in segments)
-        if missing := (yield from self._data(fd, segments)):
-            self._warn_of_zeros(name, missing, "data")
-        self.packed_bytes += found.st_size - stored
+        self.packed_bytes += size - stored
         yield padding(stored)
-        self._compare(os.fstat(fd), found, name)
+        if missing:
+            lost = "its end" if segments is None else "data"
+            self._warn(f"{display(name)} shrank while it was read; {missing} zeros replace {lost}")
+        if segments is not None or not missing:
+            self._compare(os.fstat(fd), found, name)
 
     def _compare(self, after: os.stat_result, before: os.stat_result, name: bytes) -> None:
         if after.st_size > before.st_size:
@@ -308,12 +299,16 @@ class TarWriter:
         return member_header(name, HARD_LINK, mode, 0, mtime, link=first)
 
     def _header(
-        self, fd: int, name: bytes, typeflag: bytes, found: os.stat_result, size: int = 0
+        self, fd: int, name: bytes, found: os.stat_result, segments: Segments | None = None
     ) -> bytes:
+        """Return the header of an open file or directory, with `segments` of a sparse file."""
         mode, records, owner = self._permissions(fd, name, found)
         mtime = self._time(name, found)
-        if typeflag == DIRECTORY:
-            name += b"/"
+        if segments is not None:
+            return sparse_header(name, mode, found.st_size, mtime, segments, records, owner)
+        typeflag, size = FILE, found.st_size
+        if stat.S_ISDIR(found.st_mode):
+            name, typeflag, size = name + b"/", DIRECTORY, 0
         return member_header(name, typeflag, mode, size, mtime, b"", records, owner)
 
     def _permissions(
@@ -369,3 +364,35 @@ def check_owner(found: os.stat_result, name: bytes, owner: int) -> None:
 
 def _mib_above(size: int) -> int:
     return -(-size // _MIB)
+
+
+def data_segments(fd: int, size: int) -> Segments | None:
+    """Return where the first `size` bytes of a file have data; None where it is not sparse.
+
+    It may change meanwhile: data that is in none of the segments was not there when they were
+    found. Raises OSError.
+    """
+    found: list[tuple[int, int]] = []
+    at = stored = 0
+    while at < size and (start := _next_data(fd, at)) < size:
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if end <= start:  # it was cut
+            break
+        if found and start - sum(found[-1]) < _LEAST_HOLE:
+            start, length = found.pop()
+            stored -= length
+        found.append((start, end - start))
+        stored += end - start
+        if len(found) > _MAX_SEGMENTS:
+            return None
+        at = end
+    return tuple(found) if size - stored >= LEAST_HOLES else None
+
+
+def _next_data(fd: int, at: int) -> int:
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # only a hole is left
+            return 1 << 62
+        raise

@@ -23,6 +23,7 @@ from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, MemberRefused, StorageError
 from wingsd.filesystem.attributes import is_own, process_umask, write_attributes
 from wingsd.filesystem.open_directories import OpenDirectories, Path
+from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice, display
 
 _SPOOLED = 1 << 19
@@ -92,14 +93,18 @@ class TreeWriter:
 
     def __init__(
         self,
-        root: int | str | bytes,
+        root: int | str,
         owner: tuple[int, int] | None,
         limits: ArchiveLimits = DEFAULT,
         *,
         deferred_links: DeferredLinks | None = None,
         metadata: DirectoryMetadata | None = None,
     ) -> None:
-        self.root = os.dup(root) if isinstance(root, int) else _open_root(root)
+        if isinstance(root, int):
+            self.root = os.dup(root)
+        else:
+            with storage_errors(root):
+                self.root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         #: How many directories this writer has made, including parents of members.
         self.directories = 0
         #: How many files and directories lack extended attributes or ACLs that they should have.
@@ -322,13 +327,6 @@ class TreeWriter:
                     kind = "symlink" if stat.S_ISLNK(found.st_mode) else "file"
                     return f"the {kind} {_shown(path[:end])}"
         return "a symlink or a file"
-
-
-def _open_root(root: str | bytes) -> int:
-    try:
-        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise StorageError(f"{os.fsdecode(root)}: {disk_advice(error)}") from error
 
 
 def _link(target: bytes, source: int, name: bytes, parent: int) -> None:

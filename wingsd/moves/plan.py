@@ -381,8 +381,7 @@ def put_in_place(tree: MoveTree, part: ChangedPart) -> None:
             removed.append(path)
         if new is not None:
             changed.append(path)
-    tree.narrow(None)
-    part.tree.narrow(None)
+    tree.only = part.tree.only = None
     for path in removed:
         tree.trim()
         if tree.find(path) is not None:  # else it went with its directory

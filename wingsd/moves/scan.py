@@ -65,8 +65,7 @@ class ChangedPart:
 
     def narrow(self, other: MoveTree) -> None:
         """Limit walks through this tree and another one to these directories."""
-        self.tree.narrow(self.directories)
-        other.narrow(self.directories)
+        self.tree.only = other.only = self.directories
 
 
 def scan(

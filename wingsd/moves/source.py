@@ -513,7 +513,7 @@ class MoveSource:
         if self._held is not None:
             self._held.close()
         if self._part is not None:
-            self._last.narrow(None)
+            self._last.only = None
         self._now, self._held, self._before = MoveTree(), None, None
         self._part = None
 

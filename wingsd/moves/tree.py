@@ -260,8 +260,9 @@ class MoveTree:
         #: Whether files have identities.
         self.has_identities = False
         self._limits = limits
-        #: The only directories that `walk` yields anything of, None for all.
-        self._only: Sequence[bytes] | None = None
+        #: The only directories that `walk` yields, with what is directly in them, in the order of
+        #: a walk; None for all.
+        self.only: Sequence[bytes] | None = None
         #: Ids of files and symlinks with several names that were changed since the last root.
         self._changed: set[int] = set()
 
@@ -283,17 +284,10 @@ class MoveTree:
         """
         if not start:
             yield b"", self.top
-        if self._only is None:
+        if self.only is None:
             yield from self.store.below(b"", plain=plain, start=start)
         else:
-            yield from self.store.narrowly(self._only, plain=plain)
-
-    def narrow(self, directories: Sequence[bytes] | None) -> None:
-        """Limit `walk` to these directories and what is directly in them; None is no limit.
-
-        They are in the order of a walk.
-        """
-        self._only = directories
+            yield from self.store.narrowly(self.only, plain=plain)
 
     def trim(self) -> None:
         """Let what is in memory be forgotten: entries that were returned are so no more."""

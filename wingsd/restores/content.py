@@ -31,7 +31,8 @@ from twisted.logger import Logger
 from wingsd.archive.extract import Extracted, Extraction, extract
 from wingsd.archive.policy import NO_FILE, member_mode, member_path
 from wingsd.archive.quota import ArchiveLimits, ArchiveQuota
-from wingsd.archive.tar_headers import DIRECTORY, HARD_LINK, SYMLINK, Member
+from wingsd.archive.tar_headers import DIRECTORY, HARD_LINK, SYMLINK
+from wingsd.archive.tar_reader import Member
 from wingsd.archive.tree_writer import TreeWriter
 from wingsd.errors import (
     AddressBlocked,

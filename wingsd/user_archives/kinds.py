@@ -26,7 +26,8 @@ from wingsd.archive.decompress import (
     Piece,
     StreamFormat,
 )
-from wingsd.archive.tar_headers import BLOCK, is_header
+from wingsd.archive.tar_headers import BLOCK
+from wingsd.archive.tar_reader import is_header
 from wingsd.errors import ArchiveError
 
 

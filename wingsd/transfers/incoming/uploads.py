@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fa
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 
-from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract, extract_part
+from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract
 from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import TransferToken, token_was_used
@@ -364,7 +364,7 @@ class UploadTransfer(IncomingTransfer):
             await slots.acquire()
             try:
                 await reader.read(
-                    lambda blocks, abort: extract_part(blocks, tree, note, abort=abort)
+                    lambda blocks, abort: tree.extract(blocks, note, abort=abort)
                 )
                 # Here already: otherwise the others would be read to their ends in vain.
                 reader.verify()
