@@ -41,10 +41,9 @@ from wingsd.moves.batch import (
     encode_batch,
     make_index,
 )
-from wingsd.moves.destination import MoveDestination
+from wingsd.moves.destination import MoveDestination, PieceReader
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.nodes import DirectoryNode, LinkNode
-from wingsd.moves.rereading import PieceReader
 from wingsd.moves.tree import MoveLimits, MoveTree
 
 __all__ = ["WORDS", "one", "seeds"]

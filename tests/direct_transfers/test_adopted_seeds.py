@@ -25,7 +25,7 @@ from tests.support.node_in_process import NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferInProgress
-from wingsd.moves.rereading import Rereading
+from wingsd.moves.destination import Rereading
 from wingsd.moves.source import MoveSource
 from wingsd.servers.operations import Operation
 from wingsd.transfers.manager import IncomingMoves

@@ -15,12 +15,11 @@ from wingsd.filesystem.openers import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.contents import ContentReader
-from wingsd.moves.destination import MoveDestination
+from wingsd.moves.destination import MoveDestination, PieceReader
 from wingsd.moves.filling import Batch, BatchFiller, deflated
 from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
-from wingsd.moves.rereading import PieceReader
 from wingsd.moves.scan import scan
 from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree
 

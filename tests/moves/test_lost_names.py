@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.moves.test_rereading import BIG, Move, move
-from wingsd.moves import rereading
+from wingsd.moves import destination
 from wingsd.moves.destination import MoveDestination
 
 __all__ = ["move"]
@@ -101,7 +101,7 @@ def test_what_was_read_back_is_not_read_again_for_a_name_that_it_loses(move: Mov
 def test_of_many_names_that_are_lost_the_files_are_read_by_a_walk(
     move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rereading, "MOST", 4)
+    monkeypatch.setattr(destination, "MOST", 4)
     for name in ("x", "y"):
         (move.root / name).mkdir()
     for number in range(10):

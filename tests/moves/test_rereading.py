@@ -11,10 +11,9 @@ from zlib import crc32
 import pytest
 
 from tests.moves.moving import Destination, Source, cut, feed, resume
-from wingsd.moves import rereading
+from wingsd.moves import destination
 from wingsd.moves.batch import WrittenBlocks
-from wingsd.moves.destination import MoveDestination
-from wingsd.moves.rereading import Piece, PieceReader
+from wingsd.moves.destination import MoveDestination, Piece, PieceReader
 
 BIG = bytes(range(256)) * 1000
 
@@ -130,7 +129,7 @@ def test_a_file_whose_first_name_is_before_the_walk_now_is_read_by_that(
     (move.root / "z").write_bytes(BIG)
     with move.destination.open() as to:
         move.send(to)
-    monkeypatch.setattr(rereading, "FILES", 1)
+    monkeypatch.setattr(destination, "FILES", 1)
     with move.destination.open() as to:
         assert [piece.path for piece in to.rereading.take()] == [b"d/big"]
         assert list(to.rereading.settle([])) == []
@@ -161,7 +160,7 @@ def test_a_whole_file_of_another_size_or_content_differs(move: Move, found: byte
 def test_of_many_changes_the_later_paths_are_read_by_a_walk(
     move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rereading, "MOST", 8)
+    monkeypatch.setattr(destination, "MOST", 8)
     for number in range(40):
         (move.root / f"m{number:02d}").write_bytes(b"%d" % number)
     with move.destination.open() as to:
@@ -177,7 +176,7 @@ def test_of_many_changes_the_later_paths_are_read_by_a_walk(
 def test_changes_with_long_paths_are_remembered_up_to_their_bytes(
     move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rereading, "MOST", 8)
+    monkeypatch.setattr(destination, "MOST", 8)
     deep = move.root.joinpath(*["d" * 250] * 4)
     deep.mkdir(parents=True)
     for number in range(8):

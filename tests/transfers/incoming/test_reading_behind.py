@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor, until
 from tests.transfers.incoming.test_lost_writes import LossyDisk, close_round
-from wingsd.moves.rereading import Piece, PieceReader
+from wingsd.moves.destination import Piece, PieceReader
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 

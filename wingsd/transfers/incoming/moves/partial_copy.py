@@ -51,11 +51,10 @@ from wingsd.moves.batch import (
     WholeFrame,
     frame_bytes,
 )
-from wingsd.moves.destination import MoveDestination
+from wingsd.moves.destination import MOST as MOST_CHANGES
+from wingsd.moves.destination import MoveDestination, Piece, PieceReader
 from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import is_full
-from wingsd.moves.rereading import MOST as MOST_CHANGES
-from wingsd.moves.rereading import Piece, PieceReader
 from wingsd.moves.tree import MoveLimits, Resumption
 from wingsd.moves.unchanged import KERNEL
 from wingsd.threadio import Workers, relayed
