@@ -96,16 +96,18 @@ class Decompressor(Protocol):
 class StreamFormat:
     """One format: its `name` for messages, the first bytes of a stream, and its decompressor.
 
-    `make` is called for each stream. `errors` returns what `decompress` raises for invalid data;
-    `advice` returns what to do about one that is not damage, else an empty string. Zeros between
-    two streams are allowed in multiples of `padding` bytes, none where that is 0.
+    `make` is called for each stream. `errors` returns what `decompress` raises for invalid data.
+    One with the word `limit` in it is no damage: `advice` says what to do about it, and may have
+    the error itself. Zeros between two streams are allowed in multiples of `padding` bytes, none
+    where that is 0.
     """
 
     name: str
     magics: tuple[bytes, ...]
     make: Callable[[], Decompressor]
     errors: Callable[[], tuple[type[Exception], ...]]
-    advice: Callable[[Exception], str] = lambda error: ""
+    limit: str = ""
+    advice: str = ""
     padding: int = 0
 
     def plain(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -159,9 +161,10 @@ class StreamFormat:
             try:
                 plain = decompressor.decompress(piece, STEP)
             except self.errors() as error:
+                if self.limit and self.limit in str(error):
+                    raise ArchiveError(self.advice.format(error=error)) from error
                 raise ArchiveError(
-                    self.advice(error)
-                    or f"the archive is damaged: its {self.name} data is wrong ({error})"
+                    f"the archive is damaged: its {self.name} data is wrong ({error})"
                 ) from error
             if plain:
                 size += len(plain)
@@ -239,21 +242,14 @@ compression. It is kept in memory as far as data fills it."""
 _OVERHEAD = 2 << 20
 
 
-def _advice(error: Exception) -> str:
-    if "limit" not in str(error):
-        return ""
-    return (
-        f"the archive's xz dictionary is larger than {MAX_DICTIONARY >> 20} MiB; "
-        "compress it with one of the presets -0 to -9, unchanged"
-    )
-
-
 XZ = StreamFormat(
     name="xz",
     magics=(b"\xfd7zXZ\0",),
     make=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY + _OVERHEAD),
     errors=lambda: (lzma.LZMAError,),
-    advice=_advice,
+    limit="limit",
+    advice=f"the archive's xz dictionary is larger than {MAX_DICTIONARY >> 20} MiB; "
+    "compress it with one of the presets -0 to -9, unchanged",
     padding=4,  # the xz format, section 2.2
 )
 
@@ -271,34 +267,21 @@ def _zstd_decompressor() -> Decompressor:
     return cast(Decompressor, pyzstd.ZstdDecompressor(option=option))
 
 
-def _zstd_advice(error: Exception) -> str:
-    if "memory" not in str(error):
-        return ""
-    return (
-        f"the archive's zstd window is larger than {MAX_WINDOW >> 20} MiB; "
-        "compress it without --long or --ultra"
-    )
-
-
 ZSTD = StreamFormat(
     name="zstd",
     magics=(ZSTD_MAGIC, *SKIPPABLE_MAGICS),
     make=_zstd_decompressor,
     errors=lambda: (pyzstd.ZstdError,),
-    advice=_zstd_advice,
+    limit="memory",
+    advice=f"the archive's zstd window is larger than {MAX_WINDOW >> 20} MiB; "
+    "compress it without --long or --ultra",
 )
 
 
 _ACCEPTED = "gzip, zstd, xz, bzip2, lz4 and uncompressed tar archives are accepted"
 
-_Kind = tuple[tuple[bytes, ...], Callable[[Iterator[bytes]], Iterator[bytes]]]
-
-# The first bytes of each format, and its reader. Two may start with skippable frames.
-_FRAMED: tuple[_Kind, ...] = ((LZ4.magics, LZ4.plain), (ZSTD.magics, ZSTD.plain))
-_KINDS: tuple[_Kind, ...] = (
-    *((each.magics, each.plain) for each in (GZIP, XZ, BZIP2)),
-    *_FRAMED,
-)
+#: Those that may start with skippable frames.
+_FRAMED = (LZ4, ZSTD)
 
 
 def decompressed(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -312,13 +295,13 @@ def decompressed(blocks: Iterator[bytes]) -> Iterator[bytes]:
     if not head:
         raise ArchiveError("the archive is empty: not one byte of it was received")
     whole: Iterator[bytes] = chain([head], blocks)
-    kinds = _KINDS
+    formats: tuple[StreamFormat, ...] = (GZIP, XZ, BZIP2, *_FRAMED)
     if is_skippable(head[:4]):
         head, whole = passed_over(whole)
-        kinds = _FRAMED
-    for magics, plain in kinds:
-        if head.startswith(magics):
-            return plain(whole)
+        formats = _FRAMED
+    for each in formats:
+        if head.startswith(each.magics):
+            return each.plain(whole)
     if is_header(head[:BLOCK]) or head[257:262] == b"ustar":
         return whole
     raise ArchiveError(f"the archive is of an unknown kind; {_ACCEPTED}")

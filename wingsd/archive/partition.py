@@ -127,11 +127,6 @@ def _nearest(starts: list[tuple[int, TreeKey]], offset: int) -> TreeKey:
     return min(candidates, key=lambda start: abs(start[0] - offset))[1]
 
 
-def everything(listing: Listing) -> Listing:
-    """Return all names of a listing."""
-    return listing
-
-
 @frozen(repr=False)
 class Part:
     """A range of the tree below `directory`, by default all of it.
@@ -146,7 +141,7 @@ class Part:
     tree_range: TreeRange = EVERYTHING
     first_names: FirstNames = Factory(FirstNames)
     limit: int | None = None
-    select: Callable[[Listing], Listing] = everything
+    select: Callable[[Listing], Listing] = lambda listing: listing
     holes: bool = False
     attributes: bool = True
 

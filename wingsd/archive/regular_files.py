@@ -41,6 +41,7 @@ _USUAL_MODE = 0o755
 #: The most pieces of a sparse file: Go's archive/tar reads no map above 1 MiB, since 1.25.2.
 _MAX_SEGMENTS = 1 << 14
 _ZEROS = bytes(STEP)
+_ATTRIBUTES = "the extended attributes and ACLs"
 
 Open = Callable[[], Generator[bytes, None, None]]
 
@@ -73,32 +74,24 @@ class NotKept:
 
     def __str__(self) -> str:
         """Return one line for people, an empty text where everything is kept."""
+        links = ("{} hard link", "{} hard links")
         missing = (
-            (self.symlinks, "symlink"),
-            (self.hard_links, "hard link"),
-            (self.empty_directories, "empty director"),
-            (self.directory_modes, "mode of director"),
-            (self.others, "special file"),
-            (self.attributes, "extended attributes and ACLs of file"),
+            (self.symlinks, ("{} symlink", "{} symlinks")),
+            (self.hard_links, links),
+            (self.empty_directories, ("{} empty directory", "{} empty directories")),
+            (self.directory_modes, ("the mode of {} directory", "the modes of {} directories")),
+            (self.others, ("{} special file", "{} special files")),
+            (self.attributes, (f"{_ATTRIBUTES} of {{}} file", f"{_ATTRIBUTES} of {{}} files")),
         )
-        lost = ", ".join(_counted(count, noun) for count, noun in missing if count)
+        lost = ", ".join(each[count > 1].format(count) for count, each in missing if count)
         told = []
         if self.copies:
+            copied = links[self.copies > 1].format(self.copies)
             size = readable_size(self.copied_bytes)
-            told.append(f"{_counted(self.copies, 'hard link')} as whole copies ({size} more)")
+            told.append(f"{copied} as whole copies ({size} more)")
         if lost:
             told.append(f"without {lost}")
         return ", ".join(told)
-
-
-def _counted(count: int, noun: str) -> str:
-    if noun.startswith("mode of"):
-        return f"the {'mode' if count == 1 else 'modes'} of {_counted(count, 'director')}"
-    if noun.endswith(" of file"):
-        return f"the {noun.removesuffix('file')}{_counted(count, 'file')}"
-    if noun.endswith("director"):
-        return f"{count} {noun}{'y' if count == 1 else 'ies'}"
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 class RegularFiles:

@@ -94,7 +94,11 @@ def member_header(
         if len(text) > _FIELD or not text.isascii()
     ]
     if texts:
-        records = _charset(name + link) + records + b"".join(texts)
+        try:
+            (name + link).decode()
+        except UnicodeDecodeError:  # UTF-8 is pax's default (POSIX, "hdrcharset")
+            records = pax_record(b"hdrcharset", b"BINARY") + records
+        records += b"".join(texts)
     numbers = (mode, field_size, seconds)
     block = _block(_truncated(name), typeflag, *numbers, _truncated(link), owner)
     if not records:
@@ -192,12 +196,3 @@ def pax_record(key: bytes, value: bytes) -> bytes:
     length = rest + len(b"%d" % rest)
     length = rest + len(b"%d" % length)
     return b"%d %b=%b\n" % (length, key, value)
-
-
-def _charset(texts: bytes) -> bytes:
-    """Return the record for names that are not UTF-8, pax's default (POSIX, "hdrcharset")."""
-    try:
-        texts.decode()
-    except UnicodeDecodeError:
-        return pax_record(b"hdrcharset", b"BINARY")
-    return b""

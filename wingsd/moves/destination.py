@@ -514,7 +514,12 @@ class OpenBatch:
         # the limits meanwhile, and the other not.
         for directory, frames in groupby(index.contents, self._directory_of_new):
             if directory is not None:
-                self._reserve([frame for frame in frames if isinstance(frame, WholeFrame)])
+                added = [frame for frame in frames if isinstance(frame, WholeFrame)]
+                self._added.append(added)
+                tree.trim()
+                size = sum(frame.size for frame in added)
+                more = sum(len(frame.attributes) for frame in added)
+                tree.reserve(added[0].path, len(added), size, more)
                 continue
             for frame in frames:
                 self._known.append(frame)
@@ -529,13 +534,6 @@ class OpenBatch:
         if isinstance(frame, WholeFrame) and frame.path in self._new:
             return dirname(frame.path)
         return None
-
-    def _reserve(self, frames: list[WholeFrame]) -> None:
-        self._added.append(frames)
-        self._tree.trim()
-        size = sum(frame.size for frame in frames)
-        more = sum(len(frame.attributes) for frame in frames)
-        self._tree.reserve(frames[0].path, len(frames), size, more)
 
     def is_new(self, run: BlockRun) -> bool:
         """Return whether blocks are of a file that comes as a whole and was not there."""

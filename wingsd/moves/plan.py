@@ -100,9 +100,7 @@ class Matches:
         """Return what a present file was; `at` is what had its first name."""
         path = self._before.get(node.names[0])
         if path is not None:
-            found = self._sent.find(path)
-            assert isinstance(found, Named)  # noqa: S101 - by `_try`
-            return found
+            return self._sent.named(path)
         if at is None or not _is_plain(node, at) or node.names[0] in self._after:
             return None
         return at if isinstance(at, Named) and _fits(node, at) else None
@@ -155,9 +153,7 @@ class Matches:
 
     def _found(self, path: bytes) -> Named:
         self._now.trim()
-        node = self._now.find(path)
-        assert isinstance(node, Named)  # noqa: S101 - nothing is changed meanwhile
-        return node
+        return self._now.named(path)
 
     def _try(self, node: Named, sent: TreeEntry | None) -> None:
         if isinstance(sent, Named) and sent.names[0] not in self._after and _fits(node, sent):
@@ -223,9 +219,7 @@ class Plan:
         """The frames that take files out and remove names."""
         taken = set()
         for path, slot in self._matches.slots.items():
-            node = self._now.find(path)
-            assert isinstance(node, Named)  # noqa: S101 - by `Matches`
-            before = self._matches.before(node, None)
+            before = self._matches.before(self._now.named(path), None)
             assert before is not None  # noqa: S101 - by `Matches`
             taken.add(before.names[0])
             yield TakeFrame(before.names[0], slot)

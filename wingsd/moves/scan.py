@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from struct import Struct
 
@@ -238,12 +238,11 @@ class _Scan:
 class Rescan(_Scan):
     """Reads what is not as it was `before`, by the last scan; `seen` gets all directories.
 
-    Those in `unsettled` have files to be read in any case. `same` is called with the prefix and
-    the files of each directory that is as it was, `found` returns what another process finds.
+    `same` is called with the prefix and the files of each directory that is as it was, `found`
+    returns what another process finds.
     """
 
     _before: SeenDirectories
-    _unsettled: Collection[bytes]
     _same: Callable[[bytes, Sequence[bytes]], object]
     _found: FoundBeside
     _changed: set[bytes] = field(init=False, factory=set)
@@ -294,11 +293,7 @@ class Rescan(_Scan):
             self._add_directory(listing)
 
     def _is_changed(self, path: bytes) -> bool:
-        return (
-            path in self._changed
-            or path in self._unsettled
-            or not self._seen.is_same(path, self._before)
-        )
+        return path in self._changed or not self._seen.is_same(path, self._before)
 
     def _make_parents(self, path: bytes) -> None:
         """Add the directories above a path to the tree, whatever is said of them."""

@@ -82,7 +82,8 @@ class SeenDirectories:
         self.steps = 0
         #: The digests, as their paths are sorted in the walk.
         self.digests: dict[bytes, bytes] = {}
-        #: Directories that count as changed, as what was logged of them is to be logged again.
+        #: Directories that count as changed: what was logged of them is to be logged again, or
+        #: they have files that are to be read again.
         self.noted: set[bytes] = set()
         #: Directories with files that have several names.
         self.linked: set[bytes] = set()

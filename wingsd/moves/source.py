@@ -56,15 +56,12 @@ class KnownTree:
         self._rule = rule
         self._attributes = attributes
         self._scratch = scratch
-        #: What the last round has seen, None where that counts for nothing; and the directories
-        #: with files that have to be read in the next one, though they be as they were.
+        #: What the last round has seen, None where that counts for nothing.
         self._seen: SeenDirectories | None = None
-        self._unsettled: set[bytes] = set()
         #: How often the rule had forgotten all files then.
         self._forgotten = 0
         #: The same of this round, and whether it is one of what was changed.
         self._next = SeenDirectories()
-        self._next_unsettled: set[bytes] = set()
         self._is_part = False
 
     @property
@@ -88,10 +85,10 @@ class KnownTree:
         if rule is None or seen is None or rule.forgotten != self._forgotten:
             return None
         now = self._begin(is_part=True)
-        before = (seen, self._unsettled, rule.unchanged_directory)
+        same = rule.unchanged_directory
         try:
             with _beside(root, seen if is_final else None) as found:
-                rescan = Rescan(warn, self._attributes, self._scratch, now, *before, found)
+                rescan = Rescan(warn, self._attributes, self._scratch, now, seen, same, found)
                 part = rescan.changed(root)
         except FrameRefused:  # a directory was seen twice, or as something else
             return None
@@ -103,19 +100,19 @@ class KnownTree:
     def _begin(self, *, is_part: bool) -> SeenDirectories:
         rule = self._rule
         self._next = SeenDirectories() if rule is None else SeenDirectories(rule.settles)
-        self._next_unsettled, self._is_part = set(), is_part
+        self._is_part = is_part
         return self._next
 
     def not_settled(self, path: bytes) -> None:
         """Note a file that has to be read in the next round, whether it is changed or not."""
-        self._next_unsettled.add(dirname(path))
+        self._next.noted.add(dirname(path))
 
     # After a round
 
     def read_all(self) -> None:
         """Note that the tree of the last round is now what this one has scanned and read."""
         if self._rule is not None and self._next.is_whole:
-            self._seen, self._unsettled = self._next, self._next_unsettled
+            self._seen = self._next
             self._forgotten = self._rule.forgotten
         else:
             self._seen = None

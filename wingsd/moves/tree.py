@@ -270,6 +270,12 @@ class MoveTree:
         """Return what has a path, None where nothing has it."""
         return self.store.get(path) if path else self.top
 
+    def named(self, path: bytes) -> Named:
+        """Return the file or symlink that has a path."""
+        node = self.find(path)
+        assert isinstance(node, Named)  # noqa: S101 - by the caller
+        return node
+
     def numbered(self, number: int) -> FileNode:
         """Return the file that has a number. Raises KeyError."""
         node = self.store.shared(number)
@@ -487,11 +493,15 @@ class MoveTree:
             self.store.set(path, node)
             self.touch(dirname(path))
 
+    def files(self, start: bytes = b"") -> Iterator[tuple[bytes, FileNode]]:
+        """Yield the files by their first names, those before the path `start` left out."""
+        for path, node in self.walk(start=start):
+            if isinstance(node, FileNode) and node.names[0] == path:
+                yield path, node
+
     def missing(self) -> Iterator[tuple[bytes, FileNode]]:
         """Yield the files some of whose blocks are unknown, by their first names."""
-        for path, node in self.walk():
-            if isinstance(node, FileNode) and node.blocks.missing and node.names[0] == path:
-                yield path, node
+        return ((path, node) for path, node in self.files() if node.blocks.missing)
 
     def root(self) -> bytes:
         """Return the root. Raises RoundIncomplete where blocks are unknown.
@@ -668,16 +678,31 @@ class MoveTree:
         """
         if self.slots:
             raise RoundIncomplete(f"{len(self.slots)} files were taken and not put; send the rest")
-        yield from self._names()
+        for path, entry in self.walk():
+            if isinstance(entry, DirectoryNode):
+                yield DirectoryFrame(path, *entry.meta)
+            elif isinstance(entry, LinkNode) and entry.names[0] == path:
+                yield LinkFrame(path, entry.target, entry.mtime)
         for node in self.store.numbered():
             yield FileFrame(node.number, node.names[0], *node.meta, node.block_size)
-        yield from self._wholes()
+        yield from self._contents()
+        for path, entry in self.walk():
+            if not isinstance(entry, DirectoryNode) and entry.names[0] != path:
+                yield HardFrame(path, entry.names[0])
+
+    def _contents(self) -> Iterator[Content]:
+        for path, node in self.files():
+            if node.number:
+                continue
+            if node.blocks.missing:
+                raise _missing(path)
+            rest = (node.blocks.get(0, 1), node.attributes or b"")
+            yield WholeFrame(path, *node.meta, *rest)
         for node in self.store.numbered():
             if node.attributes:
                 yield AttributesFrame(node.number, node.attributes)
             for first, digests in node.blocks.runs():
                 yield _blocks(node, first, digests)
-        yield from self._links()
 
     def parts(self) -> Iterator[bytes]:
         """Yield the parts of the tree. Raises RoundIncomplete as `frames` does."""
@@ -717,9 +742,7 @@ class MoveTree:
     def held_bytes(self) -> int:
         """Return the bytes of the blocks that are known."""
         held = 0
-        for path, node in self.walk():
-            if not isinstance(node, FileNode) or node.names[0] != path:
-                continue
+        for _, node in self.files():
             if not node.blocks.missing:
                 held += node.size
             elif (known := node.blocks.count - node.blocks.missing) > 0:
@@ -728,26 +751,6 @@ class MoveTree:
                 held += (known - is_last_known) * node.block_size
                 held += node.length(last, 1) if is_last_known else 0
         return held
-
-    def _names(self) -> Iterator[Shape]:
-        for path, node in self.walk():
-            if isinstance(node, DirectoryNode):
-                yield DirectoryFrame(path, *node.meta)
-            elif isinstance(node, LinkNode) and node.names[0] == path:
-                yield LinkFrame(path, node.target, node.mtime)
-
-    def _wholes(self) -> Iterator[WholeFrame]:
-        for path, node in self.walk():
-            if isinstance(node, FileNode) and not node.number and node.names[0] == path:
-                if node.blocks.missing:
-                    raise _missing(path)
-                rest = (node.blocks.get(0, 1), node.attributes or b"")
-                yield WholeFrame(path, *node.meta, *rest)
-
-    def _links(self) -> Iterator[HardFrame]:
-        for path, node in self.walk():
-            if not isinstance(node, DirectoryNode) and node.names[0] != path:
-                yield HardFrame(path, node.names[0])
 
 
 MAX_PART = 4 << 20

@@ -50,9 +50,8 @@ class WalkProcess:
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            _output(self._process).close()
+            with self._process:  # closes its output, and waits
+                self._process.kill()
             self._process = None
 
     def _receive(self) -> None:

@@ -271,16 +271,13 @@ class _Lzip:
         self.unused_data = self._tail[_LZIP_TRAILER.size :]
 
 
-def _limit(error: Exception) -> str:
-    return f"the archive is refused: {error}" if "limited" in str(error) else ""
-
-
 LZIP = StreamFormat(
     name="lzip",
     magics=(_LZIP_MAGIC,),
     make=_Lzip,
     errors=lambda: (lzma.LZMAError, _FrameError),
-    advice=_limit,
+    limit="limited",
+    advice="the archive is refused: {error}",
 )
 
 
