@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.archive.directories import DirectoryMetadata
 from wingsd.archive.quota import DEFAULT
-from wingsd.archive.tree_writer import TreeWriter
+from wingsd.archive.tree_writer import DirectoryMetadata, TreeWriter
 from wingsd.errors import ArchiveError
 
 MIB = 1 << 20

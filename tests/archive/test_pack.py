@@ -17,7 +17,7 @@ import pytest
 
 from tests.archive.packing import packed, unpacked
 from tests.support.archives import run, seen, sparse_file
-from wingsd.archive import tar_writer as members
+from wingsd.archive import pack as members
 from wingsd.archive.compress import OUTPUT, Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.policy import Kind
@@ -143,7 +143,7 @@ def test_set_id_bits_stay_and_the_rest_of_a_mode_goes(tmp_path: Path) -> None:
 def test_a_time_out_of_range_is_clamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # not every file system goes as far as the true limit, the year 2262
     limit = 10**18
-    monkeypatch.setattr("wingsd.archive.tar_writer._LATEST", limit)
+    monkeypatch.setattr("wingsd.archive.pack._LATEST", limit)
     top, out = tmp_path / "t", tmp_path / "out"
     top.mkdir()
     for name, time in (("early", -limit - 1), ("late", limit + 1), ("last", limit)):

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from tests.support.archives import in_blocks, seen
 from wingsd.archive.compress import Compression
 from wingsd.archive.extract import extract
-from wingsd.archive.pack import Packed, pack
+from wingsd.archive.pack import LEAST_HOLES, Packed, data_segments, pack
 from wingsd.archive.partition import Part
-from wingsd.archive.tar_writer import LEAST_HOLES, data_segments
 
 MIB = 1 << 20
 

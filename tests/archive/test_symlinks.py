@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from wingsd.archive.directories import SymlinkResolver, UnresolvableSymlink
+from wingsd.archive.pack import SymlinkResolver, UnresolvableSymlink
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from wingsd.errors import ShapeMissing
 from wingsd.filesystem.openers import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, Index
-from wingsd.moves.contents import ContentReader
 from wingsd.moves.destination import MoveDestination, PieceReader
-from wingsd.moves.filling import Batch, BatchFiller, deflated
+from wingsd.moves.filling import Batch, BatchFiller, ContentReader, deflated
 from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan

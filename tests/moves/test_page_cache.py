@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wingsd.filesystem.syscalls import cached_pages
-from wingsd.moves import contents
-from wingsd.moves.contents import PageCacheKeeper
+from wingsd.moves import filling
+from wingsd.moves.filling import PageCacheKeeper
 
 PART = 128 << 10
 PARTS = 240
@@ -46,11 +46,11 @@ def cached(fd: int) -> list[int]:
     return [part for part in range(PARTS) if cached_pages(fd, part * PART, PART)]
 
 
-@pytest.mark.parametrize("region", [contents.REGION, 10 << 20])
+@pytest.mark.parametrize("region", [filling.REGION, 10 << 20])
 def test_what_was_not_there_is_given_back(
     fd: int, region: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "REGION", region)
+    monkeypatch.setattr(filling, "REGION", region)
     read(fd)
     assert cached(fd) == []
 

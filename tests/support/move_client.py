@@ -19,8 +19,7 @@ import requests
 from twisted.internet.threads import deferToThread
 
 from tests.support.attributes import reading
-from wingsd.moves.contents import ContentReader
-from wingsd.moves.filling import Batch, BatchFiller, deflated
+from wingsd.moves.filling import Batch, BatchFiller, ContentReader, deflated
 from wingsd.moves.plan import plan
 from wingsd.moves.scan import scan
 from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree

@@ -22,7 +22,7 @@ from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.filesystem.walk import Measured, survey
-from wingsd.moves import contents, stop_rule
+from wingsd.moves import filling, stop_rule
 from wingsd.servers import running
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -413,7 +413,7 @@ async def test_a_file_that_cannot_be_read_fails_the_move_and_the_server_runs_on(
     def fail(*args: object) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(contents, "_exactly", fail)
+    monkeypatch.setattr(filling, "_exactly", fail)
     await sender.start()
     check_runs_on(sender)
     assert sender.said("region0")

@@ -21,11 +21,11 @@ import attrs
 
 from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.decompress import decompressed
+from wingsd.archive.pack import STEP
 from wingsd.archive.pipeline import Blocks, joined, read_ahead
 from wingsd.archive.policy import Kind, member_kind, member_mode, member_path
 from wingsd.archive.tar_headers import END, FILE, member_header, padding, sparse_header
 from wingsd.archive.tar_reader import Member, TarReader
-from wingsd.archive.tar_writer import STEP
 from wingsd.errors import MemberRefused
 from wingsd.util.text import display, readable_size
 

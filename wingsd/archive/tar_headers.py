@@ -120,7 +120,11 @@ def sparse_header(
 
     `records` and `owner` are as for `member_header`.
     """
-    shown = _map(size, segments)
+    # An empty piece at the end tells the size to readers that know the map alone.
+    entries = segments if segments and sum(segments[-1]) == size else (*segments, (size, 0))
+    lines = [len(entries), *(number for entry in entries for number in entry)]
+    shown = b"".join(b"%d\n" % line for line in lines)
+    shown += padding(len(shown))
     stored = len(shown) + sum(length for _, length in segments)
     records += b"".join(
         (
@@ -131,14 +135,6 @@ def sparse_header(
         )
     )
     return member_header(name, FILE, mode, stored, mtime, b"", records, owner) + shown
-
-
-def _map(size: int, segments: Segments) -> bytes:
-    # An empty piece at the end tells the size to readers that know the map alone.
-    entries = segments if segments and sum(segments[-1]) == size else (*segments, (size, 0))
-    lines = [len(entries), *(number for entry in entries for number in entry)]
-    text = b"".join(b"%d\n" % line for line in lines)
-    return text + padding(len(text))
 
 
 def padding(size: int) -> bytes:

@@ -67,7 +67,10 @@ class Member:
         self.link: bytes = link.partition(b"\0")[0]
         self.mode = number(mode, "mode") & 0o7777
         self.size = number(size, "size")
-        self.mtime = _time_field(mtime) * 1_000_000_000
+        seconds = _base256(mtime) if mtime[0] & 0x80 else number(mtime, "time")
+        if abs(seconds) > LATEST:
+            raise ValueError("its time is out of range")
+        self.mtime = seconds * 1_000_000_000
         self.segments: array[int] | None = None
         self.attributes = b""
         self.has_more = False
@@ -129,13 +132,6 @@ def _base256(field: bytes) -> int:
     return value - (1 << len(field) * 8 - 1) if field[0] & 0x40 else value
 
 
-def _time_field(field: bytes) -> int:
-    seconds = _base256(field) if field[0] & 0x80 else number(field, "time")
-    if abs(seconds) > LATEST:
-        raise ValueError("its time is out of range")
-    return seconds
-
-
 def pax_time(text: bytes) -> int:
     """Return a pax time ("1700000000.123456789") in nanoseconds, exact, rounded down.
 
@@ -180,11 +176,6 @@ def sparse_number(text: bytes) -> int:
     if not _DECIMAL(text) or int(text) > _LARGEST:
         raise ValueError("a number in its pax header is wrong")
     return int(text)
-
-
-def sparse_from_list(text: bytes) -> array[int]:
-    """Return the segments of `GNU.sparse.map` (format 0.1): "offset,length,offset,length"."""
-    return array("q", map(sparse_number, text.split(b","))) if text else array("q")
 
 
 def old_sparse_pairs(fields: memoryview) -> Iterator[int]:
@@ -250,7 +241,8 @@ class Extension:
             elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
                 self.segments.append(sparse_number(value))
             elif key == b"GNU.sparse.map":
-                self.segments = sparse_from_list(value)
+                # format 0.1: "offset,length,offset,length"
+                self.segments = array("q", map(sparse_number, value.split(b",") if value else ()))
             elif key.startswith(_SPARSE):
                 self.sparse[key.removeprefix(_SPARSE)] = value
             elif key in ACL_KEYS:

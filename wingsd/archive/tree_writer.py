@@ -18,7 +18,6 @@ from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import NoReturn
 
-from wingsd.archive.directories import DirectoryMetadata
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, MemberRefused, StorageError
 from wingsd.filesystem.attributes import is_own, process_umask, write_attributes
@@ -69,6 +68,100 @@ class DeferredLinks:
 
 def _path(name: bytes) -> Path:
     return tuple(name.split(b"/"))
+
+
+DirectoryEntry = tuple[Path, int, int | None, bytes]
+
+_CHUNK = 1 << 16
+_ENTRY = Struct("<Hq?IH")
+_OVERHEAD = 300  # bytes of the smallest entry of `_updated` in CPython 3.11
+
+
+class DirectoryMetadata:
+    """The metadata of directories: `mode`, `attributes`, and `mtime`, None for any.
+
+    Times are in nanoseconds.
+
+    An archive may have any number of directories, so they are kept on the disk: in a file without
+    a name in the directory `place`, read backwards at the end, so that a directory comes before
+    its parents. `memory` is the most bytes for those of `update`. `close` must be called.
+
+    Threads that share it hold `lock` while they make a directory and add it: else its contents
+    could be added before it, and the order at the end would be wrong.
+    """
+
+    def __init__(self, place: str, memory: int) -> None:
+        self.lock = Lock()
+        self._file = SpooledTemporaryFile(_SPOOLED, dir=place)  # noqa: SIM115 - closed by close
+        self._offsets = array("q", [0])
+        self._chunk = bytearray()
+        self._updated: dict[Path, tuple[int, int, bytes]] = {}
+        self._memory_left = memory
+
+    def add(self, path: Path, mode: int, mtime: int | None, attributes: bytes = b"") -> None:
+        """Add a directory that was just made, after its parents.
+
+        Raises OSError where the disk fails.
+        """
+        name = b"/".join(path)
+        sizes = len(name), len(attributes)
+        self._chunk += _ENTRY.pack(mode, mtime or 0, mtime is not None, *sizes) + name + attributes
+        if len(self._chunk) >= _CHUNK:
+            self._file.write(self._chunk)
+            self._offsets.append(self._offsets[-1] + len(self._chunk))
+            self._chunk.clear()
+
+    def update(self, path: Path, mode: int, mtime: int, attributes: bytes = b"") -> None:
+        """Set the metadata of a directory that exists already; the last call counts.
+
+        It is kept in memory. Raises ArchiveError where that is used up.
+        """
+        if path not in self._updated:
+            self._memory_left -= _OVERHEAD + sum(len(part) + 41 for part in path)
+        self._memory_left -= len(attributes)
+        if self._memory_left < 0:
+            raise ArchiveError(
+                "too many directories come after their contents, or twice; write the archive "
+                "with directories first, as tar does, or raise "
+                "system.transfers.directory_memory on this node"
+            )
+        self._updated[path] = (mode, mtime, attributes)
+
+    def in_order(self) -> Iterator[DirectoryEntry]:
+        """Yield every directory once, before its parents, the root at the end.
+
+        May be called once. Raises OSError where the disk fails.
+        """
+        updated = self._updated
+        for path, *metadata in self._added_backwards():
+            yield path, *updated.pop(path, metadata)
+        # those that existed before the archive
+        for path in sorted(updated, reverse=True):
+            yield path, *updated[path]
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):  # unwritten data is not needed any more
+            self._file.close()
+
+    def _added_backwards(self) -> Iterator[DirectoryEntry]:
+        yield from _entries(bytes(self._chunk))
+        for start, end in zip(self._offsets[-2::-1], self._offsets[:0:-1], strict=True):
+            self._file.seek(start)
+            yield from _entries(self._file.read(end - start))
+
+
+def _entries(chunk: bytes) -> Iterator[DirectoryEntry]:
+    entries: list[DirectoryEntry] = []
+    at = 0
+    while at < len(chunk):
+        mode, mtime, has_mtime, length, more = _ENTRY.unpack_from(chunk, at)
+        at += _ENTRY.size + length
+        path = tuple(chunk[at - length : at].split(b"/"))
+        attributes = chunk[at : at + more]
+        at += more
+        entries.append((path, mode, mtime if has_mtime else None, attributes))
+    return reversed(entries)
 
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

@@ -389,7 +389,7 @@ class _Replay:
             RecordType.LOST: self._lost,
             RecordType.ROUND: self._round,
             RecordType.STATE: self._begin_snapshot,
-            RecordType.PART: self._part,
+            RecordType.PART: lambda record: tree.add_part(record.payload),
             RecordType.END: self._end_snapshot,
         }
 
@@ -471,9 +471,6 @@ class _Replay:
         if self._found.received.upto or self._open:
             raise record.damaged("a snapshot is not at its beginning")
         self._state = state
-
-    def _part(self, record: Record) -> None:
-        self._found.tree.add_part(record.payload)
 
     def _end_snapshot(self, record: Record) -> None:
         state = self._state

@@ -17,8 +17,8 @@ from struct import Struct
 
 from attrs import define, field, frozen
 
+from wingsd.archive.pack import check_owner
 from wingsd.archive.policy import MAX_DEPTH, member_mode
-from wingsd.archive.tar_writer import check_owner
 from wingsd.errors import TreeTooLarge
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.open_directories import Path, file_type_name

@@ -26,8 +26,7 @@ from wingsd.archive.policy import attributes_line
 from wingsd.errors import FrameRefused, SourceFileChanged
 from wingsd.filesystem.attributes import EVERYTHING, MOST, AttributeReader, AttributesKept
 from wingsd.filesystem.walk import opened, opened_again
-from wingsd.moves.contents import ContentReader, FramedData
-from wingsd.moves.filling import Batch, BatchFiller
+from wingsd.moves.filling import Batch, BatchFiller, ContentReader, FramedData
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import FileContent, plan, put_in_place
 from wingsd.moves.scan import ChangedPart, Rescan, first_difference, scan

@@ -122,12 +122,6 @@ def directory_hash() -> hashlib._Hash:
     return sha256(_TAG_DIRECTORY)
 
 
-def root_digest(mode: int, mtime: int, directory: bytes, attributes: bytes = b"") -> bytes:
-    """Return the root of a tree: of its top directory's own metadata, and its digest."""
-    last = sha256(attributes).digest() if attributes else b""
-    return sha256(_TAG_ROOT + _DIRECTORY_META.pack(mode, mtime) + directory + last).digest()
-
-
 class _OpenDirectory(NamedTuple):
     """A directory whose entries are being looked at."""
 
@@ -516,7 +510,9 @@ class MoveTree:
         top = self.top
         if top.digest is None:
             _Pass(self.store, top).run()
-        return root_digest(top.mode, top.mtime, top.digest or b"", top.attributes)
+        last = sha256(top.attributes).digest() if top.attributes else b""
+        directory = _DIRECTORY_META.pack(top.mode, top.mtime) + (top.digest or b"")
+        return sha256(_TAG_ROOT + directory + last).digest()
 
     def _place(self, path: bytes) -> None:
         """Drop the digests above a path, which must be of directories."""
@@ -702,7 +698,12 @@ class MoveTree:
             if node.attributes:
                 yield AttributesFrame(node.number, node.attributes)
             for first, digests in node.blocks.runs():
-                yield _blocks(node, first, digests)
+                count = len(digests) // DIGEST
+                if digests == zero_digest(node.block_size) * count:
+                    yield ZeroFrame(node.number, first, count)
+                else:
+                    last = node.length(first, count)
+                    yield DataFrame(node.number, first, node.block_size, last, digests)
 
     def parts(self) -> Iterator[bytes]:
         """Yield the parts of the tree. Raises RoundIncomplete as `frames` does."""
@@ -790,13 +791,6 @@ class Resumption:
 def _part(frames: list[Frame]) -> bytes:
     kind = BatchKind.DATA if isinstance(frames[0], Content) else BatchKind.SHAPE
     return make_index(kind, 1, 1, 0, frames).raw
-
-
-def _blocks(node: FileNode, first: int, digests: bytes) -> DataFrame | ZeroFrame:
-    count = len(digests) // DIGEST
-    if digests == zero_digest(node.block_size) * count:
-        return ZeroFrame(node.number, first, count)
-    return DataFrame(node.number, first, node.block_size, node.length(first, count), digests)
 
 
 def held_limits(now: MoveTree) -> MoveLimits:

@@ -281,20 +281,18 @@ class SettledFiles:
         """Make what was added known to `has`."""
         inodes, ctimes = self._inodes, self._ctimes
         self._inodes, self._ctimes = array("Q"), array("Q")
-        for low, high in pairwise((0, *_bounds(inodes), 1 << _INODE_BITS)):
-            pairs = zip(inodes, ctimes, strict=True)
-            self._append(
-                sorted(
-                    inode << _CTIME_BITS | ctime for inode, ctime in pairs if low <= inode < high
-                )
-            )
-
-    def _append(self, merged: list[int]) -> None:
-        """Add sorted files, one number each: tuples would take three times the memory."""
+        # inode numbers that divide the others into parts of about `_SLICE`
+        bounds = sorted(inodes[::_SAMPLED])[_SLICE // _SAMPLED :: _SLICE // _SAMPLED]
         mask = (1 << _CTIME_BITS) - 1
-        for inode, each in groupby(merged, key=lambda both: both >> _CTIME_BITS):
-            *_, last = each
-            self.add(inode, last & mask)
+        for low, high in pairwise((0, *bounds, 1 << _INODE_BITS)):
+            pairs = zip(inodes, ctimes, strict=True)
+            # one number for each file: tuples would take three times the memory
+            merged = (
+                inode << _CTIME_BITS | ctime for inode, ctime in pairs if low <= inode < high
+            )
+            for inode, each in groupby(sorted(merged), key=lambda both: both >> _CTIME_BITS):
+                *_, last = each
+                self.add(inode, last & mask)
 
     def has(self, inode: int, ctime: int) -> bool:
         """Return whether the file was settled with this ctime."""
@@ -307,12 +305,6 @@ class SettledFiles:
     def numbers(self) -> array[int]:
         """Return all inode numbers, and then all ctimes."""
         return self._inodes + self._ctimes
-
-
-def _bounds(inodes: array[int]) -> list[int]:
-    """Return inode numbers that divide others into parts of about `_SLICE`."""
-    sample = sorted(inodes[::_SAMPLED])
-    return sample[_SLICE // _SAMPLED :: _SLICE // _SAMPLED]
 
 
 @frozen(eq=False, repr=False)

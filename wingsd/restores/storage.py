@@ -27,7 +27,7 @@ from typing import NoReturn
 
 import attrs
 
-from wingsd.archive.directories import DirectoryMetadata
+from wingsd.archive.tree_writer import DirectoryMetadata
 from wingsd.errors import StorageError
 from wingsd.filesystem.attributes import (
     EVERYTHING,
