@@ -8,12 +8,12 @@ links to others.
 from __future__ import annotations
 
 import errno
+import marshal
 import os
 import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from struct import Struct
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import NoReturn
@@ -26,7 +26,6 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice, display
 
 _SPOOLED = 1 << 19
-_HEAD = Struct("<II")
 
 
 class DeferredLinks:
@@ -46,19 +45,18 @@ class DeferredLinks:
 
         Raises OSError where the disk fails.
         """
-        name, other = b"/".join(path), b"/".join(target)
         with self._lock:
             if self._is_open:
-                self._file.write(_HEAD.pack(len(name), len(other)) + name + other)
+                self._file.write(marshal.dumps((path, target)))
             return self._is_open
 
     def take(self) -> Iterator[tuple[Path, Path]]:
         """Yield all links in the order in which they were added; no more are accepted."""
         self._is_open = False
         self._file.seek(0)
-        while head := self._file.read(_HEAD.size):
-            name, other = _HEAD.unpack(head)
-            yield _path(self._file.read(name)), _path(self._file.read(other))
+        with suppress(EOFError):
+            while True:
+                yield marshal.load(self._file)  # noqa: S302 - this process has written it
 
     def close(self) -> None:
         """Close the file."""
@@ -66,14 +64,9 @@ class DeferredLinks:
             self._file.close()
 
 
-def _path(name: bytes) -> Path:
-    return tuple(name.split(b"/"))
-
-
 DirectoryEntry = tuple[Path, int, int | None, bytes]
 
 _CHUNK = 1 << 16
-_ENTRY = Struct("<Hq?IH")
 _OVERHEAD = 300  # bytes of the smallest entry of `_updated` in CPython 3.11
 
 
@@ -94,7 +87,9 @@ class DirectoryMetadata:
         self.lock = Lock()
         self._file = SpooledTemporaryFile(_SPOOLED, dir=place)  # noqa: SIM115 - closed by close
         self._offsets = array("q", [0])
-        self._chunk = bytearray()
+        #: What is not in the file yet, and about its bytes.
+        self._chunk: list[DirectoryEntry] = []
+        self._size = 0
         self._updated: dict[Path, tuple[int, int, bytes]] = {}
         self._memory_left = memory
 
@@ -103,13 +98,13 @@ class DirectoryMetadata:
 
         Raises OSError where the disk fails.
         """
-        name = b"/".join(path)
-        sizes = len(name), len(attributes)
-        self._chunk += _ENTRY.pack(mode, mtime or 0, mtime is not None, *sizes) + name + attributes
-        if len(self._chunk) >= _CHUNK:
-            self._file.write(self._chunk)
-            self._offsets.append(self._offsets[-1] + len(self._chunk))
+        self._chunk.append((path, mode, mtime, attributes))
+        self._size += _taken(path) + len(attributes)
+        if self._size >= _CHUNK:
+            self._file.write(marshal.dumps(self._chunk))
+            self._offsets.append(self._file.tell())
             self._chunk.clear()
+            self._size = 0
 
     def update(self, path: Path, mode: int, mtime: int, attributes: bytes = b"") -> None:
         """Set the metadata of a directory that exists already; the last call counts.
@@ -117,7 +112,7 @@ class DirectoryMetadata:
         It is kept in memory. Raises ArchiveError where that is used up.
         """
         if path not in self._updated:
-            self._memory_left -= _OVERHEAD + sum(len(part) + 41 for part in path)
+            self._memory_left -= _taken(path)
         self._memory_left -= len(attributes)
         if self._memory_left < 0:
             raise ArchiveError(
@@ -145,23 +140,16 @@ class DirectoryMetadata:
             self._file.close()
 
     def _added_backwards(self) -> Iterator[DirectoryEntry]:
-        yield from _entries(bytes(self._chunk))
+        yield from reversed(self._chunk)
         for start, end in zip(self._offsets[-2::-1], self._offsets[:0:-1], strict=True):
             self._file.seek(start)
-            yield from _entries(self._file.read(end - start))
+            chunk = self._file.read(end - start)
+            yield from reversed(marshal.loads(chunk))  # noqa: S302 - this process has written it
 
 
-def _entries(chunk: bytes) -> Iterator[DirectoryEntry]:
-    entries: list[DirectoryEntry] = []
-    at = 0
-    while at < len(chunk):
-        mode, mtime, has_mtime, length, more = _ENTRY.unpack_from(chunk, at)
-        at += _ENTRY.size + length
-        path = tuple(chunk[at - length : at].split(b"/"))
-        attributes = chunk[at : at + more]
-        at += more
-        entries.append((path, mode, mtime if has_mtime else None, attributes))
-    return reversed(entries)
+def _taken(path: Path) -> int:
+    """Return about the bytes of memory that a directory takes."""
+    return _OVERHEAD + sum(len(part) + 41 for part in path)
 
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import groupby
@@ -615,25 +615,20 @@ class EntryStore:
             yield path, node
         start, end = _below(path)
         while start < end:
-            start = yield from self._some(wanted, start, end, plain)
-
-    def _some(
-        self, wanted: deque[bytes], start: bytes, end: bytes, plain: bool
-    ) -> Generator[tuple[bytes, TreeEntry], None, bytes]:
-        """Yield some entries of a directory; return where to go on, `end` at the end of it."""
-        self.flush()
-        rows = self.rows_from(start, end, plain=plain, most=_SOME)
-        for row in rows:
-            key, of, value = row
-            while wanted and wanted[0] < key:
-                wanted.popleft()  # it is not in this tree
-            if (entry := self.entry(row)) is not None:
-                yield entry
-            if of is None and value[0] == DIRECTORY:
-                while wanted and (wanted[0] == key or wanted[0].startswith(key + b"\0")):
-                    yield from self._next_wanted(wanted, key, plain)
-                return key + b"\1"
-        return rows[-1][0] + b"\0" if rows else end
+            self.flush()
+            rows = self.rows_from(start, end, plain=plain, most=_SOME)
+            start = rows[-1][0] + b"\0" if rows else end
+            for row in rows:
+                key, of, value = row
+                while wanted and wanted[0] < key:
+                    wanted.popleft()  # it is not in this tree
+                if (entry := self.entry(row)) is not None:
+                    yield entry
+                if of is None and value[0] == DIRECTORY:
+                    while wanted and (wanted[0] == key or wanted[0].startswith(key + b"\0")):
+                        yield from self._next_wanted(wanted, key, plain)
+                    start = key + b"\1"  # behind what is in it
+                    break
 
     def entry(self, row: Row) -> tuple[bytes, TreeEntry] | None:
         """Return what a row is of, None where that was removed meanwhile."""
