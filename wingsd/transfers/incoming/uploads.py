@@ -363,9 +363,7 @@ class UploadTransfer(IncomingTransfer):
         async def read(reader: UploadReader) -> None:
             await slots.acquire()
             try:
-                await reader.read(
-                    lambda blocks, abort: tree.extract(blocks, note, abort=abort)
-                )
+                await reader.read(lambda blocks, abort: tree.extract(blocks, note, abort=abort))
                 # Here already: otherwise the others would be read to their ends in vain.
                 reader.verify()
             except Exception as error:
