@@ -27,7 +27,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.config import CALAGOPUS, PELICAN, is_uuid
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import PanelError, PanelRefused, StorageError
 from wingsd.events import CRASHED, Event, EventBus
 from wingsd.panel.client import Panel
@@ -35,6 +35,7 @@ from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.reactor import Timer
+from wingsd.util.text import canonical_uuid
 
 #: Bytes of the metadata of one entry, as JSON.
 METADATA_MAX = 64 * 1024
@@ -254,7 +255,7 @@ class ActivityLog:
         except MetadataTooLarge as error:
             self.drop(TOO_LARGE, 1, f"{server}: {event}: {error}")
             return
-        user = user if user is not None and is_uuid(user) else None
+        user = user if user is not None and canonical_uuid(user) else None
         at = self._now() if at is None else at
         self._buffer.append(ActivityEntry(server, event, text, user, ip, at))
         if len(self._buffer) > BUFFER_MAX:

@@ -17,7 +17,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import attrs
 import yaml
@@ -26,7 +25,7 @@ from wingsd import __release__, __version__
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.addresses import parse_network
 from wingsd.util.serialization import InvalidField, structure, unknown_keys
-from wingsd.util.text import host_and_port, origin
+from wingsd.util.text import canonical_uuid, host_and_port, origin
 
 # The families of Panels and nodes: how one is recognized, and its keys that are not used here. The
 # keys are those that Panels print, and that the families' node daemons write back into the file
@@ -134,11 +133,6 @@ def version_for(family: str) -> str:
     return {PELICAN: "develop", CALAGOPUS: __release__}.get(family, __version__)
 
 
-def defaults_of(family: str) -> Mapping[str, Any]:
-    """Return the family's own defaults: by key, those of a section as a map."""
-    return _DEFAULTS.get(family, {})
-
-
 #: The names of keys by the dotted path of the section that they are in.
 _NAMES: Mapping[str, str] = {
     "": "quiet BlockBaseDirMount",
@@ -182,19 +176,6 @@ UNUSED_BY_DEFAULT: Mapping[str, object] = {
     "docker.network.IPv6": True,
     "docker.network.mode": "pterodactyl_nw",
 }
-
-
-def is_unused(path: str, value: object) -> bool:
-    """Return whether the key at the dotted `path` is one of these, with a `value` it may have."""
-    if path in UNUSED_BY_DEFAULT:
-        # An empty map is a list in what PHP writes.
-        return value in (None, [], UNUSED_BY_DEFAULT[path])
-    return path in UNUSED
-
-
-def leads_to_unused(path: str) -> bool:
-    """Return whether one of these keys is below `path`."""
-    return any(key.startswith(f"{path}.") for key in (*UNUSED, *UNUSED_BY_DEFAULT))
 
 
 # The units and checks of values. A check's docstring is what the reference says of it.
@@ -354,14 +335,6 @@ def at_most(most: int) -> Any:
 
     check.__doc__ = f"A number from 1 to {most}."
     return check
-
-
-def is_uuid(text: str) -> bool:
-    """Return whether a text is a UUID, as a Panel writes it."""
-    try:
-        return str(UUID(text)) == text.lower()
-    except ValueError:
-        return False
 
 
 def one_of(*words: str) -> Any:
@@ -1309,12 +1282,19 @@ def parse(
     except InvalidData as error:
         raise ConfigError(f"{source} is not YAML: {error}".rstrip(": ")) from None
     try:
-        config = _with_credentials(structure(_with_variables(data, environ), Config), environ)
+        config = structure(_with_variables(data, environ), Config)
+        config = attrs.evolve(
+            config,
+            token_id=resolve("token_id", config.token_id, environ),
+            token=resolve("token", config.token, environ),
+        )
     except InvalidData as error:
         raise ConfigError(f"{source} cannot be used:\n{error}") from error
     if missing := "\n".join(_missing(config)):
         raise ConfigError(f"{source} cannot be used:\n{missing}")
-    return _of_its_family(config, data, source), _unknown(data)
+    keys = unknown_keys(data, Config)
+    unknown = [path for key, value in keys.items() for path in _not_unused(key, value)]
+    return _of_its_family(config, data, source), unknown
 
 
 def _with_variables(data: object, environ: Mapping[str, str]) -> object:
@@ -1324,24 +1304,14 @@ def _with_variables(data: object, environ: Mapping[str, str]) -> object:
     return {**data, **given}
 
 
-def _with_credentials(config: Config, environ: Mapping[str, str]) -> Config:
-    return attrs.evolve(
-        config,
-        token_id=resolve("token_id", config.token_id, environ),
-        token=resolve("token", config.token, environ),
-    )
-
-
-def _unknown(data: Any) -> list[str]:
-    keys = unknown_keys(data, Config)
-    return [path for key, value in keys.items() for path in _not_unused(key, value)]
-
-
 def _not_unused(path: str, value: object) -> Iterator[str]:
     """Yield `path`, or the paths below it, that are not keys of a family."""
-    if is_unused(path, value):
+    if path in UNUSED:
         return
-    below = leads_to_unused(path)
+    # An empty map is a list in what PHP writes.
+    if path in UNUSED_BY_DEFAULT and value in (None, [], UNUSED_BY_DEFAULT[path]):
+        return
+    below = any(key.startswith(f"{path}.") for key in (*UNUSED, *UNUSED_BY_DEFAULT))
     if below and isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _not_unused(f"{path}.{key}", inner)
@@ -1356,7 +1326,7 @@ def _missing(config: Config) -> Iterator[str]:
         yield "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
     if pool.enabled and not pool.pool_name:
         yield "system.transfers.storage_pool: expected pool_name, since it is enabled"
-    if pool.enabled and not is_uuid(config.uuid):
+    if pool.enabled and canonical_uuid(config.uuid) is None:
         yield (
             "uuid: expected that of the node, as the Panel prints it, since "
             "system.transfers.storage_pool is enabled"
@@ -1370,7 +1340,7 @@ def _of_its_family(config: Config, data: Any, source: str) -> Config:
     system = config.system
     traces = (place, system.data, system.root_directory, config.app_name)
     family = family_of(config.family, traces)
-    return attrs.evolve(_with_defaults(config, defaults_of(family), data), family=family)
+    return attrs.evolve(_with_defaults(config, _DEFAULTS.get(family, {}), data), family=family)
 
 
 def _with_defaults(section: T, defaults: Mapping[str, Any], written: Any) -> T:

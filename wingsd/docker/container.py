@@ -18,6 +18,7 @@ import posixpath
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -328,7 +329,10 @@ def check_mounts(
     Raises `EnvironmentFailed` for an allowed source that cannot be resolved.
     """
     tops = [top for top in directories if top.startswith("/")]
-    real_tops = [real for real in map(_resolved_or_none, tops) if real is not None]
+    real_tops = []
+    for top in tops:
+        with suppress(OSError, ValueError):
+            real_tops.append(os.path.realpath(top, strict=True))
     allowed, refused = [], []
     for mount in mounts:
         real = _resolve(mount.source, tops)
@@ -360,13 +364,6 @@ def _resolve(source: str, tops: Sequence[str]) -> str | None:
             "directories)",
             is_final=True,
         ) from error
-
-
-def _resolved_or_none(path: str) -> str | None:
-    try:
-        return os.path.realpath(path, strict=True)
-    except (OSError, ValueError):
-        return None
 
 
 def _normal(path: str) -> str:

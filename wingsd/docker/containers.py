@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -100,22 +101,16 @@ def registry_for(registries: Mapping[str, Registry], image: str) -> Registry | N
     A key is a registry's host, with or without scheme and the first parts of a path; of several
     that match, the longest counts.
     """
-    wanted = _with_host(image)
-    best = None
-    longest = -1
-    for key, registry in registries.items():
-        prefix = _registry_prefix(key)
-        if is_below(wanted, prefix) and len(prefix) > longest:
-            best, longest = registry, len(prefix)
-    return best
-
-
-def _with_host(image: str) -> str:
     # The first part is a host only if it looks like one, as for Docker itself.
     first, slash, _ = image.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        return _unalias(image)
-    return f"{_DOCKER_HUB}/{image}"
+    has_host = slash and ("." in first or ":" in first or first == "localhost")
+    wanted = _unalias(image) if has_host else f"{_DOCKER_HUB}/{image}"
+    found = [
+        (len(prefix), registry)
+        for key, registry in registries.items()
+        if is_below(wanted, prefix := _registry_prefix(key))
+    ]
+    return max(found, key=itemgetter(0), default=(0, None))[1]
 
 
 def _registry_prefix(key: str) -> str:
@@ -323,7 +318,7 @@ class ImagesAndNetworks:
         registry = registry_for(self._config.docker.registries, image)
         auth = attrs.asdict(registry) if registry else None
         progress = PullProgress()
-        shown = listener or _ignore
+        shown = listener or (lambda news: None)
 
         def follow_pull(_: object) -> bool:
             return follow(progress, lines, monotonic, PULL_SHOWN if listener else PULL_REPORT)
@@ -346,10 +341,6 @@ class ImagesAndNetworks:
         self._log.info("{server}: {image} is up to date", **names)
         shown(None)
         return ""
-
-
-def _ignore(line: str | LayerProgress | None) -> None:
-    """Ignore a line or the progress of a pull."""
 
 
 #: docker-py's names of the limits that an update can change, by those of the Engine API.
@@ -438,13 +429,9 @@ class IdentityFile:
 def identity_files(config: Config, uuid: str) -> list[IdentityFile]:
     """Return the files of the server's container on the node of `config`."""
     system, files = config.system, []
-    pelican = system.user.passwd
-    account = (
-        (pelican.enable, pelican.directory)
-        if config.is_pelican
-        else (system.passwd.enabled, system.passwd.directory)
-    )
-    enabled, directory = account
+    enabled, directory = system.passwd.enabled, system.passwd.directory
+    if config.is_pelican:
+        enabled, directory = system.user.passwd.enable, system.user.passwd.directory
     if enabled:
         uid, gid = container_user(config)
         user, group = f"container:x:{uid}:{gid}:", f"container:x:{gid}:"

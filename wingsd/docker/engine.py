@@ -263,14 +263,10 @@ def remove_container(client: APIClient, name: str, *, force: bool) -> bool:
     except APIError as error:
         if error.status_code != HTTPStatus.CONFLICT or not force:
             raise
-        _await_removal(client, name)
+        # Another client is removing it; its name is free only when that is done.
+        with suppress(NotFound):
+            client.wait(name, timeout=TIMEOUT, condition="removed")
     return True
-
-
-def _await_removal(client: APIClient, name: str) -> None:
-    # Another client is removing it; its name is free only when that is done.
-    with suppress(NotFound):
-        client.wait(name, timeout=TIMEOUT, condition="removed")
 
 
 def start_container(client: APIClient, name: str) -> None:
@@ -304,33 +300,25 @@ def type_line(client: APIClient, name: str, line: bytes) -> None:
     # A stopped container would get the line at its next start.
     if state is None or not state.running:
         raise ServerNotRunning(NOT_RUNNING)
-    with closing(_attach_stdin(client, name)) as stdin:
+    attached = client.attach_socket(name, {"stdin": 1, "stream": 1})
+    # docker-py returns the socket itself for TLS only, else a file object around it.
+    with closing(cast(socket.socket, getattr(attached, "_sock", attached))) as stdin:
         stdin.settimeout(STDIN_TIMEOUT)
         try:
             stdin.sendall(line)
-            _close_write(stdin)
+            # The engine closes its side when it has passed everything on: until then, a line sent
+            # over another connection might overtake this one. The container's stdin stays open, as
+            # it is a terminal.
+            if isinstance(stdin, ssl.SSLSocket):
+                stdin.unwrap()
+            else:
+                stdin.shutdown(socket.SHUT_WR)
+                stdin.recv(1)
         except TimeoutError as error:
             raise ConsoleBlocked(
                 f"the server did not read its console for {STDIN_TIMEOUT} s; it may still read "
                 "the line"
             ) from error
-
-
-def _attach_stdin(client: APIClient, name: str) -> socket.socket:
-    attached = client.attach_socket(name, {"stdin": 1, "stream": 1})
-    # docker-py returns the socket itself for TLS only, else a file object around it.
-    return cast(socket.socket, getattr(attached, "_sock", attached))
-
-
-def _close_write(stdin: socket.socket) -> None:
-    # The engine closes its side when it has passed everything on: until then, a line sent over
-    # another connection might overtake this one. The container's stdin stays open, as it is a
-    # terminal.
-    if isinstance(stdin, ssl.SSLSocket):
-        stdin.unwrap()
-    else:
-        stdin.shutdown(socket.SHUT_WR)
-        stdin.recv(1)
 
 
 def console(client: APIClient, name: str, lines: int) -> bytes:

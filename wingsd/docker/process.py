@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -123,7 +124,7 @@ def _memory(memory: Mapping[str, Any]) -> int:
 
 def _cpu(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
     """Return the percentage of one core that was used between two samples."""
-    used = _cpu_time(now) - _cpu_time(before)
+    used = _count(_cpu_usage(now), "total_usage") - _count(_cpu_usage(before), "total_usage")
     passed = _count(now, "system_cpu_usage") - _count(before, "system_cpu_usage")
     if used <= 0 or passed <= 0:
         return 0.0
@@ -133,10 +134,6 @@ def _cpu(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
 
 def _cpu_usage(cpu: Mapping[str, Any]) -> Mapping[str, Any]:
     return cpu.get("cpu_usage") or {}
-
-
-def _cpu_time(cpu: Mapping[str, Any]) -> int:
-    return _count(_cpu_usage(cpu), "total_usage")
 
 
 #: Seconds within which the engine must begin a stream.
@@ -264,17 +261,12 @@ def _tls_options(host: str, tls: TLSConfig) -> Any:
     """Return the client's certificate and the verification of the engine's, as in docker-py."""
     ours = None
     if tls.cert:
-        cert, key = (_read(path) for path in tls.cert)
+        cert, key = (Path(path).read_bytes() for path in tls.cert)
         ours = PrivateCertificate.loadPEM(cert + b"\n" + key)
     if not tls.verify:
         return ours.options() if ours else CertificateOptions()
-    authority = Certificate.loadPEM(_read(tls.ca_cert)) if tls.ca_cert else None
+    authority = Certificate.loadPEM(Path(tls.ca_cert).read_bytes()) if tls.ca_cert else None
     return optionsForClientTLS(host, authority, ours)
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 # Seconds between tries: an engine tells of a container's end some milliseconds after its console
