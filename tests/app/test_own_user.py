@@ -16,7 +16,7 @@ from wingsd.archive.compress import Compression
 from wingsd.archive.extract import extract
 from wingsd.archive.pack import pack
 from wingsd.archive.policy import Kind
-from wingsd.egg_files.process import Tree
+from wingsd.egg_files.process import read
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.servers.files import ServerDirectories
@@ -51,9 +51,8 @@ level = os.stat(os.path.join(home, "world", "again"))
 assert (level.st_uid, level.st_gid, level.st_nlink) == (988, 988, 2), level
 assert stat.S_IMODE(level.st_mode) == 0o640, level
 with ServerRoot(home, directory_opener("auto"), owner) as root:
-    tree = Tree(root)
-    path, _ = tree.read("server.properties", 100)
-    tree.replace(path, b"server-port=1")
+    path, _ = read(root, "server.properties", 100)
+    root.write(path, [b"server-port=1"])
 sent = pack(
     home, lambda block: None, links=True, compression=Compression.NONE, warn=print,
     progress=lambda size, files: None,

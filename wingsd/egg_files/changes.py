@@ -20,12 +20,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from wingsd.util.text import display
+
 if TYPE_CHECKING:  # It takes longer to import than the parsers do.
     from wingsd.panel.schemas import Replacement
 
 
 class NotDone(Exception):
     """A replacement or a file cannot be done; the text is the reason for people."""
+
+
+def quoted(text: object) -> str:
+    """Return an external name in quotes, safe to show on one line."""
+    return display(str(text).encode("utf-8", "backslashreplace"))
 
 
 class _All(Enum):

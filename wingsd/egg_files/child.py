@@ -24,9 +24,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from wingsd.egg_files.changes import Change, NotDone, Pattern
+from wingsd.egg_files.changes import Change, NotDone, Pattern, quoted
 from wingsd.sandbox.confinement import confine, limit_resources
-from wingsd.util.text import display
 
 #: Unreal Engine writes its ini files in UTF-16 as soon as they hold more than ASCII.
 _MARKS = {
@@ -208,11 +207,6 @@ def format_of(parser: str) -> FileFormat:
     except KeyError:
         known = ", ".join(_FORMATS)
         raise NotDone(f"there is no parser {quoted(parser)}; these are: {known}") from None
-
-
-def quoted(text: str) -> str:
-    """Return an external name in quotes, safe to show on one line."""
-    return display(text.encode("utf-8", "backslashreplace"))
 
 
 #: Bytes of an answer's line of JSON.

@@ -15,9 +15,9 @@ from wingsd.egg_files.changes import (
     Scalar,
     Step,
     parse_path,
+    quoted,
     scalar_text,
 )
-from wingsd.util.text import display
 
 _CONTAINER = (MutableMapping, MutableSequence)
 
@@ -93,7 +93,7 @@ class NestedFile:
         found = _get(node, key)
         if rest and self.plain(found) is not None:
             if not isinstance(found, _CONTAINER):
-                raise NotDone(f"{_quoted_key(key)} is a single value, nothing can be below it")
+                raise NotDone(f"{quoted(key)} is a single value, nothing can be below it")
             self._descend(found, rest, change)
             return
         new = change.new_value(self.plain(found))
@@ -125,7 +125,7 @@ def _key(node: Any, step: Step) -> Any:
     if isinstance(node, MutableSequence):
         index = int(step) if isinstance(step, str) and step.isdecimal() else step
         if not isinstance(index, int):
-            raise NotDone(f"there is a list where {_quoted_key(step)} should be")
+            raise NotDone(f"there is a list where {quoted(step)} should be")
         if index >= max(len(node), 1):
             raise NotDone(f"the list has {len(node)} entries, none with the index {index}")
         return index
@@ -145,10 +145,6 @@ def _get(node: Any, key: Any) -> Any:
 
 def _same(new: Scalar, found: object) -> bool:
     return type(new) is type(found) and new == found
-
-
-def _quoted_key(key: object) -> str:
-    return display(str(key).encode("utf-8", "backslashreplace"))
 
 
 _INDENT = re.compile(r"[\[{][ \t]*\n([ \t]+)")

@@ -22,14 +22,13 @@ from typing import IO, Any, cast
 
 import attrs
 
-from wingsd.egg_files.changes import Change, NotDone
+from wingsd.egg_files.changes import Change, NotDone, quoted
 from wingsd.egg_files.child import (
     MAX_HEADER,
     RewriteAnswer,
     RewriteRequest,
     Rewritten,
     format_of,
-    quoted,
 )
 from wingsd.errors import FileMissing, FileTypeRefused, IsDirectory, StorageError, WingsdError
 from wingsd.filesystem.paths import ServerPath, name_from_text
@@ -92,7 +91,8 @@ class RewriteJob:
         self._cpu_seconds = 0.0
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._cancelled = False
+        #: Whether `cancel` was called.
+        self.cancelled = False
 
     def rewrite(self, parser: str, data: bytes, changes: Sequence[Change]) -> Rewritten:
         """Return the file's bytes with the changes made.
@@ -118,14 +118,9 @@ class RewriteJob:
     def cancel(self) -> None:
         """End the process that runs, and start no other."""
         with self._lock:
-            self._cancelled = True
+            self.cancelled = True
             if self._process is not None:
                 self._process.kill()
-
-    @property
-    def cancelled(self) -> bool:
-        """True if `cancel` was called."""
-        return self._cancelled
 
     def _run(self, message: bytes, most: int, parser: str) -> bytes:
         """Run the program; return its answer of at most `most` bytes."""
@@ -159,7 +154,7 @@ class RewriteJob:
             stdin.write(message)
             stdin.seek(0)
             with self._lock:
-                if self._cancelled:
+                if self.cancelled:
                     raise NotDone("the start was cancelled")
                 self._process = launch.start(self._program, stdin)
                 return self._process
@@ -186,70 +181,57 @@ class RewriteJob:
 _MAX_LINKS = 40
 
 
-class Tree:
-    """The files below a server's directory. Methods raise NotDone and the errors of `root`."""
+def read(root: ServerRoot, name: str, limit: int) -> tuple[ServerPath, bytes | None]:
+    """Return the file `name`, a path relative to the root, of at most `limit` bytes.
 
-    def __init__(self, root: ServerRoot) -> None:
-        self._root = root
+    That is its path without symlinks, and its bytes, None where it does not exist. Raises NotDone
+    and the errors of `root`.
+    """
+    path = _resolved(root, name)
+    try:
+        with root.open_file(path) as file:
+            size = file.entry.size
+            data = file.read(limit + 1) if size <= limit else b""
+    except FileMissing as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return path, None
+        raise
+    except (IsDirectory, FileTypeRefused):
+        raise NotDone("it is not a regular file") from None
+    if max(size, len(data)) > limit:
+        raise NotDone(f"it is larger than {limit >> 10} KiB")
+    return path, data
 
-    def read(self, name: str, limit: int) -> tuple[ServerPath, bytes | None]:
-        """Return the file `name`, a path relative to the root, of at most `limit` bytes.
 
-        That is its path without symlinks, and its bytes, None where it does not exist.
-        """
-        path = self._resolved(name)
+def _resolved(root: ServerRoot, name: str) -> ServerPath:
+    """Return the path without symlinks, as the tree is now."""
+    ahead = _parts(name_from_text(name))
+    done = ServerPath()
+    links = 0
+    while ahead:
+        part = ahead.pop()
+        if part == b"..":
+            if done.is_root:
+                raise NotDone("it leads out of the server's directory")
+            done = done.parent
+            continue
+        path = done.child(part)
         try:
-            with self._root.open_file(path) as file:
-                size = file.entry.size
-                data = file.read(limit + 1) if size <= limit else b""
-        except FileMissing as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return path, None
-            raise
-        except (IsDirectory, FileTypeRefused):
-            raise NotDone("it is not a regular file") from None
-        if max(size, len(data)) > limit:
-            raise NotDone(f"it is larger than {limit >> 10} KiB")
-        return path, data
-
-    def replace(self, path: ServerPath, data: bytes) -> None:
-        """Replace what was found by a file with these bytes and the same mode."""
-        self._root.write(path, [data])
-
-    def _resolved(self, name: str) -> ServerPath:
-        """Return the path without symlinks, as the tree is now."""
-        ahead = _parts(name_from_text(name))
-        done = ServerPath()
-        links = 0
-        while ahead:
-            part = ahead.pop()
-            if part == b"..":
-                if done.is_root:
-                    raise NotDone("it leads out of the server's directory")
-                done = done.parent
-                continue
-            path = done.child(part)
-            text = self._link_text(path)
-            if text is None:
-                done = path
-                continue
-            links += 1
-            if text.startswith(b"/"):
-                link = display(bytes(path))
-                raise NotDone(f"{link} is a symlink to an absolute path, which is not followed")
-            if links > _MAX_LINKS:
-                raise NotDone("its symlinks form a loop")
-            ahead += _parts(text)
-        if done.is_root:
-            raise NotDone("it names no file")
-        return done
-
-    def _link_text(self, path: ServerPath) -> bytes | None:
-        """Return a symlink's text; None for anything else, or if it does not exist."""
-        try:
-            return self._root.link_text(path)
+            text = root.link_text(path)
         except (FileMissing, FileTypeRefused):
-            return None
+            # It is anything but a symlink, or does not exist.
+            done = path
+            continue
+        links += 1
+        if text.startswith(b"/"):
+            link = display(bytes(path))
+            raise NotDone(f"{link} is a symlink to an absolute path, which is not followed")
+        if links > _MAX_LINKS:
+            raise NotDone("its symlinks form a loop")
+        ahead += _parts(text)
+    if done.is_root:
+        raise NotDone("it names no file")
+    return done
 
 
 def _parts(path: bytes) -> list[bytes]:
@@ -283,18 +265,17 @@ def rewrite(
     """
     try:
         with open_root() as root:
-            tree = Tree(root)
-            return [line for file in files for line in _lines(tree, file, node, parse)]
+            return [line for file in files for line in _lines(root, file, node, parse)]
     except StorageError as error:
         return [f"its directory could not be opened: {error.detail}"]
 
 
 def _lines(
-    tree: Tree, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
+    root: ServerRoot, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
 ) -> Iterator[str]:
     name = quoted(file.file)
     try:
-        for failure in _rewritten(tree, file, node, parse):
+        for failure in _rewritten(root, file, node, parse):
             yield _line(f"{name}: {failure}")
     except NotDone as error:
         yield _line(f"{name} is left as it was: {error}")
@@ -319,13 +300,13 @@ def _line(text: str) -> str:
 
 
 def _rewritten(
-    tree: Tree, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
+    root: ServerRoot, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
 ) -> list[str]:
-    path, data = tree.read(file.file, format_of(file.parser).limit)
+    path, data = read(root, file.file, format_of(file.parser).limit)
     changes, failures = _changes(file.replace, node)
     rewritten = parse(file.parser, data or b"", changes)
     if rewritten.data != data:
-        tree.replace(path, rewritten.data)
+        root.write(path, [rewritten.data])
     return failures + rewritten.failures
 
 
