@@ -225,11 +225,6 @@ class ImagesAndNetworks:
         self._kept = {uuid: kept for uuid, kept in self._kept.items() if kept[1] > now}
         self._kept[server.uuid] = (image_source(server).name, now + KEPT)
 
-    async def _is_kept(self, session: EngineSession, uuid: str, image: str) -> bool:
-        name, until = self._kept.get(uuid, ("", 0.0))
-        is_recent = name == image and monotonic() < until
-        return is_recent and await session.call(engine.image_exists, image)
-
     async def ensure(
         self,
         session: EngineSession,
@@ -256,21 +251,18 @@ class ImagesAndNetworks:
             and not await session.call(engine.network_exists, spec.name)
             and await session.call(engine.network_exists, former)
         ):
-            self._note_former(former, spec.name)
+            if former not in self._noted:
+                self._noted.add(former)
+                self._log.info(
+                    "network {former} stays in use, since there is no {name}; to use that, stop "
+                    "the servers, run `docker network rm {former}`, and start them again",
+                    former=former,
+                    name=spec.name,
+                )
             return former
         if await session.call(engine.ensure_network, spec):
             self._log.info("network {network} created", network=spec.name)
         return spec.name
-
-    def _note_former(self, former: str, name: str) -> None:
-        if former not in self._noted:
-            self._noted.add(former)
-            self._log.info(
-                "network {former} stays in use, since there is no {name}; to use that, stop the "
-                "servers, run `docker network rm {former}`, and start them again",
-                former=former,
-                name=name,
-            )
 
     async def _ensure_image(
         self,
@@ -288,7 +280,9 @@ class ImagesAndNetworks:
                     is_final=True,
                 )
             return
-        if await self._is_kept(session, uuid, image.name):
+        name, until = self._kept.get(uuid, ("", 0.0))
+        is_kept = name == image.name and monotonic() < until
+        if is_kept and await session.call(engine.image_exists, image.name):
             self._log.info("{server}: {image} was pulled before", server=uuid, image=image.name)
             return
         why = await self._pull(session, uuid, image.name, listener)
@@ -592,7 +586,10 @@ class DockerContainers(ContainerRuntime):
         async with self._engine.exclusive_session(spec.name) as session:
             spec = with_network(spec, await self._images.ensure(session, settings))
             self._images.keep_for_now(settings)
-            await self._check_ports(session, spec, settings.uuid)
+            state = await self._look(session, settings.uuid)
+            # The server itself may use its ports: its container runs here, of any node.
+            if state is None or not state.running:
+                await self._workers.run(check_ports, spec.body["HostConfig"]["PortBindings"])
             began = self._reactor.seconds()
             await session.call(engine.remove_container, spec.name, force=True)
             try:
@@ -603,15 +600,6 @@ class DockerContainers(ContainerRuntime):
                 await session.call(engine.remove_container, spec.name, force=True)
         self._log.info("{server}: a container of it can be made", server=settings.uuid)
         return self._reactor.seconds() - began
-
-    async def _check_ports(self, session: EngineSession, spec: ContainerSpec, uuid: str) -> None:
-        """Raise `EnvironmentFailed` where the server's ports are in use on this machine.
-
-        Not where the server itself may use them: its container runs here, of any node.
-        """
-        state = await self._look(session, uuid)
-        if state is None or not state.running:
-            await self._workers.run(check_ports, spec.body["HostConfig"]["PortBindings"])
 
     async def end_rehearsal(self, uuid: str) -> None:
         """Remove the container of a rehearsal that the end of a daemon has interrupted.
@@ -754,11 +742,22 @@ class DockerContainers(ContainerRuntime):
     async def _with_mounts(
         self, spec: ContainerSpec, settings: Settings
     ) -> tuple[ContainerSpec, list[str]]:
-        """Add the allowed mounts, as late as possible: symlinks may be changed meanwhile.
+        """Add the files of the container's account and machine id, where they can be written.
 
-        Return what to say to users of the others as well: paths of the node are not for them.
+        A mount of the server in the same place comes before them. Then add the allowed mounts, as
+        late as possible: symlinks may be changed meanwhile. Return what to say to users of the
+        others as well: paths of the node are not for them.
         """
-        return await self._with_allowed_mounts(await self._with_identity(spec, settings), settings)
+        targets = {mount.target for mount in settings.mounts}
+        files = identity_files(self._config, spec.name)
+        mounts, failures = await self._workers.run(
+            write_files, [file for file in files if file.target not in targets]
+        )
+        for why in failures:
+            self._log.warn(
+                "{server}: its container lacks a file: {why}", server=spec.name, why=why
+            )
+        return await self._with_allowed_mounts(with_mounts(spec, mounts), settings)
 
     async def _with_allowed_mounts(
         self, spec: ContainerSpec, settings: Settings
@@ -779,22 +778,6 @@ class DockerContainers(ContainerRuntime):
             "of allowed_mounts. The node's log names it."
             for mount in refused
         ]
-
-    async def _with_identity(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
-        """Add the files of the container's account and machine id, where they can be written.
-
-        A mount of the server in the same place comes before them.
-        """
-        targets = {mount.target for mount in settings.mounts}
-        files = identity_files(self._config, spec.name)
-        mounts, failures = await self._workers.run(
-            write_files, [file for file in files if file.target not in targets]
-        )
-        for why in failures:
-            self._log.warn(
-                "{server}: its container lacks a file: {why}", server=spec.name, why=why
-            )
-        return with_mounts(spec, mounts)
 
     async def _create(self, session: EngineSession, spec: ContainerSpec) -> bool:
         async def exists() -> bool:

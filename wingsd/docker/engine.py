@@ -358,14 +358,11 @@ def information(address: str, observer: Observer) -> DockerInformation:
             observer.timing(ENGINE, "information", monotonic),
             closing(DockerClient(address)) as client,
         ):
-            return _information(client.version(), client.info())
+            version, info = client.version(), client.info()
     except FAILURES as error:
         raise EnvironmentFailed(
             f"the Docker engine at {address} gives no information: {explain(error)}"
         ) from error
-
-
-def _information(version: Mapping[str, Any], info: Mapping[str, Any]) -> DockerInformation:
     # Fields that an engine omits (rootless, podman) are empty.
     storage = dict(info.get("DriverStatus") or ())
     return DockerInformation(

@@ -57,13 +57,10 @@ def parse_path(match: str) -> list[Step]:
         if not part or parsed is None:
             raise NotDone("the path has an empty part between two dots")
         if name := parsed["name"]:
-            found.append(ALL if name == "*" else _unescaped(name))
+            plain = name.replace("\\.", ".").replace("~1", ".").replace("~0", "~")
+            found.append(ALL if name == "*" else plain)
         found += [int(index) for index in re.findall("[0-9]+", parsed["indexes"])]
     return found
-
-
-def _unescaped(name: str) -> str:
-    return name.replace("\\.", ".").replace("~1", ".").replace("~0", "~")
 
 
 Scalar = str | bool | int | float

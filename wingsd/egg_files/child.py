@@ -82,16 +82,6 @@ class EncodedText:
         return self.mark + body
 
 
-def load_encodings(data: bytes, encodings: Iterable[str]) -> None:
-    """Import the codecs that `EncodedText.decode` needs for the same bytes."""
-    for encoding in [
-        *encodings,
-        *(name for mark, name in _MARKS.items() if data.startswith(mark)),
-    ]:
-        with suppress(LookupError):
-            codecs.lookup(encoding)
-
-
 def declared_encodings(data: bytes) -> list[str]:
     """Return the encoding that an XML file declares, and else UTF-8.
 
@@ -153,7 +143,11 @@ class FileFormat:
 
     def load(self, data: bytes) -> None:
         """Import all modules for rewriting `data`; of `data` only the encoding is read."""
-        load_encodings(data, self.encodings(data))
+        # The codecs that `EncodedText.decode` needs for the same bytes.
+        marked = (name for mark, name in _MARKS.items() if data.startswith(mark))
+        for encoding in [*self.encodings(data), *marked]:
+            with suppress(LookupError):
+                codecs.lookup(encoding)
         self.rewrite(self.sample, [Change("c.d", "e")])
 
     def rewrite(self, data: bytes, changes: Sequence[Change]) -> Rewritten:

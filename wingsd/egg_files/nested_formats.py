@@ -91,17 +91,18 @@ class NestedFile:
 
     def _at(self, node: Any, key: Any, rest: list[Step], change: Change) -> None:
         found = _get(node, key)
-        if rest and self.plain(found) is not None:
+        plain = self.plain(found)
+        if rest and plain is not None:
             if not isinstance(found, _CONTAINER):
                 raise NotDone(f"{quoted(key)} is a single value, nothing can be below it")
             self._descend(found, rest, change)
             return
-        new = change.new_value(self.plain(found))
+        new = change.new_value(plain)
         if new is None or ALL in rest:
             return
         if rest:
             self.put(node, key, self._built(rest, self.scalar(new, None)))
-        elif not _same(new, self.plain(found)):
+        elif (type(new), new) != (type(plain), plain):
             self.put(node, key, self.scalar(new, found))
 
     def _built(self, rest: list[Step], value: object) -> object:
@@ -141,10 +142,6 @@ def _get(node: Any, key: Any) -> Any:
     if isinstance(node, MutableSequence):
         return node[key] if key < len(node) else None
     return node.get(key)
-
-
-def _same(new: Scalar, found: object) -> bool:
-    return type(new) is type(found) and new == found
 
 
 _INDENT = re.compile(r"[\[{][ \t]*\n([ \t]+)")

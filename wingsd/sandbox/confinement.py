@@ -61,8 +61,15 @@ def confine() -> None:
     What holds everywhere are the limits of descriptors and processes. Landlock and the filter of
     system calls add what needs neither, such as to delete or rename by a path, or to send signals.
     """
-    _drop_privileges()
     libc = ctypes.CDLL(None)
+    # Root and all capabilities, as far as the daemon's sandbox allows it.
+    if os.geteuid() == 0:
+        with suppress(OSError):
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    libc.capset(header, (ctypes.c_uint32 * 6)())
     # Ends with the daemon. Changing the user would undo it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _limit(resource.RLIMIT_NPROC, 0)
@@ -71,17 +78,6 @@ def confine() -> None:
     restrict_files()
     _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
     restrict_calls()
-
-
-def _drop_privileges() -> None:
-    """Drop root and all capabilities, as far as the daemon's sandbox allows it."""
-    if os.geteuid() == 0:
-        with suppress(OSError):
-            os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
 
 
 def _limit(kind: int, soft: int, hard: int | None = None) -> None:

@@ -235,6 +235,8 @@ class InstallOptions:
 class InstallParts:
     """The collaborators of installations."""
 
+    _log = Logger()
+
     config: Config
     panel: Panel
     containers: ContainerRuntime
@@ -250,6 +252,15 @@ class InstallParts:
     def log(self, uuid: str) -> InstallLog:
         """Return the log of a server's last installation."""
         return InstallLog(self.config, uuid)
+
+    async def begin_log(
+        self, uuid: str, image: str, entrypoint: str, variables: Mapping[str, str]
+    ) -> None:
+        """Begin the log of an installation. A failure is logged."""
+        try:
+            await self.disk.run(self.log(uuid).begin, image, entrypoint, variables)
+        except StorageError as error:
+            self._log.warn("{server}: {error}", server=uuid, error=error)
 
 
 class Installation(RunListener):
@@ -390,11 +401,8 @@ class Installation(RunListener):
         """Write the script and the beginning of the log; return the script's directory."""
         settings = self.server.configuration.settings
         variables = installer_environment(self._parts.config, settings, script)
-        disk, log = self._parts.disk, self._parts.log(self.server.uuid)
-        try:
-            await disk.run(log.begin, script.container_image, script.entrypoint, variables)
-        except StorageError as error:
-            self._log.warn("{server}: {error}", server=self.server.uuid, error=error)
+        parts, uuid = self._parts, self.server.uuid
+        await parts.begin_log(uuid, script.container_image, script.entrypoint, variables)
         if "\0" in script.script:
             raise InstallationFailed(
                 "the egg's installation script has a NUL character; correct it on the Panel"
@@ -406,7 +414,9 @@ class Installation(RunListener):
                 "the egg's installation script has half of a surrogate pair, which is no "
                 "character; correct it on the Panel"
             ) from error
-        return await disk.run(write_script, self._parts.scripts, self.server.uuid, text)
+        return await self._parts.disk.run(
+            write_script, self._parts.scripts, self.server.uuid, text
+        )
 
     async def _resume(self, state: ContainerState, ran: float) -> Outcome:
         """Go on with an installer that an earlier daemon has started."""
@@ -545,7 +555,15 @@ class Installations:
 
         Raises `StorageError`, and `ServerBusy` while the restart of this node is being reported.
         """
-        await self._reset_over()
+        # While the node reports its restart, none begins.
+        try:
+            await self._resetting.acquire().addTimeout(RESET_PATIENCE, self._parts.reactor)
+        except DeferredTimeout:
+            raise ServerBusy(
+                "this node is reporting its restart to the Panel",
+                "an installation can begin when the Panel has answered; try again then",
+            ) from None
+        self._resetting.release()
         return await self._parts.database.begin_installation(
             uuid, reinstall=reinstall, start=start, options=json.dumps(unstructure(options))
         )
@@ -669,7 +687,10 @@ class Installations:
         state = await self._parts.containers.find_installer(uuid)
         if state is None or OWN_LABELS.items() <= state.labels.items() or state.started is None:
             return None
-        reinstall = await self._is_reinstallation(uuid)
+        disk, log = self._parts.disk, self._parts.log(uuid)
+        reinstall = await disk.run(take_installing, self._parts.config.system.root_directory, uuid)
+        if reinstall is None:  # Wings writes the log at the end of each.
+            reinstall = await disk.run(log.exists)
         if state.running:
             record = await self._parts.database.begin_installation(
                 uuid, reinstall=reinstall, start=False, runs=True
@@ -685,24 +706,13 @@ class Installations:
             status=state.exit_status,
         )
         await self._begin_foreign_log(uuid, state)
-        await self._parts.containers.copy_output(uuid, self._parts.log(uuid).write)
+        await self._parts.containers.copy_output(uuid, log.write)
         return None
-
-    async def _is_reinstallation(self, uuid: str) -> bool:
-        """Return whether it is a reinstallation: Wings writes the log at the end of each."""
-        disk, root = self._parts.disk, self._parts.config.system.root_directory
-        noted = await disk.run(take_installing, root, uuid)
-        return await disk.run(self._parts.log(uuid).exists) if noted is None else noted
 
     async def _begin_foreign_log(self, uuid: str, state: ContainerState) -> None:
         variables = dict(each.partition("=")[::2] for each in state.environment)
         entrypoint = next(iter(state.command), "")
-        try:
-            await self._parts.disk.run(
-                self._parts.log(uuid).begin, state.image, entrypoint, variables
-            )
-        except StorageError as error:
-            self._log.warn("{server}: {error}", server=uuid, error=error)
+        await self._parts.begin_log(uuid, state.image, entrypoint, variables)
 
     async def when_idle(self, reset: Callable[[], Awaitable[None]]) -> None:
         """Report the node's restart when the Panel loses no installation by that.
@@ -717,17 +727,6 @@ class Installations:
             await reset()
         finally:
             self._resetting.release()
-
-    async def _reset_over(self) -> None:
-        """Return when the node does not report its restart. Raises `ServerBusy` after a while."""
-        try:
-            await self._resetting.acquire().addTimeout(RESET_PATIENCE, self._parts.reactor)
-        except DeferredTimeout:
-            raise ServerBusy(
-                "this node is reporting its restart to the Panel",
-                "an installation can begin when the Panel has answered; try again then",
-            ) from None
-        self._resetting.release()
 
     def stop(self) -> None:
         """Stop watching all. Their containers run on, and the next daemon resumes them."""

@@ -211,15 +211,11 @@ class Operations:
             yield
         finally:
             self._others.remove(other)
-            self._note_end(operation)
-
-    def _note_end(self, operation: Operation) -> None:
-        if not self.runs(operation):
-            over = [each for each in self._waiting if each[0] is operation]
-            for each in over:
-                self._waiting.remove(each)
-                if not each[1].called:  # not cancelled
-                    each[1].callback(None)
+            if not self.runs(operation):
+                for each in [each for each in self._waiting if each[0] is operation]:
+                    self._waiting.remove(each)
+                    if not each[1].called:  # not cancelled
+                        each[1].callback(None)
 
     def _under_way(self) -> list[Operation]:
         held = [self.hold.operation] if self.hold else []

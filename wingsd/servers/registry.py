@@ -91,7 +91,9 @@ class Servers:
             self._reserved[record.server] = Hold(Operation.INSTALL, INSTALLING)
         request = "list the servers of this node"
         for configuration in await self._retry(request, self._panel.servers):
-            self._add_assigned(configuration)
+            server = self.get_or_add(configuration)
+            server.configuration = configuration
+            server.moved_directly = False
         # First: the sizes of the servers do not depend on an engine that may not answer.
         for server in self._servers.values():
             # One that is being installed is counted then, and may have no directory yet.
@@ -179,12 +181,6 @@ class Servers:
             "note the restart of this node",
             lambda: self._installations.when_idle(self._panel.reset),
         )
-
-    def _add_assigned(self, configuration: Configuration) -> None:
-        """Add a server that the Panel has assigned to this node, or update its configuration."""
-        server = self.get_or_add(configuration)
-        server.configuration = configuration
-        server.moved_directly = False
 
     async def stop(self) -> None:
         """Detach from all consoles and end background work. Containers continue to run."""

@@ -496,26 +496,23 @@ class Server(RunListener):
         """
         if news is None:
             self.daemon_line(PULLED)
-        elif isinstance(news, LayerProgress):
-            self._show_layer(news)
-        elif not news:
-            self.daemon_line(PULLING)
+        elif isinstance(news, str):
+            if news:
+                self.publish(INSTALL_OUTPUT, escaped(news))
+            else:
+                self.daemon_line(PULLING)
+        elif news.status:
+            # Calagopus' events: with the names of 2026's nodes, and of those before.
+            progress = {
+                "status": news.status,
+                "bytes_processed": news.done,
+                "bytes_total": news.total,
+                "progress": news.done,
+                "total": news.total,
+            }
+            self.publish(IMAGE_PULL_PROGRESS, news.layer, json.dumps(progress))
         else:
-            self.publish(INSTALL_OUTPUT, escaped(news))
-
-    def _show_layer(self, layer: LayerProgress) -> None:
-        """Publish Calagopus' events: with the names of 2026's nodes, and of those before."""
-        if not layer.status:
-            self.publish(IMAGE_PULL_COMPLETED, layer.layer)
-            return
-        progress = {
-            "status": layer.status,
-            "bytes_processed": layer.done,
-            "bytes_total": layer.total,
-            "progress": layer.done,
-            "total": layer.total,
-        }
-        self.publish(IMAGE_PULL_PROGRESS, layer.layer, json.dumps(progress))
+            self.publish(IMAGE_PULL_COMPLETED, news.layer)
 
     def _disk_usage_changed(self) -> None:
         # A server that runs publishes its usage every second.
@@ -825,22 +822,19 @@ class Server(RunListener):
         except BaseException:
             run.end_requested = True
             # It may run all the same: the engine may have started it before it failed to answer.
-            await self._remove_failed()
+            try:
+                await self._containers.remove(self.uuid)
+            except EnvironmentFailed as error:
+                self._log.error(
+                    "{server}: the container of a failed start was not removed: {error}",
+                    server=self.uuid,
+                    error=error,
+                )
             run.detach()
             self.run = None
             raise
         if run.ready and not run.over:
             self.transition(PowerEvent.READY)
-
-    async def _remove_failed(self) -> None:
-        try:
-            await self._containers.remove(self.uuid)
-        except EnvironmentFailed as error:
-            self._log.error(
-                "{server}: the container of a failed start was not removed: {error}",
-                server=self.uuid,
-                error=error,
-            )
 
     def _new_run(self, startup: StartupDetector | None = None) -> Run:
         return Run(self, self._reactor, Throttle(self._config.throttles), startup)
@@ -1052,7 +1046,14 @@ class Server(RunListener):
             since_restart=None if last is None else now - last,
         )
         if decision.is_crash:
-            self._publish_crash(end, restarted=decision is CrashDecision.RESTART)
+            count = min(self._config.system.crash_detection_activity_lines, LINES_MAX)
+            crash = {
+                "exit_code": end.exit_code,
+                "out_of_memory": end.out_of_memory,
+                "restarted": decision is CrashDecision.RESTART,
+                "lines": [line[:LINE_MAX] for line in self.console.lines(count)],
+            }
+            self.publish(CRASHED, json.dumps(crash))
         for line in crash_lines(decision, end, rules.timeout):
             self.daemon_line(line, keep=True)
         self._log.info(
@@ -1067,29 +1068,15 @@ class Server(RunListener):
         if self.restart_later is not None:
             self._last_restart = now
             self.restart_later()
-        elif self._may_restart():
-            self._last_restart = now
-            self._tasks.start("the restart after its crash", self._restart(), self.uuid)
-
-    def _publish_crash(self, end: ProgramEnd, *, restarted: bool) -> None:
-        count = min(self._config.system.crash_detection_activity_lines, LINES_MAX)
-        crash = {
-            "exit_code": end.exit_code,
-            "out_of_memory": end.out_of_memory,
-            "restarted": restarted,
-            "lines": [line[:LINE_MAX] for line in self.console.lines(count)],
-        }
-        self.publish(CRASHED, json.dumps(crash))
-
-    def _may_restart(self) -> bool:
-        """Return whether nothing forbids a start; say what does."""
+            return
         try:
             self.check_power(PowerAction.START)
         except WingsdError as error:
             self.say(f"The server is not started again after its crash: {error}")
             self.daemon_line(FAILED, keep=True)
-            return False
-        return True
+        else:
+            self._last_restart = now
+            self._tasks.start("the restart after its crash", self._restart(), self.uuid)
 
     async def _restart(self) -> None:
         try:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
+from attrs.converters import optional
 
 from wingsd.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.threadio import InThread, Timed, Workers
@@ -77,9 +78,7 @@ class TransferRecord:
     step: str
     begun: float
     changed: float
-    outcome: Outcome | None = attrs.field(
-        default=None, converter=attrs.converters.optional(Outcome)
-    )
+    outcome: Outcome | None = attrs.field(default=None, converter=optional(Outcome))
     #: Whether it is a direct transfer, without a Panel.
     direct: bool = attrs.field(default=False, converter=bool, metadata={"column": "by_hand"})
     #: Why it failed; the archive's bytes and files, None where it ended before.
@@ -91,7 +90,7 @@ class TransferRecord:
     #: Paths of the local backups to be removed once the server has moved.
     removals: tuple[str, ...] = attrs.field(default=(), converter=_split)
     #: The inode of the server's directory; None where it is unknown, or in a pool.
-    inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
+    inode: int | None = attrs.field(default=None, converter=optional(int))
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -117,9 +116,7 @@ class InstallationRecord:
     #: Whether the server is started when it is installed.
     start: bool = attrs.field(default=False, converter=bool)
     ran: float | None = None
-    outcome: Outcome | None = attrs.field(
-        default=None, converter=attrs.converters.optional(Outcome)
-    )
+    outcome: Outcome | None = attrs.field(default=None, converter=optional(Outcome))
     #: What was asked for with it, as JSON; empty for nothing.
     options: str = ""
 
@@ -140,7 +137,7 @@ class RestoreRecord:
     start: bool = attrs.field(default=False, converter=bool)
     #: The inode of the directory with the new content, from when that is whole and durable: from
     #: then on the restoring is completed, and before it nothing of the server has changed.
-    inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
+    inode: int | None = attrs.field(default=None, converter=optional(int))
 
 
 @attrs.frozen(repr=False)
@@ -186,9 +183,7 @@ class Report:
     settled: float | None = None
     #: The UUIDs of the backups received with the server, or that of the one that was restored;
     #: None where the report has none.
-    backups: tuple[str, ...] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(_split)
-    )
+    backups: tuple[str, ...] | None = attrs.field(default=None, converter=optional(_split))
     #: When its transfer began at this node; None where the database has no such transfer.
     begun: float | None = None
     kind: ReportKind = attrs.field(default=ReportKind.TRANSFER, converter=ReportKind)
@@ -1095,14 +1090,8 @@ class Store:
 
     def is_failure_reported(self, server: str, begun: float) -> bool:
         """Return whether the failure of the transfer that began then was recorded as a report."""
-        return bool(
-            self._rows(
-                "SELECT 1 FROM reports WHERE server = ? AND begun = ? AND kind = 'transfer'"
-                " AND outcome = 'failure'",
-                server,
-                begun,
-            )
-        )
+        which = "server = ? AND begun = ? AND kind = 'transfer' AND outcome = 'failure'"
+        return bool(self._rows(f"SELECT 1 FROM reports WHERE {which}", server, begun))  # noqa: S608
 
     def end_installation(
         self, now: float, server: str, kind: ReportKind, outcome: Outcome
@@ -1232,11 +1221,8 @@ class Store:
         with self._transaction():
             self._opened.executemany(
                 "INSERT INTO activity (server, event, metadata, user, ip, at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (one.server, one.event, one.metadata, one.user, one.ip, one.at)
-                    for one in entries
-                ],
+                " VALUES (:server, :event, :metadata, :user, :ip, :at)",
+                map(attrs.asdict, entries),
             )
             return self._opened.execute(
                 "DELETE FROM activity WHERE id <= (SELECT max(id) FROM activity) - ?", (most,)
