@@ -118,7 +118,7 @@ class StatusEndpoint(ControlEndpoint):
             "transfers": {
                 "receiving": len(node.receiver.servers),
                 "sending": len(node.sender.servers),
-                "expected": len(node.direct_transfers.incoming.expected),
+                "expected": len(node.direct_transfers.expected),
             },
             "reports_waiting": node.callbacks.depth,
             "disks": disks,
@@ -466,7 +466,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         if not 0 < body.seconds <= MAX_SECONDS:
             raise BadRequest("seconds is out of range", f"expected 1 to {MAX_SECONDS}, a week")
         after = await self._last_transfer(server)
-        invitation = await self._node.direct_transfers.incoming.expect(
+        invitation = await self._node.direct_transfers.expect(
             server,
             seconds=body.seconds,
             description=body.settings,
@@ -529,7 +529,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
 
     def expected(self) -> list[Json]:
         """Return the servers that direct transfers may bring."""
-        expected = self._node.direct_transfers.incoming.expected
+        expected = self._node.direct_transfers.expected
         return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
 
     async def past(self, most: int, server: str | None = None) -> list[Json]:

@@ -20,8 +20,13 @@ from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 from wingsd.http.site import NodeSite, NotFound
-from wingsd.http_client.download import FetchLimits, GuardedClient
-from wingsd.http_client.policy import AddressPolicy, Resolve, host_resolver
+from wingsd.http_client.download import (
+    AddressPolicy,
+    FetchLimits,
+    GuardedClient,
+    Resolve,
+    host_resolver,
+)
 from wingsd.panel.schemas import Egg
 from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers

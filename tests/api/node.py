@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from urllib.parse import urljoin
@@ -191,7 +190,6 @@ class FakeMoves:
 
 class FakeDirectTransfers:
     def __init__(self, calls: Calls) -> None:
-        self.incoming = self
         self.moved = True
         self._calls = calls
 
@@ -264,9 +262,6 @@ def context(live: LiveConfig, **collaborators: Any) -> NodeContext:
     log.source = collaborators.pop("log_source", None)
     system = live.current.system
     usual: dict[str, Any] = {
-        "live": live,
-        "reactor": reactor,
-        "now": time.time,
         "disk": workers,
         "workers": workers,
         "moves": FakeMoves(),
@@ -275,9 +270,11 @@ def context(live: LiveConfig, **collaborators: Any) -> NodeContext:
         "diagnostics": Diagnostics(lambda: live.current, collaborators.get("engine"), log),
         "own_log": log,
     }
-    fields = [field.name for field in attrs.fields(NodeContext) if field.init]
-    given: dict[str, Any] = {**dict.fromkeys(fields), **usual, **collaborators}
-    return NodeContext(**given)
+    made = NodeContext(live, reactor)
+    known = vars(made).copy()
+    vars(made).update({**dict.fromkeys(NodeContext.__annotations__), **usual, **known})
+    vars(made).update(collaborators)
+    return made
 
 
 class ApiNode:

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from tests.metrics.exposed import FakePassage
 from tests.support.logged_errors import Logged
+from wingsd.api.context import NodeContext
 from wingsd.app.daemon import DAY, Node, summary
 from wingsd.app.wiring import build_node
 from wingsd.config import Config, DockerConfig, SystemConfig
@@ -27,6 +28,10 @@ def node(tmp_path: Path, clock: Any) -> Node:
     docker = DockerConfig(enabled=False)
     config = Config("id", "token", "https://panel.invalid", system=system, docker=docker)
     return build_node(config, "tcp:0", clock)
+
+
+def test_requests_get_all_the_objects_of_the_node(node: Node) -> None:
+    assert vars(node.context).keys() >= NodeContext.__annotations__.keys()
 
 
 def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:

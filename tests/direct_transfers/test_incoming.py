@@ -16,8 +16,7 @@ from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.backups.local import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.direct_transfers import initiator
-from wingsd.direct_transfers.initiator import DirectReceiving, Invitation
-from wingsd.direct_transfers.servers import DirectServers
+from wingsd.direct_transfers.initiator import DirectReceiving, DirectTransfers, Invitation
 from wingsd.errors import BadRequest, ServersNotLoaded, TryAgain, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers import PowerAction, PowerState
@@ -36,7 +35,7 @@ async def move(nodes: NodePair) -> NodeInProcess:
 
 
 async def test_an_invitation_expires(nodes: NodePair) -> None:
-    arrivals = nodes.destination.direct_transfers.incoming
+    arrivals = nodes.destination.direct_transfers
     invitation = await nodes.destination.invite(seconds=60)
     assert abs(invitation.expires - time.time() - 60) < 5
     assert arrivals.expected == {UUID: invitation.expires}
@@ -51,7 +50,7 @@ async def test_an_invitation_expires(nodes: NodePair) -> None:
 
 async def test_a_second_invitation_revokes_the_first(nodes: NodePair) -> None:
     first, second = await nodes.destination.invite(), await nodes.destination.invite()
-    arrivals = nodes.destination.direct_transfers.incoming
+    arrivals = nodes.destination.direct_transfers
     with pytest.raises(Unauthorized):
         arrivals.coordinator(token_of(nodes.destination, first))
     arrivals.coordinator(token_of(nodes.destination, second))
@@ -74,11 +73,11 @@ async def test_a_cancelled_invitation_is_revoked(nodes: NodePair) -> None:
 async def test_bad_descriptions_are_refused(nodes: NodePair, options: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         await nodes.destination.invite(**options)
-    assert nodes.destination.direct_transfers.incoming.expected == {}
+    assert nodes.destination.direct_transfers.expected == {}
 
 
 async def test_a_client_without_settings_needs_them_in_the_invitation(nodes: NodePair) -> None:
-    arrivals = nodes.destination.direct_transfers.incoming
+    arrivals = nodes.destination.direct_transfers
     unknown = arrivals.coordinator(token_of(nodes.destination, await nodes.destination.invite()))
     with pytest.raises(BadRequest):
         await unknown.admit()
@@ -107,7 +106,7 @@ async def test_a_server_that_arrives_while_its_node_starts_is_not_left_to_the_pa
 
     async def release(self: DirectReceiving, backups: Sequence[Backup]) -> PendingReport:
         reported = await report(self, backups)
-        await nodes.destination.direct_transfers.servers.release_to_panel()
+        await nodes.destination.direct_transfers.release_to_panel()
         return reported
 
     monkeypatch.setattr(DirectReceiving, "report_success", release)
@@ -146,7 +145,7 @@ async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(nodes: Nod
     again.panel.known[UUID] = configuration_from_panel(description(name="The Panel's"))
     await again.recover()
     await again.servers.boot()
-    await again.direct_transfers.servers.release_to_panel()
+    await again.direct_transfers.release_to_panel()
     server = again.servers.get(UUID)
     assert (server.moved_directly, server.configuration.settings.meta.name) == (
         False,
@@ -155,19 +154,19 @@ async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(nodes: Nod
     (row,) = again.store.descriptions()
     assert row.description == ""
     # A source that asks late still learns that it has moved.
-    assert await again.direct_transfers.incoming.conclude(token_of(again, invitation))
+    assert await again.direct_transfers.conclude(token_of(again, invitation))
     third = await nodes.restart("destination")
     await third.recover()
     with pytest.raises(ServersNotLoaded):
         third.servers.get(UUID)
-    assert await third.direct_transfers.incoming.conclude(token_of(third, invitation))
+    assert await third.direct_transfers.conclude(token_of(third, invitation))
 
 
 async def test_it_is_told_that_a_server_has_not_come_when_no_later_daemon_can_change_that(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes.destination
-    incoming, invitation = node.direct_transfers.incoming, await node.invite()
+    incoming, invitation = node.direct_transfers, await node.invite()
     made, failing, going_on = Deferred[None](), Deferred[None](), Deferred[None]()
     report_failure = DirectReceiving.report_failure
 
@@ -203,16 +202,16 @@ async def test_a_server_that_a_start_finds_without_files_meanwhile_has_not_moved
     node = nodes.destination
     directory = node.data / UUID
     directory.rename(directory.with_name("lost"))
-    has_files = DirectServers.has_files
+    has_files = DirectTransfers.has_files
 
-    async def load_meanwhile(servers: DirectServers, server: str) -> bool:
+    async def load_meanwhile(servers: DirectTransfers, server: str) -> bool:
         found = await has_files(servers, server)
         monkeypatch.undo()
         await servers.load(())
         return found
 
-    monkeypatch.setattr(DirectServers, "has_files", load_meanwhile)
-    assert not await node.direct_transfers.incoming.conclude(token_of(node, invitation))
+    monkeypatch.setattr(DirectTransfers, "has_files", load_meanwhile)
+    assert not await node.direct_transfers.conclude(token_of(node, invitation))
 
 
 async def test_a_deleted_direct_server_is_forgotten(nodes: NodePair) -> None:
@@ -247,7 +246,7 @@ async def test_a_direct_server_without_files_is_forgotten(nodes: NodePair) -> No
 async def test_invitations_that_have_expired_are_forgotten(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrivals = nodes.destination.direct_transfers.incoming
+    arrivals = nodes.destination.direct_transfers
     for number in range(3):
         await arrivals.expect(f"{number}{UUID[1:]}", seconds=60)
     for each in arrivals._expected.values():

@@ -173,6 +173,6 @@ async def test_a_server_that_the_panel_has_moved_on_has_moved(
         await node.direct_transfers.load(node.store.unfinished())
     else:
         with pytest.raises(TryAgain):
-            await node.direct_transfers.incoming.conclude(token)
+            await node.direct_transfers.conclude(token)
     node.store.end(time(), entry, Outcome.SUCCESS)
     await assert_moved_away(nodes)

@@ -130,7 +130,7 @@ async def test_an_unknown_server_is_not_sent(nodes: NodePair) -> None:
 async def test_another_servers_token_is_refused_before_the_stop(nodes: NodePair) -> None:
     await nodes.destination.invite()
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
-    token = (await nodes.destination.direct_transfers.incoming.expect(other, seconds=60)).token
+    token = (await nodes.destination.direct_transfers.expect(other, seconds=60)).token
     await nodes.source.direct_transfers.send(UUID, nodes.destination.url, token)
     await nodes.assert_stayed()
     assert "it is not for a direct transfer of this server" in nodes.source.reason

@@ -8,7 +8,7 @@ from tests.direct_transfers.seeding import END, begin, come, copy, nodes, quick
 from tests.support.node_in_process import LEVEL, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from wingsd.direct_transfers.servers import MOVED_AWAY
+from wingsd.direct_transfers.initiator import MOVED_AWAY
 from wingsd.statedb import KEPT
 
 __all__ = ["nodes", "quick"]

@@ -14,7 +14,7 @@ from tests.support.node_in_process import LEVEL, NodeInProcess, NodePair, runnin
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import TransfersConfig
-from wingsd.direct_transfers.servers import MOVED_AWAY
+from wingsd.direct_transfers.initiator import MOVED_AWAY
 from wingsd.errors import EnvironmentFailed
 from wingsd.http.request import StreamingRequest
 from wingsd.transfers.outgoing.source import MOVED

@@ -125,7 +125,7 @@ async def test_what_has_arrived_of_a_cancelled_one_is_kept_for_the_next_transfer
     await nodes.settled()
     assert kept(nodes) == [UUID]
     assert is_used_as_ever(nodes)
-    assert nodes.destination.direct_transfers.incoming.expected == {}
+    assert nodes.destination.direct_transfers.expected == {}
     assert nodes.destination.store.descriptions() == []
     await nodes.send(await nodes.destination.invite())
     await nodes.assert_moved()
@@ -209,9 +209,9 @@ async def test_a_copy_whose_beginning_is_not_answered_leaves_what_was_kept_befor
     await nodes.settled()
     withdraw = move.Mover.withdraw
 
-    async def be_heard_again(mover: Any, subject: Any, **options: Any) -> None:
+    async def be_heard_again(mover: Any, **options: Any) -> None:
         nodes.destination.lose = lambda _: False
-        await withdraw(mover, subject, **options)
+        await withdraw(mover, **options)
 
     monkeypatch.setattr(move.Mover, "withdraw", be_heard_again)
     monkeypatch.setattr(move, "BEGIN_WITHIN", 0.0)
@@ -387,7 +387,7 @@ async def test_the_file_system_is_measured_also_where_the_servers_are_on_a_mount
     monkeypatch.setattr(Staging, "_claim_beside", lambda _: False)
     (tmp_path / "mounted").mkdir()
     node = NodeInProcess(tmp_path / "mounted", nodes.workers)
-    await move.Mover(node.sender.parts).measure_file_system()
+    await node.sender.parts.measure_file_system()
     with opened(str(node.data)) as directory:
         objection = node.sender.parts.file_systems.objection(directory)
     await node.close()

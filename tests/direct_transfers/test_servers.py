@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.node_in_process import description
 from tests.support.sample_server import UUID
-from wingsd.direct_transfers.servers import (
+from wingsd.direct_transfers.initiator import (
     describe,
     mounts_in,
     read,

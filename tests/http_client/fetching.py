@@ -12,8 +12,7 @@ from zope.interface import implementer
 
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer
-from wingsd.http_client.download import FetchLimits, GuardedClient
-from wingsd.http_client.policy import AddressPolicy
+from wingsd.http_client.download import AddressPolicy, FetchLimits, GuardedClient
 
 #: The address that tests allow; all others of loopback are refused as usual.
 ALLOWED = "127.0.0.1"

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from wingsd.errors import AddressBlocked
-from wingsd.http_client.policy import AddressPolicy, is_of_this_host, is_public
+from wingsd.http_client.download import AddressPolicy, is_of_this_host, is_public
 
 #: The first and the last address of each network, or one in it.
 NOT_PUBLIC = """
@@ -57,7 +57,7 @@ def test_addresses_of_this_node_are_known(
 ) -> None:
     setting = tmp_path / "ip_nonlocal_bind"
     setting.write_text(f"{any_can_be_bound}\n")
-    monkeypatch.setattr("wingsd.http_client.policy._NON_LOCAL_BIND", setting)
+    monkeypatch.setattr("wingsd.http_client.download._NON_LOCAL_BIND", setting)
     own = [
         each.address
         for addresses in psutil.net_if_addrs().values()
@@ -72,7 +72,7 @@ def test_addresses_of_this_node_are_known(
 
 
 def test_a_public_address_of_this_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wingsd.http_client.policy.is_of_this_host", lambda _: True)
+    monkeypatch.setattr("wingsd.http_client.download.is_of_this_host", lambda _: True)
     assert not AddressPolicy().allows("host.example", "8.8.8.8")
     assert AddressPolicy.of(["host.example"]).allows("host.example", "8.8.8.8")
 

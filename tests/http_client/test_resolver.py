@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from tests.support.reactor import reactor, until
-from wingsd.http_client.policy import LOOKUPS, MAX_ADDRESSES, host_resolver
+from wingsd.http_client.download import LOOKUPS, MAX_ADDRESSES, host_resolver
 from wingsd.threadio import Workers
 
 MANY = 6000

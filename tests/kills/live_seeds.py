@@ -76,7 +76,7 @@ class LiveSeed:
         raise Broken("no copy can be begun")
 
     async def _invite(self) -> Invitation:
-        incoming = self.destination.daemon.direct_transfers.incoming
+        incoming = self.destination.daemon.direct_transfers
         return await incoming.expect(UUID, seconds=3600, follow=True)
 
     async def _send(self, invitation: Invitation, stop_at: float | None) -> None:

@@ -32,7 +32,7 @@ from tests.support.panel import Panel
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
 from wingsd.api.context import NodeContext
-from wingsd.app.wiring import NodeContainers, build_node
+from wingsd.app.wiring import build_node
 from wingsd.config import (
     Config,
     Control,
@@ -213,7 +213,7 @@ class _Daemon:
             f"tcp:{PORT}:interface={machine.host}",
             mortal,
             pools=pools,
-            containers=NodeContainers(environment),
+            containers=environment,
         )
         node: NodeContext = self.service.context
         self.store, self.staging, self.servers = node.store, node.staging, node.servers

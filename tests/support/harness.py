@@ -14,7 +14,7 @@ from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
 from wingsd.api.context import NodeContext
-from wingsd.app.wiring import NodeContainers, build_node
+from wingsd.app.wiring import build_node
 from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig, User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
@@ -139,20 +139,14 @@ class Harness(NodeContext):
             pools=pools,
             observer=heard,
             panel=panel,
-            containers=NodeContainers(environment),
+            containers=environment,
             servers=servers,
         )
-        given = {
-            field.name: getattr(made.context, field.name)
-            for field in attrs.fields(NodeContext)
-            if field.init
-        }
-        super().__init__(**given)
+        vars(self).update(vars(made.context))
         made.context = self  # of which tests replace parts
         self.node, self.pools = made, pools
         self.http = made.http
         self.volume = self.receiver.parts.storage.volume
-        self.source_storage = self.sender.parts.storage
         self.bus = self.sender.parts.step_logs.bus
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):

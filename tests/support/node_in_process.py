@@ -168,7 +168,7 @@ class NodeInProcess(Harness):
         database.enter = dies
 
     async def invite(self, **options: Any) -> Invitation:
-        return await self.direct_transfers.incoming.expect(UUID, **{"seconds": 60} | options)
+        return await self.direct_transfers.expect(UUID, **{"seconds": 60} | options)
 
     async def recover(self) -> Recovery:
         """Resume what an earlier node in this directory left, as a daemon does at its start."""
@@ -223,7 +223,7 @@ class NodeInProcess(Harness):
     async def _close_moves(self) -> None:
         """Close the files of moves that are under way."""
         for sent in tuple(self.sender._open.values()):
-            if sent._is_move:
+            if sent._move is not None:
                 sent._is_left = True
                 sent._cancel(DaemonStopping())
                 await sent._sending.close()

@@ -26,7 +26,6 @@ from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import TokenBucket, Workers
-from wingsd.transfers.outgoing.move import Mover
 from wingsd.transfers.outgoing.source import TransferRequest
 from wingsd.transfers.upload_form import Checksums, UploadForm
 from wingsd.util.retry import Budget
@@ -312,10 +311,9 @@ class Sender(Harness):
             _Servers(self.server, self.tree, recorder),
         )
         quarantine: Any = _Quarantine(recorder)
-        self.source_storage = attrs.evolve(self.source_storage, scratch=lambda: str(self.scratch))
         self.send_with(
             quarantine=quarantine,
-            storage=self.source_storage,
+            scratch=lambda: str(self.scratch),
             slots=DeferredSemaphore(2),
             max_streams=0,
             bucket=bucket,
@@ -332,10 +330,6 @@ class Sender(Harness):
     def send_with(self, **changes: Any) -> None:
         """Replace fields of the `OutgoingParts` that later transfers get."""
         self.sender.parts = attrs.evolve(self.sender.parts, **changes)
-
-    @property
-    def mover(self) -> Mover:
-        return Mover(self.sender.parts)
 
     def use(self) -> None:
         """Record an activity of a user, and send recorded activity when the move asks for it."""

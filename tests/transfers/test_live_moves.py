@@ -170,6 +170,16 @@ async def test_the_room_for_a_round_is_looked_for_if_the_destination_can(
     assert fault is not None or node.measured["disk_bytes"] > 1_100_000
 
 
+class ByClock:
+    """The reactor, by the time of a clock in memory."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.seconds = clock.seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
 @pytest.mark.parametrize(("refusals", "walked"), [(0, 1), (1, 2)])
 async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_move(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, refusals: int, walked: int
@@ -183,13 +193,15 @@ async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_
         return survey(directory)
 
     monkeypatch.setattr(source, "survey", slow)
-    storage = attrs.evolve(sender.source_storage, clock=clock)
-    first = await storage.figures(UUID)
+    by_clock: Any = ByClock(clock)
+    sender.send_with(reactor=by_clock)
+    parts = sender.sender.parts
+    first = await parts.figures(UUID)
     (sender.tree / "grown").write_bytes(bytes(60_000))
-    assert await storage.figures(UUID, may_be_known=True) == first
-    assert (await storage.figures(UUID))["files"] == first["files"] + 1
+    assert await parts.figures(UUID, may_be_known=True) == first
+    assert (await parts.figures(UUID))["files"] == first["files"] + 1
     clock.advance(20 * 7)
-    await storage.figures(UUID, may_be_known=True)
+    await parts.figures(UUID, may_be_known=True)
     assert walks == [0, 7, 7 + 7 + 20 * 7]
     walks.clear()
     monkeypatch.setattr(move, "MUCH", 500_000)
@@ -200,7 +212,6 @@ async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_
         return refused(507, "move-no-space") if (kind, count) == ("room", refusals) else None
 
     node.fault = grow
-    sender.send_with(storage=storage)
     await sender.start()
     check_moved(sender, node, running=True)
     assert node.count("prepare") > 0

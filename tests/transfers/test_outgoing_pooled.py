@@ -17,7 +17,7 @@ from tests.transfers.peers import closed_port
 from wingsd.backups.local import Backup
 from wingsd.config import PELICAN
 from wingsd.statedb import Outcome
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
 
 POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 
@@ -122,7 +122,7 @@ def move_to(sender: Sender, port: int) -> None:
     (transfer,) = sender.transfers._open.values()
     url = f"http://127.0.0.1:{port}/api/transfers"
     streams: Any = transfer._sending
-    streams._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
+    streams._destination = PeerClient(url, "Bearer token", reactor, "")
 
 
 async def test_an_unreachable_destination_does_not_have_the_server(sender: Sender) -> None:

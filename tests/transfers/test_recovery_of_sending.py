@@ -23,7 +23,7 @@ from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome
 from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.outgoing.move import Mover
+from wingsd.transfers.outgoing import move
 from wingsd.transfers.recovery import PanelInitiator
 from wingsd.transfers.steps import SendStep
 
@@ -305,7 +305,7 @@ async def test_a_destination_is_told_of_a_failed_move_by_each_daemon_until_it_ha
 ) -> None:
     """A later transfer was recorded, and the daemon ended, before the destination had heard."""
     ended = AsyncMock(side_effect=[DestinationUnreachable("it is away"), None])
-    monkeypatch.setattr(Mover, "end", ended)
+    monkeypatch.setattr(move, "end_move", ended)
     seed = sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name, direct=True)
     sender.store.add_move(made_move(seed))
     later = sender.store.begin(11, UUID, Direction.OUT, SendStep.ASK.name)

@@ -266,7 +266,7 @@ async def test_a_proxy_that_is_busy_has_not_told_the_destination_of_a_failure(
     (record,) = sender.store.open_moves()
     node.fault = lambda *_: refused(429)
     with pytest.raises(DestinationRefused):
-        await Deferred.fromCoroutine(sender.mover.end(record, 0.0))
+        await Deferred.fromCoroutine(move.end_move(sender.sender.parts, record, 0.0))
 
 
 async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: MoveNode) -> None:

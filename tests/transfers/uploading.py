@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from tests.threadio.reactor import Waits
 from tests.transfers.peers import pem
 from wingsd.threadio import Outflow, OutflowClosed
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.util.net import ServerCertificate
 
 reactor: Any = installed_reactor
@@ -45,13 +45,11 @@ def write(body: Outflow, pieces: int) -> str:
 class Sending:
     """An upload on its way to a port of loopback, and the thread that writes it."""
 
-    def __init__(
-        self, port: int, *, pieces: int, scheme: str = "http", trust: PeerTls | None = None
-    ) -> None:
+    def __init__(self, port: int, *, pieces: int, scheme: str = "http", trust: str = "") -> None:
         self.body = Outflow(reactor)
         self.body._changed = self.waits = Waits()
         url = f"{scheme}://127.0.0.1:{port}/api/transfers"
-        destination = PeerClient(url, "Bearer t", reactor, trust or PeerTls())
+        destination = PeerClient(url, "Bearer t", reactor, trust)
         self.upload = destination.upload(TYPE, self.body, 120)
         self.written: Deferred[str] = deferToThread(write, self.body, pieces)
 
@@ -69,9 +67,9 @@ def certificate(ca: trustme.CA) -> trustme.LeafCert:
 @pytest.fixture
 def tls(
     ca: trustme.CA, certificate: trustme.LeafCert, tmp_path: Path
-) -> tuple[ServerCertificate, PeerTls]:
+) -> tuple[ServerCertificate, str]:
     """A certificate for 127.0.0.1, and who trusts it."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     certificate.private_key_pem.write_to_path(str(key))
     cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    return ServerCertificate(str(cert), str(key)), PeerTls(str(pem(ca, tmp_path / "ca.pem")))
+    return ServerCertificate(str(cert), str(key)), str(pem(ca, tmp_path / "ca.pem"))

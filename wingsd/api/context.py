@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import attrs
 from twisted.internet.defer import Deferred
 
 from wingsd.activity import ActivityLog
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine, OrphanedContainers
 
 
-@attrs.define(eq=False, repr=False, kw_only=True)
 class NodeContext:
     """The objects of a node that outlive a request.
 
@@ -70,7 +68,7 @@ class NodeContext:
 
     live: LiveConfig
     reactor: Reactor
-    now: Callable[[], float] = time.time
+    now: Callable[[], float]
     address: Callable[[], str]
     disk: Workers
     long: Workers
@@ -124,11 +122,12 @@ class NodeContext:
     engine: NodeEngine | None
     orphans: OrphanedContainers | None
 
-    #: When the daemon started: in seconds since the epoch, and by the reactor's clock.
-    started: float = attrs.field(init=False, factory=time.time)
-    begun: float = attrs.field(
-        init=False, default=attrs.Factory(lambda self: self.reactor.seconds(), takes_self=True)
-    )
+    def __init__(self, live: LiveConfig, reactor: Reactor) -> None:
+        """Make a context that gets all other objects as they are made."""
+        self.live, self.reactor = live, reactor
+        self.now = time.time
+        #: When the daemon started: in seconds since the epoch, and by the reactor's clock.
+        self.started, self.begun = time.time(), reactor.seconds()
 
     @property
     def config(self) -> Config:

@@ -219,7 +219,7 @@ class MovesEndpoint(Endpoint):
             raise MoveVersionUnknown(body.version, VERSIONS[-1])
         if not _KEY.fullmatch(body.key):
             raise MoveRequestInvalid("the key is not 64 hexadecimal digits")
-        token, direct = self._token, self._node.direct_transfers.incoming
+        token, direct = self._token, self._node.direct_transfers
         known = await self._node.moves.begun(token, body.key)
         if known is not None:
             return Repeated(await self._answer(known, body))

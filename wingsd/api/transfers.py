@@ -319,7 +319,7 @@ class TransfersEndpoint(Endpoint):
         await outcome
 
     def _coordinator(self, token: TransferToken) -> ReceivingCoordinator | None:
-        return self._node.direct_transfers.incoming.coordinator(token) if token.direct else None
+        return self._node.direct_transfers.coordinator(token) if token.direct else None
 
     def _log_refused(self, error: Exception) -> None:
         self._log.warn(
@@ -486,7 +486,7 @@ class DirectTransferEndpoint(Endpoint):
         if await self._node.database.was_used(token.digest, token.expires):
             raise token_was_used(RENEW_DIRECT)
         described = attrs.asdict(body, filter=lambda _, value: value is not None)
-        self._node.direct_transfers.incoming.describe(token, described)
+        self._node.direct_transfers.describe(token, described)
 
     @call(200, "The result.", fails=(503,))
     async def conclude_move(self) -> Moved:
@@ -494,4 +494,4 @@ class DirectTransferEndpoint(Endpoint):
 
         An expired token is accepted.
         """
-        return Moved(await self._node.direct_transfers.incoming.conclude(self._token))
+        return Moved(await self._node.direct_transfers.conclude(self._token))

@@ -242,7 +242,7 @@ class Node(Service):
         node.arrived.start_left()
         if node.statuses is not None and node.servers.loaded:
             node.statuses.start([(each.uuid, each.state.value) for each in node.servers.all()])
-        await node.direct_transfers.servers.release_to_panel()
+        await node.direct_transfers.release_to_panel()
         if node.orphans is not None:
             node.orphans.start()
         # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from wingsd.config import TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
-from wingsd.http_client.policy import LOOKUPS
+from wingsd.http_client.download import LOOKUPS
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor, Timer
 

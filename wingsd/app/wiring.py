@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -15,10 +13,7 @@ from wingsd import __version__
 from wingsd.activity import ActivityLog, record_crashes
 from wingsd.api.context import NodeContext
 from wingsd.api.routes import root
-from wingsd.app.daemon import (
-    MetricsListener,
-    Node,
-)
+from wingsd.app.daemon import MetricsListener, Node
 from wingsd.app.process import PACKERS, RESTORERS, Pools
 from wingsd.app.reload import Reload
 from wingsd.archive.compress import ArchiveFormat, Compression
@@ -35,16 +30,19 @@ from wingsd.callbacks import CallbackQueue, ContainerStatuses
 from wingsd.config import CALAGOPUS, PELICAN, Config, LiveConfig, user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlListener
-from wingsd.direct_transfers.initiator import DirectTransfers, IncomingDirectTransfers
-from wingsd.direct_transfers.servers import DirectServers
+from wingsd.direct_transfers.initiator import DirectTransfers
 from wingsd.docker.runtime import ContainerRuntime, DockerInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import PullOptions, Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
-from wingsd.http_client.download import FetchLimits, GuardedClient
-from wingsd.http_client.policy import AddressPolicy, host_resolver
+from wingsd.http_client.download import (
+    AddressPolicy,
+    FetchLimits,
+    GuardedClient,
+    host_resolver,
+)
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
@@ -74,8 +72,8 @@ from wingsd.transfers.manager import (
     IncomingTransfers,
     OutgoingTransfers,
 )
-from wingsd.transfers.outgoing.source import OutgoingParts, SourceStorage
-from wingsd.transfers.peer.client import peer_tls
+from wingsd.transfers.outgoing.source import OutgoingParts
+from wingsd.transfers.peer.client import check_ca_file
 from wingsd.transfers.steps import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs, WriteBack
 from wingsd.transfers.storage.quarantine import Quarantine
@@ -85,21 +83,9 @@ from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
-if TYPE_CHECKING:
-    from wingsd.node.engine import NodeEngine
-
 MIB = 1024 * 1024
 #: Seconds for which the engine's version and its numbers of containers are kept.
 INFORMATION_KEPT = 1.0
-
-
-@attrs.frozen(eq=False, repr=False)
-class NodeContainers:
-    """The containers of servers and of installers, and their engine, None without one."""
-
-    containers: ContainerRuntime
-    ask_engine: Callable[[], Deferred[DockerInformation]] | None = None
-    engine: NodeEngine | None = None
 
 
 def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
@@ -111,7 +97,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     pools: Pools | None = None,
     observer: Observer | None = None,
     panel: Panel | None = None,
-    containers: NodeContainers | None = None,
+    containers: ContainerRuntime | None = None,
     servers: Servers | None = None,
 ) -> Node:
     """Return a node, each of whose objects is made once. Nothing of it runs yet.
@@ -122,12 +108,16 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     """
     system, transfers = config.system, config.system.transfers
     live = LiveConfig(config, path)
+    context = NodeContext(live, reactor)
     owner = (system.user.uid, system.user.gid)
 
     # What all parts use: threads, directories, the state database, and the Panel.
     pools = pools or Pools(reactor, transfers)
-    quotas = ProjectQuotas(system.data, enabled=system.quotas.enabled)
-    staging = Staging(
+    context.disk = pools.disk
+    context.long = pools.long
+    context.workers = pools.figures
+    quotas = context.quotas = ProjectQuotas(system.data, enabled=system.quotas.enabled)
+    staging = context.staging = Staging(
         system.data,
         owner,
         durable=transfers.durable,
@@ -135,7 +125,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         node=config.uuid if transfers.storage_pool.name else "",
         prepare_directory=quotas.prepare,
     )
-    received_backups = ReceivedBackups.configured(system, config.uuid)
+    received_backups = context.received_backups = ReceivedBackups.configured(system, config.uuid)
     bus = EventBus()
     recorder = None
     if config.metrics.address:
@@ -148,10 +138,11 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     if panel is None:
         panel = Panel(config, reactor, observer=observer)
         live.follow(panel.use)
-    store = Store(system.root_directory)
-    database = StateDatabase(store, pools.database, time.time)
-    callbacks = CallbackQueue(panel, database, reactor)
-    activity = ActivityLog(
+    context.panel = panel
+    store = context.store = Store(system.root_directory)
+    database = context.database = StateDatabase(store, pools.database, time.time)
+    callbacks = context.callbacks = CallbackQueue(panel, database, reactor)
+    activity = context.activity = ActivityLog(
         database,
         panel,
         reactor,
@@ -161,46 +152,45 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     )
     record_crashes(config.family, activity, bus)
     # Of the Panels, only Pelican's has a path for it.
-    statuses = ContainerStatuses(panel, bus, reactor) if config.family == PELICAN else None
-    denied = DenyList(time.time())
+    is_pelican = config.family == PELICAN
+    context.statuses = ContainerStatuses(panel, bus, reactor) if is_pelican else None
+    denied = context.denied = DenyList(time.time())
 
     # Servers
-    engines = containers or _containers(config, pools, reactor, observer, live)
-    installations = Installations(
-        InstallParts(config, panel, engines.containers, database, pools.disk, reactor), callbacks
+    context.ask_engine = context.engine = None
+    containers = containers or _containers(context, pools, observer)
+    installations = context.installations = Installations(
+        InstallParts(config, panel, containers, database, pools.disk, reactor), callbacks
     )
     directories = ServerDirectories.configured(config, owner, quotas)
     server_parts = ServerParts(
         config,
         panel,
-        engines.containers,
+        containers,
         bus,
         ServerStorage(directories, pools.disk, pools.long),
         pools.rewriters,
         reactor,
     )
-    servers = servers or Servers(server_parts, installations)
+    servers = context.servers = servers or Servers(server_parts, installations)
     states = StatesFile(system.root_directory, pools.database)
-    running = RunningServers(states, database, bus, reactor)
+    running = context.running = RunningServers(states, database, bus, reactor)
 
     # Transfers
     volume = Volume(system.data, owner, transfers.storage_pool.name, system.backup_directory)
     limits = ArchiveLimits.configured(transfers)
     install_logs = InstallLogs(system.log_directory, staging, reserve=limits.reserve)
-    partial_copies = PartialCopies(staging, transfers.moves.keep_bytes, limits)
-    quarantine = Quarantine(
-        staging,
-        received_backups,
-        partial_copies,
-        pools.long,
-        database,
-        system,
+    partial_copies = context.partial_copies = PartialCopies(
+        staging, transfers.moves.keep_bytes, limits
+    )
+    quarantine = context.quarantine = Quarantine(
+        staging, received_backups, partial_copies, pools.long, database, system
     )
     step_logs = StepLogs(database, bus, observer, reactor)
-    coordinators = PanelCoordinators(
+    coordinators = context.coordinators = PanelCoordinators(
         panel, callbacks, reactor, config.family, transfers.answer_grace
     )
-    arrived = ArrivedServers(database, running, servers)
+    arrived = context.arrived = ArrivedServers(database, running, servers)
     incoming = IncomingParts(
         step_logs=step_logs,
         storage=IncomingStorage(
@@ -214,7 +204,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             long=pools.long,
             write_back=WriteBack(lambda: pools.long.run(staging.write_back), reactor),
         ),
-        environment=engines.containers,
+        environment=containers,
         servers=servers,
         reactor=reactor,
         workers=pools.extractors,
@@ -224,34 +214,27 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         limits=attrs.evolve(limits, make_room=partial_copies.remove_oldest),
         config=transfers,
     )
-    receiver = IncomingTransfers(coordinators, incoming, arrived)
-    streams = StreamGroups(receiver, database, transfers.streams, reactor)
-    incoming_moves = IncomingMoves(receiver)
-    source_storage = SourceStorage(
-        directory=servers.directory,
-        scratch=lambda: staging.path,
-        backup_directory=system.backup_directory,
-        logs=install_logs,
-        volume=volume,
-        disk=pools.disk,
-        long=pools.long,
-        followers=pools.followers,
-        clock=reactor,
-        compression=Compression(system.backups.compression_level),
-        deletes_dropped=config.deletes_dropped_backups,
-    )
+    receiver = context.receiver = IncomingTransfers(coordinators, incoming, arrived)
+    context.streams = StreamGroups(receiver, database, transfers.streams, reactor)
+    context.moves = IncomingMoves(receiver)
+    check_ca_file(transfers.ca_file)
     outgoing = OutgoingParts(
         config=transfers,
         reactor=reactor,
-        tls=peer_tls(transfers.ca_file),
         step_logs=step_logs,
         servers=servers,
-        environment=engines.containers,
+        environment=containers,
         quarantine=quarantine,
         backups=Removal(system.backup_directory, pools.long),
         database=database,
         activity=activity,
-        storage=source_storage,
+        scratch=lambda: staging.path,
+        logs=install_logs,
+        volume=volume,
+        compression=Compression(system.backups.compression_level),
+        deletes_dropped=config.deletes_dropped_backups,
+        disk=pools.disk,
+        long=pools.long,
         packers=pools.packers,
         followers=pools.followers,
         slots=DeferredSemaphore(PACKERS),
@@ -261,18 +244,14 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
         ),
     )
-    sender = OutgoingTransfers(coordinators, outgoing)
-    direct_servers = DirectServers(servers, database, bus, pools.disk, transfers.storage_pool.name)
-    incoming_direct = IncomingDirectTransfers(
-        direct_servers, receiver, database, config, time.time
-    )
-    live.follow(incoming_direct.use)
-    direct_transfers = DirectTransfers(direct_servers, incoming_direct, sender)
+    sender = context.sender = OutgoingTransfers(coordinators, outgoing)
+    context.direct_transfers = DirectTransfers(receiver, sender, bus, config, time.time)
+    live.follow(context.direct_transfers.use)
 
     # Backups, and restoring them
     restore_storage = RestoreStorage(staging, Path(system.data), owner, quotas, transfers.durable)
     is_calagopus = config.family == CALAGOPUS
-    restores = Restores(
+    context.restores = Restores(
         servers,
         storage=restore_storage,
         workers=pools.restorers,
@@ -288,12 +267,12 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         for_calagopus=is_calagopus,
     )
     allowed = AddressPolicy.of(system.backups.restore_host_allowlist)
-    restore_links = RestoreLinks(
+    context.restore_links = RestoreLinks(
         GuardedClient(reactor, allowed, f"wingsd/{__version__}", resolve),
         reactor,
         trusts_panel=not config.is_pelican,
     )
-    backup_store = BackupStore(system.backup_directory, config.family)
+    backup_store = context.backup_store = BackupStore(system.backup_directory, config.family)
     backup_parts = BackupParts(
         family=config.family,
         store=backup_store,
@@ -308,13 +287,13 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     )
     s3 = S3Adapter(panel, backup_store, pools.uploads, reactor, system.backups.s3, is_calagopus)
     adapters = {"wings": None, "s3": s3}
-    made_backups = Backups(backup_parts, adapters, system.backups.concurrent)
+    made_backups = context.backups = Backups(backup_parts, adapters, system.backups.concurrent)
     check_limit = system.backups.check_limit * MIB
-    backup_checks = BackupChecks(
+    backup_checks = context.backup_checks = BackupChecks(
         backup_parts, system.backups.check_interval, check_limit, time.time
     )
     lock = backup_checks.lock
-    dropped_backups = DroppedBackups(
+    context.dropped_backups = DroppedBackups(
         backup_parts,
         panel,
         servers,
@@ -322,23 +301,27 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         transfers.live.keep_source_days,
         config.deletes_dropped_backups,
     )
-    backup_rewrites = BackupRewrites(backup_parts, made_backups, servers, lock)
+    context.backup_rewrites = BackupRewrites(backup_parts, made_backups, servers, lock)
 
     # The node itself
-    orphans = None
-    if engines.engine is not None:
+    context.orphans = None
+    if context.engine is not None:
         from wingsd.node.engine import OrphanedContainers  # noqa: PLC0415 (see _containers)
 
-        orphans = OrphanedContainers(engines.engine, config, servers, database, panel, reactor)
-    own_log = OwnLog(pools.disk, reactor)
-    diagnostics = Diagnostics(lambda: live.current, engines.engine, own_log, orphans)
+        context.orphans = OrphanedContainers(
+            context.engine, config, servers, database, panel, reactor
+        )
+    own_log = context.own_log = OwnLog(pools.disk, reactor)
+    context.diagnostics = Diagnostics(
+        lambda: live.current, context.engine, own_log, context.orphans
+    )
 
     # Files, by SFTP and by HTTP
     logins = SftpLogins(config, panel, servers, denied, reactor.seconds, time.time)
     sessions = SftpSessions(config, servers, logins, activity, bus, reactor)
-    sftp = SftpService(config, logins, sessions, pools.disk, reactor)
+    sftp = context.sftp = SftpService(config, logins, sessions, pools.disk, reactor)
     live.follow(sftp.use)
-    file_work = FileWork(
+    file_work = context.files = FileWork(
         short=Lane(pools.files, each=2, waiting=1024),
         long=Lane(pools.searches, each=1, waiting=64),
         large=Lane(pools.listings, each=1, waiting=64),
@@ -348,7 +331,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         writes=Lane(pools.files, each=8, waiting=1024),
         reads=pools.reads,
     )
-    file_tasks = FileTasks(file_work, reactor, time.time)
+    file_tasks = context.file_tasks = FileTasks(file_work, reactor, time.time)
     downloads = config.api.remote_download
     client = GuardedClient(
         reactor,
@@ -360,62 +343,16 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         config.api.server_remote_download_limit,
         FetchLimits(redirects=downloads.max_redirects),
     )
-    pulls = Pulls(file_work, file_tasks, bus, options, client, time.time)
+    context.pulls = Pulls(file_work, file_tasks, bus, options, client, time.time)
 
     # The interfaces of the Panel and of browsers, of Prometheus, and of `wingsctl`
-    sockets = ConsoleSockets(config, bus, denied, activity, reactor)
+    sockets = context.sockets = ConsoleSockets(config, bus, denied, activity, reactor)
     live.follow(sockets.use)
-    context = NodeContext(
-        live=live,
-        reactor=reactor,
-        address=lambda: http.address,
-        disk=pools.disk,
-        long=pools.long,
-        workers=pools.figures,
-        store=store,
-        database=database,
-        denied=denied,
-        panel=panel,
-        callbacks=callbacks,
-        activity=activity,
-        statuses=statuses,
-        updates=PanelUpdates(live, pools.disk, lambda: reload(only_new=True)),
-        servers=servers,
-        running=running,
-        installations=installations,
-        sockets=sockets,
-        sftp=sftp,
-        files=file_work,
-        file_tasks=file_tasks,
-        pulls=pulls,
-        archives=Lane(pools.downloads, each=2, waiting=64),
-        backup_store=backup_store,
-        backups=made_backups,
-        backup_checks=backup_checks,
-        backup_rewrites=backup_rewrites,
-        dropped_backups=dropped_backups,
-        restores=restores,
-        restore_links=restore_links,
-        receiver=receiver,
-        sender=sender,
-        streams=streams,
-        moves=incoming_moves,
-        direct_transfers=direct_transfers,
-        arrived=arrived,
-        coordinators=coordinators,
-        bucket=_bucket(reactor, transfers.download_limit),
-        quotas=quotas,
-        staging=staging,
-        quarantine=quarantine,
-        received_backups=received_backups,
-        partial_copies=partial_copies,
-        figures=NodeFigures(config, pools.figures, pools.filesystems, reactor),
-        diagnostics=diagnostics,
-        own_log=own_log,
-        ask_engine=engines.ask_engine,
-        engine=engines.engine,
-        orphans=orphans,
-    )
+    context.address = lambda: http.address
+    context.updates = PanelUpdates(live, pools.disk, lambda: reload(only_new=True))
+    context.archives = Lane(pools.downloads, each=2, waiting=64)
+    context.bucket = _bucket(reactor, transfers.download_limit)
+    context.figures = NodeFigures(config, pools.figures, pools.filesystems, reactor)
     site = NodeSite(
         root(context),
         reactor=reactor,
@@ -446,11 +383,11 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     )
 
 
-def _containers(
-    config: Config, pools: Pools, reactor: Reactor, observer: Observer, live: LiveConfig
-) -> NodeContainers:
+def _containers(node: NodeContext, pools: Pools, observer: Observer) -> ContainerRuntime:
+    """Return the containers of servers and installers; give `node` their engine, if it has one."""
+    config, reactor = node.config, node.reactor
     if not config.docker.enabled:
-        return NodeContainers(ContainerRuntime())
+        return ContainerRuntime()
     # Here, since docker-py and its libraries take 8 MiB, which a node without Docker saves.
     from wingsd.docker import engine  # noqa: PLC0415
     from wingsd.docker.async_engine import AsyncEngine  # noqa: PLC0415
@@ -463,12 +400,10 @@ def _containers(
         return pool.run(engine.information, address, observer)
 
     containers = DockerContainers(config, pool, reactor, observer)
-    live.follow(containers.use)
-    return NodeContainers(
-        containers,
-        SharedAnswer(ask, reactor, keep=INFORMATION_KEPT).get,
-        NodeEngine(AsyncEngine(pool, address, observer), reactor),
-    )
+    node.live.follow(containers.use)
+    node.ask_engine = SharedAnswer(ask, reactor, keep=INFORMATION_KEPT).get
+    node.engine = NodeEngine(AsyncEngine(pool, address, observer), reactor)
+    return containers
 
 
 def _bucket(reactor: Reactor, limit: int, yielded: float = 1.0) -> TokenBucket | None:

@@ -31,7 +31,7 @@ from wingsd.docker.container import is_below
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import ConfigError, EnvironmentFailed
 from wingsd.servers.running import STATES_FILE, parse_states
-from wingsd.transfers.peer.client import peer_tls
+from wingsd.transfers.peer.client import check_ca_file
 from wingsd.util.net import ServerCertificate
 
 #: By unit, its properties.
@@ -234,7 +234,7 @@ def check_certificates(config: Config) -> tuple[list[str], list[str]]:
     errors: list[str] = []
     warnings: list[str] = []
     try:
-        peer_tls(config.system.transfers.ca_file)
+        check_ca_file(config.system.transfers.ca_file)
     except ConfigError as error:
         errors.append(str(error))
     ssl = config.api.ssl

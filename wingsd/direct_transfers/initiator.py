@@ -1,13 +1,19 @@
 """The direct transfers of a node, which an operator initiates: to this node and from it.
 
-`IncomingDirectTransfers` knows which servers are expected, and which have arrived.
+`DirectTransfers` knows which servers are expected, and which have arrived. The description of a
+server is the JSON that a Panel answers for one. Mounts are left out: only a node's own Panel may
+give its servers directories of the host.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -19,20 +25,12 @@ from wingsd.auth.tokens import TransferToken, direct_token, transfer_token
 from wingsd.backups.local import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import Config
-from wingsd.direct_transfers.servers import (
-    Description,
-    DirectServers,
-    describe,
-    mounts_in,
-    read,
-    read_text,
-    with_addresses,
-)
 from wingsd.errors import (
     BadRequest,
     Conflict,
     DestinationError,
     DestinationRefused,
+    InvalidData,
     ServerAlreadyExists,
     ServerNotFound,
     ServersNotLoaded,
@@ -42,10 +40,17 @@ from wingsd.errors import (
     TryAgain,
     WingsdError,
 )
+from wingsd.events import DELETED, Event, EventBus
 from wingsd.http_client.exchange import Answer, plain
-from wingsd.panel.schemas import Configuration, Settings
+from wingsd.panel.schemas import Configuration, Settings, configuration_from_panel
 from wingsd.servers import Server
-from wingsd.statedb import DirectDestination, Direction, MoveRecord, StateDatabase, TransferRecord
+from wingsd.statedb import (
+    DirectDestination,
+    Direction,
+    MoveRecord,
+    ServerDescription,
+    TransferRecord,
+)
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import (
     OWNERSHIP_BACKOFF,
@@ -53,12 +58,96 @@ from wingsd.transfers.coordinator import (
     ReceivingCoordinator,
     SendingCoordinator,
 )
-from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
+from wingsd.transfers.outgoing.move import end_move
 from wingsd.transfers.outgoing.source import MOVED, SeedOrder, TransferRequest, is_seed, seed_of
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.serialization import structure
+from wingsd.util.text import canonical_uuid
+
+#: Why a server is not started that a direct transfer has moved away, although a Panel has it here.
+MOVED_AWAY = "the server has moved to another node, by wingsctl send"
+
+#: `{"settings": ..., "process_configuration": ...}`, as from a Panel's `GET /servers/{uuid}`.
+Description = Mapping[str, Any]
+
+_MAX_PORT = 65535
+
+
+def describe(configuration: Configuration) -> Description:
+    """Return the description of a server."""
+    return {
+        # As the Panel sent them, if possible: they may hold more than this node uses.
+        "settings": configuration.raw or attrs.asdict(configuration.settings),
+        "process_configuration": attrs.asdict(configuration.process),
+    }
+
+
+def read(description: object, server: str) -> Configuration:
+    """Return the configuration in a description of the server with the UUID `server`.
+
+    It is without mounts. Raises `BadRequest` with the paths of the invalid keys.
+    """
+    try:
+        configuration = configuration_from_panel(description)
+    except InvalidData as error:
+        raise BadRequest(
+            "the server's settings are invalid", "; ".join(str(error).split("\n"))
+        ) from error
+    named = configuration.settings.uuid
+    if canonical_uuid(named) != server:
+        raise BadRequest("the settings are for another server", f"settings.uuid is {named}")
+    return attrs.evolve(
+        configuration,
+        settings=attrs.evolve(configuration.settings, mounts=()),
+        raw={key: value for key, value in configuration.raw.items() if key != "mounts"},
+    )
+
+
+def mounts_in(description: Description) -> int:
+    """Return the number of mounts in a description that `read` has accepted."""
+    return len(configuration_from_panel(description).settings.mounts)
+
+
+def read_text(text: str, server: str) -> Configuration:
+    """Return the configuration in a description that is kept as JSON."""
+    return read(json.loads(text), server)
+
+
+def with_addresses(description: Description, addresses: Sequence[str]) -> Description:
+    """Return the description with other addresses, `IP:PORT`; the first is the server's own.
+
+    Without any it is returned unchanged. Raises `BadRequest` for an invalid one.
+    """
+    if not addresses:
+        return description
+    pairs = [_address(each) for each in addresses]
+    mappings: dict[str, list[int]] = {}
+    for ip, port in pairs:
+        mappings.setdefault(ip, []).append(port)
+    (ip, port), *_ = pairs
+    allocations = {"default": {"ip": ip, "port": port}, "mappings": mappings}
+    settings = dict(description["settings"])
+    kept = settings.get("allocations")
+    settings["allocations"] = (dict(kept) if isinstance(kept, Mapping) else {}) | allocations
+    return {**description, "settings": settings}
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    try:
+        ip = str(ip_address(host.removeprefix("[").removesuffix("]")))
+        number = int(port)
+    except ValueError:
+        ip, number = "", 0
+    if not ip or not 0 < number <= _MAX_PORT:
+        raise BadRequest(
+            "the address of the server is invalid",
+            f"{text!r}: expected IP:PORT, such as 203.0.113.5:25565 or [2001:db8::5]:25565",
+        )
+    return ip, number
+
 
 #: Seconds after a token has expired in which its source may still ask what became of the server.
 ASKED_FOR = 30 * 24 * 3600.0
@@ -77,18 +166,17 @@ class DirectReceiving(ReceivingCoordinator):
     _log = Logger()
 
     def __init__(
-        self, server: str, direct: IncomingDirectTransfers, expected: _Expected | None = None
+        self, server: str, direct: DirectTransfers, expected: _Expected | None = None
     ) -> None:
         self.digest = expected.digest if expected is not None else ""
         self._server = server
         self._direct = direct
-        self._servers = direct.servers
         self._expected = expected
         self._description: Description | None = None
 
     async def admit(self) -> Configuration:
         """Return the configuration. Raises `ServerAlreadyExists`, `BadRequest` without one."""
-        await self._servers.check_absent(self._server)
+        await self._direct.check_absent(self._server)
         self._description = self._expected.description if self._expected is not None else None
         if self._description is None:
             raise BadRequest(
@@ -114,7 +202,7 @@ class DirectReceiving(ReceivingCoordinator):
 
     async def recheck(self) -> tuple[bool, Configuration]:
         """Return whether it is recorded that the server is here, and its configuration."""
-        row = await self._servers.find(self._server)
+        row = await self._direct.find(self._server)
         if row is None:
             raise ServerNotFound("the server's settings are not in the state database")
         return row.arrived is not None, read_text(row.description, self._server)
@@ -128,7 +216,7 @@ class DirectReceiving(ReceivingCoordinator):
     async def report_failure(self, *, is_known: bool) -> None:
         """Remove the record. The source reads the failure in the answer, or asks."""
         self._direct.on_over(self._server, self._expected, arrived=False)
-        await self._servers.remove(self._server)
+        await self._direct.remove(self._server)
 
     async def complete(self, server: Server) -> None:
         """Let the server keep the settings that came with it."""
@@ -156,231 +244,6 @@ class _Expected:
     may_follow: bool
 
 
-@attrs.define(eq=False, repr=False, slots=False)
-class IncomingDirectTransfers:
-    """Direct transfers to this node. Expected servers are forgotten when the daemon ends.
-
-    `now` returns the seconds since the epoch.
-    """
-
-    _log = Logger()
-
-    servers: DirectServers
-    _receiver: IncomingTransfers
-    database: StateDatabase
-    _config: Config
-    _now: Callable[[], float]
-
-    def __attrs_post_init__(self) -> None:
-        self.use(self._config)
-        self._expected: dict[str, _Expected] = {}
-        #: The digests of the tokens of this daemon: what is recorded of these is all there is.
-        #: By when each expires.
-        self._issued: dict[str, float] = {}
-
-    def use(self, config: Config) -> None:
-        """Sign later invitations with the token of another configuration."""
-        self._config = config
-
-    # Called for the operator
-
-    async def expect(
-        self,
-        server: str,
-        *,
-        seconds: float,
-        description: Description | None = None,
-        addresses: Sequence[str] = (),
-        follow: bool = False,
-    ) -> Invitation:
-        """Expect a server for so many seconds; an earlier invitation for it becomes void.
-
-        `addresses` replace those of its settings, see `with_addresses`. With `follow` a copy may
-        be kept up to date here before the server moves, and it is started then if it ran. Raises
-        `ServerAlreadyExists`, and `BadRequest` where settings or addresses are invalid.
-        """
-        with_addresses({"settings": {}}, addresses)
-        if description is not None:
-            read(description, server)
-            description = with_addresses(description, addresses)
-        in_progress = self._receiver.find(server)
-        if in_progress is not None and self._gives_way(in_progress):
-            pass  # it ends, and what has arrived stays, when the next one begins
-        elif in_progress is not None and not in_progress.has_failed:
-            raise ServerAlreadyExists(
-                "this server is being received", in_progress.progress.step_text
-            )
-        else:
-            await self.servers.check_absent(server)
-        now, config, address = self._now(), self._config, self._config.api.public_url
-        self._prune(now)
-        token = direct_token(server, config.token, now, now + seconds, address)
-        parsed = transfer_token(
-            f"Bearer {token}", config.token, config.family, address, accept_expired=True
-        )
-        self._issued[parsed.digest] = parsed.expires
-        self._expected[server] = _Expected(
-            parsed.digest,
-            parsed.expires,
-            tuple(addresses),
-            description,
-            is_fixed=description is not None,
-            may_follow=follow,
-        )
-        self._log.info("{server}: expected, by a direct transfer", server=server)
-        return Invitation(token, parsed.expires)
-
-    def _prune(self, now: float) -> None:
-        """Forget invitations that have expired, and tokens about which no source asks any more."""
-        self._expected = {
-            uuid: each
-            for uuid, each in self._expected.items()
-            if each.expires > now or self._is_arriving(uuid, each.digest)
-        }
-        self._issued = {
-            digest: expires
-            for digest, expires in self._issued.items()
-            if expires + ASKED_FOR > now
-        }
-
-    def cancel(self, server: str) -> bool:
-        """Expect a server no longer; return whether it was expected."""
-        return self._expected.pop(server, None) is not None
-
-    @property
-    def expected(self) -> dict[str, float]:
-        """Until when each server is expected that is not arriving: seconds since the epoch."""
-        now = self._now()
-        return {
-            uuid: each.expires
-            for uuid, each in self._expected.items()
-            if each.expires > now and not self._is_arriving(uuid, each.digest)
-        }
-
-    def _gives_way(self, transfer: IncomingTransfer) -> bool:
-        """Return whether a transfer is one that the next one of its server may end."""
-        return transfer.coordinator.is_direct and transfer.gives_way
-
-    def _is_arriving(self, server: str, digest: str) -> bool:
-        """Return whether a transfer by the token with that digest is in progress."""
-        transfer = self._receiver.find(server)
-        if transfer is None or transfer.has_failed:
-            return False
-        return getattr(transfer.coordinator, "digest", None) == digest
-
-    # Called for the source
-
-    def describe(self, token: TransferToken, description: Description) -> None:
-        """Accept the source's description. Raises `Unauthorized`, `BadRequest`."""
-        expected = self._find(token)
-        read(description, token.server)
-        if not expected.is_fixed:
-            expected.description = with_addresses(description, expected.addresses)
-
-    def coordinator(self, token: TransferToken, follow: bool = False) -> DirectReceiving:
-        """Return the coordinator of a transfer by that token, or with `follow` of a seed.
-
-        Raises `Unauthorized`, and `BadRequest` where no seed is expected.
-        """
-        expected, server = self._find(token), token.server
-        if follow and not expected.may_follow:
-            raise BadRequest(
-                "this node does not expect a copy that follows the server",
-                "run wingsctl receive there with --follow, or send the server without it",
-            )
-        return DirectReceiving(server, self, expected)
-
-    async def conclude(self, token: TransferToken) -> bool:
-        """Return whether the server has moved here by that token; if not, it never will.
-
-        Raises `TryAgain` while that is not known yet, `StorageError`.
-        """
-        server = token.server
-        # First, so that no request on its way can begin any more.
-        await self.database.use_token(token.digest, token.expires)
-        expected = self._expected.get(server)
-        if expected is not None and expected.digest == token.digest:
-            self.cancel(server)
-        if await self._continues(token):
-            raise TryAgain("the server is still being received")
-        row = await self.servers.find(server)
-        if row is None or row.digest != token.digest:
-            # Of a server that was deleted here since, or sent on, this alone is left.
-            if await self.database.has_arrived(token.digest):
-                return True
-            await self._check_records(token)
-            return False
-        if row.arrived is not None:
-            # While that is looked for it may have been deleted.
-            return await self.servers.has_files(server) or await self._has_left(token)
-        if await self._may_be_resumed(server):
-            raise TryAgain("this node is still starting, or has not recorded that it failed")
-        return False
-
-    async def _check_records(self, token: TransferToken) -> None:
-        """Raise `TryAgain` where a server is here of which the state database knows nothing.
-
-        It may be an older one than the server: it was replaced or restored since.
-        """
-        if token.digest not in self._issued and await self.servers.has_files(token.server):
-            raise TryAgain(
-                "files of the server are on this node, and its state database does not know how "
-                "they came",
-                "it may have been replaced since they did; see whether the server runs here: if "
-                "not, move its directory away, and the source keeps the server; if it does, "
-                "cancel the transfer at the source, and do not start it there",
-            )
-
-    async def _has_left(self, token: TransferToken) -> bool:
-        """Return whether a server that was here was deleted since, or sent on."""
-        if await self.servers.find(token.server) is None:
-            # Not so one that a start has just found to be without files.
-            return await self.database.has_arrived(token.digest)
-        last = await self.database.last_move(token.server)
-        if last is None or last.direction is Direction.IN:
-            return False
-        if last.outcome is None:
-            raise TryAgain("the server is being sent on")
-        return True
-
-    async def _continues(self, token: TransferToken) -> bool:
-        """Cancel the transfer by that token; return whether it is too late for that."""
-        transfer = self._receiver.find(token.server)
-        if transfer is None or transfer.has_failed or transfer.has_arrived:
-            return False
-        digest = getattr(transfer.coordinator, "digest", None)
-        if digest == "":  # of an earlier daemon
-            row = await self.servers.find(token.server)
-            digest = row.digest if row is not None else None
-        if digest != token.digest:
-            return False
-        return not transfer.abort(TransferCancelled(), verified=True)
-
-    async def _may_be_resumed(self, server: str) -> bool:
-        """Return whether this daemon or the next one may go on with what is recorded of it."""
-        unfinished = await self.database.unfinished()
-        ours = (each for each in unfinished if each.direction is Direction.IN and each.direct)
-        left = (each for each in ours if each.step != ReceiveStep.FAILED.name)
-        return any(each.server == server for each in left)
-
-    def _find(self, token: TransferToken) -> _Expected:
-        expected = self._expected.get(token.server)
-        if expected is None or expected.digest != token.digest:
-            raise TokenInvalid(
-                "The token is not valid",
-                "this node does not expect the server by it any more: run wingsctl receive there "
-                "again",
-            )
-        return expected
-
-    def on_over(self, server: str, expected: _Expected | None, *, arrived: bool) -> None:
-        """Expect a server no longer whose transfer has ended."""
-        if expected is not None and self._expected.get(server) is expected:
-            del self._expected[server]
-        if arrived:
-            self.servers.watch(server)
-
-
 @attrs.frozen(eq=False, repr=False)
 class _Conclusion:
     """The destination's answer to whether a server has moved there."""
@@ -396,6 +259,13 @@ def _moved_in(answer: Answer) -> bool:
     return structure(json.loads(answer.body), _Conclusion).moved
 
 
+_SENDING_TEXTS = {
+    SendStep.ASK: "sending the server's settings to the destination",
+    SendStep.SETTLE: "asking the destination whether it has the server",
+}
+
+
+@attrs.define(eq=False, repr=False, slots=False)
 class DirectSending(SendingCoordinator):
     """The coordinator of an outgoing direct transfer, by `destination`.
 
@@ -406,30 +276,20 @@ class DirectSending(SendingCoordinator):
     is_direct = True
     # There is no `answer_grace`: the question itself cancels what the destination has not
     # finished.
-    step_texts: Mapping[SendStep, str] = {
-        SendStep.ASK: "sending the server's settings to the destination",
-        SendStep.SETTLE: "asking the destination whether it has the server",
-    }
+    step_texts = _SENDING_TEXTS
     _log = Logger()
 
-    def __init__(
-        self,
-        server: str,
-        destination: DirectDestination,
-        sender: OutgoingTransfers,
-        transfer: int | None = None,
-        seed: SeedOrder | None = None,
-    ) -> None:
-        self.seed = seed
-        parts = sender.parts
-        self._server = server
-        self._destination = destination
-        url = f"{destination.url}/{server}/by-hand"
-        self._client = PeerClient(url, destination.token, parts.reactor, parts.tls, "after --to")
-        self._sender = sender
+    _server: str
+    _destination: DirectDestination
+    _sender: OutgoingTransfers
+    _transfer: int | None = None
+    seed: SeedOrder | None = None
+
+    def __attrs_post_init__(self) -> None:
+        parts, destination = self._sender.parts, self._destination
+        url, ca_file = f"{destination.url}/{self._server}/by-hand", parts.config.ca_file
+        self._client = PeerClient(url, destination.token, parts.reactor, ca_file, "after --to")
         self._database, self._servers = parts.database, parts.servers
-        self._reactor = parts.reactor
-        self._transfer = transfer
         self._asking: CancelScope | None = None
         #: Whether a person has cancelled it: nothing of it is kept then.
         self._is_cancelled = False
@@ -463,7 +323,7 @@ class DirectSending(SendingCoordinator):
             except WingsdError:
                 break
             try:
-                await asking.wait(deferLater(self._reactor, pause))
+                await asking.wait(deferLater(self._sender.parts.reactor, pause))
             except WingsdError:
                 break
         self._servers.leave_off(self._server)
@@ -509,7 +369,7 @@ class DirectSending(SendingCoordinator):
         if self._transfer is not None and not self._is_cancelled:
             record = await self._database.move(self._transfer)
             if record is not None and record.move:
-                await self._sender.end_move(record)
+                await end_move(self._sender.parts, record, 0.0)
         answer = await self._client.ask("DELETE")
         try:
             return _moved_in(answer)
@@ -525,25 +385,226 @@ class DirectSending(SendingCoordinator):
 UPLOADS = "/api/transfers"
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class DirectTransfers(Initiator):
-    """The direct transfers of this node: those to it are `incoming`."""
+    """The direct transfers of this node. Expected servers are forgotten when the daemon ends.
+
+    `now` returns the seconds since the epoch.
+    """
 
     _log = Logger()
     hold = "the server was being moved when this node ended, and its destination is asked about it"
 
-    def __init__(
+    _receiver: IncomingTransfers
+    _sender: OutgoingTransfers
+    _bus: EventBus
+    _config: Config
+    _now: Callable[[], float]
+
+    def __attrs_post_init__(self) -> None:
+        parts = self._sender.parts
+        self._servers, self.database, self._disk = parts.servers, parts.database, parts.disk
+        #: The node's storage pool, empty without.
+        self._pool = parts.volume.pool
+        self._expected: dict[str, _Expected] = {}
+        #: The digests of the tokens of this daemon: what is recorded of these is all there is.
+        #: By when each expires.
+        self._issued: dict[str, float] = {}
+
+    def use(self, config: Config) -> None:
+        """Sign later invitations with the token of another configuration."""
+        self._config = config
+
+    # Called for the operator
+
+    async def expect(
         self,
-        direct_servers: DirectServers,
-        incoming: IncomingDirectTransfers,
-        sender: OutgoingTransfers,
-    ) -> None:
-        self.servers = direct_servers
-        self.incoming = incoming
-        self._servers = sender.parts.servers
-        self._sender = sender
-        self._database = sender.parts.database
-        #: Those of an earlier daemon whose destinations are asked.
-        self._asked: dict[str, DirectSending] = {}
+        server: str,
+        *,
+        seconds: float,
+        description: Description | None = None,
+        addresses: Sequence[str] = (),
+        follow: bool = False,
+    ) -> Invitation:
+        """Expect a server for so many seconds; an earlier invitation for it becomes void.
+
+        `addresses` replace those of its settings, see `with_addresses`. With `follow` a copy may
+        be kept up to date here before the server moves, and it is started then if it ran. Raises
+        `ServerAlreadyExists`, and `BadRequest` where settings or addresses are invalid.
+        """
+        with_addresses({"settings": {}}, addresses)
+        if description is not None:
+            read(description, server)
+            description = with_addresses(description, addresses)
+        found = self._receiver.find(server)
+        # One that gives way ends, and what has arrived stays, when the next one begins.
+        if found is None or not (found.coordinator.is_direct and found.gives_way):
+            if found is not None and not found.has_failed:
+                raise ServerAlreadyExists(
+                    "this server is being received", found.progress.step_text
+                )
+            await self.check_absent(server)
+        now, config, address = self._now(), self._config, self._config.api.public_url
+        self._prune(now)
+        token = direct_token(server, config.token, now, now + seconds, address)
+        parsed = transfer_token(
+            f"Bearer {token}", config.token, config.family, address, accept_expired=True
+        )
+        self._issued[parsed.digest] = parsed.expires
+        self._expected[server] = _Expected(
+            parsed.digest,
+            parsed.expires,
+            tuple(addresses),
+            description,
+            is_fixed=description is not None,
+            may_follow=follow,
+        )
+        self._log.info("{server}: expected, by a direct transfer", server=server)
+        return Invitation(token, parsed.expires)
+
+    def _prune(self, now: float) -> None:
+        """Forget invitations that have expired, and tokens about which no source asks any more."""
+        self._expected = {
+            uuid: each
+            for uuid, each in self._expected.items()
+            if each.expires > now or self._is_arriving(uuid, each.digest)
+        }
+        self._issued = {
+            digest: expires
+            for digest, expires in self._issued.items()
+            if expires + ASKED_FOR > now
+        }
+
+    @property
+    def expected(self) -> dict[str, float]:
+        """Until when each server is expected that is not arriving: seconds since the epoch."""
+        now = self._now()
+        return {
+            uuid: each.expires
+            for uuid, each in self._expected.items()
+            if each.expires > now and not self._is_arriving(uuid, each.digest)
+        }
+
+    def _is_arriving(self, server: str, digest: str) -> bool:
+        """Return whether a transfer by the token with that digest is in progress."""
+        transfer = self._receiver.find(server)
+        if transfer is None or transfer.has_failed:
+            return False
+        return getattr(transfer.coordinator, "digest", None) == digest
+
+    # Called for the source
+
+    def describe(self, token: TransferToken, description: Description) -> None:
+        """Accept the source's description. Raises `Unauthorized`, `BadRequest`."""
+        expected = self._expected_by(token)
+        read(description, token.server)
+        if not expected.is_fixed:
+            expected.description = with_addresses(description, expected.addresses)
+
+    def coordinator(self, token: TransferToken, follow: bool = False) -> DirectReceiving:
+        """Return the coordinator of a transfer by that token, or with `follow` of a seed.
+
+        Raises `Unauthorized`, and `BadRequest` where no seed is expected.
+        """
+        expected, server = self._expected_by(token), token.server
+        if follow and not expected.may_follow:
+            raise BadRequest(
+                "this node does not expect a copy that follows the server",
+                "run wingsctl receive there with --follow, or send the server without it",
+            )
+        return DirectReceiving(server, self, expected)
+
+    async def conclude(self, token: TransferToken) -> bool:
+        """Return whether the server has moved here by that token; if not, it never will.
+
+        Raises `TryAgain` while that is not known yet, `StorageError`.
+        """
+        server = token.server
+        # First, so that no request on its way can begin any more.
+        await self.database.use_token(token.digest, token.expires)
+        expected = self._expected.get(server)
+        if expected is not None and expected.digest == token.digest:
+            del self._expected[server]
+        if await self._continues(token):
+            raise TryAgain("the server is still being received")
+        row = await self.find(server)
+        if row is None or row.digest != token.digest:
+            # Of a server that was deleted here since, or sent on, this alone is left.
+            if await self.database.has_arrived(token.digest):
+                return True
+            await self._check_records(token)
+            return False
+        if row.arrived is not None:
+            # While that is looked for it may have been deleted.
+            return await self.has_files(server) or await self._has_left(token)
+        if await self._may_be_resumed(server):
+            raise TryAgain("this node is still starting, or has not recorded that it failed")
+        return False
+
+    async def _check_records(self, token: TransferToken) -> None:
+        """Raise `TryAgain` where a server is here of which the state database knows nothing.
+
+        It may be an older one than the server: it was replaced or restored since.
+        """
+        if token.digest not in self._issued and await self.has_files(token.server):
+            raise TryAgain(
+                "files of the server are on this node, and its state database does not know how "
+                "they came",
+                "it may have been replaced since they did; see whether the server runs here: if "
+                "not, move its directory away, and the source keeps the server; if it does, "
+                "cancel the transfer at the source, and do not start it there",
+            )
+
+    async def _has_left(self, token: TransferToken) -> bool:
+        """Return whether a server that was here was deleted since, or sent on."""
+        if await self.find(token.server) is None:
+            # Not so one that a start has just found to be without files.
+            return await self.database.has_arrived(token.digest)
+        last = await self.database.last_move(token.server)
+        if last is None or last.direction is Direction.IN:
+            return False
+        if last.outcome is None:
+            raise TryAgain("the server is being sent on")
+        return True
+
+    async def _continues(self, token: TransferToken) -> bool:
+        """Cancel the transfer by that token; return whether it is too late for that."""
+        transfer = self._receiver.find(token.server)
+        if transfer is None or transfer.has_failed or transfer.has_arrived:
+            return False
+        digest = getattr(transfer.coordinator, "digest", None)
+        if digest == "":  # of an earlier daemon
+            row = await self.find(token.server)
+            digest = row.digest if row is not None else None
+        if digest != token.digest:
+            return False
+        return not transfer.abort(TransferCancelled(), verified=True)
+
+    async def _may_be_resumed(self, server: str) -> bool:
+        """Return whether this daemon or the next one may go on with what is recorded of it."""
+        unfinished = await self.database.unfinished()
+        ours = (each for each in unfinished if each.direction is Direction.IN and each.direct)
+        left = (each for each in ours if each.step != ReceiveStep.FAILED.name)
+        return any(each.server == server for each in left)
+
+    def _expected_by(self, token: TransferToken) -> _Expected:
+        expected = self._expected.get(token.server)
+        if expected is None or expected.digest != token.digest:
+            raise TokenInvalid(
+                "The token is not valid",
+                "this node does not expect the server by it any more: run wingsctl receive there "
+                "again",
+            )
+        return expected
+
+    def on_over(self, server: str, expected: _Expected | None, *, arrived: bool) -> None:
+        """Expect a server no longer whose transfer has ended."""
+        if expected is not None and self._expected.get(server) is expected:
+            del self._expected[server]
+        if arrived:
+            self.watch(server)
+
+    # From this node
 
     async def send(
         self,
@@ -583,7 +644,7 @@ class DirectTransfers(Initiator):
         try:
             return self._servers.get(server)
         except (ServersNotLoaded, ServerNotFound) as error:
-            if not await self.servers.has_files(server):
+            if not await self.has_files(server):
                 if isinstance(error, ServersNotLoaded):
                     raise
                 raise ServerNotFound(
@@ -596,7 +657,7 @@ class DirectTransfers(Initiator):
                 if isinstance(error, ServersNotLoaded)
                 else "its Panel does not have it here"
             )
-            if pool := self.servers.pool:
+            if pool := self._pool:
                 raise Conflict(
                     "the server may belong to another node",
                     f"{why}, and its files are in the storage pool {pool}; send it from the node "
@@ -614,31 +675,43 @@ class DirectTransfers(Initiator):
     async def load(self, unfinished: Sequence[TransferRecord]) -> None:
         """Make the servers known that direct transfers have brought, and hold those sent away.
 
-        Raises `StorageError`.
+        Not those with an `unfinished` transfer, nor where another directory is in the place of the
+        one that was sent: that is held with its files, or after its deletion. Raises
+        `StorageError`.
         """
-        await self.servers.load({entry.server for entry in unfinished if entry.direct})
-        await self.servers.hold_moved({entry.server for entry in unfinished})
+        configurations, arriving = [], {entry.server for entry in unfinished if entry.direct}
+        for row in await self.database.descriptions():
+            if row.arrived is None and row.server in arriving:
+                continue
+            if row.arrived is None:
+                await self.database.delete_description(row.server)
+                continue
+            if not await self.has_files(row.server):
+                await self._drop(row.server)
+                continue
+            self.watch(row.server)
+            configurations += self._configuration(row)
+        self._servers.add_moved(configurations)
+        under_way = {entry.server for entry in unfinished}
+        for entry in await self.database.moved_directly():
+            if entry.server in under_way:
+                continue
+            if not await self._disk.run(self._is_replaced, entry):
+                self._servers.reserve_moved(entry.server, MOVED_AWAY)
 
     def cancel(self, server: str) -> bool:
-        """Expect a server no longer, nor ask whether one has moved; return whether either was so.
-
-        The one asked about is one that an earlier daemon was sending.
-        """
-        was_expected = self.incoming.cancel(server)
-        coordinator = self._asked.get(server)
-        if coordinator is not None:
-            coordinator.stop_waiting(TransferCancelled())
-        return was_expected or coordinator is not None
+        """Expect a server no longer; return whether it was expected."""
+        return self._expected.pop(server, None) is not None
 
     def receiving(self, server: str) -> DirectReceiving:
         """Return the coordinator of a transfer to this node that an earlier daemon left."""
-        return DirectReceiving(server, self.incoming)
+        return DirectReceiving(server, self)
 
     async def resumed(
         self, entry: TransferRecord, record: MoveRecord
     ) -> tuple[Server, DirectSending] | None:
         """Return the server, without a Panel as it was recorded, and a coordinator."""
-        destination = await self._database.destination(entry.id)
+        destination = await self.database.destination(entry.id)
         if destination is None or not destination.description:
             return None
         if is_seed(entry, record):
@@ -650,25 +723,118 @@ class DirectTransfers(Initiator):
 
     async def has_moved(self, entry: TransferRecord) -> bool | None:
         """Ask the destination; see `Initiator`."""
-        destination = await self._database.destination(entry.id)
+        destination = await self.database.destination(entry.id)
         if destination is None:
             return False
         coordinator = DirectSending(entry.server, destination, self._sender, entry.id)
-        self._asked[entry.server] = coordinator
-        try:
-            return await coordinator.has_moved()
-        finally:
-            del self._asked[entry.server]
+        return await self._sender.has_moved(entry.server, coordinator)
 
     async def clean_up(self, entry: TransferRecord) -> None:
         """Delete or keep a server that has moved, as it was ordered."""
-        destination = await self._database.destination(entry.id)
+        destination = await self.database.destination(entry.id)
         if destination is None:
             return
         # A server that is not known, too, can be deleted: that needs no settings.
         server = self._servers.get_or_add(Configuration(Settings(entry.server)))
         server.disown(MOVED)
         await DirectSending(entry.server, destination, self._sender).clean_up(server)
+
+    # The servers that direct transfers have brought, and no Panel knows here
+
+    async def find(self, server: str) -> ServerDescription | None:
+        """Return what is recorded of a server, if there is anything. Raises `StorageError`."""
+        rows = await self.database.descriptions()
+        return next((row for row in rows if row.server == server), None)
+
+    def has_files(self, server: str) -> Awaitable[bool]:
+        """Return whether the server's directory exists."""
+        return self._disk.run(os.path.isdir, self._servers.directory(server))
+
+    async def check_absent(self, server: str) -> None:
+        """Raise `ServerAlreadyExists` where a server or files of that name are on this node.
+
+        Without a Panel to say whether the files are a server, they are never moved away.
+        """
+        try:
+            known = self._servers.get(server)
+        except WingsdError:
+            known = None
+        if known is not None and not known.disowned:
+            raise ServerAlreadyExists("this server is already on this node", known.hold)
+        place = self._servers.directory(server)
+        if await self._disk.run(os.path.lexists, place):
+            raise ServerAlreadyExists(
+                "files of this server already exist",
+                f"{place} is in the storage pool {self._pool}: where the other node has that too, "
+                "it is the server itself, which only the Panel can move; if it is only left over, "
+                "move it away"
+                if self._pool
+                else f"see what {place} is, and move it away or delete it",
+            )
+
+    async def remove(self, server: str) -> None:
+        """Remove the record of a server. An error is logged."""
+        try:
+            await self.database.delete_description(server)
+        except StorageError as error:
+            self._log.error(
+                "{server}: its settings were not deleted: {error}", server=server, error=error
+            )
+
+    async def _drop(self, server: str) -> None:
+        """Drop the record of a server without files.
+
+        One that was sent on has moved here before. Nobody knows of another one where it is, and
+        its source is to keep its copy.
+        """
+        last = await self.database.last_move(server)
+        if last is not None and last.direction is Direction.OUT:
+            await self.database.delete_description(server)
+        else:
+            await self.database.delete_lost(server)
+
+    def _is_replaced(self, entry: TransferRecord) -> bool:
+        try:
+            found = os.stat(self._servers.directory(entry.server))
+        except FileNotFoundError:  # deleted, as it was asked for
+            return False
+        except OSError:
+            return True
+        return entry.inode not in (None, found.st_ino)
+
+    def _configuration(self, row: ServerDescription) -> list[Configuration]:
+        """Return the server's configuration, nothing where the Panel has it."""
+        if not row.description:
+            return []
+        try:
+            return [read_text(row.description, row.server)]
+        except (BadRequest, ValueError) as error:
+            self._log.error("{server}: not loaded: {error}", server=row.server, error=error)
+            return []
+
+    async def release_to_panel(self) -> None:
+        """Leave to the Panel the servers that it has here by now. An error is logged."""
+        try:
+            rows = await self.database.descriptions()
+            # One that arrives now is marked as this node's at the end of its transfer.
+            under_way = {entry.server for entry in await self.database.unfinished()}
+            for row in [row for row in rows if row.server not in under_way]:
+                with suppress(ServerNotFound):
+                    known = self._servers.get(row.server)
+                    if row.description and row.arrived is not None and not known.moved_directly:
+                        await self.database.clear_description(row.server)
+        except StorageError as error:
+            self._log.error("{error}", error=error)
+
+    def watch(self, server: str) -> None:
+        """Remove the server's record when it is deleted."""
+
+        def on_event(event: Event) -> None:
+            if event.name == DELETED:
+                unsubscribe()
+                Deferred.fromCoroutine(self.remove(server))
+
+        unsubscribe = self._bus.subscribe(server, on_event)
 
 
 def _upload_url(url: str) -> str:

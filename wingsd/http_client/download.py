@@ -5,20 +5,30 @@ policy allows are connected to: no second answer of a name server counts. A requ
 credentials, no proxy and no cookie, and its answer no encoding. Nothing of its body is read ahead
 of the consumer but what the transport has read already, so that one of any length takes little
 memory and no thread.
+
+Addresses are allowed that are public, and what is allowed besides. The address that is judged is
+the one that is connected to, not a name: the answers of a name server change. The system's
+resolver waits for a silent name server for ten seconds and more, and cannot be cancelled. Users
+choose the names, so threads of their own look them up: neither the node's own connections nor its
+end wait for these.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
 from functools import cache
 from http import HTTPStatus
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 import h11
 from OpenSSL import SSL
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
@@ -47,11 +57,173 @@ from wingsd.http_client.exchange import (
     HttpExchange,
     system_trust,
 )
-from wingsd.http_client.policy import AddressPolicy, Resolve
 from wingsd.http_client.urls import WebUrl, text_of
+from wingsd.threadio import Workers
+from wingsd.util.addresses import Address, Network, parse_network
 from wingsd.util.net import are_too_small
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import escaped, readable_time
+
+#: Networks of IPv4 that are not on the public Internet, of IANA's registry of special addresses:
+#: this network, private ones, those of providers (RFC 6598), loopback, link-local, of protocols
+#: and documentation, of relays for 6to4, of benchmarks, multicast, reserved and broadcast.
+_NOT_PUBLIC_4 = tuple(
+    map(
+        parse_network,
+        (
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+        ),
+    )
+)
+#: All of IPv6 that is assigned for unicast. What is outside is loopback, local, multicast, or has
+#: an address of IPv4 in it (mapped, compatible, translated, NAT64).
+_UNICAST_6 = parse_network("2000::/3")
+#: What of it is not public: of protocols (Teredo among them), documentation, and 6to4, which has
+#: any address of IPv4 in it.
+_NOT_PUBLIC_6 = tuple(map(parse_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+#: Whether any address of IPv6 can be bound, not only the host's.
+_NON_LOCAL_BIND = Path("/proc/sys/net/ipv6/ip_nonlocal_bind")
+
+
+def is_public(address: Address) -> bool:
+    """Return whether an address is one of the public Internet."""
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_4)
+    return address in _UNICAST_6 and not any(address in network for network in _NOT_PUBLIC_6)
+
+
+def is_of_this_host(address: Address) -> bool:
+    """Return whether an interface of this host has the address, also where any can be bound."""
+    family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            if isinstance(address, IPv4Address):  # which has to be one of an interface
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, address.packed)
+            elif _can_bind_any():
+                # RFC 6724, rule 1: to the host's own address from the same; nothing is sent
+                probe.connect((str(address), 9))
+                return ip_address(probe.getsockname()[0]) == address
+            else:
+                probe.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
+
+
+def _can_bind_any() -> bool:
+    try:
+        return _NON_LOCAL_BIND.read_text().strip() != "0"
+    except OSError:
+        return False
+
+
+@attrs.frozen
+class AddressPolicy:
+    """Allowed addresses: public ones that are neither blocked nor this node's own.
+
+    `hosts` (in lower case) and `networks` are allowed whatever they are, `blocked` are not.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+    blocked: tuple[Network, ...] = ()
+
+    @classmethod
+    def of(cls, allowlist: Iterable[str], blocked: Iterable[str] = ()) -> AddressPolicy:
+        """Return the policy of an allowlist of names, addresses and networks.
+
+        Raises `ValueError` for a blocked network that is invalid.
+        """
+        hosts, networks = set(), []
+        for text in allowlist:
+            try:
+                networks.append(parse_network(text.strip("[]")))
+            except ValueError:
+                hosts.add(text.lower().rstrip("."))
+        return cls(frozenset(hosts), tuple(networks), tuple(map(parse_network, blocked)))
+
+    def names(self, host: str) -> bool:
+        """Return whether the host, a name or an address, is in the allowlist."""
+        if host in self.hosts:
+            return True
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self.networks)
+
+    def allows(self, host: str, text: str) -> bool:
+        """Return whether the host may be connected to at an address."""
+        address = ip_address(text)
+        if host in self.hosts or any(address in network for network in self.networks):
+            return True
+        if any(address in network for network in self.blocked):
+            return False
+        return is_public(address) and not is_of_this_host(address)
+
+    def check(self, host: str, text: str) -> None:
+        """Raise `AddressBlocked` unless the host may be connected to at an address."""
+        if not self.allows(host, text):
+            raise AddressBlocked(host)
+
+
+T = TypeVar("T")
+#: Names that are looked up at a time; others wait for their turn.
+LOOKUPS = 8
+#: Addresses of one name that are returned: an answer may have thousands, and each is judged.
+MAX_ADDRESSES = 64
+
+Resolve = Callable[[str, int], Deferred[list[str]]]
+"""Returns the addresses of a name for connections to a port; none where it is not known."""
+
+
+def host_resolver(workers: Workers) -> Resolve:
+    """Return a resolver that asks the system's in these threads.
+
+    A lookup that is cancelled keeps its turn until the system's resolver returns.
+    """
+    turns = DeferredSemaphore(LOOKUPS)
+
+    def resolve(host: str, port: int) -> Deferred[list[str]]:
+        return turns.acquire().addCallback(lambda _: look_up(host, port))
+
+    def look_up(host: str, port: int) -> Deferred[list[str]]:
+        found: Deferred[list[str]] = Deferred()
+        looked_up = workers.run(_addresses, host, port)
+        looked_up.addBoth(end)
+        looked_up.chainDeferred(found)
+        return found
+
+    def end(result: T) -> T:
+        turns.release()
+        return result
+
+    return resolve
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a name, each once. Blocking."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    each_once = dict.fromkeys(str(each[4][0]).partition("%")[0] for each in found)
+    return list(islice(each_once, MAX_ADDRESSES))
+
 
 #: Interim answers (1xx) before the final one.
 MAX_INTERIM = 16
@@ -153,7 +325,7 @@ class GuardedExchange(HttpExchange):
     def dataReceived(self, data: bytes) -> None:
         """Parse more of the answer."""
         self._heard += len(data)
-        if self._limit is not None and self._heard >= self._least:
+        if self._limit.is_running and self._heard >= self._least:
             self._expect_data()
         super().dataReceived(data)
 
@@ -162,7 +334,7 @@ class GuardedExchange(HttpExchange):
     def pauseProducing(self) -> None:
         """Hand on nothing more for now."""
         self._paused = True
-        self._clear_limit()
+        self._limit.cancel()
         if self.connected:
             self.transport.pauseProducing()
 
@@ -244,7 +416,7 @@ class GuardedExchange(HttpExchange):
     def _expect_data(self) -> None:
         self._heard = 0
         if not self._over:
-            self._set_limit(self._idle, self._time_out)
+            self._limit.start(self._idle, self._time_out)
 
     def _time_out(self) -> None:
         within = readable_time(self._idle)
@@ -311,27 +483,29 @@ class BodyBlocks:
         self._producer: Any = None
         # One buffer: pieces may be of two bytes each, which take 20 times as much as objects.
         self._waiting = bytearray()
-        self._began = self._complete = False
+        self._began = self._is_over = False
         self._failure: Failure | None = None
-        self._asked: Deferred[bytes] | None = None
+        #: Fires when there is a block, or the end.
+        self._asked: Deferred[None] = succeed(None)
 
-    def next(self) -> Deferred[bytes]:
+    async def next(self) -> bytes:
         """Return the next block, empty at the end; it may be cancelled.
 
         Raises `DownloadFailed`.
         """
+        if len(self._waiting) < BLOCK and not self._is_over:
+            self._asked = Deferred()
+            if not self._began:
+                self._began = True
+                Deferred.fromCoroutine(self._answer.deliver(self)).addBoth(self._end)
+            elif self._producer is not None:
+                self._producer.resumeProducing()
+            await self._asked
         if self._failure is not None:
-            return fail(self._failure)
-        if len(self._waiting) >= BLOCK or self._complete:
-            return succeed(self._taken())
-        asked: Deferred[bytes] = Deferred(lambda _: self._forget())
-        self._asked = asked
-        if not self._began:
-            self._began = True
-            Deferred.fromCoroutine(self._answer.deliver(self)).addCallbacks(self._end, self._fail)
-        elif self._producer is not None:
-            self._producer.resumeProducing()
-        return asked
+            self._failure.raiseException()
+        data = bytes(self._waiting)
+        self._waiting.clear()
+        return data
 
     # What the answer calls
 
@@ -348,32 +522,15 @@ class BodyBlocks:
         self._waiting += data
         if len(self._waiting) >= BLOCK:
             self._producer.pauseProducing()
-            self._hand_on()
+            self._wake()
 
-    def _end(self, _: None) -> None:
-        self._complete = True
-        self._hand_on()
+    def _end(self, result: Failure | None) -> None:
+        self._is_over, self._failure = True, result
+        self._wake()
 
-    def _fail(self, failure: Failure) -> None:
-        self._failure = failure
-        asked = self._asked
-        if asked is not None:
-            self._forget()
-            asked.errback(failure)
-
-    def _hand_on(self) -> None:
-        asked = self._asked
-        if asked is not None:
-            self._forget()
-            asked.callback(self._taken())
-
-    def _forget(self) -> None:
-        self._asked = None
-
-    def _taken(self) -> bytes:
-        data = bytes(self._waiting)
-        self._waiting.clear()
-        return data
+    def _wake(self) -> None:
+        if not self._asked.called:
+            self._asked.callback(None)
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -479,12 +636,19 @@ class GuardedClient:
         self, url: WebUrl, policy: AddressPolicy, addresses: Iterable[str], limits: FetchLimits
     ) -> tuple[GuardedExchange, h11.Response]:
         """Return the first connection that an address accepts, and the answer's head."""
+        headers = [
+            ("Host", url.authority),
+            ("User-Agent", self._user_agent),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
+            ("Connection", "close"),
+        ]
         fault: Exception | None = None
         for address in addresses:
             certificate = CertificateVerifier(self._trust(), url.host) if url.is_tls else None
             exchange = GuardedExchange(
                 self._reactor,
-                self._request(url),
+                h11.Request(method="GET", target=url.target, headers=headers),
                 lambda peer: policy.check(url.host, peer),
                 certificate,
                 limits.idle,
@@ -500,16 +664,6 @@ class GuardedClient:
             except (CertificateRefused, SSL.Error, ConnectionDone, ConnectionLost) as error:
                 raise DownloadFailed(_why_unanswered(error, url)) from error
         raise DownloadFailed(_unreachable(fault, url.authority)) from fault
-
-    def _request(self, url: WebUrl) -> h11.Request:
-        headers = [
-            ("Host", url.authority),
-            ("User-Agent", self._user_agent),
-            ("Accept", "*/*"),
-            ("Accept-Encoding", "identity"),
-            ("Connection", "close"),
-        ]
-        return h11.Request(method="GET", target=url.target, headers=headers)
 
 
 def _unreachable(error: Exception | None, where: str) -> str:

@@ -18,6 +18,7 @@ repeated are sent on these, and their bodies are in memory.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -36,7 +37,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IHandshakeListener,
     IOpenSSLClientConnectionCreator,
     IPushProducer,
@@ -54,7 +54,7 @@ from wingsd.errors import InvalidData
 from wingsd.http_client.urls import PORTS, parse_url
 from wingsd.threadio import ByteSource, TokenBucket
 from wingsd.util.net import PROBES, are_too_small, keep_alive, tcp_info, tls_options
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Reactor, Timer
 from wingsd.util.retry import Watch
 
 # OpenSSL's numbers (x509_vfy.h); the last are those of chains without a trusted root. The first is
@@ -133,6 +133,7 @@ class CertificateVerifier:
 CHECKS = 8
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class PeerWatchdog(Watch):
     """Watches the peer of a TCP connection from now on; calls `on_halt` with why it is given up.
 
@@ -145,28 +146,22 @@ class PeerWatchdog(Watch):
     `BODY_WITHIN` seconds, in all.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        connection: socket.socket,
-        limit: float,
-        on_halt: Callable[[TimeoutError], object],
-        taken_within: float | None = None,
-        is_full: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._reactor = reactor
-        self._connection = connection
-        self._limit = limit
-        self._on_halt = on_halt
-        self._taken_within = taken_within
-        self._is_full = is_full
+    _reactor: IReactorTime
+    _connection: socket.socket
+    _limit: float
+    _on_halt: Callable[[TimeoutError], object]
+    _taken_within: float | None = None
+    _is_full: Callable[[], bool] = lambda: False
+
+    def __attrs_post_init__(self) -> None:
         #: Since when data or probes are unacknowledged, as far as the checks have shown.
         self._owes_since = inf
-        self._taken = tcp_info(connection).acknowledged
-        self._checked = self._taken_at = reactor.seconds()
+        self._taken = tcp_info(self._connection).acknowledged
+        self._checked = self._taken_at = self._reactor.seconds()
         #: The seconds in which there was more.
         self._full = 0.0
-        super().__init__(reactor, limit / CHECKS, self._check, "watching a peer failed")
+        every = self._limit / CHECKS
+        super().__init__(self._reactor, every, self._check, "watching a peer failed")
 
     def _check(self) -> None:
         now, info = self._reactor.seconds(), tcp_info(self._connection)
@@ -240,12 +235,22 @@ class Answer:
         return ", ".join(value for each, value in self.headers if each == name)
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the JSON in the body; none where that is not an object."""
+        try:
+            found = json.loads(self.body.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
     def good(self) -> bool:
         """True if the status is one of success."""
         return 200 <= self.code < 300  # noqa: PLR2004 - as HTTP has them
 
 
 @implementer(IHandshakeListener, IPushProducer)
+@attrs.define(eq=False, repr=False, slots=False)
 class HttpExchange(Protocol):
     """A request and its answer, on a connection of its own or a persistent one.
 
@@ -256,30 +261,21 @@ class HttpExchange(Protocol):
     it was sent more.
     """
 
-    transport: Any
+    transport: Any = attrs.field(init=False)
+    _reactor: IReactorTime
+    _request: h11.Request
+    _body: ByteSource | None = None
+    _certificate: CertificateVerifier | None = None
+    _stall_timeout: float | None = None
+    _content: bytes = b""
+    _taken_within: float | None = None
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        request: h11.Request,
-        body: ByteSource | None = None,
-        certificate: CertificateVerifier | None = None,
-        stall_timeout: float | None = None,
-        content: bytes = b"",
-        taken_within: float | None = None,
-    ) -> None:
-        self._reactor = reactor
-        self._request = request
-        self._content = content
-        self._body = body
-        self._certificate = certificate
-        self._stall_timeout = stall_timeout
-        self._taken_within = taken_within
+    def __attrs_post_init__(self) -> None:
         self._http = h11.Connection(h11.CLIENT, MAX_HEAD)
         #: Fires with the answer, or fails as `start` says.
         self.answer: Deferred[Any] = Deferred(lambda _: self.abort(CancelledError()))
         self._connecting: Deferred[Any] | None = None
-        self._limit: IDelayedCall | None = None
+        self._limit = Timer(self._reactor)
         self._watchdog: Watch | None = None
         #: Whether the connection takes no more of the body now.
         self._is_full = False
@@ -380,7 +376,7 @@ class HttpExchange(Protocol):
             self._read(b"")  # the end of an answer without a length
         if not self._over:
             self._conclude() if self._head is not None else self._fail(self._lost)
-        self._clear_limit()
+        self._limit.cancel()
 
     def pauseProducing(self) -> None:
         """Pause sending the body: the connection takes no more of it now."""
@@ -418,7 +414,7 @@ class HttpExchange(Protocol):
                 self._send(h11.Data(self._content))
             self._end_request()
         else:
-            self._clear_limit()
+            self._limit.cancel()
             if self._stall_timeout is not None:
                 self._watchdog = PeerWatchdog(
                     self._reactor,
@@ -475,7 +471,7 @@ class HttpExchange(Protocol):
             case h11.Response():
                 self._head = event
                 self._early = not self.request_sent
-                self._set_limit(self.answer_within, self._conclude)
+                self._limit.start(self.answer_within, self._conclude)
                 if self._body is not None:
                     self._body.close()
             case h11.Data():
@@ -526,7 +522,7 @@ class HttpExchange(Protocol):
     def _end(self) -> None:
         """Stop all timers."""
         self._over = True
-        self._clear_limit()
+        self._limit.cancel()
         if self._watchdog is not None:
             self._watchdog.stop()
 
@@ -541,23 +537,14 @@ class HttpExchange(Protocol):
         is_done = (http.our_state, http.their_state) == (h11.DONE, h11.DONE)
         if self._persistent is not None and is_done and not http.trailing_data[0]:
             self.connected = 0  # it is not to close what others use
-            self._persistent.rest()
+            self._persistent.pool.keep(self._persistent)
             return
         self.transport.loseConnection()
-        self._set_limit(CLOSE_WITHIN, self.transport.abortConnection)
-
-    def _set_limit(self, seconds: float, call: Callable[[], object]) -> None:
-        self._clear_limit()
-        self._limit = self._reactor.callLater(seconds, call)
+        self._limit.start(CLOSE_WITHIN, self.transport.abortConnection)
 
     def _limit_silence(self, seconds: float) -> None:
         error = TimedOut(string=f"it said nothing for {seconds:g} s")
-        self._set_limit(seconds, lambda: self.abort(error))
-
-    def _clear_limit(self) -> None:
-        if self._limit is not None and self._limit.active():
-            self._limit.cancel()
-        self._limit = None
+        self._limit.start(seconds, self.abort, error)
 
     def _tcp(self) -> Any:
         """Return the TCP transport, below TLS where there is TLS."""
@@ -603,13 +590,12 @@ class _Connection(Protocol):
     def __init__(self, pool: PersistentConnections, exchange: HttpExchange) -> None:
         self.exchange: HttpExchange | None = exchange
         self.rests_since = 0.0
-        self._pool = pool
+        self.pool = pool
 
     def connectionMade(self) -> None:
         """Begin the first exchange."""
         exchange: Any = self.exchange
-        if exchange is not None:
-            exchange.makeConnection(self.transport)
+        exchange.makeConnection(self.transport)
 
     def handshakeCompleted(self) -> None:
         """Set it up to verify the peer."""
@@ -625,15 +611,11 @@ class _Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Pass it on to the exchange."""
-        self._pool.forget(self)
+        if self in self.pool.resting:
+            self.pool.resting.remove(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.connectionLost(reason)
-
-    def rest(self) -> None:
-        """Rest until the next exchange."""
-        self.exchange = None
-        self._pool.keep(self)
 
 
 class PersistentConnections:
@@ -641,7 +623,7 @@ class PersistentConnections:
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
-        self._resting: list[_Connection] = []
+        self.resting: list[_Connection] = []
         self._is_closed = False
 
     def start(
@@ -651,32 +633,28 @@ class PersistentConnections:
 
         As `HttpExchange.start`; a request without a body is answered within `timeout` seconds.
         """
-        while self._resting:
-            connection = self._resting.pop()
+        while self.resting:
+            connection = self.resting.pop()
             if self._reactor.seconds() - connection.rests_since < REST:
                 return exchange.use(connection, timeout)
             connection.transport.abortConnection()
         return exchange.start(endpoint, timeout, self)
 
     def keep(self, connection: _Connection) -> None:
-        """Keep a connection that rests."""
+        """Keep a connection whose exchange is over: it rests until the next one."""
+        connection.exchange = None
         if self._is_closed:
             connection.transport.abortConnection()
             return
         connection.rests_since = self._reactor.seconds()
-        self._resting.append(connection)
-
-    def forget(self, connection: _Connection) -> None:
-        """Forget one that is lost."""
-        if connection in self._resting:
-            self._resting.remove(connection)
+        self.resting.append(connection)
 
     def close(self) -> None:
         """Close those that rest, and each of the others when its exchange is over."""
         self._is_closed = True
-        for connection in tuple(self._resting):
+        for connection in tuple(self.resting):
             connection.transport.abortConnection()
-        self._resting.clear()
+        self.resting.clear()
 
 
 class HttpServer:
@@ -706,6 +684,7 @@ class HttpServer:
     def send(
         self,
         request: h11.Request,
+        *,
         timeout: float = CONNECT_WITHIN,
         connections: PersistentConnections | None = None,
         **options: Any,

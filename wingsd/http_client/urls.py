@@ -140,7 +140,10 @@ def _host(host: str, *, is_literal: bool) -> str:
         except ValueError as error:
             raise UrlInvalid(f"{host[:60]!r} is no address of IPv6") from error
     if not host.isascii():
-        host = _in_ascii(host)
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise UrlInvalid(f"{host[:60]!r} is no name of a host") from error
     host = host.lower().removesuffix(".")
     if not host:
         raise UrlInvalid("it has no host")
@@ -154,13 +157,6 @@ def _host(host: str, *, is_literal: bool) -> str:
             what = f"{host[:60]!r} is no address of IPv4 in four decimal numbers"
             raise UrlInvalid(what) from error
     return host
-
-
-def _in_ascii(host: str) -> str:
-    try:
-        return idna.encode(host, uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError) as error:
-        raise UrlInvalid(f"{host[:60]!r} is no name of a host") from error
 
 
 def _encoded(target: str) -> str:

@@ -42,7 +42,6 @@ from wingsd.servers.running import RunningServers
 from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import (
     PanelCoordinators,
-    PanelSending,
     ReceivingCoordinator,
     SendingCoordinator,
 )
@@ -54,9 +53,9 @@ from wingsd.transfers.incoming.moves.transfer import (
     recorded_failure,
 )
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingTransfer
-from wingsd.transfers.outgoing.move import Mover, begun_of, request_of
+from wingsd.transfers.outgoing.move import begun_of, give_up, request_of
 from wingsd.transfers.outgoing.source import OutgoingParts, TransferRequest
-from wingsd.transfers.outgoing.transfer import OutgoingTransfer, ResumedMove, SeedTransfer
+from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SeedTransfer
 from wingsd.transfers.steps import ProgressReport, SeedFigures, SendStep
 from wingsd.util.deferreds import when_fired
 from wingsd.util.serialization import structure
@@ -324,14 +323,6 @@ class EndedMove:
     code: str = ""
 
 
-@attrs.define(eq=False, repr=False)
-class _Beginning:
-    """A move that is being admitted: the SHA-256 of its key, and when that has ended."""
-
-    key: str
-    over: Deferred[None] = attrs.field(factory=Deferred)
-
-
 @attrs.define(eq=False, repr=False, slots=False)
 class IncomingMoves:
     """The moves to this node."""
@@ -341,7 +332,8 @@ class IncomingMoves:
     def __attrs_post_init__(self) -> None:
         self.settings = self._receiver.parts.config.moves
         self._database = self._receiver.parts.step_logs.database
-        self._beginning: dict[str, _Beginning] = {}
+        #: Those that are being admitted, by tokens: the key's digest, and what fires then.
+        self._beginning: dict[str, tuple[str, Deferred[None]]] = {}
 
     async def begun(self, token: TransferToken, key: str) -> str | None:
         """Return the id of the move that was begun with a token and a key, None without.
@@ -352,8 +344,9 @@ class IncomingMoves:
         digest = key_digest(key)
         first = self._beginning.get(token.digest)
         if first is not None:
-            _check_key(digest, first.key)
-            await when_fired(first.over)
+            key_of_first, over = first
+            _check_key(digest, key_of_first)
+            await when_fired(over)
         known = await self._database.find_admitted(token.digest)
         if known is None:
             return None
@@ -396,7 +389,8 @@ class IncomingMoves:
             family=beginning.family,
             request=json.dumps(attrs.asdict(beginning)),
         )
-        self._beginning[token.digest] = mine = _Beginning(record.key)
+        over: Deferred[None] = Deferred()
+        self._beginning[token.digest] = record.key, over
         try:
             make = _maker(record, beginning, expires=token.expires)
             transfer = self._receiver.open(make, token.server, coordinator(), token.issued)
@@ -407,7 +401,7 @@ class IncomingMoves:
             raise
         finally:
             del self._beginning[token.digest]
-            mine.over.callback(None)
+            over.callback(None)
         return record.move
 
     async def withdraw(self, token: TransferToken, key: str) -> str:
@@ -502,8 +496,8 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         self._checks: set[Deferred[None]] = set()
         #: Those whose servers have moved and are being deleted here.
         self._deleting: dict[str, OutgoingTransfer] = {}
-        #: Those of an earlier daemon about which the Panel is asked.
-        self._asked: dict[str, PanelSending] = {}
+        #: Those of an earlier daemon about which the Panel or the destination is asked.
+        self._asked: dict[str, SendingCoordinator] = {}
         self._stopping = False
 
     def start(
@@ -522,32 +516,23 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         """
         seed = self._seeds.get(server.uuid) if coordinator is None else None
         gives_way = seed is not None and seed.gives_way and self.find(server.uuid) is seed
-        self._check_free(server, None if gives_way else server.hold)
+        if self._stopping:
+            raise DaemonStopping
+        if not gives_way and self._in_progress(server.uuid) is not None:
+            advice = "see wingsctl transfers; wingsctl cancel ends a copy that follows the server"
+            raise TransferInProgress(
+                "A transfer is already in progress for this server.", server.hold or advice
+            )
         coordinator = coordinator or self._coordinators.sending(server.uuid)
         is_seed = coordinator.seed is not None
         server.operations.check(Operation.CHANGE_FILES if is_seed else Operation.TRANSFER_OUT)
         transfer = self._make(server, request, coordinator)
-        if isinstance(transfer, SeedTransfer):
-            self._add_seed(transfer)
-            return
         transfer.take()
-        if seed is None:
-            self._begin(transfer, transfer.run())
-        else:
-            # Recorded at once; the seed goes on until the destination has answered.
-            self._begin(transfer, transfer.run(seed=seed.hand_over))
+        # Recorded at once; a seed goes on until the destination has answered.
+        self._begin(transfer, transfer.run(seed=None if seed is None else seed.hand_over))
+        if seed is not None:
             transfer.over.addCallback(seed.drop_left)
             transfer.over.addCallback(self._put_back, seed)
-
-    def _check_free(self, server: Server, hold: str | None) -> None:
-        """Raise `TransferInProgress` unless a transfer may begin; `hold` is None if one ends."""
-        if self._stopping:
-            raise DaemonStopping
-        if hold is not None and self._in_progress(server.uuid) is not None:
-            advice = "see wingsctl transfers; wingsctl cancel ends a copy that follows the server"
-            raise TransferInProgress(
-                "A transfer is already in progress for this server.", hold or advice
-            )
 
     def go_on(
         self,
@@ -570,9 +555,8 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         resumed = entry, record
         transfer = self._make(server, request_of(record), coordinator)
         if isinstance(transfer, SeedTransfer):
-            self._add_seed(transfer, resumed)
-        else:
-            self._begin(transfer, transfer.run(resumed))
+            transfer.take()  # any other holds it already
+        self._begin(transfer, transfer.run(resumed))
         return True
 
     def _make(
@@ -582,29 +566,22 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         kind = OutgoingTransfer if coordinator.seed is None else SeedTransfer
         return kind(server, request, coordinator, self.parts)
 
-    def _add_seed(self, seed: SeedTransfer, resumed: ResumedMove | None = None) -> None:
-        uuid = seed.server.uuid
-        self._seeds[uuid] = seed
-        seed.take()
-        self._begin(seed, seed.run(resumed))
-
-        def remove(_: None) -> None:
-            if self._seeds.get(uuid) is seed:
-                del self._seeds[uuid]
-
-        seed.over.addCallback(remove)
-
     def _put_back(self, _: None, seed: SeedTransfer) -> None:
         """Look for a seed to resume after its server's transfer has failed."""
         if self._seeds.get(seed.server.uuid) is seed and seed.gives_way:
             self._open.setdefault(seed.server.uuid, seed)
 
     def _begin(self, transfer: OutgoingTransfer, run: Coroutine[Deferred[Any], Any, None]) -> None:
-        self._add(transfer.server.uuid, transfer)
-        transfer.over.addCallback(self._note_left_behind, transfer)
+        uuid = transfer.server.uuid
+        if isinstance(transfer, SeedTransfer):
+            self._seeds[uuid] = transfer
+        self._add(uuid, transfer)
+        transfer.over.addCallback(self._note_end, transfer)
         Deferred.fromCoroutine(run)
 
-    def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
+    def _note_end(self, _: None, transfer: OutgoingTransfer) -> None:
+        if self._seeds.get(transfer.server.uuid) is transfer:
+            del self._seeds[transfer.server.uuid]
         if transfer.is_left_behind and not self._stopping:
             self._left_behind[transfer.server.uuid] = transfer
             checking = Deferred.fromCoroutine(self._check_left_behind(transfer))
@@ -641,10 +618,10 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             )
         transfer.cancel()
 
-    async def has_moved(self, server: str, coordinator: PanelSending) -> bool:
+    async def has_moved(self, server: str, coordinator: SendingCoordinator) -> bool | None:
         """Return whether a server has moved that an earlier daemon was sending.
 
-        Until that is known, `cancel` ends its grace.
+        Until that is known, `cancel` ends its grace, or the question itself.
         """
         self._asked[server] = coordinator
         try:
@@ -654,20 +631,13 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
     def give_up(self, record: MoveRecord) -> None:
         """Report to the destination of an earlier daemon's move that it has failed."""
-        Deferred.fromCoroutine(Mover(self.parts).give_up(record))
+        Deferred.fromCoroutine(give_up(self.parts, record))
 
     async def give_up_move(self, entry: TransferRecord) -> None:
         """Do that for the move of `entry`, if it is one."""
         record = await self.parts.database.move(entry.id)
         if record is not None and record.move:
             self.give_up(record)
-
-    async def end_move(self, record: MoveRecord) -> None:
-        """Ask the destination of a move to end it, and to keep what has arrived.
-
-        It is asked once. Raises `DestinationError` where it gives no answer.
-        """
-        await Mover(self.parts).end(record, 0.0)
 
     async def release(self, server: str) -> None:
         """End the server's transfer before its deletion, which the Panel has ordered.

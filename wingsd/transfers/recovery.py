@@ -116,7 +116,7 @@ class PanelInitiator(Initiator):
         coordinator = self._coordinators.sending(entry.server, age, 0.0)
         return self._parts.servers.get(entry.server), coordinator
 
-    async def has_moved(self, entry: TransferRecord) -> bool:
+    async def has_moved(self, entry: TransferRecord) -> bool | None:
         """Ask the Panel, first for the rest of the grace, where that had begun."""
         age = self._database.seconds_since(entry.begun)
         # The step SETTLE is recorded only with a grace.
@@ -253,7 +253,7 @@ class Recovery:
             await self._report_failure(entry, initiator)
             await step_logs.close_unfinished(entry, moved=False)
             return
-        await self._parts.storage.remove_marks(entry.server)
+        await self._parts.remove_marks(entry.server)
         if not has_failed(entry) and await self._go_on(entry, initiator):
             return
         # A step is recorded before it is taken: SEND may have been complete, or not begun.

@@ -27,7 +27,7 @@ from wingsd.errors import (
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.threadio import Outflow
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.upload_form import FormFrame, UploadForm
 from wingsd.util.net import ServerCertificate
 
@@ -99,7 +99,7 @@ class Node:
 
 
 @pytest.mark.parametrize("secure", [True, False])
-async def test_an_upload_arrives(tls: tuple[ServerCertificate, PeerTls], secure: bool) -> None:
+async def test_an_upload_arrives(tls: tuple[ServerCertificate, str], secure: bool) -> None:
     receiver = Receiver()
     node = Node(receiver, tls[0] if secure else None)
     scheme = "https" if secure else "http"
@@ -120,7 +120,7 @@ async def test_an_upload_arrives(tls: tuple[ServerCertificate, PeerTls], secure:
 
 @pytest.mark.parametrize("secure", [True, False])
 async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
-    tls: tuple[ServerCertificate, PeerTls], secure: bool
+    tls: tuple[ServerCertificate, str], secure: bool
 ) -> None:
     receiver = Receiver(StorageError("the disk is full"), after=2_000_000)
     node = Node(receiver, tls[0] if secure else None)
@@ -138,7 +138,7 @@ async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
     await node.close()
 
 
-async def test_an_aborted_upload_ends_at_both_ends(tls: tuple[ServerCertificate, PeerTls]) -> None:
+async def test_an_aborted_upload_ends_at_both_ends(tls: tuple[ServerCertificate, str]) -> None:
     receiver = Receiver(Exception("never"), after=1 << 60)
     node = Node(receiver, tls[0])
     sending = Sending(node.port, pieces=100_000, scheme="https", trust=tls[1])
@@ -153,7 +153,7 @@ async def test_an_aborted_upload_ends_at_both_ends(tls: tuple[ServerCertificate,
     await node.close()
 
 
-async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, PeerTls]) -> None:
+async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, str]) -> None:
     node = Node(receiver := Receiver(), tls[0])
     frame, body = FormFrame(), Outflow(reactor)
     form = UploadForm(frame.content_type)
@@ -179,7 +179,7 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, P
     await node.close()
 
 
-async def test_features_of_a_wingsd_node_are_read(tls: tuple[ServerCertificate, PeerTls]) -> None:
+async def test_features_of_a_wingsd_node_are_read(tls: tuple[ServerCertificate, str]) -> None:
     node = Node(Receiver(), tls[0])
     url = f"https://127.0.0.1:{node.port}/api/transfers"
     features = await PeerClient(url, "Bearer t", reactor, tls[1]).features()
@@ -199,20 +199,20 @@ async def test_a_closed_port_is_unreachable() -> None:
 
 async def test_an_unknown_name_is_unreachable() -> None:
     with pytest.raises(DestinationUnreachable, match=r"the name node\.invalid is not known"):
-        await PeerClient("http://node.invalid:8080/", "Bearer t", reactor, PeerTls()).features()
+        await PeerClient("http://node.invalid:8080/", "Bearer t", reactor, "").features()
 
 
 async def test_a_port_without_tls_is_unreachable() -> None:
     peer = Peer(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     url = f"https://127.0.0.1:{peer.port}/"
     with pytest.raises(DestinationUnreachable):
-        await PeerClient(url, "Bearer t", reactor, PeerTls()).features()
+        await PeerClient(url, "Bearer t", reactor, "").features()
     await peer.outcome
 
 
 async def test_http_to_a_tls_port_fails_with_advice() -> None:
     peer = Peer(lambda connection: connection.recv(65536))
-    client = PeerClient(f"http://127.0.0.1:{peer.port}/", "Bearer t", reactor, PeerTls())
+    client = PeerClient(f"http://127.0.0.1:{peer.port}/", "Bearer t", reactor, "")
     with pytest.raises(DestinationDisconnected) as caught:
         await client.features()
     assert "its address begins with https://" in caught.value.detail
@@ -225,7 +225,7 @@ async def test_a_connection_closed_before_tls_is_up() -> None:
     peer = Peer(lambda connection: connection.recv(65536))
     url = f"https://127.0.0.1:{peer.port}/"
     with pytest.raises(DestinationUnreachable):
-        await PeerClient(url, "Bearer t", reactor, PeerTls()).features()
+        await PeerClient(url, "Bearer t", reactor, "").features()
     await peer.outcome
 
 
@@ -264,17 +264,17 @@ async def test_an_upload_can_be_cancelled_while_tls_is_set_up() -> None:
 )
 def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        PeerClient(url, "Bearer t", reactor, PeerTls())
+        PeerClient(url, "Bearer t", reactor, "")
     assert caught.value.detail
 
 
 @pytest.mark.parametrize("token", ["Bearer a\r\nX: y", "Bearer \u00f6", "Bearer \x00"])
 def test_an_invalid_token_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        PeerClient("https://node/", token, reactor, PeerTls())
+        PeerClient("https://node/", token, reactor, "")
     assert token not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["[::1]", "NODE.example.com", "10.0.0.1"])
 def test_names_and_addresses_are_valid_hosts(host: str) -> None:
-    PeerClient(f"https://{host}:8080/api/transfers", "Bearer t", reactor, PeerTls())
+    PeerClient(f"https://{host}:8080/api/transfers", "Bearer t", reactor, "")

@@ -17,7 +17,7 @@ from tests.transfers.peers import BUFFERS, Peer, Script, chunks, goes_on, read_h
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.errors import DestinationDisconnected, DestinationRefused
 from wingsd.threadio import OUTFLOW_HIGH_MARK, STEP
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.util.net import ServerCertificate
 
 
@@ -51,7 +51,7 @@ def says(data: bytes) -> Script:
 async def test_a_node_that_is_not_wingsd_has_no_features(reply: bytes) -> None:
     peer = Peer(says(reply))
     url = f"http://127.0.0.1:{peer.port}/api/transfers?x=1"
-    assert await PeerClient(url, "Bearer t", reactor, PeerTls()).features() == frozenset()
+    assert await PeerClient(url, "Bearer t", reactor, "").features() == frozenset()
     assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
 
 
@@ -60,7 +60,7 @@ async def test_a_node_that_did_not_answer_itself_may_have_any_features(status: s
     peer = Peer(says(answer(status, b"<html>")))
     url = f"http://127.0.0.1:{peer.port}/api/transfers"
     with pytest.raises(DestinationRefused, match=f"answered {status}"):
-        await PeerClient(url, "Bearer t", reactor, PeerTls()).features()
+        await PeerClient(url, "Bearer t", reactor, "").features()
     await peer.outcome
 
 
@@ -189,7 +189,7 @@ async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> N
 
 @pytest.mark.parametrize("secure", [True, False])
 async def test_a_refusal_is_read_when_sending_meets_the_reset_first(
-    tls: tuple[ServerCertificate, PeerTls], certificate: trustme.LeafCert, secure: bool
+    tls: tuple[ServerCertificate, str], certificate: trustme.LeafCert, secure: bool
 ) -> None:
     deaf = threading.Event()
 
@@ -279,13 +279,13 @@ async def test_a_question_ends_at_an_endless_answer(first: bytes, block: bytes, 
     peer = Peer(goes_on(first, block))
     url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
     with pytest.raises(DestinationDisconnected, match=says):
-        await PeerClient(url, "Bearer t", reactor, PeerTls()).ask("DELETE")
+        await PeerClient(url, "Bearer t", reactor, "").ask("DELETE")
     assert await peer.outcome < BUFFERS
 
 
 @pytest.mark.parametrize("secure", [True, False])
 async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
-    tls: tuple[ServerCertificate, PeerTls], certificate: trustme.LeafCert, secure: bool
+    tls: tuple[ServerCertificate, str], certificate: trustme.LeafCert, secure: bool
 ) -> None:
     reads = threading.Event()
 

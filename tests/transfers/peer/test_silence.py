@@ -21,7 +21,7 @@ from wingsd.http_client.exchange import CHECKS, PeerWatchdog
 from wingsd.statedb import Direction, MoveRecord
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.peer import moves
-from wingsd.transfers.peer.client import PeerAddress, PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerAddress, PeerClient
 from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
@@ -138,7 +138,7 @@ class Sending:
 
     def __init__(self, port: int) -> None:
         self.body = Outflow(reactor)
-        destination = PeerClient(f"http://127.0.0.1:{port}/", "Bearer t", reactor, PeerTls())
+        destination = PeerClient(f"http://127.0.0.1:{port}/", "Bearer t", reactor, "")
         self.upload = destination.upload("x/y", self.body, SHORT)
         self.ending = threading.Event()
         self.written: Deferred[None] = deferToThread(self._write)
@@ -216,7 +216,7 @@ async def test_a_move_sends_a_body_again_that_a_frozen_destination_takes_nothing
         over.wait(TIMEOUT)  # its kernel takes what it has room for, and answers
 
     peer = Peer(script)
-    address = PeerAddress(f"http://127.0.0.1:{peer.port}/", reactor, PeerTls(), "in the Panel")
+    address = PeerAddress(f"http://127.0.0.1:{peer.port}/", reactor, "", "in the Panel")
     trouble = MoveTrouble(reactor, print)
     record = MoveRecord(1, "server", Direction.OUT, "", "key", "token")
     client = MoveClient(address, reactor, SHORT, None, record, trouble, TIMEOUT)

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.errors import DestinationUnreachable
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -45,7 +45,7 @@ def heard_nothing(failure: Failure) -> None:
 
 
 async def ask(
-    certificate: trustme.LeafCert, host: str, trust: PeerTls, context: ssl.SSLContext | None = None
+    certificate: trustme.LeafCert, host: str, trust: str, context: ssl.SSLContext | None = None
 ) -> bytes:
     """Ask a node with that certificate for its features; return what it heard."""
     heard = b""
@@ -69,14 +69,14 @@ async def ask(
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 async def test_a_private_authority_is_trusted(ca: trustme.CA, ca_file: str, host: str) -> None:
-    assert b"secret" in await ask(ca.issue_cert(host), host, PeerTls(ca_file))
+    assert b"secret" in await ask(ca.issue_cert(host), host, ca_file)
 
 
 async def test_the_systems_authorities_in_a_file_are_trusted(
     ca: trustme.CA, ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
-    assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
+    assert await ask(ca.issue_cert("localhost"), "localhost", "")
 
 
 async def test_the_systems_authorities_in_a_directory_are_trusted(
@@ -87,7 +87,7 @@ async def test_the_systems_authorities_in_a_directory_are_trusted(
     directory.mkdir()
     pem(ca, directory / f"{certificate.subject_name_hash():08x}.0")
     monkeypatch.setenv("SSL_CERT_DIR", str(directory))
-    assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
+    assert await ask(ca.issue_cert("localhost"), "localhost", "")
 
 
 async def test_a_private_authority_is_trusted_beside_the_systems(
@@ -95,11 +95,11 @@ async def test_a_private_authority_is_trusted_beside_the_systems(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
     other = str(pem(trustme.CA(), tmp_path / "other.pem"))
-    assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls(other))
+    assert await ask(ca.issue_cert("localhost"), "localhost", other)
 
 
 async def refusal(
-    certificate: trustme.LeafCert, host: str, trust: PeerTls, context: ssl.SSLContext | None = None
+    certificate: trustme.LeafCert, host: str, trust: str, context: ssl.SSLContext | None = None
 ) -> DestinationUnreachable:
     with pytest.raises(DestinationUnreachable) as caught:
         await ask(certificate, host, trust, context)
@@ -107,7 +107,7 @@ async def refusal(
 
 
 async def test_a_certificate_of_an_unknown_authority_is_refused(ca: trustme.CA) -> None:
-    error = await refusal(ca.issue_cert("localhost"), "localhost", PeerTls())
+    error = await refusal(ca.issue_cert("localhost"), "localhost", "")
     assert error.message == "the destination node's certificate is invalid"
     assert "does not trust" in error.detail
     assert "system.transfers.ca_file" in error.detail
@@ -116,14 +116,14 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(ca: trustme.CA) 
 
 async def test_an_expired_certificate_is_refused(ca: trustme.CA, ca_file: str) -> None:
     old = ca.issue_cert("localhost", not_before=NOW - 9 * DAY, not_after=NOW - DAY)
-    error = await refusal(old, "localhost", PeerTls(ca_file))
+    error = await refusal(old, "localhost", ca_file)
     assert f"expired on {NOW - DAY:%Y-%m-%d}" in error.detail
     assert "renew it on localhost" in error.detail
 
 
 async def test_a_certificate_of_the_future_is_refused(ca: trustme.CA, ca_file: str) -> None:
     new = ca.issue_cert("localhost", not_before=NOW + DAY, not_after=NOW + 9 * DAY)
-    error = await refusal(new, "localhost", PeerTls(ca_file))
+    error = await refusal(new, "localhost", ca_file)
     assert "clock" in error.detail
 
 
@@ -139,7 +139,7 @@ async def test_a_certificate_of_the_future_is_refused(ca: trustme.CA, ca_file: s
 async def test_a_certificate_for_another_name_is_refused(
     ca: trustme.CA, ca_file: str, host: str, names: list[str]
 ) -> None:
-    error = await refusal(ca.issue_cert(*names), host, PeerTls(ca_file))
+    error = await refusal(ca.issue_cert(*names), host, ca_file)
     assert error.message == "the destination node's certificate is invalid"
     assert f"it is for {', '.join(names)}" in error.detail
     assert f"calls that node {host}" in error.detail
@@ -147,7 +147,7 @@ async def test_a_certificate_for_another_name_is_refused(
 
 async def test_a_name_in_the_subject_alone_is_refused(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("alice@example.com", common_name="localhost")
-    error = await refusal(certificate, "localhost", PeerTls(ca_file))
+    error = await refusal(certificate, "localhost", ca_file)
     assert "no name at all" in error.detail
 
 
@@ -167,7 +167,7 @@ async def test_tls_before_1_2_and_cbc_are_refused(
     context = server_context(certificate)
     context.set_ciphers(ciphers)
     context.minimum_version, context.maximum_version = least, most
-    error = await refusal(certificate, "localhost", PeerTls(ca_file), context)
+    error = await refusal(certificate, "localhost", ca_file, context)
     assert "there is no TLS at localhost" in error.detail
 
 
@@ -176,7 +176,7 @@ async def test_a_destination_with_aead_is_accepted(ca: trustme.CA, ca_file: str)
     context = server_context(certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    assert b"secret" in await ask(certificate, "localhost", PeerTls(ca_file), context)
+    assert b"secret" in await ask(certificate, "localhost", ca_file, context)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
@@ -185,6 +185,6 @@ def test_a_file_without_certificates_is_named(tmp_path: Path, content: bytes | N
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DestinationUnreachable) as caught:
-        PeerClient("https://localhost/", "Bearer x", reactor, PeerTls(str(path)))
+        PeerClient("https://localhost/", "Bearer x", reactor, str(path))
     assert f"system.transfers.ca_file: {path} cannot be used" in caught.value.detail
     assert "Errno" not in caught.value.detail

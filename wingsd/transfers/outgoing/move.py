@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -46,8 +46,6 @@ from wingsd.transfers.outgoing.move_round import (
     asking,
 )
 from wingsd.transfers.outgoing.source import (
-    FOLLOWS,
-    MOVES,
     MOVES_ATTRIBUTES,
     AttachedFile,
     AttachmentReader,
@@ -121,13 +119,12 @@ class MoveSending:
     """
 
     _log = Logger()
-    is_move = True
 
     _subject: Subject
     _parts: OutgoingParts
     _record: MoveRecord
     _begun: BegunAnswer
-    _attachments: tuple[AttachedFile, ...]
+    _attachments: Sequence[AttachedFile]
     _is_resumed: bool
     #: Whether a commit was asked for that may still come.
     is_asked: bool
@@ -144,7 +141,7 @@ class MoveSending:
         #: Whether the commit was asked for: only then the destination can have the server.
         self.body_sent = self.is_asked
         self._server = self._subject.server.uuid
-        self._directory = parts.storage.directory(self._server)
+        self._directory = parts.servers.directory(self._server)
         self._client = _client(parts, self._record, self._subject.steps)
         self._clock = parts.reactor
         self._run = parts.packers.run
@@ -190,11 +187,6 @@ class MoveSending:
         self._is_lost = False
 
     # How far it is
-
-    @property
-    def begun(self) -> bool:
-        """True if the destination may have any of it."""
-        return self._sessions > 0
 
     @property
     def is_live(self) -> bool:
@@ -257,7 +249,7 @@ class MoveSending:
         return True
 
     async def _rehearse(self, budget: Budget[Cause]) -> None:
-        measured = await self._parts.storage.figures(self._server, may_be_known=True)
+        measured = await self._parts.figures(self._server, may_be_known=True)
         await self._client.prepare(measured, PREPARED_WITHIN)
         tag = ""
         while True:
@@ -295,7 +287,9 @@ class MoveSending:
 
         A later round with much to send raises why there is no room for it.
         """
-        planned = await self._persist(partial(self._plan_followed, leave_hot=leave_hot))
+        planned = await self._persist(partial(self._plan, running=True, leave_hot=leave_hot))
+        if planned is None:
+            raise unusable("it commits a server whose commit was not asked for", 409)
         if self._closed is not None and (more := planned.unread + planned.left) >= MUCH:
             await self._require_room(more)
         return planned
@@ -306,15 +300,14 @@ class MoveSending:
         A server that takes long to measure is not measured again where there is room even if all
         of these are new.
         """
-        storage = self._parts.storage
-        if known := storage.known_figures(self._server):
+        if known := self._parts.known_figures(self._server):
             try:
                 await self._client.require_room(known | {"disk_bytes": known["disk_bytes"] + more})
             except DestinationRefused:
                 pass  # they are in the place of others, perhaps
             else:
                 return
-        await self._client.require_room(await storage.figures(self._server))
+        await self._client.require_room(await self._parts.figures(self._server))
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         """Send what was planned; after a break what it is then."""
@@ -404,7 +397,13 @@ class MoveSending:
                 continue
             # One of the nodes was started again before that: nothing is committed until it is
             # asked again.
-            self._budget.spend(Cause.SENT_AFTER_COMMIT, _not_committed())
+            not_committed = DestinationRefused(
+                "the destination node does not commit the move",
+                f"the commit was asked for {MOST[Cause.SENT_AFTER_COMMIT]} times, and it needed "
+                "something else each time; see that node's log",
+                HTTPStatus.BAD_GATEWAY,
+            )
+            self._budget.spend(Cause.SENT_AFTER_COMMIT, not_committed)
             self._is_in_session = False
             try:
                 await self._deliver(patience, reopens=True)
@@ -466,7 +465,10 @@ class MoveSending:
             self._is_lost = False
             self._count(needed)
         except DestinationError as error:
-            if not (error.may_complete or _is_temporary(error)):
+            # Else it says nothing about the server, and may do so when it is asked again.
+            is_not_now = isinstance(error, DestinationRefused) and error.is_temporary
+            is_away = isinstance(error, DestinationUnreachable)
+            if not (error.may_complete or is_not_now or is_away):
                 raise
             self._is_lost = True
             if silence.is_over:
@@ -517,7 +519,18 @@ class MoveSending:
         progress: Budget[Cause] = Budget(self._clock, patience)
 
         def mark() -> Hashable:
-            return self._clock.seconds() if reopens and self._sessions == before else self._mark
+            """Return what changes whenever this node or the destination makes progress."""
+            if reopens and self._sessions == before:
+                return self._clock.seconds()
+            source, sender = self._source, self._sender
+            return (
+                self.read,
+                self.files,
+                self._sessions,
+                sender.done if sender is not None else 0,
+                source.steps if source is not None else (),
+                self._client.steps,
+            )
 
         def look() -> None:
             if self._stalled is None:
@@ -533,19 +546,6 @@ class MoveSending:
                 await self._persist(self._deliver_once)
         finally:
             self._stalled = None
-
-    @property
-    def _mark(self) -> Hashable:
-        """A value that changes whenever this node or the destination makes progress."""
-        source, sender = self._source, self._sender
-        return (
-            self.read,
-            self.files,
-            self._sessions,
-            sender.done if sender is not None else 0,
-            source.steps if source is not None else (),
-            self._client.steps,
-        )
 
     async def _persist(self, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
         """Do some work until it succeeds."""
@@ -574,7 +574,7 @@ class MoveSending:
     def _count(self, needed: ResumeNeeded) -> None:
         """Count a resumption. Raises an error where there were too many."""
         self._budget.spend(Cause.NOTHING_TAKEN, needed.error)
-        if needed.code == "move-root-mismatch":
+        if needed.error.answer_code == "move-root-mismatch":
             self._budget.spend(Cause.ROOT_DIFFERS, needed.error)
         self._budget.spend(Cause.NO_ROUND_CLOSED, _resumed_too_often())
 
@@ -585,19 +585,13 @@ class MoveSending:
         if closed.unproven:
             raise SourceFileChanged(closed.unproven)
 
-    async def _plan_followed(self, *, leave_hot: bool) -> PlannedRound:
-        planned = await self._plan(running=True, leave_hot=leave_hot)
-        if planned is None:
-            raise unusable("it commits a server whose commit was not asked for", 409)
-        return planned
-
     async def _plan(self, *, running: bool, leave_hot: bool = False) -> PlannedRound | None:
         """Plan a round; None where the destination puts the server into place already."""
         await self.look_again(has_failed=False)
         sender = await self._open()
         self._is_planned = False
         resumed = None
-        if not self._is_in_session or not sender.can_go_on:
+        if not self._is_in_session or not sender.source.can_go_on:
             with asking(self._client, self._clock):
                 resumed = await self._client.resume()
             if resumed is None:
@@ -631,7 +625,7 @@ class MoveSending:
                 self._directory,
                 tell,
                 self._live,
-                scratch=parts.storage.scratch(),
+                scratch=parts.scratch(),
                 kept=self._attributes,
             )
         self._source = kept
@@ -676,7 +670,7 @@ class MoveSending:
         if not is_first:
             missing = self._held + sender.taken - self._taken_before - resumed.bytes
             # The rest has come in place of what was there before.
-            self._lost += min(max(missing, 0), sender.undurable)
+            self._lost += min(max(missing, 0), sum(sender.undurable.values()))
         self._held, self._taken_before = resumed.bytes, sender.taken
         if self._is_resumed or not is_first:
             self._subject.steps.observer.move_resumed()
@@ -706,11 +700,21 @@ class MoveSending:
                 continue
             self._piece.taken(size, self._clock.seconds() - began)
             if reached < offset or (data and reached == offset):  # it did not arrive as sent
-                self._budget.spend(Cause.FILE_CHANGED, _damaged(file))
+                damaged = StorageError(
+                    f"{file.path} arrives damaged again and again; check both nodes' disks and "
+                    "memory"
+                )
+                self._budget.spend(Cause.FILE_CHANGED, damaged)
             elif reached >= offset + size:
                 self._budget.refund(Cause.PIECE_IN_PART)
             else:
-                self._budget.spend(Cause.PIECE_IN_PART, _taken_in_part(file))
+                in_part = DestinationRefused(
+                    "the destination node takes backups or the log only in small pieces",
+                    f"of most pieces of {file.name} it took a part; see its log, and whether a "
+                    "proxy in front of it cuts requests",
+                    HTTPStatus.BAD_GATEWAY,
+                )
+                self._budget.spend(Cause.PIECE_IN_PART, in_part)
             offset = reached
             self._attached = before + offset
             if sha256 and offset == file.size:
@@ -734,30 +738,6 @@ def _resumed_too_often() -> DestinationRefused:
     )
 
 
-def _not_committed() -> DestinationRefused:
-    return DestinationRefused(
-        "the destination node does not commit the move",
-        f"the commit was asked for {MOST[Cause.SENT_AFTER_COMMIT]} times, and it needed something "
-        "else each time; see that node's log",
-        HTTPStatus.BAD_GATEWAY,
-    )
-
-
-def _taken_in_part(file: AttachedFile) -> DestinationRefused:
-    return DestinationRefused(
-        "the destination node takes backups or the log only in small pieces",
-        f"of most pieces of {file.name} it took a part; see its log, and whether a proxy in front "
-        "of it cuts requests",
-        HTTPStatus.BAD_GATEWAY,
-    )
-
-
-def _damaged(file: AttachedFile) -> StorageError:
-    return StorageError(
-        f"{file.path} arrives damaged again and again; check both nodes' disks and memory"
-    )
-
-
 def _client(
     parts: OutgoingParts, record: MoveRecord, steps: StepLog[SendStep] | None = None
 ) -> MoveClient:
@@ -765,11 +745,11 @@ def _client(
 
     `steps` show that the destination is waited for.
     """
-    trouble = MoveTrouble(parts.reactor, lambda line: None)
+    trouble = MoveTrouble(parts.reactor)
     if steps is not None:
         trouble = MoveTrouble(parts.reactor, steps.say, steps.show_trouble)
     return MoveClient(
-        PeerAddress(record.url, parts.reactor, parts.tls, "in the Panel"),
+        PeerAddress(record.url, parts.reactor, parts.config.ca_file),
         parts.reactor,
         parts.config.stall_timeout,
         parts.bucket,
@@ -800,12 +780,6 @@ async def _explained(error: DestinationRefused, client: MoveClient) -> Destinati
     return error
 
 
-def _is_temporary(error: DestinationError) -> bool:
-    """Return whether it says nothing about the server, and may do so when it is asked again."""
-    is_not_now = isinstance(error, DestinationRefused) and error.is_temporary
-    return is_not_now or isinstance(error, DestinationUnreachable)
-
-
 #: The name that the installation log is sent by.
 LOG = "install.log"
 #: Where the state of a move has what the destination has answered to the first request.
@@ -814,27 +788,18 @@ _BEGUN = "begun"
 
 @attrs.frozen(eq=False, repr=False)
 class Mover:
-    """Makes moves from this node."""
+    """Begins the move of a server, and goes on with that of an earlier daemon."""
 
     parts: OutgoingParts
+    _subject: Subject
 
-    async def measure_file_system(self) -> None:
-        """Find out whether the file system shows changes of files."""
-        parts = self.parts
-        async with parts.measuring:
-            await parts.packers.run(parts.file_systems.measure_in, parts.storage.scratch())
-
-    def is_for(self, subject: Subject) -> bool:
-        """Return whether the destination gets a move, or can have a seed."""
-        needed = {MOVES} if subject.seed is None else {MOVES, FOLLOWS}
-        return self.parts.config.moves.enabled and needed <= subject.features
-
-    async def begin(self, subject: Subject, *, follows: bool) -> MoveSending | None:
+    async def begin(self, *, follows: bool) -> MoveSending | None:
         """Begin a move; return None where the destination does not know any, or not this version.
 
         `follows` is whether the server is sent while it runs. Raises `DestinationError` where it
         refuses the server, and `StorageError`.
         """
+        subject = self._subject
         entry = subject.steps.entry
         assert entry is not None  # noqa: S101 - it was recorded
         request = subject.request
@@ -850,39 +815,36 @@ class Mover:
             token=request.token,
             url=request.url,
             family=request.family,
-            request=json.dumps({"asked": asked, "order": await self._order(subject)}),
+            request=json.dumps({"asked": asked, "order": await self._order()}),
             state=json.dumps({"running": was_running, "live": follows} | seed),
         )
         database = self.parts.database
         await database.add_move(record)
         left = (expiry_of(request.token) or 0.0) - database.now()
         patience = min(max(BEGIN_WITHIN, left), self.parts.config.moves.patience)
-        return await self._begin(record, subject, patience, is_resumed=False)
+        return await self._begin(record, patience, is_resumed=False)
 
-    async def go_on(self, record: MoveRecord, subject: Subject) -> MoveSending:
+    async def go_on(self, record: MoveRecord) -> MoveSending:
         """Go on with the move of an earlier daemon. Raises as `begin`."""
-        patience = self.parts.config.moves.patience
-        found = await self._begin(record, subject, patience, is_resumed=True)
+        found = await self._begin(record, self.parts.config.moves.patience, is_resumed=True)
         assert found is not None  # noqa: S101 - by `is_resumed`
         return found
 
-    async def go_on_waiting(
-        self, record: MoveRecord, subject: Subject, *, is_asked: bool = True
-    ) -> MoveSending:
+    async def go_on_waiting(self, record: MoveRecord, *, is_asked: bool = True) -> MoveSending:
         """Go on with a move whose commit an earlier daemon may have asked for, with `is_asked`.
 
         The destination is not asked yet. Raises `StorageError`.
         """
         begun = begun_of(record)
         assert begun is not None  # noqa: S101 - the caller has seen
-        return await self._made(record, subject, begun, is_resumed=True, is_asked=is_asked)
+        return await self._made(record, begun, is_resumed=True, is_asked=is_asked)
 
-    async def withdraw(self, subject: Subject, *, keep: bool) -> None:
+    async def withdraw(self, *, keep: bool) -> None:
         """End a move whose beginning was not answered: the destination may have begun it.
 
         With `keep` what it has of an earlier one stays there.
         """
-        entry = subject.steps.entry
+        entry = self._subject.steps.entry
         record = None if entry is None else await self.parts.database.move(entry)
         if record is None:
             return
@@ -897,34 +859,11 @@ class Mover:
         finally:
             client.abort()
 
-    async def give_up(self, record: MoveRecord) -> None:
-        """Tell the destination that the move of an earlier daemon has failed, if it is there."""
-        with suppress(DestinationError, CancelledError, StorageError):  # the next daemon tells it
-            if record.move:
-                await self.end(record, _discard_within(self.parts, record))
-            await self.parts.database.drop_move(record.transfer)
-
-    async def end(self, record: MoveRecord, patience: float) -> None:
-        """Ask the destination to end a move, and keep what has arrived, unless it is past that.
-
-        Raises `DestinationError` without an answer of it in so many seconds of `patience`.
-        """
-        client = _client(self.parts, record)
-        try:
-            await client.delete(keep=True, patience=patience)
-        except DestinationRefused as error:
-            if error.is_temporary or error.response_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise
-        except ResumeNeeded as error:
-            raise error.error from error
-        finally:
-            client.abort()
-
     async def _begin(
-        self, record: MoveRecord, subject: Subject, patience: float, *, is_resumed: bool
+        self, record: MoveRecord, patience: float, *, is_resumed: bool
     ) -> MoveSending | None:
         order, database = json.loads(record.request)["order"], self.parts.database
-        client = _client(self.parts, record, subject.steps)
+        client = _client(self.parts, record, self._subject.steps)
         try:
             begun = await client.begin(record.token, order, patience, may_differ=not is_resumed)
         finally:
@@ -934,32 +873,24 @@ class Mover:
             return None
         await database.set_move(record.transfer, begun.id)
         await database.change_move_state(record.transfer, {_BEGUN: attrs.asdict(begun)})
-        return await self._made(record, subject, begun, is_resumed=is_resumed)
+        return await self._made(record, begun, is_resumed=is_resumed)
 
     async def _made(
-        self,
-        record: MoveRecord,
-        subject: Subject,
-        begun: BegunAnswer,
-        *,
-        is_resumed: bool,
-        is_asked: bool = False,
+        self, record: MoveRecord, begun: BegunAnswer, *, is_resumed: bool, is_asked: bool = False
     ) -> MoveSending:
-        order = json.loads(record.request)["order"]
-        return MoveSending(
-            subject,
-            self.parts,
-            attrs.evolve(record, move=begun.id),
-            begun,
-            await self._attachments(subject, order),
-            is_resumed,
-            is_asked,
-        )
+        subject, record = self._subject, attrs.evolve(record, move=begun.id)
+        # The files beside the server, with the sizes that the destination was told.
+        found = [AttachedFile(each.backup.uuid, each.path, each.size) for each in subject.backups]
+        log_size = json.loads(record.request)["order"]["log"]
+        log = await self._log() if log_size is not None else None
+        if log is not None:
+            found.append(attrs.evolve(log, size=log_size))
+        return MoveSending(subject, self.parts, record, begun, found, is_resumed, is_asked)
 
-    async def _order(self, subject: Subject) -> dict[str, Any]:
+    async def _order(self) -> dict[str, Any]:
         """Return what the first request tells of the server. Raises `StorageError`."""
-        server = subject.server
-        figures = await self.parts.storage.figures(server.uuid)
+        subject, server = self._subject, self._subject.server
+        figures = await self.parts.figures(server.uuid)
         backups = [
             {
                 "uuid": each.backup.uuid,
@@ -968,7 +899,7 @@ class Mover:
             }
             for each in subject.backups
         ]
-        log = await self._log(subject)
+        log = await self._log()
         return {
             "version": WITH_ATTRIBUTES if MOVES_ATTRIBUTES in subject.features else VERSION,
             "family": subject.request.family,
@@ -981,25 +912,41 @@ class Mover:
             "follow": subject.seed is not None,
         }
 
-    async def _log(self, subject: Subject) -> AttachedFile | None:
+    async def _log(self) -> AttachedFile | None:
         """Return the installation log; None where it cannot be read: no move fails by that."""
-        storage = self.parts.storage
+        parts, subject = self.parts, self._subject
         try:
-            found = await storage.disk.run(storage.logs.measure, subject.server.uuid)
+            found = await parts.disk.run(parts.logs.measure, subject.server.uuid)
         except StorageError as error:
             subject.steps.warn(error.detail)
             return None
         return None if found is None else AttachedFile(LOG, *found, may_grow=True)
 
-    async def _attachments(
-        self, subject: Subject, order: Mapping[str, Any]
-    ) -> tuple[AttachedFile, ...]:
-        """Return the files beside the server, with the sizes that the destination was told."""
-        found = [AttachedFile(each.backup.uuid, each.path, each.size) for each in subject.backups]
-        log = await self._log(subject) if order["log"] is not None else None
-        if log is not None:
-            found.append(attrs.evolve(log, size=order["log"]))
-        return tuple(found)
+
+async def give_up(parts: OutgoingParts, record: MoveRecord) -> None:
+    """Tell the destination that the move of an earlier daemon has failed, if it is there."""
+    with suppress(DestinationError, CancelledError, StorageError):  # the next daemon tells it
+        if record.move:
+            await end_move(parts, record, _discard_within(parts, record))
+        await parts.database.drop_move(record.transfer)
+
+
+async def end_move(parts: OutgoingParts, record: MoveRecord, patience: float) -> None:
+    """Ask the destination to end a move, and keep what has arrived, unless it is past that.
+
+    It is asked again for so many seconds of `patience`. Raises `DestinationError` without an
+    answer of it by then.
+    """
+    client = _client(parts, record)
+    try:
+        await client.delete(keep=True, patience=patience)
+    except DestinationRefused as error:
+        if error.is_temporary or error.response_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+    except ResumeNeeded as error:
+        raise error.error from error
+    finally:
+        client.abort()
 
 
 def begun_of(record: MoveRecord) -> BegunAnswer | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -148,7 +148,7 @@ class RoundSender:
     """
 
     _client: MoveClient
-    _source: MoveSource
+    source: MoveSource
     _parts: OutgoingParts
     _size: BatchSize
     _streams: int
@@ -161,22 +161,13 @@ class RoundSender:
         #: Bytes a second that the last body went at, times the requests that are sent at once.
         self._rate = inf
         self._is_failed = self._is_running = False
-        #: Bytes of the batches that were taken and may be lost, by their numbers.
-        self._undurable: dict[int, int] = {}
+        #: Bytes of files in the batches of this session that were taken and may be lost, by their
+        #: numbers.
+        self.undurable: dict[int, int] = {}
         #: The root, once all contents were read.
         self._rooting: Deferred[bytes] | None = None
         #: Seconds of this round in which files were read, and of all requests with batches.
         self._read_seconds = self._put_seconds = 0.0
-
-    @property
-    def can_go_on(self) -> bool:
-        """True if the next round needs nothing of the destination."""
-        return self._source.can_go_on
-
-    @property
-    def undurable(self) -> int:
-        """The bytes of files that were taken and may be lost, in this session."""
-        return sum(self._undurable.values())
 
     async def plan(
         self, resumed: MoveResumed | None, *, running: bool, leave_hot: bool = False
@@ -185,14 +176,14 @@ class RoundSender:
 
         `running` is whether the server runs. Raises as `send`.
         """
-        source = self._source
+        source = self.source
         self._is_running = self._client.yields = running
         with asking(self._client, self._clock):
             await self._in_thread(partial(source.scan, running=running, goes_on=resumed is None))
             if resumed is not None:
                 for number in range(1, resumed.pages + 1):
                     await self._in_thread(source.add_page, await self._client.page(number))
-                self._undurable.clear()
+                self.undurable.clear()
             await self._in_thread(partial(source.plan, resumed, leave_hot=leave_hot))
         return PlannedRound(source.walk_seconds, source.unread, source.left)
 
@@ -202,25 +193,22 @@ class RoundSender:
         Raises `ResumeNeeded`, `MoveSmaller`, `StorageError`, `DestinationError` and
         `CancelledError`. Nothing is under way then.
         """
-        with asking(self._client, self._clock):
-            return await self._sent()
-
-    async def _sent(self) -> ClosedRound:
-        source, taken = self._source, self.taken
+        source, taken = self.source, self.taken
         self._read_seconds = self._put_seconds = 0.0
-        walking = succeed(False) if self._is_running else self._in_thread(source.walk_again)
-        try:
-            while (shape := await self._next(source.next_shape)) is not None:
-                await self._put(await self._body(shape))
-            await self._send_data()
-            assert self._rooting is not None  # noqa: S101 - all contents were read
-            root = await self._rooting
-            unproven = await self._close(root, walking)
-        except BaseException:
-            await DeferredList([walking], consumeErrors=True)
-            raise
-        self._undurable.clear()
-        await self._in_thread(source.closed)
+        with asking(self._client, self._clock):
+            walking = succeed(False) if self._is_running else self._in_thread(source.walk_again)
+            try:
+                while (shape := await self._next(source.next_shape)) is not None:
+                    await self._put(await self._body(shape))
+                await self._send_data()
+                assert self._rooting is not None  # noqa: S101 - all contents were read
+                root = await self._rooting
+                unproven = await self._close(root, walking)
+            except BaseException:
+                await DeferredList([walking], consumeErrors=True)
+                raise
+            self.undurable.clear()
+            await self._in_thread(source.closed)
         figures = RoundFigures(
             source.unread,
             self._read_seconds,
@@ -231,7 +219,7 @@ class RoundSender:
 
     async def _close(self, root: bytes, walking: Deferred[bool]) -> str:
         """Close the round; return what was changed meanwhile although the server had ended."""
-        source = self._source
+        source = self.source
         closing = self._client.close_round(source.round, source.last, root)
         work: list[Deferred[Any]] = [
             Deferred.fromCoroutine(each) for each in (closing, self._unproven(walking))
@@ -246,7 +234,7 @@ class RoundSender:
         is_same = await walking
         if self._is_running:
             return ""
-        return await self._in_thread(partial(self._source.unproven, is_same=is_same))
+        return await self._in_thread(partial(self.source.unproven, is_same=is_same))
 
     async def _send_data(self) -> None:
         """Send all contents; the root is made while the last batches are sent."""
@@ -256,10 +244,15 @@ class RoundSender:
 
         async def work() -> None:
             while not self._is_failed:
-                body = await self._next_body(reading)
-                if body is None:
+                async with reading:
+                    batch = None if self._is_failed else await self._next_data()
+                if batch is None:
                     return
-                await self._holding(sending, partial(self._put, body))
+                body = await self._body(batch)
+                del batch
+                async with sending:
+                    if not self._is_failed:
+                        await self._put(body)
                 del body  # while the next one is read
 
         async def guarded() -> None:
@@ -278,30 +271,16 @@ class RoundSender:
                 await DeferredList([self._rooting], consumeErrors=True)
             raise errors[0]
 
-    async def _holding(
-        self, what: DeferredLock | Semaphore, work: Callable[[], Coroutine[Deferred[Any], Any, T]]
-    ) -> T | None:
-        """Do `work` when it is its turn; nothing after a failure."""
-        await what.acquire()
-        try:
-            return None if self._is_failed else await work()
-        finally:
-            what.release()
-
-    async def _next_body(self, reading: DeferredLock) -> BatchBody | None:
-        batch = await self._holding(reading, self._next_data)
-        return None if batch is None else await self._body(batch)
-
     async def _next_data(self) -> Batch | None:
         if self._rooting is not None:
             return None
-        batch = await self._next(self._source.next_data)
+        batch = await self._next(self.source.next_data)
         if batch is None:
-            self._rooting = self._in_thread(self._source.root)
+            self._rooting = self._in_thread(self.source.root)
         return batch
 
     async def _next(self, read: Callable[[], Batch | None]) -> Batch | None:
-        self._source.size = self._size.value
+        self.source.size = self._size.value
         began = self._clock.seconds()
         try:
             return await self._in_thread(read)
@@ -325,9 +304,9 @@ class RoundSender:
         seconds = self._clock.seconds() - began
         if body.size >= LEAST_SIZE:  # a smaller one says little about the line
             self._rate = body.size / max(seconds, 0.001) * self._streams
-        self._undurable[body.number] = body.data
-        for number in [each for each in self._undurable if each <= durable]:
-            del self._undurable[number]
+        self.undurable[body.number] = body.data
+        for number in [each for each in self.undurable if each <= durable]:
+            del self.undurable[number]
         self.taken += body.data
         self.done += 1
         self._put_seconds += seconds

@@ -1,16 +1,17 @@
 """Rounds of a server that runs: of a move, until the moment to stop it, and of a seed, for days.
 
-`SentServer` is that server from its claim to its end, or to its start here again. `RoundLoop.run`
-plans each round and sends it; its policy says when, and what follows. A server that a seed follows
-is used as ever. A round that fails is tried again after a growing pause, by a fault of this
-program too; only the destination's word that it has no such move any more ends them, for which it
-is asked in pauses as well.
+`SentServer` is that server from its claim to its end, or to its start here again. `Rounds.run`
+plans each round and sends it; its subclasses say when, and what follows. A server that a seed
+follows is used as ever. A round that fails is tried again after a growing pause, by a fault of
+this program too; only the destination's word that it has no such move any more ends them, for
+which it is asked in pauses as well.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -30,7 +31,7 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
-from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopReason, StopRule
+from wingsd.moves.stop_rule import ALL_EVERY, StopDecision, StopRule
 from wingsd.servers import Server
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerState
@@ -185,11 +186,6 @@ class SentServer:
         is_stopped = not steps.before(SendStep.STOP) and steps.before(SendStep.AWAIT)
         return self.starts_again and is_stopped
 
-    @property
-    def needs_rehearsal(self) -> bool:
-        """True if it runs, and it was not asked yet whether it could at its destination."""
-        return not self.follows and self._server.state is not PowerState.OFFLINE
-
     def note_state(self) -> bool:
         """Note whether it runs, before it is stopped; return whether that is to be recorded.
 
@@ -318,22 +314,25 @@ _SECONDS = "{seconds}"
 
 
 @attrs.define(eq=False, repr=False, slots=False)
-class RoundLoop:
-    """The rounds of the `server` that `move` sends, and the figures of them."""
+class Rounds(ABC):
+    """The rounds of a server that `move` sends, and the figures of them.
 
-    move: MoveSending
-    server: Server
-    steps: StepLog[SendStep]
+    A subclass says when each is sent, and what follows.
+    """
+
+    _move: MoveSending
+    _server: Server
+    _steps: StepLog[SendStep]
     _config: LiveMovesConfig
 
     def __attrs_post_init__(self) -> None:
-        self.rule = StopRule(self._config)
+        self._rule = StopRule(self._config)
         #: How many were sent.
-        self.rounds = 0
+        self._rounds = 0
         #: The one that was planned last.
-        self.planned: PlannedRound | None = None
+        self._planned: PlannedRound | None = None
         #: When the last one began, by the clock.
-        self.began = 0.0
+        self._round_began = 0.0
         #: The seconds of downtime that were predicted last; None before.
         self.downtime: float | None = None
         #: The bytes that were read, or need not be, before the round that is sent now; None
@@ -342,83 +341,99 @@ class RoundLoop:
         #: The bytes that were missing when the last round ended that was planned.
         self._left: int | None = None
 
-    async def run(self, policy: LivePolicy | SeedPolicy) -> None:
-        """Send rounds until the policy ends them. Raises what it does not go on after."""
-        while not policy.is_over:
-            self.began = self.steps.seconds()
+    async def run(self) -> None:
+        """Send rounds until they are over. Raises what it does not go on after."""
+        while not self.is_over:
+            self._round_began = self._steps.seconds()
             try:
-                await policy.begin()
-                leave_hot = policy.leaves_hot
-                planned = self.planned = await self.move.plan_round(leave_hot=leave_hot)
-                is_due = policy.is_due(planned)
+                leave_hot = await self._begin()
+                planned = self._planned = await self._move.plan_round(leave_hot=leave_hot)
+                is_due = self._is_due(planned)
                 if is_due:
                     await self._send(planned, leave_hot=leave_hot)
             except Exception as error:
-                await policy.failed(error)
+                await self._fail(error)
             else:
-                await policy.passed(was_sent=is_due)
+                await self._pass(was_sent=is_due)
+
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """True if no further round is to be sent."""
+
+    @abstractmethod
+    async def _begin(self) -> bool:
+        """Begin a round; return whether it leaves out what changes all the time."""
+
+    @abstractmethod
+    def _is_due(self, planned: PlannedRound) -> bool:
+        """Return whether the round is to be sent."""
+
+    @abstractmethod
+    async def _pass(self, *, was_sent: bool) -> None:
+        """Find out what follows a round that has not failed."""
+
+    async def _fail(self, error: Exception) -> None:
+        """Raise the error of a round, unless that is tried again."""
+        raise error
 
     async def _send(self, planned: PlannedRound, *, leave_hot: bool) -> None:
-        self._before = self.move.read
+        self._before = self._move.read
         try:
-            closed = await self.move.send_round(leave_hot=leave_hot)
+            closed = await self._move.send_round(leave_hot=leave_hot)
             self._left = planned.left
         except Exception:
-            self._left = self.missing
+            self._left = self._missing
             raise
         finally:
             self._before = None
-        self.rule.add(closed.figures)
-        self.steps.observer.round_sent(closed.figures.sent_bytes, is_first=not self.rounds)
-        self.rounds += 1
+        self._rule.add(closed.figures)
+        self._steps.observer.round_sent(closed.figures.sent_bytes, is_first=not self._rounds)
+        self._rounds += 1
 
     @property
-    def is_sending(self) -> bool:
+    def _is_sending(self) -> bool:
         """True while a round is sent."""
         return self._before is not None
 
     @property
-    def done(self) -> int:
+    def _done(self) -> int:
         """The bytes of the round that is sent now that have been read; 0 between two rounds."""
-        if self.planned is None or self._before is None:
+        if self._planned is None or self._before is None:
             return 0
-        return min(max(self.move.read - self._before, 0), self.planned.unread)
+        return min(max(self._move.read - self._before, 0), self._planned.unread)
 
     @property
-    def missing(self) -> int | None:
+    def _missing(self) -> int | None:
         """The bytes of the last planned round that are to be sent; None before the first."""
-        planned = self.planned
-        if planned is None or not self.is_sending:
+        planned = self._planned
+        if planned is None or not self._is_sending:
             return self._left
-        return planned.left + planned.unread - self.done
+        return planned.left + planned.unread - self._done
 
-    def predict(self, seconds: float) -> float:
+    def _predict(self, seconds: float) -> float:
         """Note that the rest takes so long; return the downtime, its stop and start included."""
-        self.downtime = seconds + self.server.restart_seconds + self.move.container_seconds
-        self.steps.observer.downtime_predicted(self.downtime)
+        self.downtime = seconds + self._server.restart_seconds + self._move.container_seconds
+        self._steps.observer.downtime_predicted(self.downtime)
         return self.downtime
 
 
 @attrs.define(eq=False, repr=False, slots=False)
-class LivePolicy:
+class LivePolicy(Rounds):
     """Follows a server that runs until the moment to stop it, within what `config` says.
 
     It is not stopped before it could run at the destination, for which `ask_panel` asks this
     node's Panel.
     """
 
-    _move: MoveSending
-    _server: Server
-    _steps: StepLog[SendStep]
-    _config: LiveMovesConfig
     _ask_panel: Callable[[], Awaitable[None]]
 
     def __attrs_post_init__(self) -> None:
-        self._loop = RoundLoop(self._move, self._server, self._steps, self._config)
-        self._meter = ProgressMeter(self._steps.seconds, lambda: self._loop.done)
-        #: Why the server is to be stopped; None before.
-        self._reason: StopReason | None = None
-        #: When the first round ended, and when the last one began.
+        super().__attrs_post_init__()
+        self._meter = ProgressMeter(self._steps.seconds, lambda: self._done)
+        #: Whether the server is to be stopped.
+        self._is_to_stop = False
+        #: When the first round ended, and when the last one began that was not forced.
         self._since: float | None = None
         self._began = 0.0
         self._starting_until: float | None = None
@@ -433,29 +448,19 @@ class LivePolicy:
         #: Where the server would be down for too long: pauses so far, and whether the next is due.
         self._paused, self._pauses = 0, True
 
-    async def run(self) -> StopReason:
-        """Send rounds; return why the server is to be stopped now, or that it has ended."""
-        await self._loop.run(self)
-        return self._reason or StopReason.ENDED
-
     @property
     def round(self) -> int:
         """The round that is sent, or was sent last; 0 before the first."""
-        return self._loop.rounds + self._loop.is_sending
-
-    @property
-    def downtime(self) -> float | None:
-        """The seconds of downtime that were predicted last; None before."""
-        return self._loop.downtime
+        return self._rounds + self._is_sending
 
     @property
     def progress(self) -> str:
         """Its progress, for people."""
-        planned = self._loop.planned
-        if planned is None or not self._loop.is_sending:
+        planned = self._planned
+        if planned is None or not self._is_sending:
             after = f" after round {self.round}" if self.round else ""
             return f"Following: looking for what has to be sent{after}"
-        done, size = self._loop.done, planned.unread
+        done, size = self._done, planned.unread
         if self.round == 1:  # which may take hours
             return f"Following {progress_bar(done, size)} in round 1{self._meter.pace(size)}"
         bar, left = filled_bar(done, size), readable_size(size - done)
@@ -466,24 +471,19 @@ class LivePolicy:
         """True if the server does not run, and is not being started or restarted."""
         return self._server.state is PowerState.OFFLINE and not self._server.operations.starts
 
-    # As the loop asks
+    # Its rounds
 
     @property
     def is_over(self) -> bool:
         """True if the server is to be stopped, or has ended."""
-        return self._reason is not None or self.has_ended
+        return self._is_to_stop or self.has_ended
 
-    @property
-    def leaves_hot(self) -> bool:
-        """True if the next round leaves out what changes all the time."""
+    async def _begin(self) -> bool:
+        if not self._is_forced:
+            self._began = self._round_began
         return not (self._is_complete or self._is_forced)
 
-    async def begin(self) -> None:
-        """Begin a round."""
-        if not self._is_forced:
-            self._began = self._loop.began
-
-    def is_due(self, planned: PlannedRound) -> bool:
+    def _is_due(self, planned: PlannedRound) -> bool:
         """Return whether the round is to be sent: else the server may be stopped."""
         if not self._is_forced:
             self._decision = self._decide(planned)
@@ -493,11 +493,7 @@ class LivePolicy:
         self._meter.start()
         return True
 
-    async def failed(self, error: Exception) -> None:
-        """Give the move up."""
-        raise error
-
-    async def passed(self, *, was_sent: bool) -> None:
+    async def _pass(self, *, was_sent: bool) -> None:
         """Find out what the next round is, once it is due, or stop the server."""
         decision, now = self._decision, self._steps.seconds()
         if was_sent and self._since is None:
@@ -506,7 +502,7 @@ class LivePolicy:
             self._is_forced = self._is_left = False
             self._is_complete, self._took = True, now - self._began
         elif was_sent:
-            planned = self._loop.planned
+            planned = self._planned
             self._is_left = planned is not None and planned.left > 0
             if self._is_complete:
                 before, self._took = self._took, now - self._began
@@ -514,7 +510,9 @@ class LivePolicy:
             elif decision is not None and decision.is_too_long:
                 # A round that follows a pause has more to send than one that follows a round.
                 if self._pauses:
-                    await self._wait_for_next()
+                    end = self._began + ROUND_EVERY
+                    while self._steps.seconds() < end and not self.has_ended:
+                        await deferLater(self._steps.clock, LOOK_EVERY)
                     self._paused += 1
                     self._is_complete, self._took = self._paused % ALL_EVERY == 0, inf
                 self._pauses = not self._pauses
@@ -523,7 +521,7 @@ class LivePolicy:
             # further ones have what is changed in the time of a round.
             self._is_forced = True
         elif decision is not None and await self._may_stop():
-            self._reason = decision.reason
+            self._is_to_stop = True
             await self._announce_stop(decision)
 
     # Its parts
@@ -531,13 +529,13 @@ class LivePolicy:
     def _decide(self, planned: PlannedRound) -> StopDecision | None:
         if self._since is None:
             return None
-        decision = self._loop.rule.decide(
+        decision = self._rule.decide(
             planned.seconds,
             planned.unread + planned.left,
             self._steps.seconds() - self._since,
             has_ended=self.has_ended,
         )
-        self._loop.predict(decision.downtime)
+        self._predict(decision.downtime)
         return decision
 
     def _tell(self, planned: PlannedRound) -> None:
@@ -559,7 +557,7 @@ class LivePolicy:
         return decision.downtime + restart + self._move.container_seconds
 
     async def _announce_stop(self, decision: StopDecision) -> None:
-        downtime = self._loop.predict(decision.downtime)
+        downtime = self._predict(decision.downtime)
         assert decision.reason is not None  # noqa: S101 - by `is_due`
         text = f"{decision.reason.value}: about {downtime:.1f} s of downtime"
         self._steps.detail = ""
@@ -605,12 +603,6 @@ class LivePolicy:
             self._starting_until = now + STARTING_WITHIN
         return now < self._starting_until
 
-    async def _wait_for_next(self) -> None:
-        """Wait until the next round is due, or the server has ended."""
-        end = self._began + ROUND_EVERY
-        while self._steps.seconds() < end and not self.has_ended:
-            await deferLater(self._steps.clock, LOOK_EVERY)
-
 
 #: Seconds that a pause has at most because the round before it has taken as long.
 LONGEST_REST = 3600.0
@@ -621,7 +613,7 @@ TOLD_EVERY = 3600.0
 
 
 @attrs.define(eq=False, repr=False, slots=False)
-class SeedPolicy:
+class SeedPolicy(Rounds):
     """Keeps the copy of a server up to date until `until`, in seconds since the epoch by `now`.
 
     A round begins as often as `config` says, or later, so that half the time is free. Without
@@ -630,16 +622,14 @@ class SeedPolicy:
 
     _log = Logger()
 
-    _move: MoveSending
-    _server: Server
-    _steps: StepLog[SendStep]
-    _config: LiveMovesConfig
+    #: Whether the last round that was sent has come after `until`.
+    is_over = False
+
     _until: float | None
     _now: Callable[[], float]
 
     def __attrs_post_init__(self) -> None:
-        self._loop = RoundLoop(self._move, self._server, self._steps, self._config)
-        self.is_over = False
+        super().__attrs_post_init__()
         #: When the last round began that is whole, by the clock.
         self._whole: float | None = None
         self._trouble, self._retries = "", iter(ROUND_PAUSES)
@@ -652,13 +642,13 @@ class SeedPolicy:
     @property
     def figures(self) -> SeedFigures:
         """The progress of the copy."""
-        planned, loop = self._loop.planned, self._loop
+        planned = self._planned
         return SeedFigures(
-            rounds=loop.rounds,
+            rounds=self._rounds,
             changed=0 if planned is None else planned.unread + planned.left,
-            missing=loop.missing,
+            missing=self._missing,
             age=None if self._whole is None else self._steps.seconds() - self._whole,
-            downtime=loop.downtime,
+            downtime=self.downtime,
             until=self._until,
             trouble=self._trouble,
         )
@@ -671,7 +661,7 @@ class SeedPolicy:
         self._move.wait_for(ROUND_PATIENCE)
         self.is_over = False
         try:
-            await self._loop.run(self)
+            await super().run()
         except CancelledError:
             if self._stopped is None:
                 raise
@@ -713,29 +703,23 @@ class SeedPolicy:
     def _has_come(self) -> bool:
         return self._until is not None and self._now() >= self._until
 
-    # As the loop asks
+    # Its rounds
 
-    @property
-    def leaves_hot(self) -> bool:
-        """True if the next round leaves out what changes all the time.
-
-        The second one tells how much of that is changed between two rounds.
-        """
-        return self._loop.rounds % ALL_EVERY > 1
-
-    async def begin(self) -> None:
+    async def _begin(self) -> bool:
         """Look whether the server has another directory now, and whether all is read again."""
         faulty, self._is_faulty = self._is_faulty, False
         await self._move.look_again(has_failed=self._trouble != "", starts_over=faulty)
+        # The second one tells how much of what is left out is changed between two rounds.
+        return self._rounds % ALL_EVERY > 1
 
-    def is_due(self, planned: PlannedRound) -> bool:
+    def _is_due(self, planned: PlannedRound) -> bool:
         """Return True, and predict the downtime: each round is sent."""
-        if self._loop.rounds:
+        if self._rounds:
             to_read = planned.unread + planned.left
-            self._loop.predict(self._loop.rule.predict(planned.seconds, to_read))
+            self._predict(self._rule.predict(planned.seconds, to_read))
         return True
 
-    async def failed(self, error: Exception) -> None:
+    async def _fail(self, error: Exception) -> None:
         """Try it again later. Raises why the move is over."""
         if isinstance(error, CancelledError):
             raise error
@@ -757,9 +741,9 @@ class SeedPolicy:
         )
         await self.pause(pause)
 
-    async def passed(self, *, was_sent: bool) -> None:
+    async def _pass(self, *, was_sent: bool) -> None:
         """End, or wait until the next round is due."""
-        is_first, began = self._whole is None, self._loop.began
+        is_first, began = self._whole is None, self._round_began
         self._whole, took = began, self._steps.seconds() - began
         self._tell(is_first=is_first)
         if self._has_come:

@@ -5,29 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from enum import Enum
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import DeferredLock, DeferredSemaphore
-from twisted.internet.interfaces import IReactorTime
 
 from wingsd.activity import ActivityLog
-from wingsd.archive.compress import ArchiveFormat, Compression
-from wingsd.backups.local import LocalBackup, Removal, find_backups
+from wingsd.archive.compress import Compression
+from wingsd.backups.local import LocalBackup, Removal
 from wingsd.backups.store import BackupStore
 from wingsd.config import CALAGOPUS, PELICAN, TransfersConfig
 from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import StorageError, WingsdError
 from wingsd.filesystem.open_directories import FILE_FLAGS
-from wingsd.filesystem.walk import Measured, survey
+from wingsd.filesystem.walk import survey
 from wingsd.moves.source import MoveSource
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers import Server, Servers
 from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import TokenBucket, Workers
-from wingsd.transfers.peer.client import PeerTls
 from wingsd.transfers.steps import ProgressMeter, SendStep, StepLog, StepLogs
 from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
@@ -48,7 +44,6 @@ FOLLOWS = "follow-1"
 
 #: The key of a seed's order in the state of its move.
 _SEED = "seed"
-_Choice = TypeVar("_Choice", bound=Enum)
 
 
 @attrs.frozen(repr=False)
@@ -102,47 +97,6 @@ def is_seed(entry: TransferRecord, record: MoveRecord) -> bool:
     return entry.step in before and seed_of(record) is not None
 
 
-def upload_format(
-    request: TransferRequest, compression: Compression, warn: Callable[[str], None]
-) -> tuple[ArchiveFormat, Compression]:
-    """Return the requested format; `compression` is the node's own, used where none is requested.
-
-    A format that this node does not know is not refused, since every node reads a tar.gz: the
-    default is sent, and `warn` gets a line about it.
-    """
-    return (
-        _choice(request.archive_format, ArchiveFormat.TAR_GZ, "the archive format", warn),
-        _choice(request.compression_level, compression, "the compression level", warn),
-    )
-
-
-def streams_of(
-    request: TransferRequest, most: int, features: Collection[str], warn: Callable[[str], None]
-) -> int:
-    """Return the number of requests beside the first; `most` is the largest of this node.
-
-    A destination that lists its `features` without joining streams takes only one request. Where
-    the result is not what was requested, `warn` gets a line about it.
-    """
-    asked, sent = request.streams, min(request.streams, most)
-    if features and JOINS_STREAMS not in features:
-        sent = 0
-    if sent < asked:
-        whose = "this node sends" if sent else "the destination takes"
-        warn(f"{asked} streams are asked for beside the first: {whose} {sent or 'none'}")
-    return max(sent, 0)
-
-
-def _choice(asked: str, default: _Choice, what: str, warn: Callable[[str], None]) -> _Choice:
-    if not asked:
-        return default
-    try:
-        return type(default)(asked)
-    except ValueError:
-        warn(f"{what} {asked[:40]!r} is not one that this node writes: it sends {default.value}")
-        return default
-
-
 #: Seconds for which a transfer waits for a Panel that does not take activity.
 ACTIVITY_WITHIN = 5.0
 #: For how long the figures of a walk are used again: this many times as long as it took.
@@ -171,83 +125,6 @@ class Subject:
     #: What the destination supports, and the streams beside the first.
     features: frozenset[str] = frozenset()
     further: int = 0
-
-
-@attrs.frozen(eq=False, repr=False)
-class SourceStorage:
-    """The files, local backups and installation logs of servers that are sent.
-
-    `directory` returns a server's directory by its UUID, `scratch` that of temporary files; `disk`
-    are threads for short work, `followers` those that read while servers run.
-    """
-
-    directory: Callable[[str], str]
-    scratch: Callable[[], str]
-    backup_directory: str
-    logs: InstallLogs
-    volume: Volume
-    #: Threads for short and for long work on the disk.
-    disk: Workers
-    long: Workers
-    followers: Workers
-    clock: IReactorTime
-    #: The compression of archives for which none is requested.
-    compression: Compression
-    #: Whether the Panel is Pelican's and has its nodes delete the backups of deleted servers.
-    deletes_dropped: bool
-    #: By server, until when the figures of its last walk are used again, and these.
-    _figures: dict[str, tuple[float, dict[str, int]]] = attrs.field(factory=dict, init=False)
-
-    def find_backups(
-        self, server: str, request: TransferRequest
-    ) -> Awaitable[tuple[LocalBackup, ...]]:
-        """Return the requested backups. Raises `StorageError` where one is missing."""
-        return self.disk.run(
-            find_backups, self.backup_directory, server, request.backups, request.family
-        )
-
-    async def find_dropped(self, server: str, request: TransferRequest) -> list[str]:
-        """Return where the local backups are that the Panel drops when the server moves.
-
-        Only Pelican's page names backups in its order; it then deletes its records of all others
-        that are local. Its API names none, and keeps all records. Raises `StorageError`.
-        """
-        if not (self.deletes_dropped and request.family == PELICAN and request.backups):
-            return []
-        store = BackupStore(self.backup_directory, PELICAN)
-        found = await self.disk.run(store.all, server)
-        return [each.place for each in found if each.uuid not in request.backups]
-
-    def survey(self, server: str) -> Awaitable[Measured]:
-        """Measure the server's files. Raises `StorageError`."""
-        return self.long.run(survey, self.directory(server))
-
-    async def figures(self, server: str, *, may_be_known: bool = False) -> dict[str, int]:
-        """Return what a copy of the server's files takes, as the requests of a move have it.
-
-        With `may_be_known` the figures of its last walk do while they are young: a server of many
-        files is not walked through again and again. Raises `StorageError`.
-        """
-        if may_be_known and (known := self.known_figures(server)) is not None:
-            return known
-        began: float = self.clock.seconds()
-        found = await self.followers.run(survey, self.directory(server))
-        figures = {"disk_bytes": found.on_disk, "files": found.files}
-        now: float = self.clock.seconds()
-        self._figures[server] = (now + (now - began) * FIGURES_FACTOR, figures)
-        return figures
-
-    def known_figures(self, server: str) -> dict[str, int] | None:
-        """Return the figures of the last walk while they are young, else None."""
-        now: float = self.clock.seconds()
-        for each in [each for each, (end, _) in self._figures.items() if end <= now]:
-            del self._figures[each]
-        return self._figures[server][1] if server in self._figures else None
-
-    async def remove_marks(self, server: str) -> None:
-        """Remove the marks that an earlier daemon has left for a transfer of the server."""
-        await self.disk.run(self.volume.marks.remove, server)
-        await self.disk.run(self.volume.backup_marks.remove, server)
 
 
 _NOT_READ = "a file that is to be sent with the server could not be read"
@@ -279,54 +156,41 @@ class AttachmentReader:
     def piece(self, offset: int, size: int) -> tuple[bytes, str]:
         """Return the bytes from `offset` on, and with the last ones the SHA-256 of the whole."""
         file = self._file
+        if offset < self.position:
+            self._digest, self.position = hashlib.sha256(), 0
         try:
-            descriptor = os.open(file.path, FILE_FLAGS)
-            with open(descriptor, "rb", buffering=0) as opened:
-                self._skip_to(opened.fileno(), offset)
-                data = _exactly(opened.fileno(), offset, min(size, file.size - offset))
+            with open(os.open(file.path, FILE_FLAGS), "rb") as opened:
+                opened.seek(self.position)
+                # what is before it; where the file is shorter, the piece is, too
+                while data := opened.read(min(_HASHED, offset - self.position)):
+                    self._hash(data)
+                opened.seek(offset)
+                data = opened.read(min(size, file.size - offset))
                 is_longer = not file.may_grow and opened.seek(0, os.SEEK_END) > file.size
         except OSError as error:
             raise StorageError(f"{file.path}: {error.strerror}", _NOT_READ) from error
         if len(data) < min(size, file.size - offset) or is_longer:
             raise StorageError(f"{file.path} was changed while it was sent", _NOT_READ)
-        self._digest.update(data)
-        self.position += len(data)
+        self._hash(data)
         return data, self._digest.hexdigest() if self.position == file.size else ""
 
-    def _skip_to(self, descriptor: int, offset: int) -> None:
-        """Hash what is before `offset`."""
-        if offset < self.position:
-            self._digest, self.position = hashlib.sha256(), 0
-        while self.position < offset:
-            data = os.pread(descriptor, min(_HASHED, offset - self.position), self.position)
-            if not data:
-                return  # it is shorter: the next piece is, too
-            self._digest.update(data)
-            self.position += len(data)
-
-
-def _exactly(descriptor: int, offset: int, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return bytes(data)
+    def _hash(self, data: bytes) -> None:
+        self._digest.update(data)
+        self.position += len(data)
 
 
 @attrs.frozen(eq=False, repr=False)
 class OutgoingParts:
     """The parts that transfers from this node share.
 
-    `packers` are the threads that write bodies, with as many `slots`: a transfer without one does
-    not connect yet. `followers` read servers that run. At most `max_streams` are sent beside the
-    first. `file_systems` are where files prove to be unchanged.
+    `scratch` returns the directory of temporary files. `disk` are threads for short work on the
+    disk, `long` for long work. `packers` are the threads that write bodies, with as many `slots`:
+    a transfer without one does not connect yet. `followers` read servers that run. At most
+    `max_streams` are sent beside the first. `file_systems` are where files prove to be unchanged.
     """
 
     config: TransfersConfig
     reactor: Reactor
-    tls: PeerTls
     step_logs: StepLogs
     servers: Servers
     environment: ContainerRuntime
@@ -334,7 +198,15 @@ class OutgoingParts:
     backups: Removal
     database: StateDatabase
     activity: ActivityLog
-    storage: SourceStorage
+    scratch: Callable[[], str]
+    logs: InstallLogs
+    volume: Volume
+    #: The compression of archives for which none is requested.
+    compression: Compression
+    #: Whether the Panel is Pelican's and has its nodes delete the backups of deleted servers.
+    deletes_dropped: bool
+    disk: Workers
+    long: Workers
     packers: Workers
     followers: Workers
     slots: DeferredSemaphore
@@ -344,11 +216,18 @@ class OutgoingParts:
     file_systems: MeasuredFileSystems
     #: Held while a file system is measured, by a file of which there is one at a time.
     measuring: DeferredLock = attrs.field(factory=DeferredLock)
+    #: By server, until when the figures of its last walk are used again, and these.
+    _figures: dict[str, tuple[float, dict[str, int]]] = attrs.field(factory=dict, init=False)
 
     @property
     def may_follow(self) -> bool:
         """True if servers may be sent while they run."""
         return self.config.moves.enabled and self.config.live.enabled
+
+    async def measure_file_system(self) -> None:
+        """Find out whether the file system shows changes of files."""
+        async with self.measuring:
+            await self.packers.run(self.file_systems.measure_in, self.scratch())
 
     def is_replaced(self, server: Server) -> bool:
         """Return whether another transfer has brought, or brings, the server here again."""
@@ -356,6 +235,45 @@ class OutgoingParts:
             return self.servers.get(server.uuid) is not server
         except WingsdError:
             return False
+
+    async def find_dropped(self, server: str, request: TransferRequest) -> list[str]:
+        """Return where the local backups are that the Panel drops when the server moves.
+
+        Only Pelican's page names backups in its order; it then deletes its records of all others
+        that are local. Its API names none, and keeps all records. Raises `StorageError`.
+        """
+        if not (self.deletes_dropped and request.family == PELICAN and request.backups):
+            return []
+        store = BackupStore(self.backups.directory, PELICAN)
+        found = await self.disk.run(store.all, server)
+        return [each.place for each in found if each.uuid not in request.backups]
+
+    async def figures(self, server: str, *, may_be_known: bool = False) -> dict[str, int]:
+        """Return what a copy of the server's files takes, as the requests of a move have it.
+
+        With `may_be_known` the figures of its last walk do while they are young: a server of many
+        files is not walked through again and again. Raises `StorageError`.
+        """
+        if may_be_known and (known := self.known_figures(server)) is not None:
+            return known
+        began: float = self.reactor.seconds()
+        found = await self.followers.run(survey, self.servers.directory(server))
+        figures = {"disk_bytes": found.on_disk, "files": found.files}
+        now: float = self.reactor.seconds()
+        self._figures[server] = (now + (now - began) * FIGURES_FACTOR, figures)
+        return figures
+
+    def known_figures(self, server: str) -> dict[str, int] | None:
+        """Return the figures of the last walk while they are young, else None."""
+        now: float = self.reactor.seconds()
+        for each in [each for each, (end, _) in self._figures.items() if end <= now]:
+            del self._figures[each]
+        return self._figures[server][1] if server in self._figures else None
+
+    async def remove_marks(self, server: str) -> None:
+        """Remove the marks that an earlier daemon has left for a transfer of the server."""
+        await self.disk.run(self.volume.marks.remove, server)
+        await self.disk.run(self.volume.backup_marks.remove, server)
 
     async def retire(self, server: str) -> None:
         """Remove a stopped server's container, and send the Panel what its users have done.

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing
+from enum import Enum
+from functools import partial
 from itertools import chain, repeat
-from typing import Any
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -35,13 +37,10 @@ from wingsd.transfers.outgoing.source import (
     JOINS_STREAMS,
     KEEPS_ATTRIBUTES,
     OutgoingParts,
-    SourceStorage,
     Subject,
     TransferRequest,
-    upload_format,
 )
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.shared_volume import (
     BACKUPS_MARK,
     SHARED_BACKUPS,
@@ -56,157 +55,8 @@ from wingsd.util.text import readable_size
 
 #: The features of a destination that keeps symlinks and hard links.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
-
-
-@attrs.frozen(eq=False, repr=False)
-class Payload:
-    """The contents of one upload of a server.
-
-    `source` is the server's directory, or a part of one; without one the archive is empty, since
-    the destination has the files. `links` tells whether the destination keeps symlinks and hard
-    links, `attributes` whether it keeps extended attributes and ACLs, and `family` the kind of its
-    nodes.
-    """
-
-    server: str
-    family: str
-    source: str | Part | None
-    links: bool
-    attributes: bool
-    form: ArchiveFormat
-    compression: Compression
-    backups: tuple[LocalBackup, ...]
-    logs: InstallLogs | None
-
-    def write(
-        self,
-        frame: FormFrame,
-        write: Callable[[bytes], object],
-        warn: Callable[[str], None],
-        progress: Callable[[int, int], None],
-    ) -> Packed | None:
-        """Write all but the form's end; return what the archive was, None where it is empty.
-
-        `warn` gets a line for each thing that cannot be sent as it is, `progress` the bytes of
-        files and backups read so far, and the number of files. Raises `StorageError`, and whatever
-        `write` raises.
-        """
-        write(frame.before())
-        packed = self._write_files(write, warn, progress)
-        write(frame.after(packed.sha256 if packed else hashlib.sha256().hexdigest()))
-        read, files = (packed.packed_bytes, packed.counts[Kind.FILE]) if packed else (0, 0)
-        # In the order in which the family's own nodes send them.
-        if self.family == CALAGOPUS:
-            self._write_log(frame, write, warn)
-        self._write_backups(frame, write, warn, lambda more: progress(read + more, files))
-        if self.family != CALAGOPUS:
-            self._write_log(frame, write, warn)
-        return packed
-
-    def _write_files(
-        self,
-        write: Callable[[bytes], object],
-        warn: Callable[[str], None],
-        progress: Callable[[int, int], None],
-    ) -> Packed | None:
-        if self.source is None:
-            return None
-        part = self.source if isinstance(self.source, Part) else Part(self.source)
-        return pack(
-            attrs.evolve(part, attributes=self.attributes),
-            write,
-            links=self.links,
-            form=self.form,
-            compression=self.compression,
-            warn=warn,
-            progress=progress,
-        )
-
-    def _write_backups(
-        self,
-        frame: FormFrame,
-        write: Callable[[bytes], object],
-        warn: Callable[[str], None],
-        progress: Callable[[int], None],
-    ) -> None:
-        before = 0
-
-        def note(read: int) -> None:
-            progress(before + read)
-
-        for local in self.backups:
-            write(frame.before_backup(local.backup))
-            digest = hashlib.sha256()
-            with closing(self._backup_blocks(local, warn, note)) as blocks:
-                for block in blocks:
-                    digest.update(block)
-                    write(block)
-            before += local.size
-            write(frame.after_backup(local.backup, digest.hexdigest()))
-
-    def _backup_blocks(
-        self, local: LocalBackup, warn: Callable[[str], None], note: Callable[[int], None]
-    ) -> Generator[bytes, None, None]:
-        """Yield the archive of a backup as the destination restores it.
-
-        Nodes in Go get regular files alone. `note` gets the bytes read so far.
-        """
-        if self.family != PELICAN or self.links or _goes_as_it_is(local, warn):
-            yield from _noted(local, note)
-            return
-        # Only the first reading is progress.
-        readings = chain((_noted(local, note),), (local.blocks() for _ in repeat(None)))
-        limit = self.source.limit if isinstance(self.source, Part) else None
-        files = RegularFiles(lambda: next(readings), limit)
-        try:
-            with files.packed(self.compression) as blocks:
-                yield from blocks
-        except ArchiveError as error:
-            raise StorageError(
-                f"{local.path}: {error.detail}; delete the backup in the Panel, or leave it out "
-                "of the transfer",
-                "a backup that is to be sent with the server is damaged",
-            ) from error
-        if told := str(files.not_kept):
-            warn(
-                f"the backup {local.backup.uuid} is sent as the destination's node can restore "
-                f"it: {told}"
-            )
-
-    def _write_log(
-        self, frame: FormFrame, write: Callable[[bytes], object], warn: Callable[[str], None]
-    ) -> None:
-        """Write the log as far as it can be read: no transfer fails because of it."""
-        try:
-            log = self.logs.open(self.server) if self.logs is not None else None
-            if log is None:
-                return
-            with closing(log):
-                write(frame.before_log(self.family))
-                for block in log.blocks():
-                    write(block)
-        except StorageError as error:
-            warn(error.detail)
-
-
-def _goes_as_it_is(local: LocalBackup, warn: Callable[[str], None]) -> bool:
-    """Return whether a node in Go restores a backup as it is, or it has no other form."""
-    try:
-        with closing(local.blocks()) as blocks:
-            return has_only_files(blocks)
-    except ArchiveError as error:
-        warn(f"the backup {local.backup.uuid} cannot be read and is sent as it is: {error.detail}")
-        return True
-
-
-def _noted(local: LocalBackup, note: Callable[[int], None]) -> Generator[bytes, None, None]:
-    """Yield the archive of a backup as it is."""
-    read = 0
-    with closing(local.blocks()) as blocks:
-        for block in blocks:
-            read += len(block)
-            note(read)
-            yield block
+T = TypeVar("T")
+_Choice = TypeVar("_Choice", bound=Enum)
 
 
 class SourcePool:
@@ -217,19 +67,18 @@ class SourcePool:
     """
 
     def __init__(
-        self, server: str, request: TransferRequest, storage: SourceStorage, *, is_direct: bool
+        self, server: str, request: TransferRequest, parts: OutgoingParts, *, is_direct: bool
     ) -> None:
         self.sharing = Sharing.COPIED
         #: Whether both nodes have the same directory of backups, so that none may be removed.
         self.shares_backups = False
         self._server = server
-        self._disk = storage.disk
-        self._volume = storage.volume
+        self._disk, self._volume = parts.disk, parts.volume
         self._mark = ""
         # The header is Pelican's, and so are all nodes that read it. In a direct transfer no
         # Panel would decide whose the files are.
         is_pelican = request.family == PELICAN
-        self._is_used = storage.volume.pool != "" and is_pelican and not is_direct
+        self._is_used = self._volume.pool != "" and is_pelican and not is_direct
         self._removes_backups = request.delete_backups and bool(request.backups)
 
     async def query(
@@ -279,6 +128,7 @@ class SourcePool:
 LOOK_EVERY, EVERY = 5.0, 300.0
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class StandstillNotice(Watch):
     """Tells that nothing of what is to be sent is taken, and when it goes on, until `stop`.
 
@@ -286,20 +136,15 @@ class StandstillNotice(Watch):
     It is waited for: nodes slow an upload down while it waits for a slot there, for hours.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        sent: Callable[[], int],
-        is_full: Callable[[], bool],
-        say: Callable[[str], None],
-    ) -> None:
-        self._clock = clock
-        self._sent = sent
-        self._is_full = is_full
-        self._say = say
-        self._last = sent()
-        self._since = self._told = clock.seconds()
-        super().__init__(clock, LOOK_EVERY, self._look, "watching an upload failed")
+    _clock: IReactorTime
+    _sent: Callable[[], int]
+    _is_full: Callable[[], bool]
+    _say: Callable[[str], None]
+
+    def __attrs_post_init__(self) -> None:
+        self._last = self._sent()
+        self._since = self._told = self._clock.seconds()
+        super().__init__(self._clock, LOOK_EVERY, self._look, "watching an upload failed")
 
     def _look(self) -> None:
         now, sent = self._clock.seconds(), self._sent()
@@ -320,53 +165,176 @@ class StandstillNotice(Watch):
 HOLD_BACK = 60.0
 
 
-class _Stream:
-    """One request. `number` is None for the first, of `others` more."""
+@attrs.define(eq=False, repr=False, slots=False)
+class UploadStream:
+    """One request of an upload, the one of that number: the first also has all that is beside.
 
-    def __init__(
-        self,
-        payload: Payload,
-        destination: PeerClient,
-        parts: OutgoingParts,
-        number: int | None,
-        others: int,
-        pool: Sequence[tuple[str, str]],
-    ) -> None:
-        self.payload = payload
-        self.frame = FormFrame(f"archive.{payload.form.suffix}")
-        self.body = Outflow(parts.reactor, bucket=parts.bucket)
-        #: Bytes of the server's files that have been read.
-        self.read = 0
-        #: How many of them have been read.
-        self.files = 0
+    `source` is the server's directory, or a part of one; without one the archive is empty, since
+    the destination has the files. `warn` gets a line for each thing that cannot be sent as it is.
+    Its methods are called in a worker thread.
+    """
+
+    _subject: Subject
+    _parts: OutgoingParts
+    _source: Part | None
+    _number: int
+    _form: ArchiveFormat
+    _compression: Compression
+    _warn: Callable[[str], None]
+
+    def __attrs_post_init__(self) -> None:
+        self._family = self._subject.request.family
+        self._keeps_links = self._subject.features >= KEEPS_LINKS
+        self.frame = FormFrame(f"archive.{self._form.suffix}")
+        self.body = Outflow(self._parts.reactor, bucket=self._parts.bucket)
+        self._write = self.body.write
+        #: Bytes of the server's files that have been read, and how many files; the reactor only
+        #: looks at these numbers.
+        self.read = self.files = 0
+
+    def start(self, destination: PeerClient, others: int, pool: Sequence[tuple[str, str]]) -> None:
+        """Begin the request, one of `others` beside the first; `pool` are further headers."""
         headers: list[tuple[str, str]] = []
-        if number is not None:
-            headers = [("Multiplex-Stream", str(number))]
+        if self._number:
+            headers = [("Multiplex-Stream", str(self._number - 1))]
         elif others:
             headers = [("Multiplex-Stream-Count", str(others))]
         self.request = destination.upload(
             self.frame.content_type,
             self.body,
-            parts.config.stall_timeout,
+            self._parts.config.stall_timeout,
             [*headers, *pool],
             may_be_early=bool(pool),
         )
 
-    def write(self, warn: Callable[[str], None], ends: bool) -> Packed | None:
-        """Write the body, in a worker thread."""
-        packed = self.payload.write(self.frame, self.body.write, warn, self._set_progress)
+    def write(self, *, ends: bool) -> Packed | None:
+        """Write the body, and its end if it `ends`; return what the archive was, None if empty.
+
+        Raises `StorageError`, and `OutflowClosed`.
+        """
+        self._write(self.frame.before())
+        packed = self._write_files()
+        self._write(self.frame.after(packed.sha256 if packed else hashlib.sha256().hexdigest()))
+        if self._number == 0:
+            # In the order in which the family's own nodes send them.
+            if self._family == CALAGOPUS:
+                self._write_log()
+            self._write_backups(packed)
+            if self._family != CALAGOPUS:
+                self._write_log()
         if ends:
             self.end()
         return packed
 
     def end(self) -> None:
         """Write the end of the body."""
-        self.body.write(self.frame.end())
+        self._write(self.frame.end())
         self.body.finish()
 
-    def _set_progress(self, read: int, files: int) -> None:
-        # Called in the packing thread; the reactor only looks at the numbers.
+    def _write_files(self) -> Packed | None:
+        if self._source is None:
+            return None
+        return pack(
+            attrs.evolve(self._source, attributes=KEEPS_ATTRIBUTES in self._subject.features),
+            self._write,
+            links=self._keeps_links,
+            form=self._form,
+            compression=self._compression,
+            warn=self._warn,
+            progress=self._note,
+        )
+
+    def _note(self, read: int, files: int) -> None:
         self.read, self.files = read, files
+
+    def _write_backups(self, packed: Packed | None) -> None:
+        before, files = (packed.packed_bytes, packed.counts[Kind.FILE]) if packed else (0, 0)
+        for local in self._subject.backups:
+            self._write(self.frame.before_backup(local.backup))
+            digest = hashlib.sha256()
+            noted = self._noted(local, before, files)
+            with closing(self._backup_blocks(local, noted)) as blocks:
+                for block in blocks:
+                    digest.update(block)
+                    self._write(block)
+            before += local.size
+            self._write(self.frame.after_backup(local.backup, digest.hexdigest()))
+
+    def _noted(self, local: LocalBackup, read: int, files: int) -> Generator[bytes, None, None]:
+        """Yield the archive of a backup as it is; note the bytes and files that are read."""
+        with closing(local.blocks()) as blocks:
+            for block in blocks:
+                read += len(block)
+                self._note(read, files)
+                yield block
+
+    def _backup_blocks(
+        self, local: LocalBackup, noted: Generator[bytes, None, None]
+    ) -> Generator[bytes, None, None]:
+        """Yield the archive of a backup as the destination restores it.
+
+        Nodes in Go get regular files alone. What is `noted` counts as progress.
+        """
+        if self._family != PELICAN or self._keeps_links or self._goes_as_it_is(local):
+            yield from noted
+            return
+        # Only the first reading is progress.
+        readings = chain((noted,), (local.blocks() for _ in repeat(None)))
+        limit = self._source.limit if self._source is not None else None
+        files = RegularFiles(lambda: next(readings), limit)
+        try:
+            with files.packed(self._compression) as blocks:
+                yield from blocks
+        except ArchiveError as error:
+            raise StorageError(
+                f"{local.path}: {error.detail}; delete the backup in the Panel, or leave it out "
+                "of the transfer",
+                "a backup that is to be sent with the server is damaged",
+            ) from error
+        if told := str(files.not_kept):
+            self._warn(
+                f"the backup {local.backup.uuid} is sent as the destination's node can restore "
+                f"it: {told}"
+            )
+
+    def _goes_as_it_is(self, local: LocalBackup) -> bool:
+        """Return whether a node in Go restores a backup as it is, or it has no other form."""
+        try:
+            with closing(local.blocks()) as blocks:
+                return has_only_files(blocks)
+        except ArchiveError as error:
+            self._warn(
+                f"the backup {local.backup.uuid} cannot be read and is sent as it is: "
+                f"{error.detail}"
+            )
+            return True
+
+    def _write_log(self) -> None:
+        """Write the log as far as it can be read: no transfer fails because of it."""
+        try:
+            log = self._parts.logs.open(self._subject.server.uuid)
+            if log is None:
+                return
+            with closing(log):
+                self._write(self.frame.before_log(self._family))
+                for block in log.blocks():
+                    self._write(block)
+        except StorageError as error:
+            self._warn(error.detail)
+
+
+def _choice(asked: str, default: _Choice, what: str, warn: Callable[[str], None]) -> _Choice:
+    """Return what is `asked` for, of the kind of `default`, which is sent where it is unknown.
+
+    It is not refused, since every node reads a tar.gz: `warn` gets a line about it.
+    """
+    if not asked:
+        return default
+    try:
+        return type(default)(asked)
+    except ValueError:
+        warn(f"{what} {asked[:40]!r} is not one that this node writes: it sends {default.value}")
+        return default
 
 
 def size_limit(server: Server) -> int | None:
@@ -382,7 +350,7 @@ class StreamSending:
     """
 
     _log = Logger()
-    is_move = is_live = is_asked = False
+    is_asked = False
 
     _subject: Subject
     _parts: OutgoingParts
@@ -390,9 +358,8 @@ class StreamSending:
     _pool: SourcePool
 
     def __attrs_post_init__(self) -> None:
-        self._is_joined = True
         self._error: BaseException | None = None
-        self._streams: list[_Stream] = []
+        self._streams: list[UploadStream] = []
         self._packed: list[Packed] = []
 
     async def send(self, warn: Callable[[str], None], patience: float) -> None:
@@ -401,16 +368,20 @@ class StreamSending:
         `warn` gets a line for each member that is left out or sent otherwise, from any thread.
         Raises the error of the first request to fail; all others have then ended as well.
         """
-        payloads, pool = await self._payloads(), self._pool.headers
-        self._subject.steps.cancel_scope.check()
-        self._subject.meter.start()  # again, without the seconds that dividing the server took
-        others = len(payloads) - 1
-        self._is_joined = JOINS_STREAMS in self._subject.features or not others
-        destination, parts = self._destination, self._parts
-        streams = self._streams = [
-            _Stream(each, destination, parts, number - 1 if number else None, others, pool)
-            for number, each in enumerate(payloads)
+        subject, parts = self._subject, self._parts
+        asked, say = subject.request, subject.steps.warn
+        form = _choice(asked.archive_format, ArchiveFormat.TAR_GZ, "the archive format", say)
+        level = _choice(asked.compression_level, parts.compression, "the compression level", say)
+        sources = await self._sources()
+        subject.steps.cancel_scope.check()
+        subject.meter.start()  # again, without the seconds that dividing the server took
+        streams = [
+            UploadStream(subject, parts, source, number, form, level, warn)
+            for number, source in enumerate(sources)
         ]
+        for stream in streams:
+            stream.start(self._destination, len(streams) - 1, self._pool.headers)
+        self._streams = streams
         for stream in streams:
             stream.request.answer.addErrback(self._fail)
         notice = StandstillNotice(
@@ -420,48 +391,33 @@ class StreamSending:
             warn,
         )
         with notice:
-            self._packed = await self._send(warn)
+            await self._send()
 
-    async def _payloads(self) -> list[Payload]:
-        """Return the payload of each stream: the first also has all that is beside the files."""
-        server, request, storage = self._subject.server, self._subject.request, self._parts.storage
-        directory, limit = storage.directory(server.uuid), size_limit(server)
-        warn = self._subject.steps.warn
-        form, compression = upload_format(request, storage.compression, warn)
-        whole = Payload(
-            server=server.uuid,
-            family=request.family,
-            source=None if self._pool.has_files else Part(directory, limit=limit),
-            links=set(self._subject.features) >= KEEPS_LINKS,
-            attributes=KEEPS_ATTRIBUTES in self._subject.features,
-            form=form,
-            compression=compression,
-            backups=self._subject.backups,
-            logs=storage.logs,
-        )
-        if not self._subject.further:
-            return [whole]
-        splitting = self._parts.packers.run(split, directory, 1 + self._subject.further, limit)
-        first, *others = await self._subject.steps.cancel_scope.wait(splitting)
-        evolve = attrs.evolve
-        return [
-            evolve(whole, source=first),
-            *(evolve(whole, source=part, backups=(), logs=None) for part in others),
-        ]
+    async def _sources(self) -> Sequence[Part | None]:
+        """Return what each stream has of the server's files; None where they are there already."""
+        server, further = self._subject.server, self._subject.further
+        directory, limit = self._parts.servers.directory(server.uuid), size_limit(server)
+        if not further:
+            return [None if self._pool.has_files else Part(directory, limit=limit)]
+        splitting = self._parts.packers.run(split, directory, 1 + further, limit)
+        return await self._subject.steps.cancel_scope.wait(splitting)
 
-    async def _send(self, warn: Callable[[str], None]) -> list[Packed]:
+    async def _send(self) -> None:
         first, *others = self._streams
-        jobs = [self._run(stream, stream.write, warn, True) for stream in others]
-        jobs.insert(0, self._run(first, first.write, warn, self._is_joined))
-        done = await DeferredList(jobs)
-        if not self._is_joined and self._error is None:
+        is_joined = JOINS_STREAMS in self._subject.features or not others
+        jobs = [
+            self._work(each, partial(each.write, ends=is_joined or each is not first))
+            for each in self._streams
+        ]
+        done = await DeferredList([Deferred.fromCoroutine(job) for job in jobs])
+        if not is_joined and self._error is None:
             answers = DeferredList([stream.request.answer for stream in others])
             await fires_within(answers, HOLD_BACK, self._parts.reactor)
             if self._error is None:
-                await self._run(first, first.end)
+                await self._work(first, first.end)
         if self._error is not None:
             raise self._error
-        return [packed for _, packed in done if packed is not None]
+        self._packed = [packed for _, packed in done if packed is not None]
 
     async def answered(self, has_moved: Callable[[], Awaitable[bool]], patience: float) -> None:
         """Return when the destination has accepted all; raise the reason why it has not.
@@ -470,19 +426,12 @@ class StreamSending:
         asked, and all of that time is given.
         """
         limit, clock = self._parts.config.answer_timeout, self._parts.reactor
-        timer = (
-            clock.callLater(limit, self._fail, Failure(DestinationTimeout(limit)))
-            if limit
-            else None
-        )
-        await DeferredList([stream.request.answer for stream in self._streams])
-        if timer is not None and timer.active():
-            timer.cancel()
+        answers = DeferredList([stream.request.answer for stream in self._streams])
+        if limit and not await fires_within(answers, limit, clock):
+            self._fail(Failure(DestinationTimeout(limit)))
+        await answers
         if self._error is not None:
             raise self._error
-
-    async def rehearse(self, ask_panel: Callable[[], Awaitable[None]]) -> None:
-        """Return at once: only a move is rehearsed."""
 
     def log_sent(self) -> None:
         """Log how much was sent, and record it; nothing where the destination had the files."""
@@ -511,9 +460,6 @@ class StreamSending:
         """Close what a seed has read, which only a move goes on with."""
         if self._subject.kept is not None:
             await self._parts.packers.run(self._subject.kept.close)
-
-    async def discard(self, *, keep: bool) -> None:
-        """Do nothing: the destination has seen the upload end."""
 
     def abort(self) -> None:
         """Close all connections at once."""
@@ -546,13 +492,10 @@ class StreamSending:
         """The number of the server's files that have been read."""
         return sum(stream.files for stream in self._streams)
 
-    def _run(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self._work(stream, work, *args))
-
-    async def _work(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Any:
+    async def _work(self, stream: UploadStream, work: Callable[[], T]) -> T | None:
         """Write for a stream in a thread; where that fails, all fail, and None is returned."""
         try:
-            return await self._parts.packers.run(work, *args)
+            return await self._parts.packers.run(work)
         except OutflowClosed as closed:
             await stream.request.answer  # which has the reason
             if not self._pool.headers:

@@ -7,7 +7,8 @@ files are only read. They are deleted when the Panel orders it, and never before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeAlias
@@ -15,8 +16,8 @@ from typing import Any, NoReturn, TypeAlias
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from wingsd.backups.local import find_backups
 from wingsd.errors import (
     BadRequest,
     DestinationError,
@@ -28,8 +29,10 @@ from wingsd.errors import (
     TransferCancelled,
     WingsdError,
 )
+from wingsd.filesystem.walk import survey
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
+from wingsd.servers.power_states import PowerState
 from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
@@ -37,12 +40,14 @@ from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.outgoing.move import Mover, MoveSending, begun_of
 from wingsd.transfers.outgoing.rounds import LivePolicy, SeedPolicy, SentServer
 from wingsd.transfers.outgoing.source import (
+    FOLLOWS,
+    JOINS_STREAMS,
     MOVED,
+    MOVES,
     OutgoingParts,
     Subject,
     TransferRequest,
     seed_of,
-    streams_of,
 )
 from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, size_limit
 from wingsd.transfers.peer.client import PeerClient
@@ -56,7 +61,7 @@ from wingsd.transfers.steps import (
     UploadFigures,
     progress_bar,
 )
-from wingsd.util.deferreds import beside, when_fired
+from wingsd.util.deferreds import beside, failure_logger, when_fired
 from wingsd.util.retry import Budget
 from wingsd.util.text import readable_size
 
@@ -70,6 +75,7 @@ ResumedMove: TypeAlias = tuple[TransferRecord, MoveRecord]
 TAKEN_EVERY = 10.0
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class OutgoingTransfer:
     """The transfer of one server from this node, as it was requested.
 
@@ -78,41 +84,42 @@ class OutgoingTransfer:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        server: Server,
-        request: TransferRequest,
-        coordinator: SendingCoordinator,
-        parts: OutgoingParts,
-    ) -> None:
+    server: Server
+    _request: TransferRequest
+    coordinator: SendingCoordinator
+    _parts: OutgoingParts
+
+    def __attrs_post_init__(self) -> None:
         """Raise `BadRequest` when the URL of `request` is invalid.
 
         Also for a seed where this node does not send servers that run.
         """
+        server, request, coordinator = self.server, self._request, self.coordinator
+        parts = self._parts
         if coordinator.seed is not None and not parts.may_follow:
             raise BadRequest(
                 "this node does not send servers while they run",
                 "system.transfers.moves.enabled or system.transfers.live.enabled is off",
             )
-        self.server = server
-        self.coordinator = coordinator
         #: Fires when the transfer is over, whatever its outcome. The Panel is then sure to get
         #: the report of a failure.
         self.over: Deferred[None] = Deferred()
+        cleaning = "{server}: cleaning up after the transfer failed"
+        #: Logs why something after the transfer has failed, unless it was cancelled.
+        self.log_failure = failure_logger(self._log, cleaning, server=server.uuid)
         #: Whether the server has moved, and the Panel has not had it deleted here yet.
         self.is_left_behind = False
         # A direct transfer starts nothing at its destination: its server is stopped first.
         is_stopped = coordinator.is_direct and coordinator.seed is None
         self._may_follow = parts.may_follow and not is_stopped
-        self._parts, self._mover = parts, Mover(parts)
-        self._destination = PeerClient(request.url, request.token, parts.reactor, parts.tls)
+        ca_file = parts.config.ca_file
+        self._destination = PeerClient(request.url, request.token, parts.reactor, ca_file)
         self._steps = StepLog(server.uuid, SendStep, parts.step_logs, coordinator)
-        self._pool = SourcePool(
-            server.uuid, request, parts.storage, is_direct=coordinator.is_direct
-        )
+        self._pool = SourcePool(server.uuid, request, parts, is_direct=coordinator.is_direct)
         #: Counts the bytes that are read of files and backups.
         self._meter = ProgressMeter(self._steps.seconds, lambda: self._sending.read)
         self._subject = Subject(server, request, self._steps, self._meter, coordinator.seed)
+        self._mover = Mover(parts, self._subject)
         #: Streams until a move was begun.
         self._sending: Sending = StreamSending(self._subject, parts, self._destination, self._pool)
         #: Whether a move is recorded, and an earlier daemon may have asked for its commit.
@@ -199,7 +206,7 @@ class OutgoingTransfer:
         self.is_left_behind = False
         if self._settling is not None:
             self._settling.cancel()
-        if self._is_move or not self._body_sent:
+        if self._move is not None or not self._body_sent:
             self._sending.abort()  # of what it has already
 
     def finish(self) -> None:
@@ -223,12 +230,14 @@ class OutgoingTransfer:
     @property
     def is_sent(self) -> bool:
         """True if the destination may have everything; of a pooled server, from the start."""
-        return self._body_sent or (self._pool.name != "" and self._sending.begun)
+        is_begun = isinstance(self._sending, StreamSending) and self._sending.begun
+        return self._body_sent or (self._pool.name != "" and is_begun)
 
     @property
     def keeps_files(self) -> bool:
         """True if its files are kept here for a while when it has moved."""
-        return self._sending.is_live and self._parts.quarantine.keeps_moved
+        is_live = self._move is not None and self._move.is_live
+        return is_live and self._parts.quarantine.keeps_moved
 
     async def put_away(self) -> None:
         """Keep its files out of the server's place."""
@@ -256,7 +265,7 @@ class OutgoingTransfer:
         await self._wait(self._check())
         await self._save_terms()
         await self._wait(self._begin(follows=self._sent.follows))
-        self._sent.follows = self._sent.follows and self._is_move
+        self._sent.follows = self._sent.follows and self._move is not None
 
     async def _go_on(self, record: MoveRecord) -> None:
         await self._wait(self._sent.take_over(record))
@@ -283,7 +292,7 @@ class OutgoingTransfer:
     async def _deliver(self) -> None:
         if self._steps.before(SendStep.AWAIT):
             # First: no stopped server waits for transfers that hold the slots.
-            slots = 1 + (0 if self._is_move else self._subject.further)
+            slots = 1 + (0 if self._move is not None else self._subject.further)
             async with slots_held(self._parts.slots, slots, self._steps.cancel_scope):
                 if self._sent.follows:
                     await self._deliver_live()
@@ -292,7 +301,7 @@ class OutgoingTransfer:
                     await self._enter(SendStep.SEND)
                     self._steps.restart_clock()
                     await self._upload()
-        if self._is_move:
+        if self._move is not None:
             # Recorded before the destination is asked for the commit.
             await self._enter(SendStep.AWAIT)
         elif not self._steps.over:  # The Panel may have confirmed it before.
@@ -304,8 +313,10 @@ class OutgoingTransfer:
     async def _stop(self) -> None:
         """Stop the server, and remove its container."""
         if self._steps.before(SendStep.SEND):
-            if self._sent.needs_rehearsal:
-                await self._wait(self._sending.rehearse(self.coordinator.check))
+            runs = self.server.state is not PowerState.OFFLINE
+            if self._move is not None and runs and not self._sent.follows:
+                # It was not asked yet whether it could run at its destination.
+                await self._wait(self._move.rehearse(self.coordinator.check))
             await self._enter(SendStep.STOP)
             await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
@@ -363,9 +374,9 @@ class OutgoingTransfer:
 
     async def _save_directory(self) -> None:
         # A restore may put another one in its place until the server is held.
-        storage, server = self._parts.storage, self.server.uuid
-        inode = None if self._pool.name else await storage.disk.run(storage.volume.inode, server)
-        dropped = await storage.find_dropped(server, self._subject.request)
+        parts, server = self._parts, self.server.uuid
+        inode = None if self._pool.name else await parts.disk.run(parts.volume.inode, server)
+        dropped = await parts.find_dropped(server, self._subject.request)
         await self._steps.save_terms(self._pool.name, self._removals, inode, dropped)
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
@@ -377,11 +388,6 @@ class OutgoingTransfer:
     def _body_sent(self) -> bool:
         """True once all of it is on its way."""
         return self._was_asked or self._sending.body_sent
-
-    @property
-    def _is_move(self) -> bool:
-        """True for a move that resumes."""
-        return self._sending.is_move
 
     @property
     def _move(self) -> MoveSending | None:
@@ -399,10 +405,17 @@ class OutgoingTransfer:
 
     async def _query_destination(self) -> None:
         """Query what the destination supports. Raises why it cannot be asked, or would do harm."""
-        subject, most = self._subject, self._parts.max_streams
-        subject.features = await self._pool.query(self._destination.features)
-        warn = self._steps.warn
-        subject.further = streams_of(subject.request, most, subject.features, warn)
+        features = self._subject.features = await self._pool.query(self._destination.features)
+        asked = self._subject.request.streams
+        sent = min(asked, self._parts.max_streams)
+        if features and JOINS_STREAMS not in features:  # it takes only one request
+            sent = 0
+        if sent < asked:
+            whose = "this node sends" if sent else "the destination takes"
+            self._steps.warn(
+                f"{asked} streams are asked for beside the first: {whose} {sent or 'none'}"
+            )
+        self._subject.further = max(sent, 0)
 
     async def _check(self) -> None:
         """Find the backups, and check the size of the files.
@@ -415,7 +428,8 @@ class OutgoingTransfer:
         # Measured where the last figure is too large: files may have been deleted since.
         if limit is None or self._pool.has_files or (known is not None and known <= limit):
             return
-        found = await self._parts.storage.survey(self.server.uuid)
+        directory = self._parts.servers.directory(self.server.uuid)
+        found = await self._parts.long.run(survey, directory)
         if found.size > limit:
             raise DiskLimitExceeded(
                 f"the server's files have {readable_size(found.size)}, and its disk limit is "
@@ -425,9 +439,11 @@ class OutgoingTransfer:
             )
 
     async def _find_backups(self) -> None:
-        subject, uuid = self._subject, self.server.uuid
-        if subject.request.backups:
-            subject.backups = await self._parts.storage.find_backups(uuid, subject.request)
+        request, directory = self._subject.request, self._parts.backups.directory
+        if request.backups:
+            self._subject.backups = await self._parts.disk.run(
+                find_backups, directory, self.server.uuid, request.backups, request.family
+            )
 
     async def _begin(self, *, follows: bool) -> None:
         """Begin a move, where the destination takes those; else choose streams.
@@ -435,10 +451,13 @@ class OutgoingTransfer:
         `follows` is whether the server is sent while it runs. Raises why it refuses the server, or
         cannot be asked.
         """
-        if self._pool.name or not self._mover.is_for(self._subject):
+        subject = self._subject
+        needed = {MOVES} if subject.seed is None else {MOVES, FOLLOWS}
+        takes_it = self._parts.config.moves.enabled and needed <= subject.features
+        if self._pool.name or not takes_it:
             return
         self._is_recorded = True
-        move = await self._mover.begin(self._subject, follows=follows)
+        move = await self._mover.begin(follows=follows)
         if move is not None:
             self._sending = move
             return
@@ -453,14 +472,13 @@ class OutgoingTransfer:
         With `gives_up` it raises `FinalPassStalled` where the destination does not answer for as
         long as in `_upload`.
         """
-        mover = self._mover
         if self._was_asked:
             await self._find_backups()
-            self._sending = await mover.go_on_waiting(record, self._subject)
+            self._sending = await self._mover.go_on_waiting(record)
             self._was_asked = False  # as it knows itself
             return
         await self._check()
-        going = Deferred.fromCoroutine(mover.go_on(record, self._subject))
+        going = Deferred.fromCoroutine(self._mover.go_on(record))
         if gives_up and (within := float(self._parts.config.live.final_patience)):
             going.addTimeout(within, self._parts.reactor, _stalled)
         self._sending = await going
@@ -470,21 +488,30 @@ class OutgoingTransfer:
 
         Raises as `_upload` and `MoveSending.rehearse`.
         """
-        steps, move = self._steps, self._move
+        move = self._move
         assert move is not None  # noqa: S101 - only moves follow servers
         rounds = self._followed = LivePolicy(
             move, self.server, self._steps, self._parts.config.live, self.coordinator.check
         )
+        with self._counted(lambda: rounds.progress):
+            await self._parts.measure_file_system()
+            await rounds.run()
+
+    @contextmanager
+    def _counted(self, text: Callable[[], str] | None = None) -> Iterator[None]:
+        """Count what is sent meanwhile; show the progress by `text`, and its figures."""
+        sending = self._sending
+        # Only for the progress bar, which does not wait for it.
         self.server.files.measure_if_stale()
-        self._steps.count = lambda: move.bytes_out
-        steps.show_progress(lambda: rounds.progress, figures=self._figures)
+        self._steps.count = lambda: sending.bytes_out
+        if text is not None:
+            self._steps.show_progress(text, figures=self._figures)
         self._meter.start()
         try:
-            await self._mover.measure_file_system()
-            await rounds.run()
+            yield
         finally:
             self._meter.stop()
-            steps.hide_progress()
+            self._steps.hide_progress()
 
     async def _note_running(self, *, runs: bool) -> None:
         """Record whether the server runs, which is stopped next. Raises `StorageError`."""
@@ -497,19 +524,10 @@ class OutgoingTransfer:
 
         Raises `FinalPassStalled` where a move comes to a halt whose server is started again then.
         """
-        steps, sending = self._steps, self._sending
-        # Only for the progress bar, which does not wait for it.
-        self.server.files.measure_if_stale()
-        self._steps.count = lambda: sending.bytes_out
-        steps.show_progress(self._progress_text, figures=self._figures)
-        self._meter.start()
-        try:
-            warn = relayed(self._parts.reactor, steps.warn)
-            await sending.send(warn, self._patience)
-        finally:
-            self._meter.stop()
-            steps.hide_progress()
-        sending.log_sent()
+        with self._counted(self._progress_text):
+            warn = relayed(self._parts.reactor, self._steps.warn)
+            await self._sending.send(warn, self._patience)
+        self._sending.log_sent()
 
     @property
     def _patience(self) -> float:
@@ -521,14 +539,14 @@ class OutgoingTransfer:
 
     async def _discard(self, *, keep: bool) -> None:
         """Tell the destination of a move that it has failed; `keep` what has arrived there."""
-        if self._is_recorded and not self._is_move:
-            await self._mover.withdraw(self._subject, keep=keep)
-        else:
-            await self._sending.discard(keep=keep)
+        if self._move is not None:
+            await self._move.discard(keep=keep)
+        elif self._is_recorded:
+            await self._mover.withdraw(keep=keep)
 
     def _progress_text(self) -> str:
         text = f"Uploading {progress_bar(self._meter.done, self._total)}"
-        return text + self._meter.pace(self._total) if self._is_move else text
+        return text if self._move is None else text + self._meter.pace(self._total)
 
     def _figures(self) -> UploadFigures:
         sending, done = self._sending, self._meter.done
@@ -570,7 +588,10 @@ class OutgoingTransfer:
         lost = isinstance(error, DestinationError) and error.may_complete
         is_waited_for = lost and self.coordinator.answer_grace > 0
         if is_waited_for:
-            await self._begin_grace(error)
+            # A later daemon gives the rest of it.
+            self._steps.warn(str(error))
+            await self._steps.enter_if_open(SendStep.SETTLE)
+            self._steps.show_grace(self.coordinator.answer_grace)
         else:
             self._steps.fail(error)
             self._steps.advance(SendStep.SETTLE)
@@ -600,12 +621,6 @@ class OutgoingTransfer:
             self._steps.say("not moved: the server stays on this node")
         await self._stay()
 
-    async def _begin_grace(self, error: WingsdError) -> None:
-        """Enter the grace of a destination at work; a later daemon gives the rest of it."""
-        self._steps.warn(str(error))
-        await self._steps.enter_if_open(SendStep.SETTLE)
-        self._steps.show_grace(self.coordinator.answer_grace)
-
     async def _stay(self) -> None:
         # Recorded: the server may run from now on, and no later daemon may go on with the move.
         await self._steps.enter_if_open(SendStep.FAILED)
@@ -615,13 +630,6 @@ class OutgoingTransfer:
         self._sent.release()
         self._in_background(self._restore())
 
-    @property
-    def keeps_copy(self) -> bool:
-        """True if what has arrived stays at the destination; not if cancelled, but of a seed."""
-        if isinstance(self._steps.cancel_scope.reason, TransferCancelled):
-            return self._subject.seed is not None and not self._sent.is_deleted
-        return True
-
     async def _restore(self) -> None:
         """Make again what was removed for the transfer."""
         restoring = RollbackList(self.server.uuid)
@@ -629,7 +637,11 @@ class OutgoingTransfer:
             restoring.add(self.server.restore_environment)
             await restoring.run()
         starting = self._in_background(self._sent.start_again())
-        restoring.add(partial(self._discard, keep=self.keeps_copy))
+        # What has arrived stays at the destination, unless this was cancelled; that of a seed
+        # stays then, too.
+        is_cancelled = isinstance(self._steps.cancel_scope.reason, TransferCancelled)
+        is_seed = self._subject.seed is not None and not self._sent.is_deleted
+        restoring.add(partial(self._discard, keep=is_seed or not is_cancelled))
         restoring.add(self._pool.remove_marks)
         await restoring.run()
         await starting
@@ -660,12 +672,6 @@ class OutgoingTransfer:
     def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
         # A daemon that stops before it is done does it at its next start.
         return Deferred.fromCoroutine(work).addErrback(self.log_failure)
-
-    def log_failure(self, failure: Failure) -> None:
-        """Log why something after the transfer has failed, unless it was cancelled."""
-        if not failure.check(CancelledError):
-            text = "{server}: cleaning up after the transfer failed"
-            self._log.failure(text, failure, server=self.server.uuid)
 
     async def check_left_behind(self) -> None:
         """Ask the Panel about a server that has moved, and that it has not had deleted.
@@ -773,8 +779,7 @@ class SeedTransfer(OutgoingTransfer):
         if begun_of(record) is None:
             await super()._take_up(record)
         else:
-            going = self._mover.go_on_waiting(record, self._subject, is_asked=False)
-            self._sending = await going
+            self._sending = await self._mover.go_on_waiting(record, is_asked=False)
 
     async def _send(self) -> None:
         if self._steps.before(SendStep.FOLLOW):
@@ -786,7 +791,7 @@ class SeedTransfer(OutgoingTransfer):
         """Keep the copy up to date until the end is due, and take the server then."""
         move = self._move
         assert move is not None  # noqa: S101 - by `_ask`
-        await self._wait(self._mover.measure_file_system())
+        await self._wait(self._parts.measure_file_system())
         database, order = self._parts.database, self._subject.seed
         rounds = self._rounds = SeedPolicy(
             move,
@@ -796,15 +801,12 @@ class SeedTransfer(OutgoingTransfer):
             order.stop_at if order is not None else None,
             partial(database.seconds_since, 0.0),
         )
-        self._steps.count = lambda: move.bytes_out
-        self._meter.start()
-        self.server.files.measure_if_stale()
         try:
-            await self._wait(rounds.run())
-            await self._wait(self._take(rounds))
+            with self._counted():
+                await self._wait(rounds.run())
+                await self._wait(self._take(rounds))
         finally:
             self._rounds = None
-            self._meter.stop()
             if self._gives_way and self._is_wanted:
                 self._left = move.hand_over()
         if not self._sent.follows:

@@ -5,13 +5,12 @@ Each request is one `HttpExchange`; each way it can fail is a class in `wingsd.e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 from math import ceil
 from typing import Any, NoReturn
 
-import attrs
 import h11
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -30,7 +29,6 @@ from wingsd.errors import (
     InvalidDestination,
 )
 from wingsd.http_client.exchange import (
-    CONNECT_WITHIN,
     EXPIRED,
     MAX_HEAD,
     MAX_QUOTE,
@@ -41,7 +39,6 @@ from wingsd.http_client.exchange import (
     CertificateRefused,
     HttpExchange,
     HttpServer,
-    PersistentConnections,
     plain,
     reason_of,
     system_trust,
@@ -51,6 +48,8 @@ from wingsd.threadio import Outflow
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for
 
+#: Where the addresses of nodes are given, as a rule.
+_PANEL = "in the Panel"
 #: Names of a certificate in an error.
 MAX_NAMES = 5
 #: Statuses of a proxy that has no answer of the node's, which may still be at work. 520 to 524 are
@@ -81,7 +80,7 @@ def refusal_of(answer: Answer) -> DestinationRefused:
             f"{status} points to {where}; give the node its right address in the Panel",
             answer.code,
         )
-    error, detail = explanation(answer.body, status)
+    error, detail = _explanation(answer, status)
     # The text is about "this node", and is read in the console of another one.
     says = f"says: {error}" if error else f"answered {status}"
     if answer.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not detail:
@@ -101,22 +100,18 @@ def _status(answer: Answer) -> str:
     return f"{answer.code} {plain(answer.reason)}".rstrip()
 
 
-def explanation(body: bytes, status: str) -> tuple[str, str]:
+def _explanation(answer: Answer, status: str) -> tuple[str, str]:
     """Return `error` and `detail` of a node's answer; of any other, "" and its text.
 
     Go nodes do not answer with the reason, but with how to find it in their log.
     """
-    text = body.decode("utf-8", "replace")
-    try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
-        return "", plain(text)
-    if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
-        return "", plain(text)
-    detail, request = answer.get("detail"), answer.get("request_id")
+    found = answer.fields
+    error, detail, request = found.get("error"), found.get("detail"), found.get("request_id")
+    if not isinstance(error, str):
+        return "", plain(answer.body.decode("utf-8", "replace"))
     if not detail and isinstance(request, str):
         detail = f"{status}; the reason is in its log, with request_id {request}"
-    return plain(answer["error"]), plain(detail) if isinstance(detail, str) else ""
+    return plain(error), plain(detail) if isinstance(detail, str) else ""
 
 
 #: What to do when there is no connection.
@@ -130,25 +125,17 @@ HINTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-@attrs.frozen(eq=False)
-class PeerTls:
-    """The trusted certificate authorities.
+def _context(ca_file: str) -> SSL.Context:
+    """Return an OpenSSL context for connections of TLS 1.2 and above, by AEAD suites alone.
 
-    These are the system's (of `SSL_CERT_FILE` and `SSL_CERT_DIR`, where they are set) and those in
-    `ca_file`, if it is not empty: PEM, `system.transfers.ca_file`.
+    The trusted certificate authorities are the system's (of `SSL_CERT_FILE` and `SSL_CERT_DIR`,
+    where they are set) and, if it is not empty, those in `ca_file`, `system.transfers.ca_file`:
+    PEM. Raises `DestinationUnreachable` when `ca_file` cannot be used.
     """
-
-    ca_file: str = ""
-
-    def context(self) -> SSL.Context:
-        """Return an OpenSSL context for connections of TLS 1.2 and above, by AEAD suites alone.
-
-        Raises `DestinationUnreachable` when `ca_file` cannot be used.
-        """
-        context = system_trust()
-        if self.ca_file:
-            _trust(context, self.ca_file)
-        return context
+    context = system_trust()
+    if ca_file:
+        _trust(context, ca_file)
+    return context
 
 
 def _trust(context: SSL.Context, ca_file: str) -> None:
@@ -165,8 +152,8 @@ def _trust(context: SSL.Context, ca_file: str) -> None:
         ) from error
 
 
-def peer_tls(ca_file: str) -> PeerTls:
-    """Return the TLS settings with `ca_file`. Raises `ConfigError` when it cannot be used.
+def check_ca_file(ca_file: str) -> None:
+    """Raise `ConfigError` when `ca_file` cannot be used.
 
     So that is known when the node starts, and not with its first transfer.
     """
@@ -176,40 +163,36 @@ def peer_tls(ca_file: str) -> PeerTls:
             _trust(SSL.Context(SSL.TLS_METHOD), ca_file)
         except DestinationUnreachable as error:
             raise ConfigError(error.detail) from error
-    return PeerTls(ca_file)
 
 
 class PeerAddress(HttpServer):
-    """The node at `url`. `source` is where the address was given, and can be corrected."""
+    """The node at `url`. `source` is where the address was given, and can be corrected.
 
-    def __init__(self, url: str, reactor: Reactor, tls: PeerTls, source: str) -> None:
+    `ca_file` has further certificate authorities, if it is not empty.
+    """
+
+    def __init__(self, url: str, reactor: Reactor, ca_file: str, source: str = _PANEL) -> None:
         """Raise `BadRequest` for an invalid URL.
 
         Raises `DestinationUnreachable` when the certificates to trust cannot be read.
         """
         try:
-            super().__init__(url, reactor, tls.context)
+            super().__init__(url, reactor, partial(_context, ca_file))
         except ValueError as error:
             raise InvalidDestination(
                 "the destination's URL is invalid", f"{url[:MAX_QUOTE]!r}: {error}"
             ) from error
         self._source = source
 
-    def send(
-        self,
-        request: h11.Request,
-        timeout: float = CONNECT_WITHIN,
-        connections: PersistentConnections | None = None,
-        **options: Any,
-    ) -> HttpExchange:
+    def send(self, request: h11.Request, **options: Any) -> HttpExchange:
         """Begin to send a request; see `HttpServer.send`.
 
         Requests of moves are sent on `connections`. Without an answer there is an error of
         `DestinationUnreachable`, `DestinationDisconnected`, or `CancelledError` after an abort.
         """
-        exchange = super().send(request, timeout, connections, **options)
-        is_upload = options.get("body") is not None
-        is_question = self._context is None and connections is None and not is_upload
+        exchange = super().send(request, **options)
+        is_upload, is_of_move = options.get("body") is not None, "connections" in options
+        is_question = self._context is None and not is_of_move and not is_upload
 
         def explain(failure: Failure) -> NoReturn:
             error = failure.value
@@ -224,7 +207,7 @@ class PeerAddress(HttpServer):
                 reason = _ending(error)
                 if is_question:
                     reason += "; if it serves TLS, its address begins with https://"
-                sent = is_upload and connections is None and exchange.request_sent
+                sent = is_upload and not is_of_move and exchange.request_sent
                 raise DestinationDisconnected(reason, body_sent=sent) from error
             raise DestinationUnreachable(
                 "the destination node cannot be reached",
@@ -305,25 +288,14 @@ def _names(certificate: x509.Certificate) -> list[str]:
     return [*names, *map(str, addresses)][:MAX_NAMES]
 
 
-class PeerClient:
-    """A client of the node at `url`, with the whole value of the header `Authorization`.
-
-    `address_source` is where the address was given, and can be corrected.
-    """
+class PeerClient(PeerAddress):
+    """A client of that node, with the whole value of the header `Authorization`."""
 
     def __init__(
-        self,
-        url: str,
-        authorization: str,
-        reactor: Reactor,
-        tls: PeerTls,
-        address_source: str = "in the Panel",
+        self, url: str, authorization: str, reactor: Reactor, ca_file: str, source: str = _PANEL
     ) -> None:
-        """Raise `BadRequest` for an invalid URL or header.
-
-        Raises `DestinationUnreachable` when the certificates to trust cannot be read.
-        """
-        self._address = PeerAddress(url, reactor, tls, address_source)
+        """Raise `BadRequest` for an invalid URL or header; also as `PeerAddress`."""
+        super().__init__(url, reactor, ca_file, source)
         self._headers = [("Authorization", authorization), ("Connection", "close")]
         try:
             self._request("OPTIONS")
@@ -341,12 +313,14 @@ class PeerClient:
         Raises `DestinationUnreachable`, `DestinationDisconnected` without an answer, and
         `DestinationRefused` for that of a proxy which has none of the node's: it may have any.
         """
-        answer: Answer = await self._address.send(self._request("OPTIONS", headers)).answer
+        answer: Answer = await self.send(self._request("OPTIONS", headers)).answer
         if answer.code in (*GATEWAYS, HTTPStatus.TOO_MANY_REQUESTS):
             judge(answer)
         if not answer.good:
             return frozenset()
-        features = [*answer.header("transfer-features").split(","), *_listed(answer.body)]
+        features = answer.header("transfer-features").split(",")
+        if isinstance(listed := answer.fields.get("features"), list):
+            features += [each for each in listed if isinstance(each, str)]
         return frozenset(each.strip().lower() for each in features if each.strip())
 
     async def ask(self, method: str, content: bytes = b"") -> Answer:
@@ -357,7 +331,7 @@ class PeerClient:
         """
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         request = self._request(method, headers)
-        answer: Answer = await self._address.send(request, content=content).answer
+        answer: Answer = await self.send(request, content=content).answer
         judge(answer)
         return answer
 
@@ -382,21 +356,9 @@ class PeerClient:
         """
         usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
         request = self._request("POST", [*usual, *headers])
-        exchange = self._address.send(request, body=body, stall_timeout=stall_timeout)
+        exchange = self.send(request, body=body, stall_timeout=stall_timeout)
         exchange.answer.addCallback(judge, may_be_early=may_be_early)
         return exchange
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
-        return self._address.request(method, [*self._headers, *headers])
-
-
-def _listed(body: bytes) -> list[str]:
-    """Return the features in the body of an answer."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    listed = found.get("features") if isinstance(found, dict) else None
-    if not isinstance(listed, list):
-        return []
-    return [each for each in listed if isinstance(each, str)]
+        return self.request(method, [*self._headers, *headers])

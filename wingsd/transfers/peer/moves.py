@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import attrs
-import h11
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -69,12 +69,11 @@ VERSION_UNKNOWN = "move-version-unknown"
 
 
 class ResumeNeeded(Exception):
-    """The destination has to be asked what it holds; `error` is why, `code` that of its answer."""
+    """The destination has to be asked what it holds; `error` is why."""
 
-    def __init__(self, error: DestinationRefused, code: str) -> None:
+    def __init__(self, error: DestinationRefused) -> None:
         super().__init__(str(error))
         self.error = error
-        self.code = code
 
 
 class MoveSmaller(Exception):
@@ -206,11 +205,7 @@ def failure_of(progress: ProgressAnswer) -> DestinationRefused:
 
 def answer_code(answer: Answer) -> str:
     """Return the code of an error, empty without one."""
-    try:
-        found = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return ""
-    code = found.get("code") if isinstance(found, dict) else None
+    code = answer.fields.get("code")
     return code if isinstance(code, str) else ""
 
 
@@ -219,11 +214,6 @@ def is_path_unknown(answer: Answer) -> bool:
     code = answer_code(answer)
     is_unknown = answer.code in _PATH_UNKNOWN and code in _UNKNOWN_CODES
     return is_unknown or (answer.code == HTTPStatus.BAD_REQUEST and code == VERSION_UNKNOWN)
-
-
-def is_of_proxy(answer: Answer) -> bool:
-    """Return whether a proxy has given up a request that it could not pass on, or in time."""
-    return answer.code in _CUT and not answer_code(answer)
 
 
 def refusal(answer: Answer) -> DestinationRefused:
@@ -343,33 +333,22 @@ class _Request:
     passed: Callable[[Answer], bool] = _nothing
     only_lost: bool = False
 
-    def head(self, address: PeerAddress) -> h11.Request:
-        """Return its head, as it is sent to that node."""
-        length = len(self.content) if self.blocks is None else sum(map(len, self.blocks))
-        headers = [("Authorization", self.authorization)]
-        if self.method not in ("GET", "DELETE"):
-            headers += [("Content-Type", self.content_type), ("Content-Length", str(length))]
-        return address.request(self.method, headers, self.target)
 
-
+@attrs.define(eq=False, repr=False, slots=False)
 class MoveTrouble:
-    """Reports that a destination takes nothing, and when it goes on: not each attempt."""
+    """Reports that a destination takes nothing, and when it goes on: not each attempt.
+
+    `show` has the cause as long as this lasts, then an empty text.
+    """
 
     #: Seconds between two lines.
     EVERY = 300.0
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        say: Callable[[str], None],
-        show: Callable[[str], None] = lambda cause: None,
-    ) -> None:
-        """`show` has the cause as long as this lasts, then an empty text."""
-        self._clock = clock
-        self._say = say
-        self._show = show
-        self._since: float | None = None
-        self._next = 0.0
+    _clock: IReactorTime
+    _say: Callable[[str], None] = lambda line: None
+    _show: Callable[[str], None] = lambda cause: None
+    _since: float | None = attrs.field(default=None, init=False)
+    _next: float = attrs.field(default=0.0, init=False)
 
     def note(self, error: DestinationError) -> None:
         """A request has failed, and is sent again."""
@@ -456,18 +435,17 @@ class MoveClient:
         With `may_differ`, return None where the destination does not know moves, or not those of
         this version: the token is unused then.
         """
-        content = json.dumps({**order, "key": self._key}).encode()
-        asked = _Request(
+        answer = await self._ask(
             "POST",
-            f"/{self._server}/move",
-            authorization,
-            patience,
-            content,
+            "",
+            {**order, "key": self._key},
+            target=f"/{self._server}/move",
+            authorization=authorization,
+            patience=patience,
             passed=is_path_unknown if may_differ else _nothing,
             # A node that does not take the server now is not waited for, unless it had begun it.
             only_lost=may_differ,
         )
-        answer = await self._persist(asked)
         if not answer.good:
             return None
         begun = fields(answer, BegunAnswer)
@@ -547,7 +525,7 @@ class MoveClient:
             blocks=[block],
             content_type="application/octet-stream",
             smaller=smaller,
-            passed=_is_offset_wrong,
+            passed=lambda answer: answer_code(answer) == "move-offset-wrong",
         )
         return fields(answer, Offset).offset
 
@@ -581,7 +559,11 @@ class MoveClient:
         if (early := self._next_progress - self._clock.seconds()) > 0:
             await self._sleep(early)
         self._next_progress = self._clock.seconds() + PROGRESS_EVERY
-        answer = await self._waited(tag) if tag else None
+        answer = None
+        if tag:
+            with suppress(DestinationError):
+                waiting = f"?wait={self._wait}&since={tag}"
+                answer = await self._ask("GET", waiting, patience=0.0)
         if answer is None:
             answer = await self._ask("GET", "", patience=patience)
             if tag:  # the destination is there
@@ -592,16 +574,12 @@ class MoveClient:
 
     async def look(self) -> ProgressAnswer:
         """Return how far the destination is. It is asked once, and trouble is not reported."""
-        found = progress_of(await self._repeat(self._request("GET", "", patience=0.0)))
+        found = await self._look(0.0)
         self.steps = found.steps
         return found
 
-    async def _waited(self, tag: str) -> Answer | None:
-        """Return the answer that waits for a change; None where there was none."""
-        try:
-            return await self._ask("GET", f"?wait={self._wait}&since={tag}", patience=0.0)
-        except DestinationError:
-            return None
+    async def _look(self, patience: float) -> ProgressAnswer:
+        return progress_of(await self._repeat(self._request("GET", "", patience=patience)))
 
     async def delete(self, *, keep: bool, patience: float) -> None:
         """Report that the move has failed at this node; with `keep` the partial copy is kept."""
@@ -624,16 +602,17 @@ class MoveClient:
     # How they are sent
 
     def _request(self, method: str, path: str, body: object = None, **options: Any) -> _Request:
-        content = b"" if body is None else json.dumps(body).encode()
-        given: dict[str, Any] = {"patience": self.patience, "content": content, **options}
-        return _Request(method, self._move + path, f"Bearer {self._key}", **given)
+        usual: dict[str, Any] = {
+            "target": self._move + path,
+            "authorization": f"Bearer {self._key}",
+            "patience": self.patience,
+            "content": b"" if body is None else json.dumps(body).encode(),
+        }
+        return _Request(method, **usual | options)
 
     async def _ask(self, method: str, path: str, body: object = None, **options: Any) -> Answer:
         """Send a request of the move until it is answered, with `options` of `_Request`."""
-        return await self._persist(self._request(method, path, body, **options))
-
-    async def _persist(self, asked: _Request) -> Answer:
-        answer = await self._repeat(asked)
+        answer = await self._repeat(self._request(method, path, body, **options))
         self._trouble.over()
         return answer
 
@@ -656,7 +635,9 @@ class MoveClient:
             else:
                 if answer.good or asked.passed(answer):
                     return answer
-                error, is_cut = refusal(answer), is_of_proxy(answer)
+                error = refusal(answer)
+                # by a proxy that could not pass it on, or not in time
+                is_cut = answer.code in _CUT and not error.answer_code
                 pause = _pause_after(answer, error, asked, budget, pauses)
                 if not _is_early(error):
                     self._trouble.note(error)
@@ -672,14 +653,14 @@ class MoveClient:
 
         One that is away, or still starting, is asked without a body that would have to come again.
         """
-        found = progress_of(await self._repeat(self._request("GET", "", patience=patience)))
+        found = await self._look(patience)
         if found.phase == "open" and found.session != self._session:
             lost = DestinationRefused(
                 "the destination node has to be asked what it holds",
                 "it was started again, or another request of this move has begun a session",
                 HTTPStatus.CONFLICT,
             )
-            raise ResumeNeeded(lost, "move-resume-needed")
+            raise ResumeNeeded(lost)
 
     async def _send(self, asked: _Request) -> Answer:
         """Return the answer to one attempt, whatever its status.
@@ -687,13 +668,17 @@ class MoveClient:
         Raises `DestinationUnreachable`, `DestinationDisconnected` without one, or where it broke
         off and says nothing without its body, and `CancelledError` after `interrupt`.
         """
-        body = None
+        body, length = None, len(asked.content)
         if asked.blocks is not None:
             body = BlocksBody(asked.blocks, self._bucket, yields=self.yields)
+            length = sum(map(len, asked.blocks))
+        headers = [("Authorization", asked.authorization)]
+        if asked.method not in ("GET", "DELETE"):
+            headers += [("Content-Type", asked.content_type), ("Content-Length", str(length))]
         exchange = self._address.send(
-            asked.head(self._address),
-            ANSWERED_WITHIN,
-            self._connections,
+            self._address.request(asked.method, headers, asked.target),
+            timeout=ANSWERED_WITHIN,
+            connections=self._connections,
             body=body,
             content=asked.content,
             stall_timeout=self._stall_timeout,
@@ -742,7 +727,7 @@ def _pause_after(
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE if asked.smaller is not None:
             raise MoveSmaller(error)
         case HTTPStatus.CONFLICT if code in _RESUME:
-            raise ResumeNeeded(error, code)
+            raise ResumeNeeded(error)
         case HTTPStatus.CONFLICT if code == _EARLY:
             is_final = False
         case HTTPStatus.BAD_REQUEST if code == "move-batch-damaged":
@@ -772,10 +757,6 @@ def _is_committed(answer: Answer) -> bool:
 
 def _is_full_or_unknown(answer: Answer) -> bool:
     return answer.code == HTTPStatus.INSUFFICIENT_STORAGE or is_path_unknown(answer)
-
-
-def _is_offset_wrong(answer: Answer) -> bool:
-    return answer_code(answer) == "move-offset-wrong"
 
 
 def _expect(is_so: bool, fault: str) -> None:
