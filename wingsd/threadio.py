@@ -20,7 +20,6 @@ from pathlib import Path
 from threading import Condition
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import attrs
 import psutil
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -300,13 +299,6 @@ FEED_HIGH_MARK = 4 * 1024 * 1024
 FEED_LOW_MARK = 2 * 1024 * 1024
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Division:
-    """The boundary between two parts."""
-
-    label: object
-
-
 @implementer(IConsumer)
 class Feed:
     """A bounded stream of bytes: written by the reactor, read by one thread.
@@ -323,7 +315,8 @@ class Feed:
         self._small_size = 0
         # All below is shared with the thread and guarded by this.
         self._changed = Condition()
-        self._blocks: deque[bytes | _Division] = deque()
+        #: Blocks, and before those of each further part its label, in a tuple.
+        self._blocks: deque[bytes | tuple[object]] = deque()
         self._size = 0
         self._finished = False
         self._error: BaseException | None = None
@@ -352,7 +345,7 @@ class Feed:
         """Start another part, with the name `label`."""
         self._flush()
         with self._changed:
-            self._blocks.append(_Division(label))
+            self._blocks.append((label,))
             self._changed.notify()
 
     def finish(self) -> None:
@@ -416,7 +409,7 @@ class Feed:
             pass
         with self._changed:
             division = self._blocks.popleft() if self._blocks else None
-        return division.label if isinstance(division, _Division) else None
+        return division[0] if isinstance(division, tuple) else None
 
     def _next(self) -> bytes | None:
         with self._changed:
@@ -427,7 +420,7 @@ class Feed:
             if not self._blocks:
                 return None
             block = self._blocks[0]
-            if isinstance(block, _Division):
+            if isinstance(block, tuple):
                 return None
             self._blocks.popleft()
             self._size -= len(block)

@@ -229,27 +229,26 @@ def _source(container: Mapping[str, Any], target: str) -> str:
 EXPIRY_WARNING = timedelta(days=14)
 
 
-def check_certificates(config: Config) -> tuple[list[str], list[str]]:
-    """Return errors, which keep the daemon from starting, and warnings."""
-    errors: list[str] = []
-    warnings: list[str] = []
+def check_certificates(config: Config, found: Finding) -> None:
+    """Add errors and warnings about the certificates that a configuration names."""
     try:
         check_ca_file(config.system.transfers.ca_file)
     except ConfigError as error:
-        errors.append(str(error))
+        found.errors.append(str(error))
     ssl = config.api.ssl
     if ssl.enabled:
         try:
             ServerCertificate(ssl.cert, ssl.key)
         except ConfigError as error:
-            errors.append(str(error))
+            found.errors.append(str(error))
         else:
             certificate = x509.load_pem_x509_certificate(Path(ssl.cert).read_bytes())
             ends, now = certificate.not_valid_after_utc, datetime.now(UTC)
             if ends <= now + EXPIRY_WARNING:
                 verb = "has expired" if ends < now else "expires"
-                warnings.append(f"api.ssl.cert: {ssl.cert} {verb} on {ends:%Y-%m-%d at %H:%M} UTC")
-    return errors, warnings
+                found.warnings.append(
+                    f"api.ssl.cert: {ssl.cert} {verb} on {ends:%Y-%m-%d at %H:%M} UTC"
+                )
 
 
 @attrs.define
@@ -312,9 +311,7 @@ def check(path: str, units: SystemdUnits) -> Finding:
         found.errors += others or [first]
         return found
     found.warnings += [f"{key}: unknown key, ignored" for key in unknown]
-    errors, warnings = check_certificates(config)
-    found.errors += errors
-    found.warnings += warnings
+    check_certificates(config, found)
     _check_listening(config.api, found)
     found.warnings += service_limits(config, path, units)
     found.notes += taken_over(config)

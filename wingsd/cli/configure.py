@@ -26,7 +26,7 @@ import click
 import yaml
 
 from wingsd import __version__
-from wingsd.cli.check_config import WINGSD_UNIT, check_certificates, systemd_units
+from wingsd.cli.check_config import WINGSD_UNIT, Finding, check_certificates, systemd_units
 from wingsd.cli.client import CtlError, Json
 from wingsd.cli.output import facts, plain, show
 from wingsd.cli.parameters import node_url
@@ -348,8 +348,9 @@ def _write(path: str, before: str | None, text: str) -> None:
 
 
 def _advise(config: Config, unknown: list[str]) -> None:
-    errors, warnings = check_certificates(config)
-    for line in (*errors, *warnings):
+    found = Finding()
+    check_certificates(config, found)
+    for line in (*found.errors, *found.warnings):
         show(f"warning: {plain(line)}")
     if unknown:
         show(f"warning: unknown keys, ignored: {', '.join(map(plain, unknown))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
@@ -47,14 +48,14 @@ def disks(found: Iterable[Json]) -> Table:
     return table
 
 
-def running(found: Iterable[Json], now: float, doing: Callable[[Json], str]) -> Table:
-    """Return a table of the transfers in progress; `doing` is what is done for one of them."""
+def running(found: Iterable[Json]) -> Table:
+    """Return a table of the transfers in progress."""
     table = _table("server", "direction", "for", "bytes", "total", "rate", "left", "doing")
     for each in found:
         table.add_row(
             each["server"],
             direction_of(each),
-            duration(now - each["begun"]),
+            duration(time.time() - each["begun"]),
             size(each["bytes"]),
             size(each["total_bytes"]),
             f"{size(each['bytes_per_second'])}/s",
@@ -132,6 +133,31 @@ def state_of(transfer: Json) -> Text:
     if transfer["reason"]:
         text.append(f": {plain(transfer['reason'])}", style="default")
     return text
+
+
+def doing(transfer: Json) -> str:
+    """Return what is done for a transfer in progress, and how far a copy is that follows."""
+    follow = transfer.get("follow")  # older daemons do not send it
+    return str(transfer["doing"]) if follow is None else f"{transfer['doing']}: {_told(follow)}"
+
+
+def _told(follow: Json) -> str:
+    whole = follow["whole_at"]
+    if whole is None and follow["missing_bytes"] is None:
+        parts = ["no whole copy seen, what is missing is not known"]
+    elif whole is None:
+        parts = [f"no whole copy seen, {size(follow['missing_bytes'])} are missing"]
+    else:
+        changed, missing = size(follow["changed_bytes"]), size(follow["missing_bytes"])
+        age = duration(time.time() - whole)
+        parts = [f"the copy is {age} old", f"{changed} had changed", f"{missing} are missing"]
+    if follow["predicted_downtime"] is not None:
+        parts.append(f"about {follow['predicted_downtime']:.1f} s of downtime")
+    if follow["stop_at"] is not None:
+        parts.append(f"moved at {when(follow['stop_at'])}")
+    if follow["trouble"]:
+        parts.append(f"the last round has failed: {plain(follow['trouble'])}")
+    return ", ".join(parts)
 
 
 F = TypeVar("F", bound=Callable[..., Any])

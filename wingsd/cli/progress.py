@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
-from wingsd.cli.output import console, direction_of, duration, plain, resumed, size, state_of, when
+from wingsd.cli.output import console, direction_of, plain, resumed, size, state_of
 
 #: Seconds between two requests.
 POLL_INTERVAL = 0.3
@@ -227,28 +227,3 @@ def followed(client: ControlClient, server: str, after: int) -> Json | None:
         if ended is not None or (running is not None and running.get("follow") is not None):
             return ended
         time.sleep(POLL_INTERVAL)
-
-
-def doing(transfer: Json) -> str:
-    """Return what is done for a transfer in progress, and how far a copy is that follows."""
-    follow = transfer.get("follow")  # older daemons do not send it
-    return str(transfer["doing"]) if follow is None else f"{transfer['doing']}: {_told(follow)}"
-
-
-def _told(follow: Json) -> str:
-    whole = follow["whole_at"]
-    if whole is None and follow["missing_bytes"] is None:
-        parts = ["no whole copy seen, what is missing is not known"]
-    elif whole is None:
-        parts = [f"no whole copy seen, {size(follow['missing_bytes'])} are missing"]
-    else:
-        changed, missing = size(follow["changed_bytes"]), size(follow["missing_bytes"])
-        age = duration(time.time() - whole)
-        parts = [f"the copy is {age} old", f"{changed} had changed", f"{missing} are missing"]
-    if follow["predicted_downtime"] is not None:
-        parts.append(f"about {follow['predicted_downtime']:.1f} s of downtime")
-    if follow["stop_at"] is not None:
-        parts.append(f"moved at {when(follow['stop_at'])}")
-    if follow["trouble"]:
-        parts.append(f"the last round has failed: {plain(follow['trouble'])}")
-    return ", ".join(parts)

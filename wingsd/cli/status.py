@@ -11,7 +11,7 @@ from wingsd.cli import output
 from wingsd.cli.client import Json
 from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, daemon_client
-from wingsd.cli.progress import POLL_INTERVAL, doing, watch
+from wingsd.cli.progress import POLL_INTERVAL, watch
 
 
 @click.command()
@@ -117,7 +117,7 @@ def transfers(*, watching: bool, past: int, as_json: bool) -> None:
         print_json(found)
         return
     if found["running"]:
-        output.show(output.running(found["running"], time.time(), doing))
+        output.show(output.running(found["running"]))
     else:
         output.show("no transfers in progress")
     for each in found["expected"]:
@@ -168,7 +168,7 @@ def _transfer_facts(server: str, found: Json) -> list[tuple[str, object]]:
                 f"{output.direction_of(running)}, for {duration(time.time() - running['begun'])}",
             ),
             *([("storage pool", pool)] if (pool := running.get("storage_pool")) else []),
-            ("doing", doing(running)),
+            ("doing", output.doing(running)),
             (
                 "transferred",
                 f"{size(running['bytes'])}{total}, {size(running['bytes_per_second'])}/s"

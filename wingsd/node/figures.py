@@ -57,18 +57,6 @@ class MountedDisk:
     tags: tuple[str, ...]
 
 
-def directories(config: Config) -> dict[str, str]:
-    """Return the directories of a node by the tags that Pelican's Panel knows."""
-    system = config.system
-    return {
-        "Root": system.root_directory,
-        "Logs": system.log_directory,
-        "Data": system.data,
-        "Backup": system.backup_directory,
-        "Temp": system.tmp_directory,
-    }
-
-
 class NodeDisks:
     """The mounted disks of the machine. `places` are directories by their tags.
 
@@ -339,7 +327,16 @@ class NodeFigures:
         self._bridge = config.docker.network.bridge_name
         self._workers = workers
         self._reactor = reactor
-        self._disks = NodeDisks(directories(config), workers, filesystems, reactor)
+        system = config.system
+        # By the tags that Pelican's Panel knows.
+        places = {
+            "Root": system.root_directory,
+            "Logs": system.log_directory,
+            "Data": system.data,
+            "Backup": system.backup_directory,
+            "Temp": system.tmp_directory,
+        }
+        self._disks = NodeDisks(places, workers, filesystems, reactor)
         self._last: Counters[int] | None = None
         self._shared = SharedAnswer(self._read, reactor, keep=KEPT)
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 import asyncssh
@@ -156,9 +156,8 @@ class SshConnection(asyncssh.SSHServerConnection):
         self.early_bytes = _EARLY_BYTES + owner.attempts * _ATTEMPT_BYTES
         self.early_requests = owner.attempts + _EARLY_REQUESTS
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
         self.socket = transport
         transport.set_write_buffer_limits(_HIGH, _LOW)
         self._gathering = _Socket(transport)
@@ -387,9 +386,8 @@ class SftpConnection(asyncssh.SSHServer):
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(function)
 
-    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+    def connection_made(self, conn: Any) -> None:
         """Begin."""
-        assert isinstance(conn, SshConnection)  # noqa: S101
         self._conn = conn
         self._was_made = True
         if self._aborted:
