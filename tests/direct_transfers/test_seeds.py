@@ -246,10 +246,10 @@ async def test_a_copy_that_has_followed_its_server_waits_for_its_source_for_days
 ) -> None:
     await begin(nodes)
     days = nodes.destination.moves.settings.keep_days * 24 * 3600.0
-    assert received(nodes).silence.limit == days + transfer.LONGER
+    assert received(nodes).silence.seconds == days + transfer.LONGER
     await (await nodes.restart("destination")).recover()
     await until(lambda: received(nodes).status[-1] is not None)
-    assert received(nodes).silence.limit == days + transfer.LONGER
+    assert received(nodes).silence.seconds == days + transfer.LONGER
 
 
 # Its end by its time

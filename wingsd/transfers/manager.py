@@ -442,7 +442,7 @@ class IncomingMoves:
         if transfer is not None:
             if not compare_digest(key_digest(key), transfer.record.key):
                 raise MoveKeyInvalid
-            transfer.silence.hear()
+            transfer.silence.progressed()
         return transfer
 
     async def ended(self, server: str, move: str, key: str) -> EndedMove:

@@ -70,7 +70,8 @@ class UploadForm:
         self._wanted = False
         self._checksum: bytearray | None = None
         self._checksums: dict[str | BackupChecksum, bytearray] = {}
-        self._attachments: set[Attachment] = set()
+        #: The UUIDs of the backups that have come, and an empty text for the log.
+        self._attached: set[str] = set()
         self._archive_seen = False
         #: True from the archive's last byte on.
         self.archive_complete = False
@@ -127,7 +128,7 @@ class UploadForm:
         return checksums.pop()
 
     def _of_backups(self) -> dict[str, str]:
-        came = self._backup_uuids()
+        came = self._attached - {""}
         found = {
             key.uuid: _text(checksum)
             for key, checksum in self._checksums.items()
@@ -165,16 +166,10 @@ class UploadForm:
     def _add_attachment(self, name: str, attachment: Attachment) -> None:
         if not self.archive_complete:
             raise ArchiveNotFirst(name)
-        if isinstance(attachment, Backup):
-            known = attachment.uuid in self._backup_uuids()
-        else:
-            known = attachment in self._attachments
-        self._once(not known, name)
-        self._attachments.add(attachment)
+        key = attachment.uuid if isinstance(attachment, Backup) else ""
+        self._once(key not in self._attached, name)
+        self._attached.add(key)
         self._wanted = True
-
-    def _backup_uuids(self) -> set[str]:
-        return {each.uuid for each in self._attachments if isinstance(each, Backup)}
 
     def _once(self, is_first: bool, name: str) -> None:
         if not is_first:

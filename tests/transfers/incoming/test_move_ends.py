@@ -19,13 +19,14 @@ from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, half_sent, kept, rest
 from wingsd.archive import quota
-from wingsd.errors import EnvironmentFailed, StorageError
+from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
 from wingsd.filesystem.removal import remove_tree
 from wingsd.moves.nodes import FileNode
 from wingsd.transfers.incoming.moves import partial_copy
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
-from wingsd.transfers.incoming.moves.transfer import SilenceWatch
+from wingsd.transfers.incoming.moves.transfer import LONGER
 from wingsd.transfers.incoming.uploads import UploadTransfer
+from wingsd.transfers.steps import ReceiveStep
 
 
 async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
@@ -314,19 +315,29 @@ async def test_a_copy_of_a_later_version_is_kept_as_it_is(node: MovingNode, sour
     assert left.read_bytes() == written
 
 
-def test_silence_is_told_once_and_not_while_this_node_has_the_word() -> None:
-    clock, busy = Clock(), [True]
-    told: list[float] = []
-    watch = SilenceWatch(clock, lambda: busy[0], told.append)
-    watch.start(100)
-    clock.advance(90)
-    watch.hear()
-    clock.pump([20, 60, 60])
-    assert told == []
-    busy[0] = False
-    clock.pump([60, 60, 100])
-    assert told == [100]
-    watch.stop()
+async def test_silence_is_told_once_and_not_while_this_node_has_the_word(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await half_sent(node, source)
+    move = node.moves.find(UUID, client.id)
+    assert move is not None
+    clock, told = Clock(), list[WingsdError]()
+    limit = move._settings.patience + LONGER
+    with monkeypatch.context() as patched:
+        patched.setattr(move, "_reactor", clock)
+        patched.setattr(move, "abort", told.append)
+        move._await_source()
+        clock.advance(limit - 10)
+        move.silence.progressed()
+        clock.advance(limit - 10)
+        patched.setattr(move._steps, "current", ReceiveStep.VERIFY)
+        clock.pump([60] * 3)
+        assert told == []
+        patched.setattr(move._steps, "current", ReceiveStep.RECEIVE)
+        clock.advance(60)
+        assert [error.code for error in told] == ["move-abandoned"]
+        move._watch.close()
+        assert clock.getDelayedCalls() == []
 
 
 async def test_a_move_that_was_cancelled_while_it_was_begun_is_not_begun_again(

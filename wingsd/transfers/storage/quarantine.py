@@ -76,9 +76,9 @@ class Quarantine:
         With an `inode` only the directory that has it: in a storage pool another node's may be in
         its place meanwhile. With `pooled` only the backups: another node has the same files.
         """
-        files = () if pooled else (partial(self._take, "."),)
-        for take in (*files, self._take_backups):
-            place = await self._taken(take, server, inode)
+        files = () if pooled else (partial(self._take, f"{server}.", server, inode),)
+        for take in (*files, partial(self._take_backups, server)):
+            place = await self._taken(server, take)
             if place is not None:
                 self._log.warn(
                     "{server}: the Panel does not have it on this node; its files are kept for "
@@ -98,7 +98,7 @@ class Quarantine:
 
         With an `inode` only the directory that has it. Where that fails they stay.
         """
-        place = await self._taken(partial(self._take, _MOVED), server, inode)
+        place = await self._taken(server, partial(self._take, f"{server}{_MOVED}", server, inode))
         if place is not None:
             self._log.info(
                 "{server}: has moved to another node; its files are kept here for {days} days in "
@@ -108,12 +108,10 @@ class Quarantine:
                 place=place,
             )
 
-    async def _taken(
-        self, take: Callable[[str, int | None], Path | None], server: str, inode: int | None
-    ) -> Path | None:
+    async def _taken(self, server: str, take: Callable[[], Path | None]) -> Path | None:
         """Return where something is kept; log why not."""
         try:
-            return await self._disk.run(take, server, inode)
+            return await self._disk.run(take)
         except StorageError as error:
             self._log.error(
                 "{server}: not moved to quarantine: {error}", server=server, error=error
@@ -157,12 +155,11 @@ class Quarantine:
                 self._backups.discard(server)
         return deleted
 
-    def _take(self, mark: str, server: str, inode: int | None) -> Path | None:
+    def _take(self, prefix: str, server: str, inode: int | None) -> Path | None:
         source = self._staging.in_place(server, inode)
-        place = self._staging.quarantine
-        return None if source is None else _keep(f"{server}{mark}", source, place)
+        return None if source is None else _keep(prefix, source, self._staging.quarantine)
 
-    def _take_backups(self, server: str, _: int | None) -> Path | None:
+    def _take_backups(self, server: str) -> Path | None:
         source = self._backups.retract(server)
         return None if source is None else _keep(f"{server}.", source, self._backups.quarantine)
 

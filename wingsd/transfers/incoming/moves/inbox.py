@@ -43,7 +43,7 @@ from wingsd.moves.tree import MoveLimits, Resumption
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy, room_errors
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
-from wingsd.transfers.storage.incoming import LOG_LIMIT, InstallLogs
+from wingsd.transfers.storage.incoming import LOG_LIMIT, IncomingStorage, InstallLogs
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import ThreadedReactor
@@ -179,23 +179,23 @@ class Attachments:
     """
 
     _server: str
-    _announced: Sequence[MovedBackup]
-    _log: int | None
-    _received: ReceivedBackups
-    _logs: InstallLogs
+    _beginning: MoveBeginning
+    _storage: IncomingStorage
     _reserve: int
 
     def __attrs_post_init__(self) -> None:
         """Raise `MoveRequestInvalid`; see `check_announced`."""
-        check_announced(self._announced, self._log)
-        server, received = self._server, self._received
-        backups = [_backup(each) for each in self._announced]
+        server, storage, log = self._server, self._storage, self._beginning.log
+        announced = self._beginning.backups
+        check_announced(announced, log)
+        #: The backups.
+        self.backups = [_backup(each) for each in announced]
         every = [
-            _Attachment(backup.uuid, each.bytes, received, server, backup)
-            for backup, each in zip(backups, self._announced, strict=True)
+            _Attachment(backup.uuid, each.bytes, storage.backups, server, backup)
+            for backup, each in zip(self.backups, announced, strict=True)
         ]
-        if self._log is not None:
-            every.append(_Attachment(LOG, self._log, self._logs, server))
+        if log is not None:
+            every.append(_Attachment(LOG, log, storage.logs, server))
         self._attachments = {each.name: each for each in every}
         #: The bytes of all.
         self.size = sum(each.size for each in every)
@@ -209,18 +209,13 @@ class Attachments:
         """Return how many bytes of all are here."""
         return sum(each.offset for each in self._attachments.values())
 
-    @property
-    def backups(self) -> int:
-        """The number of backups."""
-        return len(self._announced)
-
     def drop_others(self) -> None:
         """Delete what an earlier move of the server has left and this one does not bring.
 
         All that is staged is put into place with the server.
         """
-        self._received.retain(self._server, [*map(_backup, self._announced)])
-        self._logs.retain(self._server, self._log)
+        self._storage.backups.retain(self._server, self.backups)
+        self._storage.logs.retain(self._server, self._beginning.log)
 
     def offset(self, name: str) -> int:
         """Return how many bytes of an attachment are here."""
@@ -281,6 +276,8 @@ def _backup(announced: MovedBackup) -> Backup:
 
 
 T = TypeVar("T")
+#: Reads the blocks of a body in a thread; returns the number that its sender is answered.
+_Work = Callable[[Iterator[bytes]], int]
 
 #: Seconds that a batch waits for a slot, so that no proxy ends the request meanwhile.
 TURN = 20.0
@@ -416,14 +413,7 @@ class Inbox:
         )
         rereaders = parts.rereaders if settings.reread else None
         self.upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, parts.reactor)
-        self.attachments = Attachments(
-            server,
-            beginning.backups,
-            beginning.log,
-            storage.backups,
-            storage.logs,
-            limits.reserve,
-        )
+        self.attachments = Attachments(server, beginning, storage, limits.reserve)
         #: Bytes that count as held beside those that have arrived.
         self._held = 0
         #: What the server's files take on the disk, and how many there are; 0 if not known.
@@ -639,13 +629,7 @@ class Inbox:
 
     # Bodies
 
-    async def _read(
-        self,
-        name: str,
-        session: str,
-        stream: IncomingUpload,
-        work: Callable[[Iterator[bytes]], T],
-    ) -> T:
+    async def _read(self, name: str, session: str, stream: IncomingUpload, work: _Work) -> int:
         if stream.size > self._most:
             raise MoveBatchTooLarge(self._most)
         # One that is sent again takes the place of the earlier one.
@@ -658,13 +642,7 @@ class Inbox:
         reading = self._read_alone(name, session, body, work)
         return await body.answered(Deferred.fromCoroutine(reading))
 
-    async def _read_alone(
-        self,
-        name: str,
-        session: str,
-        body: _ArrivingBody,
-        work: Callable[[Iterator[bytes]], T],
-    ) -> T:
+    async def _read_alone(self, name: str, session: str, body: _ArrivingBody, work: _Work) -> int:
         """Read a body when an earlier one of the same name has ended."""
         stream, earlier = body.stream, self._bodies.get(name)
         self._bodies[name] = body

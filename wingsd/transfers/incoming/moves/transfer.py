@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.extract import NOT_KEPT
@@ -49,6 +50,7 @@ from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer, Remainder
 from wingsd.transfers.steps import ProgressMeter, ReceiveStep, RollbackList, progress_bar
 from wingsd.util.deferreds import Changes, when_fired
+from wingsd.util.retry import Budget, Watch
 from wingsd.util.text import readable_size
 
 #: The name that metrics have for a seed while its copy follows the server.
@@ -60,7 +62,7 @@ _DAY = 24 * 3600.0
 LONGER = 300.0
 #: Seconds since the last question to the Panel after which it is asked again before the end.
 ASKED_ENOUGH = 600.0
-#: Seconds until it is looked again at a move that is being committed.
+#: Seconds between two looks whether the source is silent, if they are not more than it may be.
 AGAIN = 60.0
 
 
@@ -124,49 +126,6 @@ class Preparation:
             )
         else:
             self.is_ready = True
-
-
-@attrs.define(eq=False, repr=False, slots=False)
-class SilenceWatch:
-    """Calls `on_silence` with the seconds, once, when nothing was heard for so long.
-
-    Not as long as `is_excused`: after the commit only this node has something to say.
-    """
-
-    _reactor: IReactorTime
-    _is_excused: Callable[[], bool]
-    _on_silence: Callable[[float], object]
-
-    def __attrs_post_init__(self) -> None:
-        #: The seconds.
-        self.limit = 0.0
-        self._heard = self._reactor.seconds()
-        self._timer: IDelayedCall | None = None
-
-    def hear(self) -> None:
-        """Note that something was heard."""
-        self._heard = self._reactor.seconds()
-
-    def start(self, limit: float) -> None:
-        """Watch from now on."""
-        self.stop()
-        self.hear()
-        self.limit = limit
-        self._timer = self._reactor.callLater(limit, self._look)
-
-    def stop(self) -> None:
-        """Watch no more."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        left = self.limit - (self._reactor.seconds() - self._heard)
-        if self._is_excused():
-            self._timer = self._reactor.callLater(AGAIN, self._look)
-        elif left > 0:
-            self._timer = self._reactor.callLater(left, self._look)
-        else:
-            self._on_silence(self.limit)
 
 
 #: By whose kind it is decided what a failure leaves, and who hears of it.
@@ -234,11 +193,9 @@ class MoveTransfer(IncomingTransfer):
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(reactor.seconds, self._count)
-        self.silence = SilenceWatch(
-            reactor,
-            lambda: not self._steps.before(ReceiveStep.VERIFY),
-            lambda seconds: self.abort(MoveAbandoned(seconds)),
-        )
+        #: For how long its source may be silent, and the watch for that.
+        self.silence: Budget[Any] = Budget(reactor)
+        self._watch = ExitStack()
         self._asked = reactor.seconds()
         #: Requests that wait for a change, and the changes of its `status` and `preparation`.
         self.waiting = 0
@@ -345,7 +302,15 @@ class MoveTransfer(IncomingTransfer):
         limit = float(self._settings.patience)
         if self.is_following and self._settings.keep_days:
             limit = max(self._settings.keep_days * _DAY, limit)
-        self.silence.start(limit + LONGER)
+        self.silence = Budget(self._reactor, limit + LONGER)
+        every, trouble = min(AGAIN, self.silence.seconds), "looking for the source failed"
+        self._watch.close()
+        self._watch.enter_context(Watch(self._reactor, every, self._look_for_source, trouble))
+
+    def _look_for_source(self) -> None:
+        # Not after the commit: then only this node has something to say.
+        if self._steps.before(ReceiveStep.VERIFY) and self.silence.is_over:
+            self.abort(MoveAbandoned(self.silence.seconds))
 
     async def _receive_move(self) -> None:
         inbox = self.inbox
@@ -354,7 +319,7 @@ class MoveTransfer(IncomingTransfer):
         try:
             commit, size = await self._proven(inbox)
         finally:
-            self.silence.stop()
+            self._watch.close()
             self.preparation.stop()
             self.meter.stop()
             self._steps.hide_progress()
@@ -362,7 +327,7 @@ class MoveTransfer(IncomingTransfer):
         await inbox.close(MoveCommitted())
         self._storage.copies.left(self.server)
         self._steps.set_figures(size, files)
-        self._log_received(self._arrived(), files, inbox.attachments.backups)
+        self._log_received(self._arrived(), files, len(inbox.attachments.backups))
         self._is_to_start = await self._record_start(commit)
         server = self._servers.get(self.server)
         await (await self._commit(server, self._configuration, size))
@@ -529,7 +494,7 @@ class MoveTransfer(IncomingTransfer):
         self.abort(MoveSuperseded())
 
     async def _fail(self, error: Exception) -> Remainder:
-        self.silence.stop()
+        self._watch.close()
         self._storage.copies.left(self.server)
         goes_on = self._is_recorded and self._steps.before(ReceiveStep.SWAP)
         if isinstance(error, DaemonStopping) and goes_on:
