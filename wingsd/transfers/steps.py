@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from email.utils import formatdate
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -373,7 +374,8 @@ class StepLog(Generic[S]):
         #: Whether only the log hears of it.
         self.is_quiet = False
         self._state: State | None = None
-        self._progress: Watch | None = None
+        #: What repeats a line about the progress, if anything does.
+        self._progress = ExitStack()
 
     def before(self, step: S) -> bool:
         """Return whether `step` has not been reached."""
@@ -649,7 +651,8 @@ class StepLog(Generic[S]):
 
     def _repeat(self, show: Callable[[], None], every: float) -> None:
         self.hide_progress()
-        self._progress = Watch(self.clock, every, show, "showing the progress failed")
+        watch = Watch(self.clock, every, show, "showing the progress failed")
+        self._progress.enter_context(watch)
 
     def show_waiting(self, what: str) -> None:
         """Print and log every minute what is waited for, and how long that has been."""
@@ -670,9 +673,7 @@ class StepLog(Generic[S]):
 
     def hide_progress(self) -> None:
         """Stop printing the progress."""
-        progress, self._progress = self._progress, None
-        if progress is not None:
-            progress.stop()
+        self._progress.close()
 
     @property
     def _fields(self) -> dict[str, Any]:

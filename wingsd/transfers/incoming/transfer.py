@@ -165,7 +165,6 @@ class IncomingTransfer:
         #: What the sender has left in the storage pool.
         self._mark = ""
         self._success: PendingReport | None = None
-        self._backups: list[Backup] = []
 
     @property
     def size(self) -> int:
@@ -363,12 +362,13 @@ class IncomingTransfer:
         to do is done when the Panel has heard of it, and fails with `TransferRevoked` when it does
         not want the server here. Raises `TransferRevoked` too, and whatever a step fails with.
         """
-        await self._put_into_place()
+        backups = await self._put_into_place()
         server.files.received(size)
         await self._make_environment(configuration)
-        return await self._report(server)
+        return await self._report(server, backups)
 
-    async def _put_into_place(self) -> None:
+    async def _put_into_place(self) -> list[Backup]:
+        """Put all that is staged into place; return the backups."""
         storage, pooled = self._storage, self._steps.pool != ""
         if self._steps.before(ReceiveStep.SWAP):
             if not pooled:
@@ -383,7 +383,7 @@ class IncomingTransfer:
             # Again: the sender may have taken long to send the attachments.
             await self._run(storage.volume.check, self._mark)
         # Raises `Conflict` where others are in their places.
-        self._backups = await self._run(storage.backups.place)
+        return await self._run(storage.backups.place)
 
     async def _swap(self) -> None:
         """Put the files into place; an earlier daemon may have done so, with that inode.
@@ -437,10 +437,10 @@ class IncomingTransfer:
         else:
             await self._environment.create(configuration.settings)
 
-    async def _report(self, server: Server) -> Remainder:
+    async def _report(self, server: Server, backups: list[Backup]) -> Remainder:
         if self._steps.before(ReceiveStep.REPORT):
             await self._steps.enter(ReceiveStep.REPORT)
-        report = await self.coordinator.report_success(self._backups)
+        report = await self.coordinator.report_success(backups)
         self._success = report
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # rolled back, whatever happens, unless the Panel has plainly refused.

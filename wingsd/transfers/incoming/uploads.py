@@ -56,6 +56,11 @@ def name_of(number: int) -> str:
     return f"stream {number}"
 
 
+def sender_gone() -> UploadTruncated:
+    """Return the error of an upload whose sender can no longer be answered."""
+    return UploadTruncated("the sender disconnected before the answer", "send the server again")
+
+
 #: Unpacks the blocks it is given, or discards them; the other function ends that early.
 Unpack = Callable[[Iterator[bytes], Callable[[], None]], "Extracted | None"]
 
@@ -197,10 +202,7 @@ class UploadTransfer(IncomingTransfer):
 
     def _on_sender_gone(self) -> None:
         # It can no longer be answered, and every sender then keeps the server as its own.
-        self.abort(
-            UploadTruncated("the sender disconnected before the answer", "send the server again"),
-            verified=True,
-        )
+        self.abort(sender_gone(), verified=True)
 
     def _on_group_failed(self, error: WingsdError) -> None:
         # Before, it is raised where the group is awaited, and so reported.
@@ -616,9 +618,7 @@ class StreamGroup:
         return [self._others[number] for number in sorted(self._others)]
 
     def _on_gone(self, number: int) -> None:
-        error = UploadTruncated(
-            "the sender disconnected before the answer", "send the server again"
-        )
+        error = sender_gone()
         error.add_context(name_of(number))
         if self._first is not None:
             self._fail(error)
