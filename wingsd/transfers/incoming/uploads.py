@@ -12,7 +12,7 @@ from functools import partial
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extract
@@ -45,6 +45,7 @@ from wingsd.transfers.manager import IncomingTransfers
 from wingsd.transfers.steps import ProgressMeter, ReceiveStep, progress_bar
 from wingsd.transfers.storage.shared_volume import is_same_pool
 from wingsd.transfers.upload_form import Checksums, UploadForm
+from wingsd.util.reactor import Timer
 
 #: The name of the first request in messages.
 FIRST = "the first request"
@@ -477,7 +478,7 @@ class StreamGroup:
         self._error: WingsdError | None = None
         self._is_over = False
         self._gathering: Deferred[Sequence[IncomingUpload]] | None = None
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(groups.reactor)
         self._on_failed: Callable[[WingsdError], object] = lambda error: None
         self._admitted = False
 
@@ -520,7 +521,7 @@ class StreamGroup:
                 self.refuse_waiting(error)
                 raise
             self._first = upload
-            self._stop_timer()
+            self._timer.cancel()
             try:
                 self._registry.first(count)
             except WingsdError as error:
@@ -598,7 +599,7 @@ class StreamGroup:
             yield
         finally:
             self._checking -= 1
-            if not self._checking and self._timer is None and self._first is None:
+            if not self._checking and not self._timer.is_running and self._first is None:
                 self._close()
 
     def _continue_if_complete(self) -> None:
@@ -606,13 +607,12 @@ class StreamGroup:
         if self._error is not None:
             return
         if self._registry.is_complete:
-            self._stop_timer()
+            self._timer.cancel()
             gathering = self._gathering
             if gathering is not None and not gathering.called:
                 gathering.callback(self._in_order())
-        elif self._timer is None:
-            within = self._groups.limits.within
-            self._timer = self._groups.reactor.callLater(within, self._on_timeout)
+        elif not self._timer.is_running:
+            self._timer.start(self._groups.limits.within, self._on_timeout)
 
     def _in_order(self) -> list[IncomingUpload]:
         return [self._others[number] for number in sorted(self._others)]
@@ -629,7 +629,6 @@ class StreamGroup:
             self._error = self._error or error
 
     def _on_timeout(self) -> None:
-        self._timer = None
         error = self._registry.missing(self._groups.limits.within)
         if self._first is not None:
             self._fail(error)
@@ -648,7 +647,7 @@ class StreamGroup:
             return
         self._error = error
         self.stop(error)
-        self._stop_timer()
+        self._timer.cancel()
         if self._first is not None:
             self._first.stop(error)
         if self._gathering is not None and not self._gathering.called:
@@ -702,13 +701,8 @@ class StreamGroup:
             outcome.callback(None) if error is None else outcome.errback(error)
 
     def _close(self) -> None:
-        self._stop_timer()
+        self._timer.cancel()
         self._groups.discard(self)
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
 
 class StreamRegistry:

@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from wingsd.errors import (
@@ -60,7 +59,7 @@ from wingsd.moves.unchanged import KERNEL
 from wingsd.threadio import Workers, relayed
 from wingsd.transfers.storage.staging import CopyPaths, PartialCopies
 from wingsd.util.deferreds import when_fired
-from wingsd.util.reactor import ThreadedReactor
+from wingsd.util.reactor import ThreadedReactor, Timer
 from wingsd.util.text import display
 
 T = TypeVar("T")
@@ -562,7 +561,7 @@ class CopyUpkeep:
     _reactor: ThreadedReactor
 
     def __attrs_post_init__(self) -> None:
-        self._next: IDelayedCall | None = None
+        self._next = Timer(self._reactor)
         self._is_flushing = self._is_stopped = False
         #: Fires at the end of what is being read back; and whether that is to end now.
         self._reading: Deferred[Exception | None] | None = None
@@ -573,18 +572,14 @@ class CopyUpkeep:
     def stop(self) -> None:
         """Flush no more, and begin to read nothing back."""
         self._is_stopped, self.reads_behind = True, False
-        timer, self._next = self._next, None
-        if timer is not None:
-            timer.cancel()
+        self._next.cancel()
 
     # Flushes
 
     def flush_soon(self) -> None:
         """Flush in a moment, and again as long as more has ended meanwhile."""
-        if self._next is None and not self._is_flushing and not self._is_stopped:
-            self._next = self._reactor.callLater(
-                CHECKPOINT_EVERY, lambda: Deferred.fromCoroutine(self._flush_next())
-            )
+        if not (self._next.is_running or self._is_flushing or self._is_stopped):
+            self._next.start(CHECKPOINT_EVERY, lambda: Deferred.fromCoroutine(self._flush_next()))
 
     async def prepare_root(self) -> None:
         """Flush now, and make the digests of a root in another thread while the disk writes.
@@ -602,7 +597,7 @@ class CopyUpkeep:
         await when_fired(flushing)
 
     async def _flush_next(self) -> None:
-        self._next, self._is_flushing = None, True
+        self._is_flushing = True
         is_done = await self._flush()
         self._is_flushing = False
         progress = self._copy.progress
