@@ -12,8 +12,9 @@ import pytest
 from tests.api.node import TOKEN, UUID, ApiNode
 from wingsd import __version__
 from wingsd.config import SystemConfig
+from wingsd.docker.runtime import DiskIo, NetworkUsage
 from wingsd.servers import PowerState
-from wingsd.servers.server import DiskIo, NetworkUsage, ServerDetails, Utilization
+from wingsd.servers.server import ServerDetails, Utilization
 
 USED = Utilization(
     1, 2, 3.5, 100, NetworkUsage(1, 2, 3, 4), DiskIo(7, 8), 5, PowerState.RUNNING, 6

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.docker.process import MAX_SAMPLE, Samples, usage
-from wingsd.docker.runtime import ContainerUsage
+from wingsd.docker.runtime import ContainerUsage, DiskIo, NetworkUsage
 
 STARTED = datetime(2026, 11, 25, 9, 16, 0, tzinfo=UTC)
 SAMPLE: dict[str, Any] = json.loads(Path(__file__).with_name("stats.json").read_text())
@@ -36,11 +36,9 @@ def test_the_figures_of_a_sample() -> None:
         memory_bytes=42_000_000,
         memory_limit_bytes=73_600_000,
         cpu_absolute=50.0,
-        rx_bytes=120,
-        tx_bytes=12,
+        network=NetworkUsage(rx_bytes=120, tx_bytes=12, rx_packets=0, tx_packets=0),
+        disk_io=DiskIo(read_bytes=4097, write_bytes=514),
         uptime=29_764,
-        disk_read_bytes=4097,
-        disk_written_bytes=514,
     )
 
 

@@ -13,7 +13,7 @@ from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration,
 from tests.support import Hang
 from tests.support.logged_errors import Logged
 from wingsd.config import Registry, ThrottlesConfig
-from wingsd.docker.runtime import ContainerUsage
+from wingsd.docker.runtime import ContainerUsage, DiskIo, NetworkUsage
 from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import EnvironmentFailed, PanelUnreachable, ServerNotRunning
 from wingsd.panel.schemas import ConfigurationFile, Replacement
@@ -24,7 +24,7 @@ from wingsd.servers.server import THROTTLING
 from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines
-USAGE = ContainerUsage(1000, 2000, 12.5, 30, 40, 5000, 3, 4, 50, 60)
+USAGE = ContainerUsage(1000, 2000, 12.5, NetworkUsage(30, 40, 3, 4), DiskIo(50, 60), 5000)
 
 
 def test_an_impossible_variable_fails_its_server_alone(node: FakeNode) -> None:

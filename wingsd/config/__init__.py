@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -193,6 +193,10 @@ _MAX_PORT = 65535
 _MAX_NICE = 19
 
 
+def _refuse(attribute: attrs.Attribute[Any], expected: str, found: object) -> NoReturn:
+    raise InvalidField(attribute.name, f"expected {expected}, found {found!r}") from None
+
+
 def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """Non-empty."""
     if not value:
@@ -202,13 +206,13 @@ def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 def port(_: object, attribute: attrs.Attribute[int], value: int) -> None:
     """A TCP port, from 1 to 65535."""
     if not 0 < value <= _MAX_PORT:
-        raise InvalidField(attribute.name, f"expected a port from 1 to {_MAX_PORT}, found {value}")
+        _refuse(attribute, f"a port from 1 to {_MAX_PORT}", value)
 
 
 def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
     """A number above 0."""
     if value <= 0:
-        raise InvalidField(attribute.name, f"expected a number above 0, found {value}")
+        _refuse(attribute, "a number above 0", value)
 
 
 def ip_addresses(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
@@ -217,34 +221,31 @@ def ip_addresses(_: object, attribute: attrs.Attribute[Any], value: tuple[str, .
         try:
             ip_address(text)
         except ValueError:
-            what = f"expected IP addresses, found {text!r}"
-            raise InvalidField(attribute.name, what) from None
+            _refuse(attribute, "IP addresses", text)
 
 
 def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:
     """0 or more."""
     if value < 0:
-        raise InvalidField(attribute.name, f"expected 0 or more, found {value}")
+        _refuse(attribute, "0 or more", value)
 
 
 def part_of_one(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     """A number above 0, and at most 1."""
     if not 0 < value <= 1:
-        what = f"expected a number above 0 and at most 1, found {value}"
-        raise InvalidField(attribute.name, what)
+        _refuse(attribute, "a number above 0 and at most 1", value)
 
 
 def nice_value(_: object, attribute: attrs.Attribute[int], value: int) -> None:
     """A nice value that asks for no privilege, from 0 to 19."""
     if not 0 <= value <= _MAX_NICE:
-        what = f"expected a nice value from 0 to {_MAX_NICE}, found {value}"
-        raise InvalidField(attribute.name, what)
+        _refuse(attribute, f"a nice value from 0 to {_MAX_NICE}", value)
 
 
 def absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """An absolute path."""
     if not value.startswith("/"):
-        raise InvalidField(attribute.name, f"expected an absolute path, found {value!r}")
+        _refuse(attribute, "an absolute path", value)
 
 
 def absolute_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -256,14 +257,13 @@ def absolute_or_empty(_: object, attribute: attrs.Attribute[str], value: str) ->
 def header_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """A text that can be sent as a header, or an empty one."""
     if not (value.isascii() and value.isprintable() and value == value.strip()):
-        what = f"expected printable ASCII without spaces at the ends, found {value!r}"
-        raise InvalidField(attribute.name, what)
+        _refuse(attribute, "printable ASCII without spaces at the ends", value)
 
 
 def console_line(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """One line that can be typed into a console, or an empty text."""
     if value and not (value.isprintable() and value.strip()):
-        raise InvalidField(attribute.name, f"expected one printable line, found {value!r}")
+        _refuse(attribute, "one printable line", value)
 
 
 #: Characters of an address; a header has to hold it.
@@ -274,8 +274,7 @@ def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """An address of HTTP(S)."""
     is_usual = value.isprintable() and " " not in value and len(value) <= _MAX_URL
     if not (is_usual and value.startswith(("http://", "https://")) and _has_host(value)):
-        what = f"expected an http:// or https:// address, found {value!r}"
-        raise InvalidField(attribute.name, what)
+        _refuse(attribute, "an http:// or https:// address", value)
 
 
 def _has_host(address: str) -> bool:
@@ -289,8 +288,7 @@ def _has_host(address: str) -> bool:
 def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """An address of HTTP(S) with nothing behind host and port, or an empty text."""
     if value and not isinstance(origin(value), tuple):
-        what = f"expected an address such as https://node.example.com:8080, found {value!r}"
-        raise InvalidField(attribute.name, what)
+        _refuse(attribute, "an address such as https://node.example.com:8080", value)
     if value:
         url(_, attribute, value)
 
@@ -301,8 +299,7 @@ def host_and_port_or_empty(_: object, attribute: attrs.Attribute[str], value: st
         if value:
             host_and_port(value)
     except ValueError:
-        what = f"expected an address such as 127.0.0.1:9101 or [::1]:9101, found {value!r}"
-        raise InvalidField(attribute.name, what) from None
+        _refuse(attribute, "an address such as 127.0.0.1:9101 or [::1]:9101", value)
 
 
 def networks(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
@@ -311,17 +308,14 @@ def networks(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...])
         try:
             parse_network(text)
         except ValueError:
-            what = f"expected addresses, or networks such as 192.0.2.0/24, found {text!r}"
-            raise InvalidField(attribute.name, what) from None
+            _refuse(attribute, "addresses, or networks such as 192.0.2.0/24", text)
 
 
 def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:
     """A map whose keys are whole numbers of MB."""
     for key in value:
         if not (key.isascii() and key.isdigit()):
-            raise InvalidField(
-                attribute.name, f"expected whole numbers of MB as keys, found {key!r}"
-            )
+            _refuse(attribute, "whole numbers of MB as keys", key)
 
 
 def at_most(most: int) -> Any:
@@ -329,9 +323,7 @@ def at_most(most: int) -> Any:
 
     def check(_: object, attribute: attrs.Attribute[int], value: int) -> None:
         if not 0 < value <= most:
-            raise InvalidField(
-                attribute.name, f"expected a number from 1 to {most}, found {value}"
-            )
+            _refuse(attribute, f"a number from 1 to {most}", value)
 
     check.__doc__ = f"A number from 1 to {most}."
     return check
@@ -342,9 +334,7 @@ def one_of(*words: str) -> Any:
 
     def check(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         if value not in words:
-            raise InvalidField(
-                attribute.name, f"expected one of {', '.join(words)}, found {value!r}"
-            )
+            _refuse(attribute, f"one of {', '.join(words)}", value)
 
     check.__doc__ = f"One of {', '.join(words)}."
     return check

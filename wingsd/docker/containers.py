@@ -238,7 +238,40 @@ class ImagesAndNetworks:
         mode of the engine, for the container. Raises `EnvironmentFailed`.
         """
         network = await self._ensure_network(session, server)
-        await self._ensure_image(session, server.uuid, image or image_source(server), listener)
+        image = image or image_source(server)
+        if image.local_only:
+            if not await session.call(engine.image_exists, image.name):
+                raise EnvironmentFailed(
+                    f"there is no image {image.name} on this node, and it is never pulled since "
+                    "the Panel names it with a leading ~: load or build it here under that name, "
+                    "or remove the ~ to have it pulled",
+                    is_final=True,
+                )
+            return network
+        name, until = self._kept.get(server.uuid, ("", 0.0))
+        is_kept = name == image.name and monotonic() < until
+        if is_kept and await session.call(engine.image_exists, image.name):
+            self._log.info(
+                "{server}: {image} was pulled before", server=server.uuid, image=image.name
+            )
+            return network
+        why = await self._pull(session, server.uuid, image.name, listener)
+        if not why:
+            return network
+        if not await session.call(engine.image_exists, image.name):
+            raise EnvironmentFailed(
+                f"the image {image.name} could not be pulled, and this node has no image of that "
+                f"name: {why}",
+                is_final=any(each in why.lower() for each in _NO_SUCH_IMAGE),
+            )
+        self._log.warn(
+            "{server}: {image} could not be pulled, the local image is used: {why}",
+            server=server.uuid,
+            image=image.name,
+            why=why,
+        )
+        if listener is not None:
+            listener(f"{image.name} could not be pulled, the local image is used: {why}")
         return network
 
     async def _ensure_network(self, session: EngineSession, server: Settings) -> str:
@@ -263,45 +296,6 @@ class ImagesAndNetworks:
         if await session.call(engine.ensure_network, spec):
             self._log.info("network {network} created", network=spec.name)
         return spec.name
-
-    async def _ensure_image(
-        self,
-        session: EngineSession,
-        uuid: str,
-        image: ImageSource,
-        listener: PullListener | None,
-    ) -> None:
-        if image.local_only:
-            if not await session.call(engine.image_exists, image.name):
-                raise EnvironmentFailed(
-                    f"there is no image {image.name} on this node, and it is never pulled since "
-                    "the Panel names it with a leading ~: load or build it here under that name, "
-                    "or remove the ~ to have it pulled",
-                    is_final=True,
-                )
-            return
-        name, until = self._kept.get(uuid, ("", 0.0))
-        is_kept = name == image.name and monotonic() < until
-        if is_kept and await session.call(engine.image_exists, image.name):
-            self._log.info("{server}: {image} was pulled before", server=uuid, image=image.name)
-            return
-        why = await self._pull(session, uuid, image.name, listener)
-        if not why:
-            return
-        if not await session.call(engine.image_exists, image.name):
-            raise EnvironmentFailed(
-                f"the image {image.name} could not be pulled, and this node has no image of that "
-                f"name: {why}",
-                is_final=any(each in why.lower() for each in _NO_SUCH_IMAGE),
-            )
-        self._log.warn(
-            "{server}: {image} could not be pulled, the local image is used: {why}",
-            server=uuid,
-            image=image.name,
-            why=why,
-        )
-        if listener is not None:
-            listener(f"{image.name} could not be pulled, the local image is used: {why}")
 
     async def _pull(
         self, session: EngineSession, uuid: str, image: str, listener: PullListener | None

@@ -45,8 +45,9 @@ from zope.interface import implementer
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
 from wingsd.docker.engine import parse_time
-from wingsd.docker.runtime import ContainerState, ContainerUsage, Watcher
+from wingsd.docker.runtime import ContainerState, ContainerUsage, DiskIo, NetworkUsage, Watcher
 from wingsd.errors import EnvironmentFailed
+from wingsd.util.deferreds import failure_logger
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff
 
@@ -90,13 +91,14 @@ def usage(sample: Mapping[str, Any], started: datetime | None) -> ContainerUsage
         memory_bytes=_memory(memory),
         memory_limit_bytes=_count(memory, "limit"),
         cpu_absolute=_cpu(sample.get("precpu_stats") or {}, sample.get("cpu_stats") or {}),
-        rx_bytes=sum(_count(network, "rx_bytes") for network in networks),
-        tx_bytes=sum(_count(network, "tx_bytes") for network in networks),
-        rx_packets=sum(_count(network, "rx_packets") for network in networks),
-        tx_packets=sum(_count(network, "tx_packets") for network in networks),
+        network=NetworkUsage(
+            rx_bytes=sum(_count(network, "rx_bytes") for network in networks),
+            tx_bytes=sum(_count(network, "tx_bytes") for network in networks),
+            rx_packets=sum(_count(network, "rx_packets") for network in networks),
+            tx_packets=sum(_count(network, "tx_packets") for network in networks),
+        ),
+        disk_io=DiskIo(_disk_io(sample, "read"), _disk_io(sample, "write")),
         uptime=max((read - started) // timedelta(milliseconds=1), 0) if started else 0,
-        disk_read_bytes=_disk_io(sample, "read"),
-        disk_written_bytes=_disk_io(sample, "write"),
     )
 
 
@@ -353,8 +355,9 @@ class ContainerProcess:
 
     def follow(self) -> None:
         """Watch the process until its end. It must run, and be attached to."""
-        self._measuring = self._go(self._measure)
-        self._watching = self._go(self._watch)
+        failed = failure_logger(self._log, "{server}: no longer watched", server=self._uuid)
+        self._measuring = Deferred.fromCoroutine(self._measure()).addErrback(failed)
+        self._watching = Deferred.fromCoroutine(self._watch()).addErrback(failed)
 
     # Running
 
@@ -388,13 +391,6 @@ class ContainerProcess:
         self._close_console()
 
     # Watching
-
-    def _go(self, work: Callable[[], Any]) -> Deferred[None]:
-        def failed(failure: Failure) -> None:
-            if not failure.check(CancelledError):
-                self._log.failure("{server}: no longer watched", failure, server=self._uuid)
-
-        return Deferred.fromCoroutine(work()).addErrback(failed)
 
     async def _watch(self) -> None:
         losses = _Pauses(self._reactor)

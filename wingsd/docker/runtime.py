@@ -19,6 +19,24 @@ from wingsd.util.serialization import Amount
 
 
 @attrs.frozen(repr=False)
+class NetworkUsage:
+    """Bytes and packets received and sent since the server's start."""
+
+    rx_bytes: Amount
+    tx_bytes: Amount
+    rx_packets: Amount
+    tx_packets: Amount
+
+
+@attrs.frozen(repr=False)
+class DiskIo:
+    """Bytes read from and written to disks since the server's start."""
+
+    read_bytes: Amount
+    write_bytes: Amount
+
+
+@attrs.frozen(repr=False)
 class ContainerUsage:
     """The usage of a running server: bytes, percent of one core, milliseconds since its start.
 
@@ -28,14 +46,9 @@ class ContainerUsage:
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
     cpu_absolute: float = 0.0
-    rx_bytes: int = 0
-    tx_bytes: int = 0
+    network: NetworkUsage = NetworkUsage(0, 0, 0, 0)
+    disk_io: DiskIo = DiskIo(0, 0)
     uptime: int = 0
-    rx_packets: int = 0
-    tx_packets: int = 0
-    #: Of all disks, since its start.
-    disk_read_bytes: int = 0
-    disk_written_bytes: int = 0
 
 
 class Watcher(Protocol):

@@ -27,7 +27,6 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS, Config
@@ -52,7 +51,7 @@ from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers
-from wingsd.util.deferreds import when_fired
+from wingsd.util.deferreds import failure_logger, when_fired
 from wingsd.util.durable import replace_file, storage_errors
 from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure, unstructure
@@ -596,7 +595,8 @@ class Installations:
         installation = Installation(server, record, self._parts)
         self._running[server.uuid] = installation
         task = self._tasks[server.uuid] = Deferred.fromCoroutine(self._do(installation))
-        task.addErrback(self._failed, server.uuid)
+        broken_off = "{server}: its installation broke off"
+        task.addErrback(failure_logger(self._log, broken_off, server=server.uuid))
         task.addCallback(self._ended, installation)
 
     def abort(self, uuid: str) -> None:
@@ -823,7 +823,3 @@ class Installations:
             with suppress(EnvironmentFailed):
                 await work()
                 return
-
-    def _failed(self, failure: Failure, uuid: str) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("{server}: its installation broke off", failure, server=uuid)

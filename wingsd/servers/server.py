@@ -21,7 +21,14 @@ from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.config import Config, CrashDetectionConfig
-from wingsd.docker.runtime import ContainerRuntime, ContainerUsage, LayerProgress, Running
+from wingsd.docker.runtime import (
+    ContainerRuntime,
+    ContainerUsage,
+    DiskIo,
+    LayerProgress,
+    NetworkUsage,
+    Running,
+)
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
     NOT_RUNNING,
@@ -67,24 +74,6 @@ from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
 from wingsd.util.serialization import Amount, Keywords, unstructure
 from wingsd.util.text import escaped, readable_size
-
-
-@attrs.frozen(eq=False, repr=False)
-class NetworkUsage:
-    """Bytes and packets received and sent since the server's start."""
-
-    rx_bytes: Amount
-    tx_bytes: Amount
-    rx_packets: Amount
-    tx_packets: Amount
-
-
-@attrs.frozen(eq=False, repr=False)
-class DiskIo:
-    """Bytes read from and written to disks since the server's start."""
-
-    read_bytes: Amount
-    write_bytes: Amount
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -396,10 +385,8 @@ class Server(RunListener):
             memory_limit_bytes=usage.memory_limit_bytes,
             cpu_absolute=usage.cpu_absolute,
             cpu_limit_absolute=max(cpu_limit, 0) or 100 * (os.cpu_count() or 1),
-            network=NetworkUsage(
-                usage.rx_bytes, usage.tx_bytes, usage.rx_packets, usage.tx_packets
-            ),
-            disk_io=DiskIo(usage.disk_read_bytes, usage.disk_written_bytes),
+            network=usage.network,
+            disk_io=usage.disk_io,
             uptime=usage.uptime,
             state=self.state,
             disk_bytes=self.disk_bytes or 0,  # Panels read a number
