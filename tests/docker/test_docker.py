@@ -20,9 +20,9 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from wingsd.config import Config, Interfaces, Registry
 from wingsd.docker import engine as engine_calls
+from wingsd.docker.container import FORMER_DEFAULTS
 from wingsd.docker.containers import DockerContainers
 from wingsd.docker.engine import container_state
-from wingsd.docker.network import FORMER_DEFAULTS
 from wingsd.docker.runtime import ContainerRuntime, ContainerState
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount, Settings

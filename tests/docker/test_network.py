@@ -1,4 +1,4 @@
-"""Tests for `wingsd.docker.network`: ports and networks, as plain values."""
+"""Tests for `wingsd.docker.container`: ports and networks, as plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.config import Config, DockerConfig, Interfaces, IPv6, NetworkConfig, parse
-from wingsd.docker.network import (
+from wingsd.docker.container import (
     FORMER_DEFAULTS,
     NetworkSpec,
     network_mode,

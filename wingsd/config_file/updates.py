@@ -20,7 +20,6 @@ from wingsd.config import (
     VARIABLES,
     Config,
     LiveConfig,
-    Ssl,
     differences,
     is_reference,
     parse,
@@ -207,8 +206,11 @@ class _File:
         changes = {
             key: value for key, value in sent.items() if key in taken and self._value(key) != value
         }
-        for key in _kept_certificate(changes, self.config.api.ssl):
-            del changes[key]
+        certificate = {"api.ssl.cert", "api.ssl.key"} & changes.keys()
+        is_panels = any(str(changes[key]).startswith(_PANELS_CERTIFICATE) for key in certificate)
+        if is_panels and self.config.api.ssl.cert and self.config.api.ssl.key:
+            for key in certificate:
+                del changes[key]
         for key in VARIABLES.keys() & changes.keys():
             self._check_credential(key, str(changes[key]))
         if "app_name" in changes and not self._data.get("family"):
@@ -264,24 +266,13 @@ class _File:
                 f"{', '.join(sorted({*changes, *also}))}; write them separately"
             )
         _check_listening(config, changes)
-        _check_certificate(config.api.ssl, changes)
+        ssl = config.api.ssl
+        if ssl.enabled and any(key.startswith("api.ssl.") for key in changes):
+            try:
+                ServerCertificate(ssl.cert, ssl.key)
+            except ConfigError as error:
+                raise Unprocessable(_INVALID, str(error)) from error
         return text
-
-
-def _kept_certificate(changes: Mapping[str, Value], own: Ssl) -> set[str]:
-    """Return the keys of the certificate that stay the node's own."""
-    keys = {"api.ssl.cert", "api.ssl.key"} & changes.keys()
-    is_panels = any(str(changes[key]).startswith(_PANELS_CERTIFICATE) for key in keys)
-    return keys if is_panels and own.cert and own.key else set()
-
-
-def _check_certificate(ssl: Ssl, changes: Mapping[str, Value]) -> None:
-    if not ssl.enabled or not any(key.startswith("api.ssl.") for key in changes):
-        return
-    try:
-        ServerCertificate(ssl.cert, ssl.key)
-    except ConfigError as error:
-        raise Unprocessable(_INVALID, str(error)) from error
 
 
 def _check_listening(config: Config, changes: Mapping[str, Value]) -> None:

@@ -30,12 +30,14 @@ from wingsd.config import Config, Registry
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
 from wingsd.docker.container import (
+    FORMER_DEFAULTS,
     HOME,
     INSTALLER_LABELS,
     MACHINE_ID,
     ContainerSpec,
     ImageSource,
     check_mounts,
+    check_ports,
     container_spec,
     container_user,
     home_directory,
@@ -44,6 +46,8 @@ from wingsd.docker.container import (
     installer_name,
     installer_spec,
     is_below,
+    network_mode,
+    network_spec,
     rehearsal_name,
     rehearsal_spec,
     resources,
@@ -51,7 +55,6 @@ from wingsd.docker.container import (
     with_network,
 )
 from wingsd.docker.engine import console_lines, foreign_container
-from wingsd.docker.network import FORMER_DEFAULTS, check_ports, network_mode, network_spec
 from wingsd.docker.process import ContainerProcess, ContainerStreams
 from wingsd.docker.runtime import (
     ContainerRuntime,

@@ -36,8 +36,9 @@ from wingsd.docker.container import (
     NODE_LABEL,
     SERVER_LABELS,
     ContainerSpec,
+    NetworkSpec,
+    advice_against,
 )
-from wingsd.docker.network import NetworkSpec, advice_against
 from wingsd.docker.runtime import (
     Cgroups,
     Containers,

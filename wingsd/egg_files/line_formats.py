@@ -76,7 +76,10 @@ class IniFile:
         for number in reversed(lines):
             self._change(number, entry, change)
         if not lines and (new := _one_line(change.new_text(None))) is not None:
-            self._add(end, section, key + self._separator() + new)
+            # With the blanks that the file has around `=`.
+            entry_line = next(filter(_is_entry, self._lines), "")
+            is_spaced = entry_line.partition("=")[0].endswith((" ", "\t"))
+            self._add(end, section, f"{key} = {new}" if is_spaced else f"{key}={new}")
 
     def text(self) -> str:
         """Return the lines."""
@@ -113,11 +116,6 @@ class IniFile:
         self._lines[number] = parsed["head"] + new
         if comment:
             self._lines.insert(number, comment)
-
-    def _separator(self) -> str:
-        """Return the `=` with the blanks that the file has around it."""
-        entry = next(filter(_is_entry, self._lines), "")
-        return " = " if entry.partition("=")[0].endswith((" ", "\t")) else "="
 
     def _add(self, end: int | None, section: str, line: str) -> None:
         if end is not None:

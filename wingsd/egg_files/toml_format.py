@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import tomlkit
@@ -37,13 +38,8 @@ class TomlFile(NestedFile):
     def dump(self) -> str:
         """Return the text, after checking that it is read as intended (tables out of order)."""
         text = str(self.root.as_string())
-        if not self._is_read_from(text):
-            raise NotDone("the changed file would not be read as the same TOML")
-        return text
-
-    def _is_read_from(self, text: str) -> bool:
-        try:
-            return bool(tomllib.loads(text) == self.root.unwrap())
-        except ValueError:
-            # tomlkit accepts and keeps invalid TOML, such as a lone carriage return
-            return False
+        # tomlkit accepts and keeps invalid TOML, such as a lone carriage return
+        with suppress(ValueError):
+            if tomllib.loads(text) == self.root.unwrap():
+                return text
+        raise NotDone("the changed file would not be read as the same TOML")

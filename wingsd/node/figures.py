@@ -29,7 +29,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import Config
-from wingsd.docker.network import port_bindings, reachable
+from wingsd.docker.container import port_bindings, reachable
 from wingsd.errors import BadRequest, FiguresUnavailable
 from wingsd.node.answers import LatestAnswer, SharedAnswer
 from wingsd.panel.schemas import Allocations

@@ -102,7 +102,19 @@ class Servers:
                 server.files.apply_limit()
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
-        self._resume_installations(installing)
+        if installing:
+            self._log.info(
+                "{count} installations go on; the restart is reported to the Panel when they have "
+                "ended",
+                count=len(installing),
+            )
+        for record in installing:
+            uuid = record.server
+            if uuid in self._servers:
+                self._installations.begin(self._servers[uuid], record)
+            else:
+                removing = self._installations.give_up(uuid, report=False)
+                self._tasks.start("removing what its installation has left", removing, uuid)
         self._tasks.start("reporting the restart to the Panel", self._report_restart())
         unknown = await self._adopt(tuple(self._servers.values()))
         if unknown:
@@ -158,21 +170,6 @@ class Servers:
                     error=error,
                 )
             await deferLater(self._reactor, next(pauses))
-
-    def _resume_installations(self, records: Sequence[InstallationRecord]) -> None:
-        if records:
-            self._log.info(
-                "{count} installations go on; the restart is reported to the Panel when they have "
-                "ended",
-                count=len(records),
-            )
-        for record in records:
-            uuid = record.server
-            if uuid in self._servers:
-                self._installations.begin(self._servers[uuid], record)
-            else:
-                removing = self._installations.give_up(uuid, report=False)
-                self._tasks.start("removing what its installation has left", removing, uuid)
 
     async def _report_restart(self) -> None:
         # The report ends the Panel's state "installing", also of what Wings was installing.
