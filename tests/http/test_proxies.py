@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.http.request import TrustedProxies
+from wingsd.http.request import client_of
 
 CLIENT, PROXY, INNER = "198.51.100.7", "192.0.2.1", "10.0.0.5"
 UNIX = "a Unix socket"
@@ -36,4 +36,4 @@ UNIX = "a Unix socket"
 def test_the_client_is_the_last_that_is_no_trusted_proxy(
     trusted: list[str], peer: str, chain: list[str], client: str
 ) -> None:
-    assert TrustedProxies(trusted).client(peer, chain) == client
+    assert client_of(trusted, peer, chain) == client

@@ -53,7 +53,7 @@ from wingsd.filesystem.paths import name_text
 from wingsd.filesystem.root import ServerRoot
 from wingsd.http.body_sender import FileBody, StreamedBody, Validators, requested_range
 from wingsd.http.operations import INVALID, Access, Topic, call
-from wingsd.http.request import BodyReader, PulledBody, StreamingRequest, TrustedProxies
+from wingsd.http.request import BodyReader, PulledBody, StreamingRequest
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.threadio import Outflow
@@ -100,7 +100,7 @@ class SignedPath(Endpoint):
     @property
     def client_address(self) -> str:
         """The address of the user; empty where it is not known."""
-        text = TrustedProxies(self._config.api.trusted_proxies).client_of(self._request)
+        text = self._request.client(self._config.api.trusted_proxies)
         try:
             return str(parse_address(text))
         except ValueError:

@@ -173,7 +173,7 @@ class Node(Service):
         self._daily.start(DAY)
         if config.system.backups.check_interval:
             self.context.backup_checks.start()
-        self.booted = Deferred.fromCoroutine(self._boot(*left))
+        self.booted = Deferred.fromCoroutine(self._boot(left))
         # Cancelled when the node stops.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
         self.booted.addErrback(lambda failure: self._log.failure("startup failed", failure))
@@ -219,12 +219,8 @@ class Node(Service):
             starter=node.running,
         )
 
-    async def _boot(
-        self,
-        transfers: list[TransferRecord],
-        moves: list[MoveRecord],
-        restores: list[RestoreRecord],
-    ) -> bool:
+    async def _boot(self, left: Left) -> bool:
+        transfers, moves, restores = left
         node, recovery = self.context, self.recovery(transfers, moves)
         await node.callbacks.load()
         await self._settle_backups()
@@ -261,14 +257,10 @@ class Node(Service):
     @property
     def status(self) -> str:
         """The node's present work, in one line."""
-        servers, receiver, sender = (
-            self.context.servers,
-            self.context.receiver,
-            self.context.sender,
-        )
-        count = len(servers.all()) if servers.loaded else None
+        node = self.context
+        count = len(node.servers.all()) if node.servers.loaded else None
         moved = map(self._moved.moving, DIRECTIONS)
-        return summary(count, receiver.servers, sender.servers, *moved)
+        return summary(count, node.receiver.servers, node.sender.servers, *moved)
 
     def ping_database(self) -> Deferred[None]:
         """Return a Deferred that fires when the database's thread has done its present work."""

@@ -246,38 +246,28 @@ class Failure:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-FAILURES: Mapping[HTTPStatus, Failure] = {
-    HTTPStatus.BAD_REQUEST: Failure(
-        "BadRequest", "The request is invalid, or not possible for this server."
+FAILURES: Mapping[int, Failure] = {
+    400: Failure("BadRequest", "The request is invalid, or not possible for this server."),
+    401: Failure(
+        "Unauthorized", "The token is missing or invalid.", {"WWW-Authenticate": "`Bearer`."}
     ),
-    HTTPStatus.UNAUTHORIZED: Failure(
-        "Unauthorized",
-        "The token is missing or invalid.",
-        {"WWW-Authenticate": "`Bearer`."},
-    ),
-    HTTPStatus.FORBIDDEN: Failure(
+    403: Failure(
         "Forbidden", "The token, or the origin of the web page, is not allowed to do this."
     ),
-    HTTPStatus.NOT_FOUND: Failure("NotFound", "This node has no such server or transfer."),
-    HTTPStatus.CONFLICT: Failure("Conflict", "It conflicts with the state of the server."),
-    HTTPStatus.GONE: Failure("Gone", "The move has ended."),
-    HTTPStatus.INSUFFICIENT_STORAGE: Failure(
-        "NoSpace", "There is no space on the disk now.", {"Retry-After": "Seconds."}
-    ),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Failure("TooLarge", "The body is over 1 MiB."),
-    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: Failure(
-        "RangeNotSatisfiable", "The file ends before the requested range."
-    ),
-    HTTPStatus.UNPROCESSABLE_ENTITY: Failure("Unprocessable", "A value is invalid."),
-    HTTPStatus.UPGRADE_REQUIRED: Failure(
+    404: Failure("NotFound", "This node has no such server or transfer."),
+    409: Failure("Conflict", "It conflicts with the state of the server."),
+    410: Failure("Gone", "The move has ended."),
+    507: Failure("NoSpace", "There is no space on the disk now.", {"Retry-After": "Seconds."}),
+    413: Failure("TooLarge", "The body is over 1 MiB."),
+    416: Failure("RangeNotSatisfiable", "The file ends before the requested range."),
+    422: Failure("Unprocessable", "A value is invalid."),
+    426: Failure(
         "UpgradeRequired", "The headers of RFC 6455 are missing.", {"Upgrade": "`websocket`."}
     ),
-    HTTPStatus.EXPECTATION_FAILED: Failure(
-        "FileFailed", "Calagopus' status for what cannot be done with a file."
-    ),
-    HTTPStatus.INTERNAL_SERVER_ERROR: Failure("Failed", "The node failed to do it; see its log."),
-    HTTPStatus.BAD_GATEWAY: Failure("ServerNotRunning", "The server is not running."),
-    HTTPStatus.SERVICE_UNAVAILABLE: Failure(
+    417: Failure("FileFailed", "Calagopus' status for what cannot be done with a file."),
+    500: Failure("Failed", "The node failed to do it; see its log."),
+    502: Failure("ServerNotRunning", "The server is not running."),
+    503: Failure(
         "Unavailable",
         "The Panel cannot be reached, or has not sent the list of servers yet; or the node is "
         "stopping, or has too many transfers.",

@@ -23,7 +23,7 @@ from wingsd.util.media import MediaType, decode
 from wingsd.util.serialization import Keywords, structure
 
 # Errors of every call with a body of data: it is invalid, or too large.
-_BODY_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+_BODY_ERRORS = (400, 413)
 
 
 class Access(Enum):

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -286,6 +287,12 @@ class StreamingRequest(Request):
         """The client's address, for the log."""
         return getattr(self.getClientAddress(), "host", "a Unix socket")
 
+    def client(self, proxies: Sequence[str]) -> str:
+        """Return the address that it comes from; of a Unix socket, a text that is none."""
+        forwarded = self.requestHeaders.getRawHeaders("X-Forwarded-For", [])
+        chain = [part.strip() for value in forwarded for part in value.split(",")]
+        return client_of(proxies, self.peer, chain or [self.header("X-Real-IP").strip()])
+
     def proceed(self) -> None:
         """Send 100 Continue to a client that waits for it."""
         if self._wants_continue and not self._disconnected:
@@ -498,6 +505,7 @@ MAX_PULLED = 1 << 20
 _JOINED = 16 << 10
 
 
+@attrs.define(eq=False, repr=False)
 class PulledBody:
     """The body of a request for a coroutine, which takes what has arrived whenever it is ready.
 
@@ -509,25 +517,20 @@ class PulledBody:
     so until the coroutine has used those bytes.
     """
 
-    def __init__(
-        self,
-        request: StreamingRequest,
-        incomplete: Callable[[str], WingsdError],
-        *,
-        least: int = 1,
-        most: int = MAX_PULLED,
-    ) -> None:
-        self._request = request
-        self._incomplete = incomplete
-        self._least = least
-        self._most = most
-        self._pieces: list[bytes] = []
-        #: Small pieces that come behind those.
-        self._small = bytearray()
-        self._size = 0
-        self._has_ended = self._is_paused = False
-        self._error: WingsdError | None = None
-        self._waiting: Deferred[None] | None = None
+    _request: StreamingRequest
+    _incomplete: Callable[[str], WingsdError]
+    _least: int = attrs.field(default=1, kw_only=True)
+    _most: int = attrs.field(default=MAX_PULLED, kw_only=True)
+    _pieces: list[bytes] = attrs.field(factory=list, init=False)
+    #: Small pieces that come behind those.
+    _small: bytearray = attrs.field(factory=bytearray, init=False)
+    _size: int = attrs.field(default=0, init=False)
+    _has_ended: bool = attrs.field(default=False, init=False)
+    _is_paused: bool = attrs.field(default=False, init=False)
+    _error: WingsdError | None = attrs.field(default=None, init=False)
+    _waiting: Deferred[None] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
         self._pause()
 
     # What the coroutine calls
@@ -637,38 +640,25 @@ class _Drain:
             self._deadline.cancel()
 
 
-class TrustedProxies:
-    """The proxies with these addresses or networks, `api.trusted_proxies`.
+def client_of(proxies: Sequence[str], peer: str, chain: Sequence[str]) -> str:
+    """Return the address of the client of `peer`, where `chain` are the forwarded ones.
 
-    With any of them, what calls over a Unix socket is one as well.
+    It is the last one that is no trusted proxy's, of `proxies`, which are addresses and networks.
+    With any of them, what calls over a Unix socket is one as well. An invalid address ends the
+    chain.
     """
-
-    def __init__(self, proxies: Sequence[str]) -> None:
-        self._networks = [parse_network(proxy) for proxy in proxies]
-
-    def client_of(self, request: StreamingRequest) -> str:
-        """Return the address that a request comes from; of a Unix socket, a text that is none."""
-        forwarded = request.requestHeaders.getRawHeaders("X-Forwarded-For", [])
-        chain = [part.strip() for value in forwarded for part in value.split(",")]
-        chain = chain or [request.header("X-Real-IP").strip()]
-        return self.client(request.peer, chain)
-
-    def client(self, peer: str, chain: Sequence[str]) -> str:
-        """Return the address of the client of `peer`, where `chain` are the forwarded ones.
-
-        It is the last one that is no trusted proxy's. An invalid one ends the chain.
-        """
-        if not self._networks:
-            return peer
-        client = peer
-        for text in (*chain, *([peer] if _parsed(peer) else []))[::-1]:
-            found = _parsed(text)
-            if found is None:
-                break
-            client = str(found)
-            if not any(found in network for network in self._networks):
-                break
-        return client
+    networks = [parse_network(proxy) for proxy in proxies]
+    if not networks:
+        return peer
+    client = peer
+    for text in (*chain, *([peer] if _parsed(peer) else []))[::-1]:
+        found = _parsed(text)
+        if found is None:
+            break
+        client = str(found)
+        if not any(found in network for network in networks):
+            break
+    return client
 
 
 def _parsed(text: str) -> Address | None:

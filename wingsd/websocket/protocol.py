@@ -124,7 +124,7 @@ class ConsoleProtocol(WebSocketServerProtocol):
     def onPing(self, payload: bytes) -> None:
         """Send a pong, unless the client reads too slowly."""
         self._count()
-        if not self._receiver.paused:
+        if not self._receiver.buffer.paused:
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import LoopingCall
@@ -29,7 +30,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import Event, EventBus
-from wingsd.http.request import StreamingRequest, TrustedProxies
+from wingsd.http.request import StreamingRequest
 from wingsd.servers.console import daemon_line
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
@@ -123,6 +124,7 @@ _DROPPABLE = (
 
 
 @implementer(IPushProducer)
+@attrs.define(eq=False, repr=False)
 class ConsoleClient:
     """A browser at `address` that watches the server with the UUID `uuid`.
 
@@ -132,42 +134,27 @@ class ConsoleClient:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        uuid: str,
-        server: Server | None,
-        session: Session,
-        sockets: ConsoleSockets,
-        address: str,
-    ) -> None:
-        self.uuid = uuid
-        self.session = session
-        self._server = server
-        self._sockets = sockets
-        self._address = address
-        self._buffer = SendBuffer()
-        self._protocol: ConsoleProtocol | None = None
-        self._sends_binary = False
+    uuid: str
+    _server: Server | None
+    session: Session
+    _sockets: ConsoleSockets
+    _address: str
+    buffer: SendBuffer = attrs.field(factory=SendBuffer, init=False)
+    _protocol: ConsoleProtocol | None = attrs.field(default=None, init=False)
+    _sends_binary: bool = attrs.field(default=False, init=False)
+    _checks: LoopingCall = attrs.field(init=False)
+    _unsubscribe: Callable[[], None] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
         self._checks = LoopingCall(self._check)
-        self._checks.clock = sockets.reactor
-        self._unsubscribe: Callable[[], None] | None = None
+        self._checks.clock = self._sockets.reactor
 
-    def evict(self) -> None:
-        """Close the connection in favour of a new one."""
-        self._close(TRY_AGAIN_LATER, "too many WebSockets wait for a token")
-        self._sockets.leave(self)
-
-    def deauthorize(self) -> None:
-        """Close the connection, since its user's access has ended or changed."""
-        self._close(POLICY_VIOLATION, "your access to this server has ended or changed")
+    def expel(self, code: int, reason: str) -> None:
+        """Close the connection, which does not count from now on."""
+        self._close(code, reason)
         self._sockets.leave(self)
 
     # Called by the protocol
-
-    @property
-    def paused(self) -> bool:
-        """True if the browser reads too slowly at present."""
-        return self._buffer.paused
 
     def opened(self, protocol: ConsoleProtocol) -> None:
         """Start watching the server."""
@@ -203,11 +190,11 @@ class ConsoleClient:
 
     def pauseProducing(self) -> None:
         """Note that the browser reads too slowly."""
-        self._buffer.pause()
+        self.buffer.pause()
 
     def resumeProducing(self) -> None:
         """Note that the browser has read everything; tell it the number of dropped lines."""
-        lines = self._buffer.resume()
+        lines = self.buffer.resume()
         if lines:
             text = f"{lines} lines are missing here: they came faster than this browser read them."
             self._send(Message(events.DAEMON_MESSAGE, (text,)))
@@ -242,7 +229,7 @@ class ConsoleClient:
         payload = message.encode(binary=self._sends_binary)
         line = message.event in _LINES
         droppable = line or message.event in _DROPPABLE
-        decision = self._buffer.decide(len(payload), droppable=droppable, line=line)
+        decision = self.buffer.decide(len(payload), droppable=droppable, line=line)
         if decision is SendDecision.SEND:
             self._protocol.send(payload, binary=self._sends_binary)
         elif decision is SendDecision.CLOSE:
@@ -255,11 +242,9 @@ class ConsoleClient:
             app_name = self._sockets.config.app_name
             lines = tuple(daemon_line(app_name, text) for text in message.args)
             return Message(events.CONSOLE_OUTPUT, lines)
-        return (
-            Message(events.CONSOLE_OUTPUT, message.args)
-            if message.event == events.TRANSFER_LOGS
-            else message
-        )
+        if message.event == events.TRANSFER_LOGS:
+            return Message(events.CONSOLE_OUTPUT, message.args)
+        return message
 
     def _close(self, code: int, reason: str) -> None:
         protocol = self._protocol
@@ -337,6 +322,7 @@ WAITING_MAX = 256
 REMEMBERED, REMEMBERED_FOR = 1024, 60.0
 
 
+@attrs.define(eq=False, repr=False)
 class ConsoleSockets:
     """The WebSockets of all servers of this node.
 
@@ -346,32 +332,26 @@ class ConsoleSockets:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        config: Config,
-        bus: EventBus,
-        denied: DenyList,
-        activity: ActivityLog,
-        reactor: Reactor,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self.config = config
-        self.bus = bus
-        self.activity = activity
-        self.reactor = reactor
-        self.now = now
-        lines_max = config.system.websocket_log_count
-        self.transfers = RecentTransfers(bus, reactor, now, lines_max)
-        self._proxies = TrustedProxies(config.api.trusted_proxies)
-        self._denied = denied
-        self._factory: WebSocketServerFactory | None = None
-        # In the order of their connections.
-        self._clients: dict[str, dict[ConsoleClient, None]] = {}
-        #: Those without a token: the UUIDs of their servers, and the blocks of their addresses.
-        self._waiting: dict[ConsoleClient, tuple[str, str]] = {}
-        #: How many of a block have gone without a token, lately.
-        self._gone: Counter[str] = Counter()
-        self._remembered_since = reactor.seconds()
+    config: Config
+    bus: EventBus
+    _denied: DenyList
+    activity: ActivityLog
+    reactor: Reactor
+    now: Callable[[], float] = time.time
+    transfers: RecentTransfers = attrs.field(init=False)
+    _factory: WebSocketServerFactory | None = attrs.field(default=None, init=False)
+    # In the order of their connections.
+    _clients: dict[str, dict[ConsoleClient, None]] = attrs.field(factory=dict, init=False)
+    #: Those without a token: the UUIDs of their servers, and the blocks of their addresses.
+    _waiting: dict[ConsoleClient, tuple[str, str]] = attrs.field(factory=dict, init=False)
+    #: How many of a block have gone without a token, lately.
+    _gone: Counter[str] = attrs.field(factory=Counter, init=False)
+    _remembered_since: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        lines_max = self.config.system.websocket_log_count
+        self.transfers = RecentTransfers(self.bus, self.reactor, self.now, lines_max)
+        self._remembered_since = self.reactor.seconds()
 
     def use(self, config: Config) -> None:
         """Check origins and tokens by another configuration, also in open WebSockets."""
@@ -396,7 +376,7 @@ class ConsoleSockets:
             if client.session.user == user
         ]
         for client in closing:
-            client.deauthorize()
+            client.expel(POLICY_VIOLATION, "your access to this server has ended or changed")
         return len(closing)
 
     def open(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
@@ -440,7 +420,7 @@ class ConsoleSockets:
 
         if self._factory is None:
             self._factory = protocol.protocol_factory(self.reactor, self.config.family)
-        address = self._proxies.client_of(request)
+        address = request.client(self.config.api.trusted_proxies)
         block = address_block(address)
         self._make_place(uuid, block)
         session = Session(
@@ -489,7 +469,7 @@ class ConsoleSockets:
             not open_now[block] and most[block] >= most[self._waiting[victim][1]]
         ):
             raise TooManyWebSockets("Too many open websocket connections.", limit)
-        victim.evict()
+        victim.expel(TRY_AGAIN_LATER, "too many WebSockets wait for a token")
 
 
 def _opening(request: StreamingRequest) -> bytes:

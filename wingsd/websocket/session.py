@@ -229,6 +229,7 @@ _NO_CONSOLE = (
 _GONE = "the server is not on this node any more"
 
 
+@attrs.define(eq=False, repr=False)
 class Session:
     """The session of one browser.
 
@@ -236,29 +237,22 @@ class Session:
     is None when it has left this node: then only the final state of its transfer is sent.
     """
 
-    def __init__(
-        self,
-        uuid: str,
-        key: str,
-        family: str,
-        denied: DenyList,
-        limits: MessageRateLimits,
-        server: Server | None,
-        transfers: RecentTransfers,
-    ) -> None:
-        self._uuid = uuid
-        #: The node's token, by which those of users are checked. It may be replaced.
-        self.key = key
-        self._family = family
-        self._denied = denied
-        self._server = server
-        self._transfers = transfers
-        self._has_left = server is None
-        self._limits = limits
-        self._token: ConsoleToken | None = None
-        self._notified = ""
-        self._is_leaving = False
-        self._checks = 0
+    _uuid: str
+    #: The node's token, by which those of users are checked. It may be replaced.
+    key: str
+    _family: str
+    _denied: DenyList
+    _limits: MessageRateLimits
+    _server: Server | None
+    _transfers: RecentTransfers
+    _token: ConsoleToken | None = attrs.field(default=None, init=False)
+    _notified: str = attrs.field(default="", init=False)
+    _is_leaving: bool = attrs.field(default=False, init=False)
+    _checks: int = attrs.field(default=0, init=False)
+    _has_left: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._has_left = self._server is None
 
     @property
     def admitted(self) -> bool:
@@ -363,15 +357,13 @@ class Session:
         if not token.allows("websocket.connect"):
             raise TokenInvalid("jwt: missing connect permission")
         # A browser that only renews its token has the state already.
-        initial = self._initial_messages(token) if self._invalid_reason(now) else []
+        initial: list[Step] = []
+        if self._invalid_reason(now):
+            initial = self._missed_end(token)
+            if not self._has_left and self._server is not None:
+                initial = [*_state(token, self._server), *initial]
         self._token, self._notified = token, ""
         return [Message(messages.AUTH_SUCCESS), *initial]
-
-    def _initial_messages(self, token: ConsoleToken) -> list[Step]:
-        end = self._missed_end(token)
-        if self._has_left or self._server is None:
-            return end
-        return [*_state(token, self._server), *end]
 
     def _missed_end(self, token: ConsoleToken) -> list[Step]:
         state = self._transfers.missed(self._uuid, token.issued, is_here=not self._is_away)
