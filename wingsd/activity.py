@@ -155,6 +155,7 @@ _REFUSALS = (
 )
 
 
+@attrs.define(eq=False, repr=False)
 class ActivityLog:
     """The entries that the Panel has not accepted, at most `most`; the oldest are dropped.
 
@@ -164,49 +165,44 @@ class ActivityLog:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        storage: StateDatabase,
-        panel: Panel,
-        reactor: IReactorTime,
-        most: int,
-        interval: float,
-        count: int,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._storage = storage
-        self._panel = panel
-        self._reactor = reactor
-        self._most = most
-        self._interval = interval
-        self._count = count
-        self._now = now
-        self._buffer: deque[ActivityEntry] = deque()
-        self._stored = 0
-        self._counted = False
-        #: The id up to which the Panel has the entries, or refuses them.
-        self._settled = 0
-        self._timer = Timer(reactor)
-        #: The write that is under way.
-        self._storing: Deferred[None] | None = None
-        self._failing = False
-        self._stopped = False
-        #: The number of entries that the Panel has accepted.
-        self.sent = 0
-        #: The entries that were dropped, by the words of `DROPPED`.
-        self.dropped = dict.fromkeys(DROPPED, 0)
-        self._unlogged = dict.fromkeys(DROPPED, 0)
-        self._logged: dict[str, float] = {}
-        #: The calls left of a run.
-        self._calls = 0
-        #: When the Panel may be called again, by its `Retry-After`.
-        self._not_before = 0.0
-        #: The code of the last failure to send, empty after a success.
-        self._failure = ""
-        self._running: Deferred[None] | None = None
+    _storage: StateDatabase
+    _panel: Panel
+    _reactor: IReactorTime
+    _most: int
+    _interval: float
+    _count: int
+    _now: Callable[[], float] = time.time
+    _buffer: deque[ActivityEntry] = attrs.field(factory=deque, init=False)
+    _stored: int = attrs.field(default=0, init=False)
+    _counted: bool = attrs.field(default=False, init=False)
+    #: The id up to which the Panel has the entries, or refuses them.
+    _settled: int = attrs.field(default=0, init=False)
+    _timer: Timer = attrs.field(init=False)
+    #: The write that is under way.
+    _storing: Deferred[None] | None = attrs.field(default=None, init=False)
+    _failing: bool = attrs.field(default=False, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
+    #: The number of entries that the Panel has accepted.
+    sent: int = attrs.field(default=0, init=False)
+    #: The entries that were dropped, by the words of `DROPPED`.
+    dropped: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(DROPPED, 0), init=False)
+    #: Those since the last line of the log about them.
+    _unlogged: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(DROPPED, 0), init=False)
+    _logged: dict[str, float] = attrs.field(factory=dict, init=False)
+    #: The calls left of a run.
+    _calls: int = attrs.field(default=0, init=False)
+    #: When the Panel may be called again, by its `Retry-After`.
+    _not_before: float = attrs.field(default=0.0, init=False)
+    #: The code of the last failure to send, empty after a success.
+    _failure: str = attrs.field(default="", init=False)
+    _running: Deferred[None] | None = attrs.field(default=None, init=False)
+    _loop: LoopingCall = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._timer = Timer(self._reactor)
         # A run that takes longer than the interval delays the next one: there are never two.
         self._loop = LoopingCall(self._start_run)
-        self._loop.clock = reactor
+        self._loop.clock = self._reactor
 
     @property
     def waiting(self) -> int:

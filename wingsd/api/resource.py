@@ -28,7 +28,7 @@ from wingsd.errors import (
     WingsdError,
     error_code,
 )
-from wingsd.http.operations import Accepted, Access, Call, Repeated, Topic, parse
+from wingsd.http.operations import Accepted, Access, Call, Topic, parse
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.server import Server
 from wingsd.util.text import require_uuid
@@ -138,9 +138,7 @@ class Endpoint(Resource):
         content = await call.handler(self, **self._arguments(call))
         status = call.success.status
         if isinstance(content, Accepted):
-            content, status = content.content, HTTPStatus.ACCEPTED
-        elif isinstance(content, Repeated):
-            content, status = content.content, HTTPStatus.OK
+            content, status = content.content, content.status
         elif content is not None and status is HTTPStatus.NO_CONTENT:
             status = HTTPStatus.OK
         if status is not HTTPStatus.SWITCHING_PROTOCOLS:

@@ -100,7 +100,7 @@ class SignedPath(Endpoint):
     @property
     def client_address(self) -> str:
         """The address of the user; empty where it is not known."""
-        text = self._request.client(self._config.api.trusted_proxies)
+        text = self._request.client_behind(self._config.api.trusted_proxies)
         try:
             return str(parse_address(text))
         except ValueError:

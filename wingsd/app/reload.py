@@ -21,11 +21,7 @@ class Reload:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        live: LiveConfig,
-        renew_certificate: Callable[[Ssl], bool],
-    ) -> None:
+    def __init__(self, live: LiveConfig, renew_certificate: Callable[[Ssl], bool]) -> None:
         self._live = live
         self._read = live.current
         self._ssl = live.current.api.ssl

@@ -15,7 +15,7 @@ from email.utils import formatdate
 from fcntl import ioctl
 from http import HTTPStatus
 from termios import TIOCOUTQ
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -30,6 +30,7 @@ from wingsd.util.net import tcp_info
 from wingsd.util.reactor import Reactor, Timer
 
 if TYPE_CHECKING:
+    from wingsd.filesystem.directory import OpenFile
     from wingsd.http.request import StreamingRequest
 
 #: Bytes of a body in memory above which it is written in pieces, and those of a piece.
@@ -331,16 +332,6 @@ BLOCKS = 8 << 20
 QUICK = 0.1
 
 
-class ReadableFile(Protocol):
-    """A file that is open."""
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Return at most `size` bytes from an offset, none behind the end. Blocking."""
-
-    def close(self) -> None:
-        """Close it; may be called twice."""
-
-
 @attrs.frozen(eq=False)
 class FileBody:
     """The content of an answer: an open file, which is closed when it has been sent.
@@ -349,7 +340,7 @@ class FileBody:
     ones, `name` is for the log.
     """
 
-    file: ReadableFile
+    file: OpenFile
     validators: Validators
     workers: Workers
     name: str

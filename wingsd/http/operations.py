@@ -12,7 +12,7 @@ from enum import Enum
 from http import HTTPStatus
 from inspect import getdoc, iscoroutinefunction
 from types import MethodType
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_type_hints
 
 import attrs
 
@@ -219,13 +219,13 @@ class Accepted(Generic[Content_co]):
     """An answer of the type `Content_co` with 202, to a call that takes longer and goes on."""
 
     content: Content_co
+    status: ClassVar = HTTPStatus.ACCEPTED
 
 
-@attrs.frozen(eq=False, repr=False)
-class Repeated(Generic[Content_co]):
+class Repeated(Accepted[Content_co]):
     """An answer of the type `Content_co` with 200, to a call that was made before."""
 
-    content: Content_co
+    status = HTTPStatus.OK
 
 
 class TreePage(bytes):

@@ -287,7 +287,7 @@ class StreamingRequest(Request):
         """The client's address, for the log."""
         return getattr(self.getClientAddress(), "host", "a Unix socket")
 
-    def client(self, proxies: Sequence[str]) -> str:
+    def client_behind(self, proxies: Sequence[str]) -> str:
         """Return the address that it comes from; of a Unix socket, a text that is none."""
         forwarded = self.requestHeaders.getRawHeaders("X-Forwarded-For", [])
         chain = [part.strip() for value in forwarded for part in value.split(",")]

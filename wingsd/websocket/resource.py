@@ -420,7 +420,7 @@ class ConsoleSockets:
 
         if self._factory is None:
             self._factory = protocol.protocol_factory(self.reactor, self.config.family)
-        address = request.client(self.config.api.trusted_proxies)
+        address = request.client_behind(self.config.api.trusted_proxies)
         block = address_block(address)
         self._make_place(uuid, block)
         session = Session(
