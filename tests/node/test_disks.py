@@ -14,7 +14,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from tests.support.workers import SynchronousWorkers
 from wingsd.node import figures
-from wingsd.node.figures import MountedDisk, NodeDisks
+from wingsd.node.figures import DiskDetails, NodeDisks
 from wingsd.threadio import Workers
 
 SYNCHRONOUS: Any = SynchronousWorkers()
@@ -62,9 +62,9 @@ async def test_each_device_is_shown_once_with_what_the_node_keeps_on_it(
     places |= {"Backup": "/backups/all", "Temp": "/run/tmp"}
     node = NodeDisks(places, SYNCHRONOUS, SYNCHRONOUS, reactor)
     assert await node.look() == [
-        MountedDisk("/dev/a", "/", 100, 10, ("Logs", "Root", "Temp")),
-        MountedDisk("/dev/b", "/srv", 200, 20, ("Data",)),
-        MountedDisk("share:/x", "/backups", 300, 30, ("Backup",)),
+        DiskDetails("/dev/a", "/", 100, 10, ("Logs", "Root", "Temp")),
+        DiskDetails("/dev/b", "/srv", 200, 20, ("Data",)),
+        DiskDetails("share:/x", "/backups", 300, 30, ("Backup",)),
     ]
 
 
@@ -103,17 +103,17 @@ async def test_a_disk_that_hangs_shows_its_last_figures_and_delays_no_other(
     monkeypatch.setattr(figures, "_size", size)
     node = NodeDisks({}, SYNCHRONOUS, threads, reactor)
     try:
-        assert [disk.used for disk in await node.look()] == [1, 1]
+        assert [disk.used_space for disk in await node.look()] == [1, 1]
         used |= {"/": 2, "/srv": 2}
         hangs.set()
         for _ in range(2):
-            assert [disk.used for disk in await node.look()] == [2, 1]
+            assert [disk.used_space for disk in await node.look()] == [2, 1]
         assert calls.count("/srv") == 2
         assert len([line for line in logged.lines if "the disk at /srv" in line]) == 1
     finally:
         mends.set()
         hangs.clear()
-    while [disk.used for disk in await node.look()] != [2, 2]:
+    while [disk.used_space for disk in await node.look()] != [2, 2]:
         pass
 
 

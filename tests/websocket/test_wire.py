@@ -139,7 +139,7 @@ async def test_a_slow_reader_costs_bounded_memory(node: ConsoleNode, secure: boo
         node.publish("status", f"turn {turn}")
         assert held_for(client) < ALL_MAX + 200_000
         await deferLater(reactor, 0)
-    assert client.paused
+    assert client.buffer.paused
     slow.resume()
     await slow.wait_for("daemon message")
     node.publish("console output", f"{10 * TURNS} and on")

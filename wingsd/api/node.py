@@ -30,7 +30,7 @@ from wingsd.errors import (
 )
 from wingsd.http.operations import Call, PlainText, Topic, call
 from wingsd.node.diagnostics import ReportOptions
-from wingsd.node.figures import UsedPort, host_addresses, used_ports
+from wingsd.node.figures import DiskDetails, UsedPort, host_addresses, used_ports
 from wingsd.node.logs import MAX_LINES, LogUnavailable, StoredLog, read_log, stored_logs
 from wingsd.node.redaction import Redaction
 from wingsd.servers import PowerState
@@ -224,17 +224,6 @@ def _boolean(name: str, text: str) -> bool:
 
 Average = Annotated[float, Keywords(minimum=0)]
 Percent = Annotated[float, Keywords(minimum=0, maximum=100)]
-
-
-@attrs.frozen(eq=False, repr=False)
-class DiskDetails:
-    """A mounted disk."""
-
-    device: str
-    mountpoint: str
-    total_space: Amount
-    used_space: Amount
-    tags: Annotated[list[str], "What the node keeps on it: `Root`, `Logs`, `Data`, …"]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -519,12 +508,9 @@ class NodeEndpoint(Endpoint):
             load_average5=used.load[1],
             load_average15=used.load[2],
             cpu_percent=now.rates.cpu_percent,
-            disk_total=sum(disk.total for disk in now.disks),
-            disk_used=sum(disk.used for disk in now.disks),
-            disk_details=[
-                DiskDetails(disk.device, disk.mountpoint, disk.total, disk.used, list(disk.tags))
-                for disk in now.disks
-            ],
+            disk_total=sum(disk.total_space for disk in now.disks),
+            disk_used=sum(disk.used_space for disk in now.disks),
+            disk_details=list(now.disks),
         )
 
     @call(200, "The addresses.", fails=(500,))
@@ -628,8 +614,8 @@ class NodeEndpoint(Endpoint):
                 ),
                 memory=MemoryStats(now.memory.used, now.memory.used_process, now.memory.total),
                 disk=DiskStats(
-                    used=disk.used if disk else 0,
-                    total=disk.total if disk else 0,
+                    used=disk.used_space if disk else 0,
+                    total=disk.total_space if disk else 0,
                     read=counted.read,
                     reading_rate=rates.read,
                     written=counted.written,

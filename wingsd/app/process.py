@@ -81,37 +81,8 @@ def trim_heap() -> None:
 
 #: Archives packed at a time; further ones wait.
 PACKERS = 8
-# Threads for renames and the like, which are short; for what takes as long as a disk or a tree
-# demands, such as flushing a file system, walking a server's files and deleting them; and for the
-# engine, where a pull, or a console that the server does not read, occupies one for some seconds.
-DISK_WORKERS = 4
-LONG_WORKERS = 16
-ENGINE_WORKERS = 8
-# Threads for what the kernel shows in /proc, and for disks of which some may hang.
-FIGURES_WORKERS = 1
-FILESYSTEM_WORKERS = 4
-# The threads that read servers which run while they are sent: all other work comes first.
-FOLLOWING_NICE = 19
-# Moves of which is read back at a time what has arrived.
-REREADERS = 1
 # Backups that are restored at a time; further ones wait.
 RESTORERS = 2
-# Listings and the like of servers' files at a time, searches, and blocks of files that are sent.
-FILE_WORKERS = 4
-SEARCH_WORKERS = 2
-READ_WORKERS = 4
-# Listings of large directories at a time.
-LISTING_WORKERS = 1
-# Changes of servers' files at a time that may take long, renames, and archives that are made.
-CHANGE_WORKERS = 8
-RENAME_WORKERS = 4
-ARCHIVE_WORKERS = 3
-# Backups of servers at a time, and one that is verified.
-BACKUP_WORKERS = 9
-# Threads that read archives which are uploaded: a piece at a time for each part.
-UPLOAD_WORKERS = 2
-# Archives of files that are made while a browser saves them: each has its thread until the end.
-DOWNLOAD_WORKERS = 8
 # Servers whose egg files are rewritten at a time; and those that turn out to be slow, whose
 # processes inherit the nice value of their thread.
 REWRITERS = 4
@@ -120,45 +91,55 @@ SLOW_NICE = 5
 
 
 class Pools:
-    """The thread pools, as `system.transfers` configures them."""
+    """The thread pools, as `system.transfers` configures them: how much runs at a time of each.
+
+    Further work waits.
+    """
 
     def __init__(self, reactor: Reactor, transfers: TransfersConfig) -> None:
-        # Threads started by these inherit the nice value.
-        self.disk = Workers(reactor, "disk", DISK_WORKERS)
-        self.long = Workers(reactor, "long", LONG_WORKERS)
+        # Renames and the like, which are short; and what takes as long as disk or tree demand,
+        # such as flushing a file system, walking a server's files and deleting them.
+        self.disk = Workers(reactor, "disk", 4)
+        self.long = Workers(reactor, "long", 16)
         self._trimming = Timer(reactor)
+        # Threads started by these inherit the nice value.
         archive_workers = partial(Workers, reactor, nice=transfers.nice, when_idle=self.trim_later)
         self.extractors = archive_workers("extract", transfers.concurrent)
         self.packers = archive_workers("pack", PACKERS)
+        # They read servers which run while they are sent: all other work comes first.
         self.followers = Workers(
-            reactor,
-            "follow",
-            PACKERS,
-            nice=FOLLOWING_NICE,
-            idle_io=True,
-            when_idle=self.trim_later,
+            reactor, "follow", PACKERS, nice=19, idle_io=True, when_idle=self.trim_later
         )
-        # A lower priority would keep the rest of the move waiting for it, at its end.
-        self.rereaders = Workers(reactor, "reread", REREADERS, nice=transfers.nice)
+        # Moves of which is read back what has arrived. A lower priority would keep the rest of the
+        # move waiting for it, at its end.
+        self.rereaders = Workers(reactor, "reread", 1, nice=transfers.nice)
         self.restorers = archive_workers("restore", RESTORERS)
         self.rewriters = Rewriters(
             Workers(reactor, "rewrite", REWRITERS),
             Workers(reactor, "slow", SLOW_REWRITERS, nice=SLOW_NICE),
         )
-        self.engine = Workers(reactor, "engine", ENGINE_WORKERS)
+        # A pull, or a console that the server does not read, occupies one for some seconds.
+        self.engine = Workers(reactor, "engine", 8)
         self.database = Workers(reactor, "database", 1)
-        self.files = Workers(reactor, "files", FILE_WORKERS)
-        self.searches = Workers(reactor, "search", SEARCH_WORKERS)
-        self.reads = Workers(reactor, "read", READ_WORKERS)
-        self.listings = archive_workers("list", LISTING_WORKERS)
-        self.changes = Workers(reactor, "change", CHANGE_WORKERS)
-        self.renames = Workers(reactor, "rename", RENAME_WORKERS)
-        self.archivers = archive_workers("compress", ARCHIVE_WORKERS)
-        self.backups = archive_workers("backup", BACKUP_WORKERS)
-        self.uploads = Workers(reactor, "upload", UPLOAD_WORKERS)
-        self.downloads = archive_workers("download", DOWNLOAD_WORKERS)
-        self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
-        self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
+        # Listings and the like of servers' files, searches, and blocks of files that are sent.
+        self.files = Workers(reactor, "files", 4)
+        self.searches = Workers(reactor, "search", 2)
+        self.reads = Workers(reactor, "read", 4)
+        # Large directories.
+        self.listings = archive_workers("list", 1)
+        # Changes of servers' files that may take long, renames, and archives that are made.
+        self.changes = Workers(reactor, "change", 8)
+        self.renames = Workers(reactor, "rename", 4)
+        self.archivers = archive_workers("compress", 3)
+        # Backups of servers, and one that is verified.
+        self.backups = archive_workers("backup", 9)
+        # They read archives which are uploaded: a piece at a time for each part.
+        self.uploads = Workers(reactor, "upload", 2)
+        # Archives that are made while a browser saves them: each has its thread until the end.
+        self.downloads = archive_workers("download", 8)
+        # What the kernel shows in /proc, and disks of which some may hang.
+        self.figures = Workers(reactor, "figures", 1)
+        self.filesystems = Workers(reactor, "statvfs", 4)
         self.lookups = Workers(reactor, "lookup", LOOKUPS)
 
     def trim_later(self) -> None:

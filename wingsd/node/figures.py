@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import IPv6Address, ip_address
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import attrs
 import psutil
@@ -35,6 +35,7 @@ from wingsd.node.answers import LatestAnswer, SharedAnswer
 from wingsd.panel.schemas import Allocations
 from wingsd.threadio import Workers
 from wingsd.util.addresses import Address, parse_address
+from wingsd.util.serialization import Amount
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -47,14 +48,14 @@ _NOT_DISKS = {"devtmpfs", "ramfs", "squashfs", "tmpfs"}
 
 
 @attrs.frozen(repr=False)
-class MountedDisk:
-    """A mounted disk; sizes in bytes. `tags` are the names of what the node keeps on it."""
+class DiskDetails:
+    """A mounted disk."""
 
     device: str
     mountpoint: str
-    total: int
-    used: int
-    tags: tuple[str, ...]
+    total_space: Amount
+    used_space: Amount
+    tags: Annotated[tuple[str, ...], "What the node keeps on it: `Root`, `Logs`, `Data`, …"]
 
 
 class NodeDisks:
@@ -81,7 +82,7 @@ class NodeDisks:
         self._sizes: dict[str, LatestAnswer[tuple[int, int]]] = {}
         self._hanging: frozenset[str] = frozenset()
 
-    async def look(self) -> list[MountedDisk]:
+    async def look(self) -> list[DiskDetails]:
         """Return the disks with what is known of them now. Raises `FiguresUnavailable`.
 
         A disk that has never answered is left out.
@@ -97,7 +98,7 @@ class NodeDisks:
         self._report(await self._renew(self._sizes))
         sizes = {path: answer.value for path, answer in self._sizes.items()}
         return [
-            attrs.evolve(disk, total=size[0], used=size[1])
+            attrs.evolve(disk, total_space=size[0], used_space=size[1])
             for disk in disks
             if (size := sizes[disk.mountpoint]) is not None
         ]
@@ -154,7 +155,7 @@ def _mounts() -> list[_Mount]:
     ]
 
 
-def _disks(mounts: Sequence[_Mount], tags: Mapping[str, list[str]]) -> Iterator[MountedDisk]:
+def _disks(mounts: Sequence[_Mount], tags: Mapping[str, list[str]]) -> Iterator[DiskDetails]:
     """Yield each device once, by its outermost mount point, without sizes."""
     devices: dict[str, list[str]] = {}
     for mount in mounts:
@@ -162,7 +163,7 @@ def _disks(mounts: Sequence[_Mount], tags: Mapping[str, list[str]]) -> Iterator[
             devices.setdefault(mount.device, []).append(mount.mountpoint)
     for device, paths in devices.items():
         found = sorted(tag for path in paths for tag in tags.get(path, ()))
-        yield MountedDisk(device, min(paths, key=len), 0, 0, tuple(found))
+        yield DiskDetails(device, min(paths, key=len), 0, 0, tuple(found))
 
 
 def _size(path: str) -> tuple[int, int]:
@@ -310,10 +311,10 @@ class MachineFigures:
     counters: Counters[int]
     rates: Counters[float]
     memory: MachineMemory
-    disks: tuple[MountedDisk, ...]
+    disks: tuple[DiskDetails, ...]
 
     @property
-    def data_disk(self) -> MountedDisk | None:
+    def data_disk(self) -> DiskDetails | None:
         """The disk with the servers' files; None if it has never answered."""
         return next((disk for disk in self.disks if "Data" in disk.tags), None)
 

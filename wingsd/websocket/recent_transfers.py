@@ -115,15 +115,12 @@ class RecentTransfers:
 
     def _enter(self, server: str, state: str) -> None:
         if state in (COMPLETED, FAILED):
-            self._end(server, state)
+            transfer = self._under_way.pop(server, None) or self._new(server)
+            transfer.end, transfer.ended, transfer.heard = state, self._now(), set()
+            self._ended.append(transfer)
+            self._reactor.callLater(KEPT_SECONDS, self._expire, transfer)
         elif state in _BEGINNINGS and server not in self._under_way:
             self._under_way[server] = self._new(server)
-
-    def _end(self, server: str, state: str) -> None:
-        transfer = self._under_way.pop(server, None) or self._new(server)
-        transfer.end, transfer.ended, transfer.heard = state, self._now(), set()
-        self._ended.append(transfer)
-        self._reactor.callLater(KEPT_SECONDS, self._expire, transfer)
 
     def _new(self, server: str) -> _Transfer:
         return _Transfer(server, Console(self._lines_max))
