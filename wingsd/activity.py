@@ -25,7 +25,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import PanelError, PanelRefused, StorageError
@@ -297,11 +296,8 @@ class ActivityLog:
         self._timer.cancel()
         if self._buffer:
             storing = self._storing = Deferred.fromCoroutine(self._store_all())
-            storing.addErrback(self._log_broken)
+            storing.addErrback(lambda fault: self._log.failure("storing activity failed", fault))
             storing.addBoth(self._stored_all, storing)
-
-    def _log_broken(self, failure: Failure) -> None:
-        self._log.failure("storing activity failed", failure)
 
     def _stored_all(self, _: None, storing: Deferred[None]) -> None:
         if self._storing is storing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from http import HTTPStatus
 from io import BytesIO
 from threading import Event
@@ -62,6 +63,7 @@ from wingsd.util.media import MediaType, accepted
 from wingsd.util.serialization import Keywords
 
 T = TypeVar("T")
+Choice = TypeVar("Choice", bound=Enum)
 
 #: Errors of file calls whose text Calagopus' Panel shows to its users with the status 417 only.
 _SHOWN_AS_417 = (BadRequest, Conflict, FileDenied, FileNotPermitted, Unprocessable)
@@ -141,6 +143,15 @@ def whole_number(name: str, text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
         raise BadRequest(INVALID, f"{name}: expected a whole number")
     return int(text)
+
+
+def _choice(kind: type[Choice], name: str, text: str) -> Choice:
+    """Return one of an enumeration by its value in a query. Raises `BadRequest`."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        known = ", ".join(each.value for each in kind)
+        raise BadRequest(INVALID, f"{name}: expected one of {known}") from error
 
 
 def hidden_by(*denylists: Denylist) -> tuple[Denylist, ...]:
@@ -354,11 +365,7 @@ class ReadFilesEndpoint(FilesPath):
 
         Files that are missing or denied are left out. The work ends when the client goes.
         """
-        try:
-            algorithm = Algorithm(query.algorithm.lower())
-        except ValueError as error:
-            known = ", ".join(each.value for each in Algorithm)
-            raise BadRequest(INVALID, f"algorithm: expected one of {known}") from error
+        algorithm = _choice(Algorithm, "algorithm", query.algorithm.lower())
         start = ServerPath.parse(query.root)
         paths = {given: start.joined(given) for given in query.files}
         denylists = (self.denylist, Denylist(query.ignored))
@@ -419,14 +426,21 @@ class ListFilesEndpoint(FilesPath):
 
     _log = Logger()
 
-    async def _listed(self, work: Callable[[ServerRoot, bool], T]) -> T:
-        """Call `work` for a small directory, and for a large one when it is its turn."""
-        try:
-            return await self.run(self._node.files.short, lambda root: work(root, True))
-        except DirectoryLarge:
-            return await self.run(self._node.files.large, lambda root: work(root, False))
+    async def _listed(
+        self, path: ServerPath, work: Callable[[ServerRoot, bool], tuple[bool, T]]
+    ) -> T:
+        """Call `work` for a small directory, and for a large one when it is its turn.
 
-    def _warn(self, path: ServerPath, is_complete: bool) -> None:
+        It returns whether all entries are listed, and the answer.
+        """
+        try:
+            is_complete, answer = await self.run(
+                self._node.files.short, lambda root: work(root, True)
+            )
+        except DirectoryLarge:
+            is_complete, answer = await self.run(
+                self._node.files.large, lambda root: work(root, False)
+            )
         if not is_complete:
             self._log.warn(
                 "{server}: directory not listed completely: {path} has more than {most} entries",
@@ -434,6 +448,7 @@ class ListFilesEndpoint(FilesPath):
                 path=str(path) or "/",
                 most=MAX_ENTRIES,
             )
+        return answer
 
     @call(200, "The entries, directories first, then by name.")
     async def list_files(self, query: DirectoryQuery) -> Encoded[tuple[FileEntry, ...]]:
@@ -448,13 +463,11 @@ class ListFilesEndpoint(FilesPath):
             return listing.is_complete, encoded(listing.entries, media)
 
         try:
-            is_complete, answer = await self._listed(work)
+            return await self._listed(path, work)
         except DirectoryMissing as error:
             if self._config.is_pelican:
                 error.message = _PELICANS_MESSAGE
             raise
-        self._warn(path, is_complete)
-        return answer
 
     @call(200, "The entries, directories first, then in that order.")
     async def list_page(self, query: PageQuery) -> Encoded[DirectoryPage]:
@@ -479,18 +492,12 @@ class ListFilesEndpoint(FilesPath):
             }
             return listing.is_complete, encoded(listing.entries, media, around, "entries")
 
-        is_complete, answer = await self._listed(work)
-        self._warn(path, is_complete)
-        return answer
+        return await self._listed(path, work)
 
     def _page(self, query: PageQuery) -> Page:
         size = whole_number("per_page", query.per_page)
         number = whole_number("page", query.page)
-        try:
-            sort = Sort(query.sort)
-        except ValueError as error:
-            known = ", ".join(each.value for each in Sort)
-            raise BadRequest(INVALID, f"sort: expected one of {known}") from error
+        sort = _choice(Sort, "sort", query.sort)
         limit = self._config.api.directory_entry_limit
         return Page(max(number or 1, 1), limit if size is None else size, sort)
 

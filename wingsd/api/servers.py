@@ -628,11 +628,6 @@ class BackupsEndpoint(ServerResource):
         backup = _backup(body.uuid)
         await self._node.backups.begin(self.game_server, backup, body.adapter, body.ignore)
 
-    @property
-    def backup(self) -> str:
-        """The UUID of the backup in the path. Raises `BackupMissing` when it is invalid."""
-        return backup_uuid(self.part("backup"))
-
     @call(204, "The backup is deleted.", fails=_CONFLICT)
     async def delete_backup(self) -> None:
         """Delete a local backup of a server.
@@ -640,7 +635,7 @@ class BackupsEndpoint(ServerResource):
         One that is being made is cancelled. A download of it that is under way goes on to its end.
         """
         _check_unused(self.game_server.operations)
-        await self._node.backups.delete(self.uuid, self.backup)
+        await self._node.backups.delete(self.uuid, backup_uuid(self.part("backup")))
 
     @call(204, "They are deleted.", fails=_CONFLICT)
     async def delete_all_backups(self) -> None:

@@ -333,10 +333,6 @@ class UploadQuery(SignedQuery):
     total_size: Annotated[str, "The bytes of the file, if known (Calagopus)."] = ""
 
 
-def _truncated(reason: str) -> UploadTruncated:
-    return UploadTruncated("the upload ended before it was complete", reason)
-
-
 class FileUploadEndpoint(SignedPath):
     """`/upload/file`."""
 
@@ -418,7 +414,8 @@ class FileUploadEndpoint(SignedPath):
         store: Callable[[PulledBody], Coroutine[Any, Any, None]],
     ) -> PulledBody:
         """Return the reader of a body that is being stored; its end is the answer."""
-        body = PulledBody(self._request, _truncated)
+        truncated = partial(UploadTruncated, "the upload ended before it was complete")
+        body = PulledBody(self._request, truncated)
         storing = Deferred.fromCoroutine(store(body))
         storing.addCallback(lambda _: self._request.respond(HTTPStatus.OK))
         storing.addErrback(self.failed)

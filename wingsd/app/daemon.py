@@ -301,17 +301,14 @@ class Node(Service):
     async def _stop(self) -> None:
         node, reactor = self.context, self.context.reactor
         abort = reactor.callLater(ABORT_AFTER, node.receiver.abort_all)
-        limit: Deferred[None] = deferLater(reactor, STOP_TIMEOUT)
         # Not cancelled at the limit: what is in progress may continue until the process ends.
         done = Deferred.fromCoroutine(self._shut_down())
         done.addErrback(lambda failure: self._log.failure("shutdown failed", failure))
-        await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
+        await fires_within(done, STOP_TIMEOUT, reactor)
         for server in (*node.receiver.servers, *node.sender.servers):
             self._log.critical("{server}: transfer not finished in time", server=server)
         if abort.active():
             abort.cancel()
-        limit.addErrback(lambda _: None)
-        limit.cancel()
         # All connections are cut when this returns: not while one of them is still being read.
         await deferLater(reactor, 0)
         # After the last request of a browser, and before the database is closed.

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 
 from wingsd.app.daemon import STOP_TIMEOUT, Node
 from wingsd.systemd.sd_daemon import Notifier, Watchdog
 from wingsd.threadio import relayed
+from wingsd.util.deferreds import fires_within
 from wingsd.util.reactor import ThreadedReactor
 
 #: Seconds after which the node reports readiness without its servers. It continues to ask the
@@ -78,18 +79,11 @@ class Supervision(MultiService):
         if self._notifier.is_enabled:
             showing: Deferred[Any] = self._updating.start(STATUS_INTERVAL)
             showing.addErrback(lambda failure: self._log.failure("status updates failed", failure))
-            self._await_boot()
+            Deferred.fromCoroutine(self._report_ready())
 
-    def _await_boot(self) -> None:
-        patience: Deferred[Any] = deferLater(self._reactor, READY_WITHIN)
-        waiting = DeferredList([self._node.booted, patience], fireOnOneCallback=True)
-        waiting.addCallback(self._report_ready)
-        waiting.addBoth(lambda _: patience.cancel())
-        patience.addErrback(lambda _: None)
-
-    def _report_ready(self, first: tuple[Any, int]) -> None:
-        booted, which = first
-        if which == 0 and not booted:
+    async def _report_ready(self) -> None:
+        booted = self._node.booted
+        if await fires_within(booted, READY_WITHIN, self._reactor) and not booted.result:
             return  # It is stopping; or has failed, and the manager restarts it after its timeout.
         self._is_ready = True
         self._notifier.ready(self._node.status)

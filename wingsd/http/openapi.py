@@ -71,7 +71,11 @@ class Schemas:
             plain, *notes = get_args(kind)
             return self._of(plain, is_request=is_request, null=null) | _keywords(notes)
         schema = self._plain(kind, is_request=is_request)
-        return _or_null(schema) if null else schema
+        if not null:
+            return schema
+        if "type" in schema:
+            return schema | {"type": [schema["type"], "null"]}
+        return {"anyOf": [*schema.get("anyOf", [schema]), {"type": "null"}]}
 
     def _plain(self, kind: Any, *, is_request: bool) -> Schema:
         origin, arguments = get_origin(kind), get_args(kind)
@@ -146,12 +150,6 @@ def _keywords(notes: list[Any]) -> Schema:
         words = note.words if isinstance(note, Keywords) else (("description", note),)
         schema |= {key: list(value) if isinstance(value, tuple) else value for key, value in words}
     return schema
-
-
-def _or_null(schema: Schema) -> Schema:
-    if "type" in schema:
-        return schema | {"type": [schema["type"], "null"]}
-    return {"anyOf": [*schema.get("anyOf", [schema]), {"type": "null"}]}
 
 
 #: The version is that of the interface. The release of wingsd is reported to the Panel only.

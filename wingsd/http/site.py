@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -65,22 +65,6 @@ _INPUT_BUFFERED = "input is buffered"
 _REQUEST_PAUSED = "a request has paused its body"
 
 
-class Upgraded(Protocol):
-    """The protocol of a connection after its upgrade from HTTP."""
-
-    def makeConnection(self, transport: Any) -> None:
-        """Start; `transport` is the channel."""
-
-    def dataReceived(self, data: bytes) -> None:
-        """Receive data."""
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The connection is closed."""
-
-    def go_away(self) -> None:
-        """Close the connection as the protocol prescribes; the daemon is stopping."""
-
-
 class NodeChannel(HTTPChannel):
     """An HTTP/1.1 connection with limits, whose errors are answered in JSON.
 
@@ -99,7 +83,8 @@ class NodeChannel(HTTPChannel):
     address = ""
     _aborted = False
     _abort: IDelayedCall | None = None
-    _upgraded: Upgraded | None = None
+    #: The protocol of the connection after its upgrade from HTTP.
+    _upgraded: Any = None
     #: Input that was read and is not processed yet.
     _unread = b""
     _closing = False
@@ -130,8 +115,11 @@ class NodeChannel(HTTPChannel):
         self._transferDecoder = None  # a cycle
         self.site.connection_closed(self)
 
-    def upgrade(self, protocol: Upgraded, opening: bytes) -> None:
+    def upgrade(self, protocol: Any, opening: bytes) -> None:
         """Switch protocols: `protocol` gets `opening`, then all further data.
+
+        It is a Twisted protocol, and has `go_away`, which closes the connection as it prescribes:
+        that is called when the daemon stops.
 
         The connection is never idle from then on. For backpressure the protocol registers itself
         as the channel's producer.
