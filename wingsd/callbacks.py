@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from types import MappingProxyType
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
@@ -80,12 +79,6 @@ class FirstMinute:
 
 #: Answers by which a Panel has decided nothing.
 TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-
-
-#: How the path of each kind of report about a backup goes on after that of the backup.
-_PATHS: Mapping[ReportKind, str] = MappingProxyType(
-    {ReportKind.BACKUP: "", ReportKind.BACKUP_DELETION: "/deletion"}
-)
 
 
 #: Seconds between two attempts.
@@ -229,7 +222,9 @@ class QueuedReport:
         else:
             what = f"the {report.what} of {report.backup}"
             refused, accepted = f"of {what}", f"{what} was reported to the Panel"
-            path = f"/backups/{report.backup}{_PATHS[report.kind]}"
+            path = f"/backups/{report.backup}"
+            if report.kind is ReportKind.BACKUP_DELETION:
+                path += "/deletion"
             operation = report.kind.value.replace(" ", "_")
             sending = panel.report(operation, path, json.loads(report.body))
         try:

@@ -23,7 +23,7 @@ from wingsd.errors import ServerNotRunning
 from wingsd.events import Event, EventBus
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.websocket import ConsoleSockets
+from wingsd.websocket.resource import ConsoleSockets
 
 ORIGIN = "https://panel.example.com"
 reactor: Any = installed_reactor

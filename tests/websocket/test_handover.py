@@ -22,7 +22,7 @@ from wingsd.config import Config
 from wingsd.events import Event, EventBus
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerState
-from wingsd.websocket import ConsoleSockets
+from wingsd.websocket.resource import ConsoleSockets
 
 ORIGIN = "https://panel.example.com"
 HANDSHAKE = (

@@ -44,7 +44,7 @@ from wingsd.transfers.manager import (
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import PartialCopies, Staging
 from wingsd.util.reactor import Reactor
-from wingsd.websocket import ConsoleSockets
+from wingsd.websocket.resource import ConsoleSockets
 
 if TYPE_CHECKING:
     from wingsd.node.engine import NodeEngine, OrphanedContainers

@@ -81,7 +81,7 @@ from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import PartialCopies, Staging
 from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
-from wingsd.websocket import ConsoleSockets
+from wingsd.websocket.resource import ConsoleSockets
 
 MIB = 1024 * 1024
 #: Seconds for which the engine's version and its numbers of containers are kept.

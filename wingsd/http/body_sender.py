@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from fcntl import ioctl
@@ -109,7 +108,7 @@ def _acknowledged(transport: Any) -> int | None:
         return None
 
 
-class BodySender(ABC):
+class BodySender:
     """Sends one body as the answer to one request, and closes the connection when that fails.
 
     `name` is for the log. A subclass says by `_end` what is closed when the answer has ended, and
@@ -157,11 +156,10 @@ class BodySender(ABC):
         self._end()
         self._request.channel.abortConnection()
 
-    @abstractmethod
     def _too_slow(self, reason: str) -> None:
         """The client has received too little since the last look."""
+        self._abort(reason)
 
-    @abstractmethod
     def _end(self, _: object = None) -> None:
         """The answer has ended, whichever way. May be called twice."""
         self._has_ended = True
@@ -207,9 +205,6 @@ class BytesSender(BodySender):
             self._reactor.callLater(0, self._write)
         else:
             self._finish()
-
-    def _too_slow(self, reason: str) -> None:
-        self._abort(reason)
 
     def _end(self, _: object = None) -> None:
         super()._end()

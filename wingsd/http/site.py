@@ -22,6 +22,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from wingsd.config import CALAGOPUS, Config, LimitsConfig, node_agent_of
 from wingsd.errors import HeaderTooLong, InvalidHttpRequest, PathNotFound, WingsdError
+from wingsd.http.body_sender import below_tls
 from wingsd.http.operations import Error
 from wingsd.http.request import StreamingRequest
 from wingsd.util.media import MediaType, encode
@@ -99,7 +100,7 @@ class NodeChannel(HTTPChannel):
         self.MAX_LENGTH = self.totalHeadersSize = limits.header_bytes
         super().connectionMade()
         self._networkProducer = ReadControl(self.transport)
-        self._socket.bufferSize = READ_SIZE
+        below_tls(self.transport).bufferSize = READ_SIZE
         self.address = getattr(self.getPeer(), "host", "")
         self.site.connection_opened(self)
 
@@ -221,16 +222,11 @@ class NodeChannel(HTTPChannel):
 
     def enlarge_read_buffer(self) -> None:
         """Read larger pieces, for an upload: as large as TLS records are joined to."""
-        self._socket.bufferSize = GATHERED
+        below_tls(self.transport).bufferSize = GATHERED
 
     def enlarge_send_limit(self) -> None:
         """Send larger pieces, for a file: as large as TLS records are joined to."""
-        self._socket.SEND_LIMIT = GATHERED
-
-    @property
-    def _socket(self) -> Any:
-        """The TCP transport, also below TLS."""
-        return getattr(self.transport, "transport", self.transport)
+        below_tls(self.transport).SEND_LIMIT = GATHERED
 
     @property
     def _is_uploading(self) -> bool:

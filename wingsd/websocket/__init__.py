@@ -4,7 +4,3 @@
 and a connection, whose protocol is in `protocol`. `recent_transfers` keeps the messages of
 transfers for browsers that connect late.
 """
-
-from wingsd.websocket.resource import ConsoleSockets
-
-__all__ = ["ConsoleSockets"]
