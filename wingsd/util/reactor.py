@@ -55,18 +55,22 @@ class Timer:
     @property
     def is_running(self) -> bool:
         """True from the start until the call begins, or is cancelled."""
-        return self._call is not None and bool(self._call.active())
+        return self._call is not None
 
     def start(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:
         """Call a function in so many seconds, in place of the call that was to come."""
         self.cancel()
-        self._call = self._clock.callLater(seconds, function, *arguments)
+        self._call = self._clock.callLater(seconds, self._run, function, *arguments)
 
     def cancel(self) -> None:
         """Drop the call, if there is one to come."""
         call, self._call = self._call, None
-        if call is not None and call.active():
+        if call is not None:
             call.cancel()
+
+    def _run(self, function: Callable[..., object], *arguments: object) -> None:
+        self._call = None  # which keeps the function's owner
+        function(*arguments)
 
 
 class Periodic(LoopingCall):
