@@ -146,7 +146,7 @@ class Harness(NodeContext):
         made.context = self  # of which tests replace parts
         self.node, self.pools = made, pools
         self.http = made.http
-        self.volume = self.receiver.parts.storage.volume
+        self.volume = self.receiver.parts.volume
         self.bus = self.sender.parts.step_logs.bus
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):

@@ -24,9 +24,8 @@ from wingsd.servers.operations import Operations
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Feed, Workers
 from wingsd.transfers.cancellation import SharedSlots
-from wingsd.transfers.incoming.transfer import IncomingUpload
+from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
 from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
 
 DATA = packed()
@@ -264,8 +263,8 @@ class Receiver(Harness):
         self.states, self.lines = events.states, events.lines
 
     @property
-    def storage(self) -> IncomingStorage:
-        return self.receiver.parts.storage
+    def storage(self) -> IncomingParts:
+        return self.receiver.parts
 
     @property
     def slots(self) -> SharedSlots:

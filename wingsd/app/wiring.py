@@ -75,10 +75,9 @@ from wingsd.transfers.manager import (
 from wingsd.transfers.outgoing.source import OutgoingParts
 from wingsd.transfers.peer.client import check_ca_file
 from wingsd.transfers.steps import StepLogs
-from wingsd.transfers.storage.incoming import IncomingStorage, InstallLogs, WriteBack
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import PartialCopies, Staging
+from wingsd.transfers.storage.staging import InstallLogs, PartialCopies, Staging, WriteBack
 from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
 from wingsd.websocket.resource import ConsoleSockets
@@ -193,17 +192,15 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     arrived = context.arrived = ArrivedServers(database, running, servers)
     incoming = IncomingParts(
         step_logs=step_logs,
-        storage=IncomingStorage(
-            staging=staging,
-            backups=received_backups,
-            logs=install_logs,
-            volume=volume,
-            quarantine=quarantine,
-            copies=partial_copies,
-            disk=pools.disk,
-            long=pools.long,
-            write_back=WriteBack(lambda: pools.long.run(staging.write_back), reactor),
-        ),
+        staging=staging,
+        backups=received_backups,
+        logs=install_logs,
+        volume=volume,
+        quarantine=quarantine,
+        copies=partial_copies,
+        disk=pools.disk,
+        long=pools.long,
+        write_back=WriteBack(lambda: pools.long.run(staging.write_back), reactor),
         environment=containers,
         servers=servers,
         reactor=reactor,

@@ -217,8 +217,8 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         self, server: str, pool: str, mark: str, backups_mark: str
     ) -> Deferred[list[str]]:
         """Return what the sender of a server is answered about its storage pool and its marks."""
-        storage = self.parts.storage
-        return storage.disk.run(storage.volume.features, server, pool, mark, backups_mark)
+        parts = self.parts
+        return parts.disk.run(parts.volume.features, server, pool, mark, backups_mark)
 
     def _prospects(self, transfer: IncomingTransfer) -> str:
         """Return since when a transfer is under way, and when it ends if its sender is gone."""
@@ -358,8 +358,8 @@ class IncomingMoves:
 
         The file system is asked each time: it may have been full before.
         """
-        storage = self._receiver.parts.storage
-        return NOTHING if version == 1 else await storage.disk.run(storage.staging.attributes_kept)
+        parts = self._receiver.parts
+        return NOTHING if version == 1 else await parts.disk.run(parts.staging.attributes_kept)
 
     async def begin(
         self,

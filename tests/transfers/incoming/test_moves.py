@@ -27,7 +27,7 @@ from wingsd.filesystem import attributes
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
-from wingsd.transfers.storage.incoming import WriteBack
+from wingsd.transfers.storage.staging import WriteBack
 
 BACKUP = "5e0c1f5c-1b5e-4d39-9f1a-0d9b6a2f0001"
 OTHER, PART = (f"{BACKUP[:-1]}{number}" for number in (2, 3))

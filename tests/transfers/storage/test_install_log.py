@@ -10,9 +10,8 @@ import pytest
 
 from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
-from wingsd.transfers.storage import incoming as installlog
-from wingsd.transfers.storage.incoming import InstallLogs
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage import staging as installlog
+from wingsd.transfers.storage.staging import InstallLogs, Staging
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from wingsd.transfers.storage.incoming import WRITE_BACK_EVERY as EVERY
-from wingsd.transfers.storage.incoming import WriteBack
+from wingsd.transfers.storage.staging import WRITE_BACK_EVERY as EVERY
+from wingsd.transfers.storage.staging import WriteBack
 
 
 def test_writeback_continues_while_any_server_arrives() -> None:

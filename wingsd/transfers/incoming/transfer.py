@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.backups.local import Backup
+from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import PendingReport
 from wingsd.config import TransfersConfig
 from wingsd.docker.container import check_variables
@@ -50,7 +51,9 @@ from wingsd.transfers.steps import (
     StepLog,
     StepLogs,
 )
-from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.transfers.storage.quarantine import Quarantine
+from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import InstallLogs, PartialCopies, Staging, WriteBack
 from wingsd.util.reactor import ThreadedReactor
 
 P = ParamSpec("P")
@@ -69,10 +72,20 @@ _MIB = 1 << 20
 
 @attrs.frozen(eq=False, repr=False)
 class IncomingParts:
-    """The parts of transfers to this node: they are extracted and put into `storage`."""
+    """The parts of transfers to this node, and where they are staged and put into use."""
 
     step_logs: StepLogs
-    storage: IncomingStorage
+    staging: Staging
+    backups: ReceivedBackups
+    logs: InstallLogs
+    volume: Volume
+    quarantine: Quarantine
+    copies: PartialCopies
+    #: Threads for short and for long work on the disk. All that is done with `copies` is long:
+    #: they are locked while one of them is removed.
+    disk: Workers
+    long: Workers
+    write_back: WriteBack
     environment: ContainerRuntime
     servers: Servers
     reactor: ThreadedReactor
@@ -143,7 +156,6 @@ class IncomingTransfer:
         self._servers = parts.servers
         self._reactor = parts.reactor
         self._rollback = RollbackList(server)
-        self._storage = parts.storage
         #: The path of what was in the server's place before, which is renamed meanwhile.
         self._aside: str | None = None
         self._steps = StepLog(server, ReceiveStep, parts.step_logs, self.coordinator)
@@ -340,16 +352,16 @@ class IncomingTransfer:
     async def _run(
         self, work: Callable[Concatenate[str, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._storage.disk.run(work, self.server, *args, **kwargs)
+        return await self._parts.disk.run(work, self.server, *args, **kwargs)
 
     async def _run_long(self, work: Callable[[str], T]) -> T:
-        return await self._storage.long.run(work, self.server)
+        return await self._parts.long.run(work, self.server)
 
     async def _flush(self) -> None:
         """Return when all that is staged is on stable storage: not so files in a pool."""
         if not self._steps.pool:
-            await self._run_long(self._storage.staging.flush)
-        await self._run_long(self._storage.backups.flush)
+            await self._run_long(self._parts.staging.flush)
+        await self._run_long(self._parts.backups.flush)
 
     # The commit
 
@@ -369,21 +381,21 @@ class IncomingTransfer:
 
     async def _put_into_place(self) -> list[Backup]:
         """Put all that is staged into place; return the backups."""
-        storage, pooled = self._storage, self._steps.pool != ""
+        parts, pooled = self._parts, self._steps.pool != ""
         if self._steps.before(ReceiveStep.SWAP):
             if not pooled:
                 # By this a later daemon recognizes the files in the server's place.
-                await self._steps.save_terms(inode=await self._run(storage.staging.inode))
+                await self._steps.save_terms(inode=await self._run(parts.staging.inode))
             await self._steps.enter(ReceiveStep.SWAP)
         # On failure the backups are taken back that this daemon or an earlier one puts into place.
-        self._rollback.add(partial(self._run, self._storage.backups.take_back))
+        self._rollback.add(partial(self._run, self._parts.backups.take_back))
         if not pooled:
             await self._swap()
         elif self._steps.before(ReceiveStep.REPORT):
             # Again: the sender may have taken long to send the attachments.
-            await self._run(storage.volume.check, self._mark)
+            await self._run(parts.volume.check, self._mark)
         # Raises `Conflict` where others are in their places.
-        return await self._run(storage.backups.place)
+        return await self._run(parts.backups.place)
 
     async def _swap(self) -> None:
         """Put the files into place; an earlier daemon may have done so, with that inode.
@@ -392,7 +404,7 @@ class IncomingTransfer:
         rolled back the transfer, and ended before it could record that. Raises `Conflict` where
         another node's may be in their place.
         """
-        staging, inode = self._storage.staging, None if self._was_reported else self._steps.inode
+        staging, inode = self._parts.staging, None if self._was_reported else self._steps.inode
         if await self._run(staging.holds):
             await self._free_place()
             await self._run(staging.swap)
@@ -401,12 +413,12 @@ class IncomingTransfer:
         self._rollback.add(partial(self._run, staging.undo_swap))
 
     async def _free_place(self) -> None:
-        storage = self._storage
-        if storage.volume.pool:
+        parts = self._parts
+        if parts.volume.pool:
             # It may be another node's by now, and in use.
-            await self._run(storage.volume.require_free)
+            await self._run(parts.volume.require_free)
             return
-        self._aside = await self._run(storage.staging.set_aside)
+        self._aside = await self._run(parts.staging.set_aside)
         if self._aside is None:
             return
         self._rollback.add(self._restore)
@@ -420,7 +432,7 @@ class IncomingTransfer:
     async def _restore(self) -> None:
         """Put back what was in the server's place before."""
         if self._aside is not None:
-            await self._run(self._storage.staging.restore, self._aside)
+            await self._run(self._parts.staging.restore, self._aside)
 
     async def _make_environment(self, configuration: Configuration) -> None:
         if self._steps.before(ReceiveStep.ENVIRONMENT):
@@ -446,7 +458,7 @@ class IncomingTransfer:
         # rolled back, whatever happens, unless the Panel has plainly refused.
         self._rollback.clear()
         self.has_arrived = True
-        self._storage.staging.finish(self.server)
+        self._parts.staging.finish(self.server)
         while not await report.answered_within(PATIENCE, self._reactor):
             # A Panel that denies the transfer does answer: it soon decides.
             if not self.coordinator.is_denied:
@@ -481,8 +493,8 @@ class IncomingTransfer:
         What belongs to the partial copy of a move is removed. The server is here in any case, so
         what fails is only logged.
         """
-        storage = self._storage
-        for work in (storage.backups.publish, storage.logs.publish, storage.copies.finish):
+        parts = self._parts
+        for work in (parts.backups.publish, parts.logs.publish, parts.copies.finish):
             try:
                 await self._run_long(work)
             except StorageError as error:
@@ -494,7 +506,7 @@ class IncomingTransfer:
 
     async def _quarantine(self) -> None:
         """Put what is in place into quarantine."""
-        steps, quarantine = self._steps, self._storage.quarantine
+        steps, quarantine = self._steps, self._parts.quarantine
         await quarantine.store_away(self.server, pooled=steps.pool != "", inode=steps.inode)
 
     # After a restart
@@ -528,9 +540,9 @@ class IncomingTransfer:
         if steps.before(ReceiveStep.SWAP):
             raise DaemonRestarted
         if not pool:
-            self._rollback.add(partial(self._run_long, self._storage.staging.withdraw))
+            self._rollback.add(partial(self._run_long, self._parts.staging.withdraw))
         # On failure the backups are taken back that this daemon or an earlier one puts into place.
-        self._rollback.add(partial(self._run, self._storage.backups.take_back))
+        self._rollback.add(partial(self._run, self._parts.backups.take_back))
         if pool and steps.before(ReceiveStep.REPORT):
             # A Pelican source whose connection has ended takes the files as its own again, and
             # deletes them when the Panel then hears of a success.
@@ -575,9 +587,9 @@ class IncomingTransfer:
         leftovers = RollbackList(self.server)
         if self._environment_begun:
             leftovers.add(lambda: self._environment.remove(self.server))
-        leftovers.add(partial(self._run_long, self._storage.staging.discard))
+        leftovers.add(partial(self._run_long, self._parts.staging.discard))
         if not self._keeps_backups:
-            leftovers.add(partial(self._run_long, self._storage.backups.discard))
+            leftovers.add(partial(self._run_long, self._parts.backups.discard))
         return leftovers
 
     async def _vacate(self) -> None:
@@ -585,7 +597,7 @@ class IncomingTransfer:
 
         It may have been reported to the Panel, and the source have deleted its own.
         """
-        staging = self._storage.staging
+        staging = self._parts.staging
         if await self._run(staging.holds):
             return
         if await self._run(staging.is_in_place, self._steps.inode):

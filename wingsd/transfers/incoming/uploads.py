@@ -119,7 +119,6 @@ class UploadReader:
         #: How many bytes of the parts have been received so far.
         self.bytes = 0
         upload, parts = self.upload, self._parts
-        self._storage = parts.storage
         form = UploadForm(upload.content_type, upload.user_agent, parts.config.form)
         self._feed = FormFeed(form, parts.reactor)
 
@@ -159,10 +158,10 @@ class UploadReader:
                     "in the first request"
                 )
             if isinstance(attachment, Backup):
-                store = self._storage.backups.store
+                store = self._parts.backups.store
                 self.backups[attachment.uuid] = store(self._server, attachment, self._counted())
             else:
-                self._storage.logs.store(self._server, self._counted())
+                self._parts.logs.store(self._server, self._counted())
 
     def _counted(self) -> Iterator[bytes]:
         # The reactor only looks at the number.
@@ -243,11 +242,11 @@ class UploadTransfer(IncomingTransfer):
         """
         if self.coordinator.is_direct:
             return
-        pool = self._storage.volume.pool
+        pool = self._parts.volume.pool
         if not is_same_pool(pool, upload.pool):
             await self._refuse_pool(upload)
             return
-        await self._run(self._storage.volume.check, upload.mark)
+        await self._run(self._parts.volume.check, upload.mark)
         await self._steps.save_terms(pool)
         self._servers.share(self.server, pool)
         self._steps.say(f"its files are here, in the storage pool {pool}")
@@ -255,7 +254,7 @@ class UploadTransfer(IncomingTransfer):
 
     async def _refuse_pool(self, upload: IncomingUpload) -> None:
         """Let the files be copied; raise `Conflict` where a copy would meet those in a pool."""
-        volume = self._storage.volume
+        volume = self._parts.volume
         if upload.mark:
             raise StoragePoolConflict(
                 "this node no longer has the storage pool of the other node",
@@ -301,7 +300,7 @@ class UploadTransfer(IncomingTransfer):
             try:
                 self._steps.restart_clock()
                 await group.admit()
-                with self._storage.write_back.during():
+                with self._parts.write_back.during():
                     await self._read(settings, slots)
             finally:
                 self.meter.stop()
@@ -321,19 +320,19 @@ class UploadTransfer(IncomingTransfer):
         return readers
 
     async def _read(self, settings: Settings, slots: int) -> None:
-        storage, parts, steps = self._storage, self._parts, self._steps
+        parts, steps = self._parts, self._steps
         limits, directory = parts.limits.for_server(settings.build.disk_space), ""
         if self._steps.pool:
-            await self._run_long(storage.staging.discard)
-            await self._run_long(storage.backups.discard)
-            size = await storage.disk.run(storage.volume.size)
+            await self._run_long(parts.staging.discard)
+            await self._run_long(parts.backups.discard)
+            size = await parts.disk.run(parts.volume.size)
             unpack: Unpack = partial(_discard, size=size)
         else:
             # What is kept of a move of the server is worth nothing from now on.
-            await self._run_long(storage.copies.forget)
-            self._rollback.add(partial(self._run_long, storage.staging.withdraw))
-            directory = await self._run_long(storage.staging.create)
-            await self._run_long(storage.backups.discard)
+            await self._run_long(parts.copies.forget)
+            self._rollback.add(partial(self._run_long, parts.staging.withdraw))
+            directory = await self._run_long(parts.staging.create)
+            await self._run_long(parts.backups.discard)
 
             def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
                 owner, note = parts.owner, self._note

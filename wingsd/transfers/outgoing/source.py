@@ -25,9 +25,9 @@ from wingsd.servers import Server, Servers
 from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.steps import ProgressMeter, SendStep, StepLog, StepLogs
-from wingsd.transfers.storage.incoming import InstallLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import InstallLogs
 from wingsd.util.deferreds import beside
 from wingsd.util.reactor import Reactor
 

@@ -43,7 +43,7 @@ from wingsd.moves.tree import MoveLimits, Resumption
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy, room_errors
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
-from wingsd.transfers.storage.incoming import LOG_LIMIT, IncomingStorage, InstallLogs
+from wingsd.transfers.storage.staging import LOG_LIMIT, InstallLogs
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import ThreadedReactor
@@ -180,22 +180,22 @@ class Attachments:
 
     _server: str
     _beginning: MoveBeginning
-    _storage: IncomingStorage
+    _parts: IncomingParts
     _reserve: int
 
     def __attrs_post_init__(self) -> None:
         """Raise `MoveRequestInvalid`; see `check_announced`."""
-        server, storage, log = self._server, self._storage, self._beginning.log
+        server, parts, log = self._server, self._parts, self._beginning.log
         announced = self._beginning.backups
         check_announced(announced, log)
         #: The backups.
         self.backups = [_backup(each) for each in announced]
         every = [
-            _Attachment(backup.uuid, each.bytes, storage.backups, server, backup)
+            _Attachment(backup.uuid, each.bytes, parts.backups, server, backup)
             for backup, each in zip(self.backups, announced, strict=True)
         ]
         if log is not None:
-            every.append(_Attachment(LOG, log, storage.logs, server))
+            every.append(_Attachment(LOG, log, parts.logs, server))
         self._attachments = {each.name: each for each in every}
         #: The bytes of all.
         self.size = sum(each.size for each in every)
@@ -214,8 +214,8 @@ class Attachments:
 
         All that is staged is put into place with the server.
         """
-        self._storage.backups.retain(self._server, self.backups)
-        self._storage.logs.retain(self._server, self._beginning.log)
+        self._parts.backups.retain(self._server, self.backups)
+        self._parts.logs.retain(self._server, self._beginning.log)
 
     def offset(self, name: str) -> int:
         """Return how many bytes of an attachment are here."""
@@ -400,20 +400,20 @@ class Inbox:
 
     def __attrs_post_init__(self) -> None:
         server, parts, beginning = self._server, self._parts, self._beginning
-        settings, storage = parts.config.moves, parts.storage
+        settings = parts.config.moves
         limits = parts.limits.for_server(self._disk_space)
         size = limits.disk if limits.disk is not None else _UNLIMITED
         self.copy = PartialCopy(
             server,
             bytes.fromhex(self._move),
-            storage.copies,
+            parts.copies,
             MoveLimits(limits.members, size),
             parts.owner,
             attributes=beginning.version > 1,
         )
         rereaders = parts.rereaders if settings.reread else None
-        self.upkeep = CopyUpkeep(server, self.copy, storage.long, rereaders, parts.reactor)
-        self.attachments = Attachments(server, beginning, storage, limits.reserve)
+        self.upkeep = CopyUpkeep(server, self.copy, parts.long, rereaders, parts.reactor)
+        self.attachments = Attachments(server, beginning, parts, limits.reserve)
         #: Bytes that count as held beside those that have arrived.
         self._held = 0
         #: What the server's files take on the disk, and how many there are; 0 if not known.
@@ -426,7 +426,7 @@ class Inbox:
         self.sessions = 0
         #: Why the last commit came to nothing, until the next session.
         self.setback: WingsdError | None = None
-        self._disk = storage.long
+        self._disk = parts.long
         #: How many bytes a batch may have, and how many bodies may be under way at once.
         self._most, self._streams = settings.batch * _MIB, settings.streams
         self._bodies: dict[str, _ArrivingBody] = {}
@@ -542,7 +542,7 @@ class Inbox:
         def receive(pieces: Iterator[bytes]) -> int:
             return self.attachments.append(name, offset, sha256, pieces)
 
-        with self._parts.storage.write_back.during():  # batches have checkpoints
+        with self._parts.write_back.during():  # batches have checkpoints
             return await self._read(name, session, stream, receive)
 
     async def commit(self, session: str, commit: Commit) -> None:

@@ -269,7 +269,7 @@ class MoveTransfer(IncomingTransfer):
         if is_new:
             await self.require_room()
         else:
-            self._storage.copies.arrives(self.server, inbox.to_come)
+            self._parts.copies.arrives(self.server, inbox.to_come)
         self._steps.cancel_scope.check()
         return held
 
@@ -325,7 +325,7 @@ class MoveTransfer(IncomingTransfer):
             self._steps.hide_progress()
         files = inbox.copy.progress.files
         await inbox.close(MoveCommitted())
-        self._storage.copies.left(self.server)
+        self._parts.copies.left(self.server)
         self._steps.set_figures(size, files)
         self._log_received(self._arrived(), files, len(inbox.attachments.backups))
         self._is_to_start = await self._record_start(commit)
@@ -397,14 +397,14 @@ class MoveTransfer(IncomingTransfer):
 
     async def require_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk."""
-        await self._storage.long.run(self._check_room)
+        await self._parts.long.run(self._check_room)
 
     def _check_room(self) -> None:
         """Raise `MoveNoSpace` where what is still to come does not fit on the disk. Blocking."""
         inbox = self.inbox
         inbox.attachments.require_room()
         with room_errors():
-            self._storage.copies.admit(self.server, inbox.to_come)
+            self._parts.copies.admit(self.server, inbox.to_come)
 
     async def _end_rehearsal(self) -> None:
         """Remove what an earlier daemon may have left that died meanwhile; log why not."""
@@ -495,12 +495,12 @@ class MoveTransfer(IncomingTransfer):
 
     async def _fail(self, error: Exception) -> Remainder:
         self._watch.close()
-        self._storage.copies.left(self.server)
+        self._parts.copies.left(self.server)
         goes_on = self._is_recorded and self._steps.before(ReceiveStep.SWAP)
         if isinstance(error, DaemonStopping) and goes_on:
             if self._inbox is not None:
                 await self._inbox.close(DaemonStopping())
-            self._storage.staging.finish(self.server)
+            self._parts.staging.finish(self.server)
             return succeed(None)
         self._reason = error
         self.changes.changed()
@@ -523,7 +523,7 @@ class MoveTransfer(IncomingTransfer):
 
     async def _put_away(self) -> None:
         """Keep what has arrived, unless a person has ended the move."""
-        long, copies, inbox = self._storage.long, self._storage.copies, self._inbox
+        long, copies, inbox = self._parts.long, self._parts.copies, self._inbox
         # without an inbox what an earlier move or daemon has left was not opened
         size = None if inbox is None else inbox.held
         if self._settings.keep_days and self._keeps_copy() and size != 0:
@@ -542,7 +542,7 @@ class MoveTransfer(IncomingTransfer):
     def _leftovers(self) -> RollbackList:
         leftovers = super()._leftovers()
         if not self._keeps_backups:  # what is beside the server's files
-            leftovers.add(partial(self._run_long, self._storage.copies.finish))
+            leftovers.add(partial(self._run_long, self._parts.copies.finish))
         return leftovers
 
 
