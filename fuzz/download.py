@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from fuzz.findings import Finding, fields, pieces
 from tests.http_client.wire import Endpoint
 from wingsd.errors import DownloadFailed, UrlInvalid
-from wingsd.http_client.download import BodyBlocks, GuardedAnswer, GuardedExchange
+from wingsd.http_client.download import BodyBlocks, FetchLimits, GuardedExchange
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 
 __all__ = ["WORDS", "one", "seeds"]
@@ -55,7 +55,8 @@ def one(data: bytes) -> None:
     url = _parsed(text.decode("utf-8", "surrogateescape")) or _FALLBACK
     clock, endpoint = Clock(), Endpoint()
     request = h11.Request(method="GET", target=url.target, headers=[("Host", url.authority)])
-    exchange = GuardedExchange(clock, request, lambda _: None, None, _IDLE)
+    limits = FetchLimits(idle=_IDLE, body=_MOST)
+    exchange = GuardedExchange(clock, request, url=url, check_peer=lambda _: None, limits=limits)
     ends: list[object] = []
     receiving = Deferred.fromCoroutine(_receive(exchange, url))
     receiving.addBoth(ends.append)
@@ -80,7 +81,8 @@ class _Factory:
 
 
 async def _receive(exchange: GuardedExchange, url: WebUrl) -> int:
-    answer = GuardedAnswer(url, await exchange.head, exchange, _MOST)
+    answer = exchange
+    await answer.head
     _parsed(answer.header("location"), url)
     for name in (disposition_name(answer.header("content-disposition")), url.last_segment):
         _check_name(plain_name(name))

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 
-from wingsd.http_client.download import BLOCK, BodyBlocks, GuardedAnswer
+from wingsd.http_client.download import BLOCK, BodyBlocks, GuardedExchange
 
 
 class TinyPieces:
@@ -16,19 +16,19 @@ class TinyPieces:
     def __init__(self) -> None:
         self._paused = False
 
-    async def deliver(self, consumer: Any) -> None:
+    def deliver(self, consumer: Any) -> Deferred[None]:
         consumer.registerProducer(self, True)
         while not self._paused:
             # Each is an object of its own, as those that are received are.
             consumer.write(bytes(bytearray(b"ab")))
-        await Deferred()
+        return Deferred()
 
     def pauseProducing(self) -> None:
         self._paused = True
 
 
 async def test_a_block_of_tiny_pieces_takes_the_memory_of_its_bytes() -> None:
-    blocks = BodyBlocks(cast(GuardedAnswer, TinyPieces()))
+    blocks = BodyBlocks(cast(GuardedExchange, TinyPieces()))
     tracemalloc.start()
     try:
         block = await blocks.next()

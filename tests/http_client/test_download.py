@@ -32,6 +32,7 @@ from tests.transfers.peers import BUFFERS, ENDLESS, Peer, closed_port, goes_on, 
 from wingsd.errors import AddressBlocked, DownloadFailed, UrlInvalid
 from wingsd.http_client.download import LEAST_PACE, MAX_INTERIM, FetchLimits, GuardedExchange
 from wingsd.http_client.exchange import MAX_HEAD
+from wingsd.http_client.urls import WebUrl
 from wingsd.util.net import FREE_PIECES
 
 
@@ -280,11 +281,13 @@ class Connection(StringTransport):
 def test_a_body_that_drips_ends_and_a_slow_one_does_not(size: int, end: list[str]) -> None:
     clock = Clock()
     request = h11.Request(method="GET", target="/", headers=[("Host", "h")])
-    exchange = GuardedExchange(clock, request, lambda _: None, None, 120.0)
+    url = WebUrl.parse("http://node/")
+    limits = FetchLimits(idle=120)
+    exchange = GuardedExchange(clock, request, url=url, check_peer=lambda _: None, limits=limits)
     exchange.makeConnection(Connection())
     exchange.dataReceived(OK + b"Content-Length: 99999999\r\n\r\n")
     failed: list[Any] = []
-    received = exchange.deliver(Collector(), None)
+    received = exchange.deliver(Collector())
     received.addErrback(failed.append)
     for _ in range(60):
         clock.advance(59)
@@ -299,7 +302,7 @@ async def test_the_consumer_holds_the_server_back() -> None:
     consumer = Collector(paused_at=1)
     clock = ClockedReactor()
     answer = await make_client(clock=clock).get(url_of(peer), LIMITS)
-    received = Deferred.fromCoroutine(answer.deliver(consumer))
+    received = answer.deliver(consumer)
     await consumer.full
     held = len(consumer.data)
     clock.advance(LIMITS.idle + 1)
@@ -317,7 +320,7 @@ async def test_what_arrived_before_the_end_is_delivered_after_a_pause() -> None:
     peer = Peer(says(OK + b"\r\nbody"))
     consumer = Collector(paused_at=1)
     answer = await make_client().get(url_of(peer), LIMITS)
-    received = Deferred.fromCoroutine(answer.deliver(consumer))
+    received = answer.deliver(consumer)
     await consumer.full
     await peer.outcome
     consumer.producer.resumeProducing()

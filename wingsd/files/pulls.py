@@ -25,7 +25,7 @@ from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.new_file import NewFile, NewFileOptions
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
-from wingsd.http_client.download import BodyBlocks, FetchLimits, GuardedAnswer, GuardedClient
+from wingsd.http_client.download import BodyBlocks, FetchLimits, GuardedClient, GuardedExchange
 from wingsd.http_client.urls import WebUrl, disposition_name, plain_name
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
@@ -143,7 +143,7 @@ class Pulls:
         if pull is not None and pull.server.uuid == server:
             pull.cancel()
 
-    async def describe(self, server: Server, text: str) -> GuardedAnswer:
+    async def describe(self, server: Server, text: str) -> GuardedExchange:
         """Return the answer to a request whose body is not read; it is closed.
 
         Raises what `GuardedClient.get` does, `DownloadFailed`, `TooManyPulls` and `FilesBusy`.
@@ -235,7 +235,7 @@ class Pulls:
         return await self._work.run(self._work.short, server, begin, writes=True)
 
     async def _received(
-        self, pull: Pull, answer: GuardedAnswer, file: NewFile, path: ServerPath
+        self, pull: Pull, answer: GuardedExchange, file: NewFile, path: ServerPath
     ) -> Entry:
         blocks = BodyBlocks(answer)
         run = self._work.writes.workers.run
@@ -247,6 +247,6 @@ class Pulls:
         return Entry.of(path.name, await run(file.commit))
 
 
-def _check_status(answer: GuardedAnswer) -> None:
+def _check_status(answer: GuardedExchange) -> None:
     if answer.status != HTTPStatus.OK:
         raise DownloadFailed(f"the other server answers with status {answer.status}")

@@ -36,9 +36,7 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import TimeoutError as TimedOut
 from twisted.internet.interfaces import (
     IConsumer,
-    IDelayedCall,
     IPushProducer,
-    IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.logger import Logger
@@ -61,7 +59,7 @@ from wingsd.http_client.urls import WebUrl, text_of
 from wingsd.threadio import Workers
 from wingsd.util.addresses import Address, Network, parse_network
 from wingsd.util.net import are_too_small
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Reactor, Timer
 from wingsd.util.text import escaped, readable_time
 
 #: Networks of IPv4 that are not on the public Internet, of IANA's registry of special addresses:
@@ -270,46 +268,62 @@ class FetchLimits:
 
 
 @implementer(IPushProducer)
+@attrs.define(eq=False, repr=False, slots=False)
 class GuardedExchange(HttpExchange):
-    """A request without a body, and an answer whose body goes to a consumer; `head` is its head.
+    """A request to `url` without a body, and an answer whose body goes to a consumer.
 
     `check_peer` is called with the address that was connected to, before anything is sent, and
-    raises where it may not be. Between two pieces of the body `idle` seconds may pass, in which
-    `LEAST_PACE` is held; its consumer's time does not count.
+    raises where it may not be. Between two pieces of the body the idle seconds of `limits` may
+    pass, in which `LEAST_PACE` is held; its consumer's time does not count.
+
+    When `head` fires, the answer has its `status`, its `headers`, with names in lower case, and a
+    `length`: the bytes of the body, None if unknown. It is to be closed.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        request: h11.Request,
-        check_peer: Callable[[str], None],
-        certificate: CertificateVerifier | None,
-        idle: float,
-    ) -> None:
-        super().__init__(reactor, request, certificate=certificate)
+    url: WebUrl = attrs.field(kw_only=True)
+    _check_peer: Callable[[str], None] = attrs.field(kw_only=True)
+    _limits: FetchLimits = attrs.field(kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         self.head: Deferred[h11.Response] = self.answer
-        self._check_peer = check_peer
-        self._idle = idle
+        self.status = 0
+        self.length: int | None = None
+        self.headers: list[tuple[str, str]] = []
+        self._total = Timer(self._reactor)
         self._consumer: Any = None
         self._delivery: Deferred[None] | None = None
-        self._most: int | None = None
         self._received = 0
         self._failure: Failure | None = None
         #: Bytes since the time of silence was begun.
         self._heard = 0
 
-    def deliver(self, consumer: IConsumer, most: int | None) -> Deferred[None]:
-        """Write the body to `consumer`; the Deferred fires at its end.
+    def header(self, name: str) -> str:
+        """Return the value of the header of that name (in lower case), empty without it."""
+        return ", ".join(value for each, value in self.headers if each == name)
 
-        Fails with `DownloadFailed`, also for a body of more than `most` bytes.
+    def deliver(self, consumer: IConsumer) -> Deferred[None]:
+        """Write the body to `consumer`, which may pause it; the Deferred fires at its end.
+
+        Fails with `DownloadFailed`, also for a body beyond the limit.
         """
         if self._failure is not None:
             return fail(self._failure)
         delivery = self._delivery = Deferred(lambda _: self.abort(CancelledError()))
-        self._consumer, self._most = consumer, most
+        self._consumer = consumer
         consumer.registerProducer(self, True)
         self.resumeProducing()
         return delivery
+
+    def close(self) -> None:
+        """Close the connection; a body that is being delivered fails."""
+        self._total.cancel()
+        self.abort(CancelledError())
+
+    def close_within(self, seconds: float) -> None:
+        """Fail the body in so many seconds, when the limit of the whole is over."""
+        error = DownloadFailed(f"it took longer than {readable_time(self._limits.total)}")
+        self._total.start(max(seconds, 0), self.abort, error)
 
     # What the transport calls
 
@@ -365,7 +379,7 @@ class GuardedExchange(HttpExchange):
                     what = f"it sent more than {MAX_INTERIM} interim answers (1xx)"
                     self.abort(DownloadFailed(what))
             case h11.Response():
-                self._head = event
+                self._note_head(event)
                 self.pauseProducing()
                 self.head.callback(event)
             case h11.Data():
@@ -373,12 +387,22 @@ class GuardedExchange(HttpExchange):
                 self._pieces += 1
                 if are_too_small(self._pieces, self._received):
                     self.abort(DownloadFailed("it is sent in pieces of a few bytes"))
-                elif self._most is not None and self._received > self._most:
-                    self.abort(DownloadFailed(f"it sent more than {self._most} bytes"))
+                elif (most := self._limits.body) is not None and self._received > most:
+                    self.abort(DownloadFailed(f"it sent more than {most} bytes"))
                 else:
                     self._consumer.write(bytes(event.data))
             case h11.EndOfMessage():
                 self._finish(None)
+
+    def _note_head(self, head: h11.Response) -> None:
+        self._head, self.status = head, head.status_code
+        self.headers = [(name.decode("latin-1"), text_of(value)) for name, value in head.headers]
+        length = self.header("content-length")
+        self.length = int(length) if length.isdigit() else None
+        if self.header("transfer-encoding"):  # it counts, and not the length, RFC 9112, 6.3
+            self.length = None
+        if self.status in _WITHOUT_BODY:  # whatever their headers say
+            self.length = 0
 
     def _refuse(self, error: h11.RemoteProtocolError) -> None:
         if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
@@ -416,10 +440,10 @@ class GuardedExchange(HttpExchange):
     def _expect_data(self) -> None:
         self._heard = 0
         if not self._over:
-            self._limit.start(self._idle, self._time_out)
+            self._limit.start(self._limits.idle, self._time_out)
 
     def _time_out(self) -> None:
-        within = readable_time(self._idle)
+        within = readable_time(self._limits.idle)
         if self._heard:
             what = f"it sent less than {self._least / 1024:.0f} KiB in {within}"
         else:
@@ -428,57 +452,14 @@ class GuardedExchange(HttpExchange):
 
     @property
     def _least(self) -> float:
-        return LEAST_PACE * self._idle
-
-
-class GuardedAnswer:
-    """An answer: its head, and its body once it is asked for. To be closed.
-
-    `url` is the one that has answered. `length` are the bytes of the body, None if unknown.
-    """
-
-    def __init__(
-        self, url: WebUrl, head: h11.Response, exchange: GuardedExchange, most: int | None
-    ) -> None:
-        self.url = url
-        self.status = head.status_code
-        #: Names in lower case, with values.
-        self.headers = [(name.decode("latin-1"), text_of(value)) for name, value in head.headers]
-        length = self.header("content-length")
-        self.length = int(length) if length.isdigit() else None
-        if self.header("transfer-encoding"):  # it counts, and not the length, RFC 9112, 6.3
-            self.length = None
-        if head.status_code in _WITHOUT_BODY:  # whatever their headers say
-            self.length = 0
-        self._exchange = exchange
-        self._most = most
-        self._timer: IDelayedCall | None = None
-
-    def header(self, name: str) -> str:
-        """Return the value of the header of that name (in lower case), empty without it."""
-        return ", ".join(value for each, value in self.headers if each == name)
-
-    async def deliver(self, consumer: IConsumer) -> None:
-        """Write the body to `consumer`, which may pause it. Raises `DownloadFailed`."""
-        await self._exchange.deliver(consumer, self._most)
-
-    def close(self) -> None:
-        """Close the connection; a body that is being delivered fails."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._exchange.abort(CancelledError())
-
-    def close_within(self, reactor: Reactor, seconds: float, limit: float) -> None:
-        """Fail the body in `seconds`, where the limit of the whole is `limit` seconds."""
-        error = DownloadFailed(f"it took longer than {readable_time(limit)}")
-        self._timer = reactor.callLater(max(seconds, 0), self._exchange.abort, error)
+        return LEAST_PACE * self._limits.idle
 
 
 @implementer(IConsumer)
 class BodyBlocks:
     """The body of one answer."""
 
-    def __init__(self, answer: GuardedAnswer) -> None:
+    def __init__(self, answer: GuardedExchange) -> None:
         self._answer = answer
         self._producer: Any = None
         # One buffer: pieces may be of two bytes each, which take 20 times as much as objects.
@@ -497,7 +478,7 @@ class BodyBlocks:
             self._asked = Deferred()
             if not self._began:
                 self._began = True
-                Deferred.fromCoroutine(self._answer.deliver(self)).addBoth(self._end)
+                self._answer.deliver(self).addBoth(self._end)
             elif self._producer is not None:
                 self._producer.resumeProducing()
             await self._asked
@@ -549,7 +530,7 @@ class GuardedClient:
 
     async def get(
         self, url: str, limits: FetchLimits, *, is_trusted: bool = False
-    ) -> GuardedAnswer:
+    ) -> GuardedExchange:
         """Return the answer to GET, after redirects. The caller is to close it.
 
         The host of a URL that `is_trusted` may have any address; those that it redirects to are
@@ -558,18 +539,17 @@ class GuardedClient:
         """
         begun = self._reactor.seconds()
         following = self._follow(url, limits, is_trusted)
-        asked: Deferred[GuardedAnswer] = Deferred.fromCoroutine(following)
+        asked: Deferred[GuardedExchange] = Deferred.fromCoroutine(following)
         limit = min(limits.answer, limits.total)
         asked.addTimeout(limit, self._reactor)
         try:
             answer = await asked
         except DeferredTimeout as error:
             raise DownloadFailed(f"there was no answer within {readable_time(limit)}") from error
-        left = begun + limits.total - self._reactor.seconds()
-        answer.close_within(self._reactor, left, limits.total)
+        answer.close_within(begun + limits.total - self._reactor.seconds())
         return answer
 
-    async def _follow(self, text: str, limits: FetchLimits, is_trusted: bool) -> GuardedAnswer:
+    async def _follow(self, text: str, limits: FetchLimits, is_trusted: bool) -> GuardedExchange:
         url, policy = WebUrl.parse(text), self._policy
         if is_trusted:
             policy = attrs.evolve(policy, hosts=policy.hosts | {url.host})
@@ -603,12 +583,13 @@ class GuardedClient:
             )
         return found
 
-    async def _ask(self, url: WebUrl, policy: AddressPolicy, limits: FetchLimits) -> GuardedAnswer:
+    async def _ask(
+        self, url: WebUrl, policy: AddressPolicy, limits: FetchLimits
+    ) -> GuardedExchange:
         if not (url.has_usual_port or policy.names(url.host)):
             raise UrlInvalid(f"port {url.port} is not one of files; use 80, 443 or one from 1024")
         addresses = await self._addresses(url, policy)
-        exchange, head = await self._exchange(url, policy, addresses, limits)
-        answer = GuardedAnswer(url, head, exchange, limits.body)
+        answer = await self._exchange(url, policy, addresses, limits)
         if answer.header("content-encoding").strip().lower() not in ("", "identity"):
             answer.close()
             coding = escaped(answer.header("content-encoding")[:60])
@@ -634,8 +615,8 @@ class GuardedClient:
 
     async def _exchange(
         self, url: WebUrl, policy: AddressPolicy, addresses: Iterable[str], limits: FetchLimits
-    ) -> tuple[GuardedExchange, h11.Response]:
-        """Return the first connection that an address accepts, and the answer's head."""
+    ) -> GuardedExchange:
+        """Return the answer, on the first connection that an address accepts."""
         headers = [
             ("Host", url.authority),
             ("User-Agent", self._user_agent),
@@ -649,20 +630,23 @@ class GuardedClient:
             exchange = GuardedExchange(
                 self._reactor,
                 h11.Request(method="GET", target=url.target, headers=headers),
-                lambda peer: policy.check(url.host, peer),
-                certificate,
-                limits.idle,
+                url=url,
+                check_peer=lambda peer: policy.check(url.host, peer),
+                certificate=certificate,
+                limits=limits,
             )
             kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
             endpoint: IStreamClientEndpoint = kind(
                 self._reactor, address, url.port, limits.connect
             )
             try:
-                return exchange, await exchange.start(endpoint, None)
+                await exchange.start(endpoint, None)
             except ConnectError as error:
                 fault = error
             except (CertificateRefused, SSL.Error, ConnectionDone, ConnectionLost) as error:
                 raise DownloadFailed(_why_unanswered(error, url)) from error
+            else:
+                return exchange
         raise DownloadFailed(_unreachable(fault, url.authority)) from fault
 
 

@@ -48,7 +48,7 @@ from wingsd.errors import (
 )
 from wingsd.files.extraction import archive_error
 from wingsd.filesystem.directory import OpenFile
-from wingsd.http_client.download import FetchLimits, GuardedAnswer, GuardedClient
+from wingsd.http_client.download import FetchLimits, GuardedClient, GuardedExchange
 from wingsd.threadio import Feed
 from wingsd.user_archives.frames import (
     UNKNOWN,
@@ -146,7 +146,7 @@ class DownloadedArchive:
     kind = "S3 backup"
     sha256 = ""
 
-    def __init__(self, answer: GuardedAnswer, reactor: IReactorFromThreads) -> None:
+    def __init__(self, answer: GuardedExchange, reactor: IReactorFromThreads) -> None:
         self.size = answer.length or 0
         self._answer = answer
         self._feed = Feed(reactor)
@@ -396,7 +396,7 @@ class RestoreLinks:
             raise
         return DownloadedArchive(answer, self.reactor)
 
-    async def _answer(self, url: str) -> GuardedAnswer:
+    async def _answer(self, url: str) -> GuardedExchange:
         try:
             return await self.client.get(url, self.limits, is_trusted=self.trusts_panel)
         except UrlSchemeRefused as error:
@@ -422,7 +422,7 @@ class RestoreLinks:
             ) from error
 
 
-def _check(answer: GuardedAnswer) -> None:
+def _check(answer: GuardedExchange) -> None:
     if answer.status != HTTPStatus.OK:
         raise BackupLinkRefused(
             "The provided backup link returned an invalid response status: "
