@@ -246,11 +246,10 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     live.follow(context.direct_transfers.use)
 
     # Backups, and restoring them
-    restore_storage = RestoreStorage(staging, Path(system.data), owner, quotas, transfers.durable)
     is_calagopus = config.family == CALAGOPUS
     context.restores = Restores(
         servers,
-        storage=restore_storage,
+        storage=RestoreStorage(staging, Path(system.data), owner, quotas, transfers.durable),
         workers=pools.restorers,
         slots=DeferredSemaphore(RESTORERS),
         disk=pools.disk,

@@ -80,6 +80,7 @@ class TransferTable(Generic[Transfer]):
     """The transfers under way by their servers' UUIDs; each is removed when it is over."""
 
     _open: dict[str, Transfer] = attrs.field(factory=dict, init=False)
+    _stopping: bool = attrs.field(default=False, init=False)
 
     def find(self, server: str) -> Transfer | None:
         """Return the server's transfer, if there is one."""
@@ -169,7 +170,6 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
     _coordinators: PanelCoordinators
     parts: IncomingParts
     _arrived: ArrivedServers
-    _stopping: bool = attrs.field(default=False, init=False)
 
     def open(
         self,
@@ -498,7 +498,6 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         self._deleting: dict[str, OutgoingTransfer] = {}
         #: Those of an earlier daemon about which the Panel or the destination is asked.
         self._asked: dict[str, SendingCoordinator] = {}
-        self._stopping = False
 
     def start(
         self,
