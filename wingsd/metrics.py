@@ -389,6 +389,7 @@ class DiskState:
 DISK_TIMEOUT = 2
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Exposition(Collector):
     """Renders the metrics of `recorder`, `sources` and the process.
 
@@ -398,22 +399,17 @@ class Exposition(Collector):
 
     _log = Logger()
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        sources: Sources,
-        disk: Workers,
-        data: str,
-        kept: Callable[[], int],
-        reactor: IReactorTime,
-    ) -> None:
-        self._data = data
-        self._kept = kept
-        self._registry = registry = recorder.registry
-        self._disk = LatestAnswer(self._look, disk, reactor)
+    _recorder: Recorder
+    _sources: Sources
+    _disk: Workers
+    _data: str
+    _kept: Callable[[], int]
+    _reactor: IReactorTime
+
+    def __attrs_post_init__(self) -> None:
+        self._registry = registry = self._recorder.registry
+        self._state = LatestAnswer(self._look, self._disk, self._reactor)
         self._was_readable = True
-        self._recorder = recorder
-        self._sources = sources
         #: The state of the disk, None where it is not known.
         self._found: DiskState | None = None
         registry.register(self)
@@ -521,8 +517,8 @@ class Exposition(Collector):
         )
 
     async def _read_disk(self) -> DiskState | None:
-        is_fresh = await self._disk.get(DISK_TIMEOUT)
-        found = self._disk.value if is_fresh else f"no answer within {DISK_TIMEOUT} s"
+        is_fresh = await self._state.get(DISK_TIMEOUT)
+        found = self._state.value if is_fresh else f"no answer within {DISK_TIMEOUT} s"
         if isinstance(found, DiskState):
             self._was_readable = True
             return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -15,20 +16,18 @@ from wingsd.util.deferreds import fires_within
 T = TypeVar("T")
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class SharedAnswer(Generic[T]):
     """The answer of `ask`, or its error, for all who ask while it runs.
 
     An answer, not an error, also serves those who ask within `keep` seconds.
     """
 
-    def __init__(
-        self, ask: Callable[[], Awaitable[T]], reactor: IReactorTime, *, keep: float = 0.0
-    ) -> None:
-        self._ask = ask
-        self._reactor = reactor
-        self._keep = keep
-        self._waiting: list[Deferred[T]] | None = None
-        self._kept: tuple[float, T] | None = None
+    _ask: Callable[[], Awaitable[T]]
+    _reactor: IReactorTime
+    _keep: float = attrs.field(default=0.0, kw_only=True)
+    _waiting: list[Deferred[T]] | None = attrs.field(default=None, init=False)
+    _kept: tuple[float, T] | None = attrs.field(default=None, init=False)
 
     def get(self) -> Deferred[T]:
         """Return the answer. Cancelling it leaves the question to the others."""

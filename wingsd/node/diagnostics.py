@@ -67,20 +67,14 @@ class ReportOptions:
     log_lines: int | None = 200
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Diagnostics:
     """Makes the reports. `config` returns the configuration in force."""
 
-    def __init__(
-        self,
-        config: Callable[[], Config],
-        engine: NodeEngine | None,
-        log: OwnLog,
-        orphans: OrphanedContainers | None = None,
-    ) -> None:
-        self._config = config
-        self._engine = engine
-        self._log = log
-        self._orphans = orphans
+    _config: Callable[[], Config]
+    _engine: NodeEngine | None
+    _log: OwnLog
+    _orphans: OrphanedContainers | None = None
 
     async def report(self, options: ReportOptions) -> str:
         """Return a report. It takes no longer than a Panel waits."""

@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
@@ -130,6 +131,7 @@ class NodeEngine:
                 raise EngineUnavailable(error.detail) from error
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class OrphanedContainers:
     """The containers of this node that have no server: not here, and not in the Panel's list.
 
@@ -141,23 +143,17 @@ class OrphanedContainers:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        engine: NodeEngine,
-        config: Config,
-        servers: Servers,
-        database: StateDatabase,
-        panel: Panel,
-        reactor: IReactorTime,
-    ) -> None:
-        self._engine = engine
-        self._config = config
-        self._servers = servers
-        self._database = database
-        self._panel = panel
+    _engine: NodeEngine
+    _config: Config
+    _servers: Servers
+    _database: StateDatabase
+    _panel: Panel
+    _reactor: IReactorTime
+
+    def __attrs_post_init__(self) -> None:
         self._found: set[str] = set()
         self._looking: Deferred[None] | None = None
-        self._hourly = Periodic(reactor, self._look)
+        self._hourly = Periodic(self._reactor, self._look)
 
     def start(self) -> None:
         """Look now and once an hour."""

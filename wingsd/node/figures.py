@@ -58,6 +58,7 @@ class DiskDetails:
     tags: Annotated[tuple[str, ...], "What the node keeps on it: `Root`, `Logs`, `Data`, …"]
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class NodeDisks:
     """The mounted disks of the machine. `places` are directories by their tags.
 
@@ -67,18 +68,14 @@ class NodeDisks:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        places: Mapping[str, str],
-        table: Workers,
-        filesystems: Workers,
-        reactor: IReactorTime,
-    ) -> None:
-        self._table = table
-        self._filesystems = filesystems
-        self._reactor = reactor
-        self._plain = dict(places)
-        self._real = {tag: self._latest(os.path.realpath, path) for tag, path in places.items()}
+    _places: Mapping[str, str]
+    _table: Workers
+    _filesystems: Workers
+    _reactor: IReactorTime
+
+    def __attrs_post_init__(self) -> None:
+        places = self._places.items()
+        self._real = {tag: self._latest(os.path.realpath, path) for tag, path in places}
         self._sizes: dict[str, LatestAnswer[tuple[int, int]]] = {}
         self._hanging: frozenset[str] = frozenset()
 
@@ -115,7 +112,7 @@ class NodeDisks:
     def _tags(self, mounts: Sequence[_Mount]) -> dict[str, list[str]]:
         """Return the tags by the mount points that their directories are below."""
         tags: dict[str, list[str]] = {}
-        for tag, plain in self._plain.items():
+        for tag, plain in self._places.items():
             path = self._real[tag].value or plain
             places = (mount.mountpoint for mount in mounts)
             above = [each for each in places if each in ("/", path) or path.startswith(f"{each}/")]

@@ -205,26 +205,21 @@ def check_server(server: Server) -> None:
     server.operations.check(Operation.CHANGE_FILES)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class SftpLogins:
     """Checks logins. `now` gives seconds since the epoch, `seconds` is a monotonic clock."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        config: Config,
-        panel: Panel,
-        servers: Servers,
-        denied: DenyList,
-        seconds: Callable[[], float],
-        now: Callable[[], float],
-    ) -> None:
-        self._checks_permission = config.family == CALAGOPUS
-        self._panel = panel
-        self._servers = servers
-        self._denied = denied
-        self._now = now
-        self._tries = LoginTries(config.system.sftp.limits, seconds)
+    _config: Config
+    _panel: Panel
+    _servers: Servers
+    _denied: DenyList
+    _seconds: Callable[[], float]
+    _now: Callable[[], float]
+
+    def __attrs_post_init__(self) -> None:
+        self._tries = LoginTries(self._config.system.sftp.limits, self._seconds)
         self._calls = DeferredSemaphore(_CALLS)
         #: The logins that are checked now, by the blocks of their addresses, and their turns.
         self._checked: Counter[str] = Counter()
@@ -307,7 +302,7 @@ class SftpLogins:
         if uuid is None:
             raise LoginRefused("the Panel's answer does not name a server")
         granted = GrantedLogin(login, user, uuid, found.permissions, found.ignored_files, issued)
-        if self._checks_permission and _SFTP_PERMISSIONS.isdisjoint(granted.permissions):
+        if self._config.family == CALAGOPUS and _SFTP_PERMISSIONS.isdisjoint(found.permissions):
             raise LoginRefused("the user has not the permission file.sftp")
         await self._measure(self.usable(granted))
         self.usable(granted)  # it may have been deleted meanwhile

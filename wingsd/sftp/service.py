@@ -176,6 +176,7 @@ class _FirstConnection(FileDescriptor):
         self.found.callback(None)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class SftpService:
     """SFTP on this node. Without a host key, or where the port is in use, it is off.
 
@@ -184,20 +185,15 @@ class SftpService:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        config: Config,
-        logins: SftpLogins,
-        sessions: SftpSessions,
-        disk: Workers,
-        reactor: Reactor,
-    ) -> None:
-        self._system = config.system
-        self._sftp = config.system.sftp
-        self._logins = logins
-        self.sessions = sessions
-        self._disk = disk
-        self._reactor = reactor
+    _config: Config
+    _logins: SftpLogins
+    sessions: SftpSessions
+    _disk: Workers
+    _reactor: Reactor
+
+    def __attrs_post_init__(self) -> None:
+        self._system = self._config.system
+        self._sftp = self._system.sftp
         #: By the kind of login, those refused since the daemon's start.
         self.refused = Counter(password=0, public_key=0)
         #: The bytes of requests and of answers since then.

@@ -63,27 +63,23 @@ class _Session:
     closed_for: str = ""
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class SftpSessions:
     """The sessions of the running SFTP process; `send` reaches it."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        logins: SftpLogins,
-        activity: ActivityLog,
-        bus: EventBus,
-        reactor: IReactorTime,
-    ) -> None:
+    _config: Config
+    _servers: Servers
+    _logins: SftpLogins
+    _activity: ActivityLog
+    _bus: EventBus
+    _reactor: IReactorTime
+
+    def __attrs_post_init__(self) -> None:
         self.send: Callable[[SftpMessage], None] = lambda _: None
-        self._config = config.system.sftp
-        self._family = config.family
-        self._servers = servers
-        self._logins = logins
-        self._activity = activity
-        self._most_granted = max(_MIN_CONNECTIONS, self._config.limits.max_half_open)
+        self._sftp = self._config.system.sftp
+        self._most_granted = max(_MIN_CONNECTIONS, self._sftp.limits.max_half_open)
         self._granted: dict[int, dict[int, GrantedLogin]] = {}
         self._sessions: dict[int, _Session] = {}
         #: Connections that wait for a place, oldest first, and when they are refused.
@@ -91,9 +87,8 @@ class SftpSessions:
         #: By servers, the bytes that the process has reported, and the state that was sent last.
         self._totals: dict[str, int] = {}
         self._sent: dict[str, tuple[int, int | None, int | None]] = {}
-        self._clock = reactor
-        self._states = Periodic(reactor, self._look)
-        bus.subscribe_to_all(self._event)
+        self._states = Periodic(self._reactor, self._look)
+        self._bus.subscribe_to_all(self._event)
 
     @property
     def count(self) -> int:
@@ -125,7 +120,7 @@ class SftpSessions:
             if of_user >= _MAX_WAITING:
                 self._refuse(connection, LoginRefused(full))
                 return
-            given_up = self._clock.callLater(_PLACE_TIMEOUT, self._give_up, connection)
+            given_up = self._reactor.callLater(_PLACE_TIMEOUT, self._give_up, connection)
             self._waiting[connection] = granted, given_up
         else:
             self._begin(connection, granted)
@@ -163,7 +158,7 @@ class SftpSessions:
             user=granted.user,
             ip=granted.login.ip,
         )
-        if self._config.activity.log_logins:
+        if self._sftp.activity.log_logins:
             self._record(granted, "login", {})
         self.send(Begun(connection))
         if not self._states.running:
@@ -171,7 +166,7 @@ class SftpSessions:
 
     def _full(self, granted: GrantedLogin) -> str:
         """Return the limit by which a login has no place for a session, empty where it has one."""
-        limits = self._config.limits
+        limits = self._sftp.limits
         sessions = [each.granted for each in self._sessions.values()]
         most = limits.max_connections_per_user
         if most and sum(each.user == granted.user for each in sessions) >= most:
@@ -236,18 +231,18 @@ class SftpSessions:
 
     def check_server(self, server: str) -> None:
         """Ask the Panel soon whether the users of a server's sessions may go on."""
-        soon = self._clock.seconds() + _COMMITTED_WITHIN
+        soon = self._reactor.seconds() + _COMMITTED_WITHIN
         for session in self._sessions.values():
             if session.granted.server == server:
                 session.check_at = min(session.check_at, soon)
 
     def _next_check(self) -> float:
-        interval = self._config.check_interval
-        return self._clock.seconds() + interval if interval else inf
+        interval = self._sftp.check_interval
+        return self._reactor.seconds() + interval if interval else inf
 
     def _check_due(self) -> None:
         """Ask the Panel about the sessions that are due, once for each password or key."""
-        now = self._clock.seconds()
+        now = self._reactor.seconds()
         due: dict[tuple[str, str, str], dict[int, _Session]] = {}
         for connection, session in self._sessions.items():
             if session.check_at <= now and not session.closed_for:
@@ -324,12 +319,12 @@ class SftpSessions:
         session = self._sessions.get(event.connection)
         if session is None or event.event not in _EVENTS:
             return
-        if event.event == "read" and not self._config.activity.log_file_reads:
+        if event.event == "read" and not self._sftp.activity.log_file_reads:
             return
         metadata: dict[str, Any] = {"files": [event.path]}
         if event.event == "rename":
             names = {"from": event.path, "to": event.target}
-            metadata = names if self._family == PELICAN else {"files": [names]}
+            metadata = names if self._config.family == PELICAN else {"files": [names]}
         self._record(session.granted, event.event, metadata)
 
     def _record(self, granted: GrantedLogin, event: str, metadata: dict[str, Any]) -> None:

@@ -61,23 +61,20 @@ def seconds_asked_for(value: str) -> float:
     return min(max(seconds, 0.0), LONGEST)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Budget(Generic[Cause]):
     """The retries of one thing: so many of each cause as `most` has it, all in so many seconds.
 
     Progress gives the seconds back.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        seconds: float = inf,
-        most: Mapping[Cause, int] = MappingProxyType({}),
-    ) -> None:
-        self.seconds = seconds
-        self._clock = clock
-        self._most = most
+    _clock: IReactorTime
+    seconds: float = inf
+    _most: Mapping[Cause, int] = MappingProxyType({})
+
+    def __attrs_post_init__(self) -> None:
         self._counts: Counter[Cause] = Counter()
-        self._since = clock.seconds()
+        self._since = self._clock.seconds()
         self._mark: Hashable = None
 
     @property

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
+import attrs
+
 #: Cores that this process can use: Python's lock leaves it one, and the kernel works meanwhile.
 _OWN_CORES = 1.5
 #: The least use of cores by the daemon that counts as work, where there are fewer cores than that.
@@ -41,6 +43,7 @@ def cpu_time(pid: int) -> Callable[[], float]:
     return seconds
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Turns:
     """The turns of all connections; any thread may call `work`.
 
@@ -48,17 +51,13 @@ class Turns:
     the number of those that both processes may use.
     """
 
-    def __init__(
-        self,
-        used: Callable[[], float],
-        cores: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._used = used
-        self._most = max(cores - _OWN_CORES, _LEAST)
-        self._clock = clock
-        self._sleep = sleep
+    _used: Callable[[], float]
+    _cores: int
+    _clock: Callable[[], float] = time.monotonic
+    _sleep: Callable[[float], None] = time.sleep
+
+    def __attrs_post_init__(self) -> None:
+        self._most = max(self._cores - _OWN_CORES, _LEAST)
         self._looking = Lock()
         self._turn = Lock()
         self._looked = self._last = self._until = float("-inf")
