@@ -89,7 +89,7 @@ async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receive
     with pytest.raises(DaemonStopping):
         await outcome
     assert receiver.calls[-1] == "failure"
-    assert slots.waiting == 0
+    assert slots.waiting == {}
 
 
 async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receiver) -> None:

@@ -119,5 +119,5 @@ async def test_servers_that_share_slots_all_have_their_turn(seed: int) -> None:
             await jobs[number]
     while ends:
         ends.pop(random_.randrange(len(ends))).callback(None)
-    assert (len(counts), slots.free, slots.waiting) == (50 - len(cancelled), 8, 0)
+    assert (len(counts), slots.free, slots.waiting) == (50 - len(cancelled), 8, {})
     await gatherResults([job for n, job in enumerate(jobs) if n not in cancelled])

@@ -96,22 +96,18 @@ class SharedSlots:
         #: How many one server may hold.
         self.most = -(-limit // 2)
         self._held: Counter[str] = Counter()
-        self._waiting: dict[Deferred[None], str] = {}
+        #: The servers of the turns that are waited for.
+        self.waiting: dict[Deferred[None], str] = {}
 
     @property
     def free(self) -> int:
         """The number of free slots."""
         return self.limit - self._held.total()
 
-    @property
-    def waiting(self) -> int:
-        """The number of turns that are waited for."""
-        return len(self._waiting)
-
     def acquire(self, server: str) -> Deferred[None]:
         """Return a Deferred that fires when `server` holds one more; it may be cancelled."""
-        turn: Deferred[None] = Deferred(self._waiting.__delitem__)
-        self._waiting[turn] = server
+        turn: Deferred[None] = Deferred(self.waiting.__delitem__)
+        self.waiting[turn] = server
         self._give()
         return turn
 
@@ -130,7 +126,7 @@ class SharedSlots:
         """
         held = 0
         turn = self.acquire(server)
-        scope.is_waiting, scope.queue, scope.turn = True, self._waiting, turn
+        scope.is_waiting, scope.queue, scope.turn = True, self.waiting, turn
         try:
             await scope.wait(turn)
             held = 1
@@ -147,10 +143,10 @@ class SharedSlots:
     def _give(self) -> None:
         while self.free and (
             able := [
-                turn for turn, server in self._waiting.items() if self._held[server] < self.most
+                turn for turn, server in self.waiting.items() if self._held[server] < self.most
             ]
         ):
-            turn = min(able, key=lambda turn: self._held[self._waiting[turn]])
-            server = self._waiting.pop(turn)
+            turn = min(able, key=lambda turn: self._held[self.waiting[turn]])
+            server = self.waiting.pop(turn)
             self._held[server] += 1
             turn.callback(None)

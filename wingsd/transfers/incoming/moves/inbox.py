@@ -209,14 +209,6 @@ class Attachments:
         """Return how many bytes of all are here."""
         return sum(each.offset for each in self._attachments.values())
 
-    def drop_others(self) -> None:
-        """Delete what an earlier move of the server has left and this one does not bring.
-
-        All that is staged is put into place with the server.
-        """
-        self._parts.backups.retain(self._server, self.backups)
-        self._parts.logs.retain(self._server, self._beginning.log)
-
     def offset(self, name: str) -> int:
         """Return how many bytes of an attachment are here."""
         return self._attachment(name).offset
@@ -442,7 +434,9 @@ class Inbox:
 
     def open(self, *, is_new: bool) -> int:
         """Begin the copy, or open it again; return how many bytes it has. Blocking."""
-        self.attachments.drop_others()
+        # All that is staged is put into place with the server: an earlier move may have left more.
+        self._parts.backups.retain(self._server, self.attachments.backups)
+        self._parts.logs.retain(self._server, self._beginning.log)
         self._held = self.copy.begin() if is_new else self.copy.reopen()
         return self._held
 
