@@ -119,7 +119,13 @@ class UploadReader:
         #: How many bytes of the parts have been received so far.
         self.bytes = 0
         upload, parts = self.upload, self._parts
-        form = UploadForm(upload.content_type, upload.user_agent, parts.config.form)
+        self._is_first = self.name in ("", FIRST)
+        try:
+            form = UploadForm(upload.content_type, upload.user_agent, parts.config.form)
+        except WingsdError as error:
+            if not self._is_first:
+                error.add_context(self.name)
+            raise
         self._feed = FormFeed(form, parts.reactor)
 
     async def read(self, unpack: Unpack) -> None:
@@ -152,7 +158,7 @@ class UploadReader:
         feed = self._feed
         self.archive = unpack(self._counted(), feed.close)
         while (attachment := feed.next_part()) is not None:
-            if self.name not in ("", FIRST):
+            if not self._is_first:
                 raise StreamMismatch(
                     "it has more parts than an archive; backups and the installation log belong "
                     "in the first request"
@@ -290,7 +296,12 @@ class UploadTransfer(IncomingTransfer):
         for the attachments that follow it.
         """
         scope = self._steps.cancel_scope
-        self._readers = self._readers_of(upload, await scope.wait(group.gathered()))
+        others = await scope.wait(group.gathered())
+        names = [FIRST if others else "", *map(name_of, range(len(others)))]
+        self._readers = [
+            UploadReader(each, self.server, self._parts, name)
+            for each, name in zip([upload, *others], names, strict=True)
+        ]
         if self._steps.pool and len(self._readers) > 1:
             raise StreamMismatch("within a storage pool a server is sent in one request")
         await self._steps.enter(ReceiveStep.RECEIVE)
@@ -304,20 +315,6 @@ class UploadTransfer(IncomingTransfer):
                     await self._read(settings, slots)
             finally:
                 self.meter.stop()
-
-    def _readers_of(
-        self, upload: IncomingUpload, others: Sequence[IncomingUpload]
-    ) -> list[UploadReader]:
-        names = [FIRST if others else "", *map(name_of, range(len(others)))]
-        readers = []
-        for each, name in zip([upload, *others], names, strict=True):
-            try:
-                readers.append(UploadReader(each, self.server, self._parts, name))
-            except WingsdError as error:
-                if name != names[0]:
-                    error.add_context(name)
-                raise
-        return readers
 
     async def _read(self, settings: Settings, slots: int) -> None:
         parts, steps = self._parts, self._steps

@@ -139,7 +139,7 @@ class Staging:
                 remove_tree(str(path))
 
     def kept_servers(self) -> set[str]:
-        """Return the servers of which a copy is kept; see `storage.partial_copies`."""
+        """Return the servers of which a copy is kept; see `PartialCopies`."""
         try:
             return {name.partition(".")[0] for name in os.listdir(self._root / KEPT)}
         except OSError:
