@@ -70,7 +70,7 @@ def resume(
     told = to.rebase(move, wrong)
     held = HeldTree(LIMITS)
     for number in range(1, told.pages + 1):
-        held.add(to.page(number))
+        held.add(to.ledger.part(number))
     source = Source(size, root)
     source.sent = held.finish(told.file)
     assert source.sent.held_bytes() == told.bytes

@@ -231,14 +231,14 @@ def test_a_ledger_is_small_and_is_written_anew_between_rounds(tmp_path: Path) ->
                 with pytest.raises(BatchConflict):
                     to.compact()
             to.close_round(in_round, source.filler.number, source.sent.root())
-            sizes.append(to.ledger_size)
+            sizes.append(to.ledger.size)
             with (root / "world").open("r+b") as file:
                 file.write(b"%d" % in_round * 200_000)
         # 16 bytes for each of 4,096 blocks, and of each small file its name and 34 bytes
         assert sizes[0] < 16.6 * 4096 + 100 * (10 + 36) + 2000
         assert sizes[2] - sizes[1] < 49 * 16.6 + 1000
         to.compact()
-        assert to.ledger_size < sizes[0]
+        assert to.ledger.size < sizes[0]
         root_before = to.tree.root()
     with destination.open() as to:
         assert to.tree.root() == root_before == source.sent.root()

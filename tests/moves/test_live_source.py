@@ -61,7 +61,7 @@ class Move:
             return
         told = self.to.rebase()
         for number in range(1, told.pages + 1):
-            self.source.add_page(self.to.page(number))
+            self.source.add_page(self.to.ledger.part(number))
         self.source.plan(told, leave_hot=leave_hot)
 
     def batches(self) -> Iterator[Batch]:

@@ -137,7 +137,7 @@ def entries(tree: MoveTree) -> dict[bytes, list[object]]:
 
 def check_replayed(to: MoveDestination, destination: Destination, begun: list[Index]) -> None:
     """Check that a replay makes the same of the ledger; `begun` are batches that are open."""
-    ledger = (destination.place / "ledger").read_bytes()[: to.ledger_size]
+    ledger = (destination.place / "ledger").read_bytes()[: to.ledger.size]
     found = recover(LedgerReader([ledger]), destination.limits)
     for index in found.unproven:
         for frame in index.contents if index.number in found.undurable else ():

@@ -213,7 +213,7 @@ def test_a_rebase_that_is_killed_anywhere_leaves_the_old_ledger_or_the_new_one(
             for batch in batches[: 3 + number % 4]:
                 feed(to, batch.pieces())
             part_of(to, batches[3 + number % 4], random.Random(number))
-            to._ledger._write = _kill_after(size)
+            to.ledger._write = _kill_after(size)
             try:
                 to.rebase(move)
             except Killed:
@@ -367,9 +367,9 @@ def test_a_page_that_does_not_exist_is_refused(source: Source, destination: Dest
     with destination.open() as to:
         for number in (0, 1):
             with pytest.raises(LookupError):
-                to.page(number)
+                to.ledger.part(number)
         assert to.rebase().pages == 1
-        assert to.page(1)
+        assert to.ledger.part(1)
         for number in (0, 2, -1):
             with pytest.raises(LookupError):
-                to.page(number)
+                to.ledger.part(number)

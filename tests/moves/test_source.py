@@ -42,7 +42,7 @@ def begin(source: MoveSource, to: MoveDestination) -> None:
     told = to.rebase()
     source.scan()
     for number in range(1, told.pages + 1):
-        source.add_page(to.page(number))
+        source.add_page(to.ledger.part(number))
     source.size = 256 << 10
     source.plan(told)
 

@@ -186,7 +186,7 @@ class MoveNode(Destination):
         return 202, {}
 
     def _tree(self, parts: list[str], asked: dict[str, str], data: bytes) -> bytes:
-        return self.of.page(int(asked["page"]))
+        return self.of.ledger.part(int(asked["page"]))
 
     def _batches(
         self, parts: list[str], asked: dict[str, str], data: bytes

@@ -190,7 +190,7 @@ class ProductSource:
             return
         told = to.rebase()
         for number in range(1, told.pages + 1):
-            source.add_page(to.page(number))
+            source.add_page(to.ledger.part(number))
         source.plan(told, leave_hot=leaves)
 
     def _sent(self, is_final: bool, read: int = 0) -> Round:

@@ -291,7 +291,11 @@ def decompressed(blocks: Iterator[bytes]) -> Iterator[bytes]:
     verified), a window or dictionary beyond its bound, a truncated stream, and anything but zeros
     after its end.
     """
-    head = _head(blocks)
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head) >= BLOCK:
+            break
     if not head:
         raise ArchiveError("the archive is empty: not one byte of it was received")
     whole: Iterator[bytes] = chain([head], blocks)
@@ -305,12 +309,3 @@ def decompressed(blocks: Iterator[bytes]) -> Iterator[bytes]:
     if is_header(head[:BLOCK]) or head[257:262] == b"ustar":
         return whole
     raise ArchiveError(f"the archive is of an unknown kind; {_ACCEPTED}")
-
-
-def _head(blocks: Iterator[bytes]) -> bytes:
-    head = b""
-    for block in blocks:
-        head = head + block if head else block
-        if len(head) >= BLOCK:
-            break
-    return head

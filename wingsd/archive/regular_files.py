@@ -156,7 +156,8 @@ class RegularFiles:
         if member.attributes or member.has_more:
             self.not_kept.attributes += 1
         if kind is Kind.DIRECTORY:
-            self._enter(path)
+            self._leave(path)
+            self._way += [(each, False) for each in path[len(self._way) :]]
             if path and member_mode(member.mode)[0] != _USUAL_MODE:
                 self.not_kept.directory_modes += 1
         elif kind is Kind.FILE:
@@ -237,10 +238,6 @@ class RegularFiles:
         return names[:count]
 
     # Empty directories
-
-    def _enter(self, path: tuple[bytes, ...]) -> None:
-        self._leave(path)
-        self._way += [(name, False) for name in path[len(self._way) :]]
 
     def _note_file(self, path: tuple[bytes, ...]) -> None:
         """Note that all directories on the way to a file are made with it."""

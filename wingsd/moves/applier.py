@@ -219,7 +219,8 @@ class TreeApplier:
         path = b""
         try:
             for path, node in tree.walk(plain=False):
-                while directories and not _is_below(path, directories[-1][0]):
+                # all is below the first one, the root
+                while len(directories) > 1 and not path.startswith(directories[-1][0] + b"/"):
                     above, directory = directories.pop()
                     self._set(self._open_directory(above), directory)
                 if isinstance(node, DirectoryNode):
@@ -319,10 +320,6 @@ def _exists(parent: int, name: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _is_below(path: bytes, directory: bytes) -> bool:
-    return not directory or path.startswith(directory + b"/")
 
 
 def _unlink(name: bytes, parent: int) -> None:

@@ -504,7 +504,8 @@ class OpenBatch:
         self.index = index
         self._tree = tree
         wholes = [frame.path for frame in index.contents if isinstance(frame, WholeFrame)]
-        self._new = tree.store.absent(wholes)
+        #: The paths of files that come as a whole and were not there.
+        self.new = tree.store.absent(wholes)
         #: Frames of new files, a list for each run of one directory; and all other frames.
         self._added: list[list[WholeFrame]] = []
         self._known: list[Content] = []
@@ -527,17 +528,13 @@ class OpenBatch:
                     self.overwritten.append(frame)
         #: Whether the ledger would be wrong without the batch once some of it is written. Of
         #: blocks that were unknown it says nothing; but it has to know of each new name.
-        self.must_be_durable = bool(self._new or self.overwritten)
+        self.must_be_durable = bool(self.new or self.overwritten)
         self._written: list[Written] = []
 
     def _directory_of_new(self, frame: Content) -> bytes | None:
-        if isinstance(frame, WholeFrame) and frame.path in self._new:
+        if isinstance(frame, WholeFrame) and frame.path in self.new:
             return dirname(frame.path)
         return None
-
-    def is_new(self, run: BlockRun) -> bool:
-        """Return whether blocks are of a file that comes as a whole and was not there."""
-        return isinstance(run.frame, WholeFrame) and run.frame.path in self._new
 
     def note(self, run: BlockRun) -> None:
         """Note that blocks were written: together with those that have the same checksum."""
@@ -629,19 +626,15 @@ def _forget_wrong(applier: TreeApplier, tree: MoveTree, paths: Iterable[bytes]) 
         node = tree.find(path)
         if not isinstance(node, FileNode):
             continue
-        fd = applier.open_file(node.names[0])
-        if fd is None or not node.number:
-            if fd is not None:
-                os.close(fd)
+        opened = applier.open_file(node.names[0]) if node.number else None
+        if opened is None:
             _remove(applier, tree, tuple(node.names))
             continue
-        try:
+        with closing_descriptor(opened) as fd:
             # the size that it should have
             frame = FileFrame(node.number, node.names[0], *node.meta, node.block_size)
             applier.shape(frame, makes=False, again=True)
             forget_differing(fd, node)
-        finally:
-            os.close(fd)
         tree.changed(node)
 
 
@@ -676,7 +669,8 @@ class MoveDestination:
         received. With `loses`, after a flush that has failed, all that is unproven does. Raises
         LedgerDamaged, LedgerVersionUnknown and StorageError.
         """
-        self._ledger, found = LedgerFile.open(self._path, *self._ids, self._limits)
+        #: Its parts are pages of the tree as it was at `rebase`.
+        self.ledger, found = LedgerFile.open(self._path, *self._ids, self._limits)
         self.tree: MoveTree = found.tree
         self.received: ReceivedBatches = found.received
         #: The root of the round that was closed last.
@@ -700,7 +694,7 @@ class MoveDestination:
 
     def close(self) -> None:
         """Close the ledger, and the file of the tree."""
-        self._ledger.close()
+        self.ledger.close()
         self.tree.store.close()
 
     @property
@@ -708,11 +702,6 @@ class MoveDestination:
         """The highest number up to which all batches are on stable storage."""
         upto = self.received.upto
         return min(upto, min(self._undurable, default=upto + 1) - 1)
-
-    @property
-    def ledger_size(self) -> int:
-        """Bytes of the ledger."""
-        return self._ledger.size
 
     @property
     def is_between_rounds(self) -> bool:
@@ -756,7 +745,8 @@ class MoveDestination:
         """Write blocks of a batch that was begun. Raises BatchConflict where `rebase` ended it."""
         batch = self._begun(index)
         for run in runs:
-            self._applier.content(run, self.tree, is_new=batch.is_new(run))
+            is_new = isinstance(run.frame, WholeFrame) and run.frame.path in batch.new
+            self._applier.content(run, self.tree, is_new=is_new)
             batch.note(run)
 
     def end(self, index: Index) -> None:
@@ -765,7 +755,7 @@ class MoveDestination:
         batch = self._begun(index)
         self._is_partial = True
         written = batch.end()
-        self._ledger.append_numbers(RecordType.DONE, index.number)
+        self.ledger.append_numbers(RecordType.DONE, index.number)
         del self._open[index.number]
         self.received.add(index.number)
         self._undurable[index.number] = written
@@ -812,7 +802,7 @@ class MoveDestination:
     def proven(self, numbers: Iterable[int]) -> None:
         """Record that batches are on stable storage, by a flush that began after they ended."""
         if found := sorted(self._undurable.keys() & set(numbers)):
-            self._ledger.append_numbers(RecordType.CHECK, *found)
+            self.ledger.append_numbers(RecordType.CHECK, *found)
             for number in found:
                 self.rereading.changed(self._undurable.pop(number))
 
@@ -835,7 +825,7 @@ class MoveDestination:
                 "source; compare the directories and send what differs"
             )
         self.checkpoint()
-        self._ledger.append_round(in_round, root)
+        self.ledger.append_round(in_round, root)
         self.received.close(in_round, last)
         self.roots = {in_round: root}
 
@@ -888,11 +878,7 @@ class MoveDestination:
         self.roots = {}
         self._is_partial = False
         numbers = (received.round, last + 1, received.shape, self.tree.last_number)
-        return Resumption(*numbers, self._ledger.parts, self.tree.held_bytes())
-
-    def page(self, number: int) -> bytes:
-        """Return a page, from 1, of the tree as it was at `rebase`; LookupError for no page."""
-        return self._ledger.part(number)
+        return Resumption(*numbers, self.ledger.parts, self.tree.held_bytes())
 
     def _rewrite(self, in_round: int, last: int) -> None:
         root = self.roots.get(in_round, NO_ROOT)
@@ -906,7 +892,7 @@ class MoveDestination:
             ((RecordType.PART, part) for part in self.tree.parts()),
             [(RecordType.END, b"")],
         )
-        self._ledger.replace(move, records)
+        self.ledger.replace(move, records)
 
     def finish(self) -> None:
         """Set modes and times, after the last round; return when all is on stable storage."""
@@ -926,13 +912,13 @@ class MoveDestination:
         if batch.overwritten and overlap(batch.overwritten, undurable):
             # else a crash could leave two unproven batches, of which one does not fit the disk
             self.checkpoint()
-        self._ledger.append(RecordType.BATCH, index.raw, durable=batch.must_be_durable)
+        self.ledger.append(RecordType.BATCH, index.raw, durable=batch.must_be_durable)
         self.received.recorded(index)
         self._open[index.number] = batch
 
     def _shape(self, index: Index) -> None:
         makes = [self.tree.apply(frame) for frame in index.shapes]
-        self._ledger.append(RecordType.BATCH, index.raw, durable=True)
+        self.ledger.append(RecordType.BATCH, index.raw, durable=True)
         self.received.recorded(index)
         self._apply(index, makes, again=False)
         self._shape_done(index)
@@ -943,8 +929,8 @@ class MoveDestination:
 
     def _shape_done(self, index: Index) -> None:
         self._sync()
-        self._ledger.append_numbers(RecordType.DONE, index.number)
-        self._ledger.append_numbers(RecordType.CHECK, index.number)
+        self.ledger.append_numbers(RecordType.DONE, index.number)
+        self.ledger.append_numbers(RecordType.CHECK, index.number)
         self.received.add(index.number)
         self.rereading.changed(index.frames)
 
@@ -968,7 +954,7 @@ class MoveDestination:
                 )
 
     def _lost(self, number: int) -> None:
-        self._ledger.append_numbers(RecordType.LOST, number)
+        self.ledger.append_numbers(RecordType.LOST, number)
         self.received.forget(number)
 
     def _resume(self, found: Recovered) -> None:
@@ -989,7 +975,7 @@ class MoveDestination:
             for frame in index.contents:
                 self.tree.done(frame)
             if not was_done:
-                self._ledger.append_numbers(RecordType.DONE, index.number)
+                self.ledger.append_numbers(RecordType.DONE, index.number)
                 self.received.add(index.number)
                 self._undurable[index.number] = ()
         self.checkpoint()

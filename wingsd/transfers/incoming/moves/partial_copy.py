@@ -245,7 +245,7 @@ class PartialCopy:
         with self._used(renew=True) as destination:
             wrong, self._wrong = self._wrong, {}
             resumption = destination.rebase(wrong=wrong)
-            self._compacted = destination.ledger_size
+            self._compacted = destination.ledger.size
             most, members = _needed(destination), destination.tree.members
         if self._compacted > most:
             raise DiskLimitExceeded(
@@ -259,7 +259,7 @@ class PartialCopy:
         """Return a page of what was held at `resume`. Raises `MoveResumeNeeded` for no page."""
         with self._used() as destination:
             try:
-                return destination.page(number)
+                return destination.ledger.part(number)
             except LookupError:
                 raise MoveResumeNeeded(f"there is no page {number}; resume the move") from None
 
@@ -313,7 +313,7 @@ class PartialCopy:
                 files = sum(isinstance(each, _MAKES) for each in index.frames)
                 with room_errors():
                     self._copies.make_room(size, files)
-                if destination.ledger_size + len(index.raw) > 2 * _needed(destination):
+                if destination.ledger.size + len(index.raw) > 2 * _needed(destination):
                     # No source repeats so much within a round; the ledger is written again then.
                     raise MoveResumeNeeded("the ledger of the move has grown; resume the move")
             return destination if destination.begin(index) else None
@@ -390,10 +390,10 @@ class PartialCopy:
             self.check_read_back()
             is_first = not destination.roots
             destination.close_round(in_round, last, root)
-            if destination.ledger_size > 2 * self._compacted + LEDGER_GROWS:
+            if destination.ledger.size > 2 * self._compacted + LEDGER_GROWS:
                 if not is_first:  # all is new in the first round: a new ledger would be as large
                     destination.compact()
-                self._compacted = destination.ledger_size
+                self._compacted = destination.ledger.size
 
     # The end
 
@@ -528,7 +528,7 @@ class PartialCopy:
         self._destination, self._root, self._applier = destination, fds[0], applier
         tree = destination.tree
         self.progress = attrs.evolve(self.progress, bytes=tree.bytes, files=tree.members)
-        self._compacted = destination.ledger_size
+        self._compacted = destination.ledger.size
         return destination
 
     def _close(self) -> None:
