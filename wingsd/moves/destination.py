@@ -612,14 +612,6 @@ def _ranges(
     return sorted(found)
 
 
-def _drop_incomplete(applier: TreeApplier, tree: MoveTree) -> None:
-    """Remove files in slots, and those that should have come as a whole and did not."""
-    applier.empty_slots()
-    tree.drop_slots()
-    names = [name for _, node in tree.missing() if not node.number for name in node.names]
-    _remove(applier, tree, names)
-
-
 def _forget_wrong(applier: TreeApplier, tree: MoveTree, paths: Iterable[bytes]) -> None:
     """Make unknown what a reread has found wrong in some files; their names may have gone."""
     for path in paths:
@@ -864,7 +856,12 @@ class MoveDestination:
         for batch in self._open.values():
             batch.abandon()
         _forget_wrong(self._applier, self.tree, wrong)
-        _drop_incomplete(self._applier, self.tree)
+        # files in slots, and those that should have come as a whole and did not
+        self._applier.empty_slots()
+        self.tree.drop_slots()
+        missing = (node for _, node in self.tree.missing() if not node.number)
+        names = [name for node in missing for name in node.names]
+        _remove(self._applier, self.tree, names)
         # what the new ledger does not have is gone, and what it has is on stable storage, before
         self._sync()
         self._open.clear()

@@ -319,7 +319,9 @@ def plan(
         known = before if isinstance(before, FileNode) and not before.blocks.missing else None
         carried = known if known is not None and unchanged(known, node) else None
         if known is not None and carried is None and left(known, node):
-            _leave(now, known, node)
+            now.resized(known.size - node.size, node.names[0])
+            node.mode, node.mtime, node.size = known.meta
+            node.stamp = b""  # it was not read as it is
             carried = known
         if isinstance(before, FileNode):
             if before.number:
@@ -341,13 +343,6 @@ def plan(
     now.last_number = last
     planned.unread = now.bytes if is_new else unread
     return planned
-
-
-def _leave(now: MoveTree, before: FileNode, node: FileNode) -> None:
-    """Make a file what was sent of it."""
-    now.resized(before.size - node.size, node.names[0])
-    node.mode, node.mtime, node.size = before.meta
-    node.stamp = b""  # it was not read as it is
 
 
 def carry_over(before: FileNode, node: FileNode) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import wraps
 from threading import Lock
 from typing import Concatenate, ParamSpec, TypeVar
@@ -352,10 +352,8 @@ class MoveSource:
 
     def _scanned(self, warn: Callable[[str], None]) -> MoveTree:
         for _ in range(_SCANS - 1 if self._is_running else 0):
-            try:
+            with suppress(FrameRefused):  # a directory was seen twice, or as something else
                 return self._known.scan(self._root, warn)
-            except FrameRefused:  # a directory was seen twice, or as something else
-                continue
         return self._known.scan(self._root, warn)
 
     def was_started(self) -> None:
