@@ -477,7 +477,12 @@ class ListFilesEndpoint(FilesPath):
         they were not there.
         """
         path = ServerPath.parse(query.directory or query.root)
-        page, media = self._page(query), accepted(self._request.header("Accept"))
+        size = whole_number("per_page", query.per_page)
+        number = whole_number("page", query.page)
+        sort = _choice(Sort, "sort", query.sort)
+        limit = self._config.api.directory_entry_limit
+        page = Page(max(number or 1, 1), limit if size is None else size, sort)
+        media = accepted(self._request.header("Accept"))
         denylist, ignored = self.denylist, Denylist(query.ignored)
 
         def work(root: ServerRoot, small: bool) -> tuple[bool, Encoded[DirectoryPage]]:
@@ -494,13 +499,6 @@ class ListFilesEndpoint(FilesPath):
 
         return await self._listed(path, work)
 
-    def _page(self, query: PageQuery) -> Page:
-        size = whole_number("per_page", query.per_page)
-        number = whole_number("page", query.page)
-        sort = _choice(Sort, "sort", query.sort)
-        limit = self._config.api.directory_entry_limit
-        return Page(max(number or 1, 1), limit if size is None else size, sort)
-
 
 #: Entries encoded at a time.
 _PIECE = 500
@@ -516,40 +514,30 @@ def encoded(
 
     Blocking.
     """
-    encode = _packed if media is MediaType.MESSAGE_PACK else _json
-    return Encoded(encode(entries, around, name), media)
-
-
-def _json(
-    entries: Sequence[Mapping[str, Any]], around: Mapping[str, Any] | None, name: str
-) -> bytes:
-    # Not in ASCII, in which a byte of a name may take twelve.
-    encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
-
-    def dumps(value: object) -> bytes:
-        return encoder.encode(value).encode("utf-8", "replace")
-
     body = BytesIO()
+    if media is MediaType.MESSAGE_PACK:
+        packer = msgpack.Packer(unicode_errors="replace")
+        if around is not None:
+            body.write(packer.pack_map_header(len(around) + 1))
+            for key, value in around.items():
+                body.write(packer.pack(key) + packer.pack(value))
+            body.write(packer.pack(name))
+        body.write(packer.pack_array_header(len(entries)))
+        body.writelines(map(packer.pack, entries))
+        return Encoded(body.getvalue(), media)
     if around is not None:
-        fields = (b"%b:%b," % (dumps(key), dumps(value)) for key, value in around.items())
-        body.write(b"{%b%b:" % (b"".join(fields), dumps(name)))
+        fields = (b"%b:%b," % (_json(key), _json(value)) for key, value in around.items())
+        body.write(b"{%b%b:" % (b"".join(fields), _json(name)))
     body.write(b"[")
     for at in range(0, len(entries), _PIECE):
-        body.write(b"," * (at > 0) + dumps(entries[at : at + _PIECE])[1:-1])
+        body.write(b"," * (at > 0) + _json(entries[at : at + _PIECE])[1:-1])
     body.write(b"]" if around is None else b"]}")
-    return body.getvalue()
+    return Encoded(body.getvalue(), media)
 
 
-def _packed(
-    entries: Sequence[Mapping[str, Any]], around: Mapping[str, Any] | None, name: str
-) -> bytes:
-    packer = msgpack.Packer(unicode_errors="replace")
-    body = BytesIO()
-    if around is not None:
-        body.write(packer.pack_map_header(len(around) + 1))
-        for key, value in around.items():
-            body.write(packer.pack(key) + packer.pack(value))
-        body.write(packer.pack(name))
-    body.write(packer.pack_array_header(len(entries)))
-    body.writelines(map(packer.pack, entries))
-    return body.getvalue()
+# Not in ASCII, in which a byte of a name may take twelve.
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
+def _json(value: object) -> bytes:
+    return _encoder.encode(value).encode("utf-8", "replace")

@@ -229,10 +229,7 @@ class ArchiveDownloadEndpoint(SignedPath):
         super().authorize(access)
 
     async def archive(
-        self,
-        kind: ArchiveKind,
-        files: Sequence[FilePath],
-        name: str,
+        self, kind: ArchiveKind, files: Sequence[FilePath], name: str
     ) -> StreamedBody:
         """Return the answer with an archive of files in the directory of a token."""
         token, server = self.token, self.server_for(Operation.READ_FILES)
@@ -409,10 +406,7 @@ class FileUploadEndpoint(SignedPath):
         server, path = self._part()
         return self._stored(partial(self._store_part, server, path))
 
-    def _stored(
-        self,
-        store: Callable[[PulledBody], Coroutine[Any, Any, None]],
-    ) -> PulledBody:
+    def _stored(self, store: Callable[[PulledBody], Coroutine[Any, Any, None]]) -> PulledBody:
         """Return the reader of a body that is being stored; its end is the answer."""
         truncated = partial(UploadTruncated, "the upload ended before it was complete")
         body = PulledBody(self._request, truncated)

@@ -293,18 +293,14 @@ class TransfersEndpoint(Endpoint):
         if self._config.system.transfers.moves.enabled:
             features += [MOVES, MOVES_ATTRIBUTES, FOLLOWS]
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
-            features += await self._features_for(self.transfer_token())
+            token = self.transfer_token()
+            if not token.direct:
+                self._node.receiver.expect(token.server)
+            pool, *marks = map(self._request.header, (POOL, MARK, BACKUPS_MARK))
+            if any(marks):
+                features += await self._node.receiver.pool_features(token.server, pool, *marks)
         self._request.setHeader("Transfer-Features", ", ".join(features))
         return TransferFeatures(features)
-
-    async def _features_for(self, token: TransferToken) -> list[str]:
-        if not token.direct:
-            self._node.receiver.expect(token.server)
-        marks = self._request.header(MARK), self._request.header(BACKUPS_MARK)
-        if not any(marks):
-            return []
-        pool = self._request.header(POOL)
-        return await self._node.receiver.pool_features(token.server, pool, *marks)
 
     async def _receive(self, group: StreamGroup, upload: UploadStream) -> None:
         number, count = self._request.header(NUMBER), self._request.header(COUNT)

@@ -512,15 +512,12 @@ def _capabilities(line: str) -> frozenset[str]:
 
 
 def _directories(config: Config) -> Mapping[str, str]:
-    system = config.system
-    root, data, backups = system.root_directory, system.data, system.backup_directory
-    paths = {
-        f"system.root_directory ({root})": root,
-        f"system.data ({data})": data,
-        f"system.backup_directory ({backups})": backups,
-    }
-    found = {name: _obstacle(path) for name, path in paths.items()}
-    return {name: why for name, why in found.items() if why}
+    found = {}
+    for key in ("root_directory", "data", "backup_directory"):
+        path = getattr(config.system, key)
+        if why := _obstacle(path):
+            found[f"system.{key} ({path})"] = why
+    return found
 
 
 def _obstacle(directory: str) -> str:

@@ -41,6 +41,7 @@ DELIVERED = 64 << 10
 LOOK_EVERY = 0.1
 
 
+@attrs.define(eq=False, repr=False)
 class DeliveryWatchdog:
     """Calls `too_slow` once, with the reason, when a client receives too little.
 
@@ -49,20 +50,16 @@ class DeliveryWatchdog:
     megabytes. `transport` is TCP with or without TLS; with anything else nobody is too slow.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        transport: Any,
-        rate: int,
-        window: float,
-        too_slow: Callable[[str], object],
-    ) -> None:
-        self._transport = transport
-        self._minimum = max(rate * window, 1)
-        self._window = window
-        self._too_slow = too_slow
-        self._acknowledged = 0
-        self._timer = Timer(reactor)
+    _reactor: IReactorTime
+    _transport: Any
+    _rate: int
+    _window: float
+    _too_slow: Callable[[str], object]
+    _acknowledged: int = attrs.field(default=0, init=False)
+    _timer: Timer = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._timer = Timer(self._reactor)
 
     def start(self) -> None:
         """Begin a window."""
@@ -86,10 +83,10 @@ class DeliveryWatchdog:
 
     def _check(self) -> None:
         received = (_acknowledged(self._transport) or 0) - self._acknowledged
-        if received < self._minimum:
+        minimum = max(self._rate * self._window, 1)
+        if received < minimum:
             self._too_slow(
-                f"{received} bytes were received in {self._window:g} s, the minimum is "
-                f"{self._minimum:g}"
+                f"{received} bytes were received in {self._window:g} s, the minimum is {minimum:g}"
             )
         else:
             self.start()
