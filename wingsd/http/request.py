@@ -470,6 +470,8 @@ class StreamingRequest(Request):
 
     def _check_connection(self) -> None:
         self._connection_check = None
+        if self.finished:
+            return
         try:
             is_there = tcp_info(below_tls(self.channel.transport).getHandle()).established
         except OSError:
