@@ -321,3 +321,13 @@ def test_an_error_answer_is_counted() -> None:
     talk = Conversation(resource, observer=heard)
     talk.send(head(Content_Length=5), b"abcde")
     assert heard.answers == [REFUSAL]
+
+
+def test_a_client_is_not_looked_for_when_its_request_is_answered() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=2) + b"ab")
+    request = talk.request
+    request.pause()
+    request.answer(200)
+    talk.clock.pump([1] * 20)
+    assert talk.clock.getDelayedCalls() == []
