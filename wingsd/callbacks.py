@@ -214,10 +214,8 @@ class QueuedReport:
         elif report.kind is ReportKind.RESTORE:
             (backup,) = report.backups or ("",)
             how = "restored" if successful else "not restored"
-            refused, accepted = (
-                f"on restoring {backup}",
-                f"the Panel knows that the backup {backup} was {how}",
-            )
+            refused = f"on restoring {backup}"
+            accepted = f"the Panel knows that the backup {backup} was {how}"
             sending = panel.restored(backup, report.server, successful=successful)
         else:
             what = f"the {report.what} of {report.backup}"

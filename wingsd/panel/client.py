@@ -423,11 +423,8 @@ class Panel:
             # Some Panels say 403 for a server that no transfer brings to this node.
             if error.response_status not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
                 raise
-            kind = (
-                ServerNotFound
-                if error.response_status == HTTPStatus.NOT_FOUND
-                else ServerNotAssigned
-            )
+            is_unknown = error.response_status == HTTPStatus.NOT_FOUND
+            kind = ServerNotFound if is_unknown else ServerNotAssigned
             raise kind(
                 "the Panel does not know this server, or not for this node",
                 "see on which node the Panel has it, and whether `remote` in this node's "
@@ -705,7 +702,8 @@ class Panel:
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
             reason = error_text(body)
             answered = f"was answered {response.code}: {reason}"
-            if _is_about_token(path, response.code):
+            is_for_node = response.code == HTTPStatus.FORBIDDEN and path.startswith(_NODE_PATHS)
+            if is_for_node or response.code == HTTPStatus.UNAUTHORIZED:
                 where = f"{method} {self._base}{path}"
                 raise NodeTokenRefused(f"{where} {answered}", response.code, retry_after)
             what = f"{method} {path} {answered}"
@@ -726,12 +724,6 @@ def _date_of(response: IResponse) -> float | None:
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _is_about_token(path: str, code: int) -> bool:
-    if code == HTTPStatus.FORBIDDEN:
-        return path.startswith(_NODE_PATHS)
-    return code == HTTPStatus.UNAUTHORIZED
 
 
 def _was_cancelled(error: Exception) -> bool:
