@@ -675,7 +675,8 @@ class DockerContainers(ContainerRuntime):
         async with self._engine.exclusive_session(uuid) as session:
             own = await self._own_container(session, uuid)
             self._check_stopped(own, uuid)
-            process = await self._started(session, own, uuid, uuid, watcher)
+            process = self._process(own, uuid, uuid, watcher)
+            await process.start(session)
         self._log.info("{server}: container started", server=uuid)
         return process
 
@@ -823,7 +824,9 @@ class DockerContainers(ContainerRuntime):
         name = installer_name(uuid)
         async with self._engine.exclusive_session(name) as session:
             state = await self._own_installer(session, uuid)
-            return await self._started(session, state, name, uuid, watcher)
+            process = self._process(state, name, uuid, watcher)
+            await process.start(session)
+        return process
 
     async def find_installer(self, uuid: str) -> ContainerState | None:
         """Return the state of the server's installer, None when this node has none.
@@ -909,29 +912,19 @@ class DockerContainers(ContainerRuntime):
             await deferLater(self._reactor, PAUSE)
         raise EnvironmentFailed(f"the name {spec.name} is taken on this Docker engine{why}")
 
-    async def _started(
-        self,
-        session: EngineSession,
-        state: ContainerState | None,
-        name: str,
-        uuid: str,
-        watcher: Watcher,
-    ) -> ContainerProcess:
-        if state is None:
-            raise EnvironmentFailed(f"there is no container {name} that could be started")
-        process = self._process(state, uuid, watcher)
-        await process.start(session)
-        return process
-
     async def _joined(
         self, session: EngineSession, state: ContainerState | None, uuid: str, watcher: Watcher
     ) -> ContainerProcess | None:
         if state is None or not state.running:
             return None
-        process = self._process(state, uuid, watcher)
+        process = self._process(state, uuid, uuid, watcher)
         return process if await process.join(session) else None
 
-    def _process(self, state: ContainerState, uuid: str, watcher: Watcher) -> ContainerProcess:
+    def _process(
+        self, state: ContainerState | None, name: str, uuid: str, watcher: Watcher
+    ) -> ContainerProcess:
+        if state is None:
+            raise EnvironmentFailed(f"there is no container {name} that could be started")
         return ContainerProcess(
             uuid, state.id, watcher, self._engine, self._streams, self._reactor
         )
