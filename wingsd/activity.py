@@ -23,7 +23,6 @@ from typing import Any
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.config import CALAGOPUS, PELICAN
@@ -33,7 +32,7 @@ from wingsd.panel.client import Panel
 from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
 from wingsd.util.deferreds import fires_within, when_fired
-from wingsd.util.reactor import Timer
+from wingsd.util.reactor import Periodic, Timer
 from wingsd.util.text import canonical_uuid
 
 #: Bytes of the metadata of one entry, as JSON.
@@ -195,13 +194,12 @@ class ActivityLog:
     #: The code of the last failure to send, empty after a success.
     _failure: str = attrs.field(default="", init=False)
     _running: Deferred[None] | None = attrs.field(default=None, init=False)
-    _loop: LoopingCall = attrs.field(init=False)
+    _loop: Periodic = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._timer = Timer(self._reactor)
         # A run that takes longer than the interval delays the next one: there are never two.
-        self._loop = LoopingCall(self._start_run)
-        self._loop.clock = self._reactor
+        self._loop = Periodic(self._reactor, self._start_run)
 
     @property
     def waiting(self) -> int:
@@ -334,8 +332,7 @@ class ActivityLog:
 
     async def stop_sending(self, within: float) -> None:
         """Stop sending; wait up to `within` seconds for the answer to a call that is under way."""
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
         self._calls = 0
         running = self._running
         if running is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -32,9 +32,9 @@ from wingsd.http.site import NodeSite, NotFound
 from wingsd.restores.storage import RestoreStorage
 from wingsd.statedb import MoveRecord, RestoreRecord, TransferRecord
 from wingsd.transfers.recovery import PanelInitiator, Recovery, clear_leftovers
-from wingsd.util.deferreds import fires_within
+from wingsd.util.deferreds import failure_logger, fires_within
 from wingsd.util.observer import DIRECTIONS, Observer
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Periodic, Reactor
 from wingsd.util.text import host_and_port, readable_size
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ class Node(Service):
         self._pools = pools
         self._moved = moved
         self._clearing: Deferred[None] = succeed(None)
-        self._daily = LoopingCall(self._clean_daily)
-        self._daily.clock = context.reactor
+        self._daily = Periodic(context.reactor, self._clean_daily)
 
     # Start
 
@@ -243,7 +242,7 @@ class Node(Service):
             node.orphans.start()
         # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.
         self._clearing = Deferred.fromCoroutine(self._clear_dropped())
-        self._clearing.addErrback(self._note_cleanup)
+        self._clearing.addErrback(failure_logger(self._log, "cleanup failed"))
         return True
 
     async def _settle_backups(self) -> None:
@@ -269,11 +268,7 @@ class Node(Service):
     def _clean_daily(self) -> Deferred[None]:
         cleaning = Deferred.fromCoroutine(self._clean())
         # An error must not end the loop, which the end of the node relies on.
-        return cleaning.addErrback(self._note_cleanup)
-
-    def _note_cleanup(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("cleanup failed", failure)
+        return cleaning.addErrback(failure_logger(self._log, "cleanup failed"))
 
     async def _clean(self) -> None:
         try:

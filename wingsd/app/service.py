@@ -8,14 +8,13 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 
 from wingsd.app.daemon import STOP_TIMEOUT, Node
 from wingsd.systemd.sd_daemon import Notifier, Watchdog
 from wingsd.threadio import relayed
 from wingsd.util.deferreds import fires_within
-from wingsd.util.reactor import ThreadedReactor
+from wingsd.util.reactor import Periodic, ThreadedReactor
 
 #: Seconds after which the node reports readiness without its servers. It continues to ask the
 #: Panel for them, which may itself be waiting for the node on the same machine.
@@ -57,8 +56,7 @@ class Supervision(MultiService):
         if period is not None:
             self._watchdog = Watchdog(notifier, period, node.ping_database, reactor)
         self._shown = ""
-        self._updating = LoopingCall(self._update_status)
-        self._updating.clock = reactor
+        self._updating = Periodic(reactor, self._update_status)
 
     def setServiceParent(self, parent: Any) -> None:
         """Set the log observer of twistd's application."""
@@ -114,8 +112,7 @@ class Supervision(MultiService):
         """Notify the manager, and stop the node."""
         self._is_ready = False
         self._notifier.stopping(f"stopping: {self._node.status}", STOP_TIMEOUT + _MARGIN)
-        if self._updating.running:
-            self._updating.stop()
+        self._updating.stop()
         ended: Deferred[Any] = super().stopService()
         return ended.addBoth(self._stop_watchdog)
 

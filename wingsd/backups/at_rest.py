@@ -20,7 +20,6 @@ from contextlib import ExitStack, closing, suppress
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -53,6 +52,8 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.statedb import DroppedBackup
+from wingsd.util.deferreds import failure_logger
+from wingsd.util.reactor import Periodic
 from wingsd.util.text import readable_size, reading_advice
 
 #: Seconds between two looks for a backup that is due.
@@ -115,8 +116,7 @@ class BackupChecks:
         self._failures: dict[str, float] = {}
         #: How many checks have ended.
         self.count = 0
-        self._regular = LoopingCall(self._look)
-        self._regular.clock = parts.reactor
+        self._regular = Periodic(parts.reactor, self._look)
 
     def start(self) -> None:
         """Begin to check backups by themselves, if that is configured."""
@@ -125,8 +125,7 @@ class BackupChecks:
 
     def stop(self) -> None:
         """Cancel all checks."""
-        if self._regular.running:
-            self._regular.stop()
+        self._regular.stop()
         for check in self._checks.values():
             check.progress.cancel()
 
@@ -402,7 +401,8 @@ class BackupRewrites:
             over := [uuid for uuid, each in self._rewrites.items() if each.is_over]
         ):
             del self._rewrites[over[0]]
-        Deferred.fromCoroutine(self._run(rewrite)).addErrback(self._failed, backup)
+        logged = failure_logger(self._log, "backup {backup}: not rewritten", backup=backup)
+        Deferred.fromCoroutine(self._run(rewrite)).addErrback(logged)
         return rewrite
 
     def _check(self, found: StoredBackup) -> None:
@@ -464,10 +464,6 @@ class BackupRewrites:
             server=found.server or "an unknown server",
             not_kept=rewrite.not_kept or "everything is in it",
         )
-
-    def _failed(self, failure: Failure, backup: str) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("backup {backup}: not rewritten", failure, backup=backup)
 
 
 def rewrite_archive(

@@ -16,7 +16,6 @@ from functools import partial
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -58,7 +57,7 @@ from wingsd.statedb import BackupRecord, Outcome, ReportKind, StateDatabase
 from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import storage_errors
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Periodic, Reactor
 from wingsd.util.text import readable_size
 
 #: Seconds between two events of progress, as Calagopus' nodes send them, and between two messages
@@ -471,8 +470,7 @@ class Backups:
         return BackupResult(self._parts.family, uuid, made.catalogue, parts)
 
     async def _made(self, making: _Making) -> MadeArchive:
-        telling = LoopingCall(self._tell_progress, making)
-        telling.clock = self._parts.reactor
+        telling = Periodic(self._parts.reactor, self._tell_progress, making)
         # What takes the server may have begun while the backup was recorded.
         making.server.operations.check(Operation.BACKUP)
         async with self._slots:
@@ -481,8 +479,7 @@ class Backups:
                 self._begun(making, telling)
                 return await self._packed(making)
             finally:
-                if telling.running:
-                    telling.stop()
+                telling.stop()
 
     async def _kept(self, making: _Making, made: MadeArchive) -> Sequence[UploadedPart] | None:
         """Keep an archive; return its parts where a store has it, None for a local one.
@@ -507,7 +504,7 @@ class Backups:
                 await making.s3.discard(made.place, making.uuid)
             raise FileWorkCancelled from None
 
-    def _begun(self, making: _Making, telling: LoopingCall) -> None:
+    def _begun(self, making: _Making, telling: Periodic) -> None:
         making.server.say("A backup of the server is being made.")
         if self._parts.family == CALAGOPUS:
             making.server.publish(BACKUP_STARTED, making.uuid)

@@ -32,7 +32,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.error import ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as TimedOut
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -67,7 +67,7 @@ from wingsd.panel.client import Panel
 from wingsd.statedb import BackupRecord
 from wingsd.threadio import ByteSource, Workers
 from wingsd.util.deferreds import Changes
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Reactor, Timer
 from wingsd.util.retry import Backoff, Budget, Watch, seconds_asked_for
 from wingsd.util.serialization import structure
 
@@ -601,15 +601,14 @@ class MultipartUpload:
         self._etags.clear()
         workers = _Workers(partial(self._work, signed))
         until = signed.parts[0].good_until - BEGIN_ALL_BEFORE - self._reactor.seconds()
-        beginning_all: IDelayedCall = self._reactor.callLater(
-            max(until, 0.0), workers.begin, 0 if signed.renewable else ALL_AT_ONCE
-        )
+        beginning_all = Timer(self._reactor)
+        most = 0 if signed.renewable else ALL_AT_ONCE
+        beginning_all.start(max(until, 0.0), workers.begin, most)
         workers.begin(signed.at_once)
         try:
             await workers.ended
         finally:
-            if beginning_all.active():
-                beginning_all.cancel()
+            beginning_all.cancel()
             workers.cancel()
 
     async def _work(self, signed: SignedParts) -> None:

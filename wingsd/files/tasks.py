@@ -20,7 +20,6 @@ from weakref import WeakValueDictionary
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -39,6 +38,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.threadio import Workers
 from wingsd.util.deferreds import fires_within
+from wingsd.util.reactor import Periodic
 
 
 class Lane:
@@ -215,8 +215,7 @@ class FileTasks:
         self, task: FileTask[T], lane: Lane, change: Callable[[ServerRoot, Progress], T]
     ) -> None:
         server, progress = task.server, task.progress
-        telling = LoopingCall(self._tell_progress, task)
-        telling.clock = self._reactor
+        telling = Periodic(self._reactor, self._tell_progress, task)
         if task.details is not None:
             telling.start(_PROGRESS_EVERY, now=True)
 
@@ -230,8 +229,7 @@ class FileTasks:
         except Exception:
             task.failure = Failure()
         finally:
-            if telling.running:
-                telling.stop()
+            telling.stop()
             del self._tasks[task.identifier]
             self.tell_end(task)
             task.over.callback(None)

@@ -222,9 +222,8 @@ class _Guard(ProtocolWrapper):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Pass it on to the protocol."""
         self.connected = 0
-        if self._closing is not None:
+        if self._closing is not None and self._closing.active():
             self._closing.cancel()
-            self._closing = None
         super().connectionLost(reason)
 
     def finish(self, reactor: IReactorTime, *, gracefully: bool) -> None:
@@ -236,11 +235,7 @@ class _Guard(ProtocolWrapper):
             return
         self.loseConnection()
         # TLS ends when both sides have sent close_notify.
-        self._closing = reactor.callLater(CLOSE_WITHIN, self._abort)
-
-    def _abort(self) -> None:
-        self._closing = None
-        self.abortConnection()
+        self._closing = reactor.callLater(CLOSE_WITHIN, self.abortConnection)
 
     def _read_head(self, data: bytes) -> bytes:
         """Return the final answer's head with what follows, empty while it is incomplete.

@@ -27,7 +27,7 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.archive.extract import Extracted
@@ -63,6 +63,7 @@ from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.util.deferreds import when_fired
+from wingsd.util.reactor import Periodic
 from wingsd.util.text import escaped, readable_time
 
 _MIB = 1 << 20
@@ -258,8 +259,7 @@ class Restore:
                 }
                 self.server.publish(BACKUP_RESTORE_PROGRESS, json.dumps(data))
 
-        repeating = LoopingCall(show)
-        repeating.clock = self._restores.reactor
+        repeating = Periodic(self._restores.reactor, show)
         repeating.start(PROGRESS_EVERY, now=False)
         try:
             yield

@@ -14,12 +14,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.errors import ConfigError
 from wingsd.threadio import Thread
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Periodic, Reactor
 
 #: Seconds for a busy manager to receive a notification.
 _SEND_TIMEOUT = 1.0
@@ -153,8 +152,7 @@ class Watchdog:
         self._reactor = reactor
         self._asked: float | None = None
         self._is_stuck = False
-        self._loop = LoopingCall(self._reset)
-        self._loop.clock = reactor
+        self._loop = Periodic(reactor, self._reset)
 
     def start(self) -> None:
         """Start; the first reset is immediate."""
@@ -163,8 +161,7 @@ class Watchdog:
 
     def stop(self) -> None:
         """Stop resetting the watchdog."""
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
 
     def _reset(self) -> None:
         now = self._reactor.seconds()

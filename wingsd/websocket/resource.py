@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -35,7 +34,7 @@ from wingsd.servers.console import daemon_line
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 from wingsd.util.addresses import address_block
-from wingsd.util.reactor import Reactor
+from wingsd.util.reactor import Periodic, Reactor
 from wingsd.websocket.messages import Message
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import (
@@ -142,12 +141,11 @@ class ConsoleClient:
     buffer: SendBuffer = attrs.field(factory=SendBuffer, init=False)
     _protocol: ConsoleProtocol | None = attrs.field(default=None, init=False)
     _sends_binary: bool = attrs.field(default=False, init=False)
-    _checks: LoopingCall = attrs.field(init=False)
+    _checks: Periodic = attrs.field(init=False)
     _unsubscribe: Callable[[], None] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._checks = LoopingCall(self._check)
-        self._checks.clock = self._sockets.reactor
+        self._checks = Periodic(self._sockets.reactor, self._check)
 
     def expel(self, code: int, reason: str) -> None:
         """Close the connection, which does not count from now on."""
@@ -254,8 +252,7 @@ class ConsoleClient:
 
     def _stop_watching(self) -> None:
         self._protocol = None
-        if self._checks.running:
-            self._checks.stop()
+        self._checks.stop()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
