@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, TypeVar
 
 import click
 from rich.console import Console, RenderableType
@@ -160,17 +159,15 @@ def _told(follow: Json) -> str:
     return ", ".join(parts)
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: Width of output that is not a terminal, so that no line wraps.
 _WIDE = 500
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def json_option(command: F) -> F:
-    """Add the option `--json` to a command."""
-    help_ = "Print JSON; its format is in wingsctl(1)."
-    return click.option("--json", "as_json", is_flag=True, help=help_)(command)
+#: Adds the option `--json` to a command.
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON; its format is in wingsctl(1)."
+)
 
 
 def print_json(value: object, *, line: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from wingsd.cli.client import ControlClient, CtlError
+from wingsd.cli.client import TIMEOUT, ControlClient, CtlError
 from wingsd.cli.output import plain
 from wingsd.config import DEFAULT_SOCKET
 from wingsd.util.text import canonical_uuid, origin
@@ -20,13 +20,11 @@ from wingsd.util.text import canonical_uuid, origin
 _COMPLETION_TIMEOUT = 2.0
 
 
-def daemon_client(
-    context: click.Context | None = None, timeout: float | None = None
-) -> ControlClient:
+def daemon_client(context: click.Context | None = None, timeout: float = TIMEOUT) -> ControlClient:
     """Return a client for the daemon at `--socket`, that of the present command by default."""
     root = (context or click.get_current_context()).find_root()
     path = root.params.get("socket") or DEFAULT_SOCKET
-    return ControlClient(path) if timeout is None else ControlClient(path, timeout)
+    return ControlClient(path, timeout)
 
 
 class _Uuid(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
