@@ -19,7 +19,8 @@ from wingsd.moves.filling import Batch, BatchFiller, ContentReader, deflated
 from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
-from wingsd.moves.scan import scan
+from wingsd.moves.scan import Scan
+from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree
 
 MOVE, BOOT = b"m" * 16, b"b" * 16
@@ -47,8 +48,8 @@ class Source:
         fd = os.open(root or self.root or "", os.O_RDONLY)
         try:
             attributes = reading(fd)
-            now = scan(fd, lambda line: None, attributes)
-            with closing(ContentReader(fd, attributes)) as reader:
+            now = Scan(lambda line: None, attributes, None, SeenDirectories()).run(fd)
+            with closing(ContentReader(fd, attributes, lambda size: None)) as reader:
                 planned = plan(self.sent, now, unchanged, read_mode=reader.read_mode)
                 batches = list(self.filler.shapes(planned))
                 contents = (each for content in planned.contents for each in reader.read(content))

@@ -13,7 +13,8 @@ from wingsd.errors import FrameRefused
 from wingsd.filesystem.walk import Listing, opened
 from wingsd.moves.digests import WHOLE
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file
-from wingsd.moves.scan import scan, stat_stamp
+from wingsd.moves.scan import Scan, stat_stamp
+from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import MoveLimits, MoveTree
 
 
@@ -48,7 +49,7 @@ def test_a_scan_has_files_of_all_kinds(tmp_path: Path) -> None:
     (tmp_path / "set-id").chmod(0o4755)
     lines: list[str] = []
     with opened(str(tmp_path)) as root:
-        tree = scan(root, lines.append, reading(root))
+        tree = Scan(lines.append, reading(root), None, SeenDirectories()).run(root)
     found = {path: node for path, node in tree.walk() if isinstance(node, FileNode)}
     assert {path: (node.size, node.mode, node.names) for path, node in found.items()} == {
         b"first": (6, 0o644, [b"first", b"second"]),
@@ -73,7 +74,7 @@ def test_a_name_that_is_listed_twice_is_refused(
 
     monkeypatch.setattr("wingsd.moves.scan.walk", walk)
     with opened(str(tmp_path)) as root, pytest.raises(FrameRefused):
-        scan(root, lambda line: None, reading(root))
+        Scan(lambda line: None, reading(root), None, SeenDirectories()).run(root)
 
 
 def _fields(tree: MoveTree) -> list[tuple[object, ...]]:

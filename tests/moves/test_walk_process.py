@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.attributes import reading
 from wingsd.filesystem.walk import BATCH, opened
-from wingsd.moves.scan import scan
+from wingsd.moves.scan import Scan
 from wingsd.moves.seen_directories import SeenDirectories, WalkFrame, frames_in
 from wingsd.moves.walk_process import WalkProcess, look
 
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Iterator[int]:
 
 def seen_by_walk(root: int) -> SeenDirectories:
     seen = SeenDirectories()
-    scan(root, lambda line: None, reading(root), None, seen).store.close()
+    Scan(lambda line: None, reading(root), None, seen).run(root).store.close()
     return seen
 
 

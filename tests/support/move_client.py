@@ -21,7 +21,8 @@ from twisted.internet.threads import deferToThread
 from tests.support.attributes import reading
 from wingsd.moves.filling import Batch, BatchFiller, ContentReader, deflated
 from wingsd.moves.plan import plan
-from wingsd.moves.scan import scan
+from wingsd.moves.scan import Scan
+from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree
 
 WITHIN = 60
@@ -140,10 +141,10 @@ class MoveClient:
         """Return the batches of the next round."""
         fd = os.open(self.root, os.O_RDONLY)
         try:
-            now = scan(fd, lambda line: None, reading(fd))
+            now = Scan(lambda line: None, reading(fd), None, SeenDirectories()).run(fd)
             planned = plan(self.sent, now, lambda before, node: False)
             batches = list(self.filler.shapes(planned))
-            with closing(ContentReader(fd, reading(fd))) as reader:
+            with closing(ContentReader(fd, reading(fd), lambda size: None)) as reader:
                 contents = (each for content in planned.contents for each in reader.read(content))
                 batches += self.filler.data(contents)
         finally:

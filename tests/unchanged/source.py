@@ -18,7 +18,8 @@ from wingsd.errors import FrameRefused
 from wingsd.moves.digests import block_digest, block_digests
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import FileContent, plan
-from wingsd.moves.scan import first_difference, scan, stat_stamp
+from wingsd.moves.scan import Scan, first_difference, stat_stamp
+from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import MoveTree
 
 __all__ = ["Round", "Rounds", "Rule", "Source"]
@@ -115,7 +116,9 @@ class Source:
     def _scanned(self) -> MoveTree:
         while True:
             with suppress(FrameRefused):  # a directory was renamed meanwhile, and seen twice
-                return scan(self._root, lambda line: None, reading(self._root))
+                return Scan(lambda line: None, reading(self._root), None, SeenDirectories()).run(
+                    self._root
+                )
 
     def _read(self, content: FileContent) -> None:
         """Read a file; its blocks stay unknown if it is not as the scan has seen it."""

@@ -125,10 +125,7 @@ class ContentReader:
     """
 
     def __init__(
-        self,
-        root: int,
-        attributes: AttributeReader,
-        count: Callable[[int], None] = lambda size: None,
+        self, root: int, attributes: AttributeReader, count: Callable[[int], None]
     ) -> None:
         self._directories = OpenDirectories(root, lambda path: None)
         self._attributes = attributes

@@ -68,28 +68,18 @@ class ChangedPart:
         self.tree.only = other.only = self.directories
 
 
-def scan(
-    root: int,
-    warn: Callable[[str], None],
-    attributes: AttributeReader,
-    scratch: str | None = None,
-    seen: SeenDirectories | None = None,
-) -> MoveTree:
-    """Return the tree below the descriptor `root`; no block is known. Its file is in `scratch`.
-
-    Of files neither attributes are known, nor what an ACL adds to the mode. `warn` gets a line for
-    what is left out or changed, `seen` all directories. Raises StorageError, and TreeTooLarge for
-    paths that are too long or too deep.
-    """
-    return _Scan(warn, attributes, scratch, seen or SeenDirectories()).run(root)
-
-
 class _Linked(Exception):
     """A changed directory has, or had, a file with several names."""
 
 
 @define(eq=False, repr=False, slots=False)
-class _Scan:
+class Scan:
+    """Reads a tree, whose file is in `scratch`, by `run`; no block is known.
+
+    Of files neither attributes are known, nor what an ACL adds to the mode. `warn` gets a line for
+    what is left out or changed, `seen` all directories.
+    """
+
     _warn: Callable[[str], None]
     _attributes: AttributeReader
     _scratch: str | None
@@ -104,6 +94,10 @@ class _Scan:
         self._at = b""
 
     def run(self, root: int) -> MoveTree:
+        """Return the tree below the descriptor `root`.
+
+        Raises StorageError, and TreeTooLarge for paths that are too long or too deep.
+        """
         try:
             with closing(walk(root, self._skip, passed=self._passed)) as listings:
                 for listing in listings:
@@ -235,7 +229,7 @@ class _Scan:
 
 
 @define(eq=False, repr=False, slots=False)
-class Rescan(_Scan):
+class Rescan(Scan):
     """Reads what is not as it was `before`, by the last scan; `seen` gets all directories.
 
     `same` is called with the prefix and the files of each directory that is as it was, `found`
@@ -251,7 +245,7 @@ class Rescan(_Scan):
         """Return what was changed below the descriptor `root`.
 
         None where that does not tell: files with several names may be in unchanged directories as
-        well. Raises as `scan`.
+        well. Raises as `run`.
         """
         try:
             tree = self.run(root)

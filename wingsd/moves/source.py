@@ -29,7 +29,7 @@ from wingsd.filesystem.walk import opened, opened_again
 from wingsd.moves.filling import Batch, BatchFiller, ContentReader, FramedData
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import FileContent, plan, put_in_place
-from wingsd.moves.scan import ChangedPart, Rescan, first_difference, scan
+from wingsd.moves.scan import ChangedPart, Rescan, Scan, first_difference
 from wingsd.moves.seen_directories import FoundBeside, SeenDirectories
 from wingsd.moves.tree import HeldTree, MoveTree, Resumption, dirname, held_limits
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
@@ -69,9 +69,9 @@ class KnownTree:
         return self._next.steps
 
     def scan(self, root: int, warn: Callable[[str], None]) -> MoveTree:
-        """Scan all of it. Raises as `scan.scan`."""
+        """Scan all of it. Raises as `Scan.run`."""
         self._begin(is_part=False)
-        return scan(root, warn, self._attributes, self._scratch, self._next)
+        return Scan(warn, self._attributes, self._scratch, self._next).run(root)
 
     def rescan(
         self, root: int, warn: Callable[[str], None], *, is_final: bool = False

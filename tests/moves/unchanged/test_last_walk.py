@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.attributes import reading
 from wingsd.filesystem.walk import BATCH
-from wingsd.moves.scan import first_difference, scan
+from wingsd.moves.scan import Scan, first_difference
+from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import MoveTree
 
 
@@ -28,7 +29,7 @@ def root(tmp_path: Path) -> Iterator[int]:
 
 
 def seen(root: int) -> MoveTree:
-    return scan(root, lambda line: None, reading(root))
+    return Scan(lambda line: None, reading(root), None, SeenDirectories()).run(root)
 
 
 def keep_times(path: Path, change: Callable[[Path], object]) -> None:
