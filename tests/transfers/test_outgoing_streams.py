@@ -26,8 +26,8 @@ from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.local import Backup
 from wingsd.errors import StorageError
-from wingsd.transfers.outgoing import streams as outgoingstreams
-from wingsd.transfers.outgoing.streams import UploadStream
+from wingsd.transfers.outgoing import source as outgoingstreams
+from wingsd.transfers.outgoing.source import UploadStream
 from wingsd.transfers.steps import ProgressMeter
 from wingsd.transfers.upload_form import Checksums
 

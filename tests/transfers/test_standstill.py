@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_upload, sending
-from wingsd.transfers.outgoing import streams
-from wingsd.transfers.outgoing.streams import EVERY, StandstillNotice
+from wingsd.transfers.outgoing import source as streams
+from wingsd.transfers.outgoing.source import EVERY, StandstillNotice
 
 
 class Upload:

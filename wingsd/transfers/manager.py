@@ -666,7 +666,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         None where they are to be deleted.
         """
         transfer = self._deleting.get(server)
-        return transfer.put_away if transfer is not None and transfer.keeps_files else None
+        return None if transfer is None else transfer.put_away
 
     def deleted(self, server: str) -> None:
         """Finish the transfer of a server that has been deleted.

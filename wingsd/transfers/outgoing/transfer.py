@@ -45,11 +45,13 @@ from wingsd.transfers.outgoing.source import (
     MOVED,
     MOVES,
     OutgoingParts,
+    SourcePool,
+    StreamSending,
     Subject,
     TransferRequest,
     seed_of,
+    size_limit,
 )
-from wingsd.transfers.outgoing.streams import SourcePool, StreamSending, size_limit
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.moves import MOST, Cause
 from wingsd.transfers.steps import (
@@ -234,14 +236,12 @@ class OutgoingTransfer:
         return self._body_sent or (self._pool.name != "" and is_begun)
 
     @property
-    def keeps_files(self) -> bool:
-        """True if its files are kept here for a while when it has moved."""
-        is_live = self._move is not None and self._move.is_live
-        return is_live and self._parts.quarantine.keeps_moved
-
-    async def put_away(self) -> None:
-        """Keep its files out of the server's place."""
-        await self._parts.quarantine.keep_moved(self.server.uuid, self._steps.inode)
+    def put_away(self) -> Callable[[], Coroutine[Deferred[Any], Any, None]] | None:
+        """Keeps the files for a while, out of the server's place; None where they are deleted."""
+        quarantine = self._parts.quarantine
+        if self._move is None or not (self._move.is_live and quarantine.keeps_moved):
+            return None
+        return lambda: quarantine.keep_moved(self.server.uuid, self._steps.inode)
 
     @property
     def is_over(self) -> bool:
