@@ -290,7 +290,7 @@ def _look_at_attributes(tree: MoveTree, root: Path) -> None:
             continue
         fd = os.open(os.path.join(os.fsencode(root), path), os.O_RDONLY | os.O_NOFOLLOW)
         try:
-            if read_attributes(fd, owner).value != node.attributes:
+            if read_attributes(fd, owner)[0] != node.attributes:
                 raise Finding(f"{path!r} has other attributes than in the tree")
         finally:
             os.close(fd)

@@ -50,11 +50,11 @@ def test_attributes_and_an_acl_are_copied_with_the_nodes_own_ids(fd: int, other:
     os.setxattr(fd, ACCESS, acl(users={33: 6, 988: 4}, groups={989: 7}, group=4, mask=6))
 
     found = read_attributes(fd, (988, 989))
-    mode = mode_without_mask(os.fstat(fd).st_mode & 0o7777, found.value)
+    mode = mode_without_mask(os.fstat(fd).st_mode & 0o7777, found[0])
 
-    assert found.is_whole
+    assert found[1]
     assert mode == 0o640
-    assert write_attributes(other, found.value, mode, (500, 501))
+    assert write_attributes(other, found[0], mode, (500, 501))
     assert os.getxattr(other, "user.note") == b"a\0b\n"
     expected = acl(users={33: 6, 500: 4}, groups={501: 7}, group=4, mask=6)
     assert entries(os.getxattr(other, ACCESS)) == entries(expected)
@@ -64,7 +64,7 @@ def test_attributes_and_an_acl_are_copied_with_the_nodes_own_ids(fd: int, other:
 def test_a_mask_gives_the_group_no_more_than_its_entry(fd: int) -> None:
     os.setxattr(fd, ACCESS, acl(users={33: 7}, group=0, mask=7))
 
-    value = read_attributes(fd, NOBODY).value
+    value = read_attributes(fd, NOBODY)[0]
 
     assert os.fstat(fd).st_mode & 0o070 == 0o070
     assert mode_without_mask(0o4770, value) == 0o4700
@@ -77,14 +77,14 @@ def test_security_and_trusted_attributes_are_not_read(fd: int) -> None:
     os.setxattr(fd, "trusted.a", b"1")
     os.setxattr(fd, "security.a", b"1")
 
-    assert read_attributes(fd, NOBODY).value == b""
+    assert read_attributes(fd, NOBODY)[0] == b""
 
 
 def test_a_default_acl_of_a_directory_is_read(tmp_path: Path) -> None:
     opened = os.open(tmp_path, os.O_RDONLY)
     os.setxattr(opened, DEFAULT, acl(users={33: 7}, group=5, mask=7))
 
-    value = read_attributes(opened, NOBODY).value
+    value = read_attributes(opened, NOBODY)[0]
 
     assert list(decode_attributes(value, is_directory=True)) == [DEFAULT.encode()]
     with pytest.raises(ValueError, match="name"):
@@ -101,8 +101,8 @@ def test_more_than_the_most_attributes_are_left_out(fd: int) -> None:
 
     found = read_attributes(fd, NOBODY)
 
-    names = list(decode_attributes(found.value, is_directory=False))
-    assert not found.is_whole
+    names = list(decode_attributes(found[0], is_directory=False))
+    assert not found[1]
     assert names == [ACCESS.encode(), *(b"user.%03d" % n for n in range(MAX_COUNT - 1))]
 
 
@@ -242,7 +242,7 @@ def test_an_acl_that_the_kernel_refuses_is_left_out(
 
     os.setxattr(fd, "user.note", b"1")
     os.setxattr(fd, ACCESS, acl(users={70_000: 6}, group=4, mask=6))
-    value = read_attributes(fd, NOBODY).value
+    value = read_attributes(fd, NOBODY)[0]
     monkeypatch.setattr(os, "setxattr", refusing)
     assert not write_attributes(other, value, 0o640, NOBODY)
     assert os.listxattr(other) == ["user.note"]

@@ -19,7 +19,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from struct import Struct
@@ -120,17 +120,6 @@ EVERYTHING = AttributesKept(user=True, acls=True)
 NOTHING = AttributesKept(user=False, acls=False)
 
 
-@frozen(repr=False)
-class FoundAttributes:
-    """The attributes of a file; `is_whole` is false where some are left out, by the limits."""
-
-    value: bytes
-    is_whole: bool = True
-
-
-_NOTHING = FoundAttributes(b"")
-
-
 def encode_attributes(attributes: Mapping[bytes, bytes]) -> bytes:
     """Return the value that has all attributes. Raises ValueError beyond the limits."""
     if len(attributes) > MAX_COUNT:
@@ -190,21 +179,20 @@ def mode_without_mask(mode: int, value: bytes) -> int:
     return mode & ~0o070 | (mode & _group_bits(acl))
 
 
-def read_attributes(fd: int, owner: Owner) -> FoundAttributes:
-    """Return the attributes of an open file or directory, as far as they are within the limits.
+def read_attributes(fd: int, owner: Owner) -> tuple[bytes, bool]:
+    """Return the attributes of an open file or directory, and whether these are all of them.
 
-    `owner` are the ids of the node's own user and group. ACLs come first, then names as sorted.
+    Some are left out by the limits. `owner` are the ids of the node's own user and group. ACLs
+    come first, then names as sorted.
     """
     try:
         listed = os.listxattr(fd)
     except OSError as error:
         if error.errno in _NOT_TAKEN:
-            return FoundAttributes(b"", error.errno == errno.EOPNOTSUPP)
+            return b"", error.errno == errno.EOPNOTSUPP
         raise
-    return _read(fd, listed, owner) if listed else _NOTHING
-
-
-def _read(fd: int, listed: Sequence[str], owner: Owner) -> FoundAttributes:
+    if not listed:
+        return b"", True
     names = filter(_is_ours, map(os.fsencode, listed))
     found: dict[bytes, bytes] = {}
     left, is_whole = MAX_BYTES, True
@@ -216,7 +204,7 @@ def _read(fd: int, listed: Sequence[str], owner: Owner) -> FoundAttributes:
             continue
         found[name] = text
         left -= size
-    return FoundAttributes(encode_attributes(found), is_whole)
+    return encode_attributes(found), is_whole
 
 
 def _get(fd: int, name: bytes, owner: Owner) -> bytes | None:
@@ -266,17 +254,17 @@ class AttributeReader:
 
     def read(self, fd: int, found: os.stat_result, mode: int) -> tuple[bytes, int]:
         """Return the attributes of an open file, and what its `mode` is without an ACL."""
-        attributes = read_attributes(fd, self._owner)
-        if attributes is _NOTHING and not self._without:
+        whole, is_whole = read_attributes(fd, self._owner)
+        if not whole and is_whole and not self._without:
             return b"", mode  # of most files
-        value = kept_attributes(attributes.value, self.kept)
+        value = kept_attributes(whole, self.kept)
         inode = (found.st_dev, found.st_ino)
-        if attributes.is_whole and value == attributes.value:
+        if is_whole and value == whole:
             if self._without:
                 self._without.discard(inode)
         elif len(self._without) < MOST:
             self._without.add(inode)
-        return value, mode_without_mask(mode, attributes.value)
+        return value, mode_without_mask(mode, whole)
 
 
 def write_attributes(fd: int, value: bytes, mode: int, owner: Owner) -> bool:

@@ -120,7 +120,11 @@ class NewFile(OpenDescriptor):
             with file_errors(self._name):
                 self._look_at_old()
                 self.reserve(self._options.size)
-                self._create()
+                temporary = f".wingsd-{secrets.token_hex(16)}.part".encode()
+                self._fd = os.open(temporary, _CREATE, 0o600, dir_fd=self._parent)
+                self._temporary = temporary
+                with suppress(OSError):  # of a file system without locks: nothing is cleaned up
+                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
             self.close()
             raise
@@ -148,12 +152,19 @@ class NewFile(OpenDescriptor):
 
         Raises NameConflict where that is a directory, or is in use and to be kept.
         """
+        options, parent, name = self._options, self._parent, self._name
         try:
-            self._set_attributes()
-            parent, name = self._parent, self._name
+            if self._owner is not None:
+                os.fchown(self._fd, *self._owner)
+            # After the owner, whose change may clear bits of it.
+            os.fchmod(self._fd, self._mode if options.mode is None else options.mode & 0o777)
+            if options.modified is not None:
+                os.utime(self._fd, ns=(options.modified, options.modified))
+            if options.durable:
+                os.fsync(self._fd)
             # Before others can cut it, and count that.
             size = os.fstat(self._fd).st_size
-            if self._options.replace:
+            if options.replace:
                 with self._usage.going(parent, name):
                     os.rename(self._temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             else:
@@ -196,25 +207,6 @@ class NewFile(OpenDescriptor):
         if old is None or not stat.S_ISREG(old.st_mode) or old.st_nlink > 1:
             return 0
         return old.st_size
-
-    def _create(self) -> None:
-        temporary = f".wingsd-{secrets.token_hex(16)}.part".encode()
-        self._fd = os.open(temporary, _CREATE, 0o600, dir_fd=self._parent)
-        self._temporary = temporary
-        with suppress(OSError):  # of a file system without locks: there nothing is cleaned up
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _set_attributes(self) -> None:
-        options = self._options
-        mode = self._mode if options.mode is None else options.mode & 0o777
-        if self._owner is not None:
-            os.fchown(self._fd, *self._owner)
-        # After the owner, whose change may clear bits of it.
-        os.fchmod(self._fd, mode)
-        if options.modified is not None:
-            os.utime(self._fd, ns=(options.modified, options.modified))
-        if options.durable:
-            os.fsync(self._fd)
 
 
 def _old(parent: int, name: bytes) -> os.stat_result | None:

@@ -148,24 +148,20 @@ class TreeRemover:
             return
         moved = 0
         while True:
+            self._levels.clear()
+            self._kept = 0
+            self._enter_level([name], complete=True)
             try:
-                self._remove_directory(name)
+                while self._levels:
+                    self._step()
             except _Moved:
                 moved += 1
                 if moved > _MAX_REFILLED:
                     raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)) from None
             else:
                 return
-
-    def _remove_directory(self, name: bytes) -> None:
-        self._levels.clear()
-        self._kept = 0
-        self._enter_level([name], complete=True)
-        try:
-            while self._levels:
-                self._step()
-        finally:
-            self._chain.close()
+            finally:
+                self._chain.close()
 
     def _step(self) -> None:
         names, complete = self._levels[-1]

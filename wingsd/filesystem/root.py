@@ -381,7 +381,22 @@ class ServerRoot(OpenDescriptor):
         with self._parent(source) as parent:
             os.lstat(source.name, dir_fd=parent)
             with closing_descriptor(self._made_directory(target.parent)) as directory:
-                self._rename(parent, source, directory, target, replace=replace)
+                try:
+                    if not replace:
+                        rename_exclusively(parent, source.name, directory, target.name)
+                        return
+                    with self._usage.going(directory, target.name):
+                        os.rename(
+                            source.name, target.name, src_dir_fd=parent, dst_dir_fd=directory
+                        )
+                except OSError as error:
+                    if error.errno in _IN_USE:
+                        raise NameConflict.renaming(_shown(target)) from error
+                    if error.errno == errno.EINVAL:
+                        raise PathInvalid("a directory cannot be moved into itself.") from error
+                    if error.errno in (errno.EXDEV, errno.EBUSY):
+                        raise PathInvalid("it cannot be moved to another file system.") from error
+                    raise
 
     def remove(self, path: ServerPath, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Delete a file, a symlink, or a directory with all below it.
@@ -488,24 +503,6 @@ class ServerRoot(OpenDescriptor):
             os.fchmod(fd, mode)
         except BaseException:
             os.close(fd)
-            raise
-
-    def _rename(
-        self, parent: int, source: ServerPath, directory: int, target: ServerPath, *, replace: bool
-    ) -> None:
-        try:
-            if replace:
-                with self._usage.going(directory, target.name):
-                    os.rename(source.name, target.name, src_dir_fd=parent, dst_dir_fd=directory)
-            else:
-                rename_exclusively(parent, source.name, directory, target.name)
-        except OSError as error:
-            if error.errno in _IN_USE:
-                raise NameConflict.renaming(_shown(target)) from error
-            if error.errno == errno.EINVAL:
-                raise PathInvalid("a directory cannot be moved into itself.") from error
-            if error.errno in (errno.EXDEV, errno.EBUSY):
-                raise PathInvalid("it cannot be moved to another file system.") from error
             raise
 
 

@@ -296,18 +296,16 @@ def _listings(
 
 def _filled(listing: Listing, entries: Iterable[os.DirEntry[str]]) -> Listing:
     for entry in entries:
-        _names(listing, entry).append(os.fsencode(entry.name))
+        if entry.is_file(follow_symlinks=False):
+            names = listing.files
+        elif entry.is_dir(follow_symlinks=False):
+            names = listing.directories
+        else:
+            names = listing.symlinks if entry.is_symlink() else listing.others
+        names.append(os.fsencode(entry.name))
     for names in (listing.files, listing.symlinks, listing.others, listing.directories):
         names.sort()
     return listing
-
-
-def _names(listing: Listing, entry: os.DirEntry[str]) -> list[bytes]:
-    if entry.is_file(follow_symlinks=False):
-        return listing.files
-    if entry.is_dir(follow_symlinks=False):
-        return listing.directories
-    return listing.symlinks if entry.is_symlink() else listing.others
 
 
 def gone(error: OSError) -> bool:
@@ -462,7 +460,7 @@ def give_tree(directory: str, owner: Owner, cancelled: Callable[[], bool]) -> Gi
             if cancelled():
                 return giver.given
             giver.give(listing)
-    for name in giver.partly_seen():
+    for name, _ in giver.linked.values():
         giver.given.keep(name, LINKED_ELSEWHERE)
     return giver.given
 
@@ -472,7 +470,7 @@ class _Giver:
     _owner: Owner
     given: GivenTree = Factory(GivenTree)
     #: Of each hard-linked file of another owner, its first name and the links not yet seen.
-    _linked: dict[Inode, tuple[bytes, int]] = Factory(dict)
+    linked: dict[Inode, tuple[bytes, int]] = Factory(dict)
 
     def give(self, listing: Listing) -> None:
         if listing.is_first and self._is_foreign(listing.stat):
@@ -480,9 +478,6 @@ class _Giver:
         for names in (listing.files, listing.symlinks, listing.others):
             for name in names:
                 self._give_entry(listing, name)
-
-    def partly_seen(self) -> list[bytes]:
-        return [name for name, _ in self._linked.values()]
 
     def _is_foreign(self, found: os.stat_result) -> bool:
         return (found.st_uid, found.st_gid) != self._owner
@@ -507,14 +502,14 @@ class _Giver:
 
     def _is_last_link(self, found: os.stat_result, name: bytes) -> bool:
         inode = (found.st_dev, found.st_ino)
-        if inode not in self._linked and len(self._linked) >= MAX_GIVEN_LINKED:
+        if inode not in self.linked and len(self.linked) >= MAX_GIVEN_LINKED:
             self.given.keep(name, TOO_MANY_LINKED)
             return False
-        first, left = self._linked.get(inode, (name, found.st_nlink))
+        first, left = self.linked.get(inode, (name, found.st_nlink))
         if left > 1:
-            self._linked[inode] = first, left - 1
+            self.linked[inode] = first, left - 1
             return False
-        del self._linked[inode]
+        del self.linked[inode]
         return True
 
     def _change(self, name: bytes, change: Callable[[], None]) -> None:

@@ -119,15 +119,13 @@ class WritableFile(OpenDescriptor):
             before = self._inode.look(self._fd)
             start = before.st_size if offset is None else offset
             with self._counted(before, start + len(data)):
-                self._write(start, memoryview(data))
-
-    def _write(self, start: int, data: memoryview) -> None:
-        if start + len(data) > MAX_FILE_SIZE:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        while data:
-            written = os.pwrite(self._fd, data, start)
-            start += written
-            data = data[written:]
+                if start + len(data) > MAX_FILE_SIZE:
+                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+                left = memoryview(data)
+                while left:
+                    written = os.pwrite(self._fd, left, start)
+                    start += written
+                    left = left[written:]
 
     def truncate(self, size: int) -> None:
         """Cut it to a size, or extend it with a hole."""

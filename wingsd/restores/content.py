@@ -222,30 +222,17 @@ def extract_backup(
     `warn` gets a line for each member that is left out or changed. Raises what `archive.extract`
     does, and the errors of `files.extraction`.
     """
-    if isinstance(archive, LocalArchive) and archive.head(_HEAD).startswith(_MAGICS):
-        return _extract_listed(archive, directory, owner, limits, progress, warn)
-    return extract(
-        progress.counted(archive.blocks()),
-        directory,
-        owner,
-        warn,
-        limits=limits,
-        abort=archive.interrupt,
-        visit=progress.note,
-    )
-
-
-# Archives in formats with a list
-
-
-def _extract_listed(
-    archive: LocalArchive,
-    directory: str,
-    owner: tuple[int, int],
-    limits: ArchiveLimits,
-    progress: ReadProgress,
-    warn: Callable[[str], None],
-) -> Extracted:
+    if not isinstance(archive, LocalArchive) or not archive.head(_HEAD).startswith(_MAGICS):
+        return extract(
+            progress.counted(archive.blocks()),
+            directory,
+            owner,
+            warn,
+            limits=limits,
+            abort=archive.interrupt,
+            visit=progress.note,
+        )
+    # It has a list.
     if os.pread(archive.descriptor, len(_ZIP), 0) == _ZIP and not _has_zip_end(archive):
         raise ArchiveError("the archive ends in the middle: its list is missing")
     digest = hashlib.sha256()
@@ -313,7 +300,13 @@ class _ListedReader:
         for part in self._found:
             if isinstance(part, ArchiveMember):
                 self._mode, self._is_open = part.mode, True
-                return self._checked(part)
+                if not part.name:
+                    raise ArchiveError(
+                        "it is a single compressed file, and no archive of a server"
+                    )
+                if part.size == UNKNOWN and part.kind is MemberKind.FILE:
+                    raise ArchiveError(f"{display(part.name)} has no size in the archive")
+                return _ListedMember(part)
             if not isinstance(part, ArchivePlan):
                 _broken()
             if self._most is not None and part.size > self._most:
@@ -323,13 +316,6 @@ class _ListedReader:
                     "files, and try again"
                 )
         return None
-
-    def _checked(self, member: ArchiveMember) -> Member:
-        if not member.name:
-            raise ArchiveError("it is a single compressed file, and no archive of a server")
-        if member.size == UNKNOWN and member.kind is MemberKind.FILE:
-            raise ArchiveError(f"{display(member.name)} has no size in the archive")
-        return _ListedMember(member)
 
     def visit(self, name: bytes) -> None:
         """Note the member, which counts by now, and check its name; of any kind."""
@@ -388,17 +374,8 @@ class RestoreLinks:
 
     async def open(self, url: str) -> DownloadedArchive:
         """Request the archive. Raises `BackupLinkRefused`, `DownloadFailed`."""
-        answer = await self._answer(url)
         try:
-            _check(answer)
-        except BaseException:
-            answer.close()
-            raise
-        return DownloadedArchive(answer, self.reactor)
-
-    async def _answer(self, url: str) -> GuardedExchange:
-        try:
-            return await self.client.get(url, self.limits, is_trusted=self.trusts_panel)
+            answer = await self.client.get(url, self.limits, is_trusted=self.trusts_panel)
         except UrlSchemeRefused as error:
             raise BackupLinkRefused("The provided backup link must use HTTP or HTTPS.") from error
         except UrlInvalid as error:
@@ -420,6 +397,12 @@ class RestoreLinks:
             raise BackupLinkRefused(
                 "The provided backup link redirects too many times.", error.detail
             ) from error
+        try:
+            _check(answer)
+        except BaseException:
+            answer.close()
+            raise
+        return DownloadedArchive(answer, self.reactor)
 
 
 def _check(answer: GuardedExchange) -> None:

@@ -185,7 +185,10 @@ class RestoreStorage:
         """Delete what was taken out of use."""
         for path in Path(self.staging.path).glob(f"{server}.*{_DISCARDED}"):
             with storage_errors(f"{path} cannot be removed"):
-                _remove(path)
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink(missing_ok=True)
+                else:
+                    remove_tree(str(path))
 
     # At the daemon's start
 
@@ -228,13 +231,6 @@ def _inode(path: Path) -> int | None:
         raise StorageError(f"{path} cannot be inspected: {disk_advice(error)}") from error
     with closing_descriptor(descriptor):
         return os.fstat(descriptor).st_ino
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    else:
-        remove_tree(str(path))
 
 
 _MODE = 0o7777

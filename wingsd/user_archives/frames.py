@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 from typing import TypeAlias
 
@@ -136,16 +137,10 @@ class ArchiveRefused(Exception):
     @classmethod
     def decode(cls, payload: bytes) -> ArchiveRefused:
         """Return the refusal of a frame. Raises `InvalidFrames`."""
-        try:
-            found = json.loads(payload)
-        except (ValueError, RecursionError):
-            found = None
-        match found:
-            case [str(reason), str(detail)]:
-                try:
+        with suppress(ValueError, RecursionError):
+            match json.loads(payload):
+                case [str(reason), str(detail)]:
                     return cls(Reason(reason), detail)
-                except ValueError:
-                    pass
         raise InvalidFrames("a refusal without sense")
 
 
@@ -181,17 +176,14 @@ def parsed(read: Callable[[int], bytes]) -> Iterator[ParsedArchive]:
     if plan.size < UNKNOWN or not 0 <= plan.members <= MAX_MEMBERS:
         raise InvalidFrames("a plan without sense")
     yield plan
-    yield from _members(read, plan.members)
-
-
-def _members(read: Callable[[int], bytes], most: int) -> Iterator[ParsedArchive]:
+    left = plan.members
     while True:
         kind, payload = _next(read)
         if kind is FrameKind.END:
             return
-        if kind is not FrameKind.MEMBER or not most:
+        if kind is not FrameKind.MEMBER or not left:
             raise InvalidFrames("data of no member that was planned")
-        most -= 1
+        left -= 1
         member = ArchiveMember.decode(payload)
         yield member
         yield from _data(read, member)

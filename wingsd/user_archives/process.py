@@ -6,7 +6,6 @@ import fcntl
 import os
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -53,6 +52,7 @@ class ParserFailed(Exception):
     """The process ended in a way that says nothing of the archive; the text says how."""
 
 
+@attrs.define(eq=False, repr=False)
 class ArchiveProcess:
     """Parses the archive of `size` bytes that is open as the descriptor `archive`.
 
@@ -60,25 +60,23 @@ class ArchiveProcess:
     `check` is called at least every quarter of a second; what it raises ends the process.
     """
 
-    def __init__(
-        self,
-        archive: int,
-        size: int,
-        hint: NameHint,
-        most: int | None,
-        check: Callable[[], None],
-        bounds: ParserBounds = BOUNDS,
-    ) -> None:
-        self.archive = archive
-        self._cpu_seconds = bounds.cpu_seconds + size // _MIB
-        self._bounds = bounds
-        self._check = check
-        self.program: Sequence[str] = launch.command(
+    archive: int
+    _size: int
+    _hint: NameHint
+    _most: int | None
+    _check: Callable[[], None]
+    _bounds: ParserBounds = BOUNDS
+    _cpu_seconds: int = attrs.field(init=False)
+    program: Sequence[str] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._cpu_seconds = self._bounds.cpu_seconds + self._size // _MIB
+        self.program = launch.command(
             "wingsd.user_archives.child",
             self._cpu_seconds,
-            bounds.memory,
-            -1 if most is None else most,
-            int(hint),
+            self._bounds.memory,
+            -1 if self._most is None else self._most,
+            int(self._hint),
         )
 
     def contents(self) -> Iterator[ParsedArchive]:
@@ -91,22 +89,19 @@ class ArchiveProcess:
         try:
             yield from parsed(_Pipe(stdout.fileno(), self._check, self._bounds).read)
         except EOFError:
-            raise self._ended(process) from None
+            status = process.wait()
+            if status == -signal.SIGXCPU:
+                raise ArchiveRefused(
+                    Reason.EXCESSIVE,
+                    f"its parser needs more than {self._cpu_seconds} s of CPU time",
+                ) from None
+            raise ParserFailed(f"its parser ended by {launch.ending(status)}") from None
         except InvalidFrames as error:
             raise ParserFailed(f"the process that parsed it sent {error}") from error
         finally:
             process.kill()
             process.wait()
             stdout.close()
-
-    def _ended(self, process: subprocess.Popen[bytes]) -> Exception:
-        """Return why the process has ended too early."""
-        status = process.wait()
-        if status == -signal.SIGXCPU:
-            return ArchiveRefused(
-                Reason.EXCESSIVE, f"its parser needs more than {self._cpu_seconds} s of CPU time"
-            )
-        return ParserFailed(f"its parser ended by {launch.ending(status)}")
 
 
 class _Pipe:
