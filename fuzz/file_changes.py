@@ -81,8 +81,8 @@ def _create(root: ServerRoot, guard: Guard, body: NewDirectory) -> None:
 
 def _copy(root: ServerRoot, guard: Guard, body: FileCopies) -> None:
     top = ServerPath.parse(body.root)
-    for each in (given.paths(top) for given in body.files):
-        copy(guard, each.source, each.target, overwrite=body.overwrite, directories=True)
+    for each in body.files:
+        copy(guard, *each.paths(top), overwrite=body.overwrite, directories=True)
 
 
 def _compress(root: ServerRoot, guard: Guard, body: NewArchive) -> None:

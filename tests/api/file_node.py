@@ -14,7 +14,7 @@ from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
 from tests.support.owner import OWNER
 from wingsd.config import PTERODACTYL, user_agent_of
 from wingsd.events import EventBus
-from wingsd.files.pulls import PullOptions, Pulls
+from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.root import ServerRoot
@@ -116,11 +116,16 @@ class FileNode(ApiNode):
         self.file_work: FileWork = FileWork(lane, lane, lane, lane, lane, lane, lane, self.workers)
         self.file_tasks: FileTasks = FileTasks(self.file_work, reactor, lambda: 0.0, patience)
         self.bus = EventBus()
-        options = PullOptions(limits=limits or FetchLimits())
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])
         client = GuardedClient(clock, policy, agent, names or host_resolver(self.workers))
         self.pulls: Pulls = Pulls(
-            self.file_work, self.file_tasks, self.bus, options, client, lambda: 0.0
+            self.file_work,
+            self.file_tasks,
+            self.bus,
+            client,
+            lambda: 0.0,
+            3,
+            limits or FetchLimits(),
         )
         self.files = FileServer(self, home)
         self.servers.known[UUID] = self.files

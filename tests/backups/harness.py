@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import DeferredSemaphore
 
 from tests.callbacks.queue_harness import ScriptedPanel
 from tests.support import SynchronousWorkers
 from tests.support.reactor import reactor, until
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.backups.creation import (
-    BackupParts,
+    ArchiveTerms,
     Backups,
     checksum_type_of,
 )
-from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import PTERODACTYL
@@ -101,8 +101,8 @@ class BackupNode:
         self.concurrent = concurrent
         self.made = self._backups()
 
-    def parts(self) -> BackupParts:
-        return BackupParts(
+    def _backups(self) -> Backups:
+        return Backups(
             family=self.family,
             store=self.store,
             terms=self.terms,
@@ -113,10 +113,9 @@ class BackupNode:
             disk=self.workers,
             long=self.workers,
             reactor=reactor,
+            adapters={"wings": None},
+            slots=DeferredSemaphore(self.concurrent),
         )
-
-    def _backups(self) -> Backups:
-        return Backups(self.parts(), {"wings": None}, self.concurrent)
 
     async def restart(self) -> None:
         """Be the next daemon."""

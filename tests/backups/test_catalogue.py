@@ -18,10 +18,10 @@ from wingsd.backups.catalogue import (
     Catalogue,
     CatalogueFiles,
     catalogue_name,
-    encode_catalogue,
     parse_catalogue,
 )
 from wingsd.errors import InvalidData
+from wingsd.util.serialization import unstructure
 
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -69,8 +69,7 @@ def test_a_catalogue_is_read_as_it_was_written(
 
 
 def changed(**changes: Any) -> bytes:
-    data = json.loads(encode_catalogue(MADE))
-    return json.dumps({**data, **changes}).encode()
+    return json.dumps({**unstructure(MADE), **changes}).encode()
 
 
 @pytest.mark.parametrize(

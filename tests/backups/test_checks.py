@@ -29,7 +29,7 @@ def checks_of(node: BackupNode) -> Iterator[MakeChecks]:
     made: list[BackupChecks] = []
 
     def make(days: int = 0, now: Callable[[], float] = time.time) -> BackupChecks:
-        checks = BackupChecks(node.parts(), days, 0, now)
+        checks = BackupChecks(node.made, days, 0, now)
         made.append(checks)
         return checks
 
@@ -146,8 +146,8 @@ async def test_one_that_cannot_be_checked_does_not_keep_the_others_from_it(
     monkeypatch.setattr(node.store, "open", broken)
     clock: Any = Clock()
     now = time.time()
-    parts = attrs.evolve(node.parts(), reactor=clock)
-    checks = BackupChecks(parts, 7, 0, lambda: now + clock.seconds())
+    backups = attrs.evolve(node.made, reactor=clock)
+    checks = BackupChecks(backups, 7, 0, lambda: now + clock.seconds())
     checks.start()
     # Tried once, not in each hour, and again when it is due.
     for seconds in (3600.0, 7 * DAY, 0.0):

@@ -19,8 +19,8 @@ from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode, FakeGameSer
 from tests.callbacks.queue_harness import DOWN
 from tests.support.reactor import until
 from wingsd.archive.compress import ArchiveFormat
-from wingsd.backups import making
 from wingsd.backups.catalogue import COMPLETE
+from wingsd.backups.creation import check_space
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import AdapterUnknown, BackupExists, NoSpaceForBackup, ServerBusy, StorageError
 from wingsd.filesystem.directory import OpenFile, open_regular
@@ -282,7 +282,7 @@ async def test_a_full_disk_fails_the_backup_with_its_reason(
             raise OSError(28, "No space left on device")
         return written(fd, data)
 
-    monkeypatch.setattr("wingsd.backups.making.os.write", full)
+    monkeypatch.setattr("wingsd.backups.creation.os.write", full)
     assert await node.make() == FAILED
     assert "the disk is full" in node.server.said[-1]
     assert "send the server" not in node.server.said[-1]
@@ -301,7 +301,6 @@ async def test_a_disk_without_the_reserve_refuses_and_ends_backups(
         if len(checks) > allowed:
             raise NoSpaceForBackup(5 << 20, needed, reserve)
 
-    monkeypatch.setattr(making, "check_space", free)
     monkeypatch.setattr("wingsd.backups.creation.check_space", free)
     allowed = 0
     with pytest.raises(NoSpaceForBackup):
@@ -316,10 +315,10 @@ async def test_a_disk_without_the_reserve_refuses_and_ends_backups(
 def test_the_reserve_is_kept_free() -> None:
     found = os.statvfs_result((4096, 4096, 100_000, 50_000, 50_000, 0, 0, 0, 0, 255))
     free = 50_000 * 4096
-    making.check_space(found, 0, free * 2)
-    making.check_space(found, 1 << 20, free - (1 << 20))
+    check_space(found, 0, free * 2)
+    check_space(found, 1 << 20, free - (1 << 20))
     with pytest.raises(NoSpaceForBackup, match="195 MiB are free"):
-        making.check_space(found, 1 << 20, free)
+        check_space(found, 1 << 20, free)
 
 
 async def test_a_file_that_cannot_be_read_fails_the_backup(node: BackupNode) -> None:

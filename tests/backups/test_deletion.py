@@ -148,7 +148,7 @@ async def left_by(make_node: Make) -> Left:
     made = Left(node, fake, {BACKUP: True, OTHER: True})
     fake = made
     node.database.now = lambda: made.now
-    made.dropped = DroppedBackups(node.parts(), fake, fake, made.lock, days=2, deletes=True)
+    made.dropped = DroppedBackups(node.made, fake, fake, made.lock, days=2, deletes=True)
     await made.dropped.clear()
     return made
 

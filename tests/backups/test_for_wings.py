@@ -19,7 +19,7 @@ from wingsd.backups.at_rest import BackupRewrites, Rewrite, rewrite_archive
 from wingsd.backups.store import StoredBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BackupMissing, BackupNotForWings, ServerBusy
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Progress
 from wingsd.servers.operations import Operation
 
 
@@ -33,7 +33,8 @@ class _Servers:
 
 def rewrites_of(node: BackupNode) -> BackupRewrites:
     servers: Any = _Servers(node.server)
-    return BackupRewrites(node.parts(), node.made, servers, DeferredLock())
+    node.made.family, node.made.terms = node.family, node.terms
+    return BackupRewrites(node.made, servers, DeferredLock())
 
 
 async def rewritten(node: BackupNode, backup: str = BACKUP) -> Rewrite:
@@ -209,7 +210,7 @@ async def test_a_full_disk_leaves_the_old_one(
         node.terms.form, node.terms.compression, "sha1", 0, reserve=1 << 60
     )
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("wingsd.backups.making._SHARE", 1)
+    monkey.setattr("wingsd.backups.creation._SHARE", 1)
     rewrite = await rewritten(node)
     monkey.undo()
     assert "not enough disk space" in str(rewrite.error)
@@ -262,7 +263,7 @@ async def test_after_a_kill_at_any_moment_there_is_one_whole_archive(
         with pytest.MonkeyPatch.context() as patch:
             disk = MortalDisk(patch, count)
             try:
-                assert rewrite_archive(node.parts(), *opened, Progress(), None) is not None
+                assert rewrite_archive(node.made, *opened, Progress(), None) is not None
             except Killed:
                 pass
             else:

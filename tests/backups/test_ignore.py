@@ -11,7 +11,7 @@ import pytest
 
 from tests.archive.packing import packed, unpacked
 from wingsd.archive.policy import MAX_DEPTH
-from wingsd.backups.making import MAX_IGNORE_FILE, IgnoreList, ignore_lines
+from wingsd.backups.creation import MAX_IGNORE_FILE, IgnoreList, ignore_lines
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import MemberRefused, TreeTooLarge
 from wingsd.files.denylist import Denylist

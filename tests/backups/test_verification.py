@@ -18,7 +18,7 @@ from wingsd.backups.catalogue import COMPLETE, DAMAGED
 from wingsd.backups.store import BackupStore
 from wingsd.config import PTERODACTYL
 from wingsd.errors import FileWorkCancelled
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Progress
 
 GOOD = archive(300_000)
 PLACE = f"{BACKUP}.tar.gz"

@@ -12,8 +12,7 @@ import pytest
 from tests.support.directories import home, outside
 from tests.support.owner import OWNER
 from wingsd.files.denylist import Denylist
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Guard, Progress
 from wingsd.filesystem.openers import Openat2Opener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter

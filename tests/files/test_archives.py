@@ -35,8 +35,7 @@ from wingsd.files.archives import (
     kind_of_extension,
     kind_of_format,
 )
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Guard, Progress
 from wingsd.filesystem.directory import OpenFile, open_regular
 from wingsd.filesystem.openers import Openat2Opener
 from wingsd.filesystem.paths import ServerPath

@@ -23,15 +23,13 @@ from wingsd.errors import (
 from wingsd.files import guard as guards
 from wingsd.files.changes import (
     Mode,
-    Renaming,
     create_directory,
     delete,
     parse_mode,
     rename,
     set_modes,
 )
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Guard, Progress
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
@@ -39,8 +37,8 @@ from wingsd.filesystem.usage import UsageCounter
 p = ServerPath.parse
 
 
-def renaming(source: str, target: str) -> Renaming:
-    return Renaming(p(source), p(target))
+def renaming(source: str, target: str) -> tuple[ServerPath, ServerPath]:
+    return p(source), p(target)
 
 
 def test_renaming_makes_directories_and_passes_over_what_is_missing(

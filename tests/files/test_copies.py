@@ -20,8 +20,7 @@ from wingsd.errors import (
     PathInvalid,
 )
 from wingsd.files.changes import copy, copy_names, divided
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Guard, Progress
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter

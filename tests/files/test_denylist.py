@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
+from types import SimpleNamespace
+from typing import Any
 from weakref import ref
 
 import pytest
 
 from tests.support.logged_errors import Logged
 from wingsd.errors import FileDenied
-from wingsd.files.denylist import Denylist, Denylists, denylist_lines
+from wingsd.files.denylist import Denylist, denylist_lines
 from wingsd.files.guard import Guard
+from wingsd.files.tasks import FileWork
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 
@@ -153,24 +156,35 @@ def test_the_setting_may_have_any_form(value: object, expected: tuple[str, ...])
     assert denylist_lines(value) == expected
 
 
-class Named:
-    """Stands for a server."""
+class GameServer:
+    """A server, as far as its egg's denylist goes."""
+
+    def __init__(self) -> None:
+        self.egg = SimpleNamespace(file_denylist=["x"])
+        self.configuration = SimpleNamespace(settings=SimpleNamespace(egg=self.egg))
+
+
+def denylist_of() -> Any:
+    unused: Any = None
+    return FileWork(*[unused] * 8).denylist
 
 
 def test_a_servers_denylist_is_kept_until_it_changes() -> None:
-    denylists, server, other = Denylists(), Named(), Named()
-    first = denylists.get(server, ["x"])
-    assert denylists.get(server, ["x"]) is first
-    assert denylists.get(other, ["x"]) is not first
-    changed = denylists.get(server, ["y"])
+    denylist, server, other = denylist_of(), GameServer(), GameServer()
+    first = denylist(server)
+    assert denylist(server) is first
+    assert denylist(other) is not first
+    server.egg.file_denylist = ["y"]
+    changed = denylist(server)
     assert changed.denies(ServerPath.parse("y"))
     assert not changed.denies(ServerPath.parse("x"))
-    assert denylists.get(other, None).is_empty
+    other.egg.file_denylist = None
+    assert denylist(other).is_empty
 
 
 def test_the_denylist_of_a_server_that_has_gone_is_forgotten() -> None:
-    denylists, server = Denylists(), Named()
-    kept = ref(denylists.get(server, ["x"]))
+    denylist, server = denylist_of(), GameServer()
+    kept = ref(denylist(server))
     assert kept() is not None
     del server
     gc.collect()

@@ -28,8 +28,7 @@ from wingsd.errors import (
 )
 from wingsd.files import extraction
 from wingsd.files.extraction import ExtractedMembers, Extracting, extract
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Guard, Progress
 from wingsd.filesystem import root as root_module
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot

@@ -6,12 +6,14 @@ import bz2
 import gzip
 import io
 import lzma
+import stat
 import tarfile
 import zipfile
 
 import pytest
 
-from wingsd.files.entries import BINARY, HEAD, TEXT, mime_by_name, mime_of
+from wingsd.files.entries import BINARY, HEAD, TEXT, mime_of, mime_of_entry
+from wingsd.filesystem.directory import Entry
 
 
 def tar() -> bytes:
@@ -77,4 +79,5 @@ def test_a_type_is_told_by_the_first_bytes(content: bytes, mime: str) -> None:
     ],
 )
 def test_a_type_is_guessed_by_the_name(name: bytes, mime: str) -> None:
-    assert mime_by_name(name) == mime
+    entry = Entry(name, stat.S_IFREG, 1, 0, 0, 0, 1, 0, 0)
+    assert mime_of_entry(entry) == mime

@@ -37,7 +37,6 @@ from wingsd.files.archives import (
 )
 from wingsd.files.changes import (
     Mode,
-    Renaming,
     copy,
     copy_names,
     create_directory,
@@ -49,8 +48,7 @@ from wingsd.files.changes import (
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import FileEntry, entry_data, mime_of_entry
 from wingsd.files.extraction import ExtractedMembers, Extracting, extract
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Guard, Progress
 from wingsd.files.pulls import Pull, PullTarget
 from wingsd.files.tasks import FileTask, Lane
 from wingsd.filesystem.directory import Entry
@@ -120,10 +118,10 @@ def files_text(count: int) -> str:
 class MovedFile:
     """A file, and the path that it, or its copy, is to get."""
 
-    def paths(self, top: ServerPath) -> Renaming:
+    def paths(self, top: ServerPath) -> tuple[ServerPath, ServerPath]:
         """Return both paths, which are relative to `top`."""
         source, target = (top.joined(getattr(self, name)) for name in ("from", "to"))
-        return Renaming(source, target)
+        return source, target
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -522,9 +520,8 @@ class ChangeFilesEndpoint(FilesPath):
 
         def change(guard: Guard) -> int:
             copied = 0
-            for each in files:
+            for source, target in files:
                 guard.progress.check()
-                source, target = each.source, each.target
                 try:
                     copy(guard, source, target, overwrite=body.overwrite, directories=True)
                 except NameConflict:
@@ -536,7 +533,7 @@ class ChangeFilesEndpoint(FilesPath):
                     copied += 1
             return copied
 
-        names = [{"from": f"/{each.source}", "to": f"/{each.target}"} for each in files[:_NAMED]]
+        names = [{"from": f"/{source}", "to": f"/{target}"} for source, target in files[:_NAMED]]
         details = {"type": "copy_many", "path": f"/{top}", "files": names}
         task = self.begin(change, f"Copying {len(files)} files", details, ignored=body.ignored)
         if body.foreground and await self._node.file_tasks.wait(task):

@@ -30,12 +30,12 @@ from wingsd.errors import (
 )
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import (
+    HEAD,
     MAX_ENTRIES,
     DirectoryLarge,
     FileEntry,
     Page,
     Sort,
-    head_of,
     list_directory,
     mime_of,
 )
@@ -121,7 +121,7 @@ def _opened(root: ServerRoot, path: FilePath, most: int | None) -> tuple[OpenFil
         file.close()
         raise FileTooLarge(file.entry.size)
     try:
-        return file, mime_of(head_of(file))
+        return file, mime_of(file.read_at(0, HEAD))
     except OSError as error:
         file.close()
         raise file_error(error, bytes(path)) from error

@@ -20,9 +20,8 @@ from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.at_rest import BackupChecks, BackupRewrites, DroppedBackups
-from wingsd.backups.creation import BackupParts, Backups, checksum_type_of
+from wingsd.backups.creation import ArchiveTerms, Backups, checksum_type_of
 from wingsd.backups.local import Removal
-from wingsd.backups.making import ArchiveTerms
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.s3 import S3Adapter
 from wingsd.backups.store import BackupStore
@@ -33,7 +32,7 @@ from wingsd.control import ControlListener
 from wingsd.direct_transfers.initiator import DirectTransfers
 from wingsd.docker.runtime import ContainerRuntime, DockerInformation, engine_address
 from wingsd.events import EventBus
-from wingsd.files.pulls import PullOptions, Pulls
+from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
@@ -269,7 +268,8 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         trusts_panel=not config.is_pelican,
     )
     backup_store = context.backup_store = BackupStore(system.backup_directory, config.family)
-    backup_parts = BackupParts(
+    s3 = S3Adapter(panel, backup_store, pools.uploads, reactor, system.backups.s3, is_calagopus)
+    made_backups = context.backups = Backups(
         family=config.family,
         store=backup_store,
         terms=_archive_terms(config),
@@ -280,24 +280,23 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         disk=pools.disk,
         long=pools.long,
         reactor=reactor,
+        adapters={"wings": None, "s3": s3},
+        slots=DeferredSemaphore(system.backups.concurrent),
     )
-    s3 = S3Adapter(panel, backup_store, pools.uploads, reactor, system.backups.s3, is_calagopus)
-    adapters = {"wings": None, "s3": s3}
-    made_backups = context.backups = Backups(backup_parts, adapters, system.backups.concurrent)
     check_limit = system.backups.check_limit * MIB
     backup_checks = context.backup_checks = BackupChecks(
-        backup_parts, system.backups.check_interval, check_limit, time.time
+        made_backups, system.backups.check_interval, check_limit, time.time
     )
     lock = backup_checks.lock
     context.dropped_backups = DroppedBackups(
-        backup_parts,
+        made_backups,
         panel,
         servers,
         lock,
         transfers.live.keep_source_days,
         config.deletes_dropped_backups,
     )
-    context.backup_rewrites = BackupRewrites(backup_parts, made_backups, servers, lock)
+    context.backup_rewrites = BackupRewrites(made_backups, servers, lock)
 
     # The node itself
     context.orphans = None
@@ -335,11 +334,15 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         user_agent_of(config.family),
         resolve,
     )
-    options = PullOptions(
+    context.pulls = Pulls(
+        file_work,
+        file_tasks,
+        bus,
+        client,
+        time.time,
         config.api.server_remote_download_limit,
         FetchLimits(redirects=downloads.max_redirects),
     )
-    context.pulls = Pulls(file_work, file_tasks, bus, options, client, time.time)
 
     # The interfaces of the Panel and of browsers, of Prometheus, and of `wingsctl`
     sockets = context.sockets = ConsoleSockets(config, bus, denied, activity, reactor)

@@ -31,9 +31,8 @@ from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.archive.tar_reader import TarReader
 from wingsd.backups.catalogue import COMPLETE, DAMAGED, VERSION, Catalogue
-from wingsd.backups.creation import BackupParts, Backups
+from wingsd.backups.creation import Backups, NewArchiveFile, keep_pace
 from wingsd.backups.local import backup_at
-from wingsd.backups.making import NewArchiveFile, keep_pace
 from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
@@ -45,7 +44,7 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Progress
 from wingsd.filesystem.directory import OpenFile
 from wingsd.panel.client import Panel
 from wingsd.servers.operations import Operation
@@ -99,10 +98,8 @@ class BackupChecks:
 
     _log = Logger()
 
-    def __init__(
-        self, parts: BackupParts, days: int, limit: int, now: Callable[[], float]
-    ) -> None:
-        self._parts = parts
+    def __init__(self, backups: Backups, days: int, limit: int, now: Callable[[], float]) -> None:
+        self._backups = backups
         self._days = days
         self._limit = limit
         self._now = now
@@ -116,7 +113,11 @@ class BackupChecks:
         self._failures: dict[str, float] = {}
         #: How many checks have ended.
         self.count = 0
-        self._regular = Periodic(parts.reactor, self._look)
+        # An error must not end the loop.
+        self._regular = Periodic(
+            backups.reactor,
+            lambda: Deferred.fromCoroutine(self._check_due()).addErrback(self._failed, ""),
+        )
 
     def start(self) -> None:
         """Begin to check backups by themselves, if that is configured."""
@@ -136,7 +137,7 @@ class BackupChecks:
         """
         if backup in self._checks:
             return self._checks[backup]
-        found = await self._parts.disk.run(self._parts.store.find, "", backup)
+        found = await self._backups.disk.run(self._backups.store.find, "", backup)
         if found is None:
             raise BackupMissing(backup)
         if backup not in self._checks:
@@ -169,12 +170,12 @@ class BackupChecks:
                 del self._ended[next(iter(self._ended))]
 
     async def _check(self, check: BackupCheck, limit: int) -> None:
-        found, parts = check.found, self._parts
-        opened = await parts.disk.run(parts.store.open, found.server, found.uuid)
+        found, backups = check.found, self._backups
+        opened = await backups.disk.run(backups.store.open, found.server, found.uuid)
         if opened is None:
             check.result = VerifiedBackup(0, "", None, "it was deleted meanwhile")
             return
-        result = await parts.workers.run(self._verify, *opened, check.progress, limit)
+        result = await backups.workers.run(self._verify, *opened, check.progress, limit)
         check.result = result
         self.count += 1
         if not result.fault:
@@ -187,13 +188,13 @@ class BackupChecks:
             backup=found.uuid,
             server=found.server or "an unknown server",
             fault=result.fault,
-            path=parts.store.path(found.place),
+            path=backups.store.path(found.place),
         )
 
     def _verify(
         self, found: StoredBackup, file: OpenFile, progress: Progress, limit: int
     ) -> VerifiedBackup:
-        store = self._parts.store
+        store = self._backups.store
         with file:
             verified = verify_archive(found, file, progress, limit)
         catalogue = verified_catalogue(found, verified)
@@ -211,13 +212,8 @@ class BackupChecks:
 
     # By themselves
 
-    def _look(self) -> Deferred[None]:
-        """Check the backups that are due; an error must not end the loop."""
-        looking = Deferred.fromCoroutine(self._check_due())
-        return looking.addErrback(self._failed, "")
-
     async def _check_due(self) -> None:
-        found = await self._parts.disk.run(self._parts.store.all)
+        found = await self._backups.disk.run(self._backups.store.all)
         made = [each for each in found if each.catalogue is not None]
         self.damaged = {
             each.uuid for each in made if each.catalogue and each.catalogue.state == DAMAGED
@@ -357,11 +353,8 @@ class BackupRewrites:
 
     _log = Logger()
 
-    def __init__(
-        self, parts: BackupParts, made: Backups, servers: Servers, lock: DeferredLock
-    ) -> None:
-        self._parts = parts
-        self._made = made
+    def __init__(self, backups: Backups, servers: Servers, lock: DeferredLock) -> None:
+        self._backups = backups
         self._servers = servers
         self._lock = lock
         self._rewrites: dict[str, Rewrite] = {}
@@ -385,11 +378,11 @@ class BackupRewrites:
 
         Raises BackupMissing, BackupNotForWings, ServerBusy, StorageError.
         """
-        if self._parts.family == CALAGOPUS:
+        if self._backups.family == CALAGOPUS:
             raise BackupNotForWings("this is a node of Calagopus, whose nodes restore directories")
-        if backup in self._made.making:
+        if backup in self._backups.making:
             raise BackupNotForWings("it is being made: try again when it is complete")
-        found = await self._parts.disk.run(self._parts.store.find, "", backup)
+        found = await self._backups.disk.run(self._backups.store.find, "", backup)
         under_way = self._rewrites.get(backup)
         if under_way is not None and not under_way.is_over:
             return under_way
@@ -447,12 +440,12 @@ class BackupRewrites:
             )
 
     async def _rewrite(self, rewrite: Rewrite) -> None:
-        found, parts = rewrite.found, self._parts
-        opened = await parts.disk.run(parts.store.open, found.server, found.uuid)
+        found, backups = rewrite.found, self._backups
+        opened = await backups.disk.run(backups.store.open, found.server, found.uuid)
         if opened is None:
             raise BackupNotForWings("it was deleted meanwhile")
-        new = await parts.workers.run(
-            rewrite_archive, parts, *opened, rewrite.progress, self._limit(found)
+        new = await backups.workers.run(
+            rewrite_archive, backups, *opened, rewrite.progress, self._limit(found)
         )
         if new is None:
             rewrite.is_unchanged, rewrite.size = True, found.size
@@ -467,7 +460,7 @@ class BackupRewrites:
 
 
 def rewrite_archive(
-    parts: BackupParts, found: StoredBackup, file: OpenFile, progress: Progress, limit: int | None
+    backups: Backups, found: StoredBackup, file: OpenFile, progress: Progress, limit: int | None
 ) -> tuple[int, str] | None:
     """Write the other form of an open backup beside it, on stable storage, and exchange them.
 
@@ -476,7 +469,7 @@ def rewrite_archive(
     of it. Raises FileWorkCancelled, NoSpaceForBackup, StorageError, BackupNotForWings where the
     old one is damaged, or was deleted meanwhile.
     """
-    store, terms, made = parts.store, parts.terms, found.catalogue
+    store, terms, made = backups.store, backups.terms, found.catalogue
     progress.bytes_total = found.size
     digest, new = hashlib.sha256(), hashlib.sha256()
     readings = 0
@@ -562,7 +555,7 @@ class DroppedBackups:
     `deletes`. `lock` is that of what reads backups at rest.
     """
 
-    parts: BackupParts
+    backups: Backups
     panel: Panel
     servers: Servers
     lock: DeferredLock
@@ -575,7 +568,7 @@ class DroppedBackups:
         if not self.deletes:
             return
         try:
-            dropped = await self.parts.database.age_dropped()
+            dropped = await self.backups.database.age_dropped()
             for each in dropped if self.servers.loaded else ():
                 try:
                     await self._settle(each)
@@ -594,32 +587,28 @@ class DroppedBackups:
             )
 
     async def _settle(self, dropped: DroppedBackup) -> None:
-        parts, place, backup = self.parts, dropped.place, backup_at(dropped.place)
-        found = await parts.long.run(parts.store.at, place)
+        backups, place, backup = self.backups, dropped.place, backup_at(dropped.place)
+        found = await backups.long.run(backups.store.at, place)
         if backup is None or found is None or self.servers.knows(dropped.server):
-            await parts.database.forget_dropped(place)
+            await backups.database.forget_dropped(place)
             return
         is_missed = await self.panel.lacks_backup(backup.uuid)
-        await parts.database.set_missed(place, is_missed=is_missed)
+        await backups.database.set_missed(place, is_missed=is_missed)
         if not is_missed or dropped.missed is None:
             return
         if dropped.age >= self.days * _DAY and dropped.age - dropped.missed >= _APART:
             async with self.lock:
-                await self._delete(dropped, found)
-
-    async def _delete(self, dropped: DroppedBackup, found: StoredBackup) -> None:
-        parts = self.parts
-        # Not of a server that is coming back since, or is here again.
-        if dropped.place not in [each.place for each in await parts.database.dropped()]:
-            return
-        if self.servers.knows(dropped.server):
-            return
-        await parts.long.run(parts.store.remove, found)
-        await parts.database.forget_dropped(dropped.place)
-        self._log.warn(
-            "{server}: backup {backup} ({size}) deleted: the server has moved to another node "
-            "without it, and the Panel has no record of it",
-            server=dropped.server,
-            backup=found.uuid,
-            size=readable_size(found.size),
-        )
+                # Not of a server that is coming back since, or is here again.
+                if place not in [each.place for each in await backups.database.dropped()]:
+                    return
+                if self.servers.knows(dropped.server):
+                    return
+                await backups.long.run(backups.store.remove, found)
+                await backups.database.forget_dropped(place)
+                self._log.warn(
+                    "{server}: backup {backup} ({size}) deleted: the server has moved to another "
+                    "node without it, and the Panel has no record of it",
+                    server=dropped.server,
+                    backup=found.uuid,
+                    size=readable_size(found.size),
+                )

@@ -83,11 +83,6 @@ def catalogue_name(backup: str) -> str:
     return f"{backup}.catalogue.json"
 
 
-def encode_catalogue(catalogue: Catalogue) -> bytes:
-    """Return the content of a catalogue's file."""
-    return json.dumps(unstructure(catalogue), indent=2).encode() + b"\n"
-
-
 def parse_catalogue(content: bytes) -> Catalogue:
     """Return the catalogue in the content of a file. Raises `InvalidData`."""
     if len(content) > _MAX_SIZE:
@@ -128,7 +123,7 @@ class CatalogueFiles:
         fd = os.open(name, _NEW, 0o600, dir_fd=self.directory)
         try:
             with open(fd, "wb") as file:
-                file.write(encode_catalogue(catalogue))
+                file.write(json.dumps(unstructure(catalogue), indent=2).encode() + b"\n")
                 file.flush()
                 os.fsync(fd)
             os.rename(

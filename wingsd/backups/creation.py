@@ -5,39 +5,56 @@ place of the record, which is sent to the Panel until that has answered. A daemo
 that has left a part, or a complete archive with its catalogue: the next one removes the first and
 reports the failure, or reports the success of the second. So the Panel shows no backup as being
 made for ever, and no archive is removed because its report was not heard.
+
+The archive is packed into a part, made durable, then put into place. The part has a name of its
+own until the archive is complete and its catalogue is written, so a file with the name of a backup
+is always a whole one. The program of the server goes on meanwhile: what changes while it is read
+is handled as GNU tar does.
+
+A backup leaves out files that are being written, and those of an ignore list with git's rules. The
+list is the Panel's; where that is empty, a file in the server's directory: `.pteroignore`, with
+Pelican `.pelicanignore`, with Calagopus both. Calagopus' backups leave out what the egg's denylist
+has as well, since its users cannot see that.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from types import MappingProxyType
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive.compress import ArchiveFormat
-from wingsd.backups.catalogue import Catalogue
-from wingsd.backups.making import (
-    ArchiveTerms,
-    IgnoreList,
-    check_space,
-    ignore_lines,
-    make_archive,
-)
+from wingsd.archive.compress import ArchiveFormat, Compression
+from wingsd.archive.pack import Packed, pack
+from wingsd.archive.partition import Part
+from wingsd.archive.policy import MAX_DEPTH, Kind, attributes_line
+from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
+from wingsd.backups.received import write_all
 from wingsd.backups.s3 import S3Adapter
 from wingsd.backups.store import BackupStore, MadeArchive, StoredBackup, UploadedPart
 from wingsd.callbacks import CallbackQueue
-from wingsd.config import CALAGOPUS
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import (
     AdapterUnknown,
     BackupExists,
+    BackupIgnoresEverything,
     BackupMissing,
+    FileMissing,
+    FileTypeRefused,
     FileWorkCancelled,
+    IsDirectory,
+    NoSpaceForBackup,
     StorageError,
+    TreeTooLarge,
     WingsdError,
 )
 from wingsd.events import (
@@ -50,7 +67,11 @@ from wingsd.events import (
     EventBus,
 )
 from wingsd.files.denylist import Denylist, denylist_lines
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Progress
+from wingsd.filesystem.new_file import TEMPORARY
+from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.walk import Listing, opened, regular_bytes, walk
 from wingsd.servers.operations import Operation, Operations
 from wingsd.servers.server import Server
 from wingsd.statedb import BackupRecord, Outcome, ReportKind, StateDatabase
@@ -58,7 +79,278 @@ from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Periodic, Reactor
-from wingsd.util.text import readable_size
+from wingsd.util.text import disk_advice, display, readable_size
+
+_MIB = 1 << 20
+#: Bytes after which the file system is asked how much is free.
+_STEP = 8 << 20
+#: The reserve is at most this part of the file system, as that of transfers.
+_SHARE = 20
+#: Bytes of an ignore file at most, as in Wings.
+MAX_IGNORE_FILE = 32 << 10
+_FILES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        PTERODACTYL: (".pteroignore",),
+        PELICAN: (".pelicanignore",),
+        CALAGOPUS: (".pteroignore", ".pelicanignore"),
+    }
+)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@attrs.frozen(repr=False)
+class ArchiveTerms:
+    """How the archives of a node are made.
+
+    `checksum_type` is that for the Panel, `sha1` or `sha256`; `write_limit` are the bytes a second
+    that are written of one, 0 for no limit; `reserve` are the bytes that stay free.
+    """
+
+    form: ArchiveFormat
+    compression: Compression
+    checksum_type: str
+    write_limit: int
+    reserve: int
+
+
+def check_space(found: os.statvfs_result, reserve: int, needed: int) -> None:
+    """Raise NoSpaceForBackup where `needed` more bytes do not leave `reserve` bytes free."""
+    free = found.f_bavail * found.f_frsize
+    reserve = min(reserve, found.f_blocks * found.f_frsize // _SHARE)
+    if reserve and free - needed < reserve:
+        raise NoSpaceForBackup(free, needed, reserve)
+
+
+def keep_pace(began: float, done: int, limit: int, progress: Progress) -> None:
+    """Sleep where `done` bytes since `began` are more than `limit` a second; 0 is no limit.
+
+    Raises FileWorkCancelled.
+    """
+    while limit and (left := began + done / limit - time.monotonic()) > 0:
+        progress.check()
+        time.sleep(min(left, 0.1))
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Raise an OSError of this context as StorageError."""
+    try:
+        yield
+    except OSError as error:
+        # `disk_advice` is about servers that are sent.
+        advice = disk_advice(error).partition(";")[0]
+        raise StorageError(f"{path}: {advice}", "the backup could not be written") from error
+
+
+@attrs.define(eq=False, repr=False)
+class NewArchiveFile:
+    """A part that is being written, in blocks; to be used as a context."""
+
+    _path: str
+    _terms: ArchiveTerms
+    _progress: Progress
+    _grew: Callable[[int], None] | None = None
+    _unseen: int = attrs.field(default=_STEP, init=False)
+    #: The bytes written.
+    size: int = attrs.field(default=0, init=False)
+    _began: float = attrs.field(factory=time.monotonic, init=False)
+    checksum: hashlib._Hash = attrs.field(init=False)
+    _fd: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.checksum = hashlib.new(self._terms.checksum_type, usedforsecurity=False)
+        with _writing(self._path):
+            self._fd = os.open(self._path, _NEW, 0o600)
+
+    def __enter__(self) -> NewArchiveFile:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        os.close(self._fd)
+        if kind is not None:
+            with suppress(OSError):
+                os.unlink(self._path)
+
+    def write(self, block: bytes) -> None:
+        """Write a block. Raises NoSpaceForBackup, StorageError, FileWorkCancelled."""
+        self._progress.check()
+        self._unseen += len(block)
+        with _writing(self._path):
+            if self._unseen >= _STEP:
+                self._unseen = 0
+                check_space(os.fstatvfs(self._fd), self._terms.reserve, len(block))
+            write_all(self._fd, block)
+        self.checksum.update(block)
+        self.size += len(block)
+        if self._grew is not None:
+            self._grew(self.size)
+        keep_pace(self._began, self.size, self._terms.write_limit, self._progress)
+
+    def sync(self) -> None:
+        """Return when all of it is on stable storage. Raises StorageError."""
+        with _writing(self._path):
+            os.fsync(self._fd)
+
+
+def ignore_lines(
+    root: ServerRoot, given: str, family: str, warn: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Return the lines of the ignore list `given` by the Panel, else of the server's files.
+
+    `warn` gets a line for each file that is not used: links are not followed. Raises StorageError
+    where one cannot be read.
+    """
+    if given.strip():
+        return tuple(given.splitlines())
+    lines: list[str] = []
+    for name in _FILES[family]:
+        with suppress(FileMissing):
+            lines += _read(root, name, warn).splitlines()
+    return tuple(lines)
+
+
+def _read(root: ServerRoot, name: str, warn: Callable[[str], None]) -> str:
+    try:
+        with root.open_file(ServerPath.parse(name)) as file:
+            if file.entry.size <= MAX_IGNORE_FILE:
+                return file.read_at(0, MAX_IGNORE_FILE).decode("utf-8", "replace")
+            reason = "is too large"
+    except (FileTypeRefused, IsDirectory):
+        reason = "is not a regular file"
+    warn(
+        f"{name} {reason}, and is not used: the backup leaves out nothing that it lists; make it "
+        f"a file of at most {MAX_IGNORE_FILE >> 10} KiB, or delete it"
+    )
+    return ""
+
+
+@attrs.define
+class IgnoreList:
+    """Files that are left out of one backup: those in `ignored` and in `denied`.
+
+    `dropped` counts the names that were left out; what is in a directory is not counted.
+    """
+
+    ignored: Denylist = attrs.field(factory=Denylist)
+    denied: Denylist = attrs.field(factory=Denylist)
+    dropped: int = 0
+
+    def select(self, listing: Listing) -> Listing:
+        """Return what a backup has of a directory; a directory that is dropped is not entered.
+
+        Raises TreeTooLarge for what is so deep that it could not be restored.
+        """
+        kept = self._selected(listing)
+        if len(kept.path) + bool(kept.count) > MAX_DEPTH:
+            raise TreeTooLarge.reading(
+                f"{display(b'/'.join(kept.path))} is nested too deeply: a backup could not be "
+                f"restored with more than {MAX_DEPTH} directories in each other; move it up, "
+                "delete it, or add it to the ignore list"
+            )
+        return kept
+
+    def _selected(self, listing: Listing) -> Listing:
+        files = [name for name in listing.files if not TEMPORARY.fullmatch(name)]
+        found = attrs.evolve(listing, files=files)
+        if self.ignored.is_empty and self.denied.is_empty:
+            return found
+        prefix = name_text(listing.prefix)
+
+        def keep(name: bytes, is_directory: bool) -> bool:
+            path = f"{prefix}{name_text(name)}{'/' if is_directory else ''}"
+            is_left_out = self.ignored.matches(path) or self.denied.matches(path)
+            self.dropped += is_left_out
+            return not is_left_out
+
+        return found.filtered(keep)
+
+
+def make_archive(
+    directory: str,
+    owner: tuple[str, str],
+    store: BackupStore,
+    terms: ArchiveTerms,
+    ignore: IgnoreList,
+    progress: Progress,
+    warn: Callable[[str], None],
+    grew: Callable[[int], None] | None = None,
+) -> MadeArchive:
+    """Pack the server's directory; return the archive, whose part is on stable storage.
+
+    `owner` are the UUIDs of the server and of the backup. `warn` gets a line for each file that is
+    left out or that has changed while it was read; `grew` gets the bytes of the part, each time
+    that some are written. After an error nothing is left. Raises
+    NoSpaceForBackup, BackupIgnoresEverything, FileWorkCancelled, and StorageError.
+    """
+    server, backup = owner
+    place = store.place(server, backup, terms.form.suffix)
+    path = _part(store, place)
+    warnings = 0
+
+    def count(line: str) -> None:
+        nonlocal warnings
+        warnings += 1
+        warn(line)
+
+    def note(data: int, files: int) -> None:
+        progress.bytes_done, progress.files_done = data, files
+
+    with opened(directory) as root:
+        listings = walk(root, lambda name, why: None, ignore.select)
+        progress.bytes_total = regular_bytes(listings, progress.check)
+    ignore.dropped = 0
+    try:
+        with NewArchiveFile(path, terms, progress, grew) as file:
+            packed = pack(
+                Part(directory, select=ignore.select, holes=True),
+                file.write,
+                links=True,
+                form=terms.form,
+                compression=terms.compression,
+                warn=count,
+                progress=note,
+            )
+            _require_content(packed, ignore)
+            if packed.without_attributes:
+                count(attributes_line(packed.without_attributes, "they have too many"))
+            file.sync()
+    except BaseException:
+        store.remove_leftovers(place, backup)
+        raise
+    catalogue = Catalogue(
+        version=VERSION,
+        backup=backup,
+        server=server,
+        state=COMPLETE,
+        archive=os.path.basename(place),
+        bytes=packed.archive_bytes,
+        files=packed.counts[Kind.FILE],
+        sha256=packed.sha256,
+        checksum_type=terms.checksum_type,
+        checksum=file.checksum.hexdigest(),
+        made=time.time(),
+    )
+    return MadeArchive(path, place, catalogue, warnings)
+
+
+def _part(store: BackupStore, place: str) -> str:
+    """Return the path of the part of a new archive, whose directory is made."""
+    path = store.part_path(place)
+    directory = os.path.dirname(path)
+    with _writing(directory):
+        os.makedirs(store.directory, exist_ok=True)
+        if directory != store.directory:
+            with suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+    return path
+
+
+def _require_content(packed: Packed, ignore: IgnoreList) -> None:
+    """Raise BackupIgnoresEverything where nothing but directories was packed."""
+    kept = packed.counts[Kind.FILE] + packed.counts[Kind.SYMLINK] + packed.counts[Kind.HARD_LINK]
+    if ignore.dropped and not kept:
+        raise BackupIgnoresEverything
+
 
 #: Seconds between two events of progress, as Calagopus' nodes send them, and between two messages
 #: in the console.
@@ -122,25 +414,6 @@ class BackupResult:
         yield BACKUP_COMPLETED, data
 
 
-@attrs.frozen(eq=False, repr=False)
-class BackupParts:
-    """The collaborators of backups.
-
-    `workers` make the archives, `disk` does short work, `long` deletes.
-    """
-
-    family: str
-    store: BackupStore
-    terms: ArchiveTerms
-    database: StateDatabase
-    callbacks: CallbackQueue
-    bus: EventBus
-    workers: Workers
-    disk: Workers
-    long: Workers
-    reactor: Reactor
-
-
 class _LeftServer:
     """A server by its UUID: it may not be loaded yet, or not be of this node any more."""
 
@@ -183,22 +456,29 @@ class _Making:
             self.s3.interrupt(self.uuid)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Backups:
-    """The backups of all servers, which are made `concurrent` at a time, and deleted.
+    """The backups of all servers, which are made so many at a time as `slots` has, and deleted.
 
-    `adapters` are the kinds of backups; that of a local one is None.
+    `adapters` are the kinds of backups; that of a local one is None. The threads `workers` make
+    the archives, `disk` does short work, `long` deletes.
     """
 
+    family: str
+    store: BackupStore
+    terms: ArchiveTerms
+    database: StateDatabase
+    _callbacks: CallbackQueue
+    _bus: EventBus
+    workers: Workers
+    disk: Workers
+    long: Workers
+    reactor: Reactor
+    _adapters: Mapping[str, S3Adapter | None]
+    _slots: DeferredSemaphore
+    _making: dict[str, _Making] = attrs.field(factory=dict, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
     _log = Logger()
-
-    def __init__(
-        self, parts: BackupParts, adapters: Mapping[str, S3Adapter | None], concurrent: int
-    ) -> None:
-        self._parts = parts
-        self._adapters = adapters
-        self._slots = DeferredSemaphore(concurrent)
-        self._making: dict[str, _Making] = {}
-        self._stopped = False
 
     # Begin
 
@@ -221,9 +501,9 @@ class Backups:
         self._making[uuid] = making
         try:
             making.ignore = await self._ignore_list(server, ignore)
-            await self._parts.disk.run(self._check_place, server.uuid, uuid)
+            await self.disk.run(self._check_place, server.uuid, uuid)
             place = self._place(making)
-            await self._parts.database.begin_backup(uuid, server.uuid, adapter, place)
+            await self.database.begin_backup(uuid, server.uuid, adapter, place)
         except BaseException:
             del self._making[uuid]
             making.over.callback(None)
@@ -231,7 +511,7 @@ class Backups:
         Deferred.fromCoroutine(self._run(making)).addErrback(self._broke_off, making)
 
     async def _ignore_list(self, server: Server, ignore: str) -> IgnoreList:
-        family = self._parts.family
+        family = self.family
         unused: list[str] = []
         lines = await server.files.run(
             lambda root: ignore_lines(root, ignore, family, unused.append)
@@ -246,7 +526,7 @@ class Backups:
 
     def _check_place(self, server: str, backup: str) -> None:
         """Check that there is no such backup, and room for one as large as the last."""
-        store = self._parts.store
+        store = self.store
         if store.find("", backup) is not None:
             raise BackupExists
         made = [each for each in store.all(server) if each.catalogue is not None]
@@ -254,7 +534,7 @@ class Backups:
         with storage_errors(store.directory):
             os.makedirs(store.directory, 0o700, exist_ok=True)
             found = os.statvfs(store.directory)
-        check_space(found, self._parts.terms.reserve, 0 if last is None else last.size)
+        check_space(found, self.terms.reserve, 0 if last is None else last.size)
 
     # Cancel
 
@@ -297,14 +577,13 @@ class Backups:
 
         Raises BackupMissing and StorageError.
         """
-        parts = self._parts
         if server in ("", self.making.get(backup)) and await self.cancel(backup):
             # It may have been complete before it was cancelled.
-            found = await parts.long.run(parts.store.find, server, backup)
+            found = await self.long.run(self.store.find, server, backup)
         else:
             found = await self._find(server, backup)
         if found is not None:
-            await parts.long.run(parts.store.remove, found)
+            await self.long.run(self.store.remove, found)
 
     async def delete_and_report(self, server: str, backup: str) -> None:
         """Delete a backup, and report the outcome to the Panel. An error is logged."""
@@ -320,23 +599,22 @@ class Backups:
             )
             outcome = Outcome.FAILURE
         else:
-            self._parts.bus.publish(Event(server, BACKUP_DELETED, (backup,)))
+            self._bus.publish(Event(server, BACKUP_DELETED, (backup,)))
         body = {"successful": outcome is Outcome.SUCCESS}
         kind = ReportKind.BACKUP_DELETION
-        await self._parts.callbacks.add_backup(server, backup, outcome, body, kind)
+        await self._callbacks.add_backup(server, backup, outcome, body, kind)
 
     async def delete_all(self, server: str) -> int:
         """Delete all backups that are known to be of a server; return how many.
 
         Raises StorageError; others are deleted before.
         """
-        parts = self._parts
         for backup, owner in self.making.items():
             if owner == server:
                 await self.cancel(backup)
-        found = await parts.long.run(parts.store.all, server)
+        found = await self.long.run(self.store.all, server)
         for each in found:
-            await parts.long.run(parts.store.remove, each)
+            await self.long.run(self.store.remove, each)
         return len(found)
 
     async def delete_with_server(self, server: str) -> None:
@@ -350,7 +628,7 @@ class Backups:
                 self._log.info("{server}: {count} backups deleted", server=server, count=count)
 
     async def _find(self, server: str, backup: str) -> StoredBackup:
-        found = await self._parts.long.run(self._parts.store.find, server, backup)
+        found = await self.long.run(self.store.find, server, backup)
         if found is None:
             raise BackupMissing(backup)
         return found
@@ -363,7 +641,7 @@ class Backups:
         Those in this node's directory are complete or are removed, and are reported. An archive
         that is for a store is uploaded when it is complete.
         """
-        records = await self._parts.database.backups()
+        records = await self.database.backups()
         await self._remove_parts({record.backup for record in records})
         for record in records:
             try:
@@ -379,14 +657,14 @@ class Backups:
 
     async def _remove_parts(self, recorded: Collection[str]) -> None:
         """Remove what stays of archives that stores have; of some, when the Panel has answered."""
-        unanswered = self._parts.callbacks.unanswered_backups()
+        unanswered = self._callbacks.unanswered_backups()
 
         def is_wanted(backup: str) -> bool:
             return backup in recorded or backup in unanswered or backup in self._making
 
         async def remove(is_wanted: Callable[[str], bool]) -> Collection[str]:
             try:
-                return await self._parts.disk.run(self._parts.store.remove_parts, is_wanted)
+                return await self.disk.run(self.store.remove_parts, is_wanted)
             except StorageError as error:
                 self._log.error("parts of backups not removed: {error}", error=error)
                 return unanswered
@@ -405,12 +683,12 @@ class Backups:
             self._log.info(
                 "{server}: backup {backup} goes on", server=record.server, backup=record.backup
             )
-            server = _LeftServer(record.server, self._parts.bus)
+            server = _LeftServer(record.server, self._bus)
             making = self._making[record.backup] = _Making(server, "", record.backup, adapter)
             Deferred.fromCoroutine(self._run(making, made)).addErrback(self._broke_off, making)
             return
-        catalogue = await self._parts.disk.run(self._left_by, record)
-        result = BackupResult(self._parts.family, record.backup, catalogue)
+        catalogue = await self.disk.run(self._left_by, record)
+        result = BackupResult(self.family, record.backup, catalogue)
         outcome = Outcome.FAILURE if catalogue is None else Outcome.SUCCESS
         self._log.info(
             "{server}: backup {backup} {how} when the node was stopped",
@@ -418,13 +696,11 @@ class Backups:
             backup=record.backup,
             how="was not complete, and is removed," if catalogue is None else "was complete",
         )
-        await self._parts.callbacks.add_backup(
-            record.server, record.backup, outcome, result.report()
-        )
+        await self._callbacks.add_backup(record.server, record.backup, outcome, result.report())
 
     def _left_by(self, record: BackupRecord) -> Catalogue | None:
         """Return the catalogue of a backup that is complete; remove what is left of another."""
-        store = self._parts.store
+        store = self.store
         found = store.at(record.place)
         made = None if found is None else found.catalogue
         if found is not None and made is not None and found.size == made.bytes:
@@ -447,7 +723,7 @@ class Backups:
     async def _result(self, making: _Making, made: MadeArchive | None) -> BackupResult | None:
         """Make a backup; return how it has ended, None where the next daemon is to tell."""
         server, uuid = making.server, making.uuid
-        failed = BackupResult(self._parts.family, uuid)
+        failed = BackupResult(self.family, uuid)
         try:
             if made is None:
                 made = await self._made(making)
@@ -466,17 +742,28 @@ class Backups:
             self._log.failure("{server}: backup {backup} failed", server=server.uuid, backup=uuid)
             server.say(f"The backup {uuid} failed unexpectedly; see the node's log.")
             return failed
-        self._say_made(making, made)
-        return BackupResult(self._parts.family, uuid, made.catalogue, parts)
+        changed = ""
+        if made.warnings:
+            changed = (
+                f" {made.warnings} files were left out, or changed while they were read; the "
+                "node's log names them."
+            )
+        server.say(f"The backup is complete: {readable_size(made.catalogue.bytes)}.{changed}")
+        return BackupResult(self.family, uuid, made.catalogue, parts)
 
     async def _made(self, making: _Making) -> MadeArchive:
-        telling = Periodic(self._parts.reactor, self._tell_progress, making)
+        telling = Periodic(self.reactor, self._tell_progress, making)
         # What takes the server may have begun while the backup was recorded.
         making.server.operations.check(Operation.BACKUP)
         async with self._slots:
             try:
                 making.progress.check()
-                self._begun(making, telling)
+                making.server.say("A backup of the server is being made.")
+                if self.family == CALAGOPUS:
+                    making.server.publish(BACKUP_STARTED, making.uuid)
+                    telling.start(_PROGRESS_EVERY, now=True)
+                else:
+                    telling.start(_MESSAGE_EVERY, now=False)
                 return await self._packed(making)
             finally:
                 telling.stop()
@@ -488,7 +775,7 @@ class Backups:
         stays for `S3Adapter.discard`. Raises `WingsdError`.
         """
         if making.s3 is None:
-            disk, store = self._parts.disk, self._parts.store
+            disk, store = self.disk, self.store
             try:
                 await disk.run(store.put_into_place, made.place, made.catalogue)
             except BaseException:
@@ -504,35 +791,31 @@ class Backups:
                 await making.s3.discard(made.place, making.uuid)
             raise FileWorkCancelled from None
 
-    def _begun(self, making: _Making, telling: Periodic) -> None:
-        making.server.say("A backup of the server is being made.")
-        if self._parts.family == CALAGOPUS:
-            making.server.publish(BACKUP_STARTED, making.uuid)
-            telling.start(_PROGRESS_EVERY, now=True)
-        else:
-            telling.start(_MESSAGE_EVERY, now=False)
-
     async def _packed(self, making: _Making) -> MadeArchive:
-        parts, s3 = self._parts, making.s3
+        s3 = making.s3
         server, uuid = making.server.uuid, making.uuid
 
         def warn(line: str) -> None:
-            self._warn(making, line)
+            making.warnings += 1
+            if making.warnings <= _SHOWN_WARNINGS:
+                making.server.say(f"backup: {line}")
+            else:
+                self._log.info("{server}: backup: {line}", server=server, line=line)
 
         growing = None
         if s3 is not None:
-            growing = s3.begin(server, uuid, parts.store.part_path(self._place(making)))
+            growing = s3.begin(server, uuid, self.store.part_path(self._place(making)))
         try:
-            return await parts.workers.run(
+            return await self.workers.run(
                 make_archive,
                 making.directory,
                 (server, uuid),
-                parts.store,
+                self.store,
                 self._terms(making),
                 making.ignore,
                 making.progress,
-                relayed(parts.reactor, warn),
-                None if growing is None else relayed(parts.reactor, growing.grew),
+                relayed(self.reactor, warn),
+                None if growing is None else relayed(self.reactor, growing.grew),
             )
         except BaseException:
             if s3 is not None:
@@ -541,25 +824,18 @@ class Backups:
 
     def _terms(self, making: _Making) -> ArchiveTerms:
         """Return how the archive is made; Panels take those in S3 for a tar.gz."""
-        terms = self._parts.terms
+        terms = self.terms
         return terms if making.s3 is None else attrs.evolve(terms, form=ArchiveFormat.TAR_GZ)
 
     def _place(self, making: _Making) -> str:
         """Return the place of a new archive."""
         suffix = self._terms(making).form.suffix
-        return self._parts.store.place(making.server.uuid, making.uuid, suffix)
-
-    def _warn(self, making: _Making, line: str) -> None:
-        making.warnings += 1
-        if making.warnings <= _SHOWN_WARNINGS:
-            making.server.say(f"backup: {line}")
-        else:
-            self._log.info("{server}: backup: {line}", server=making.server.uuid, line=line)
+        return self.store.place(making.server.uuid, making.uuid, suffix)
 
     def _tell_progress(self, making: _Making) -> None:
         progress, server = making.progress, making.server
         done, total = progress.bytes_done, progress.bytes_total
-        if self._parts.family == CALAGOPUS:
+        if self.family == CALAGOPUS:
             shown = json.dumps({"progress": done, "total": max(done, total)})
             server.publish(BACKUP_PROGRESS, making.uuid, shown)
         else:
@@ -567,26 +843,16 @@ class Backups:
                 f"The backup is being made: {readable_size(done)} of {readable_size(total)}."
             )
 
-    def _say_made(self, making: _Making, made: MadeArchive) -> None:
-        size = readable_size(made.catalogue.bytes)
-        changed = ""
-        if made.warnings:
-            changed = (
-                f" {made.warnings} files were left out, or changed while they were read; the "
-                "node's log names them."
-            )
-        making.server.say(f"The backup is complete: {size}.{changed}")
-
     async def _end(self, making: _Making, result: BackupResult) -> None:
         server = making.server
         outcome = Outcome.FAILURE if result.catalogue is None else Outcome.SUCCESS
-        report = await self._parts.callbacks.add_backup(
+        report = await self._callbacks.add_backup(
             server.uuid, making.uuid, outcome, result.report()
         )
         if result.parts is not None and making.s3 is not None:
             discard = making.s3.discard(self._place(making), making.uuid)
             when_fired(report.answer).addCallback(lambda _: Deferred.fromCoroutine(discard))
-        await report.answered_within(ANSWER_PATIENCE, self._parts.reactor)
+        await report.answered_within(ANSWER_PATIENCE, self.reactor)
         for event in result.events():
             server.publish(*event)
 

@@ -31,6 +31,7 @@ from wingsd.util.durable import storage_errors, sync_directory
 #: The name of a quarantine directory in a staging area.
 QUARANTINE = ".quarantine"
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Bytes after which the filesystem is asked how much is free.
 _STEP = 8 << 20
 
@@ -46,7 +47,7 @@ def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bo
     unseen = _STEP
     with (
         storage_errors(f"{path} cannot be written"),
-        open(path, "xb", buffering=0, opener=_private) as file,
+        open(os.open(path, _NEW, 0o600), "wb", buffering=0) as file,
     ):
         for block in blocks:
             unseen += len(block)
@@ -58,10 +59,6 @@ def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bo
         if durable:
             os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def write_all(descriptor: int, block: bytes) -> None:
@@ -179,7 +176,17 @@ class ReceivedBackups:
         it died writing is removed.
         """
         for staged in self._staged(server):
-            self._publish(server, self._backup(server, staged))
+            backup = self._backup(server, staged)
+            place = self._paths(server, backup)[1]
+            sha256 = self._digests.get((server, backup.uuid))
+            with _errors(place):
+                descriptor = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+                with closing_descriptor(descriptor) as directory:
+                    files = CatalogueFiles(directory)
+                    if sha256 is None:
+                        files.remove_unfinished(backup.uuid)
+                    else:
+                        self._catalogue(server, backup, sha256, files)
         self.discard(server)
 
     # Back out of place
@@ -205,7 +212,7 @@ class ReceivedBackups:
         for known in [each for each in self._digests if each[0] == server]:
             del self._digests[known]
         with _errors(path):
-            if self._holds(server):
+            if server in self._names(self._root):
                 remove_tree(str(path))
         self._leave()
 
@@ -221,7 +228,7 @@ class ReceivedBackups:
         home = self._root / server
         kept = {Path(backup.path(server)) for backup in backups}
         with _errors(home):
-            for path in list(home.rglob("*")) if self._holds(server) else ():
+            for path in list(home.rglob("*")) if server in self._names(self._root) else ():
                 name = path.name.removesuffix(_PART).removesuffix(_THERE)
                 if path.is_file() and path.relative_to(home).with_name(name) not in kept:
                     path.unlink()
@@ -246,18 +253,6 @@ class ReceivedBackups:
         return self._root / server
 
     # Paths and links
-
-    def _publish(self, server: str, backup: Backup) -> None:
-        sha256 = self._digests.get((server, backup.uuid))
-        place = self._paths(server, backup)[1]
-        with _errors(place):
-            descriptor = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-            with closing_descriptor(descriptor) as directory:
-                files = CatalogueFiles(directory)
-                if sha256 is None:
-                    files.remove_unfinished(backup.uuid)
-                else:
-                    self._catalogue(server, backup, sha256, files)
 
     def _catalogue(self, server: str, backup: Backup, sha256: str, files: CatalogueFiles) -> None:
         with suppress(InvalidData):
@@ -307,11 +302,8 @@ class ReceivedBackups:
                 # A directory that this process may not read has nothing of it.
                 return []
 
-    def _holds(self, server: str) -> bool:
-        return server in self._names(self._root)
-
     def _staged(self, server: str) -> list[Path]:
-        if not self._holds(server):
+        if server not in self._names(self._root):
             return []
         home = self._root / server
         with _errors(home):

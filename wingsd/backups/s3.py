@@ -306,31 +306,26 @@ class Range:
     size: int
 
 
+@attrs.define(eq=False, repr=False)
 class FileRange(ByteSource):
-    """The `size` bytes from `start` on of an open file; `failed` gets the error of reading them.
+    """The bytes of an open file from a place to `stop`; `failed` gets the error of reading them.
 
     The next piece is read when the connection has taken the last one. The file may be closed
     before the range is.
     """
 
-    def __init__(
-        self,
-        descriptor: int,
-        start: int,
-        size: int,
-        disk: Workers,
-        failed: Callable[[Exception], object],
-    ) -> None:
+    _descriptor: int = attrs.field(converter=os.dup)
+    _at: int
+    _stop: int
+    _disk: Workers
+    _failed: Callable[[Exception], object]
+    #: A piece that was read and is not delivered yet.
+    _piece: bytes = attrs.field(default=b"", init=False)
+    _reading: bool = attrs.field(default=False, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+
+    def __attrs_pre_init__(self) -> None:
         super().__init__()
-        self._descriptor = os.dup(descriptor)
-        self._at = start
-        self._stop = start + size
-        self._disk = disk
-        self._failed = failed
-        #: A piece that was read and is not delivered yet.
-        self._piece = b""
-        self._reading = False
-        self._closed = False
 
     def close(self) -> None:
         """Deliver nothing more. May be called twice."""
@@ -407,7 +402,7 @@ class PartStore:
         def abort(error: Exception) -> None:
             exchange.abort(error)
 
-        body = FileRange(self._descriptor, part.start, part.size, self._disk, abort)
+        body = FileRange(self._descriptor, part.start, part.start + part.size, self._disk, abort)
         exchange = server.send(server.request("PUT", headers), body=body, stall_timeout=SILENT_FOR)
         try:
             with self._watched(exchange, body):
@@ -445,22 +440,20 @@ def _explain(error: Exception, host: str) -> NoReturn:
             f"the certificate of {host} is not valid for this node: {fault}; install "
             "a valid one there, or add its authority to those that this node's system trusts"
         ) from error
-    raise PartNotSent(f"{host}: {_network_reason(error)}") from error
-
-
-def _network_reason(error: Exception) -> str:
     match error:
         case DNSLookupError():
-            return "its name is not known"
+            reason = "its name is not known"
         case TimedOut():
-            return f"it cannot be connected to within {CONNECT_WITHIN:g} s"
+            reason = f"it cannot be connected to within {CONNECT_WITHIN:g} s"
         case ConnectionDone() | ConnectionLost():
-            return "it closed the connection without an answer"
+            reason = "it closed the connection without an answer"
         case SSL.Error():
-            return f"there is no TLS that this node can speak ({tls_reason(error)})"
+            reason = f"there is no TLS that this node can speak ({tls_reason(error)})"
         case h11.RemoteProtocolError():
-            return f"what it says is not HTTP ({error})"
-    return reason_of(error)
+            reason = f"what it says is not HTTP ({error})"
+        case _:
+            reason = reason_of(error)
+    raise PartNotSent(f"{host}: {reason}") from error
 
 
 def _etag(answer: Answer, host: str) -> str:

@@ -195,23 +195,21 @@ class BackupStore:
             self._opened_directory(found.place) as directory,
             self._lock,
         ):
-            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino == inode:
-                self._exchange(directory, found, catalogue)
-                return True
-        return False
-
-    def _exchange(self, directory: int, found: StoredBackup, catalogue: Catalogue | None) -> None:
-        files = CatalogueFiles(directory)
-        if catalogue is not None:
-            files.write(catalogue)
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != inode:
+                return False
+            files = CatalogueFiles(directory)
+            if catalogue is not None:
+                files.write(catalogue)
+                os.fsync(directory)
+            try:
+                _rename_part(directory, found.place)
+            except OSError:
+                if found.catalogue is not None:
+                    files.write(found.catalogue)
+                raise
             os.fsync(directory)
-        try:
-            _rename_part(directory, found.place)
-        except OSError:
-            if found.catalogue is not None:
-                files.write(found.catalogue)
-            raise
-        os.fsync(directory)
+            return True
+        return False
 
     def settle_part(self, place: str, uuid: str) -> None:
         """Settle the part of a backup that has an archive: in its place if that has begun.
@@ -249,12 +247,11 @@ class BackupStore:
         With `archive`, what is in its place as well.
         """
         # The part comes last: it is what the next start finds, when this one ends in between.
-        names = [os.path.basename(place)] if archive else []
         with self._errors("what is left of a backup could not be removed"):
             with suppress(FileNotFoundError), self._opened_directory(place) as directory:
-                for name in names:
+                if archive:
                     with suppress(FileNotFoundError):
-                        os.unlink(name, dir_fd=directory)
+                        os.unlink(os.path.basename(place), dir_fd=directory)
                 CatalogueFiles(directory).remove(uuid)
                 with suppress(FileNotFoundError):
                     os.unlink(part_name(place), dir_fd=directory)
@@ -332,12 +329,10 @@ class BackupStore:
         try:
             top = os.open(self.directory, _LIST)
         except FileNotFoundError:
-            top = -1
-        try:
-            yield top
-        finally:
-            if top >= 0:
-                os.close(top)
+            yield -1
+        else:
+            with closing_descriptor(top):
+                yield top
 
     @contextmanager
     def _opened_place(self, top: int, place: str, server: str) -> Iterator[int | None]:

@@ -40,8 +40,7 @@ from wingsd.errors import (
     IsDirectory,
 )
 from wingsd.files.changes import is_free, rfc_3339
-from wingsd.files.guard import Guard
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Guard, Progress
 from wingsd.filesystem.directory import Entry, open_regular
 from wingsd.filesystem.new_file import TEMPORARY, NewFileOptions
 from wingsd.filesystem.paths import ServerPath, name_text

@@ -25,30 +25,22 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 
 
-@attrs.frozen
-class Renaming:
-    """A file, and the path that it is to get."""
+def rename(guard: Guard, files: Iterable[tuple[ServerPath, ServerPath]]) -> int:
+    """Rename files in order, each to the path behind it; return how many.
 
-    source: ServerPath
-    target: ServerPath
-
-
-def rename(guard: Guard, files: Iterable[Renaming]) -> int:
-    """Rename files in order; return how many. One that does not exist is passed over.
-
-    A directory that something denied is in is not renamed, nor one in which something would be
-    denied under its new name. Raises FileDenied, NameConflict, PathInvalid, NotDirectory and
-    FileWorkCancelled; what was renamed before stays so.
+    One that does not exist is passed over. A directory that something denied is in is not renamed,
+    nor one in which something would be denied under its new name. Raises FileDenied, NameConflict,
+    PathInvalid, NotDirectory and FileWorkCancelled; what was renamed before stays so.
     """
     count = 0
-    for each in files:
+    for source, target in files:
         guard.progress.check()
         try:
-            is_directory = guard.root.stat(each.source).is_directory
-            guard.check(each.source, each.target, is_directory=is_directory)
+            is_directory = guard.root.stat(source).is_directory
+            guard.check(source, target, is_directory=is_directory)
             if is_directory:
-                guard.check_tree(each.source, each.target)
-            guard.root.rename(each.source, each.target)
+                guard.check_tree(source, target)
+            guard.root.rename(source, target)
         except FileMissing:
             continue
         count += 1

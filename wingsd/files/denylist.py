@@ -10,9 +10,9 @@ for each denylist, if it has thousands of lines.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import attrs
 from twisted.logger import Logger
@@ -55,27 +55,19 @@ class _Group:
     patterns: tuple[_Pattern, ...]
 
 
+@attrs.define(eq=False, repr=False)
 class Denylist:
     """The files of one server that are denied. Any thread may ask; the first compiles it.
 
     `source` names the list in the log. With `exact` spaces at the beginning of a line count.
     """
 
+    _lines: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...])
+    _source: str = "an egg's file_denylist"
+    _exact: bool = attrs.field(default=False, kw_only=True)
+    _groups: tuple[_Group, ...] | None = attrs.field(default=None, init=False)
+    _lock: Lock = attrs.field(factory=Lock, init=False)
     _log = Logger()
-
-    def __init__(
-        self,
-        lines: Iterable[str] = (),
-        source: str = "an egg's file_denylist",
-        *,
-        exact: bool = False,
-    ) -> None:
-        self._lines = tuple(lines)
-        self._source = source
-        self._exact = exact
-        self._groups: tuple[_Group, ...] = ()
-        self._is_compiled = not self._lines
-        self._lock = Lock()
 
     @property
     def is_empty(self) -> bool:
@@ -94,7 +86,8 @@ class Denylist:
     def matches(self, text: str) -> bool:
         """Return the same of a path in the form of `name_text`, of a directory with a slash."""
         denied, is_by_file = False, False
-        for pattern in self._matching(text):
+        groups = (group for group in self._compiled() if group.any_of.search(text))
+        for pattern in chain.from_iterable(group.patterns for group in groups):
             found = pattern.search(text)
             if found is None:
                 continue
@@ -108,17 +101,11 @@ class Denylist:
                 is_by_file = not is_above
         return denied
 
-    def _matching(self, text: str) -> Iterator[_Pattern]:
-        for group in self._compiled():
-            if group.any_of.search(text):
-                yield from group.patterns
-
     def _compiled(self) -> tuple[_Group, ...]:
         with self._lock:
-            if not self._is_compiled:
-                self._groups = tuple(self._grouped(self._translated()))
-                self._is_compiled = True
-        return self._groups
+            if self._groups is None:
+                self._groups = tuple(self._grouped(self._translated())) if self._lines else ()
+            return self._groups
 
     def _translated(self) -> Iterator[_Pattern]:
         # Here, since few eggs have a denylist.
@@ -212,20 +199,3 @@ def denylist_lines(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         return ()
     return tuple(line for line in value if isinstance(line, str) and line.strip())
-
-
-class Denylists:
-    """The denylists of servers, each compiled once for as long as it and its server stay."""
-
-    def __init__(self) -> None:
-        self._known: WeakKeyDictionary[object, tuple[tuple[str, ...], Denylist]] = (
-            WeakKeyDictionary()
-        )
-
-    def get(self, server: object, lines: object) -> Denylist:
-        """Return the denylist of a server, whose settings have these lines."""
-        found = denylist_lines(lines)
-        known = self._known.get(server)
-        if known is None or known[0] != found:
-            known = self._known[server] = (found, Denylist(found))
-        return known[1]

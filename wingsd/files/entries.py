@@ -110,7 +110,8 @@ def mime_of(head: bytes) -> str:
     for magic, mime in _MAGICS:
         if head.startswith(magic):
             return mime
-    return _container_type(head) or (TEXT if _is_text(head) else BINARY)
+    is_text = head.startswith(_UTF_16) or len(head.translate(None, _NO_TEXT)) == len(head)
+    return _container_type(head) or (TEXT if is_text else BINARY)
 
 
 def _container_type(head: bytes) -> str | None:
@@ -124,18 +125,6 @@ def _container_type(head: bytes) -> str | None:
     if head.lstrip().startswith(_SVG) and b"<svg" in head:
         return "image/svg+xml"
     return None
-
-
-def mime_by_name(name: bytes) -> str:
-    """Return the type of a file that is not looked into, by its name."""
-    _, dot, extension = name.rpartition(b".")
-    return _BY_NAME.get((dot + extension).decode("latin-1").lower(), BINARY)
-
-
-def _is_text(head: bytes) -> bool:
-    if head.startswith(_UTF_16):
-        return True
-    return not head or len(head.translate(None, _NO_TEXT)) == len(head)
 
 
 Time = Annotated[str, Keywords(format="date-time")]
@@ -235,11 +224,6 @@ def _second_text(seconds: int) -> str:
     return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
 
 
-def head_of(file: OpenFile) -> bytes:
-    """Return the bytes by which the type of an open file is found. Raises OSError."""
-    return file.read_at(0, HEAD)
-
-
 def mime_of_entry(entry: Entry, file: OpenFile | None = None) -> str:
     """Return the type of an entry: of a regular file by its bytes, by its name when not open."""
     if entry.is_directory:
@@ -249,9 +233,10 @@ def mime_of_entry(entry: Entry, file: OpenFile | None = None) -> str:
     if not entry.size:
         return TEXT
     if file is None:
-        return mime_by_name(entry.name)
+        _, dot, extension = entry.name.rpartition(b".")
+        return _BY_NAME.get((dot + extension).decode("latin-1").lower(), BINARY)
     try:
-        return mime_of(head_of(file))
+        return mime_of(file.read_at(0, HEAD))
     except OSError:
         return BINARY
 

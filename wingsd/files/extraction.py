@@ -39,7 +39,6 @@ from wingsd.files.guard import Guard
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.new_file import TEMPORARY, NewFileOptions
 from wingsd.filesystem.paths import ServerPath
-from wingsd.filesystem.root import ServerRoot
 from wingsd.user_archives.frames import (
     ArchiveMember,
     ArchivePlan,
@@ -49,7 +48,7 @@ from wingsd.user_archives.frames import (
     Reason,
 )
 from wingsd.user_archives.kinds import is_part_name, name_hint, single_name
-from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
+from wingsd.user_archives.process import ArchiveProcess, ParserFailed
 
 
 def archive_error(refusal: ArchiveRefused, *, is_part: bool) -> BadRequest:
@@ -90,7 +89,6 @@ class Extracting:
     archive: ServerPath
     top: ServerPath
     left: int | None = None
-    bounds: ParserBounds = BOUNDS
 
 
 @attrs.define
@@ -120,14 +118,15 @@ def extract(
     NameConflict, FileTypeRefused, FileWorkCancelled and StorageError.
     """
     guard.check(asked.archive)
+    disk = guard.root.file_system()
+    free = disk.f_bavail * disk.f_frsize
     with guard.root.open_file(asked.archive) as archive:
         process = parse(
             archive.fileno(),
             archive.entry.size,
             name_hint(asked.archive.name),
-            _most(guard.root, asked),
+            free if asked.left is None else min(free, max(asked.left, 0)),
             guard.progress.check,
-            asked.bounds,
         )
         found = process.contents()
         try:
@@ -142,13 +141,6 @@ def extract(
             raise StorageError(f"no process can be started: {error.strerror}") from error
         except FileInUse as error:
             raise OverwritesFileInUse(error.detail) from error
-
-
-def _most(root: ServerRoot, asked: Extracting) -> int:
-    """Return the bytes above which an archive is refused by its list."""
-    disk = root.file_system()
-    free = disk.f_bavail * disk.f_frsize
-    return free if asked.left is None else min(free, max(asked.left, 0))
 
 
 @attrs.define(eq=False, repr=False)

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 
 from wingsd.errors import BadRequest, DirectoryMissing, FileDenied, FileWorkCancelled
 from wingsd.files.denylist import Denylist
-from wingsd.files.progress import Progress
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing
@@ -19,6 +18,34 @@ from wingsd.filesystem.walk import Listing
 MAX_KEPT = 1 << 16
 #: The names in all of their paths.
 MAX_KEPT_NAMES = 1 << 20
+
+
+class Progress:
+    """The progress of one piece of work. Its thread writes it; any thread reads and cancels it.
+
+    `bytes_total` is 0 while it is not known, `target` None while it is not decided.
+    """
+
+    def __init__(self) -> None:
+        self.bytes_done = 0
+        self.bytes_total = 0
+        self.files_done = 0
+        #: The path of what is made.
+        self.target: ServerPath | None = None
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """End the work soon, with `FileWorkCancelled`."""
+        self._is_cancelled = True
+
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
+        return self._is_cancelled
+
+    def check(self) -> None:
+        """Raise `FileWorkCancelled` where it was cancelled."""
+        if self._is_cancelled:
+            raise FileWorkCancelled
 
 
 class Guard:

@@ -38,14 +38,6 @@ _ON_NODE = 100
 
 
 @attrs.frozen
-class PullOptions:
-    """How many downloads one server may have at a time, and their limits."""
-
-    per_server: int = 3
-    limits: FetchLimits = attrs.field(factory=FetchLimits)
-
-
-@attrs.frozen
 class PullTarget:
     """Where a file goes: into `directory`, by `name`, or where that is empty by that of the URL.
 
@@ -103,14 +95,15 @@ class Pull(FileTask[Entry]):
 
 @attrs.frozen(eq=False, repr=False)
 class Pulls:
-    """The downloads of all servers, by `client`. `now` is Unix time."""
+    """The downloads of all servers, `per_server` of each at a time. `now` is Unix time."""
 
     _work: FileWork
     _tasks: FileTasks
     _bus: EventBus
-    _options: PullOptions
     _client: GuardedClient
     _now: Callable[[], float]
+    _per_server: int = 3
+    _limits: FetchLimits = attrs.field(factory=FetchLimits)
     _pulls: dict[str, Pull] = attrs.field(factory=dict, init=False)
     #: How many requests of each server are under way, those for a description included.
     _requests: Counter[str] = attrs.field(factory=Counter, init=False)
@@ -150,7 +143,7 @@ class Pulls:
         """
         self._check_count(server)
         with self._counted(server):
-            answer = await self._client.get(text, self._options.limits)
+            answer = await self._client.get(text, self._limits)
             answer.close()
         _check_status(answer)
         return answer
@@ -163,8 +156,8 @@ class Pulls:
         await DeferredList(over)
 
     def _check_count(self, server: Server) -> None:
-        if self._requests[server.uuid] >= self._options.per_server:
-            raise TooManyPulls(self._options.per_server)
+        if self._requests[server.uuid] >= self._per_server:
+            raise TooManyPulls(self._per_server)
         if self._requests.total() >= _ON_NODE:
             raise FilesBusy
 
@@ -201,7 +194,7 @@ class Pulls:
             pull.over.callback(None)
 
     async def _pull(self, pull: Pull, url: str, target: PullTarget) -> Entry:
-        answer = await pull.wait_for(lambda: self._client.get(url, self._options.limits))
+        answer = await pull.wait_for(lambda: self._client.get(url, self._limits))
         try:
             _check_status(answer)
             if not answer.length:

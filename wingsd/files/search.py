@@ -21,7 +21,7 @@ import attrs
 
 from wingsd.errors import FileWorkCancelled, NameTooLong, WingsdError
 from wingsd.files.denylist import Denylist
-from wingsd.files.entries import entry_data, head_of, mime_in, mime_of_entry
+from wingsd.files.entries import entry_data, mime_in, mime_of_entry
 from wingsd.filesystem.directory import Directory, Entry, OpenFile
 from wingsd.filesystem.paths import MAX_PATH_BYTES, ServerPath
 from wingsd.filesystem.root import ServerRoot
@@ -100,18 +100,15 @@ class FileFilter:
 
     def takes(self, path: str, size: int) -> bool:
         """Return whether a file may be a result as far as its path and its size say."""
-        compared = self._compared(path)
+        compared = ServerPath.parse(path)
+        if self.ignore_case:
+            with suppress(NameTooLong):  # some letters take more bytes in lower case
+                compared = ServerPath.parse(path.lower())
         if self.sizes is not None and size not in self.sizes:
             return False
         if not self.included.is_empty and not self.included.denies(compared):
             return False
         return not self.excluded.denies(compared)
-
-    def _compared(self, path: str) -> ServerPath:
-        if self.ignore_case:
-            with suppress(NameTooLong):  # some letters take more bytes in lower case
-                return ServerPath.parse(path.lower())
-        return ServerPath.parse(path)
 
 
 @attrs.define(eq=False)
@@ -188,7 +185,7 @@ class Search:
         """Return whether a file is text that contains the one that is searched for."""
         text = content.text.lower() if content.ignore_case else content.text
         try:
-            head_of(file)[:_TEXT_HEAD].decode()
+            file.read_at(0, _TEXT_HEAD).decode()
         except UnicodeDecodeError as error:
             if error.end < _TEXT_HEAD - 3:  # else a character is cut
                 return False

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -30,9 +30,9 @@ from wingsd.events import (
     OPERATION_ERROR,
     OPERATION_PROGRESS,
 )
-from wingsd.files.denylist import Denylist, Denylists
+from wingsd.files.denylist import Denylist, denylist_lines
 from wingsd.files.entries import time_text
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Progress
 from wingsd.filesystem.root import ServerRoot
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
@@ -83,12 +83,18 @@ class FileWork:
     archives: Lane
     writes: Lane
     reads: Workers
-    _denylists: Denylists = attrs.field(factory=Denylists, init=False)
+    #: With their lines, each compiled once for as long as these and the server stay.
+    _denylists: WeakKeyDictionary[Server, tuple[tuple[str, ...], Denylist]] = attrs.field(
+        factory=WeakKeyDictionary, init=False
+    )
 
     def denylist(self, server: Server) -> Denylist:
         """Return the denylist of a server's egg."""
-        egg = server.configuration.settings.egg
-        return self._denylists.get(server, egg.file_denylist)
+        lines = denylist_lines(server.configuration.settings.egg.file_denylist)
+        known = self._denylists.get(server)
+        if known is None or known[0] != lines:
+            known = self._denylists[server] = (lines, Denylist(lines))
+        return known[1]
 
     async def run(
         self,

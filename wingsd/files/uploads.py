@@ -107,9 +107,14 @@ class FormUpload:
                 for event in self._parts.parse(piece):
                     if isinstance(event, MultipartSegment):
                         self._begin(root, event)
+                    elif self._file is None:
+                        continue
                     elif event is None:
-                        self._end()
-                    elif self._file is not None:
+                        self._file.commit()
+                        self.abort()
+                        self._count += 1
+                        self.whole.append(self._path)
+                    else:
                         self._rules.check_size(self._name, self._file.size + len(event))
                         self._file.write(event)
         except MultipartError as error:
@@ -148,10 +153,3 @@ class FormUpload:
         self._rules.check_size(name, self._expected)
         self._path = path
         self._file = root.new_file(path, NewFileOptions(size=self._expected))
-
-    def _end(self) -> None:
-        if self._file is not None:
-            self._file.commit()
-            self.abort()
-            self._count += 1
-            self.whole.append(self._path)

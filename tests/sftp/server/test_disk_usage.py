@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wingsd.config import SftpConfig
 from wingsd.errors import WingsdError
-from wingsd.files.changes import Renaming, delete, rename
+from wingsd.files.changes import delete, rename
 from wingsd.files.guard import Guard
 from wingsd.filesystem.new_file import NewFile, NewFileOptions, PartialFile
 from wingsd.filesystem.openers import directory_opener
@@ -434,7 +434,7 @@ class Usage(RuleBasedStateMachine):
 
     @rule(name=names, new_name=names)
     def rename(self, name: str, new_name: str) -> None:
-        files = [Renaming(p(name), p(new_name))]
+        files = [(p(name), p(new_name))]
         self.try_to(lambda root: rename(Guard(root), files))
 
     @rule(name=st.sampled_from(("a", "b", "d/a", "d/b", "d", PART)))

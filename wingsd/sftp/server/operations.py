@@ -31,7 +31,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.files.changes import delete
-from wingsd.files.progress import Progress
+from wingsd.files.guard import Progress
 from wingsd.filesystem.directory import Directory, Entry, OpenFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
