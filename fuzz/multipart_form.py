@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fuzz.findings import Finding, fields, pieces
-from wingsd.backups.local import Attachment, Backup
+from wingsd.backups.store import Attachment, Backup
 from wingsd.errors import WingsdError
 from wingsd.transfers.upload_form import MAX_CHECKSUM, Checksums, UploadForm
 

@@ -114,7 +114,7 @@ class FileNode(ApiNode):
         self.workers.start()
         lane = Lane(self.workers, each=threads, waiting=64)
         self.file_work: FileWork = FileWork(lane, lane, lane, lane, lane, lane, lane, self.workers)
-        self.file_tasks: FileTasks = FileTasks(self.file_work, reactor, lambda: 0.0, patience)
+        self.file_tasks: FileTasks = FileTasks(reactor, lambda: 0.0, patience)
         self.bus = EventBus()
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])
         client = GuardedClient(clock, policy, agent, names or host_resolver(self.workers))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.backups.local import (
+from wingsd.backups.store import (
     SUFFIXES,
     AttachedLog,
     Backup,

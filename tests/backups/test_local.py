@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.sample_server import UUID
-from wingsd.backups.local import SUFFIXES, Backup, LocalBackup, find_backups, remove_backup
+from wingsd.backups.store import SUFFIXES, Backup, LocalBackup, find_backups, remove_backup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
 

@@ -14,9 +14,8 @@ import pytest
 
 from tests.support.sample_server import sha256
 from wingsd.backups import received as incomingfile
-from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
-from wingsd.backups.store import BackupStore
+from wingsd.backups.store import Backup, BackupStore
 from wingsd.config import CALAGOPUS, PELICAN, SystemConfig
 from wingsd.errors import Conflict, StorageError
 

@@ -13,7 +13,7 @@ from tests.support.node_in_process import NodeInProcess, NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.direct_transfers import initiator
 from wingsd.direct_transfers.initiator import DirectReceiving, DirectTransfers, Invitation

@@ -15,7 +15,7 @@ import attrs
 from tests.support.go_tar import GoFile, go_tar
 from tests.support.upload_forms import PTERODACTYL, Family, Part, as_go_packs, calagopus, pelican
 from wingsd import config
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 
 FAMILIES = (config.PTERODACTYL, config.PELICAN, config.CALAGOPUS)
 BACKUPS: Mapping[str, bytes] = {

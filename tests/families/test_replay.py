@@ -12,7 +12,7 @@ from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording
 from tests.support.sample_server import sha256
 from tests.threadio.reactor import ManualReactor
 from wingsd.api.transfers import UploadStream
-from wingsd.backups.local import AttachedLog
+from wingsd.backups.store import AttachedLog
 from wingsd.config import CALAGOPUS
 from wingsd.transfers.incoming.uploads import FormFeed
 from wingsd.transfers.upload_form import Checksums, UploadForm

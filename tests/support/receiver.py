@@ -16,7 +16,7 @@ from tests.support.harness import CallRecorder, Harness, TransferEvents, node_co
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID, sha256
 from tests.support.sample_server import archive as packed
-from wingsd.backups.local import Attachment, Backup
+from wingsd.backups.store import Attachment, Backup
 from wingsd.config import PELICAN, PTERODACTYL, TransfersConfig
 from wingsd.errors import PanelRefused, ServerNotAssigned, WingsdError
 from wingsd.panel.schemas import Configuration, Settings

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transfers.test_upload_form import CHECKSUM, receive
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.transfers.upload_form import FormFrame
 

@@ -11,7 +11,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
-from wingsd.backups.local import AttachedLog, Backup
+from wingsd.backups.store import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     Conflict,

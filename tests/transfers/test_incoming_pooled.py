@@ -14,7 +14,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import RECORDED, SINGLE, Receiver, SingleUpload, Source
 from tests.support.sample_server import UUID
-from wingsd.backups.local import AttachedLog, Backup
+from wingsd.backups.store import AttachedLog, Backup
 from wingsd.config import PELICAN
 from wingsd.errors import (
     BadRequest,

@@ -13,7 +13,7 @@ from tests.archive.test_regular_files import contents, packed, restored, rewritt
 from tests.archive.test_sparse import write
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
-from wingsd.backups.local import AttachedLog, Backup
+from wingsd.backups.store import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN
 
 sender = pytest.fixture(sending)

@@ -14,7 +14,7 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID, sha256
 from tests.support.sender import BACKUPS, Sender, at_answer, at_upload, sending
 from tests.transfers.peers import closed_port
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 from wingsd.config import PELICAN
 from wingsd.statedb import Outcome
 from wingsd.transfers.peer.client import PeerClient

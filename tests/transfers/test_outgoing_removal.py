@@ -13,7 +13,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, at_answer, sending
-from wingsd.backups.local import Removal
+from wingsd.backups.store import Removal
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, BackupsConfig
 from wingsd.statedb import Outcome
 from wingsd.transfers import manager

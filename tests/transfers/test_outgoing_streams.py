@@ -24,7 +24,7 @@ from tests.support.sender import Sender, read_form, sending
 from wingsd.archive.extract import SharedTreeWriter
 from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 from wingsd.errors import StorageError
 from wingsd.transfers.outgoing import source as outgoingstreams
 from wingsd.transfers.outgoing.source import UploadStream

@@ -11,7 +11,7 @@ from twisted.internet.defer import gatherResults
 from tests.support.reactor import until
 from tests.support.sample_server import UUID, sha256
 from tests.transfers.requests import Held, Stream, UploadRequests
-from wingsd.backups.local import AttachedLog, Backup
+from wingsd.backups.store import AttachedLog, Backup
 from wingsd.errors import (
     BadRequest,
     ChecksumMismatch,

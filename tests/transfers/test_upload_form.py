@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.backups.local import AttachedLog, Backup
+from wingsd.backups.store import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
 from wingsd.errors import (
     ArchiveNotFirst,

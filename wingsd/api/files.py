@@ -95,7 +95,7 @@ class FilesPath(ServerResource):
     async def run(self, lane: Lane, work: Callable[[ServerRoot], T]) -> T:
         """Call `work` with the server's directory in a thread; return its result."""
         self.game_server.operations.check(self.operation)
-        return await self._node.files.run(lane, self.game_server, work)
+        return await lane.run(self.game_server, work)
 
     @property
     def denylist(self) -> Denylist:

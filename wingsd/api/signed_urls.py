@@ -183,7 +183,7 @@ class FileDownloadEndpoint(SignedPath):
             except IsDirectory as error:
                 raise FileMissing(str(path)) from error
 
-        file = await self._node.files.run(self._node.files.short, server, open_file)
+        file = await self._node.files.short.run(server, open_file)
         return await self.sent(file, f"{server.uuid}: {path}")
 
     @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
@@ -251,10 +251,10 @@ class ArchiveDownloadEndpoint(SignedPath):
             outflow.finish()
 
         def produce(outflow: Outflow) -> Deferred[None]:
-            work = self._node.files.run(self._node.archives, server, partial(pack, outflow))
+            work = self._node.archives.run(server, partial(pack, outflow))
             return Deferred.fromCoroutine(work)
 
-        await self._node.files.run(self._node.files.short, server, check)
+        await self._node.files.short.run(server, check)
         if self._request.method != b"HEAD":
             await self.use(resumes=False)
         headers = {**download_headers(name), "Content-Type": kind.mime}
@@ -379,7 +379,7 @@ class FileUploadEndpoint(SignedPath):
             except FileMissing:
                 return 0
 
-        found = await self._node.files.run(self._node.files.short, server, size)
+        found = await self._node.files.short.run(server, size)
         self._request.setHeader("Upload-Offset", str(found))
 
     @call(200, "Nothing of it is left.")
@@ -507,7 +507,7 @@ class FileUploadEndpoint(SignedPath):
         # Each time, since a transfer may begin meanwhile, for one; it waits for what is written.
         server.operations.check(Operation.CHANGE_FILES)
         with server.operations.during(Operation.CHANGE_FILES):
-            return await self._node.files.run(self._node.files.short, server, work, writes=True)
+            return await self._node.files.short.run(server, work, writes=True)
 
     def _record(self, path: FilePath) -> None:
         name, directory = name_text(path.name), f"/{path.parent}"

@@ -21,10 +21,9 @@ from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.at_rest import BackupChecks, BackupRewrites, DroppedBackups
 from wingsd.backups.creation import ArchiveTerms, Backups, checksum_type_of
-from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.s3 import S3Adapter
-from wingsd.backups.store import BackupStore
+from wingsd.backups.store import BackupStore, Removal
 from wingsd.callbacks import CallbackQueue, ContainerStatuses
 from wingsd.config import CALAGOPUS, PELICAN, Config, LiveConfig, user_agent_of
 from wingsd.config_file.updates import PanelUpdates
@@ -326,7 +325,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         writes=Lane(pools.files, each=8, waiting=1024),
         reads=pools.reads,
     )
-    file_tasks = context.file_tasks = FileTasks(file_work, reactor, time.time)
+    file_tasks = context.file_tasks = FileTasks(reactor, time.time)
     downloads = config.api.remote_download
     client = GuardedClient(
         reactor,

@@ -32,8 +32,7 @@ from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.archive.tar_reader import TarReader
 from wingsd.backups.catalogue import COMPLETE, DAMAGED, VERSION, Catalogue
 from wingsd.backups.creation import Backups, NewArchiveFile, keep_pace
-from wingsd.backups.local import backup_at
-from wingsd.backups.store import BackupStore, StoredBackup
+from wingsd.backups.store import BackupStore, StoredBackup, backup_at
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     ArchiveError,

@@ -81,7 +81,6 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Periodic, Reactor
 from wingsd.util.text import disk_advice, display, readable_size
 
-_MIB = 1 << 20
 #: Bytes after which the file system is asked how much is free.
 _STEP = 8 << 20
 #: The reserve is at most this part of the file system, as that of transfers.
@@ -263,74 +262,6 @@ class IgnoreList:
             return not is_left_out
 
         return found.filtered(keep)
-
-
-def make_archive(
-    directory: str,
-    owner: tuple[str, str],
-    store: BackupStore,
-    terms: ArchiveTerms,
-    ignore: IgnoreList,
-    progress: Progress,
-    warn: Callable[[str], None],
-    grew: Callable[[int], None] | None = None,
-) -> MadeArchive:
-    """Pack the server's directory; return the archive, whose part is on stable storage.
-
-    `owner` are the UUIDs of the server and of the backup. `warn` gets a line for each file that is
-    left out or that has changed while it was read; `grew` gets the bytes of the part, each time
-    that some are written. After an error nothing is left. Raises
-    NoSpaceForBackup, BackupIgnoresEverything, FileWorkCancelled, and StorageError.
-    """
-    server, backup = owner
-    place = store.place(server, backup, terms.form.suffix)
-    path = _part(store, place)
-    warnings = 0
-
-    def count(line: str) -> None:
-        nonlocal warnings
-        warnings += 1
-        warn(line)
-
-    def note(data: int, files: int) -> None:
-        progress.bytes_done, progress.files_done = data, files
-
-    with opened(directory) as root:
-        listings = walk(root, lambda name, why: None, ignore.select)
-        progress.bytes_total = regular_bytes(listings, progress.check)
-    ignore.dropped = 0
-    try:
-        with NewArchiveFile(path, terms, progress, grew) as file:
-            packed = pack(
-                Part(directory, select=ignore.select, holes=True),
-                file.write,
-                links=True,
-                form=terms.form,
-                compression=terms.compression,
-                warn=count,
-                progress=note,
-            )
-            _require_content(packed, ignore)
-            if packed.without_attributes:
-                count(attributes_line(packed.without_attributes, "they have too many"))
-            file.sync()
-    except BaseException:
-        store.remove_leftovers(place, backup)
-        raise
-    catalogue = Catalogue(
-        version=VERSION,
-        backup=backup,
-        server=server,
-        state=COMPLETE,
-        archive=os.path.basename(place),
-        bytes=packed.archive_bytes,
-        files=packed.counts[Kind.FILE],
-        sha256=packed.sha256,
-        checksum_type=terms.checksum_type,
-        checksum=file.checksum.hexdigest(),
-        made=time.time(),
-    )
-    return MadeArchive(path, place, catalogue, warnings)
 
 
 def _part(store: BackupStore, place: str) -> str:
@@ -723,7 +654,6 @@ class Backups:
     async def _result(self, making: _Making, made: MadeArchive | None) -> BackupResult | None:
         """Make a backup; return how it has ended, None where the next daemon is to tell."""
         server, uuid = making.server, making.uuid
-        failed = BackupResult(self.family, uuid)
         try:
             if made is None:
                 made = await self._made(making)
@@ -732,24 +662,23 @@ class Backups:
             if self._stopped:
                 return None
             server.say(f"The backup {uuid} was cancelled.")
-            return failed
         except WingsdError as error:
             server.say(f"The backup {uuid} failed: {error}")
-            return failed
         except CancelledError:
             raise
         except Exception:
             self._log.failure("{server}: backup {backup} failed", server=server.uuid, backup=uuid)
             server.say(f"The backup {uuid} failed unexpectedly; see the node's log.")
-            return failed
-        changed = ""
-        if made.warnings:
-            changed = (
-                f" {made.warnings} files were left out, or changed while they were read; the "
-                "node's log names them."
-            )
-        server.say(f"The backup is complete: {readable_size(made.catalogue.bytes)}.{changed}")
-        return BackupResult(self.family, uuid, made.catalogue, parts)
+        else:
+            changed = ""
+            if made.warnings:
+                changed = (
+                    f" {made.warnings} files were left out, or changed while they were read; the "
+                    "node's log names them."
+                )
+            server.say(f"The backup is complete: {readable_size(made.catalogue.bytes)}.{changed}")
+            return BackupResult(self.family, uuid, made.catalogue, parts)
+        return BackupResult(self.family, uuid)
 
     async def _made(self, making: _Making) -> MadeArchive:
         telling = Periodic(self.reactor, self._tell_progress, making)
@@ -807,13 +736,8 @@ class Backups:
             growing = s3.begin(server, uuid, self.store.part_path(self._place(making)))
         try:
             return await self.workers.run(
-                make_archive,
-                making.directory,
-                (server, uuid),
-                self.store,
-                self._terms(making),
-                making.ignore,
-                making.progress,
+                self._make_archive,
+                making,
                 relayed(self.reactor, warn),
                 None if growing is None else relayed(self.reactor, growing.grew),
             )
@@ -821,6 +745,66 @@ class Backups:
             if s3 is not None:
                 s3.abandon(uuid)
             raise
+
+    def _make_archive(
+        self, making: _Making, warn: Callable[[str], None], grew: Callable[[int], None] | None
+    ) -> MadeArchive:
+        """Pack the server's directory, in a thread; the archive's part is on stable storage then.
+
+        `warn` gets a line for each file that is left out or that has changed while it was read;
+        `grew` gets the bytes of the part, each time that some are written. After an error nothing
+        is left. Raises NoSpaceForBackup, BackupIgnoresEverything, FileWorkCancelled, and
+        StorageError.
+        """
+        terms, ignore, progress = self._terms(making), making.ignore, making.progress
+        place = self._place(making)
+        path = _part(self.store, place)
+        warnings = 0
+
+        def count(line: str) -> None:
+            nonlocal warnings
+            warnings += 1
+            warn(line)
+
+        def note(data: int, files: int) -> None:
+            progress.bytes_done, progress.files_done = data, files
+
+        with opened(making.directory) as root:
+            listings = walk(root, lambda name, why: None, ignore.select)
+            progress.bytes_total = regular_bytes(listings, progress.check)
+        ignore.dropped = 0
+        try:
+            with NewArchiveFile(path, terms, progress, grew) as file:
+                packed = pack(
+                    Part(making.directory, select=ignore.select, holes=True),
+                    file.write,
+                    links=True,
+                    form=terms.form,
+                    compression=terms.compression,
+                    warn=count,
+                    progress=note,
+                )
+                _require_content(packed, ignore)
+                if packed.without_attributes:
+                    count(attributes_line(packed.without_attributes, "they have too many"))
+                file.sync()
+        except BaseException:
+            self.store.remove_leftovers(place, making.uuid)
+            raise
+        catalogue = Catalogue(
+            version=VERSION,
+            backup=making.uuid,
+            server=making.server.uuid,
+            state=COMPLETE,
+            archive=os.path.basename(place),
+            bytes=packed.archive_bytes,
+            files=packed.counts[Kind.FILE],
+            sha256=packed.sha256,
+            checksum_type=terms.checksum_type,
+            checksum=file.checksum.hexdigest(),
+            made=time.time(),
+        )
+        return MadeArchive(path, place, catalogue, warnings)
 
     def _terms(self, making: _Making) -> ArchiveTerms:
         """Return how the archive is made; Panels take those in S3 for a tar.gz."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
-from wingsd.backups.local import Backup, backup_at
+from wingsd.backups.store import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import BackupConflict, InvalidData, StorageError
 from wingsd.filesystem.open_directories import closing_descriptor

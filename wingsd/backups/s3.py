@@ -126,6 +126,7 @@ class _SignedUrls:
     max_concurrent_uploads: int = AT_ONCE
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class PartUrls:
     """The URLs of all parts of one backup, one answer of the Panel at a time.
 
@@ -133,17 +134,13 @@ class PartUrls:
     size for some from a number on (Calagopus).
     """
 
+    _panel: Panel
+    _reactor: IReactorTime
+    _backup: str
+    _size: int | None = None
+    _signed: SignedParts | None = attrs.field(default=None, init=False)
+    _asking: DeferredLock = attrs.field(factory=DeferredLock, init=False)
     _log = Logger()
-
-    def __init__(
-        self, panel: Panel, reactor: IReactorTime, backup: str, size: int | None = None
-    ) -> None:
-        self._panel = panel
-        self._reactor = reactor
-        self._backup = backup
-        self._size = size
-        self._signed: SignedParts | None = None
-        self._asking = DeferredLock()
 
     async def ask(self, number: int) -> SignedParts:
         """Ask the Panel for a part, and others. Raises what `Panel` does."""

@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import TransferToken, direct_token, transfer_token
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import Config
 from wingsd.errors import (

@@ -207,10 +207,17 @@ class Pulls:
             pull.progress.target = path
             pull.progress.bytes_total = answer.length
             file = await self._begun(pull.server, path, answer.length, target.ignored)
+            run = self._work.writes.workers.run
             try:
-                return await self._received(pull, answer, file, path)
+                blocks = BodyBlocks(answer)
+                # What writes is not cancelled: the file is closed when no thread uses it any more.
+                while block := await pull.wait_for(blocks.next):
+                    await run(file.write, block)
+                    pull.progress.bytes_done += len(block)
+                pull.progress.check()
+                return Entry.of(path.name, await run(file.commit))
             finally:
-                await self._work.writes.workers.run(file.close)
+                await run(file.close)
         finally:
             answer.close()
 
@@ -225,19 +232,7 @@ class Pulls:
             root.check_disk(size)
             return root.new_file(path, NewFileOptions(size=size))
 
-        return await self._work.run(self._work.short, server, begin, writes=True)
-
-    async def _received(
-        self, pull: Pull, answer: GuardedExchange, file: NewFile, path: ServerPath
-    ) -> Entry:
-        blocks = BodyBlocks(answer)
-        run = self._work.writes.workers.run
-        # What writes is not cancelled: the file is closed when no thread uses it any more.
-        while block := await pull.wait_for(blocks.next):
-            await run(file.write, block)
-            pull.progress.bytes_done += len(block)
-        pull.progress.check()
-        return Entry.of(path.name, await run(file.commit))
+        return await self._work.short.run(server, begin, writes=True)
 
 
 def _check_status(answer: GuardedExchange) -> None:

@@ -40,6 +40,8 @@ from wingsd.threadio import Workers
 from wingsd.util.deferreds import fires_within
 from wingsd.util.reactor import Periodic
 
+T = TypeVar("T")
+
 
 class Lane:
     """Threads for one kind of work. At most `each` works of a server run at a time.
@@ -65,10 +67,20 @@ class Lane:
         async with turns:
             yield
 
+    async def run(
+        self, server: Server, work: Callable[[ServerRoot], T], *, writes: bool = False
+    ) -> T:
+        """Call `work` with the open directory of a server in a thread; return its result.
+
+        Raises what `work` raises, `FilesBusy`, and StorageError.
+        """
+        async with self.turn(server.uuid):
+            return await server.files.run(work, writes=writes, workers=self.workers)
+
 
 @attrs.define(eq=False, repr=False)
 class FileWork:
-    """Runs work on the files of servers, `short` and `long`; `reads` reads blocks of downloads.
+    """The lanes of work on the files of servers, `short` and `long`; `reads` is for downloads.
 
     `large` is for listings of directories that take much memory. Changes have threads of their
     own: `renames`, which are short; `archives`, which take processors; `writes` of files as their
@@ -96,23 +108,6 @@ class FileWork:
             known = self._denylists[server] = (lines, Denylist(lines))
         return known[1]
 
-    async def run(
-        self,
-        lane: Lane,
-        server: Server,
-        work: Callable[[ServerRoot], T],
-        *,
-        writes: bool = False,
-    ) -> T:
-        """Call `work` with the open directory of a server in a thread; return its result.
-
-        Raises what `work` raises, `FilesBusy`, and StorageError.
-        """
-        async with lane.turn(server.uuid):
-            return await server.files.run(work, writes=writes, workers=lane.workers)
-
-
-T = TypeVar("T")
 
 #: Seconds after which a change goes on behind its answer; a Panel waits 15.
 PATIENCE = 10.0
@@ -162,7 +157,6 @@ class FileTask(Generic[T]):
 class FileTasks:
     """The changes of all servers' files that are under way. `now` is Unix time."""
 
-    _work: FileWork
     _reactor: IReactorTime
     _now: Callable[[], float]
     _patience: float = PATIENCE
@@ -231,7 +225,7 @@ class FileTasks:
 
         try:
             with server.operations.during(Operation.CHANGE_FILES, progress.cancel):
-                task.value = await self._work.run(lane, server, work, writes=True)
+                task.value = await lane.run(server, work, writes=True)
         except Exception:
             task.failure = Failure()
         finally:

@@ -97,7 +97,10 @@ class OpenDirectories:
             self._open[path[:depth]] = fd
         for end in range(depth + 1, len(path) + 1):
             fd = self._open_child(fd, path[:end], make)
-            self._add(path[:end], fd, keep)
+            self._open[path[:end]] = fd
+            if len(self._open) > _MAX_OPEN:
+                oldest = next(known for known, other in self._open.items() if other != keep)
+                os.close(self._open.pop(oldest))
         return fd
 
     def _open_child(self, parent: int, path: Path, make: bool) -> int:
@@ -112,12 +115,6 @@ class OpenDirectories:
             os.mkdir(path[-1], 0o700, dir_fd=parent)
             self._made(path)
         return os.open(path[-1], _FLAGS, dir_fd=parent)
-
-    def _add(self, path: Path, fd: int, keep: int) -> None:
-        self._open[path] = fd
-        if len(self._open) > _MAX_OPEN:
-            oldest = next(known for known, other in self._open.items() if other != keep)
-            os.close(self._open.pop(oldest))
 
 
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY

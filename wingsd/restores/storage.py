@@ -353,8 +353,11 @@ class _Overlay:
             return listing  # All of it is kept.
 
         def is_kept(name: bytes, is_directory: bool) -> bool:
-            mode = _mode(name, other)
-            return mode is None or (is_directory and stat.S_ISDIR(mode))
+            try:
+                mode = os.stat(name, dir_fd=other, follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                return True
+            return is_directory and stat.S_ISDIR(mode)
 
         return listing.filtered(is_kept)
 
@@ -369,10 +372,3 @@ class _Overlay:
 
 def _changed(name: bytes, why: str) -> NoReturn:
     raise StorageError(f"{display(name)} was changed while the backup was laid over it: {why}")
-
-
-def _mode(name: bytes, directory: int) -> int | None:
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return None

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 from wingsd.callbacks import COMMITS_WITHIN, CallbackQueue, FirstMinute, PendingReport
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (

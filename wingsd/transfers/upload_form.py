@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 from multipart import MultipartError, MultipartSegment
 
-from wingsd.backups.local import (
+from wingsd.backups.store import (
     LOG_PARTS,
     WINGS,
     Attachment,

@@ -491,7 +491,10 @@ class _Numbers:
 _MAX_NAME_PART = 255
 _READ = 256 << 10
 _HEAD = 4096
-_RARS = (Container.RAR, Container.RAR5)
+_CHECKSUMS: dict[Container | None, Callable[[int], Iterator[tuple[int, int] | None]]] = {
+    Container.RAR: rar4_checksums,
+    Container.RAR5: rar5_checksums,
+}
 #: Seconds between two ticks.
 _TICK = 1.0
 
@@ -544,7 +547,8 @@ class ArchiveParser:
         if 0 <= self._most < plan.size:
             return
         with self._opened() as (reader, plain):
-            checksums = self._checksums()
+            rar = _CHECKSUMS.get(self._container)
+            checksums = iter(()) if rar is None else rar(self._file.fileno())
             for count, member in enumerate(reader.members(), start=1):
                 if count > plan.members:
                     raise ArchiveRefused(Reason.DAMAGED, "it was changed while it was read")
@@ -575,7 +579,7 @@ class ArchiveParser:
     def _plan(self) -> ArchivePlan:
         """Return the sum of the list. Raises `ArchiveRefused` for what cannot be extracted."""
         plan = self._sum()
-        if self._container in _RARS and not plan.members:
+        if self._container in _CHECKSUMS and not plan.members:
             raise ArchiveRefused(Reason.DAMAGED, "it has no file, as a part that is not the first")
         if self._container is Container.RAR5:
             self._file.seek(max(self._file.seek(0, io.SEEK_END) - TAIL, 0))
@@ -600,13 +604,6 @@ class ArchiveParser:
             else:
                 plain.drain()
         return ArchivePlan(size, members)
-
-    def _checksums(self) -> Iterator[tuple[int, int] | None]:
-        if self._container is Container.RAR:
-            return rar4_checksums(self._file.fileno())
-        if self._container is Container.RAR5:
-            return rar5_checksums(self._file.fileno())
-        return iter(())
 
     def _member(
         self, reader: _Reader, member: ArchiveMember, expected: tuple[int, int] | None

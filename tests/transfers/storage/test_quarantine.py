@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import Logged
 from wingsd.archive.quota import ArchiveLimits
-from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
+from wingsd.backups.store import Backup
 from wingsd.config import PELICAN, SystemConfig
 from wingsd.errors import StorageError
 from wingsd.filesystem.removal import remove_tree

@@ -18,8 +18,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits
-from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
+from wingsd.backups.store import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import TransfersConfig
 from wingsd.docker.container import check_variables

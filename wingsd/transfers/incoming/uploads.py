@@ -19,7 +19,7 @@ from wingsd.archive.extract import NOT_KEPT, Extracted, SharedTreeWriter, extrac
 from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import TransferToken, token_was_used
-from wingsd.backups.local import Backup
+from wingsd.backups.store import Backup
 from wingsd.config import StreamsConfig
 from wingsd.errors import (
     BadRequest,

@@ -38,8 +38,7 @@ from wingsd.archive.partition import Part, split
 from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files
-from wingsd.backups.local import LocalBackup, Removal
-from wingsd.backups.store import BackupStore
+from wingsd.backups.store import BackupStore, LocalBackup, Removal
 from wingsd.config import CALAGOPUS, PELICAN, TransfersConfig
 from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import ArchiveError, DestinationTimeout, StorageError, WingsdError

@@ -17,7 +17,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from wingsd.backups.local import find_backups
+from wingsd.backups.store import find_backups
 from wingsd.errors import (
     BadRequest,
     DestinationError,

@@ -25,8 +25,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.quota import require_free_space
-from wingsd.backups.local import Backup, backup_at
 from wingsd.backups.received import ReceivedBackups, write_all
+from wingsd.backups.store import Backup, backup_at
 from wingsd.errors import (
     AttachmentMissing,
     AttachmentOffsetWrong,
