@@ -27,6 +27,7 @@ from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 from wingsd.transfers.incoming.moves.transfer import LONGER
 from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.steps import ReceiveStep
+from wingsd.util.reactor import Timer
 
 
 async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
@@ -325,6 +326,7 @@ async def test_silence_is_told_once_and_not_while_this_node_has_the_word(
     limit = move._settings.patience + LONGER
     with monkeypatch.context() as patched:
         patched.setattr(move, "_reactor", clock)
+        patched.setattr(move, "_silence_timer", Timer(clock))
         patched.setattr(move, "abort", told.append)
         move._await_source()
         clock.advance(limit - 10)
@@ -334,10 +336,30 @@ async def test_silence_is_told_once_and_not_while_this_node_has_the_word(
         clock.pump([60] * 3)
         assert told == []
         patched.setattr(move._steps, "current", ReceiveStep.RECEIVE)
-        clock.advance(60)
+        clock.pump([60] * 3)
         assert [error.code for error in told] == ["move-abandoned"]
-        move._watch.close()
         assert clock.getDelayedCalls() == []
+
+
+async def test_a_source_is_given_up_at_the_end_of_its_time_and_not_before(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await half_sent(node, source)
+    move = node.moves.find(UUID, client.id)
+    assert move is not None
+    clock, told = Clock(), list[WingsdError]()
+    limit = move._settings.patience + LONGER
+    with monkeypatch.context() as patched:
+        patched.setattr(move, "_reactor", clock)
+        patched.setattr(move, "_silence_timer", Timer(clock))
+        patched.setattr(move, "abort", told.append)
+        move._await_source()
+        clock.advance(7)
+        move.silence.progressed()
+        clock.pump([limit - 1, 0.5])
+        assert told == []
+        clock.advance(0.5)
+        assert [error.code for error in told] == ["move-abandoned"]
 
 
 async def test_a_move_that_was_cancelled_while_it_was_begun_is_not_begun_again(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -50,7 +49,8 @@ from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer, Remainder
 from wingsd.transfers.steps import ProgressMeter, ReceiveStep, RollbackList, progress_bar
 from wingsd.util.deferreds import Changes, when_fired
-from wingsd.util.retry import Budget, Watch
+from wingsd.util.reactor import Timer
+from wingsd.util.retry import Budget
 from wingsd.util.text import readable_size
 
 #: The name that metrics have for a seed while its copy follows the server.
@@ -62,7 +62,7 @@ _DAY = 24 * 3600.0
 LONGER = 300.0
 #: Seconds since the last question to the Panel after which it is asked again before the end.
 ASKED_ENOUGH = 600.0
-#: Seconds between two looks whether the source is silent, if they are not more than it may be.
+#: Seconds until it is looked again at a move that is being committed.
 AGAIN = 60.0
 
 
@@ -193,9 +193,9 @@ class MoveTransfer(IncomingTransfer):
         self._steps.count = self._arrived
         #: Counts what has arrived, of this move or before.
         self.meter = ProgressMeter(reactor.seconds, self._count)
-        #: For how long its source may be silent, and the watch for that.
+        #: For how long its source may be silent, and the timer for that.
         self.silence: Budget[Any] = Budget(reactor)
-        self._watch = ExitStack()
+        self._silence_timer = Timer(reactor)
         self._asked = reactor.seconds()
         #: Requests that wait for a change, and the changes of its `status` and `preparation`.
         self.waiting = 0
@@ -303,13 +303,15 @@ class MoveTransfer(IncomingTransfer):
         if self.is_following and self._settings.keep_days:
             limit = max(self._settings.keep_days * _DAY, limit)
         self.silence = Budget(self._reactor, limit + LONGER)
-        every, trouble = min(AGAIN, self.silence.seconds), "looking for the source failed"
-        self._watch.close()
-        self._watch.enter_context(Watch(self._reactor, every, self._look_for_source, trouble))
+        self._silence_timer.start(self.silence.left, self._look_for_source)
 
     def _look_for_source(self) -> None:
-        # Not after the commit: then only this node has something to say.
-        if self._steps.before(ReceiveStep.VERIFY) and self.silence.is_over:
+        if not self._steps.before(ReceiveStep.VERIFY):
+            # After the commit only this node has something to say.
+            self._silence_timer.start(AGAIN, self._look_for_source)
+        elif not self.silence.is_over:
+            self._silence_timer.start(self.silence.left, self._look_for_source)
+        else:
             self.abort(MoveAbandoned(self.silence.seconds))
 
     async def _receive_move(self) -> None:
@@ -319,7 +321,7 @@ class MoveTransfer(IncomingTransfer):
         try:
             commit, size = await self._proven(inbox)
         finally:
-            self._watch.close()
+            self._silence_timer.cancel()
             self.preparation.stop()
             self.meter.stop()
             self._steps.hide_progress()
@@ -494,7 +496,7 @@ class MoveTransfer(IncomingTransfer):
         self.abort(MoveSuperseded())
 
     async def _fail(self, error: Exception) -> Remainder:
-        self._watch.close()
+        self._silence_timer.cancel()
         self._parts.copies.left(self.server)
         goes_on = self._is_recorded and self._steps.before(ReceiveStep.SWAP)
         if isinstance(error, DaemonStopping) and goes_on:
