@@ -222,12 +222,13 @@ async def test_what_comes_in_place_of_what_was_there_is_not_sent_twice(
             return refused(409, "move-resume-needed")
         return None
 
-    node.limit, node.fault = BATCH, fault
+    # With two streams all counts that one sends while a batch of the other is on its way.
+    node.limit, node.streams, node.fault = BATCH, 1, fault
     await sender.start()
     check_moved(sender, node)
     assert sender.heard.resumed == 3
     # Of each session only what its destination has not said to be durable.
-    assert sender.heard.again <= 3 * MovesConfig().streams * BATCH
+    assert 0 < sender.heard.again <= 3 * BATCH
 
 
 async def test_a_proxy_that_asks_for_an_hour_is_not_waited_for_after_the_commit(
