@@ -308,7 +308,7 @@ class StepLogs:
         self.observer.transfer_over(entry.direction.value, error)
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
         result = TransferResult("" if moved else "this node was restarted during the transfer")
-        # Where it has failed, its destination is being told so.
+        # The destination of one that has failed may not have been informed yet.
         await self.database.end(entry.id, outcome, result, is_told=moved)
 
 
@@ -371,7 +371,7 @@ class StepLog(Generic[S]):
         #: The words of states and the states of steps that differ from the usual ones.
         self.words: Mapping[State, tuple[str, ...]] = {}
         self.states: Mapping[ReceiveStep | SendStep, State] = {}
-        #: Whether only the log hears of it.
+        #: Whether it is only logged, and neither printed in the console nor published.
         self.is_quiet = False
         self._state: State | None = None
         #: What repeats a line about the progress, if anything does.
@@ -499,7 +499,7 @@ class StepLog(Generic[S]):
         self.changes.changed()
 
     def _announce(self) -> None:
-        """Announce the step and, where the state changes, that in each word that is waited for."""
+        """Log and print the step; where the state changes, publish each of its words."""
         step, text = self.current, self.step_text
         state = self.states.get(step, step.state)
         if state is self._state:
@@ -618,7 +618,7 @@ class StepLog(Generic[S]):
     # The console
 
     def speak(self) -> None:
-        """Announce it to everybody from now on, the present state with the next step."""
+        """Print and publish it from now on as well, the present state with the next step."""
         self.is_quiet, self._state = False, None
 
     def say(self, text: str) -> None:

@@ -264,7 +264,7 @@ class IncomingTransfer:
 
     @property
     def number(self) -> int | None:
-        """Its number in the state database if it has succeeded: the Panel has accepted that."""
+        """Its number in the state database if it has succeeded, None otherwise."""
         return self._steps.number if self._steps.current is ReceiveStep.DONE else None
 
     @property

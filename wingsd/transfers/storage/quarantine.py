@@ -148,7 +148,7 @@ class Quarantine:
                     elif not self._copies.delete(name):
                         continue
                     deleted.add(name)
-        # Nor are the staged backups of copies kept any more.
+        # The staged backups of the deleted copies are deleted as well.
         servers = {name.partition(".")[0] for name in deleted if name.endswith(PARTIAL)}
         for server in servers - self._staging.kept_servers():
             if not self._staging.holds(server):

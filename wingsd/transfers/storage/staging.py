@@ -364,7 +364,7 @@ class KeptCopy:
 class PartialCopies:
     """The partial copies in `staging`. `most_bytes` is for those beside the newest, 0 for a tenth.
 
-    A copy without a ledger is worth nothing, and is removed. Of the `limits` the reserves count.
+    A copy without a ledger is worth nothing, and is removed. `limits` has the disk's reserves.
     """
 
     _log = Logger()

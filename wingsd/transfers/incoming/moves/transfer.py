@@ -62,7 +62,7 @@ _DAY = 24 * 3600.0
 LONGER = 300.0
 #: Seconds since the last question to the Panel after which it is asked again before the end.
 ASKED_ENOUGH = 600.0
-#: Seconds until it is looked again at a move that is being committed.
+#: Seconds until a move that is being committed is checked again for a silent source.
 AGAIN = 60.0
 
 
@@ -307,7 +307,7 @@ class MoveTransfer(IncomingTransfer):
 
     def _look_for_source(self) -> None:
         if not self._steps.before(ReceiveStep.VERIFY):
-            # After the commit only this node has something to say.
+            # The source has asked for the commit, and waits for this node.
             self._silence_timer.start(AGAIN, self._look_for_source)
         elif not self.silence.is_over:
             self._silence_timer.start(self.silence.left, self._look_for_source)
