@@ -700,8 +700,12 @@ class DirectTransfers(Initiator):
                 self._servers.reserve_moved(entry.server, MOVED_AWAY)
 
     def cancel(self, server: str) -> bool:
-        """Expect a server no longer; return whether it was expected."""
-        return self._expected.pop(server, None) is not None
+        """Expect a server no longer, nor ask whether one has moved; return whether either was so.
+
+        The one asked about is one that an earlier daemon was sending.
+        """
+        was_asked = self._sender.stop_asking(server, is_direct=True)
+        return self._expected.pop(server, None) is not None or was_asked
 
     def receiving(self, server: str) -> DirectReceiving:
         """Return the coordinator of a transfer to this node that an earlier daemon left."""

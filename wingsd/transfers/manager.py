@@ -605,9 +605,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
         Raises `Conflict` when there is no transfer, or none any more: not once it has moved.
         """
-        coordinator = self._asked.pop(server, None)
-        if coordinator is not None:
-            coordinator.stop_waiting(TransferCancelled())
+        if self.stop_asking(server, is_direct=False):
             return
         transfer = self._in_progress(server)
         if transfer is None:
@@ -617,10 +615,22 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             )
         transfer.cancel()
 
+    def stop_asking(self, server: str, *, is_direct: bool) -> bool:
+        """End the wait for whether a server has moved that an earlier daemon was sending.
+
+        Return whether there was one of that kind. Only an operator ends that of a direct transfer.
+        """
+        coordinator = self._asked.get(server)
+        if coordinator is None or coordinator.is_direct is not is_direct:
+            return False
+        del self._asked[server]
+        coordinator.stop_waiting(TransferCancelled())
+        return True
+
     async def has_moved(self, server: str, coordinator: SendingCoordinator) -> bool | None:
         """Return whether a server has moved that an earlier daemon was sending.
 
-        Until that is known, `cancel` ends its grace, or the question itself.
+        Until that is known, `stop_asking` ends its grace, or the question itself.
         """
         self._asked[server] = coordinator
         try:
