@@ -27,7 +27,7 @@ from wingsd.archive.quota import DEFAULT
 from wingsd.backups.store import Backup
 from wingsd.errors import StorageError
 from wingsd.transfers.outgoing import source as outgoingstreams
-from wingsd.transfers.outgoing.source import UploadStream
+from wingsd.transfers.outgoing.source import SentStream
 from wingsd.transfers.steps import ProgressMeter
 from wingsd.transfers.upload_form import Checksums
 
@@ -203,14 +203,14 @@ async def test_a_refused_stream_ends_all(sender: Sender, features: str, refused:
 
 
 async def test_a_bad_file_ends_all(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = UploadStream.write
+    write = SentStream.write
 
-    def fail_for_one(stream: UploadStream, **ends: bool) -> Any:
+    def fail_for_one(stream: SentStream, **ends: bool) -> Any:
         if stream._source == parts[1]:
             raise StorageError.reading("world: Input/output error")
         return write(stream, **ends)
 
-    monkeypatch.setattr(UploadStream, "write", fail_for_one)
+    monkeypatch.setattr(SentStream, "write", fail_for_one)
     streams = use_streams(sender, JOINING, 2)
     parts = split(str(sender.tree), 3)
     await sender.start(streams=2)

@@ -204,7 +204,7 @@ class AttachmentReader:
                 data = opened.read(min(size, file.size - offset))
                 is_longer = not file.may_grow and opened.seek(0, os.SEEK_END) > file.size
         except OSError as error:
-            raise StorageError(f"{file.path}: {error.strerror}", _NOT_READ) from error
+            raise StorageError(f"{file.path}: {error.strerror or error}", _NOT_READ) from error
         if len(data) < min(size, file.size - offset) or is_longer:
             raise StorageError(f"{file.path} was changed while it was sent", _NOT_READ)
         self._hash(data)
@@ -446,7 +446,7 @@ HOLD_BACK = 60.0
 
 
 @attrs.define(eq=False, repr=False, slots=False)
-class UploadStream:
+class SentStream:
     """One request of an upload, the one of that number: the first also has all that is beside.
 
     `source` is the server's directory, or a part of one; without one the archive is empty, since
@@ -639,7 +639,7 @@ class StreamSending:
 
     def __attrs_post_init__(self) -> None:
         self._error: BaseException | None = None
-        self._streams: list[UploadStream] = []
+        self._streams: list[SentStream] = []
         self._packed: list[Packed] = []
 
     async def send(self, warn: Callable[[str], None], patience: float) -> None:
@@ -656,7 +656,7 @@ class StreamSending:
         subject.steps.cancel_scope.check()
         subject.meter.start()  # again, without the seconds that dividing the server took
         streams = [
-            UploadStream(subject, parts, source, number, form, level, warn)
+            SentStream(subject, parts, source, number, form, level, warn)
             for number, source in enumerate(sources)
         ]
         for stream in streams:
@@ -772,7 +772,7 @@ class StreamSending:
         """The number of the server's files that have been read."""
         return sum(stream.files for stream in self._streams)
 
-    async def _work(self, stream: UploadStream, work: Callable[[], T]) -> T | None:
+    async def _work(self, stream: SentStream, work: Callable[[], T]) -> T | None:
         """Write for a stream in a thread; where that fails, all fail, and None is returned."""
         try:
             return await self._parts.packers.run(work)
