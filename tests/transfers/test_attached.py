@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -53,4 +54,11 @@ def test_of_a_file_that_grows_only_the_beginning_is_sent(path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     reader = AttachmentReader(AttachedFile("a", str(tmp_path / "gone"), 5))
     with pytest.raises(StorageError, match="gone"):
+        reader.piece(0, 10)
+
+
+def test_a_fifo_in_its_place_is_refused_with_the_reason(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reader = AttachmentReader(AttachedFile("a", str(tmp_path / "fifo"), 5))
+    with pytest.raises(StorageError, match=r"(?i)seek"):
         reader.piece(0, 10)

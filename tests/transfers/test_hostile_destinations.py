@@ -56,6 +56,18 @@ async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
     assert node.count("attachments") == 22
 
 
+@pytest.mark.parametrize("offset", [-1, -2])
+async def test_a_negative_offset_is_refused_before_anything_is_read(
+    sender: Sender, node: MoveNode, offset: int
+) -> None:
+    sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
+    node.fault = lambda kind, _: (200, {"offset": offset}) if kind == "attachments" else None
+    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
+    assert sender.states[-1] == "failure"
+    assert not sender.said("internal error")
+    assert node.count("attachments") == 1
+
+
 async def test_a_commit_that_always_needs_something_else_has_an_end(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -686,7 +686,7 @@ class MoveSending:
         offset = await self._client.offset(file.name)
         before = self._attached
         while True:
-            if offset > file.size:
+            if not 0 <= offset <= file.size:
                 raise unusable(f"it has {offset} bytes of {file.name}, which has {file.size}")
             piece = self._run(reader.piece, offset, self._piece.value)
             data, sha256 = await piece
