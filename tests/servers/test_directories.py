@@ -34,10 +34,28 @@ def test_a_directory_is_made_once(directories: ServerDirectories, data: Path) ->
 
 
 def test_a_new_directory_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[object, ...]] = []
-    monkeypatch.setattr(os, "lchown", lambda *call: given.append(call))
+    given = []
+
+    def give(fd: int, *owner: int) -> None:
+        given.append((os.readlink(f"/proc/self/fd/{fd}"), *owner))
+
+    monkeypatch.setattr(os, "fchown", give)
     ServerDirectories(str(data), (12345, 54321)).make(UUID)
     assert given == [(str(data / UUID), 12345, 54321)]
+
+
+def test_a_file_that_takes_the_place_of_a_new_directory_keeps_its_owner(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.mkdir()
+    (foreign := tmp_path / "foreign").touch()
+    given: list[object] = []
+    for change in ("chown", "lchown", "fchown"):
+        monkeypatch.setattr(os, change, lambda *call: given.append(call))
+    monkeypatch.setattr(os, "mkdir", lambda path, mode: os.link(foreign, path))
+    with pytest.raises(StorageError, match=UUID):
+        ServerDirectories(str(data), (12345, 54321)).make(UUID)
+    assert given == []
 
 
 def test_a_symlink_in_its_place_is_no_directory(

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 
 from wingsd.config import Config
 from wingsd.errors import StorageError, TreeTooLarge, WingsdError
+from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.openers import DirectoryOpener, directory_opener
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
@@ -135,7 +136,10 @@ class ServerDirectories:
                 if stat.S_ISDIR(os.lstat(path).st_mode):
                     return
                 raise
-            os.lchown(path, *self.owner)
+            # By its descriptor: a file that took its place meanwhile would not be opened.
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            with closing_descriptor(os.open(path, flags)) as fd:
+                os.fchown(fd, *self.owner)
             self.quotas.prepare(uuid, path)
 
     def set_aside(self, uuid: str) -> str | None:
