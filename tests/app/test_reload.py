@@ -1,4 +1,4 @@
-"""The configuration read anew: what changes at once, and what is told of the rest."""
+"""A reload of the configuration: what changes at once, and what is logged of the rest."""
 
 from __future__ import annotations
 
@@ -134,3 +134,17 @@ def test_the_panels_keys_are_in_force_at_once(harness: Harness, logged: Logged) 
     assert not lines(logged, "need a restart")
     harness.reload()
     assert harness.followed == [config]  # nothing has changed since
+
+
+def test_a_thread_never_sees_one_of_two_changed_keys_without_the_other() -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Watched(LiveConfig):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "current":
+                seen.append((value.token_id, value.token))
+
+    live = Watched(Config("old", "old", "https://panel.example.com"))
+    assert live.replace(Config("new", "new", "https://panel.example.com")) == []
+    assert seen == [("old", "old"), ("new", "new")]

@@ -1448,9 +1448,12 @@ class LiveConfig:
         """Put the keys of `APPLIED` in force; return the paths of the others that differ."""
         differing = differences(self.current, config)
         applied = [path for path in differing if path in APPLIED]
+        current = self.current
         for path in applied:
-            self.current = _with_value(self.current, path.split("."), value_at(config, path))
+            current = _with_value(current, path.split("."), value_at(config, path))
         if applied:
+            # All at once: never a certificate without its key, nor a token with another's id.
+            self.current = current
             for use in self._followers:
                 use(self.current)
         return [path for path in differing if path not in APPLIED]
