@@ -77,7 +77,7 @@ def replace_file(
         if owner is not None:
             os.fchown(file.fileno(), *owner)
         file.write(content)
-        # Flushed before: what is compared is as new as can be.
+        # Written and flushed before the comparison, which is the last step before the rename.
         file.flush()
         os.fsync(file.fileno())
         if expected is not None and target.read_bytes() != expected:

@@ -62,7 +62,7 @@ def confine() -> None:
     system calls add what needs neither, such as to delete or rename by a path, or to send signals.
     """
     libc = ctypes.CDLL(None)
-    # Root and all capabilities, as far as the daemon's sandbox allows it.
+    # Drop root and all capabilities, as far as the daemon's sandbox allows it.
     if os.geteuid() == 0:
         with suppress(OSError):
             os.setgroups([])

@@ -245,7 +245,7 @@ class InstallParts:
 
     @property
     def scripts(self) -> Path:
-        """The directory of the directories that containers get their scripts from."""
+        """The directory of installation scripts, which has one directory for each server."""
         return Path(self.config.system.tmp_directory)
 
     def log(self, uuid: str) -> InstallLog:
@@ -487,10 +487,11 @@ MOST = 64 << 20
 
 
 def take_installing(root: str, uuid: str) -> bool | None:
-    """Remove a server's entry in that record, which has whether it is a reinstallation.
+    """Take a server's entry out of the record of a Calagopus node's installations.
 
-    Return that, None without an entry. One that stays would make such a node, when it is back, go
-    on with an installation that has ended long ago. Blocking. Raises `StorageError`.
+    Return whether it is a reinstallation, None without an entry. An entry that stays would make
+    such a node, if it is used again, go on with an installation that has ended long ago. Blocking.
+    Raises `StorageError`.
 
     Source: Calagopus, `server/manager.rs`: by server, that and the script.
     """

@@ -613,9 +613,10 @@ class Server(RunListener):
             raise
 
     async def stop_within(self, grace: float, *, kills: bool = True) -> bool:
-        """Return whether it is offline within `grace` seconds: stopped as its egg says, or killed.
+        """Stop it as its egg says, within `grace` seconds; return whether it is offline.
 
-        With `kills` it is. Cancels a start, and waits for another action within the same time.
+        With `kills` it is killed after that time, so that it always is. Cancels a start, and waits
+        for another action within the same time.
         Raises `EnvironmentFailed`. Cancelled, it requests nothing more; a stop that was requested
         continues.
         """

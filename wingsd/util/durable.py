@@ -44,9 +44,9 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file of the mode 0600, which takes the place of another at the end.
+    """Open a new file with the mode 0600, which replaces the one at `path` at the end.
 
-    At no time, and after no crash, is that half written; after an error it is as before.
+    A crash leaves `path` either old or new, never half written; after an error it is as before.
     """
     # In the same directory, since a rename cannot leave a filesystem.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
