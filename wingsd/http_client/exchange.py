@@ -238,7 +238,7 @@ class Answer:
     def fields(self) -> dict[str, Any]:
         """The fields of the JSON in the body; none where that is not an object."""
         try:
-            found = json.loads(self.body.decode("utf-8", "replace"))
+            found = json.loads(self.body.decode("utf-8-sig", "replace"))
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -55,6 +55,13 @@ async def test_a_node_that_is_not_wingsd_has_no_features(reply: bytes) -> None:
     assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
 
 
+async def test_features_are_read_behind_a_byte_order_mark() -> None:
+    peer = Peer(says(answer("200 OK", b'\xef\xbb\xbf{"features": ["move-1", "Streams"]}')))
+    url = f"http://127.0.0.1:{peer.port}/api/transfers"
+    assert await PeerClient(url, "Bearer t", reactor, "").features() == {"move-1", "streams"}
+    await peer.outcome
+
+
 @pytest.mark.parametrize("status", ["502 Gone", "503 Busy", "504 Late", "429 Slow", "524 x"])
 async def test_a_node_that_did_not_answer_itself_may_have_any_features(status: str) -> None:
     peer = Peer(says(answer(status, b"<html>")))
