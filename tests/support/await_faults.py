@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
-from inspect import isclass, iscoroutinefunction
+from inspect import isclass, iscoroutine, iscoroutinefunction
 from typing import Any
 
 import pytest
@@ -72,6 +72,8 @@ class AwaitFaults:
         async def call(*args: Any, **kwargs: Any) -> Any:
             fails = self._fails(function.__qualname__)
             if fails and name != "close":
+                for each in filter(iscoroutine, args):
+                    each.close()  # it would have been awaited by the function
                 raise InjectedError
             result = await function(*args, **kwargs)
             if fails:  # it is closed: no test leaves an open file
