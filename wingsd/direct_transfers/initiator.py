@@ -675,9 +675,9 @@ class DirectTransfers(Initiator):
     async def load(self, unfinished: Sequence[TransferRecord]) -> None:
         """Make the servers known that direct transfers have brought, and hold those sent away.
 
-        Not those with an `unfinished` transfer, nor where another directory is in the place of the
-        one that was sent: that is held with its files, or after its deletion. Raises
-        `StorageError`.
+        Servers with an `unfinished` transfer are left out. One that was sent away is held whether
+        its files are still here or deleted, but not where another directory is in their place.
+        Raises `StorageError`.
         """
         configurations, arriving = [], {entry.server for entry in unfinished if entry.direct}
         for row in await self.database.descriptions():

@@ -6,8 +6,8 @@ credentials, no proxy and no cookie, and its answer no encoding. Nothing of its 
 of the consumer but what the transport has read already, so that one of any length takes little
 memory and no thread.
 
-Addresses are allowed that are public, and what is allowed besides. The address that is judged is
-the one that is connected to, not a name: the answers of a name server change. The system's
+Public addresses are allowed, and those that the configuration names. The address that is judged
+is the one that is connected to, not a name: the answers of a name server change. The system's
 resolver waits for a silent name server for ten seconds and more, and cannot be cancelled. Users
 choose the names, so threads of their own look them up: neither the node's own connections nor its
 end wait for these.

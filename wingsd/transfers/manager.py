@@ -332,7 +332,8 @@ class IncomingMoves:
     def __attrs_post_init__(self) -> None:
         self.settings = self._receiver.parts.config.moves
         self._database = self._receiver.parts.step_logs.database
-        #: Those that are being admitted, by tokens: the key's digest, and what fires then.
+        #: Moves that are being admitted, by the digests of their tokens: the digest of the key,
+        #: and a Deferred that fires when that has ended.
         self._beginning: dict[str, tuple[str, Deferred[None]]] = {}
 
     async def begun(self, token: TransferToken, key: str) -> str | None:

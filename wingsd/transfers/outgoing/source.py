@@ -447,7 +447,7 @@ HOLD_BACK = 60.0
 
 @attrs.define(eq=False, repr=False, slots=False)
 class SentStream:
-    """One request of an upload, the one of that number: the first also has all that is beside.
+    """One request of an upload, by its `number`; number 0 also has the backups and the log.
 
     `source` is the server's directory, or a part of one; without one the archive is empty, since
     the destination has the files. `warn` gets a line for each thing that cannot be sent as it is.
@@ -473,7 +473,7 @@ class SentStream:
         self.read = self.files = 0
 
     def start(self, destination: PeerClient, others: int, pool: Sequence[tuple[str, str]]) -> None:
-        """Begin the request, one of `others` beside the first; `pool` are further headers."""
+        """Begin the request; `others` are beside the first, and `pool` are further headers."""
         headers: list[tuple[str, str]] = []
         if self._number:
             headers = [("Multiplex-Stream", str(self._number - 1))]
@@ -553,7 +553,7 @@ class SentStream:
     ) -> Generator[bytes, None, None]:
         """Yield the archive of a backup as the destination restores it.
 
-        Nodes in Go get regular files alone. What is `noted` counts as progress.
+        Nodes in Go get regular files alone. `noted` yields it as it is, and counts as progress.
         """
         if self._family != PELICAN or self._keeps_links or self._goes_as_it_is(local):
             yield from noted
@@ -604,9 +604,9 @@ class SentStream:
 
 
 def _choice(asked: str, default: _Choice, what: str, warn: Callable[[str], None]) -> _Choice:
-    """Return what is `asked` for, of the kind of `default`, which is sent where it is unknown.
+    """Return the choice that is `asked` for, or `default` where this node does not know it.
 
-    It is not refused, since every node reads a tar.gz: `warn` gets a line about it.
+    The latter is not refused, since every node reads a tar.gz: `warn` gets a line about it.
     """
     if not asked:
         return default
