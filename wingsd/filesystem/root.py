@@ -442,8 +442,11 @@ class ServerRoot(OpenDescriptor):
             if len(path.parts) <= 1:  # nothing is on the way
                 yield self._fd
                 return
-            with closing_descriptor(self._opener.directory(self._fd, path.parent)) as parent:
+            parent = self._opener.directory(self._fd, path.parent)
+            try:  # Not by `closing_descriptor`: each request passes here.
                 yield parent
+            finally:
+                os.close(parent)
         except OSError as error:
             raise file_error(error, path) from error
 
