@@ -32,6 +32,12 @@ def test_rates_are_what_was_counted_in_a_second() -> None:
     assert attrs.astuple(rates)[3:] == (1000.0, 10.0, 100.0, 1.0, 2.0, 0.0)
 
 
+def test_a_busy_machine_uses_no_more_than_all_of_its_cores() -> None:
+    # Divided by the time and multiplied again, this is a little more than it was.
+    rates = attrs.evolve(NOTHING, time=1.5, processor_time=0.3).rates_since(NOTHING)
+    assert rates.cpu_percent == 100.0
+
+
 def test_a_counter_that_was_set_back_counts_as_nothing() -> None:
     before = attrs.evolve(NOTHING, received=10, processor_time=10.0, idle_time=1.0)
     rates = attrs.evolve(NOTHING, time=1.0).rates_since(before)

@@ -200,7 +200,8 @@ class Counters(Generic[N]):
     def cpu_percent(self) -> float:
         """The use of all cores in this time, from 0 to 100."""
         total = self.processor_time
-        return 100 * max(total - self.idle_time, 0.0) / total if total > 0 else 0.0
+        busy = max(total - self.idle_time, 0.0)
+        return min(100 * busy / total, 100.0) if total > 0 else 0.0
 
 
 @attrs.frozen(repr=False)
