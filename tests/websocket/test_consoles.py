@@ -7,6 +7,7 @@ import pytest
 from tests.support.browser import Browser, NotOpened
 from tests.support.logged_errors import Logged
 from tests.websocket.consoles import ConsoleNode
+from tests.websocket.tokens import UUID
 from wingsd.config import ApiConfig
 from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -147,6 +148,7 @@ async def test_an_internal_error_is_logged_and_not_shown(
     found = await browser.wait_for("daemon error", "an unexpected error")
     assert "secret" not in found.args[0]
     assert logged.take(RuntimeError)
+    assert f"{UUID}: ChangePower for a browser failed" in logged.lines
 
 
 @pytest.mark.parametrize("secure", [False, True])

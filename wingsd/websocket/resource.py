@@ -265,7 +265,8 @@ class ConsoleClient:
         except WingsdError as error:
             self._send(self.session.failure(error))
         except Exception as error:
-            self._log.failure("{server}: {step} failed", server=self.uuid, step=step)
+            what = "{server}: {step} for a browser failed"
+            self._log.failure(what, server=self.uuid, step=type(step).__name__)
             self._send(self.session.failure(error))
 
     async def _request(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
