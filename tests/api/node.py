@@ -304,7 +304,6 @@ class ApiNode:
         self.live: Any = None
         #: A `NodeEngine`.
         self.node_engine: Any = None
-        #: The WebSockets of servers that have moved to another node, by their UUIDs.
         #: The UUIDs of servers that have moved away lately.
         self.moved: set[str] = set()
         self.client = HTTPClient(Agent(reactor))

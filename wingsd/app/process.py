@@ -91,9 +91,9 @@ SLOW_NICE = 5
 
 
 class Pools:
-    """The thread pools, as `system.transfers` configures them: how much runs at a time of each.
+    """The thread pools, as `system.transfers` configures them.
 
-    Further work waits.
+    Each has a number of threads, which is how much of its work runs at a time; the rest waits.
     """
 
     def __init__(self, reactor: Reactor, transfers: TransfersConfig) -> None:

@@ -288,7 +288,10 @@ class StreamingRequest(Request):
         return getattr(self.getClientAddress(), "host", "a Unix socket")
 
     def client_behind(self, proxies: Sequence[str]) -> str:
-        """Return the address that it comes from; of a Unix socket, a text that is none."""
+        """Return the address of the client behind these proxies.
+
+        Of a client on a Unix socket it is a text that is not an address.
+        """
         forwarded = self.requestHeaders.getRawHeaders("X-Forwarded-For", [])
         chain = [part.strip() for value in forwarded for part in value.split(",")]
         return client_of(proxies, self.peer, chain or [self.header("X-Real-IP").strip()])
@@ -643,11 +646,11 @@ class _Drain:
 
 
 def client_of(proxies: Sequence[str], peer: str, chain: Sequence[str]) -> str:
-    """Return the address of the client of `peer`, where `chain` are the forwarded ones.
+    """Return the address of the client that a connection from `peer` is for.
 
-    It is the last one that is no trusted proxy's, of `proxies`, which are addresses and networks.
-    With any of them, what calls over a Unix socket is one as well. An invalid address ends the
-    chain.
+    `chain` are the addresses that were forwarded with the request, `proxies` the addresses and
+    networks of trusted proxies. The client is the last address that is not a trusted proxy's; an
+    invalid address ends the chain. A peer on a Unix socket is a trusted proxy where there are any.
     """
     networks = [parse_network(proxy) for proxy in proxies]
     if not networks:

@@ -119,8 +119,8 @@ class NodeChannel(HTTPChannel):
     def upgrade(self, protocol: Any, opening: bytes) -> None:
         """Switch protocols: `protocol` gets `opening`, then all further data.
 
-        It is a Twisted protocol, and has `go_away`, which closes the connection as it prescribes:
-        that is called when the daemon stops.
+        `protocol` is Twisted's, with a method `go_away`: it is called when the daemon stops, and
+        closes the connection as the protocol prescribes.
 
         The connection is never idle from then on. For backpressure the protocol registers itself
         as the channel's producer.
