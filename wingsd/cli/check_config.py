@@ -230,7 +230,7 @@ EXPIRY_WARNING = timedelta(days=14)
 
 
 def check_certificates(config: Config, found: Finding) -> None:
-    """Add errors and warnings about the certificates that a configuration names."""
+    """Add errors and warnings about the certificates of a configuration to what was found."""
     try:
         check_ca_file(config.system.transfers.ca_file)
     except ConfigError as error:

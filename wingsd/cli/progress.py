@@ -191,9 +191,10 @@ _NOW = "now"
 
 
 def moment(value: str) -> float:
-    """Return a time in seconds since the epoch. Raises `BadParameter` where it is over.
+    """Return a time in seconds since the epoch. Raises `BadParameter` if it is invalid or over.
 
-    It is by the clock of this machine: of a day, the next one of a time alone, or now.
+    `value` is a day and time by the clock of this machine, a time alone, of which the next one is
+    meant, or "now".
     """
     now = datetime.now().astimezone()
     if value == _NOW:

@@ -107,9 +107,10 @@ async def _shown(
 
 
 def report(config: Config, options: ReportOptions, *parts: Iterable[str]) -> str:
-    """Return the text of a report, with the lines of these parts.
+    """Return the text of a report.
 
-    They are the engine, its containers, those of them that have no server, and the log.
+    `parts` are the lines on the engine, on its containers, on those without a server, and of the
+    log.
     """
     values = attrs.asdict(config)
     redaction = Redaction(values, endpoints=options.endpoints)

@@ -175,7 +175,7 @@ _INNER = re.compile(r"lo$|docker|br-|veth|ifb|tun\d|virbr|pelican0$|pterodactyl0
 
 @attrs.frozen(repr=False)
 class Counters(Generic[N]):
-    """The counts of the kernel since the machine's start, or in a second: seconds, bytes, packets.
+    """Seconds, bytes and packets that the kernel has counted, since its start or in a second.
 
     `time` is when it was read, in seconds of a clock of the caller's.
     """

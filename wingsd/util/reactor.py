@@ -69,7 +69,8 @@ class Timer:
             call.cancel()
 
     def _run(self, function: Callable[..., object], *arguments: object) -> None:
-        self._call = None  # which keeps the function's owner
+        # The call refers to the function's owner, which is to be freed when it is done.
+        self._call = None
         function(*arguments)
 
 
