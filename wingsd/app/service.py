@@ -23,7 +23,6 @@ READY_WITHIN = 15.0
 STATUS_INTERVAL = 2.0
 #: Seconds after the end of the node for the process to exit.
 _MARGIN = 5.0
-_STDERR = 2
 
 
 class Supervision(MultiService):
