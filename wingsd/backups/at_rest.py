@@ -464,9 +464,9 @@ def rewrite_archive(
     """Write the other form of an open backup beside it, on stable storage, and exchange them.
 
     Its files have at most `limit` bytes with the copies of hard links. Return its size, and what
-    it does not have of the old one; None where that has the form. After an error nothing is left
-    of it. Raises FileWorkCancelled, NoSpaceForBackup, StorageError, BackupNotForWings where the
-    old one is damaged, or was deleted meanwhile.
+    it does not have of the old one; None where the old one already has that form. After an error
+    nothing is left of it. Raises FileWorkCancelled, NoSpaceForBackup, StorageError, and
+    BackupNotForWings where the old one is damaged, or was deleted meanwhile.
     """
     store, terms, made = backups.store, backups.terms, found.catalogue
     progress.bytes_total = found.size

@@ -389,7 +389,7 @@ class _Making:
 
 @attrs.define(eq=False, repr=False, slots=False)
 class Backups:
-    """The backups of all servers, which are made so many at a time as `slots` has, and deleted.
+    """Makes the backups of all servers, as many at a time as `slots` has, and deletes them.
 
     `adapters` are the kinds of backups; that of a local one is None. The threads `workers` make
     the archives, `disk` does short work, `long` deletes.

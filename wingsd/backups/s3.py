@@ -130,8 +130,8 @@ class _SignedUrls:
 class PartUrls:
     """The URLs of all parts of one backup, one answer of the Panel at a time.
 
-    It is asked for all parts of an archive of `size` bytes (Pterodactyl, Pelican), or without a
-    size for some from a number on (Calagopus).
+    The Panel is asked for all parts of an archive of `size` bytes (Pterodactyl, Pelican). Without
+    a size it is asked for some at a time, from a number on (Calagopus).
     """
 
     _panel: Panel

@@ -26,7 +26,7 @@ from wingsd.filesystem.root import ServerRoot
 
 
 def rename(guard: Guard, files: Iterable[tuple[ServerPath, ServerPath]]) -> int:
-    """Rename files in order, each to the path behind it; return how many.
+    """Rename files in order, each from the first path of a pair to the second; return how many.
 
     One that does not exist is passed over. A directory that something denied is in is not renamed,
     nor one in which something would be denied under its new name. Raises FileDenied, NameConflict,

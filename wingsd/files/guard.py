@@ -51,7 +51,7 @@ class Progress:
 class Guard:
     """The open directory of a server for one request, and the denylists that hold for it.
 
-    `progress` is how far the request's work is. Blocking.
+    `progress` is that of the request's work. Blocking.
     """
 
     def __init__(

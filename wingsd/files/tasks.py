@@ -95,7 +95,7 @@ class FileWork:
     archives: Lane
     writes: Lane
     reads: Workers
-    #: With their lines, each compiled once for as long as these and the server stay.
+    #: The denylist of each server, which is compiled once, and the lines that it is made of.
     _denylists: WeakKeyDictionary[Server, tuple[tuple[str, ...], Denylist]] = attrs.field(
         factory=WeakKeyDictionary, init=False
     )

@@ -90,7 +90,7 @@ def _say_failed(server: Server, error: WingsdError | None) -> None:
 
 @attrs.define(eq=False, repr=False)
 class Restore:
-    """The restoring of a backup for `server`, as recorded, one of `restores`; `run` does it.
+    """One of `restores`: that of a backup of `server`, as recorded; `run` does it.
 
     Read `_restore` from top to bottom. Until the content is put into place nothing of the server's
     files is changed.
@@ -444,7 +444,7 @@ class Restores:
         await DeferredList(over)
         self._tasks.stop()
 
-    # What stays
+    # What a restore leaves on the disk
 
     async def retire(self, record: RestoreRecord) -> None:
         """Take the replaced files away. A failure is logged: the next daemon deletes them."""
