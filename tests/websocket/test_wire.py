@@ -38,7 +38,11 @@ async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: Console
     assert browser.count("throttled") < 20
 
 
-async def test_browsers_that_flood_delay_nobody_and_cost_little(node: ConsoleNode) -> None:
+async def test_browsers_that_flood_delay_nobody_and_cost_little(
+    node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A loaded machine may read the frames more slowly than they are allowed to come.
+    monkeypatch.setattr(protocol, "FRAMES", (protocol.FRAMES[0], 0.0))
     node.listen(secure=True)
     other = await node.watch("*")
     before, begun_at = resident_mib(), reactor.seconds()
