@@ -74,6 +74,27 @@ def test_a_file_that_shrinks_ends_in_zeros(top: Path, tmp_path: Path) -> None:
     assert sent.packed.packed_bytes == sent.progress[-1] == BIG + 6
 
 
+def test_what_a_shrunk_file_gets_again_is_not_sent(top: Path, tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def cut_then_grow(total: int) -> None:
+        if len(sizes) == 2 or total in (0, *sizes):
+            return
+        sizes.append(total)
+        os.truncate(top / "a-big", sizes[0])
+        if len(sizes) == 2:  # some zeros were sent
+            with (top / "a-big").open("ab") as file:
+                file.write(b"again" * (BIG // 5))
+
+    sent = packed(top, meanwhile=cut_then_grow)
+    unpacked(sent, tmp_path / "out")
+    content = (tmp_path / "out/a-big").read_bytes()
+    missing = BIG - sizes[0]
+    assert sizes[0] < sizes[1] <= BIG
+    assert content[sizes[0] :] == bytes(missing)
+    assert sent.notes == [f'"a-big" shrank while it was read; {missing} zeros replace its end']
+
+
 def test_a_file_that_grows_is_sent_as_it_was(top: Path, tmp_path: Path) -> None:
     def grow() -> None:
         with (top / "a-big").open("ab") as file:

@@ -240,7 +240,9 @@ class TarWriter:
             stored += length
             while offset < end:
                 most = min(end - offset, self._block_left)
-                piece = os.pread(fd, most, offset)
+                # zeros go on to the end of the file, even if it grows again
+                is_cut = missing and segments is None
+                piece = b"" if is_cut else os.pread(fd, most, offset)
                 if not piece:
                     piece = bytes(most)
                     missing += most
