@@ -64,6 +64,13 @@ def test_a_scan_has_files_of_all_kinds(tmp_path: Path) -> None:
     assert lines == ['"set-id" is sent without its set-user-id or set-group-id bit']
 
 
+def test_a_scan_of_small_files_alone_has_identities(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"s")
+    with opened(str(tmp_path)) as root:
+        tree = Scan(pytest.fail, reading(root), None, SeenDirectories()).run(root)
+    assert tree.has_identities
+
+
 def test_a_name_that_is_listed_twice_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
