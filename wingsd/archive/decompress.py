@@ -97,9 +97,10 @@ class StreamFormat:
     """One format: its `name` for messages, the first bytes of a stream, and its decompressor.
 
     `make` is called for each stream. `errors` returns what `decompress` raises for invalid data.
-    One with the word `limit` in it is no damage: `advice` says what to do about it, and may have
-    the error itself. Zeros between two streams are allowed in multiples of `padding` bytes, none
-    where that is 0.
+    An error whose text contains `limit` means that the archive exceeds a limit, not that it is
+    damaged: the message is `advice` then, in which `{error}` stands for the error. An empty
+    `limit` means that there is no such error. Zeros between two streams are allowed in multiples
+    of `padding` bytes, none where that is 0.
     """
 
     name: str

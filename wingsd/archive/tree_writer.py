@@ -87,7 +87,7 @@ class DirectoryMetadata:
         self.lock = Lock()
         self._file = SpooledTemporaryFile(_SPOOLED, dir=place)  # noqa: SIM115 - closed by close
         self._offsets = array("q", [0])
-        #: What is not in the file yet, and about its bytes.
+        #: Directories that are not in the file yet, and about how many bytes of memory they take.
         self._chunk: list[DirectoryEntry] = []
         self._size = 0
         self._updated: dict[Path, tuple[int, int, bytes]] = {}

@@ -239,8 +239,8 @@ class MoveTree:
 
     def __init__(self, limits: MoveLimits = _UNLIMITED, directory: str | None = None) -> None:
         self.top = DirectoryNode(0o755, 0)
-        #: What it has but its top. `close` closes its file at once; else that is closed with the
-        #: tree.
+        #: All entries but the top directory. `store.close` closes the file at once; otherwise it
+        #: is closed when the tree is collected.
         self.store = EntryStore(directory)
         #: The highest number ever given to a file that comes in parts.
         self.last_number = 0
