@@ -43,6 +43,8 @@ async def test_a_transfer_by_the_panel_is_watched_to_its_end(daemon: ReceivingNo
     found = (await daemon.wingsctl("show", UUID, "--json")).json["running"]
     assert (found["direction"], found["step"], found["by_hand"]) == ("in", "receive", False)
     assert found["total_bytes"] is None
+    while not any(look["running"] for look in watch.seen):
+        await daemon.wingsctl("--version")
     assert await sender.finish() == (200, b"")
     ran = await daemon.wingsctl("transfers", "--json")
     (past,) = ran.json["past"]
@@ -52,7 +54,6 @@ async def test_a_transfer_by_the_panel_is_watched_to_its_end(daemon: ReceivingNo
         await daemon.wingsctl("--version")
     process.signalProcess("INT")
     assert await watch.ended == 0
-    assert any(look["running"] for look in watch.seen)
 
 
 async def test_status_and_check_config_describe_the_node(daemon: ReceivingNode) -> None:

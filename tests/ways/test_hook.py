@@ -13,7 +13,7 @@ from tests.ways.__main__ import HOOK
 PROGRAM = """
 import os
 from pathlib import Path
-from wingsd.util import net
+from wingsd.util import addresses
 from wingsd.util.text import readable_size
 readable_size(1)
 Path({phase!r}).write_bytes(bytes([2]))
