@@ -13,9 +13,8 @@ from wingsd.errors import FileNotPermitted, StorageError
 from wingsd.files.archives import Chosen, Selection
 from wingsd.files.changes import copy
 from wingsd.files.guard import Guard
-from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.openers import Openat2Opener
-from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.paths import ServerPath, file_error
 from wingsd.filesystem.root import ServerRoot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")

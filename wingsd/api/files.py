@@ -52,8 +52,7 @@ from wingsd.files.search import (
 )
 from wingsd.files.tasks import Lane
 from wingsd.filesystem.directory import OpenFile
-from wingsd.filesystem.errors import file_error
-from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.paths import ServerPath, file_error
 from wingsd.filesystem.paths import ServerPath as FilePath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.http.body_sender import FileBody, Validators

@@ -31,7 +31,7 @@ from wingsd.errors import (
 from wingsd.http.operations import Accepted, Access, Call, Topic, parse
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.server import Server
-from wingsd.util.text import require_uuid
+from wingsd.util.text import canonical_uuid
 
 
 class Endpoint(Resource):
@@ -81,11 +81,13 @@ class Endpoint(Resource):
     @property
     def uuid(self) -> str:
         """The UUID in the path. Raises `ServerNotFound` when it is invalid."""
-        refusal = ServerNotFound(
-            "The requested resource does not exist on this instance.",
-            "a server is identified by its UUID",
-        )
-        return require_uuid(self.part("uuid"), refusal)
+        uuid = canonical_uuid(self.part("uuid"))
+        if uuid is None:
+            raise ServerNotFound(
+                "The requested resource does not exist on this instance.",
+                "a server is identified by its UUID",
+            )
+        return uuid
 
     def transfer_token(self, **options: Any) -> TransferToken:
         """Return the request's token of a transfer; `options` are of `transfer_token`."""

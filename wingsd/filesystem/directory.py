@@ -13,9 +13,8 @@ from contextlib import AbstractContextManager, closing
 from typing import NamedTuple
 
 from wingsd.errors import FileInUse, FileTypeRefused, IsDirectory, WingsdError
-from wingsd.filesystem.errors import file_errors
 from wingsd.filesystem.new_file import TEMPORARY, OpenDescriptor, remove_left_over
-from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.filesystem.paths import ServerPath, file_errors, name_text
 from wingsd.filesystem.walk import Listing, unreadable_for_user, walk
 from wingsd.util.text import display
 

@@ -25,8 +25,8 @@ from typing import Self
 import attrs
 
 from wingsd.errors import FileTypeRefused, NameConflict, PathInvalid, UploadInProgress
-from wingsd.filesystem.errors import file_error, file_errors
 from wingsd.filesystem.open_directories import closing_descriptor
+from wingsd.filesystem.paths import file_error, file_errors
 from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
 from wingsd.filesystem.usage import DirectoryUsage
 from wingsd.util.text import display

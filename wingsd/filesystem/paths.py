@@ -1,18 +1,35 @@
-"""Paths of a server's files as users write them, and names on the disk as users see them.
+"""Paths of a server's files as users write them, names as users see them, and errors of files.
 
 A path is relative to the server's directory. Names on Linux are bytes. One that is not UTF-8 is
 shown with a private-use character for each byte that is invalid, U+10FE80 for 0x80 to U+10FEFF for
 0xFF, and a path with these characters means that file. Such a character that is itself in a name
 is shown as its four bytes, so that each name has one text.
+
+Errors of the operating system about such a file become errors of wingsd here. A user can act on
+most of them, so their statuses are below 500: Panels show the message of those only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import attrs
 
-from wingsd.errors import NameTooLong, PathInvalid
+from wingsd.errors import (
+    DiskLimitExceeded,
+    FileInUse,
+    FileMissing,
+    FileNotPermitted,
+    FileTypeRefused,
+    IsDirectory,
+    NameTooLong,
+    PathInvalid,
+    StorageError,
+    WingsdError,
+)
+from wingsd.util.text import disk_advice, display
 
 #: Bytes of one name: NAME_MAX of Linux.
 MAX_NAME_BYTES = 255
@@ -128,3 +145,54 @@ def _collapsed(start: Iterable[bytes], path: bytes) -> tuple[bytes, ...]:
         elif part not in (b"", b"."):
             parts.append(part)
     return tuple(parts)
+
+
+_OUTSIDE = "a symlink or a mount on the way leads out of the server's files"
+#: The path leads through something else than directories, or out of the root: by a symlink, which
+#: is EXDEV of openat2.
+_NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE))
+_KINDS: dict[int, type[IsDirectory | FileInUse | FileTypeRefused]] = {
+    errno.EISDIR: IsDirectory,
+    errno.ETXTBSY: FileInUse,
+    errno.ENXIO: FileTypeRefused,  # a FIFO or a socket that is opened
+}
+_FULL = {
+    errno.ENOSPC: "the disk is full: the server's own quota, or the disk of the node",
+    errno.EDQUOT: "the disk quota is used up",
+}
+_NOT_PERMITTED = {
+    errno.EACCES: (
+        "set its permissions first, or those of the directories that it is in: the owner must be "
+        "able to read and write a file, and to enter a directory as well"
+    ),
+    errno.EPERM: (
+        "it is immutable, or belongs to a user whose files this node may not change; an "
+        "administrator of the node can change that"
+    ),
+}
+
+
+@contextmanager
+def file_errors(name: bytes | ServerPath) -> Iterator[None]:
+    """Raise an OSError of this context as an error of wingsd; `name` is the file's path."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error, name) from error
+
+
+def file_error(error: OSError, name: bytes | ServerPath) -> WingsdError:
+    """Return the error of the operating system as one of wingsd; `name` is the file's path."""
+    shown = display(bytes(name) or b"/")
+    code = error.errno or 0
+    if code in _NOT_THERE:
+        return FileMissing(f"{shown}: {_OUTSIDE if code == errno.EXDEV else error.strerror}")
+    if code == errno.ENAMETOOLONG:
+        return NameTooLong()
+    if kind := _KINDS.get(code):
+        return kind(shown)
+    if code in _FULL:
+        return DiskLimitExceeded(f"{shown}: {_FULL[code]}")
+    if code in _NOT_PERMITTED:
+        return FileNotPermitted(f"{shown}: {_NOT_PERMITTED[code]}")
+    return StorageError(f"{shown}: {disk_advice(error)}")

@@ -39,7 +39,6 @@ from wingsd.filesystem.directory import (
     open_regular,
     regular_descriptor,
 )
-from wingsd.filesystem.errors import file_error, file_errors
 from wingsd.filesystem.new_file import (
     DEFAULTS,
     NewFile,
@@ -52,7 +51,7 @@ from wingsd.filesystem.new_file import (
 )
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.openers import NEW_FILE, NEW_FILE_MODE, DirectoryOpener
-from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.paths import ServerPath, file_error, file_errors
 from wingsd.filesystem.removal import TreeRemover
 from wingsd.filesystem.usage import DirectoryUsage, UsageCounter
 from wingsd.filesystem.walk import ENTRY_SIZE, FREE_ENTRIES

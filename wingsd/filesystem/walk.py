@@ -25,7 +25,6 @@ from typing import NoReturn
 from attrs import Factory, define, evolve, frozen
 
 from wingsd.errors import StorageError, TreeTooLarge
-from wingsd.filesystem.errors import file_error
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import (
     REPLACED,
@@ -33,6 +32,7 @@ from wingsd.filesystem.open_directories import (
     Path,
     closing_descriptor,
 )
+from wingsd.filesystem.paths import file_error
 from wingsd.util.text import disk_advice, display, reading_advice
 
 Inode = tuple[int, int]

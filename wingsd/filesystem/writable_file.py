@@ -16,8 +16,8 @@ from threading import Lock
 import attrs
 
 from wingsd.filesystem.directory import Entry
-from wingsd.filesystem.errors import file_error, file_errors
 from wingsd.filesystem.new_file import OpenDescriptor
+from wingsd.filesystem.paths import file_error, file_errors
 from wingsd.filesystem.usage import DirectoryUsage
 
 #: The largest offset that Linux has.

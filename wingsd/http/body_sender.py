@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from wingsd.errors import RangeNotSatisfiable
 from wingsd.threadio import Outflow, OutflowClosed, Workers
-from wingsd.util.net import tcp_info
+from wingsd.util.net import below_tls, tcp_info
 from wingsd.util.reactor import Reactor, Timer
 
 if TYPE_CHECKING:
@@ -90,11 +90,6 @@ class DeliveryWatchdog:
             )
         else:
             self.start()
-
-
-def below_tls(transport: Any) -> Any:
-    """Return the transport that carries TLS, or the one that was given."""
-    return getattr(transport, "transport", transport)
 
 
 def _acknowledged(transport: Any) -> int | None:

@@ -29,14 +29,13 @@ from wingsd.http.body_sender import (
     BytesSender,
     FileBody,
     StreamedBody,
-    below_tls,
     send_file,
     send_stream,
 )
 from wingsd.http.operations import Encoded, Error, PlainText, TreePage
 from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
-from wingsd.util.net import tcp_info
+from wingsd.util.net import below_tls, tcp_info
 from wingsd.util.reactor import Timer
 
 #: Bytes of a body for a resource that does not stream.

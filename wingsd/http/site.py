@@ -22,10 +22,10 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from wingsd.config import CALAGOPUS, Config, LimitsConfig, node_agent_of
 from wingsd.errors import HeaderTooLong, InvalidHttpRequest, PathNotFound, WingsdError
-from wingsd.http.body_sender import below_tls
 from wingsd.http.operations import Error
 from wingsd.http.request import StreamingRequest
 from wingsd.util.media import MediaType, encode
+from wingsd.util.net import below_tls
 from wingsd.util.observer import Observer
 from wingsd.util.tls_records import GATHERED, InputScheduler, ReadControl
 

@@ -81,6 +81,11 @@ class TcpInfo:
     acknowledged: int = 0
 
 
+def below_tls(transport: Any) -> Any:
+    """Return the transport that carries TLS, or the one that was given."""
+    return getattr(transport, "transport", transport)
+
+
 def tcp_info(connection: socket.socket) -> TcpInfo:
     """Return the state of a connection. Raises `OSError` for one that is not TCP."""
     found = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAYOUT.size)
