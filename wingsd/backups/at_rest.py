@@ -70,8 +70,8 @@ _KEPT = 100
 class VerifiedBackup:
     """The result of a check: the archive's bytes, SHA-256 and regular files, and its `fault`.
 
-    `files` is None where the members were not read. An empty `fault` is none: the archive can be
-    extracted, and is what its catalogue says, if there is one.
+    `files` is None where the members were not read. `fault` is empty when the archive can be
+    extracted and agrees with its catalogue, if it has one.
     """
 
     bytes: int

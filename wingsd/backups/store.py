@@ -2,8 +2,8 @@
 
 Pelican's nodes keep the backups of a server in a directory of its own, the others all of them side
 by side. Whichever family this node's is, backups in either place are found. A backup is of the
-server whose directory it is in, or that its catalogue names. Where neither tells, as of those that
-Pterodactyl's Wings has made, it is taken for one of whoever asks for it by its UUID.
+server whose directory it is in, or that its catalogue names. Backups that Pterodactyl's Wings has
+made have neither: each belongs to any server for which it is requested by its UUID.
 
 Backups are also parts of an upload: sent with a server from here, and removed when it has moved.
 Blocking.

@@ -321,7 +321,7 @@ class GuardedExchange(HttpExchange):
         self.abort(CancelledError())
 
     def close_within(self, seconds: float) -> None:
-        """Fail the body in so many seconds, when the limit of the whole is over."""
+        """Fail the body after `seconds`, when the time limit of the whole download ends."""
         error = DownloadFailed(f"it took longer than {readable_time(self._limits.total)}")
         self._total.start(max(seconds, 0), self.abort, error)
 

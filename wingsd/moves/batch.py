@@ -269,7 +269,7 @@ class _Cursor:
         return self.data[self._pass(length) : self.at]
 
     def _pass(self, size: int) -> int:
-        """Go on by so many bytes; return where they are."""
+        """Skip `size` bytes; return the position where they begin. Raises `BatchInvalid`."""
         start, self.at = self.at, self.at + size
         if self.at > len(self.data):
             raise BatchInvalid("its index ends in the middle of a frame")

@@ -65,8 +65,8 @@ _LOST = (errno.EIO, errno.EBADMSG)
 #: Files that are open at a time, and bytes that are read then.
 FILES = 128
 BYTES = 8 << 20
-#: Changes that are remembered; of more, all paths from theirs on are read. One with a long path
-#: counts as several, for so many bytes each.
+#: The maximum of remembered changes. When it is reached, everything from the lowest path of those
+#: that were not remembered is read again. A path counts one more for each `PATH` bytes.
 MOST, PATH = 32_768, 256
 
 

@@ -763,7 +763,7 @@ _MOST_DATA = 1 << 63
 _MEMBERS = 100_000
 _BYTES = 64 << 30
 _MAX_NUMBER = 1 << 31
-#: Bytes for each path and each block of so many bytes, and some more.
+#: Bytes reserved for each path; the size of a block of data, and the bytes of its frame.
 _PATH = 512
 _BLOCK = 4096
 _FRAME = 20

@@ -132,9 +132,9 @@ class Restore:
                 return None
             restores = self._restores
             if await restores.disk.run(restores.storage.is_undecided, self.server.uuid):
-                # The next daemon's start decides.
+                # The start of the daemon decides.
                 self._log.critical(
-                    "{server}: its files are out of place until this node is started again: "
+                    "{server}: the restore stopped halfway; restart wingsd to complete it: "
                     "{error}",
                     server=self.server.uuid,
                     error=error,
@@ -293,7 +293,7 @@ class Restore:
         noting = self._restores.database.start_after_restore(self.server.uuid)
         noting.addErrback(
             lambda failure: self._log.error(
-                "{server}: a later daemon would not start it: {error}",
+                "{server}: cannot record that it is started after the restore: {error}",
                 server=self.server.uuid,
                 error=failure.value,
             )

@@ -316,19 +316,27 @@ async def test_a_copy_of_a_later_version_is_kept_as_it_is(node: MovingNode, sour
     assert left.read_bytes() == written
 
 
-async def test_silence_is_told_once_and_not_while_this_node_has_the_word(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def awaited(
+    node: MovingNode, source: Path, patched: pytest.MonkeyPatch
+) -> tuple[Any, Clock, list[WingsdError]]:
+    """Return a move that waits for its source by a clock, and the errors that end it."""
     client = await half_sent(node, source)
     move = node.moves.find(UUID, client.id)
     assert move is not None
     clock, told = Clock(), list[WingsdError]()
-    limit = move._settings.patience + LONGER
+    patched.setattr(move, "_reactor", clock)
+    patched.setattr(move, "_silence_timer", Timer(clock))
+    patched.setattr(move, "abort", told.append)
+    move._await_source()
+    return move, clock, told
+
+
+async def test_silence_is_told_once_and_not_while_this_node_has_the_word(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(move, "_reactor", clock)
-        patched.setattr(move, "_silence_timer", Timer(clock))
-        patched.setattr(move, "abort", told.append)
-        move._await_source()
+        move, clock, told = await awaited(node, source, patched)
+        limit = move._settings.patience + LONGER
         clock.advance(limit - 10)
         move.silence.progressed()
         clock.advance(limit - 10)
@@ -344,16 +352,9 @@ async def test_silence_is_told_once_and_not_while_this_node_has_the_word(
 async def test_a_source_is_given_up_at_the_end_of_its_time_and_not_before(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await half_sent(node, source)
-    move = node.moves.find(UUID, client.id)
-    assert move is not None
-    clock, told = Clock(), list[WingsdError]()
-    limit = move._settings.patience + LONGER
     with monkeypatch.context() as patched:
-        patched.setattr(move, "_reactor", clock)
-        patched.setattr(move, "_silence_timer", Timer(clock))
-        patched.setattr(move, "abort", told.append)
-        move._await_source()
+        move, clock, told = await awaited(node, source, patched)
+        limit = move._settings.patience + LONGER
         clock.advance(7)
         move.silence.progressed()
         clock.pump([limit - 1, 0.5])

@@ -659,7 +659,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         return subsystem == "sftp"
 
     def shell_requested(self) -> bool:
-        """Accept it, to say that there is none."""
+        """Accept the request, to send the client the reason why there is no shell."""
         self._refusal = NO_SHELL
         return True
 

@@ -212,7 +212,7 @@ class OutgoingTransfer:
             self._sending.abort()  # of what it has already
 
     def finish(self) -> None:
-        """Clean up: the server's files are out of place, so a later daemon has nothing to do."""
+        """Clean up: the server's files are put away, so the next start has nothing to do."""
         self._in_background(self._finish())
 
     @property
