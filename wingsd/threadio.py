@@ -20,7 +20,6 @@ from pathlib import Path
 from threading import Condition
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import psutil
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IConsumer,
@@ -67,8 +66,11 @@ class Thread(threading.Thread):
             if self._nice > os.getpriority(os.PRIO_PROCESS, thread):
                 os.setpriority(os.PRIO_PROCESS, thread, self._nice)
         if self._idle_io:
-            with suppress(OSError, psutil.Error):
-                psutil.Process(thread).ionice(psutil.IOPRIO_CLASS_IDLE)
+            with suppress(ImportError, OSError):
+                import psutil  # noqa: PLC0415
+
+                with suppress(psutil.Error):
+                    psutil.Process(thread).ionice(psutil.IOPRIO_CLASS_IDLE)
         super().run()
 
 

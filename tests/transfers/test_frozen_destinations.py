@@ -27,7 +27,7 @@ from wingsd.transfers.peer.moves import MoveClient
 __all__ = ["_quick", "_slow_to_settle"]
 
 #: Bytes of a body that fills the kernel's buffers, and of a file that makes one.
-BATCH, LARGE = 8 << 20, 9 << 20
+BATCH, LARGE = 6 << 20, 7 << 20
 #: Bytes that the kernel keeps for the node.
 BUFFER = 64 << 10
 #: Seconds of each limit while the destination is frozen, and where a move is not to fail by it.

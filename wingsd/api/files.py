@@ -102,7 +102,7 @@ class FilesPath(ServerResource):
         return self._node.files.denylist(self.game_server)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ContentsQuery:
     """Which file, and how it is sent."""
 
@@ -167,7 +167,7 @@ _DEPTH = 64
 _OLD_RESULTS, _OLD_SIZE = 100, 512 * 1024
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SearchQuery:
     """What is searched for, and where."""
 
@@ -175,7 +175,7 @@ class SearchQuery:
     pattern: Annotated[str, "A glob with `*` or `?`, or a part of the name."] = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PathFilter:
     """Patterns as in gitignore for paths below `root`."""
 
@@ -184,7 +184,7 @@ class PathFilter:
     case_insensitive: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SizeFilter:
     """Bytes of a file: at least `min`, and less than `max`."""
 
@@ -192,7 +192,7 @@ class SizeFilter:
     min: int = 0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ContentQuery:
     """A text that files contain; of those that are larger than `max_search_size` none does."""
 
@@ -202,7 +202,7 @@ class ContentQuery:
     case_insensitive: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FileSearch:
     """A search of Calagopus' Panel; the last four fields are those of 2025."""
 
@@ -217,7 +217,7 @@ class FileSearch:
     max_size: int = _OLD_SIZE
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FoundFiles:
     """What a search has found; names are paths below its root."""
 
@@ -257,7 +257,7 @@ def _old_filter(body: FileSearch) -> tuple[FileFilter, int]:
     return FileFilter(content=content, part=body.query), body.limit
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FingerprintsQuery:
     """Which files, and the algorithm."""
 
@@ -267,7 +267,7 @@ class FingerprintsQuery:
     ignored: Annotated[tuple[str, ...], "Files that are left out, as in gitignore."] = ()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Fingerprints:
     """Fingerprints by the paths as they were given."""
 
@@ -390,14 +390,14 @@ class ReadFilesEndpoint(FilesPath):
 _PELICANS_MESSAGE = "The requested directory was not found on the server."
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DirectoryQuery:
     """Which directory."""
 
     directory: Annotated[str, "The path in the server's directory."] = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PageQuery(DirectoryQuery):
     """Which page of which directory."""
 
@@ -408,7 +408,7 @@ class PageQuery(DirectoryQuery):
     sort: Annotated[str, "The order.", Keywords(enum=[each.value for each in Sort])] = "name_asc"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DirectoryPage:
     """A page of a directory."""
 

@@ -125,14 +125,14 @@ OWN_LOG = "wingsd.log"
 MOST_LINES = 10_000
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class LogFiles:
     """The log files, the oldest first."""
 
     log_files: list[StoredLog]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class LogFileQuery:
     """How many lines to return. A string, so that the handler words the error."""
 
@@ -262,7 +262,7 @@ def _assignable(config: Config) -> list[str]:
     return host_addresses(docker.system_ips, without=[docker.network.bridge_name])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PortsQuery:
     """The addresses in question."""
 
@@ -284,7 +284,7 @@ Rate = Annotated[float, Keywords(minimum=0), "In a second."]
 _CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ProcessorDetails:
     """The processor."""
 
@@ -295,7 +295,7 @@ class ProcessorDetails:
     cpu_count: Amount
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class MemoryDetails:
     """The memory, in bytes."""
 
@@ -305,7 +305,7 @@ class MemoryDetails:
     used_bytes_process: Annotated[Amount, "By this daemon."]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ServerNumbers:
     """The numbers of servers."""
 
@@ -314,7 +314,7 @@ class ServerNumbers:
     offline: Amount
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NodeOverview:
     """The node."""
 
@@ -328,7 +328,7 @@ class NodeOverview:
     kernel_version: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ProcessorStats:
     """The use of the processor."""
 
@@ -337,7 +337,7 @@ class ProcessorStats:
     model: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NetworkStats:
     """The traffic of the machine, without that within it; bytes and packets."""
 
@@ -351,7 +351,7 @@ class NetworkStats:
     sending_packets_rate: Rate
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class MemoryStats:
     """The use of the memory, in bytes."""
 
@@ -360,7 +360,7 @@ class MemoryStats:
     total: Amount
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DiskStats:
     """The disk with the servers' files, in bytes; what is read and written is of all disks."""
 
@@ -372,7 +372,7 @@ class DiskStats:
     writing_rate: Rate
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class MachineStats:
     """What the machine does."""
 
@@ -382,7 +382,7 @@ class MachineStats:
     disk: DiskStats
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NodeStats:
     """What the machine does, for Calagopus' Panel."""
 

@@ -120,7 +120,7 @@ class SignedPath(Endpoint):
             raise SignedUrlVoid("it was used before")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class SignedQuery:
     """The token of a signed URL."""
 
@@ -203,7 +203,7 @@ class FileDownloadEndpoint(SignedPath):
         return await self.sent(opened[1], f"backup {token.backup}")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ArchiveQuery(SignedQuery):
     """The token of a signed URL, and the format of the archive."""
 
@@ -290,7 +290,7 @@ _DIGITS = 18
 _OFFSET = {"Upload-Offset": "How many bytes of the file are here."}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PartQuery(SignedQuery):
     """The file that is uploaded in parts (Calagopus)."""
 
@@ -298,7 +298,7 @@ class PartQuery(SignedQuery):
     file: Annotated[str, "The name in the directory; it may be a path."] = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PartHeaders:
     """Where a part belongs."""
 
@@ -311,7 +311,7 @@ class PartHeaders:
     upload_complete: Annotated[str, "`?1` with the last part."] = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FileUploadForm:
     """The files."""
 
@@ -322,7 +322,7 @@ class FileUploadForm:
     ]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class UploadQuery(SignedQuery):
     """Where files are uploaded to, and by whom."""
 

@@ -10,7 +10,6 @@ from enum import Enum
 from functools import partial
 from typing import Any, Protocol, cast
 
-import lz4.frame
 import pyzstd
 from isal import isal_zlib
 
@@ -54,20 +53,22 @@ class Compressor(Protocol):
         """Return the rest of the stream."""
 
 
-class _Lz4(lz4.frame.LZ4FrameCompressor):  # type: ignore[misc]
-    """lz4's compressor, which starts its frame by a call of its own."""
+class _Lz4:
+    """lz4's compressor, with the start of its frame, which is a call of its own there."""
+
+    def __init__(self, level: int) -> None:
+        import lz4.frame  # noqa: PLC0415
+
+        self._frame = lz4.frame.LZ4FrameCompressor(compression_level=level, content_checksum=True)
 
     def compress(self, data: bytes, /) -> bytes:
-        head = b"" if self.started() else self.begin()
-        return bytes(head + super().compress(data))
+        return self._head() + cast(bytes, self._frame.compress(data))
 
     def flush(self) -> bytes:
-        head = b"" if self.started() else self.begin()
-        return bytes(head + super().flush())
+        return self._head() + cast(bytes, self._frame.flush())
 
-
-def _lz4(level: int) -> Compressor:
-    return cast(Compressor, _Lz4(compression_level=level, content_checksum=True))
+    def _head(self) -> bytes:
+        return b"" if self._frame.started() else cast(bytes, self._frame.begin())
 
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -122,7 +123,7 @@ _FORMATS: Mapping[ArchiveFormat, _Levels] = {
     ArchiveFormat.TAR_GZ: _GZIP_LEVELS,
     ArchiveFormat.TAR_XZ: _levels(lambda level: lzma.LZMACompressor(preset=level), 1, 2, 4, 6),
     ArchiveFormat.TAR_BZ2: _levels(bz2.BZ2Compressor, 1, 4, 6, 9),
-    ArchiveFormat.TAR_LZ4: _levels(_lz4, 0, 3, 6, 9),
+    ArchiveFormat.TAR_LZ4: _levels(_Lz4, 0, 3, 6, 9),
     ArchiveFormat.TAR_ZSTD: _levels(_zstd, 1, 5, 9, 15),
 }
 

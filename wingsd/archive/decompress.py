@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
 
-import lz4.frame
 import pyzstd
 from attrs import frozen
 from isal import igzip_lib
@@ -227,10 +226,16 @@ GZIP = StreamFormat(
 """Its window is 32 KiB."""
 
 
+def _lz4() -> Decompressor:
+    import lz4.frame  # noqa: PLC0415
+
+    return cast(Decompressor, lz4.frame.LZ4FrameDecompressor())
+
+
 LZ4 = StreamFormat(
     name="lz4",
     magics=(b"\x04\x22\x4d\x18", *SKIPPABLE_MAGICS),
-    make=lambda: cast(Decompressor, lz4.frame.LZ4FrameDecompressor()),
+    make=_lz4,
     errors=lambda: (RuntimeError,),
 )
 """A block has at most 4 MiB, and the decompressor takes some 9 MiB."""

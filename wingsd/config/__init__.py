@@ -388,7 +388,7 @@ class MovesConfig:
     #: The maximum size of a batch, which is the body of one request; the lower one of the two
     #: nodes counts (wingsd's own). A break costs the batches under way, and the source has up to
     #: six of this size in memory.
-    batch: MiB = attrs.field(default=8, validator=at_most(64))
+    batch: MiB = attrs.field(default=6, validator=at_most(64))
     #: The batches of a move under way at the same time; the lower number of the two nodes counts
     #: (wingsd's own). A source that sends more gets 503.
     streams: int = attrs.field(default=2, validator=at_most(8))

@@ -45,7 +45,7 @@ from wingsd.util.text import disk_advice
 _optional = attrs.validators.optional
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SslSettings:
     """TLS of the node's interface."""
 
@@ -54,7 +54,7 @@ class SslSettings:
     key: Annotated[str | None, "The path of a PEM file on the node."] = None
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ApiSettings:
     """The node's interface."""
 
@@ -66,7 +66,7 @@ class ApiSettings:
     )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SftpSettings:
     """The node's SFTP."""
 
@@ -76,14 +76,14 @@ class SftpSettings:
     )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SystemSettings:
     """What of `system` may be changed."""
 
     sftp: SftpSettings = SftpSettings()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class NodeSettings:
     """The node's settings at its Panel. What is absent stays."""
 
@@ -142,7 +142,7 @@ _PANELS_CERTIFICATE = "/etc/letsencrypt/live/"
 _ATTEMPTS = 3
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Saved:
     """The outcome of saving a Panel's settings, as the dotted paths of keys.
 

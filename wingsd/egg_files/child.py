@@ -38,7 +38,7 @@ _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*['"]([\w.-]{1,40})['
 _KNOWN = re.compile(r"us-ascii|iso-8859-\d+|windows-125\d|koi8-[ru]|gb\w+|big5|shift_jis|euc-\w+")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class EncodedText:
     """A file's text, its lines ended by line feeds, and how it was written as bytes."""
 
@@ -117,7 +117,7 @@ class Document(Protocol):
         """Return the text, unchanged if no value was changed."""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Rewritten:
     """A file's new bytes, and one line for each change that could not be made."""
 
@@ -209,7 +209,7 @@ MAX_HEADER = 1 << 20
 _MAX_TEXT = 1000
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RewriteRequest:
     """A file's bytes, the name of its parser, and the changes."""
 
@@ -237,7 +237,7 @@ class RewriteRequest:
         return cls(found["parser"], data, changes)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RewriteAnswer:
     """The result for a file: `rewritten`, or else the reason why it is `refused`.
 

@@ -51,7 +51,7 @@ _REPLACED = (errno.EINVAL,)
 _STEP = 240 << 10
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class FileMember:
     """A directory, a regular file or a symlink: its path in the archive, and its stat result.
 
@@ -126,7 +126,7 @@ class Chosen:
         return bool(directory) and self.of(directory[:-1])(directory[-1], False)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Selection:
     """The part of the directory `top` that is packed into `archive`, of which a part is denied."""
 
@@ -205,7 +205,7 @@ def _check(path: bytes, error: OSError) -> None:
         unreadable_for_user(path, error)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ArchiveKind:
     """A kind of archive: with `tar` a tar in that format, else a zip. `suffix` has no dot."""
 
@@ -273,7 +273,7 @@ _ZIP_LEVELS = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Compressing:
     """An archive that is asked for: `files` below `top`, in the format of `kind`.
 

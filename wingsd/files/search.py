@@ -37,7 +37,7 @@ _TEXT_HEAD = 128
 _WILD = {"*": ".*", "?": "."}
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class SearchLimits:
     """`depth` is that of directories below the first; `skipped` are names of directories.
 
@@ -69,7 +69,7 @@ def name_matcher(pattern: str) -> Callable[[str], bool]:
     return lambda name: compiled.fullmatch(name.lower()) is not None
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class ContentFilter:
     """A text that files contain; of files of more than `most` bytes none does.
 
@@ -82,7 +82,7 @@ class ContentFilter:
     ignore_case: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class FileFilter:
     """Which files are searched for: regular ones, by paths below the start, size and content.
 

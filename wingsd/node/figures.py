@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import attrs
-import psutil
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -139,6 +138,8 @@ class _Mount:
 
 
 def _mounts() -> list[_Mount]:
+    import psutil  # noqa: PLC0415
+
     try:
         disks = {each.mountpoint for each in psutil.disk_partitions(all=False)}
         # Of two at one place, the later hides the other.
@@ -234,6 +235,8 @@ def read_counters(now: float, bridge: str) -> Counters[int]:
 
     Raises `FiguresUnavailable`.
     """
+    import psutil  # noqa: PLC0415
+
     try:
         times = psutil.cpu_times()
         network = psutil.net_io_counters(pernic=True, nowrap=False)
@@ -257,6 +260,8 @@ def read_counters(now: float, bridge: str) -> Counters[int]:
 
 def memory() -> MachineMemory:
     """Return how much memory the machine has and uses. Raises `FiguresUnavailable`."""
+    import psutil  # noqa: PLC0415
+
     try:
         machine, swap = psutil.virtual_memory(), psutil.swap_memory()
         return MachineMemory(
@@ -392,6 +397,8 @@ def host_addresses(more: Iterable[str] = (), *, without: Iterable[str] | None = 
     Where `without` is given, it names interfaces whose addresses are left out, together with those
     of Docker's. Called in a thread. Raises `FiguresUnavailable`.
     """
+    import psutil  # noqa: PLC0415
+
     try:
         interfaces = psutil.net_if_addrs()
     except (OSError, psutil.Error) as error:
