@@ -250,7 +250,7 @@ _SIGNED = "[as its node](http.md#signed-urls)"
 _TRANSFER = "as its node: [protocol](protocol.md)"
 _BACKUPS = "see [backups](#backups)"
 _ABOVE = "see above"
-_MOVE = "[moves that resume](moves.md)"
+_MOVE = "[moves that resume](protocol.md#moves-that-resume)"
 _DIRECT = "[direct transfers](protocol.md)"
 #: What is to be said of a call; of others `_USUAL`.
 _REMARKS: Mapping[str, str] = {

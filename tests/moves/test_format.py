@@ -1,4 +1,4 @@
-"""The format of docs/moves.md, made here by hand: it is the same in every version."""
+"""The format of docs/protocol.md, made here by hand: it is the same in every version."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_root_of_an_empty_directory() -> None:
     empty = digest(b"wingsd move 1 directory\n")
     expected = digest(b"wingsd move 1 root\n" + pack("<Hq", 0o755, 1) + empty)
     assert tree.root() == expected
-    assert expected.hex() in page("docs/moves.md").text
+    assert expected.hex() in page("docs/protocol.md").text
 
 
 def test_the_root_of_a_tree_with_everything() -> None:

@@ -1,4 +1,4 @@
-"""A source of moves, written against docs/moves.md, for tests of a destination.
+"""A source of moves, written against docs/protocol.md, for tests of a destination.
 
 Requests block in threads, each over a connection that stays open. Nothing here decides: a test
 says what is asked, in which order, and of what.

@@ -1,4 +1,4 @@
-"""A destination of moves that resume, written against docs/moves.md, which fails as a test says.
+"""A destination of moves that resume, by docs/protocol.md, which fails as a test says.
 
 It keeps what arrives in a directory, by `wingsd.moves`, in the reactor's thread.
 """

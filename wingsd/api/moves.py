@@ -1,4 +1,4 @@
-"""`/api/transfers/{uuid}/move`: moves to this node that resume; see `docs/moves.md`."""
+"""`/api/transfers/{uuid}/move`: moves to this node that resume; see `docs/protocol.md`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ disk are made before the digests are compared: so they are of what was sent. By 
 a MiB reading back takes a tenth of the time; where that differs, the digests decide.
 
 Frames are single changes of a tree at the destination: shape frames change names, kinds and sizes,
-data frames contents. docs/moves.md has the layout. Paths are names below the root in one spelling:
+data frames contents. docs/protocol.md has the layout. Paths are names below the root in one form:
 components joined by single slashes, none of them empty, `.` or `..`; the root itself is the empty
 path, for `DirectoryFrame` alone. Times are in nanoseconds, sizes in bytes.
 """

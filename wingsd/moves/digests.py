@@ -1,4 +1,4 @@
-"""Digests of blocks, files, directories and trees, which end in one root. See docs/moves.md.
+"""Digests of blocks, files, directories and trees, which end in one root. See docs/protocol.md.
 
 All numbers are little-endian. Two nodes have the same tree if, and only if, they have the same
 root: names, kinds, permission bits, times in nanoseconds, links and all contents count.

@@ -1,4 +1,4 @@
-"""Files of a running server that need not be read again: docs/moves.md has the rule.
+"""Files of a running server that need not be read again: docs/protocol.md has the rule.
 
 `UnchangedFiles` decides which files are carried over unread from round to round, and keeps them
 in `SettledFiles`. A round: `begin`, then a scan and a plan with `unchanged`, then for each file of

@@ -1,4 +1,4 @@
-"""The move of one server in batches, which goes on after each break: see docs/moves.md.
+"""The move of one server in batches, which goes on after each break: see docs/protocol.md.
 
 `Mover` begins moves, and goes on with those of an earlier daemon. A move is in the state database
 before its first request, with the key that it alone has.

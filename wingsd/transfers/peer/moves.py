@@ -1,7 +1,7 @@
 """A client of a destination of moves that resume: each request is repeated until it is answered.
 
-docs/moves.md has the requests and what follows which answer. Several requests with batches may be
-under way at once. The bounds of what a move repeats are in the table below: how often, and with
+docs/protocol.md has the requests, and the action after each answer. Several batches may be under
+way at once. The bounds of what a move repeats are in the table below: how often, and with
 which pauses. For how long a request is repeated is configured: `MovesConfig.patience`.
 """
 
