@@ -65,6 +65,7 @@ def test_the_last_release_is_that_of_the_changelog() -> None:
     assert __release__ == __version__ or release < version
 
 
+@pytest.mark.promise("user-archive-process-is-confined")
 def test_the_daemon_outlives_a_parser_that_the_kernel_ends_for_its_memory() -> None:
     # By default systemd stops the whole unit, systemd.service(5).
     unit = (HOME / "debian/wingsd.service").read_text()

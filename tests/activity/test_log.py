@@ -76,6 +76,7 @@ def test_huge_metadata_is_dropped_with_a_line_a_minute(node: ActivityNode, logge
     assert (node.log.waiting, node.log.dropped["too_large"]) == (0, 4)
 
 
+@pytest.mark.promise("activity-is-repeated")
 def test_the_oldest_of_too_many_are_dropped(tmp_path: Path, logged: Logged) -> None:
     node = ActivityNode(tmp_path, most=10, interval=10_000)
     for number in range(25):
@@ -90,6 +91,7 @@ def test_the_oldest_of_too_many_are_dropped(tmp_path: Path, logged: Logged) -> N
     node.kill()
 
 
+@pytest.mark.promise("activity-survives-a-kill")
 def test_entries_stay_in_memory_while_they_cannot_be_stored(
     node: ActivityNode, logged: Logged
 ) -> None:
@@ -121,6 +123,7 @@ def test_what_is_not_stored_at_the_end_is_counted(node: ActivityNode, logged: Lo
     assert "the disk is full" in logged.lines[-1]
 
 
+@pytest.mark.promise("activity-survives-a-kill")
 def test_what_was_stored_survives_a_kill(node: ActivityNode) -> None:
     node.type("a", "b")
     node.clock.advance(1)
@@ -148,6 +151,7 @@ def worker() -> Iterator[Workers]:
     made.stop()
 
 
+@pytest.mark.promise("activity-survives-a-kill")
 async def test_all_is_stored_before_the_database_closes(tmp_path: Path, worker: Workers) -> None:
     store = Store(str(tmp_path))
     store.open()

@@ -17,6 +17,7 @@ from wingsd.statedb import ActivityEntry
 DOWN = PanelUnreachable("the Panel gave no usable answer", "connection refused")
 
 
+@pytest.mark.promise("user-data-is-bounded")
 def test_what_waits_is_sent_at_each_interval(node: ActivityNode) -> None:
     node.type("a")
     node.pass_time(59)
@@ -63,6 +64,7 @@ def test_20_000_entries_go_in_runs_of_50_calls(node: ActivityNode) -> None:
     assert (node.log.waiting, node.stored()) == (0, [])
 
 
+@pytest.mark.promise("activity-is-repeated")
 def test_the_bad_entry_is_found_and_dropped_and_the_others_are_sent(
     node: ActivityNode, logged: Logged
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_bad_entry_among_merged_ones_is_the_only_one_that_is_lost(node: Activi
     assert found == ["/a", "/b", "/c"]
 
 
+@pytest.mark.promise("activity-is-repeated")
 @pytest.mark.parametrize(
     "fault",
     [
@@ -131,6 +134,7 @@ def test_after_any_other_failure_all_is_sent_at_the_next_interval(
     assert "activity is sent again" in logged.lines
 
 
+@pytest.mark.promise("activity-is-repeated")
 def test_retry_after_is_respected(node: ActivityNode) -> None:
     refused = PanelRefused("the Panel refused this node's request", "slowly", 429, 150.0)
     node.panel.faults = [refused]
@@ -163,6 +167,7 @@ def test_never_two_calls_at_once(node: ActivityNode) -> None:
     assert (node.panel.commands, node.log.waiting) == (["a"], 0)
 
 
+@pytest.mark.promise("activity-survives-a-kill")
 def test_a_kill_before_the_answer_repeats_one_call_at_most(node: ActivityNode) -> None:
     node.type(*range(250))
     node.pass_time(2)
@@ -176,6 +181,7 @@ def test_a_kill_before_the_answer_repeats_one_call_at_most(node: ActivityNode) -
     assert node.panel.commands == [*range(100), *range(250)]
 
 
+@pytest.mark.promise("activity-survives-a-kill")
 def test_what_cannot_be_deleted_is_not_sent_again(node: ActivityNode, logged: Logged) -> None:
     node.type("a")
     node.pass_time(2)

@@ -43,6 +43,7 @@ def test_every_operation_id_is_unique() -> None:
 MOVE = "/api/transfers/{uuid}/move"
 
 
+@pytest.mark.promise("node-token-is-needed")
 def test_all_other_operations_need_the_panels_token() -> None:
     others = {
         (method, path): made.access
@@ -86,6 +87,7 @@ async def test_the_document_is_public(node: ApiNode) -> None:
     assert reply.json == interface()
 
 
+@pytest.mark.promise("openapi-reveals-nothing")
 async def test_the_document_says_nothing_of_the_node(node: ApiNode) -> None:
     text = (await node.call("GET", "/openapi.json")).text
     for word in ("the-token-of", "panel.example", UUID, __version__):

@@ -84,6 +84,7 @@ async def test_a_token_is_good_once(site: SignedSite) -> None:
     assert "it was used before" in reply.json["detail"]
 
 
+@pytest.mark.promise("signed-url-is-used-once")
 async def test_a_token_that_is_used_twice_at_once_is_good_once(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
     gets = [Deferred.fromCoroutine(site.get(url)) for _ in range(6)]

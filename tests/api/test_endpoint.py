@@ -42,6 +42,7 @@ CALLS_OF_PANELS = [
 ]
 
 
+@pytest.mark.promise("node-token-is-needed")
 async def test_every_route_needs_the_panels_token(node: ApiNode) -> None:
     for method, path in CALLS_OF_PANELS:
         reply = await node.call(method, path, {}, Authorization=None)
@@ -82,6 +83,7 @@ async def test_other_methods_are_a_405_with_allow(node: ApiNode, path: str, allo
         assert "content-length" not in reply.headers
 
 
+@pytest.mark.promise("node-token-is-needed")
 async def test_a_body_of_another_method_needs_the_token_of_its_path(node: ApiNode) -> None:
     for method in ("PUT", "OPTIONS"):
         reply = await node.call(method, "servers", {}, Authorization=None)
@@ -163,6 +165,7 @@ async def test_an_internal_error_is_logged_and_not_shown(node: ApiNode, logged: 
     assert [line for line in logged.lines if reply.headers["x-request-id"] in line]
 
 
+@pytest.mark.promise("secrets-are-not-shown")
 async def test_a_request_is_logged_without_its_secrets(node: ApiNode, logged: Logged) -> None:
     reply = await node.call("GET", "servers?v=secret")
     number = reply.headers["x-request-id"]

@@ -323,6 +323,7 @@ async def test_work_in_the_background_is_cancelled(make: Make, stuck: Stuck) -> 
     assert (reply.status, reply.json["error"]) == (404, "operation not found")
 
 
+@pytest.mark.promise("file-changes-give-way")
 @pytest.mark.parametrize("operation", [Operation.TRANSFER_OUT, Operation.INSTALL])
 async def test_what_takes_the_server_ends_a_change_and_can_wait_for_that(
     make: Make, stuck: Stuck, operation: Operation

@@ -14,6 +14,8 @@ import pytest
 from tests.api.file_node import FILES, FileNode, Make
 from wingsd.config import CALAGOPUS, PELICAN
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 #: A valid body of each call, with each of its fields.
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "rename": ("PUT", {"root": "/", "files": [{"from": "a", "to": "b"}], "ignored": ["x"]}),

@@ -27,6 +27,8 @@ from tests.support.reactor import until
 from tests.transfers.peers import Peer
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
+pytestmark = pytest.mark.promise("url-download-is-whole-or-nothing")
+
 ALL = [PTERODACTYL, PELICAN, CALAGOPUS]
 
 # What is downloaded

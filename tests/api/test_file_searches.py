@@ -19,6 +19,8 @@ from wingsd.errors import FileWorkCancelled
 from wingsd.filesystem.root import ServerRoot
 from wingsd.threadio import Workers
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 
 @pytest.fixture
 def node(home: Path) -> Iterator[ApiNode]:

@@ -98,6 +98,7 @@ async def test_a_file_is_stored_in_its_directory(site: SignedSite) -> None:
     ]
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 async def test_a_size_that_the_panel_changes_counts_at_once(
     site: SignedSite, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ async def test_a_name_of_any_alphabet_is_kept(site: SignedSite, name: str) -> No
     assert left(site) == [name]
 
 
+@pytest.mark.promise("refused-upload-leaves-nothing")
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
@@ -183,6 +185,7 @@ async def test_no_name_leads_out_of_the_directory(
         assert left(site) == []
 
 
+@pytest.mark.promise("refused-upload-leaves-nothing")
 @pytest.mark.parametrize(
     "body",
     [

@@ -114,6 +114,7 @@ async def test_until_the_body_is_complete_the_old_file_is_there(make: Make) -> N
     assert (node.home / "a").read_bytes() == b"x" * 1_000_000
 
 
+@pytest.mark.promise("files-are-old-or-new")
 @pytest.mark.parametrize("how", ["closes", "resets"])
 async def test_a_client_that_breaks_off_leaves_the_old_file(make: Make, how: str) -> None:
     node = make()

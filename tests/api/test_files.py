@@ -20,6 +20,8 @@ from wingsd.files.entries import FileEntry
 from wingsd.files.tasks import Lane
 from wingsd.servers.operations import Operation
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -48,6 +50,7 @@ async def test_a_directory_is_listed(node: ApiNode, home: Path) -> None:
     assert (properties["size"], properties["mime"]) == (6, TEXT)
 
 
+@pytest.mark.promise("server-files-are-bounded")
 @pytest.mark.parametrize("call", ["list-directory", "list"])
 async def test_a_large_directory_waits_for_its_turn_and_a_small_one_does_not(
     node: ApiNode, home: Path, monkeypatch: pytest.MonkeyPatch, call: str

@@ -12,6 +12,8 @@ from tests.api.node import UUID, ApiNode
 from wingsd.config import CALAGOPUS, FAMILIES, Config
 from wingsd.http.site import NodeSite, NotFound
 
+pytestmark = pytest.mark.promise("request-bodies-are-bounded")
+
 HOME = f"servers/{UUID}"
 TYPE = "application/msgpack"
 

@@ -137,6 +137,7 @@ def hold(operation: Operation) -> Callable[[FileNode], None]:
     return begin
 
 
+@pytest.mark.promise("file-changes-give-way")
 @pytest.mark.parametrize(
     "end",
     [

@@ -94,6 +94,7 @@ async def test_a_file_in_parts_has_the_same_limits(site: SignedSite) -> None:
     assert (await patch(site, url, b"x", MIB)).json["code"] == "upload-too-large"
 
 
+@pytest.mark.promise("refused-upload-leaves-nothing")
 async def test_what_cannot_become_a_file_is_refused_with_its_first_part(site: SignedSite) -> None:
     (site.home / "saves/world/map.zip").mkdir(parents=True)
     url = site.url("upload")
@@ -105,6 +106,7 @@ async def test_what_cannot_become_a_file_is_refused_with_its_first_part(site: Si
     assert files(site) == []
 
 
+@pytest.mark.promise("refused-upload-leaves-nothing")
 async def test_a_file_above_the_disk_limit_is_refused_with_its_first_part(
     site: SignedSite,
 ) -> None:

@@ -54,6 +54,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SignedSite]
         yield made
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize("issuer", FAMILIES)
 async def test_a_token_opens_the_paths_of_its_kind_and_no_other(
     site: SignedSite, issuer: str
@@ -82,6 +83,7 @@ async def test_a_token_opens_the_paths_of_its_kind_and_no_other(
     assert wrong == []
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize("issuer", FAMILIES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_consoles_and_transfers_are_opened_by_their_own_tokens(issuer: str, family: str) -> None:
@@ -104,6 +106,7 @@ def test_consoles_and_transfers_are_opened_by_their_own_tokens(issuer: str, fami
         assert opened == (own if understood else set())
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 async def test_no_token_of_a_user_opens_a_transfer(node: ApiNode) -> None:
     calls = registered(Access.TRANSFER, Access.DIRECT_TRANSFER)
     assert {"/api/transfers", "/api/transfers/{uuid}/move"} <= {path for path, _ in calls}

@@ -149,6 +149,7 @@ def test_a_stream_gets_100_continue_when_all_have_come(node: StreamNode) -> None
     assert first.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+@pytest.mark.promise("unexpected-stream-is-refused-alone")
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [

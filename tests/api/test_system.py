@@ -40,6 +40,7 @@ async def test_the_system_is_described(node: ApiNode) -> None:
     }
 
 
+@pytest.mark.promise("version-suits-the-panel")
 @pytest.mark.parametrize("path", ["system", "system?v=2", "system/overview"])
 @pytest.mark.parametrize(
     ("family", "version"),

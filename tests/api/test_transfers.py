@@ -57,6 +57,7 @@ async def test_the_backup_directory_is_announced_to_a_sender(node: ApiNode) -> N
     assert node.calls[1:] == [("pool_features", UUID, "", "", "1" * 32)]
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 @pytest.mark.parametrize("way", ["by the Panel", "direct", "by nobody"])
 async def test_a_sender_with_a_token_of_the_panel_is_expected(node: ApiNode, way: str) -> None:
     header = (
@@ -116,6 +117,7 @@ async def test_put_describes_the_server(node: ApiNode) -> None:
     assert node.calls == [("describe", UUID, DESCRIPTION)]
 
 
+@pytest.mark.promise("direct-token-is-for-one-server")
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -129,6 +129,7 @@ def nested(key: str, value: object) -> Any:
     return value
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 @pytest.mark.parametrize(
     ("family", "key"), [(family, key) for family in FAMILIES for key in sorted(taken_over(family))]
 )
@@ -170,6 +171,7 @@ async def test_what_is_left_out_is_a_warning_once(node: UpdatedNode, logged: Log
     assert len([line for line in logged.lines if "only an operator may change it" in line]) == 2
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 async def test_a_change_that_is_taken_back_waits_for_no_restart(
     node: UpdatedNode, logged: Logged
 ) -> None:
@@ -180,6 +182,7 @@ async def test_a_change_that_is_taken_back_waits_for_no_restart(
     assert len([line for line in logged.lines if "need a restart" in line]) == 1
 
 
+@pytest.mark.promise("node-token-does-not-open-the-machine")
 @pytest.mark.parametrize(
     ("own", "sent", "opens"),
     [
@@ -226,6 +229,7 @@ async def test_refused_settings_say_why_and_what_to_do(node: UpdatedNode, logged
     assert has(logged, "the Panel has another token for this node: copy token_id and token")
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 async def test_a_file_that_cannot_be_written_is_an_error_of_the_node(
     node: UpdatedNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
@@ -267,6 +271,7 @@ async def test_settings_come_in_messagepack_too(node: UpdatedNode) -> None:
     assert node.path.read_text() == FILE + "debug: true\napi:\n  upload_limit: 64\n"
 
 
+@pytest.mark.promise("node-token-does-not-open-the-machine")
 @pytest.mark.parametrize(
     ("content", "status"),
     [
@@ -286,6 +291,7 @@ async def test_a_body_that_is_no_map_changes_nothing(
     assert node.path.read_text() == FILE
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 async def test_a_client_that_leaves_has_its_settings_saved(tmp_path: Path) -> None:
     disk = HeldWorkers()
     node = UpdatedNode(tmp_path, disk)

@@ -245,6 +245,7 @@ class LimitedTaker(Taker):
         return upload
 
 
+@pytest.mark.promise("slow-sender-frees-its-slot")
 def test_a_paused_upload_is_neither_silent_nor_slow() -> None:
     taker = LimitedTaker()
     # At twice the rate that it is held to; but whenever it may come, it does.

@@ -72,6 +72,7 @@ def lines_of(text: str) -> list[str]:
     return text.splitlines()
 
 
+@pytest.mark.promise("log-lines-cannot-be-forged")
 @pytest.mark.parametrize(
     ("form", "values"),
     [
@@ -130,6 +131,7 @@ def test_the_code_of_an_error_is_a_field_of_the_journal(tmp_path: Path) -> None:
     assert entry["MESSAGE"].endswith("no room (storage-failed)")
 
 
+@pytest.mark.promise("log-lines-cannot-be-forged")
 def test_a_code_from_elsewhere_is_escaped_as_well(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         observer = EscapingObserver(JournalObserver(Journald(journal.address)))
@@ -148,6 +150,7 @@ def failed() -> Failure:
     raise AssertionError("it did not fail")
 
 
+@pytest.mark.promise("log-lines-cannot-be-forged")
 def test_a_traceback_is_readable_and_forges_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     log(LogOutput(debug=False)).failure("{it}: a mistake", failed(), it=ESCAPES)
     first, *rest = lines_of(capsys.readouterr().out)
@@ -187,6 +190,7 @@ def test_an_event_without_words_writes_nothing(capsys: pytest.CaptureFixture[str
     assert not capsys.readouterr().out
 
 
+@pytest.mark.promise("log-lines-cannot-be-forged")
 def test_syslog_and_journald_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
     monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: sent.append(line))

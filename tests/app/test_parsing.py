@@ -6,7 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.egg_files.test_process import spy
+
+pytestmark = pytest.mark.promise("egg-files-are-parsed-apart")
 
 HELD = "+chown,+fowner,+dac_override"
 DAEMON = """

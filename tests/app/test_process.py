@@ -15,6 +15,8 @@ from wingsd.app.process import Pools, use_monotonic_clock
 from wingsd.config import Config, DockerConfig, TransfersConfig
 from wingsd.tap import Options, makeService
 
+pytestmark = pytest.mark.promise("clock-steps-do-no-harm")
+
 HOUR = 3600.0
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.archive import one
 from tests.support.archives import END, member, pax
+
+pytestmark = pytest.mark.promise("archive-stays-inside-the-server")
 
 STEPS = st.sampled_from([b"a", b"b", b"..", b".", b"", b"canary", b"outside", b"A", b"\xc3\xa9"])
 NAMES = st.lists(STEPS, max_size=5).map(b"/".join)

@@ -180,6 +180,7 @@ def with_records(*records: tuple[bytes, bytes], typeflag: bytes = b"0") -> bytes
     return pax(*records) + member(name, b"", typeflag) + END
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 def test_names_that_are_not_allowed_are_left_out_with_a_count(tmp_path: Path) -> None:
     archive = with_records(
         (b"SCHILY.xattr.security.capability", b"\1"),
@@ -195,6 +196,7 @@ def test_names_that_are_not_allowed_are_left_out_with_a_count(tmp_path: Path) ->
     assert notes[0].startswith("1 file ")
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 def test_an_acl_with_names_alone_is_left_out_with_a_count(tmp_path: Path) -> None:
     text = b"user::rw-,user:root:rwx,group::---,mask::rwx,other::---"
 
@@ -204,6 +206,7 @@ def test_an_acl_with_names_alone_is_left_out_with_a_count(tmp_path: Path) -> Non
     assert len(notes) == 1
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 def test_an_empty_acl_is_none(tmp_path: Path) -> None:
     """GNU tar writes it for a directory that has an ACL and no default one."""
     text = b"user::rwx,user:5:r-x,group::r-x,mask::r-x,other::r-x"
@@ -218,6 +221,7 @@ def test_an_empty_acl_is_none(tmp_path: Path) -> None:
     assert notes == []
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 @pytest.mark.parametrize("number", [b"-1", b"9" * 30, b"x", b""])
 def test_an_archive_with_an_owner_that_is_no_number_here_is_extracted(
     number: bytes, tmp_path: Path
@@ -254,6 +258,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 @pytest.mark.parametrize("records", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_attributes_are_refused(
     records: list[tuple[bytes, bytes]], tmp_path: Path

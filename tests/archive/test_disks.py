@@ -137,6 +137,7 @@ def bomb(size: int) -> bytes:
     return b"".join([*parts, pack.compress(END), pack.flush()])
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_one_file_fills_the_disk(receiver: DiskReceiver) -> None:
     archive = member(b"world/r.0.0.mca", noise(20 * MIB)) + END
     with pytest.raises(
@@ -146,6 +147,7 @@ def test_one_file_fills_the_disk(receiver: DiskReceiver) -> None:
     assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_many_files_fill_the_disk(receiver: DiskReceiver) -> None:
     data = noise(64 << 10)
     archive = b"".join(member(b"d/%d" % n, data) for n in range(280)) + END
@@ -154,6 +156,7 @@ def test_many_files_fill_the_disk(receiver: DiskReceiver) -> None:
     assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_directories_use_up_the_inodes(tmpfs: Path) -> None:
     archive = b"".join(directory(b"d%d/" % n) for n in range(400)) + END
     with closing(DiskReceiver(tmpfs)) as receiver:
@@ -162,6 +165,7 @@ def test_directories_use_up_the_inodes(tmpfs: Path) -> None:
         assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_what_is_known_of_directories_fills_the_disk(mount: Mount) -> None:
     small = mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=20000", "tmpfs")
     archive = b"".join(directory(b"d" * 90 + b"%d/" % n) for n in range(15_000)) + END
@@ -171,6 +175,7 @@ def test_what_is_known_of_directories_fills_the_disk(mount: Mount) -> None:
         assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 @pytest.mark.parametrize("size", [32 * MIB, 96 * MIB])
 def test_a_bomb_stops_at_the_reserve(receiver: DiskReceiver, size: int) -> None:
     with pytest.raises(StorageError, match=r'"world/bomb" takes \d+ MiB more, \d+ MiB are free'):
@@ -178,6 +183,7 @@ def test_a_bomb_stops_at_the_reserve(receiver: DiskReceiver, size: int) -> None:
     assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 def test_a_bomb_stops_at_the_servers_limit(receiver: DiskReceiver) -> None:
     # what comes after the header is never asked for
     taken = []
@@ -196,6 +202,7 @@ def test_a_bomb_stops_at_the_servers_limit(receiver: DiskReceiver) -> None:
     assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 def test_small_files_stop_at_the_servers_limit(receiver: DiskReceiver) -> None:
     data = noise(100 << 10)
     archive = b"".join(member(b"d/%d" % n, data) for n in range(50)) + END
@@ -207,6 +214,7 @@ def test_small_files_stop_at_the_servers_limit(receiver: DiskReceiver) -> None:
     receiver.receive(in_blocks(archive), DEFAULT.for_server(5))
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
     large = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=200000", "tmpfs")
     archive = b"".join(directory(b"d%d/" % n) for n in range(51_000)) + END
@@ -219,6 +227,7 @@ def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
         assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 def test_implied_directories_count_against_the_servers_limit(
     receiver: DiskReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +239,7 @@ def test_implied_directories_count_against_the_servers_limit(
     receiver.receive(in_blocks(few), evolve(NO_RESERVE, disk=73 * ENTRY_SIZE))
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_directories_leave_inodes_to_others(mount: Mount) -> None:
     small = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=60000", "tmpfs")
     archive = b"".join(directory(b"d%d/" % n) for n in range(60_000)) + END
@@ -243,6 +253,7 @@ def test_directories_leave_inodes_to_others(mount: Mount) -> None:
         assert receiver.state() == receiver.before
 
 
+@pytest.mark.promise("size-is-counted-alike")
 def test_what_is_sent_counts_as_much_as_what_is_received(
     receiver: DiskReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +281,7 @@ def remount(disk: Path, how: str) -> None:
     run("mount", "-o", f"remount,{how}", str(disk))
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_a_disk_that_becomes_read_only(disk: Path) -> None:
     place = disk / "volumes"
     place.mkdir()
@@ -290,6 +302,7 @@ def test_a_disk_that_becomes_read_only(disk: Path) -> None:
     assert sorted(os.listdir(place / "d")) == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_a_disk_that_is_read_only_from_the_start(disk: Path) -> None:
     remount(disk, "ro")
     with pytest.raises(
@@ -302,6 +315,7 @@ def test_a_disk_that_is_read_only_from_the_start(disk: Path) -> None:
         extract(in_blocks(member(b"f", b"x") + END), str(disk), OWNER, print, limits=NO_RESERVE)
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_a_disk_that_fails(ext4: Path) -> None:
     """As ext4 does where it finds itself damaged: no more is written, whoever asks."""
     remount(ext4, "errors=remount-ro")

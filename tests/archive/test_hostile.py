@@ -19,6 +19,8 @@ from tests.support.archives import END, in_blocks, member
 from wingsd.archive.extract import extract
 from wingsd.errors import WingsdError
 
+pytestmark = pytest.mark.promise("archive-stays-inside-the-server")
+
 ABSOLUTE = (Path("/tmp/wingsd-evil"), Path("/etc/wingsd-evil"))
 
 #: What an extraction that others disturb may end with.
@@ -76,6 +78,11 @@ def tree(root: Path) -> dict[bytes, bytes | str | None]:
     return found
 
 
+@pytest.mark.promise(
+    "archive-memory-is-bounded",
+    "archive-respects-the-disk-limit",
+    "archive-stays-inside-the-server",
+)
 @pytest.mark.parametrize("threads", [False, True], ids=["one thread", "threads"])
 @pytest.mark.parametrize("case", CORPUS, ids=[case.name for case in CORPUS])
 def test_hostile_archives(place: Path, case: Case, threads: bool) -> None:
@@ -149,6 +156,7 @@ def raced() -> bytes:
     return b"".join(parts) + END
 
 
+@pytest.mark.promise("archive-stays-inside-the-server")
 def test_a_link_planted_meanwhile_changes_nothing_outside(place: Path) -> None:
     archive = raced()
     outside = place.parent / "outside"

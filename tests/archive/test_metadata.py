@@ -73,6 +73,7 @@ def test_memory_for_attributes_of_repeated_directories_is_bounded(kept: Director
         kept.update((b"a",), 0o755, 0, bytes(4096))
 
 
+@pytest.mark.promise("archive-memory-is-bounded")
 def test_directories_without_number_take_little_memory(tmp_path: Path) -> None:
     writer = TreeWriter(str(tmp_path), None, DEFAULT)
     tracemalloc.start()

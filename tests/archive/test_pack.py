@@ -202,6 +202,7 @@ def test_hard_links_across_directories_and_out_of_the_tree(tmp_path: Path) -> No
     assert (sent.packed.counts[Kind.HARD_LINK], sent.packed.counts[Kind.SYMLINK]) == (2, 1)
 
 
+@pytest.mark.promise("foreign-files-are-not-sent")
 @pytest.mark.parametrize("links", [True, False])
 def test_a_foreign_file_with_several_links_is_not_sent(tmp_path: Path, links: bool) -> None:
     top = tmp_path / "t"
@@ -224,6 +225,7 @@ def test_a_foreign_file_with_several_links_is_not_sent(tmp_path: Path, links: bo
     assert packed(top, links=links).notes == []
 
 
+@pytest.mark.promise("oversized-server-is-not-sent")
 def test_a_sparse_file_beyond_the_limit_is_refused_before_its_data(tmp_path: Path) -> None:
     top = tmp_path / "t"
     top.mkdir()
@@ -240,6 +242,7 @@ def test_a_sparse_file_beyond_the_limit_is_refused_before_its_data(tmp_path: Pat
     assert packed(top, limit=2 * MIB).notes == []
 
 
+@pytest.mark.promise("oversized-server-is-not-sent")
 def test_a_file_with_large_holes_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from wingsd.archive.policy import MAX_WARNINGS, Kind
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import measure
 
+pytestmark = pytest.mark.promise("backup-of-changing-files-is-valid")
+
 BIG = 2 << 20
 RANDOM = random.Random("changes")
 

@@ -83,6 +83,7 @@ def test_display_escapes() -> None:
     assert display("é\n".encode() + b"\xff\x1b") == '"é\\n\\xff\\x1b"'
 
 
+@pytest.mark.promise("archive-stays-inside-the-server")
 @given(st.integers(0, 0o7777))
 def test_a_mode_never_keeps_set_id_bits(mode: int) -> None:
     kept, stripped = member_mode(mode)

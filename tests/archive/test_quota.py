@@ -72,6 +72,7 @@ def test_a_server_gets_as_much_as_it_may_have_and_no_byte_more() -> None:
     )
 
 
+@pytest.mark.promise("oversized-server-is-not-sent")
 def test_without_a_limit_the_nodes_reserve_stays_free() -> None:
     quota = ArchiveQuota(DEFAULT, Disk(3 * GIB))
     quota.reserve(one(2 * GIB))
@@ -114,6 +115,7 @@ def test_many_small_files_are_seen_too_and_seldom_asked_for() -> None:
         go_on()
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_inodes_can_be_used_up() -> None:
     quota = ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=1023))
     with pytest.raises(StorageError, match="1023 of its 10000000 inodes are free"):
@@ -122,6 +124,7 @@ def test_inodes_can_be_used_up() -> None:
     ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=0, files=0)).reserve(one(STEP))
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 def test_a_large_file_stops_where_others_fill_the_disk_meanwhile() -> None:
     disk = Disk(50 * GIB)
     quota = ArchiveQuota(DEFAULT, disk)
@@ -157,6 +160,7 @@ def test_a_sparse_file_counts_whole_for_the_server_and_by_its_blocks_for_the_dis
         ArchiveQuota(DEFAULT, Disk(GIB + 1023 * MIB)).reserve(many)
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 @pytest.mark.parametrize("typeflag", [b"1", b"2"])
 def test_links_beyond_the_free_ones_count_against_the_servers_limit(typeflag: bytes) -> None:
     quota = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
@@ -186,6 +190,7 @@ def test_directories_that_were_made_count_as_well() -> None:
         other.end(FREE_ENTRIES + 1)
 
 
+@pytest.mark.promise("archive-respects-the-disk-limit")
 def test_directories_of_several_archives_count_together() -> None:
     together: list[ArchiveQuota] = []
     for _ in range(2):
@@ -204,6 +209,7 @@ def test_directories_on_the_way_to_one_member_are_seen_by_the_reserve() -> None:
     assert 10 <= disk.asked <= 14
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_the_inode_reserve_is_a_setting_and_at_most_a_twentieth() -> None:
     for inodes, files, kept in ((19_999, 10**7, 20_000), (499, 10_000, 500)):
         quota = ArchiveQuota(

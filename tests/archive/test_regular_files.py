@@ -22,6 +22,8 @@ from wingsd.archive.partition import Part
 from wingsd.archive.regular_files import NotKept, RegularFiles, has_only_files
 from wingsd.errors import ArchiveError
 
+pytestmark = pytest.mark.promise("backups-suit-the-destination")
+
 MIB = 1 << 20
 
 

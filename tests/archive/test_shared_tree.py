@@ -192,6 +192,7 @@ def test_a_directory_that_nobody_may_enter_is_closed_after_all_is_in_it(tmp_path
     assert (tmp_path / "out" / "a" / "b" / "file").read_bytes() == b"1"
 
 
+@pytest.mark.promise("streams-succeed-together")
 @pytest.mark.parametrize(
     "other",
     [
@@ -210,6 +211,7 @@ def test_what_comes_twice_is_refused(tmp_path: Path, other: bytes, backwards: bo
     assert "comes more than once" in error.detail
 
 
+@pytest.mark.promise("streams-succeed-together")
 @pytest.mark.parametrize("backwards", [False, True])
 def test_no_symlink_of_another_archive_is_followed(tmp_path: Path, backwards: bool) -> None:
     (tmp_path / "outside").mkdir()

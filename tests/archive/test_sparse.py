@@ -109,6 +109,7 @@ def test_pythons_tarfile_reads_them(tree: Path) -> None:
             assert file.read() == path.read_bytes(), path.name
 
 
+@pytest.mark.promise("backup-of-changing-files-is-valid")
 def test_one_that_shrinks_is_filled_up_and_named(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()

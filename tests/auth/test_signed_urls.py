@@ -14,6 +14,8 @@ from wingsd.auth.tokens import DenyList, SignedToken, TokenKind, signed_token, u
 from wingsd.config import CALAGOPUS, FAMILIES, PELICAN, PTERODACTYL
 from wingsd.errors import SignedUrlVoid, TokenExpired, TokenInvalid, TokenMissing, WingsdError
 
+pytestmark = pytest.mark.promise("signed-url-is-used-once")
+
 NOW = int(time.time())
 DAY = 86400
 FILE = TokenKind.FILE_DOWNLOAD
@@ -145,6 +147,7 @@ def test_another_key_or_algorithm_and_what_is_no_token_are_refused() -> None:
         signed_token("", NODE.token, FILE, PTERODACTYL)
 
 
+@pytest.mark.promise("signed-url-is-used-once")
 def test_a_token_from_before_its_users_access_was_changed_is_revoked() -> None:
     token = read(FILE, iat=1000)
     denied = DenyList(booted=5000.0)

@@ -84,6 +84,7 @@ def test_a_port_that_is_the_usual_one_need_not_be_written() -> None:
     )
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize(
     "audience",
     [
@@ -124,6 +125,7 @@ def test_a_node_of_a_family_with_scopes_takes_no_token_without_one(family: str) 
     assert "`family`" in caught.value.detail
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize("scope", ["", "websocket", "transfers", "file-upload", 5, ["x"]])
 def test_another_scope_moves_no_server(scope: Any) -> None:
     assert "its scope is not transfer" in refusal(bearer(scope=scope)).detail
@@ -137,6 +139,7 @@ def test_tokens_are_told_apart() -> None:
     assert first.digest not in header
 
 
+@pytest.mark.promise("transfer-token-is-used-once")
 def test_a_signature_written_otherwise_is_no_other_token() -> None:
     header = bearer()
     known = transfer_token(header, NODE.token, PTERODACTYL).digest
@@ -175,6 +178,7 @@ def test_a_missing_token_is_refused_with_wings_message(header: str | None) -> No
     assert refusal(header).message == words
 
 
+@pytest.mark.promise("node-token-is-needed")
 @pytest.mark.parametrize(
     ("claims", "reason"),
     [
@@ -212,6 +216,7 @@ def test_what_is_no_text_is_no_subject(subject: Any) -> None:
     refusal(f"Bearer {signed(sub=subject, exp=int(time.time()) + 60)}")
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize("name", ["exp", "nbf"])
 @pytest.mark.parametrize("value", [[1], {}, float("inf"), float("-inf"), float("nan"), "x"])
 def test_what_is_no_time_is_refused(name: str, value: Any) -> None:
@@ -220,6 +225,7 @@ def test_what_is_no_time_is_refused(name: str, value: Any) -> None:
     assert reason in refusal(f"Bearer {signed(**claims)}").detail
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 def test_a_time_can_be_too_large_for_a_float() -> None:
     token = transfer_token(f"Bearer {signed(sub=UUID, exp=10**400)}", NODE.token, PTERODACTYL)
     assert 1e15 < token.expires < 1e16
@@ -230,6 +236,7 @@ def test_a_time_can_be_too_large_for_a_float() -> None:
     assert DenyList(booted=1000.0).refuses(watcher)
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -262,6 +269,7 @@ def test_a_consoles_token_with_an_issue_time_that_is_no_number_is_refused(value:
         console_token(signed(**claims), NODE.token, PTERODACTYL)
 
 
+@pytest.mark.promise("secrets-are-not-shown")
 def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
     header = bearer(exp=1)
     error = refusal(header)
@@ -315,6 +323,7 @@ def compared(node: ast.AST) -> Iterator[str]:
             yield name.lstrip("_").lower()
 
 
+@pytest.mark.promise("secrets-are-not-shown")
 def test_secrets_are_compared_in_constant_time_alone() -> None:
     secret = {"token", "authorization", "password", "secret", "signature", "credentials"}
     for path in HOME.rglob("*.py"):

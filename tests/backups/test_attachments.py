@@ -53,6 +53,7 @@ def test_directories_in_names_are_ignored(name: str) -> None:
     assert attachment_of(f"backup-{UUID}", name, WINGS) == Backup(UUID, "tar.gz", CALAGOPUS)
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 @pytest.mark.parametrize(
     ("name", "file", "kind"),
     [

@@ -72,6 +72,7 @@ def changed(**changes: Any) -> bytes:
     return json.dumps({**unstructure(MADE), **changes}).encode()
 
 
+@pytest.mark.promise("damaged-backup-is-found")
 @pytest.mark.parametrize(
     "content",
     [

@@ -20,6 +20,8 @@ from wingsd.backups.store import StoredBackup
 from wingsd.errors import BackupMissing, StorageError
 from wingsd.filesystem.directory import OpenFile
 
+pytestmark = pytest.mark.promise("damaged-backup-is-found")
+
 DAY = 24 * 3600.0
 MakeChecks = Callable[..., BackupChecks]
 
@@ -125,6 +127,7 @@ async def test_none_is_checked_by_itself_unless_that_is_configured(
     assert checks.count == 0
 
 
+@pytest.mark.promise("damaged-backup-is-found")
 async def test_one_that_cannot_be_checked_does_not_keep_the_others_from_it(
     node: BackupNode, checks_of: MakeChecks, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:

@@ -136,6 +136,7 @@ async def test_a_denylist_does_not_count_for_go_panels(make_node: Make) -> None:
     assert (node.backups / SERVER).stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.promise("unrestorable-backup-is-refused")
 async def test_a_list_that_leaves_nothing_fails_with_advice(node: BackupNode) -> None:
     (node.home / "world").mkdir()
     (node.home / "world/level.dat").write_text("x")
@@ -151,6 +152,7 @@ async def test_an_empty_server_has_an_empty_backup(node: BackupNode) -> None:
     assert members(node) == {"."}
 
 
+@pytest.mark.promise("damaged-backup-is-found")
 async def test_an_archive_that_cannot_be_opened_blocks_no_other(
     node: BackupNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ async def test_an_archive_that_cannot_be_opened_blocks_no_other(
     assert (await node.make())["successful"]
 
 
+@pytest.mark.promise("bad-ignore-file-is-skipped")
 async def test_a_list_that_is_a_link_is_not_read_and_the_backup_is_made(
     node: BackupNode, tmp_path: Path
 ) -> None:
@@ -247,6 +250,7 @@ async def test_a_cancelled_backup_is_reported_as_failed(make_node: Make) -> None
     assert json.loads(node.server.events[0][1])["is_successful"] is False
 
 
+@pytest.mark.promise("deletion-cancels-a-backup")
 async def test_a_deleted_server_ends_its_backup(make_node: Make) -> None:
     node = make_node(write_limit=1)
     (node.home / "a").write_bytes(os.urandom(100_000))
@@ -289,6 +293,7 @@ async def test_a_full_disk_fails_the_backup_with_its_reason(
     assert (node.left(), node.records()) == ([], [])
 
 
+@pytest.mark.promise("full-backup-disk-is-refused")
 async def test_a_disk_without_the_reserve_refuses_and_ends_backups(
     make_node: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

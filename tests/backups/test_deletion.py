@@ -22,6 +22,7 @@ from wingsd.statedb import Direction, Outcome
 STRANGER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 
 
+@pytest.mark.promise("backup-is-for-its-server")
 async def test_a_backup_is_deleted_by_its_own_server_alone(node: BackupNode) -> None:
     await node.make()
     with pytest.raises(BackupMissing):
@@ -40,6 +41,7 @@ async def test_a_backup_of_wings_is_deleted_like_ones_own(node: BackupNode) -> N
     assert node.left() == []
 
 
+@pytest.mark.promise("deletion-cancels-a-backup")
 async def test_a_backup_that_is_being_made_is_cancelled(make_node: Make) -> None:
     node = make_node(write_limit=1)
     (node.home / "a").write_bytes(os.urandom(100_000))
@@ -63,6 +65,7 @@ async def test_the_server_of_a_backup_is_known_without_being_named(make_node: Ma
     assert await node.made.owner(SERVER, STRANGER) == SERVER
 
 
+@pytest.mark.promise("deletion-cancels-a-backup")
 async def test_a_download_of_a_deleted_backup_goes_on(node: BackupNode) -> None:
     await node.make()
     opened = node.store.open(SERVER, BACKUP)
@@ -153,6 +156,7 @@ async def left_by(make_node: Make) -> Left:
     return made
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_what_the_panel_dropped_is_deleted_after_the_days_and_two_answers(
     make_node: Make, logged: Logged
 ) -> None:
@@ -164,6 +168,7 @@ async def test_what_the_panel_dropped_is_deleted_after_the_days_and_two_answers(
     assert sum("deleted" in line and BACKUP in line for line in logged.lines) == 1
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_what_the_panel_has_or_may_have_stays(make_node: Make) -> None:
     left = await left_by(make_node)
     left.lacks |= {BACKUP: False, OTHER: None}
@@ -177,6 +182,7 @@ async def test_what_the_panel_has_or_may_have_stays(make_node: Make) -> None:
     assert await left.days(1) == []
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_backups_of_a_server_that_came_back_stay(make_node: Make) -> None:
     left = await left_by(make_node)
     left.here.add(SERVER)
@@ -185,6 +191,7 @@ async def test_backups_of_a_server_that_came_back_stay(make_node: Make) -> None:
     assert await left.days(9) == [BACKUP, OTHER]
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_one_that_cannot_be_deleted_does_not_keep_the_others(
     make_node: Make, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +211,7 @@ async def test_one_that_cannot_be_deleted_does_not_keep_the_others(
     assert await left.days(1) == []
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_nothing_is_deleted_where_the_configuration_has_backups_kept_since(
     make_node: Make,
 ) -> None:

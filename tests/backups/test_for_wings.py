@@ -22,6 +22,8 @@ from wingsd.errors import BackupMissing, BackupNotForWings, ServerBusy
 from wingsd.files.guard import Progress
 from wingsd.servers.operations import Operation
 
+pytestmark = pytest.mark.promise("backups-suit-the-destination")
+
 
 class _Servers:
     def __init__(self, *servers: object) -> None:
@@ -246,6 +248,7 @@ class MortalDisk:
         return mortal
 
 
+@pytest.mark.promise("backups-suit-the-destination")
 async def test_after_a_kill_at_any_moment_there_is_one_whole_archive(
     make_node: Callable[..., BackupNode], tmp_path: Path
 ) -> None:

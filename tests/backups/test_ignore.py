@@ -144,6 +144,7 @@ def test_each_family_has_its_own_file(
     assert ignore_lines(root, "", family, pytest.fail) == expected
 
 
+@pytest.mark.promise("bad-ignore-file-is-skipped")
 def test_a_file_that_cannot_be_a_list_is_not_read_and_named(
     root: ServerRoot, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_what_is_left_out_is_counted(tree: Path) -> None:
     assert ignore.dropped == 4
 
 
+@pytest.mark.promise("unrestorable-backup-is-refused")
 def test_what_is_so_deep_that_it_could_not_be_restored_is_refused_unless_it_is_ignored(
     tmp_path: Path,
 ) -> None:

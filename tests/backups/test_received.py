@@ -114,6 +114,7 @@ def test_a_file_system_without_hard_links_is_named_in_the_error(
     assert files(directory) == {}
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 @pytest.mark.parametrize("placed", range(3))
 def test_whenever_a_daemon_dies_the_next_one_places_or_takes_back_all(
     backups: ReceivedBackups, directory: Path, placed: int, monkeypatch: pytest.MonkeyPatch
@@ -213,6 +214,7 @@ def test_a_backup_that_appears_later_is_kept(backups: ReceivedBackups, directory
     assert files(directory) == {place.name: "precious"}
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 def test_an_identical_backup_counts_and_stays(backups: ReceivedBackups, directory: Path) -> None:
     place = directory / f"{TWO.uuid}.tar.zst"
     directory.mkdir()
@@ -227,6 +229,7 @@ def test_an_identical_backup_counts_and_stays(backups: ReceivedBackups, director
     assert (files(directory), place.stat().st_ino) == (WHOLE, inode)
 
 
+@pytest.mark.promise("full-backup-disk-is-refused")
 def test_a_disk_without_space_is_an_error_before_it_is_full(directory: Path) -> None:
     backups = ReceivedBackups(str(directory), "/srv/volumes", durable=True, reserve=1)
     with pytest.raises(StorageError, match="the disk is full"):

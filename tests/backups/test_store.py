@@ -42,6 +42,7 @@ def test_each_family_has_its_place(tmp_path: Path, family: str, place: str) -> N
     assert part_name(place) == f".{BACKUP}.tar.gz.part"
 
 
+@pytest.mark.promise("backup-is-for-its-server")
 @pytest.mark.parametrize(
     ("place", "owner", "finders"),
     [
@@ -111,6 +112,7 @@ def test_the_directory_of_a_server_stays_while_something_is_in_it(store: BackupS
     assert [each.uuid for each in store.all()] == [OTHER]
 
 
+@pytest.mark.promise("damaged-backup-is-found")
 def test_a_damaged_catalogue_is_no_catalogue(store: BackupStore) -> None:
     put(store, FLAT, SERVER)
     (Path(store.directory) / catalogue_name(BACKUP)).write_bytes(b"{")
@@ -149,6 +151,7 @@ def test_a_directory_that_is_none_is_an_error(tmp_path: Path) -> None:
         store.all()
 
 
+@pytest.mark.promise("damaged-backup-is-found")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_what_cannot_be_opened_is_listed_and_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged

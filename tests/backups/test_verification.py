@@ -59,6 +59,7 @@ def without_end(data: bytes) -> bytes:
     return gzip.compress(gzip.decompress(data).rstrip(b"\0"))
 
 
+@pytest.mark.promise("damaged-backup-is-found")
 @pytest.mark.parametrize("has_catalogue", [True, False])
 @pytest.mark.parametrize(
     "damage",

@@ -85,6 +85,7 @@ async def test_a_browser_uploads_a_file(desk: Desk) -> None:
     assert (desk.home / 'мир "1".zip').read_bytes() == b"x" * 20 * MIB
 
 
+@pytest.mark.promise("uploads-resume")
 async def test_a_browser_uploads_a_file_in_parts(desk: Desk) -> None:
     urls = [
         f"{desk.url('/upload/file', 'file-upload')}&directory=maps&file=map.zip" for _ in range(3)
@@ -96,6 +97,7 @@ async def test_a_browser_uploads_a_file_in_parts(desk: Desk) -> None:
     assert (desk.home / "maps/map.zip").read_bytes() == b"x" * 5 * MIB
 
 
+@pytest.mark.promise("refused-upload-leaves-nothing")
 @pytest.mark.parametrize("size", [101, 300])
 async def test_a_browser_shows_why_a_file_is_too_large(desk: Desk, size: int) -> None:
     seen = await desk.upload("map.zip", size * MIB)

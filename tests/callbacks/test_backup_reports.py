@@ -10,6 +10,8 @@ from twisted.internet.defer import Deferred
 from tests.callbacks.queue_harness import DOWN, A, QueueHarness, refused
 from wingsd.statedb import Outcome, ReportKind
 
+pytestmark = pytest.mark.promise("backup-report-is-repeated")
+
 BACKUP, SECOND = "a-backup", "another-backup"
 BODY = {"successful": True, "size": 3}
 
@@ -49,6 +51,7 @@ def test_a_panel_in_maintenance_hears_of_it_from_the_next_daemon(harness: QueueH
     assert harness.panel.bodies == [BODY] * 4
 
 
+@pytest.mark.promise("backup-report-is-repeated")
 @pytest.mark.parametrize("code", [400, 403, 404, 422])
 def test_a_report_that_is_refused_is_settled(harness: QueueHarness, code: int) -> None:
     harness.panel.answers[BACKUP] = [refused(code)]

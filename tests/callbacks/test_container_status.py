@@ -86,6 +86,7 @@ def test_after_the_start_each_servers_state_is_reported_once(node: StatusNode) -
     assert node.accepted == [(A, "offline", "running"), (B, "offline", "offline")]
 
 
+@pytest.mark.promise("activity-is-repeated")
 def test_while_the_panel_is_away_only_the_latest_state_waits(
     node: StatusNode, logged: Logged
 ) -> None:

@@ -18,6 +18,7 @@ def end(harness: QueueHarness, outcome: Outcome, *, reinstall: bool = False) -> 
     return pending.answer  # type: ignore[no-any-return]
 
 
+@pytest.mark.promise("installation-continues")
 @pytest.mark.parametrize(
     ("outcome", "reinstall", "call"),
     [
@@ -39,6 +40,7 @@ def test_the_end_of_an_installation_is_reported_until_it_is_taken(
     assert harness.unsettled() == []
 
 
+@pytest.mark.promise("installation-continues")
 def test_the_end_of_an_installation_is_reported_by_the_next_daemon(harness: QueueHarness) -> None:
     harness.panel.answers[A] = [DOWN]
     end(harness, Outcome.FAILURE, reinstall=True)

@@ -59,6 +59,7 @@ def test_the_pauses_grow_to_minutes(harness: QueueHarness) -> None:
     assert len(harness.panel.calls) == before + 10
 
 
+@pytest.mark.promise("success-is-repeated")
 def test_retry_after_is_respected(harness: QueueHarness) -> None:
     harness.panel.answers[A] = [refused(429, retry_after=60)]
     settled = harness.tell(Outcome.SUCCESS)
@@ -68,6 +69,7 @@ def test_retry_after_is_respected(harness: QueueHarness) -> None:
     assert settled.result is True
 
 
+@pytest.mark.promise("refused-server-is-quarantined")
 @pytest.mark.parametrize("code", [404, 409])
 @pytest.mark.parametrize("ours", [False, True])
 def test_a_success_without_an_open_transfer_is_settled_by_asking(
@@ -156,6 +158,7 @@ def test_a_success_reported_before_is_settled_at_once(harness: QueueHarness) -> 
     assert harness.tell(Outcome.SUCCESS).result is True
 
 
+@pytest.mark.promise("late-commit-is-waited-for")
 @pytest.mark.parametrize(("later", "is_told_again"), [(30, True), (70, False)])
 def test_the_first_minute_continues_over_a_restart(
     harness: QueueHarness, later: float, is_told_again: bool
@@ -172,6 +175,7 @@ def test_the_first_minute_continues_over_a_restart(
     assert len(harness.panel.calls) == (3 if is_told_again else 2)
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 @pytest.mark.parametrize("within", [0.0, 5.0])
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_a_report_that_would_close_the_next_transfer_is_not_sent_again(
@@ -218,6 +222,7 @@ def test_the_minute_is_that_of_the_transfer_that_is_reported(harness: QueueHarne
     assert settled.result is True
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 def test_a_failure_that_is_denied_is_dropped_for_the_next_transfer(harness: QueueHarness) -> None:
     harness.begin(seconds_ago=1)
     harness.panel.answers[A] = [False] * 9
@@ -250,6 +255,7 @@ def test_reports_of_a_server_keep_their_order_and_block_no_other(harness: QueueH
     assert harness.panel.calls == [("success", A), ("success", B), ("success", A), ("failure", A)]
 
 
+@pytest.mark.promise("success-is-repeated")
 def test_unsettled_reports_are_sent_by_the_next_daemon(harness: QueueHarness) -> None:
     harness.panel.answers[A] = [DOWN, True]
     settled = harness.tell(Outcome.SUCCESS)
@@ -262,6 +268,7 @@ def test_unsettled_reports_are_sent_by_the_next_daemon(harness: QueueHarness) ->
     assert harness.clock.getDelayedCalls() == []
 
 
+@pytest.mark.promise("clock-steps-do-no-harm")
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
 def test_a_clock_step_changes_neither_pauses_nor_order(harness: QueueHarness, jump: float) -> None:
     harness.panel.answers[A] = [DOWN, DOWN, DOWN]
@@ -289,6 +296,7 @@ def test_a_stopped_queue_sends_nothing(harness: QueueHarness) -> None:
     assert not settled.called
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 def test_an_old_failure_does_not_end_a_new_transfer(harness: QueueHarness) -> None:
     harness.panel.answers[A] = [DOWN] * 5
     failure, success = harness.tell(Outcome.FAILURE), harness.tell(Outcome.SUCCESS)

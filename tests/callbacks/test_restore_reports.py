@@ -10,6 +10,8 @@ from twisted.internet.defer import Deferred
 from tests.callbacks.queue_harness import DOWN, A, QueueHarness, refused
 from wingsd.statedb import Outcome
 
+pytestmark = pytest.mark.promise("backup-report-is-repeated")
+
 BACKUP = "0d0fbd6f-6b3e-4f8e-a9a4-52a2d7d2f1c3"
 
 

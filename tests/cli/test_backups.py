@@ -99,6 +99,7 @@ REWRITING = {
 OTHER = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12"
 
 
+@pytest.mark.promise("backups-suit-the-destination")
 def test_backups_are_rewritten_for_wings_one_after_the_other(
     scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

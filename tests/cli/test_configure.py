@@ -169,6 +169,7 @@ def test_a_file_that_exists_keeps_the_operators_part(run: Run, path: Path) -> No
     assert run("--override").output == f"{path} is as the Panel has it already.\n"
 
 
+@pytest.mark.promise("wrong-family-is-logged")
 @pytest.mark.parametrize(
     ("token", "node", "family"),
     [
@@ -192,6 +193,7 @@ def test_the_family_is_written_as_the_token_and_the_panel_say(
     assert run("--override", token=token).output == f"{path} is as the Panel has it already.\n"
 
 
+@pytest.mark.promise("wrong-family-is-logged")
 def test_a_node_that_was_taken_for_another_family_keeps_its_directories(
     run: Run, path: Path
 ) -> None:
@@ -267,6 +269,7 @@ def test_a_bad_answer_writes_nothing(
     assert not path.exists()
 
 
+@pytest.mark.promise("bad-configuration-answer-changes-nothing")
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_configuration_that_is_nested_too_deeply_is_refused(
     run: Run, panel: TlsPanel, path: Path, exists: bool
@@ -301,6 +304,7 @@ def test_a_file_with_crlf_is_changed(run: Run, panel: TlsPanel, path: Path) -> N
     assert load(str(path))[0].debug
 
 
+@pytest.mark.promise("bad-configuration-answer-changes-nothing")
 def test_an_answer_that_never_ends_is_given_up(
     run: Run, panel: TlsPanel, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_server_that_moves_here_is_known_by_the_beginning_of_its_uuid(
     assert scripted.asked[-1][:2] == ("DELETE", f"/v1/transfers/{UUID}")
 
 
+@pytest.mark.promise("ambiguous-name-does-nothing")
 @pytest.mark.parametrize(
     ("word", "says"),
     [
@@ -209,6 +210,7 @@ def test_show_prints_a_server_with_its_transfers(scripted: Scripted, wingsctl: C
     assert wingsctl("show", UUID, "--json").json == told
 
 
+@pytest.mark.promise("shown-figures-are-true")
 def test_an_unmeasured_size_is_not_shown_as_0(scripted: Scripted, wingsctl: Command) -> None:
     server = {
         "name": "Lobby",

@@ -96,6 +96,7 @@ def test_a_wrong_value_is_refused_with_its_path(case: dict[str, Any]) -> None:
     assert faults(**case["keys"]) == [case["error"]]
 
 
+@pytest.mark.promise("secrets-are-not-shown")
 @pytest.mark.parametrize(
     "text",
     [

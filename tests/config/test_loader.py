@@ -218,6 +218,7 @@ def test_a_storage_pool_without_name_and_uuid_is_refused_by_both_paths() -> None
     assert concerns(uuid, path)
 
 
+@pytest.mark.promise("configuration-errors-are-named")
 @given(data=st.data(), value=VALUES)
 @settings(max_examples=300)
 def test_any_value_is_used_or_refused_by_its_path(data: st.DataObject, value: Any) -> None:

@@ -20,6 +20,7 @@ def test_the_panels_origin_is_allowed(origin: str) -> None:
     assert allows(origin)
 
 
+@pytest.mark.promise("console-needs-its-origin")
 @pytest.mark.parametrize(
     "origin",
     [

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from wingsd.config import read_yaml
 from wingsd.errors import InvalidData
 
+pytestmark = pytest.mark.promise("configuration-errors-are-named")
+
 TAGS = ["binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str"]
 
 

@@ -107,6 +107,7 @@ def test_settings_as_they_are_leave_the_file_untouched(path: Path) -> None:
     assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
 
 
+@pytest.mark.promise("node-token-does-not-open-the-machine")
 def test_directories_and_other_keys_are_left_out_by_name(path: Path) -> None:
     result = saved(
         path,
@@ -162,6 +163,7 @@ def test_an_operator_can_refuse_all(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.promise("node-token-does-not-open-the-machine")
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -202,6 +204,7 @@ def test_a_port_in_use_changes_nothing(path: Path) -> None:
     assert detail == (f"api.port: cannot listen at 127.0.0.1 port {port}: another program uses it")
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 def test_a_certificate_is_checked_before_it_is_saved(path: Path, tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("node.example.com")
@@ -269,6 +272,7 @@ def test_a_value_in_two_places_is_not_changed(path: Path) -> None:
     assert "api.ssl.enabled, throttles.enabled" in detail
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 def test_a_file_that_changes_meanwhile_is_read_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +306,7 @@ def test_a_file_that_always_changes_is_left_alone(
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.promise("saved-settings-are-in-force")
 def test_an_error_of_the_disk_leaves_the_old_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from tests.support.node_in_process import NodePair
 from wingsd.config import Control
 from wingsd.control import ControlListener
 
+pytestmark = pytest.mark.promise("control-socket-is-for-one-group")
+
 
 def listener(nodes: NodePair, path: Path | str, group: str = "") -> ControlListener:
     return nodes.source.control_socket(Control(socket=str(path), group=group))

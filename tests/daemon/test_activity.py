@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.ssl import Certificate
 
 from tests.support import Answer, server_settings
@@ -40,6 +41,7 @@ def stored(daemon: ReceivingNode) -> list[str]:
         store.close()
 
 
+@pytest.mark.promise("activity-survives-a-kill")
 async def test_activity_survives_a_kill_and_a_panel_that_is_away(daemon: ReceivingNode) -> None:
     daemon.panel.add_server(server_settings(SERVER), daemon.node)
     daemon.panel.inject("/activity", Answer(503), times=1000)

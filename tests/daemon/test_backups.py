@@ -95,6 +95,7 @@ def changing(home: Path) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.promise("backup-of-changing-files-is-valid")
 async def test_a_backup_of_files_that_change_is_whole_each_time(
     server: BackedUpServer, tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ async def test_refusals_are_those_of_the_family(server: BackedUpServer, family: 
     assert [*server.backups.rglob("*")] == []
 
 
+@pytest.mark.promise("backup-report-is-repeated")
 async def test_a_panel_in_maintenance_hears_of_a_backup_over_restarts(
     server: BackedUpServer,
 ) -> None:
@@ -194,6 +196,7 @@ async def test_a_killed_node_leaves_no_part_and_reports_the_failure(
     assert (await server.made(OTHER))["successful"]
 
 
+@pytest.mark.promise("full-backup-disk-is-refused")
 async def test_a_full_disk_leaves_nothing_and_tells_why(server: BackedUpServer) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root mounts file systems")
@@ -221,6 +224,7 @@ async def test_a_full_disk_leaves_nothing_and_tells_why(server: BackedUpServer) 
         subprocess.run(["umount", "-l", str(server.backups)], check=True)
 
 
+@pytest.mark.promise("backup-is-for-its-server")
 @pytest.mark.parametrize("family", [*PLACES])
 async def test_a_backup_is_downloaded_by_its_own_server_alone(
     server: BackedUpServer, family: str
@@ -298,6 +302,7 @@ async def test_calagopus_panel_hears_of_a_deletion(server: BackedUpServer) -> No
     assert (await server.ask("DELETE", path, body))[0] == 404
 
 
+@pytest.mark.promise("deletion-cancels-a-backup")
 async def test_a_backup_that_is_being_made_is_deleted_without_its_server(
     server: BackedUpServer,
 ) -> None:
@@ -314,6 +319,7 @@ async def test_a_backup_that_is_being_made_is_deleted_without_its_server(
     assert [*server.backups.rglob("*")] == []
 
 
+@pytest.mark.promise("damaged-backup-is-found")
 async def test_an_operator_lists_and_verifies_backups(server: BackedUpServer) -> None:
     server.fill()
     await server.daemon.start_loaded()
@@ -330,6 +336,7 @@ async def test_an_operator_lists_and_verifies_backups(server: BackedUpServer) ->
     assert listed["bytes"] == len(data)
 
 
+@pytest.mark.promise("backups-suit-the-destination")
 async def test_an_operator_has_backups_rewritten_for_wings_over_a_kill(
     server: BackedUpServer, tmp_path: Path
 ) -> None:

@@ -110,12 +110,14 @@ async def over(nodes: TwoNodes, *peers: Any) -> None:
         await waiting.addTimeout(AT_ONCE, reactor)
 
 
+@pytest.mark.promise("cancel-is-quick-and-safe")
 async def test_a_transfer_cancelled_while_the_server_stops_leaves_it_there(
     engine: Engine, nodes: TwoNodes
 ) -> None:
     await cancelled_at_the_source(nodes, partial(stopping, engine=engine))
 
 
+@pytest.mark.promise("cancel-is-quick-and-safe")
 @pytest.mark.parametrize("moment", [asking, admitting, receiving, configuring])
 async def test_a_transfer_cancelled_at_the_source_leaves_the_server_there(
     nodes: TwoNodes, moment: Moment
@@ -137,6 +139,7 @@ async def cancelled_at_the_source(nodes: TwoNodes, moment: Moment) -> None:
     assert set(told(nodes)) == {"failure"}
 
 
+@pytest.mark.promise("cancel-is-quick-and-safe")
 @pytest.mark.parametrize("moment", [admitting, receiving, configuring])
 async def test_a_transfer_cancelled_at_the_destination_leaves_nothing_there(
     nodes: TwoNodes, moment: Moment
@@ -152,6 +155,7 @@ async def test_a_transfer_cancelled_at_the_destination_leaves_nothing_there(
     assert set(told(nodes)) == {"failure"}
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 @pytest.mark.parametrize("moment", [receiving, asking])
 async def test_the_next_transfer_after_a_cancel_succeeds(nodes: TwoNodes, moment: Moment) -> None:
     async with moment(nodes):

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.daemon.resources import MIB, at_rest, memory, open_files
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
@@ -35,6 +37,7 @@ async def start_with_files(daemon: ReceivingNode, limits: str, **changes: object
     await daemon.start("/bin/sh", "-c", f'{limits}; exec "$@"', "sh", **changes)
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 async def test_1000_silent_connections_cost_little_and_block_none(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = await begun(daemon, archive(), until="state processing")
@@ -46,6 +49,7 @@ async def test_1000_silent_connections_cost_little_and_block_none(daemon: Receiv
         assert open_files(daemon) - files <= 256
 
 
+@pytest.mark.promise("exhausted-descriptors-recover")
 async def test_the_limit_of_open_files_is_raised_to_the_hard_limit(daemon: ReceivingNode) -> None:
     await start_with_files(daemon, "ulimit -Sn 1000; ulimit -Hn 3000")
     assert daemon.lines_with("at most 3000 files")
@@ -54,6 +58,7 @@ async def test_the_limit_of_open_files_is_raised_to_the_hard_limit(daemon: Recei
     assert re.search(r"Max open files +3000 +3000", limits)
 
 
+@pytest.mark.promise("exhausted-descriptors-recover")
 async def test_uploads_are_refused_while_no_descriptor_is_free(daemon: ReceivingNode) -> None:
     await start_with_files(daemon, "ulimit -n 80", api={"limits": {"connections": 1000}})
     await daemon.loaded()

@@ -108,6 +108,7 @@ async def test_what_is_refused_leaves_everything_as_it_was(
     assert sorted(str(path) for path in home.rglob("*")) == before
 
 
+@pytest.mark.promise("files-are-old-or-new")
 async def test_what_goes_on_is_listed_and_cancelled(daemon: ReceivingNode, home: Path) -> None:
     await daemon.start_loaded(family="calagopus")
     large(home / "out/large.zip")
@@ -148,6 +149,7 @@ def parsers(daemon: ReceivingNode) -> list[int]:
     ]
 
 
+@pytest.mark.promise("files-are-old-or-new")
 async def test_after_a_kill_the_old_file_is_whole_and_the_parser_has_ended(
     daemon: ReceivingNode, home: Path
 ) -> None:

@@ -51,6 +51,7 @@ async def start_anew(node: NodeProcess) -> None:
     await node.start_without_panel()
 
 
+@pytest.mark.promise("direct-move-continues")
 @pytest.mark.parametrize("fault", [cut, kill_source, kill_both])
 async def test_a_direct_move_goes_on_where_it_was(
     nodes: TwoNodes, fault: Callable[[TwoNodes], Awaitable[None]]

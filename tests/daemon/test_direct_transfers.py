@@ -136,6 +136,7 @@ async def test_either_node_can_cancel_a_direct_transfer(nodes: TwoNodes, end: st
     await stays(nodes)
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize(
     "moment",
     ["receiving the archive", "moving the files into place", "recording that the server is"],
@@ -157,6 +158,7 @@ async def test_a_killed_destination_has_it_whole_or_not(nodes: TwoNodes, moment:
         await stays(nodes)
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("moment", ["sending the archive", "waiting for the destination"])
 async def test_a_killed_source_asks_its_destination_later(nodes: TwoNodes, moment: str) -> None:
     nodes.destination.transfers = {"moves": {"enabled": False}}  # one stream

@@ -16,6 +16,8 @@ from tests.support.sample_server import UUID, archive
 from tests.support.small_disk import small_disk
 from tests.support.two_nodes import TwoNodes
 
+pytestmark = pytest.mark.promise("archive-respects-the-disk-limit")
+
 MIB = 1 << 20
 
 
@@ -47,6 +49,7 @@ def cramped(tmp_path: Path) -> Iterator[TwoNodes]:
         pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_a_server_that_does_not_fit_stays_where_it_is_and_one_with_holes_moves(
     cramped: TwoNodes,
 ) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from signal import SIGTERM
 
+import pytest
 from twisted.internet.task import deferLater
 
 from tests.egg_files.helpers import DOTTED_KEYS, lives, processes_of
 from tests.support import process_configuration, server_settings
 from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
+
+pytestmark = pytest.mark.promise("egg-files-are-parsed-apart")
 
 UUID = "22222222-6e2b-4c43-9d57-0c4c5e1c7f10"
 FILES = [

@@ -42,6 +42,7 @@ async def killed_with_a_running_server(daemon: ReceivingNode, engine: Engine) ->
     await daemon.kill()
 
 
+@pytest.mark.promise("servers-start-after-a-reboot")
 async def test_a_server_that_ran_is_started_after_a_restart_of_the_machine(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
@@ -71,6 +72,7 @@ async def test_the_container_is_removed_when_the_panel_revokes_the_transfer(
         engine.client.inspect_container(UUID)
 
 
+@pytest.mark.promise("nodes-can-share-an-engine")
 async def test_a_container_name_used_by_another_node_is_refused_with_409_before_the_body(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
@@ -109,6 +111,7 @@ async def test_a_token_that_is_not_ascii_is_answered_with_401(running: Receiving
     assert status == 401
 
 
+@pytest.mark.promise("orphaned-container-is-named")
 async def test_a_container_whose_server_was_deleted_meanwhile_is_named_with_its_removal(
     daemon: ReceivingNode, engine: Engine
 ) -> None:

@@ -95,6 +95,7 @@ def body_of_success(daemon: ReceivingNode) -> Any:
     return call.body
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 @pytest.mark.parametrize("pool", ["", "pool-1"])
 async def test_pelicans_log_and_backups_are_kept(daemon: ReceivingNode, pool: str) -> None:
     # A pool that is none of this node's means nothing to it: all of the server is sent.
@@ -113,6 +114,7 @@ async def test_pelicans_log_and_backups_are_kept(daemon: ReceivingNode, pool: st
     assert daemon.stored() == [UUID]
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 async def test_calagopus_files_arrive_with_its_log_and_backups(running: ReceivingNode) -> None:
     status, _, chunks = await send(running, RECORDED.read_bytes(), calagopus(LOG, BACKUP))
     assert status == 200
@@ -132,6 +134,7 @@ async def test_calagopus_files_arrive_with_its_log_and_backups(running: Receivin
     assert (home / "world").stat().st_mode & 0o7777 == 0o750
 
 
+@pytest.mark.promise("refusal-is-understood")
 async def test_too_many_streams_and_unknown_formats_are_refused(running: ReceivingNode) -> None:
     tar = gzip.decompress(RECORDED.read_bytes())
     streams = calagopus(stream="multiplex-stream-count: 17")
@@ -140,6 +143,7 @@ async def test_too_many_streams_and_unknown_formats_are_refused(running: Receivi
     await refused(running, b"LZIP\1" + tar, calagopus(suffix="tar.lz"), "of an unknown kind")
 
 
+@pytest.mark.promise("refusal-is-understood")
 async def test_calagopus_gets_no_answer_to_a_bad_token(running: ReceivingNode) -> None:
     with pytest.raises(Unanswered):
         await send(running, RECORDED.read_bytes(), calagopus(), token="bad")

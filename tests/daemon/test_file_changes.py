@@ -105,6 +105,7 @@ def send(daemon: ReceivingNode, call: str, *arguments: str) -> None:
     reactor.spawnProcess(ProcessProtocol(), "/usr/bin/curl", command, env=os.environ)
 
 
+@pytest.mark.promise("files-are-old-or-new")
 @pytest.mark.parametrize("call", ["write", "compress"])
 async def test_after_a_kill_the_old_file_is_whole_and_nothing_is_left_over(
     daemon: ReceivingNode, home: Path, call: str

@@ -17,6 +17,8 @@ from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from wingsd.http.body_sender import LARGEST_BLOCK
 
+pytestmark = pytest.mark.promise("slow-downloads-cost-little")
+
 UUID = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 PACKED = "application/msgpack"
 FAULTS = {"missing": 404, "fifo": 400, "secret.key": 403, "plugins": 400, "../../etc/passwd": 404}

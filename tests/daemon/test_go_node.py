@@ -33,6 +33,7 @@ async def begin(nodes: TwoNodes, go: GoNode, size: int = 100_000) -> None:
     await nodes.panel.transfer(UUID, go.node)
 
 
+@pytest.mark.promise("backups-suit-the-destination")
 async def test_a_go_node_is_sent_files_in_place_of_links(nodes: TwoNodes, go: GoNode) -> None:
     await begin(nodes, go)
     world = (nodes.source.files() / "world" / "region.mca").read_bytes()
@@ -64,6 +65,7 @@ async def test_a_go_node_gets_options_and_a_chunked_form(nodes: TwoNodes, go: Go
     assert not {b"content-length", b"expect"} & set(headers)
 
 
+@pytest.mark.promise("refusal-is-understood")
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_the_refusal_of_a_go_node_is_logged(nodes: TwoNodes, go: GoNode, size: int) -> None:
     go.fails = "early"

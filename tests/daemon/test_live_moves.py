@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate
@@ -100,6 +101,7 @@ async def test_a_server_that_writes_moves_byte_for_byte(engine: Engine, nodes: T
     assert nodes.panel.reports() == [(UUID, "success")]
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 async def test_an_open_page_is_used_until_the_server_is_stopped(
     engine: Engine, nodes: TwoNodes
 ) -> None:

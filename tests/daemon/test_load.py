@@ -28,6 +28,7 @@ def threads() -> Iterator[None]:
     pool.adjustPoolsize(*usual)
 
 
+@pytest.mark.promise("all-of-many-servers-arrive")
 async def test_fifty_servers_received_at_once_all_arrive(daemon: ReceivingNode) -> None:
     for server in SERVERS:
         daemon.expect(server)
@@ -58,6 +59,7 @@ async def test_fifty_servers_received_at_once_all_arrive(daemon: ReceivingNode) 
     assert daemon.stored() == SERVERS[:50]
 
 
+@pytest.mark.promise("slow-sender-frees-its-slot")
 async def test_an_upload_below_the_least_rate_frees_its_slot(daemon: ReceivingNode) -> None:
     for server in SERVERS[:2]:
         daemon.expect(server)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from treq.client import HTTPClient
 from twisted.web.client import Agent
 
@@ -37,6 +38,7 @@ async def get(url: str) -> tuple[int, str]:
     return response.code, await response.text("utf-8")
 
 
+@pytest.mark.promise("metrics-name-no-server")
 async def test_a_success_is_in_the_metrics(
     daemon: ReceivingNode, promtool: Callable[..., str]
 ) -> None:
@@ -103,6 +105,7 @@ async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: Receivin
     ]
 
 
+@pytest.mark.promise("metrics-name-no-server")
 async def test_metrics_are_off_unless_configured(daemon: ReceivingNode) -> None:
     await daemon.start_loaded(api={"ssl": {"enabled": False}})
     assert not daemon.lines_with("metrics: listening at")

@@ -68,6 +68,7 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -
     assert answer["configuration"]["allocations"]["default"]["port"] == 25566
 
 
+@pytest.mark.promise("size-is-counted-alike")
 async def test_the_size_of_a_received_server_is_not_measured(nodes: TwoNodes) -> None:
     nodes.add_server(size=2_000_000)
     await nodes.start()
@@ -144,6 +145,7 @@ async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -
     assert nodes.source.files().is_dir()
 
 
+@pytest.mark.promise("lost-answer-is-asked-for")
 async def test_a_success_whose_answer_is_lost_is_not_rolled_back(nodes: TwoNodes) -> None:
     await nodes.start()
     # The Panel moves the server, but its word of that is lost on the way, and the destination
@@ -190,6 +192,7 @@ async def test_a_source_stopped_before_success_still_deletes_its_copy(nodes: Two
     assert not nodes.source.lines_with("Unhandled")
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_backups_that_pelicans_page_dropped_are_named_and_deleted_after_the_days(
     nodes: TwoNodes,
 ) -> None:
@@ -226,6 +229,7 @@ async def test_backups_that_pelicans_page_dropped_are_named_and_deleted_after_th
     }
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 async def test_a_backup_that_moved_along_is_restored_at_the_destination(nodes: TwoNodes) -> None:
     nodes.add_server()
     before = seen(nodes.source.files())

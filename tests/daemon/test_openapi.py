@@ -31,6 +31,7 @@ ORDERED = [
 ]
 
 
+@pytest.mark.promise("answers-fit-the-interface")
 async def test_every_answer_is_described_by_the_document(daemon: ReceivingNode) -> None:
     from fuzz.interface import prepared  # noqa: PLC0415
 

@@ -44,6 +44,7 @@ def hold(pages: list[Page]) -> Hang:
     return held
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 async def test_pages_lose_the_banner_of_a_failure(nodes: TwoNodes, open_pages: Open) -> None:
     # A move that resumes would be refused before the server is stopped.
     nodes.source.transfers = {"moves": {"enabled": False}}
@@ -63,6 +64,7 @@ async def test_pages_lose_the_banner_of_a_failure(nodes: TwoNodes, open_pages: O
     assert [page.opened for page in pages] == [3] * len(pages)
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 async def test_pages_show_why_a_transfer_failed_that_was_ordered_again(
     nodes: TwoNodes, open_pages: Open
 ) -> None:
@@ -85,6 +87,7 @@ async def test_pages_show_why_a_transfer_failed_that_was_ordered_again(
     await until(lambda: not any(page.is_transferring for page in pages))
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 async def test_reconnecting_pages_follow_a_moved_server(nodes: TwoNodes, open_pages: Open) -> None:
     await nodes.start()
     pages = await open_pages(nodes)
@@ -100,6 +103,7 @@ async def test_reconnecting_pages_follow_a_moved_server(nodes: TwoNodes, open_pa
     assert [page.states[:2] for page in pages] == [["processing", "completed"]] * len(pages)
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 async def test_pages_lose_no_line_while_they_reconnect(nodes: TwoNodes, open_pages: Open) -> None:
     await nodes.start()
     success = nodes.panel.hold("/transfer/success")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.receiving_node import ReceivingNode
@@ -10,6 +11,7 @@ from tests.support.sample_server import UUID, archive
 REFUSED = "the Panel does not accept this node's token"
 
 
+@pytest.mark.promise("wrong-node-token-changes-nothing")
 async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: ReceivingNode) -> None:
     await daemon.start(token_id="another")
     line = await daemon.wait_for_line("the request to ")
@@ -20,6 +22,7 @@ async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: Receiv
     assert daemon.panel.in_transfer(UUID)
 
 
+@pytest.mark.promise("wrong-node-token-changes-nothing")
 async def test_a_received_server_stays_until_its_token_is_right(running: ReceivingNode) -> None:
     running.panel.hold("/transfer/success")
     uploading = Deferred.fromCoroutine(running.upload(archive()))

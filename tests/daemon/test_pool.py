@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -30,6 +31,7 @@ async def moving(nodes: TwoNodes) -> Path:
     return nodes.source.files()
 
 
+@pytest.mark.promise("pool-names-are-verified")
 async def test_one_volume_by_two_pool_names_keeps_the_server_at_its_source(tmp_path: Path) -> None:
     nodes = TwoNodes(tmp_path, ("attic", "cellar"))
     try:
@@ -41,6 +43,7 @@ async def test_one_volume_by_two_pool_names_keeps_the_server_at_its_source(tmp_p
         await nodes.close()
 
 
+@pytest.mark.promise("pool-names-are-verified")
 async def test_a_server_is_copied_between_two_volumes_of_one_pool_name(tmp_path: Path) -> None:
     nodes = TwoNodes(tmp_path, ("attic", "attic"))
     nodes.destination.volumes = tmp_path / "other" / "volumes"

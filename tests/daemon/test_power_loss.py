@@ -85,6 +85,7 @@ def whole(disk: Path) -> bool:
     return region.read_bytes() == intact.read_bytes()
 
 
+@pytest.mark.promise("success-survives-power-loss")
 async def test_a_reported_success_survives_a_power_loss(disk: Disk, daemon: ReceivingNode) -> None:
     upload = await until_success(daemon, disk, durable=True)
     assert await upload == (200, None)

@@ -62,6 +62,7 @@ async def test_three_capabilities_are_enough_to_receive_run_and_delete_a_server(
     assert daemon.stored() == []
 
 
+@pytest.mark.promise("missing-privileges-are-logged")
 @pytest.mark.parametrize(
     ("missing", "says"),
     [

@@ -24,6 +24,8 @@ from tests.support.reactor import reactor, until
 from tests.support.receiving_node import ReceivingNode
 from tests.transfers.peers import Peer, read_head, server_context
 
+pytestmark = pytest.mark.promise("file-changes-give-way")
+
 ALLOWED: dict[str, Any] = {"api": {"remote_download": {"host_allowlist": ["localhost"]}}}
 CONTENT = os.urandom(3_000_001)
 #: An address of loopback for a name server that never answers.
@@ -76,6 +78,7 @@ async def stalled(daemon: ReceivingNode, home: Path) -> tuple[Peer, Event]:
     return peer, gone
 
 
+@pytest.mark.promise("url-download-is-public-only")
 @pytest.mark.parametrize("family", ["pterodactyl", "pelican", "calagopus"])
 async def test_networks_of_the_node_are_refused_by_default(
     daemon: ReceivingNode, home: Path, family: str
@@ -120,6 +123,7 @@ async def test_a_file_is_downloaded_from_an_allowed_host(
     assert (await peer.outcome).startswith(b"GET /mods/a%20mod.jar?x=1 HTTP/1.1\r\n")
 
 
+@pytest.mark.promise("silent-name-servers-block-none")
 async def test_a_daemon_ends_while_a_name_server_is_silent(
     daemon: ReceivingNode, home: Path
 ) -> None:

@@ -34,6 +34,7 @@ def source(daemon: ReceivingNode, root: Path) -> MoveClient:
     return MoveClient(url, UUID, daemon.token(), root, str(daemon.ca))
 
 
+@pytest.mark.promise("move-continues-after-breaks")
 async def test_a_killed_daemon_loses_nothing_that_has_arrived(
     daemon: ReceivingNode, server: Path
 ) -> None:
@@ -63,6 +64,7 @@ async def test_a_killed_daemon_loses_nothing_that_has_arrived(
     assert data == (server / "world" / "region.mca").read_bytes()
 
 
+@pytest.mark.promise("move-continues-after-breaks")
 async def test_a_stopped_daemon_tells_no_failure(daemon: ReceivingNode, server: Path) -> None:
     await daemon.start_loaded()
     client = source(daemon, server)

@@ -8,6 +8,7 @@ from pathlib import Path
 from socket import create_connection
 
 import jwt
+import pytest
 from twisted.internet.threads import deferToThread
 
 from tests.support.receiving_node import ReceivingNode
@@ -37,6 +38,7 @@ def get(address: tuple[str, int], path: bytes) -> None:
             pass
 
 
+@pytest.mark.promise("log-lines-cannot-be-forged")
 async def test_requests_cannot_forge_lines_of_the_log(daemon: ReceivingNode) -> None:
     await daemon.start_loaded(debug=True)
     forged = "\x1b[2J\x85\u202e\n2026-01-01T00:00:00+0000 [wingsd.app.daemon#info] forged"
@@ -104,6 +106,7 @@ async def test_files_in_the_servers_place_are_set_aside_and_logged(running: Rece
     assert not (running.volumes / UUID / "precious").exists()
 
 
+@pytest.mark.promise("refusal-is-understood")
 async def test_a_client_that_still_sends_can_read_the_refusal(running: ReceivingNode) -> None:
     sender = await begun(running, os.urandom(20_000_000), token="bad")
     status, body = await sender.finish()

@@ -69,6 +69,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.promise("bad-backup-changes-nothing")
 async def test_a_backup_that_cannot_be_read_whole_changes_nothing(
     restoring: RestoringNode,
 ) -> None:
@@ -87,6 +88,7 @@ async def test_a_backup_that_cannot_be_read_whole_changes_nothing(
     await browser.close()
 
 
+@pytest.mark.promise("bad-backup-changes-nothing")
 async def test_what_cannot_be_restored_is_refused_in_the_words_of_wings(
     restoring: RestoringNode,
 ) -> None:
@@ -119,6 +121,7 @@ async def test_what_cannot_be_restored_is_refused_in_the_words_of_wings(
     assert restoring.staged() == []
 
 
+@pytest.mark.promise("restore-excludes-other-work")
 async def test_a_second_restore_and_a_deletion_of_the_backup_are_refused_meanwhile(
     restoring: RestoringNode,
 ) -> None:
@@ -138,6 +141,7 @@ async def test_a_second_restore_and_a_deletion_of_the_backup_are_refused_meanwhi
     assert restoring.panel.restored(UUID) is True
 
 
+@pytest.mark.promise("restore-needs-room")
 async def test_a_disk_that_fills_up_leaves_the_server_whole(
     daemon: ReceivingNode, tmp_path: Path
 ) -> None:
@@ -172,6 +176,7 @@ async def test_a_backup_that_this_node_made_brings_everything_back(
     assert seen(restoring.home, owner=False) == before
 
 
+@pytest.mark.promise("bad-backup-changes-nothing")
 async def test_a_backup_that_was_changed_since_is_not_restored(restoring: RestoringNode) -> None:
     await restoring.start()
     restoring.panel.backups.add(BACKUP, UUID)

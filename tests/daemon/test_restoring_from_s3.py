@@ -46,6 +46,7 @@ BLOCKED = "The provided backup link resolves to a blocked address."
 ALLOWED = {"system": {"backups": {"restore_host_allowlist": ["127.0.0.1/32"]}}}
 
 
+@pytest.mark.promise("bad-backup-changes-nothing")
 async def test_a_backup_in_s3_is_read_wholly_before_anything_is_changed(
     restoring: RestoringNode, store: BackupStore
 ) -> None:
@@ -81,6 +82,7 @@ async def test_a_backup_in_s3_is_restored(
     await browser.close()
 
 
+@pytest.mark.promise("s3-links-are-checked")
 @pytest.mark.parametrize("family", [PTERODACTYL, CALAGOPUS])
 async def test_where_no_node_of_the_family_checks_the_panels_link_may_be_private(
     restoring: RestoringNode, store: BackupStore, family: str
@@ -98,6 +100,7 @@ async def test_where_no_node_of_the_family_checks_the_panels_link_may_be_private
     assert restoring.content() == BEFORE
 
 
+@pytest.mark.promise("s3-links-are-checked")
 async def test_a_store_on_the_nodes_own_network_is_not_asked_unless_it_is_allowed(
     restoring: RestoringNode, store: BackupStore
 ) -> None:

@@ -57,6 +57,7 @@ async def start_anew(node: NodeProcess) -> None:
     await node.start_loaded()
 
 
+@pytest.mark.promise("move-continues-after-breaks")
 @pytest.mark.parametrize("fault", [cut, kill_destination, kill_source, kill_both, stop_source])
 async def test_a_move_goes_on_where_it_was(
     nodes: TwoNodes, fault: Callable[[TwoNodes], Awaitable[None]]
@@ -87,6 +88,7 @@ async def test_a_move_goes_on_where_it_was(
     )
 
 
+@pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_a_source_that_died_after_the_commit_waits_for_its_outcome(nodes: TwoNodes) -> None:
     await nodes.start()
     before = seen(nodes.source.files())
@@ -102,6 +104,7 @@ async def test_a_source_that_died_after_the_commit_waits_for_its_outcome(nodes: 
     assert not any("asking the Panel" in line for line in nodes.source.log)
 
 
+@pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_nodes_that_died_at_the_commit_commit_again(nodes: TwoNodes) -> None:
     nodes.add_server(size=6 * MIB)
     before = seen(nodes.source.files())
@@ -119,6 +122,7 @@ async def test_nodes_that_died_at_the_commit_commit_again(nodes: TwoNodes) -> No
     assert seen(nodes.destination.files()) == before
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 @pytest.mark.parametrize("cuts_bodies", [False, True], ids=["413", "cut"])
 async def test_a_move_passes_a_strict_proxy(nodes: TwoNodes, cuts_bodies: bool) -> None:
     nodes.add_server(size=6 * MIB)
@@ -139,6 +143,7 @@ def _has_cut(proxy: HttpProxy, times: int) -> bool:
     return proxy.count("GET", TIMED_OUT) >= times
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 async def test_a_move_passes_a_proxy_that_wants_each_answer_soon(nodes: TwoNodes) -> None:
     await nodes.start()
     before = seen(nodes.source.files())
@@ -157,6 +162,7 @@ async def test_a_move_passes_a_proxy_that_wants_each_answer_soon(nodes: TwoNodes
         assert seen(nodes.destination.files()) == before
 
 
+@pytest.mark.promise("move-continues-after-breaks")
 async def test_a_move_goes_on_when_a_slow_line_was_dead(nodes: TwoNodes) -> None:
     for node in (nodes.source, nodes.destination):
         node.transfers = {"moves": {"batch": 1}}

@@ -6,6 +6,8 @@ end of its container for a crash, and starts the server again.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.archives import seen
 from tests.support.docker_engine import Engine
 from tests.support.reactor import until
@@ -44,6 +46,7 @@ def runs(engine: Engine) -> str:
     return homes[0] if homes else ""
 
 
+@pytest.mark.promise("running-server-runs-once")
 async def test_a_running_server_moves_and_runs_on(engine: Engine, nodes: TwoNodes) -> None:
     await begun(nodes, engine)
     await nodes.destination.wait_for_line(f"{UUID}: running")

@@ -85,6 +85,7 @@ async def test_a_real_s3_server_puts_the_backup_together(
     assert len(told["parts"]) == 3
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 async def test_a_refusal_is_told_with_the_stores_reason_and_nothing_is_left(
     server: BackedUpServer, store: S3Store
 ) -> None:
@@ -107,6 +108,7 @@ async def test_a_panel_without_a_store_hears_of_the_failure(server: BackedUpServ
     assert not left(server)
 
 
+@pytest.mark.promise("s3-upload-continues")
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 async def test_the_next_daemon_goes_on_with_an_upload(
     server: BackedUpServer, store: S3Store, signal: str
@@ -126,6 +128,7 @@ async def test_the_next_daemon_goes_on_with_an_upload(
     await until(lambda: not left(server))
 
 
+@pytest.mark.promise("backup-report-is-repeated")
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_the_archive_stays_until_the_panel_has_answered_the_report(
     server: BackedUpServer, store: S3Store, restarts: bool

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.daemon.test_direct_transfers import invite
 from tests.daemon.test_live_moves import lines, runs, start
 from tests.support.archives import seen
@@ -62,6 +64,7 @@ async def followed(nodes: TwoNodes) -> None:
     assert now["trouble"] is None
 
 
+@pytest.mark.promise("seed-follows-its-server")
 async def test_the_panels_order_sends_only_what_has_changed_since(
     engine: Engine, nodes: TwoNodes
 ) -> None:

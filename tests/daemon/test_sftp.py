@@ -24,6 +24,8 @@ from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sftp_users import SftpUser
 
+pytestmark = pytest.mark.promise("sftp-access-ends-at-once")
+
 UUID = "5b0c7a6e-95c1-4a5b-8a53-7f6c5d2e4b22"
 USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
 
@@ -208,6 +210,7 @@ async def test_sessions_of_a_suspended_and_of_a_deleted_server_are_closed(
     assert (await ended)[0] == 255
 
 
+@pytest.mark.promise("sftp-process-is-confined", "sftp-process-is-restarted")
 async def test_the_process_ends_when_idle_and_another_one_follows_when_it_dies(
     daemon: ReceivingNode, tmp_path: Path
 ) -> None:
@@ -227,6 +230,7 @@ async def test_the_process_ends_when_idle_and_another_one_follows_when_it_dies(
     assert (await client.run("ls"))[0] == 0
 
 
+@pytest.mark.promise("sftp-process-is-restarted")
 async def test_the_process_ends_with_the_daemon(daemon: ReceivingNode, tmp_path: Path) -> None:
     client = await started(daemon, tmp_path)
     ended = client.stay()
@@ -250,6 +254,7 @@ async def test_a_node_stops_with_open_sessions_in_order(
     assert daemon.lines_with("failed") == []
 
 
+@pytest.mark.promise("sftp-host-key-is-kept")
 async def test_a_damaged_host_key_and_a_port_in_use_leave_the_node_running(
     daemon: ReceivingNode, tmp_path: Path
 ) -> None:
@@ -270,6 +275,7 @@ async def test_a_damaged_host_key_and_a_port_in_use_leave_the_node_running(
         assert "SFTP is off" in await daemon.wait_for_line("sftp: SFTP is off")
 
 
+@pytest.mark.promise("sftp-host-key-is-kept")
 async def test_an_empty_host_key_is_replaced_and_the_log_says_so(
     daemon: ReceivingNode, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.threads import deferToThread
@@ -14,6 +15,8 @@ from twisted.internet.threads import deferToThread
 from tests.support.faults import Answer
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sftp_node import PASSWORD, SERVER, SftpNode, sftp_node
+
+pytestmark = pytest.mark.promise("sftp-attacks-block-none")
 
 MIB = 1 << 20
 

@@ -235,6 +235,7 @@ async def test_rclone_copies_checks_and_purges(
     assert (status, there.exists()) == (0, False), output
 
 
+@pytest.mark.promise("sftp-connection-limits-wait")
 @openssh
 async def test_a_user_with_too_many_connections_is_told_so_and_waits_before(
     node: SftpNode, tmp_path: Path

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support import server_settings
@@ -87,6 +88,7 @@ async def test_curl_uploads_and_the_panel_learns_who_it_was(
     assert entry["metadata"] == {"file": "мир 1.zip", "directory": "/maps"}
 
 
+@pytest.mark.promise("refused-upload-leaves-nothing")
 async def test_curl_is_told_at_once_that_a_file_is_too_large(
     daemon: ReceivingNode, tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ async def test_curl_is_told_at_once_that_a_file_is_too_large(
     assert [*home.iterdir()] == []
 
 
+@pytest.mark.promise("uploads-resume")
 async def test_curl_resumes_an_upload_after_a_kill(daemon: ReceivingNode, tmp_path: Path) -> None:
     home = await start(daemon)
     content = os.urandom(3_000_000)

@@ -46,6 +46,7 @@ async def is_free(nodes: TwoNodes) -> None:
     assert quarantined(nodes.source) == quarantined(nodes.destination) == []
 
 
+@pytest.mark.promise("late-commit-is-waited-for")
 async def test_a_quick_failure_at_the_source_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes,
 ) -> None:
@@ -61,6 +62,7 @@ async def test_a_quick_failure_at_the_source_is_reported_until_the_panel_has_the
     await is_free(nodes)
 
 
+@pytest.mark.promise("late-commit-is-waited-for")
 async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes,
 ) -> None:
@@ -83,6 +85,7 @@ async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_ha
     await is_free(nodes)
 
 
+@pytest.mark.promise("late-commit-is-waited-for")
 @pytest.mark.parametrize("strict", [False, True])
 async def test_a_quick_success_is_reported_until_known(nodes: TwoNodes, strict: bool) -> None:
     nodes.add_server(MIB)

@@ -66,6 +66,7 @@ async def change(
     return await daemon.curl(*words, token=daemon.node.token, path=path)
 
 
+@pytest.mark.promise("transfers-stall-no-others")
 async def test_servers_that_are_flushed_to_a_slow_disk_do_not_stall_others(
     daemon: ReceivingNode, disk: SlowDisk, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ async def test_servers_that_are_flushed_to_a_slow_disk_do_not_stall_others(
     assert await receiving == [(200, None)] * len(OTHERS)
 
 
+@pytest.mark.promise("transfers-stall-no-others")
 async def test_deletions_on_a_slow_disk_do_not_stall_the_renames_of_others(
     daemon: ReceivingNode, disk: SlowDisk
 ) -> None:

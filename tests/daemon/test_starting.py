@@ -61,6 +61,7 @@ async def test_a_port_that_wings_may_have_ends_the_start_with_a_line_that_names_
     assert "systemctl disable --now wings" in line
 
 
+@pytest.mark.promise("damaged-database-is-reported")
 async def test_a_damaged_database_ends_the_start_with_one_line(daemon: ReceivingNode) -> None:
     store = Store(str(daemon.directory))
     store.open()

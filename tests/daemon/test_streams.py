@@ -90,6 +90,7 @@ async def finish(senders: list[UploadClient]) -> list[tuple[int, bytes] | None]:
     return [await each for each in waiting]
 
 
+@pytest.mark.promise("unexpected-stream-is-refused-alone")
 @pytest.mark.parametrize("backwards", [False, True])
 async def test_the_streams_of_a_server_are_merged(running: ReceivingNode, backwards: bool) -> None:
     senders = requests(running, 3)
@@ -109,6 +110,7 @@ async def test_the_streams_of_a_server_are_merged(running: ReceivingNode, backwa
     assert running.panel.reports() == [(UUID, "success")]
 
 
+@pytest.mark.promise("streams-succeed-together")
 async def test_a_stream_cut_short_fails_all_streams(running: ReceivingNode) -> None:
     first, other, cut = requests(running, 2, OURS)
     for sender in (first, other, cut):
@@ -122,6 +124,7 @@ async def test_a_stream_cut_short_fails_all_streams(running: ReceivingNode) -> N
     assert running.stored() == []
 
 
+@pytest.mark.promise("streams-succeed-together")
 async def test_streams_of_a_killed_daemon_fail_as_one_transfer(running: ReceivingNode) -> None:
     senders = requests(running, 3, size=2_000_000)
     for sender in senders:
@@ -185,6 +188,7 @@ async def test_a_server_moves_in_several_streams(nodes: TwoNodes, archive_format
         here, there = there, here
 
 
+@pytest.mark.promise("streams-share-slots")
 async def test_a_server_moves_in_more_streams_than_receiving_slots(nodes: TwoNodes) -> None:
     nodes.add_server()
     grow(nodes.source.files())
@@ -196,6 +200,7 @@ async def test_a_server_moves_in_more_streams_than_receiving_slots(nodes: TwoNod
     assert seen(nodes.destination.files()) == before
 
 
+@pytest.mark.promise("streams-succeed-together")
 @pytest.mark.parametrize("victim", ["source", "destination"])
 async def test_a_kill_during_several_streams_leaves_the_server_which_moves_later(
     nodes: TwoNodes, victim: str

@@ -91,6 +91,7 @@ async def test_a_reload_is_notified_and_new_connections_get_the_new_certificate(
     assert await running.served_certificate() != before
 
 
+@pytest.mark.promise("hung-daemon-is-restarted")
 async def test_sigabrt_of_the_watchdog_logs_the_stacks_of_all_threads(
     manager: Manager, running: ReceivingNode
 ) -> None:

@@ -149,6 +149,7 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
     return DIALECTS[request.param]
 
 
+@pytest.mark.promise("takeover-keeps-servers-running")
 async def test_a_game_runs_on_and_back_again(node: TakenOver, dialect: Dialect) -> None:
     await node.left_by(dialect)
     settings = node.new_server()
@@ -197,6 +198,7 @@ async def check_log(node: TakenOver, uuid: str) -> None:
     assert shown == {"data": "all done\n"}
 
 
+@pytest.mark.promise("takeover-keeps-servers-running")
 async def test_its_servers_are_stopped_started_and_left_to_the_other(
     node: TakenOver, dialect: Dialect
 ) -> None:
@@ -231,6 +233,7 @@ async def test_its_servers_are_stopped_started_and_left_to_the_other(
     assert owners == {node.wings.config["system"]["user"]["uid"]}
 
 
+@pytest.mark.promise("takeover-keeps-servers-running")
 async def test_what_ran_under_the_other_is_started_after_a_restart_of_the_machine(
     node: TakenOver, dialect: Dialect
 ) -> None:
@@ -246,6 +249,7 @@ async def test_what_ran_under_the_other_is_started_after_a_restart_of_the_machin
     await until(lambda: read_states(node.wings.root)[uuid] == "running")
 
 
+@pytest.mark.promise("takeover-keeps-servers-running")
 async def test_an_installation_goes_on_and_is_reported(node: TakenOver, dialect: Dialect) -> None:
     await node.left_by(dialect)
     settings = node.new_server()
@@ -275,6 +279,7 @@ async def test_an_installation_goes_on_and_is_reported(node: TakenOver, dialect:
     assert left == []
 
 
+@pytest.mark.promise("takeover-keeps-servers-running")
 @pytest.mark.parametrize(("family", "resolves"), [("pterodactyl", True), ("calagopus", False)])
 async def test_servers_are_found_where_their_directory_is_a_symlink(
     node: TakenOver, family: str, *, resolves: bool
@@ -294,6 +299,7 @@ async def test_servers_are_found_where_their_directory_is_a_symlink(
     await node.wait_for_line(f"{uuid}: running")
 
 
+@pytest.mark.promise("takeover-keeps-servers-running")
 async def test_calagopus_may_put_the_servers_name_before_the_uuid(node: TakenOver) -> None:
     """A second container beside it would have the same files."""
     dialect = DIALECTS["calagopus"]

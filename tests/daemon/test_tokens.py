@@ -15,6 +15,8 @@ from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient
 from wingsd.statedb import Store
 
+pytestmark = pytest.mark.promise("transfer-token-is-used-once")
+
 USED = "it was used for a transfer before; start the transfer again in the Panel for a new token"
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
@@ -42,6 +44,7 @@ async def assert_used(daemon: ReceivingNode, token: str) -> None:
     assert daemon.stored() == []
 
 
+@pytest.mark.promise("transfer-token-is-used-once")
 async def test_a_token_is_good_for_one_transfer_even_after_a_kill(running: ReceivingNode) -> None:
     token = running.token()
     await fail_with(running, token)
@@ -57,6 +60,7 @@ async def test_a_token_is_good_for_one_transfer_even_after_a_kill(running: Recei
     assert await running.upload(archive(), token=running.token()) == (200, None)
 
 
+@pytest.mark.promise("refusal-keeps-the-token")
 async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     token = daemon.token()
@@ -81,6 +85,7 @@ async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: Recei
     assert await daemon.upload(archive(), token=token) == (200, None)
 
 
+@pytest.mark.promise("refusal-keeps-the-token")
 async def test_an_unknown_server_does_not_use_up_the_token(running: ReceivingNode) -> None:
     token = running.panel.transfer_token(OTHER, running.node)
     status, answer = await running.upload(archive(), token=token)
@@ -90,6 +95,7 @@ async def test_an_unknown_server_does_not_use_up_the_token(running: ReceivingNod
     assert await running.upload(archive(), token=token) == (200, None)
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize(
     ("address", "status"),
     [("https://node.invalid:8080/", 200), ("https://other.invalid:8080", 401)],
@@ -113,6 +119,7 @@ async def console(daemon: ReceivingNode, jti: str) -> Browser:
     return browser
 
 
+@pytest.mark.promise("revoked-console-token-stays-refused")
 async def test_the_deny_list_survives_a_kill(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     assert await daemon.upload(archive(), token=daemon.token()) == (200, None)
@@ -137,6 +144,7 @@ async def test_the_deny_list_survives_a_kill(daemon: ReceivingNode) -> None:
         await taken.close()
 
 
+@pytest.mark.promise("token-is-for-one-purpose")
 async def test_a_pelican_node_takes_only_tokens_with_pelicans_scope(daemon: ReceivingNode) -> None:
     await daemon.start(family="pelican")
     status, answer = await daemon.upload(archive(), token=daemon.token(scope=None))

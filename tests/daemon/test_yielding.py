@@ -23,6 +23,7 @@ LEAST = SIZE / (LIMIT * MIB) * 0.95
 USUAL = os.getpriority(os.PRIO_PROCESS, 0)
 
 
+@pytest.mark.promise("bandwidth-limits-hold")
 async def test_servers_are_received_no_faster_than_the_limit(daemon: ReceivingNode) -> None:
     daemon.transfers = {"download_limit": LIMIT}
     await daemon.start()
@@ -32,6 +33,7 @@ async def test_servers_are_received_no_faster_than_the_limit(daemon: ReceivingNo
     assert (daemon.volumes / UUID / "world/region/r.0.0.mca").stat().st_size == SIZE
 
 
+@pytest.mark.promise("bandwidth-limits-hold")
 async def test_servers_are_sent_no_faster_than_the_limit(nodes: TwoNodes) -> None:
     nodes.add_server(SIZE)
     nodes.source.transfers = {"upload_limit": LIMIT}
@@ -54,6 +56,7 @@ async def yields(daemon: NodeProcess, nice: int, *names: str) -> None:
     assert {"wingsd-disk", "wingsd-database"} < others.keys()
 
 
+@pytest.mark.promise("transfers-stall-no-others")
 @pytest.mark.parametrize(("transfers", "nice"), [({}, 10), ({"nice": 3}, 3), ({"nice": 0}, 0)])
 async def test_only_threads_that_receive_have_a_raised_nice_value(
     daemon: ReceivingNode, transfers: dict[str, int], nice: int
@@ -65,6 +68,7 @@ async def test_only_threads_that_receive_have_a_raised_nice_value(
     assert await sender.finish() == (200, b"")
 
 
+@pytest.mark.promise("transfers-stall-no-others")
 async def test_only_threads_that_send_have_a_raised_nice_value(nodes: TwoNodes) -> None:
     nodes.add_server(SIZE)
     nodes.source.transfers = {"moves": {"enabled": False}}

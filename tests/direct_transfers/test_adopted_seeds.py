@@ -63,6 +63,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[MoveSource]:
     return found
 
 
+@pytest.mark.promise("shown-figures-are-true")
 @pytest.mark.parametrize("moment", ["between rounds", "in a round"])
 async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
     nodes: NodePair,
@@ -105,6 +106,7 @@ async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
     assert any("the copy no longer follows the server" in line for line in logged.lines)
 
 
+@pytest.mark.promise("seed-follows-its-server")
 async def test_an_order_right_after_a_restore_sends_what_was_restored(nodes: NodePair) -> None:
     await begin(nodes)
     panel = OrderingPanel(nodes)
@@ -172,6 +174,7 @@ async def test_it_goes_on_where_the_destination_of_the_order_is_away(
     assert len(opened) == 1
 
 
+@pytest.mark.promise("seed-is-kept")
 async def test_an_order_to_another_node_ends_it_and_its_copy_is_kept(
     nodes: NodePair, tmp_path: Path, opened: list[str], closed: list[MoveSource]
 ) -> None:

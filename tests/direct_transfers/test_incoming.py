@@ -48,6 +48,7 @@ async def test_an_invitation_expires(nodes: NodePair) -> None:
     assert "it has expired" in nodes.source.store.ended(1)[0].reason
 
 
+@pytest.mark.promise("direct-token-is-for-one-server")
 async def test_a_second_invitation_revokes_the_first(nodes: NodePair) -> None:
     first, second = await nodes.destination.invite(), await nodes.destination.invite()
     arrivals = nodes.destination.direct_transfers
@@ -86,6 +87,7 @@ async def test_a_client_without_settings_needs_them_in_the_invitation(nodes: Nod
     assert known.settings.meta.name == "Given"
 
 
+@pytest.mark.promise("server-without-a-panel-is-known")
 async def test_a_direct_server_is_known_and_adopted_after_a_restart(nodes: NodePair) -> None:
     await move(nodes)
     running = configuration_from_panel(description()).settings
@@ -99,6 +101,7 @@ async def test_a_direct_server_is_known_and_adopted_after_a_restart(nodes: NodeP
         again.servers.all()
 
 
+@pytest.mark.promise("server-without-a-panel-is-known")
 async def test_a_server_that_arrives_while_its_node_starts_is_not_left_to_the_panel(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +119,7 @@ async def test_a_server_that_arrives_while_its_node_starts_is_not_left_to_the_pa
     assert again.servers.get(UUID).moved_directly
 
 
+@pytest.mark.promise("server-without-a-panel-is-known")
 async def test_a_direct_server_starts_without_the_panel(nodes: NodePair) -> None:
     node = await move(nodes)
     await node.servers.get(UUID).power(PowerAction.START)
@@ -193,6 +197,7 @@ async def test_it_is_told_that_a_server_has_not_come_when_no_later_daemon_can_ch
     await nodes.assert_stayed()
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_server_that_a_start_finds_without_files_meanwhile_has_not_moved(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +248,7 @@ async def test_a_direct_server_without_files_is_forgotten(nodes: NodePair) -> No
         again.servers.get(UUID)
 
 
+@pytest.mark.promise("direct-token-is-for-one-server")
 async def test_invitations_that_have_expired_are_forgotten(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ async def send_on(node: NodeInProcess, to: NodeInProcess, *, remove: bool) -> No
     await until(lambda: to.entries() == [("in", "success")])
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("remove", [False, True])
 async def test_a_server_that_was_sent_on_has_moved(nodes: NodePair, remove: bool) -> None:
     await unanswered(nodes)
@@ -88,6 +89,7 @@ async def test_a_server_that_was_sent_on_has_moved(nodes: NodePair, remove: bool
         assert third.knows_server
 
 
+@pytest.mark.promise("destination-decides")
 async def test_so_has_one_whose_files_are_still_being_deleted_there(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +112,7 @@ async def test_so_has_one_whose_files_are_still_being_deleted_there(
         await until(destination.is_at_rest)
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("after", ["", "restart", "years"])
 async def test_a_server_that_was_deleted_has_moved(nodes: NodePair, after: str) -> None:
     await unanswered(nodes)
@@ -124,6 +127,7 @@ async def test_a_server_that_was_deleted_has_moved(nodes: NodePair, after: str) 
     await assert_moved_away(nodes)
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_server_whose_files_are_lost_stays_at_its_source(
     nodes: NodePair, is_restarted: bool
@@ -141,6 +145,7 @@ async def test_a_server_whose_files_are_lost_stays_at_its_source(
     assert (nodes.source.entries(), nodes.source.hold) == ([("out", "failure")], "")
 
 
+@pytest.mark.promise("replaced-database-holds-the-server")
 async def test_a_destination_whose_database_was_replaced_does_not_give_a_server_back(
     nodes: NodePair,
 ) -> None:
@@ -157,6 +162,7 @@ async def test_a_destination_whose_database_was_replaced_does_not_give_a_server_
     assert (nodes.source.entries(), nodes.source.hold) == ([("out", "failure")], "")
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_server_that_the_panel_has_moved_on_has_moved(
     nodes: NodePair, is_restarted: bool

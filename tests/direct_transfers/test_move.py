@@ -32,6 +32,7 @@ async def test_a_server_moves_with_files_and_configuration(nodes: NodePair) -> N
 MOUNTS = [{"source": "/srv/maps", "target": "/maps", "read_only": True}]
 
 
+@pytest.mark.promise("container-mounts-are-allowed-ones")
 @pytest.mark.parametrize("given", [None, description(mounts=MOUNTS)])
 async def test_mounts_are_not_transferred(
     nodes: NodePair, given: dict[str, Any] | None, logged: Logged
@@ -101,6 +102,7 @@ async def test_a_server_can_move_there_and_back(nodes: NodePair) -> None:
     assert nodes.destination.left() == [UUID]
 
 
+@pytest.mark.promise("doubtful-direct-transfer-is-refused")
 async def test_a_server_that_is_present_is_not_expected(nodes: NodePair) -> None:
     with pytest.raises(ServerAlreadyExists):
         await nodes.source.invite()
@@ -109,6 +111,7 @@ async def test_a_server_that_is_present_is_not_expected(nodes: NodePair) -> None
         await nodes.destination.invite()
 
 
+@pytest.mark.promise("doubtful-direct-transfer-is-refused")
 async def test_a_directory_that_appears_meanwhile_is_left_alone(nodes: NodePair) -> None:
     invitation = await nodes.destination.invite()
     (nodes.destination.data / UUID).mkdir()

@@ -14,6 +14,7 @@ from wingsd.statedb import KEPT
 __all__ = ["nodes", "quick"]
 
 
+@pytest.mark.promise("moved-server-is-not-started")
 @pytest.mark.parametrize("is_restored", [False, True])
 async def test_one_is_held_after_restarts_for_ever(nodes: NodePair, is_restored: bool) -> None:
     """Also where a restore has replaced its directory while the copy followed."""

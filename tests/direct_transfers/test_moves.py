@@ -71,6 +71,7 @@ async def failed(nodes: NodePair) -> None:
     del destination.environment.faults["create"]
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 async def test_the_next_transfer_goes_on_with_what_a_failed_one_has_left(
     nodes: NodePair, logged: Logged
 ) -> None:
@@ -82,6 +83,7 @@ async def test_the_next_transfer_goes_on_with_what_a_failed_one_has_left(
     assert nodes.destination.entries() == [("in", "failure"), ("in", "success")]
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 async def test_a_cancelled_transfer_leaves_nothing(nodes: NodePair) -> None:
     loses(nodes.destination, "batches")
     await nodes.send(await nodes.destination.invite())
@@ -93,6 +95,7 @@ async def test_a_cancelled_transfer_leaves_nothing(nodes: NodePair) -> None:
     assert kept(nodes.destination) == []
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_silent_destination_is_asked_whether_it_has_the_server(nodes: NodePair) -> None:
     hang = await sent_until_container(nodes)
     loses(nodes.destination, "GET", "POST", "DELETE")
@@ -103,6 +106,7 @@ async def test_a_silent_destination_is_asked_whether_it_has_the_server(nodes: No
     await nodes.assert_moved()
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_question_ends_a_move_that_is_not_complete_and_keeps_it(nodes: NodePair) -> None:
     hang = await sent_until_container(nodes)
     loses(nodes.destination, "GET")
@@ -113,6 +117,7 @@ async def test_a_question_ends_a_move_that_is_not_complete_and_keeps_it(nodes: N
     hang.release()
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_cancel_ends_the_wait_for_a_destination_that_is_lost(nodes: NodePair) -> None:
     hang = await sent_until_container(nodes)
     loses(nodes.destination, "DELETE")
@@ -127,6 +132,7 @@ async def test_a_cancel_ends_the_wait_for_a_destination_that_is_lost(nodes: Node
     assert nodes.source.entries() == [("out", "failure")]
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 async def test_a_server_whose_source_fell_silent_may_be_expected_again(nodes: NodePair) -> None:
     loses(nodes.destination, "batches")
     await nodes.send(await nodes.destination.invite())
@@ -142,6 +148,7 @@ async def test_a_server_whose_source_fell_silent_may_be_expected_again(nodes: No
     assert nodes.destination.entries() == [("in", "failure"), ("in", "success")]
 
 
+@pytest.mark.promise("direct-move-continues")
 @pytest.mark.parametrize("at", ["ASK", "STOP", "RETIRE", "SEND", "AWAIT"])
 async def test_a_source_without_a_panel_goes_on_after_a_restart(
     nodes: NodePair, at: str, logged: Logged
@@ -179,6 +186,7 @@ async def test_a_restarted_source_keeps_the_files_where_it_was_to_keep_them(
     assert (again.hold, again.left()) == (MOVED, [UUID])
 
 
+@pytest.mark.promise("direct-move-continues")
 async def test_a_restarted_source_learns_that_its_move_was_cancelled(nodes: NodePair) -> None:
     nodes.source.die_at("SEND")
     await nodes.send(await nodes.destination.invite(), remove=True)
@@ -191,6 +199,7 @@ async def test_a_restarted_source_learns_that_its_move_was_cancelled(nodes: Node
     assert "the transfer was cancelled" in again.reason
 
 
+@pytest.mark.promise("moved-server-is-not-started")
 @pytest.mark.parametrize("is_replaced", [False, True])
 async def test_a_server_that_has_moved_away_is_not_started_here_after_a_restart(
     nodes: NodePair, is_replaced: bool
@@ -209,6 +218,7 @@ async def test_a_server_that_has_moved_away_is_not_started_here_after_a_restart(
     assert node.hold == ("" if is_replaced else MOVED_AWAY)
 
 
+@pytest.mark.promise("moved-server-is-not-started")
 async def test_one_whose_files_were_deleted_here_is_not_started_here_either(
     nodes: NodePair,
 ) -> None:

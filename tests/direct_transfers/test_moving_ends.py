@@ -46,6 +46,7 @@ def lose_answer(node: NodeInProcess, method: str = "POST", times: int = 1) -> No
     node.lose = lose
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("remove", [False, True])
 async def test_a_lost_answer_is_asked_for(nodes: NodePair, remove: bool) -> None:
     lose_answer(nodes.destination)
@@ -68,6 +69,7 @@ async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: NodePair) -> Non
     assert asked.count("DELETE") == 3
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize(
     ("code", "kind", "body"),
     [
@@ -112,6 +114,7 @@ async def test_a_failure_at_the_destination_is_logged_at_the_source(nodes: NodeP
     assert UUID in nodes.source.environment.containers
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: NodePair) -> None:
     nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
     lose_answer(nodes.destination)
@@ -119,6 +122,7 @@ async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: NodePair) -> N
     await nodes.assert_stayed()
 
 
+@pytest.mark.promise("unwritable-database-fails-safely")
 async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +134,7 @@ async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
     assert "the disk is full" in nodes.source.reason
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire("another")
     invitation = await nodes.destination.invite()
@@ -145,6 +150,7 @@ async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(nodes: NodePa
     assert again in nodes.source.reason
 
 
+@pytest.mark.promise("cancelled-direct-server-stays-off")
 async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: NodePair) -> None:
     gone: list[bool] = []
 
@@ -163,6 +169,7 @@ async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: NodePair) ->
     assert (nodes.source.hold, nodes.source.left()) == ("", [UUID])
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire("another")
     await nodes.send(await nodes.destination.invite())
@@ -184,6 +191,7 @@ async def test_a_server_that_is_being_received_is_not_expected(nodes: NodePair) 
     await nodes.settled()
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("at", ["SWAP", "ENVIRONMENT", "REPORT"])
 async def test_a_destination_that_died_late_has_the_server(
     nodes: NodePair, at: str, monkeypatch: pytest.MonkeyPatch
@@ -222,6 +230,7 @@ async def test_a_question_before_arrival_fails_the_transfer(nodes: NodePair) -> 
     hang.release()
 
 
+@pytest.mark.promise("destination-decides")
 async def test_a_starting_node_gets_503(nodes: NodePair, monkeypatch: pytest.MonkeyPatch) -> None:
     node = nodes.destination
     node.die_at("SWAP")
@@ -244,6 +253,7 @@ async def test_a_starting_node_gets_503(nodes: NodePair, monkeypatch: pytest.Mon
     hang.release()
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("at", ["RECEIVE", "VERIFY", "DURABLE"])
 async def test_a_destination_that_died_early_has_nothing(nodes: NodePair, at: str) -> None:
     node = nodes.destination
@@ -255,6 +265,7 @@ async def test_a_destination_that_died_early_has_nothing(nodes: NodePair, at: st
     assert nodes.destination.store.descriptions() == []
 
 
+@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("remove", [False, True])
 async def test_a_restarted_source_asks_the_destination(nodes: NodePair, remove: bool) -> None:
     node = nodes.source
@@ -288,6 +299,7 @@ async def test_a_source_that_died_before_sending_keeps_the_server(nodes: NodePai
     assert isinstance(error, DaemonRestarted)
 
 
+@pytest.mark.promise("cancelled-direct-server-stays-off")
 async def test_a_cancel_after_a_restart_ends_the_wait(nodes: NodePair) -> None:
     nodes.destination.lose = lambda request: request.method in (b"POST", b"DELETE")
     await nodes.send(await nodes.destination.invite())

@@ -28,6 +28,7 @@ def files(directory: Path) -> list[Path]:
     return sorted(directory.rglob("*"))
 
 
+@pytest.mark.promise("doubtful-direct-transfer-is-refused")
 async def test_a_direct_transfer_within_a_pool_is_refused(nodes: NodePair) -> None:
     await give_pools(nodes, one_volume=True)
     before = files(nodes.source.data)
@@ -37,6 +38,7 @@ async def test_a_direct_transfer_within_a_pool_is_refused(nodes: NodePair) -> No
     assert files(nodes.source.data) == before
 
 
+@pytest.mark.promise("doubtful-direct-transfer-is-refused")
 async def test_a_direct_transfer_fails_if_the_volume_is_mounted_later(nodes: NodePair) -> None:
     await give_pools(nodes, one_volume=True)
     place = nodes.source.data / UUID
@@ -63,6 +65,7 @@ async def test_a_transfer_to_another_volume_is_a_copy(nodes: NodePair, remove: b
     assert (sent.pool, came.pool, came.bytes) == ("", "", len(LEVEL))
 
 
+@pytest.mark.promise("doubtful-direct-transfer-is-refused")
 async def test_a_node_of_a_pool_does_not_send_an_unknown_server(nodes: NodePair) -> None:
     """The files are in sight of all its nodes, and may be in use at another."""
     await give_pools(nodes, one_volume=False)

@@ -45,6 +45,7 @@ async def test_one_whose_time_is_over_moves_the_server_after_its_first_round(
     await nodes.assert_moved()
 
 
+@pytest.mark.promise("seed-switch-waits")
 async def test_a_server_that_was_suspended_since_is_moved_and_stays_off(nodes: NodePair) -> None:
     await run(nodes)
     await begin(nodes, END)
@@ -56,6 +57,7 @@ async def test_a_server_that_was_suspended_since_is_moved_and_stays_off(nodes: N
     assert nodes.destination.servers.get(UUID).state is PowerState.OFFLINE
 
 
+@pytest.mark.promise("seed-is-kept")
 async def test_a_server_whose_move_cannot_be_recorded_runs_on_where_it_is(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

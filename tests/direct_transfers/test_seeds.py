@@ -61,6 +61,7 @@ async def test_a_copy_follows_a_server_that_is_used_as_ever(
     assert (now.missing, now.until, now.trouble) == (0, None, "")
 
 
+@pytest.mark.promise("seed-follows-its-server")
 @pytest.mark.parametrize("ends", ["source", "destination"])
 async def test_it_goes_on_after_a_restart(nodes: NodePair, ends: str, logged: Logged) -> None:
     await begin(nodes)
@@ -98,6 +99,7 @@ async def test_a_seed_of_a_server_that_is_gone_ends_and_its_copy_is_kept(nodes: 
     assert (node.entries(), kept(nodes)) == ([("out", "failure")], [UUID])
 
 
+@pytest.mark.promise("seed-follows-its-server")
 async def test_it_goes_on_when_the_destination_is_there_again(
     nodes: NodePair, logged: Logged
 ) -> None:
@@ -113,6 +115,7 @@ async def test_it_goes_on_when_the_destination_is_there_again(
     await until(lambda: figures(nodes).trouble == "")
 
 
+@pytest.mark.promise("seed-is-kept")
 @pytest.mark.parametrize("end", ["source", "destination"])
 async def test_what_has_arrived_of_a_cancelled_one_is_kept_for_the_next_transfer(
     nodes: NodePair, end: str, logged: Logged
@@ -132,6 +135,7 @@ async def test_what_has_arrived_of_a_cancelled_one_is_kept_for_the_next_transfer
     assert any("resumed: " in line for line in logged.lines)
 
 
+@pytest.mark.promise("seed-is-kept")
 @pytest.mark.parametrize("nodes", [settings(follow_every=3600)], indirect=True)
 async def test_one_that_is_cancelled_at_the_destination_ends_in_a_pause(nodes: NodePair) -> None:
     await begin(nodes)
@@ -140,6 +144,7 @@ async def test_one_that_is_cancelled_at_the_destination_ends_in_a_pause(nodes: N
     assert "the destination node says: the transfer was cancelled" in nodes.source.reason
 
 
+@pytest.mark.promise("seed-is-kept")
 async def test_a_forgotten_copy_ends_it(nodes: NodePair) -> None:
     await begin(nodes)
     assert nodes.destination.receiver.forget(UUID)
@@ -150,6 +155,7 @@ async def test_a_forgotten_copy_ends_it(nodes: NodePair) -> None:
     assert not nodes.destination.receiver.forget(UUID)
 
 
+@pytest.mark.promise("seed-is-kept")
 async def test_the_deletion_of_the_server_removes_the_copy(nodes: NodePair) -> None:
     await begin(nodes)
     await nodes.source.sender.release(UUID)
@@ -157,6 +163,7 @@ async def test_the_deletion_of_the_server_removes_the_copy(nodes: NodePair) -> N
     assert (kept(nodes), nodes.destination.left()) == ([], [])
 
 
+@pytest.mark.promise("seed-follows-its-server")
 async def test_a_directory_that_replaces_the_servers_is_followed(nodes: NodePair) -> None:
     await begin(nodes)
     files = nodes.source.data / UUID
@@ -184,6 +191,7 @@ async def test_it_goes_on_when_there_is_room_again(
     await until((copy(nodes) / "world" / "late").exists)
 
 
+@pytest.mark.promise("seed-is-kept")
 async def test_a_destination_that_was_away_hears_that_it_has_ended(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +233,7 @@ async def test_a_copy_whose_beginning_is_not_answered_leaves_what_was_kept_befor
 # How long a destination waits for its source
 
 
+@pytest.mark.promise("seed-is-kept")
 @pytest.mark.parametrize("nodes", [settings(patience=1)], indirect=True)
 async def test_a_copy_that_its_source_has_given_up_at_the_beginning_ends_soon(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
@@ -240,6 +249,7 @@ async def test_a_copy_that_its_source_has_given_up_at_the_beginning_ends_soon(
     assert "move-abandoned" in nodes.destination.reason
 
 
+@pytest.mark.promise("seed-is-kept")
 @pytest.mark.parametrize("nodes", [settings(follow_every=3600)], indirect=True)
 async def test_a_copy_that_has_followed_its_server_waits_for_its_source_for_days(
     nodes: NodePair,
@@ -292,6 +302,7 @@ async def test_a_server_that_does_not_run_then_is_moved_and_stays_off(nodes: Nod
     assert nodes.destination.servers.get(UUID).state is PowerState.OFFLINE
 
 
+@pytest.mark.promise("seed-switch-waits")
 async def test_a_server_that_is_busy_then_is_waited_for(nodes: NodePair, logged: Logged) -> None:
     await begin(nodes, END)
     come(nodes.source)
@@ -303,6 +314,7 @@ async def test_a_server_that_is_busy_then_is_waited_for(nodes: NodePair, logged:
     assert (nodes.destination.data / UUID / "world" / "during the backup").exists()
 
 
+@pytest.mark.promise("seed-switch-waits")
 async def test_an_end_that_came_while_the_source_was_away_is_made_up_for(nodes: NodePair) -> None:
     await begin(nodes, END)
     node = await nodes.restart("source")
@@ -380,6 +392,7 @@ async def test_seeds_leave_the_places_of_a_node_to_others(nodes: NodePair) -> No
     assert not received(nodes).takes_a_place
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 async def test_the_file_system_is_measured_also_where_the_servers_are_on_a_mount_of_their_own(
     nodes: NodePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.direct_transfers.seeding import END, begin, come, nodes, quick
 from tests.support.logged_errors import Logged
 from tests.support.node_in_process import NodePair
@@ -15,6 +17,7 @@ from wingsd.servers.power_states import PowerAction, PowerState
 __all__ = ["nodes", "quick"]
 
 
+@pytest.mark.promise("cancelled-direct-server-stays-off")
 async def test_a_server_whose_transfer_is_cancelled_before_its_outcome_is_known_stays_off(
     nodes: NodePair, logged: Logged
 ) -> None:

@@ -72,6 +72,7 @@ def test_variables_and_labels_are_texts(value: object, text: str) -> None:
     assert body(labels={"key": value})["Labels"]["key"] == text
 
 
+@pytest.mark.promise("node-variables-stay")
 @pytest.mark.parametrize(
     "name", ["", "STARTUP=sh -c evil;", "A=", "A\nB", "A\rB", "A\0B", "A\x85B", "A\u2028B", "\x1b"]
 )
@@ -104,6 +105,7 @@ def test_a_null_variable_is_left_to_the_image() -> None:
     assert "NOTHING" not in environment(environment={"NOTHING": None})
 
 
+@pytest.mark.promise("node-variables-stay")
 def test_the_nodes_own_variables_and_labels_stay() -> None:
     config = attrs.evolve(NODE, system=SystemConfig(timezone="Europe/Berlin"))
     given_values = {"tz": "UTC", "STARTUP": "evil", "server_port": 1}
@@ -176,6 +178,7 @@ def test_a_megabyte_is_larger_for_pelican() -> None:
     assert settings["MemorySwap"] == 120_586_240 + 10_485_760
 
 
+@pytest.mark.promise("calagopus-memory-limits")
 @pytest.mark.parametrize(
     ("swap", "both"), [(-1, -1), (0, 0), (10, 120_586_240 + 10_485_760)], ids=str
 )
@@ -189,6 +192,7 @@ def test_calagopus_counts_in_mebibytes_and_sets_no_swap_limit_for_none(
     assert settings["MemorySwap"] == both
 
 
+@pytest.mark.promise("calagopus-memory-limits")
 def test_calagopus_overhead_is_added_to_the_limit_and_not_named_to_the_server() -> None:
     calagopus = attrs.evolve(NODE, family="calagopus")
     settings = host(calagopus, memory_limit=100, overhead_memory=60)

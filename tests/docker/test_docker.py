@@ -135,6 +135,7 @@ async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers:
     assert sorted(made) == [False, True]
 
 
+@pytest.mark.promise("container-is-made-again")
 async def test_a_container_that_is_being_made_is_used(engine: Engine, workers: Workers) -> None:
     config, server = engine.config(), engine.server()
 
@@ -169,6 +170,7 @@ async def test_a_container_that_the_engine_is_removing_is_made_again(
     assert engine.client.inspect_container(server.uuid)["State"]["Status"] == "created"
 
 
+@pytest.mark.promise("container-is-made-again")
 async def test_a_taken_name_is_logged(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +222,7 @@ async def test_a_forced_outgoing_address_gets_its_bridge(engine: Engine, workers
     assert not engine.client.networks(names=[config.docker.network.name])
 
 
+@pytest.mark.promise("missing-mount-is-named")
 async def test_allowed_mounts_are_made(engine: Engine, workers: Workers, logged: Logged) -> None:
     shared = engine.volumes / "shared"
     shared.mkdir()
@@ -307,6 +310,7 @@ async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> 
         await environment.remove(server.uuid)
 
 
+@pytest.mark.promise("engine-networks-are-respected")
 @pytest.mark.parametrize("written", [True, False])
 async def test_a_network_of_the_former_default_is_used_on(
     engine: Engine,
@@ -338,6 +342,7 @@ async def test_a_network_of_the_former_default_is_used_on(
     assert former.docker.network.name in line
 
 
+@pytest.mark.promise("engine-networks-are-respected")
 async def test_without_a_network_of_the_former_default_one_of_todays_is_made(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +357,7 @@ async def test_without_a_network_of_the_former_default_one_of_todays_is_made(
     assert engine.client.inspect_container(server.uuid)["HostConfig"]["NetworkMode"] == name
 
 
+@pytest.mark.promise("engine-networks-are-respected")
 @pytest.mark.parametrize("what", ["v4", "v6", "bridge"])
 async def test_a_network_in_the_way_is_named_with_what_both_have(
     engine: Engine, workers: Workers, what: str
@@ -384,6 +390,7 @@ async def test_a_network_in_the_way_is_named_with_what_both_have(
     assert detail.count("docker.network.") == 1
 
 
+@pytest.mark.promise("engine-networks-are-respected")
 async def test_an_interface_in_a_networks_way_is_named(engine: Engine, workers: Workers) -> None:
     config = with_network(engine.config(), bridge_name="lo")
     detail = await refusal(DockerContainers(config, workers, reactor), engine.server())

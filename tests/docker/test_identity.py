@@ -119,6 +119,7 @@ def test_a_machine_id_goes_with_its_server(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.promise("nodes-can-share-an-engine")
 def test_a_machine_id_that_another_node_uses_stays(tmp_path: Path) -> None:
     machine_id = MachineIdConfig(directory=str(tmp_path))
     one = node(machine_id=machine_id, data="/var/lib/one")

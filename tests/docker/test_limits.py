@@ -101,6 +101,7 @@ async def test_changed_limits_reach_the_running_container(
         running.detach()
 
 
+@pytest.mark.promise("calagopus-memory-limits")
 async def test_a_changed_limit_leaves_calagopus_servers_the_engines_default_of_swap(
     engine: Engine, workers: Workers
 ) -> None:

@@ -60,6 +60,7 @@ def test_mounts_that_are_allowed(host: str, allowed: str, source: str, real: str
     assert judge(host, allowed, source) == ([Mount(real.format(host), "/data")], [])
 
 
+@pytest.mark.promise("container-mounts-are-allowed-ones")
 @pytest.mark.parametrize(
     ("allowed", "source"),
     [
@@ -81,6 +82,7 @@ def test_mounts_that_are_not_allowed(host: str, allowed: str, source: str) -> No
     assert permitted == []
 
 
+@pytest.mark.promise("container-mounts-are-allowed-ones")
 @pytest.mark.parametrize("link", ["outside", "absolute", "twice", "up/secret", "up/a/outside"])
 def test_a_link_that_leads_out_is_refused_with_its_target(host: str, link: str) -> None:
     source = f"{host}/a/{link}"

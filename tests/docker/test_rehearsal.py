@@ -23,6 +23,7 @@ def containers(engine: Engine, server: str) -> list[str]:
     return [name.lstrip("/") for each in found for name in each["Names"]]
 
 
+@pytest.mark.promise("rehearsal-starts-nothing")
 async def test_nothing_is_left_but_the_network(engine: Engine, workers: Workers) -> None:
     config, server = engine.config(), engine.server()
     environment = DockerContainers(config, workers, reactor)
@@ -59,6 +60,7 @@ async def test_what_an_earlier_daemon_has_left_is_removed(
         assert containers(engine, server.uuid) == []
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 async def test_a_port_that_is_taken_is_told_with_its_number(
     engine: Engine, workers: Workers, protocol: str
@@ -86,6 +88,7 @@ async def test_a_port_that_is_taken_is_told_with_its_number(
     await environment.rehearse(server)
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None:
     server = engine.server(image="~wingsd-test/none")
     with pytest.raises(EnvironmentFailed, match="there is no image wingsd-test/none") as raised:
@@ -93,6 +96,7 @@ async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None
     assert raised.value.is_final
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 @pytest.mark.parametrize(
     ("why", "is_final"),
     [
@@ -117,6 +121,7 @@ async def test_it_is_told_whether_a_pull_fails_for_good(
     assert raised.value.is_final is is_final
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 async def test_what_the_engine_refuses_is_told_and_left_nowhere(
     engine: Engine, workers: Workers
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import javaproperties
+import pytest
 import tomlkit
 import yaml
 from hypothesis import given, settings
@@ -18,6 +19,8 @@ from lxml import etree
 from tests.egg_files.helpers import changed, put, tried
 from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.child import format_of
+
+pytestmark = pytest.mark.promise("egg-files-are-rewritten-or-left")
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,7}", fullmatch=True)
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(".".join)

@@ -52,6 +52,7 @@ def header(**different: Any) -> bytes:
     return json.dumps(DONE | different).encode()
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 @pytest.mark.parametrize(
     "message",
     [

@@ -20,6 +20,8 @@ from tests.egg_files.helpers import DOTTED_KEYS, is_confined, lives, processes_o
 from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.process import BOUNDS, RewriteJob, child
 
+pytestmark = pytest.mark.promise("egg-files-are-parsed-apart")
+
 CHANGES = [Change("a.b", "2")]
 MIB = 1 << 20
 
@@ -81,12 +83,14 @@ def test_what_the_parser_refuses_is_refused_in_its_words() -> None:
     assert not job.slow
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 def test_a_file_of_dotted_keys_ends_at_its_cpu_time() -> None:
     job = RewriteJob(attrs.evolve(BOUNDS, cpu_seconds=1, seconds=600))
     assert refusal(job, "toml", DOTTED_KEYS) == "its parser needs more than 1 s of CPU time"
     assert job.slow
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 def test_a_quick_job_stops_when_it_is_slow_and_leaves_the_rest_to_another() -> None:
     bounds = attrs.evolve(BOUNDS, slow_seconds=1, quick_seconds=600)
     job = RewriteJob(bounds, quick=True)
@@ -109,6 +113,7 @@ def test_a_quick_job_stops_when_it_is_slow_and_leaves_the_rest_to_another() -> N
     assert job.unfinished
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 @pytest.mark.parametrize(
     ("parser", "data"),
     [
@@ -243,6 +248,7 @@ def open_secret(tmp_path: Path) -> Iterator[str]:
         yield str(path)
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 def test_the_process_inherits_no_descriptor_variable_or_argument(
     open_secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +261,7 @@ def test_the_process_inherits_no_descriptor_variable_or_argument(
     assert seen["directory"] == "/"
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 def test_the_process_can_open_and_start_nothing() -> None:
     seen = json.loads(RewriteJob(BOUNDS, spy()).rewrite("json", b"{}", CHANGES).data)
     assert seen["tried"] == [errno.EPERM] * 6
@@ -278,6 +285,7 @@ RewriteJob(BOUNDS, json.loads(sys.argv[2])).rewrite("json", b"{}", [])
 """
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 def test_the_process_ends_with_a_killed_daemon() -> None:
     path = json.dumps(sys.path)
     program = json.dumps(spy("time.sleep(600)"))

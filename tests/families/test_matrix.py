@@ -45,6 +45,7 @@ def test_each_cell_has_a_check_and_each_check_a_cell() -> None:
     assert CHECKS.keys() == cells
 
 
+@pytest.mark.promise("attached-backups-arrive-whole", "corrupt-upload-fails")
 @pytest.mark.parametrize("thing", Thing, ids=lambda thing: thing.name.lower())
 @pytest.mark.parametrize("way", Way, ids=lambda way: way.value)
 async def test_a_transfer_has_the_documented_result(

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import pytest
+
 from tests.families.endpoint import Endpoint, chunks_of
 from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording
 from tests.support.sample_server import sha256
@@ -16,6 +18,8 @@ from wingsd.backups.store import AttachedLog
 from wingsd.config import CALAGOPUS
 from wingsd.transfers.incoming.uploads import FormFeed
 from wingsd.transfers.upload_form import Checksums, UploadForm
+
+pytestmark = pytest.mark.promise("corrupt-upload-fails")
 
 #: What each part is, and its blocks; the archive is None.
 Parts = list[tuple[object, list[bytes]]]

@@ -311,6 +311,7 @@ def test_missing_files_are_an_error_or_are_passed_over(
     assert listed(home / "x", "tar") == ["a"]
 
 
+@pytest.mark.promise("server-files-are-bounded")
 @pytest.mark.parametrize(("limit", "most"), [("MAX_ZIP_MEMBERS", 3), ("MAX_ZIP_NAMES", 200)])
 def test_a_zip_of_too_many_files_is_refused(
     root: ServerRoot,

@@ -18,6 +18,8 @@ from wingsd.files.tasks import FileWork
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 
 def denied(path: str, *lines: str) -> bool:
     is_directory = path.endswith("/")

@@ -52,6 +52,7 @@ def content(path: Path) -> bytes | str | None:
     return path.read_bytes() if stat.S_ISREG(mode) else None
 
 
+@pytest.mark.promise("user-archive-stays-inside")
 @pytest.mark.parametrize("case", CORPUS, ids=[case.title for case in CORPUS])
 def test_hostile_archives(
     root: ServerRoot, home: Path, outside: Path, usage: UsageCounter, case: UserArchive
@@ -108,6 +109,7 @@ def test_modes_times_and_the_owner_are_kept_and_set_id_bits_are_not(
         assert (found.st_uid, found.st_gid) == OWNER
 
 
+@pytest.mark.promise("user-archive-stays-inside")
 def test_names_that_wait_for_the_end_take_bounded_memory(
     root: ServerRoot, home: Path, free: Guard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +121,7 @@ def test_names_that_wait_for_the_end_take_bounded_memory(
     assert (found.written, found.passed_over) == (2, 3)
 
 
+@pytest.mark.promise("user-archive-stays-inside")
 def test_directories_without_files_stop_at_the_disk_limit(
     root: ServerRoot, home: Path, free: Guard, usage: UsageCounter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +152,7 @@ def test_the_progress_tells_bytes_and_files(root: ServerRoot, home: Path, free: 
     assert (progress.bytes_total, progress.bytes_done, progress.files_done) == (37, 37, 2)
 
 
+@pytest.mark.promise("files-are-old-or-new")
 def test_one_that_is_cancelled_leaves_the_old_file(
     root: ServerRoot, home: Path, free: Guard
 ) -> None:

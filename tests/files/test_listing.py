@@ -162,6 +162,7 @@ def test_ten_thousand_entries_are_listed_within_bounds(home: Path, root: ServerR
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
 
 
+@pytest.mark.promise("server-files-are-bounded")
 def test_the_data_of_entries_is_made_piece_by_piece_when_it_is_used(
     home: Path, root: ServerRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_data_of_entries_is_made_piece_by_piece_when_it_is_used(
     assert made == ["b", "a", "b"]
 
 
+@pytest.mark.promise("server-files-are-bounded")
 def test_the_names_of_a_listing_take_so_many_bytes(
     home: Path, root: ServerRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def test_what_is_too_deep_keeps_nothing_else_from_being_found(
     assert "logs/latest.log" in [entry["name"] for entry in found]
 
 
+@pytest.mark.promise("server-files-are-bounded")
 def test_only_so_many_directories_wait_to_be_searched(
     root: ServerRoot, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

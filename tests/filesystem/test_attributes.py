@@ -218,6 +218,7 @@ def test_a_text_that_is_no_acl_is_refused(text: str) -> None:
         acl_from_text(text.encode(), NOBODY)
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 def test_an_acl_beyond_the_limit_is_neither_accepted_nor_cached() -> None:
     """An archive may name one of a megabyte, and the caches of ACLs last as long as the daemon."""
     large = acl(users=dict.fromkeys(range(MAX_BYTES // 8), 7), group=0, mask=7)
@@ -229,6 +230,7 @@ def test_an_acl_beyond_the_limit_is_neither_accepted_nor_cached() -> None:
             check()
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 def test_an_acl_that_the_kernel_refuses_is_left_out(
     fd: int, other: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, openat2, renameat2
 from wingsd.filesystem.writable_file import OpenFiles
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 AT_FDCWD = -100
 OWNER = (54321, 54321)
 p = ServerPath.parse
@@ -181,6 +183,7 @@ def scene() -> Iterator[Scene]:
         scene.close()
 
 
+@pytest.mark.promise("files-stay-inside-the-server")
 @pytest.mark.parametrize("action", ACTIONS)
 def test_a_swap_before_any_system_call_leads_nowhere(
     scene: Scene, opener: DirectoryOpener, action: str

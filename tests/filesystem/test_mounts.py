@@ -32,6 +32,7 @@ def mounted(home: Path) -> Iterator[Path]:
         yield place
 
 
+@pytest.mark.promise("deletion-is-bounded")
 def test_a_mounted_file_system_is_used_and_not_deleted(root: ServerRoot, mounted: Path) -> None:
     with root.open_file(p("top/mounted/file")) as file:
         assert file.read(9) == b"kept"
@@ -58,6 +59,7 @@ def test_a_directory_that_is_bound_is_not_deleted_by_openat2(home: Path, outside
     assert os.listdir(outside) == ["secret"]
 
 
+@pytest.mark.promise("files-are-old-or-new")
 @pytest.mark.parametrize("options", [NewFileOptions(), NewFileOptions(size=100_000)])
 def test_a_full_disk_is_told_and_nothing_is_left(
     home: Path, mounted: Path, options: NewFileOptions

@@ -20,6 +20,8 @@ from wingsd.filesystem.openers import (
 )
 from wingsd.filesystem.paths import ServerPath
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 module_openat2 = "wingsd.filesystem.openers.openat2"
 
 
@@ -189,6 +191,7 @@ def failing(code: int) -> Callable[..., int]:
     return call
 
 
+@pytest.mark.promise("files-stay-inside-the-server")
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM])
 def test_without_openat2_each_component_is_opened(
     monkeypatch: pytest.MonkeyPatch, code: int

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from wingsd.errors import NameTooLong, PathInvalid
 from wingsd.filesystem.paths import ServerPath, name_from_text, name_text
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 #: Texts in which what matters of paths is frequent.
 TEXTS = st.lists(
     st.one_of(st.sampled_from(["/", "..", ".", "a", "\0", "\udcff", "\U0010feff"]), st.text())
@@ -92,6 +94,7 @@ def test_no_text_leads_out(text: str) -> None:
     assert ServerPath.from_bytes(bytes(path)) == path
 
 
+@pytest.mark.promise("any-name-can-be-used")
 @given(NAMES)
 def test_each_name_has_a_text_of_its_own_which_can_travel(name: bytes) -> None:
     text = name_text(name)

@@ -16,6 +16,8 @@ from tests.races.scene import Touched
 from tests.races.trees import TREES
 from wingsd.filesystem.openers import DirectoryOpener, OpenatOpener
 
+pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+
 COUNT = 100
 #: Of naive actions, which end as soon as one is caught.
 MOST = 50_000

@@ -85,6 +85,7 @@ def test_a_regular_file_is_read(root: ServerRoot, home: Path) -> None:
             assert os.fstat(file.fileno()).st_ino == (home / "a/file").stat().st_ino
 
 
+@pytest.mark.promise("files-stay-inside-the-server")
 def test_what_is_no_file_is_not_opened(root: ServerRoot, home: Path, outside: Path) -> None:
     (home / "file").touch()
     special(home)
@@ -132,6 +133,7 @@ def test_links_are_read_and_not_followed(root: ServerRoot, home: Path) -> None:
     assert root.stat(p("/")).is_directory
 
 
+@pytest.mark.promise("files-are-old-or-new")
 def test_a_file_that_was_left_over_is_deleted_when_it_is_listed(
     root: ServerRoot, home: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_everything_in_a_directory_is_deleted_and_no_link_followed(
     assert os.listdir(outside) == ["secret"]
 
 
+@pytest.mark.promise("deletion-is-bounded")
 def test_a_tree_of_any_depth_is_deleted(opener: DirectoryOpener) -> None:
     # In memory, since a disk takes seconds for as many directories.
     with TemporaryDirectory(dir="/dev/shm") as place, ServerRoot(place, opener) as root:
@@ -59,6 +60,7 @@ def test_a_tree_of_any_depth_is_deleted(opener: DirectoryOpener) -> None:
         assert os.listdir(place) == []
 
 
+@pytest.mark.promise("deletion-is-bounded")
 def test_a_wide_tree_is_deleted_in_parts(
     root: ServerRoot, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

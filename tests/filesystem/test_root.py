@@ -112,6 +112,7 @@ def test_a_name_is_kept_where_the_file_system_has_no_exclusive_rename(
     assert names(root) == ["b", "c", "d"]
 
 
+@pytest.mark.promise("files-stay-inside-the-server")
 def test_a_mode_is_set_and_no_link_followed(root: ServerRoot, home: Path, outside: Path) -> None:
     (home / "file").touch()
     (home / "directory").mkdir()
@@ -200,6 +201,7 @@ ACTIONS: dict[str, Callable[[ServerRoot, ServerPath], object]] = {
 }
 
 
+@pytest.mark.promise("files-stay-inside-the-server")
 @pytest.mark.parametrize("action", ACTIONS)
 def test_nothing_beyond_a_link_that_leads_out_is_touched(
     root: ServerRoot, home: Path, outside: Path, action: str

@@ -254,6 +254,7 @@ def needed(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.promise("huge-directories-need-little-memory")
 def test_a_directory_of_many_names_takes_little_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +297,7 @@ def test_a_root_that_is_gone_cannot_be_opened_again() -> None:
         pass
 
 
+@pytest.mark.promise("huge-directories-need-little-memory")
 def test_too_many_directories_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walking, "MAX_PENDING", 1010)
     (tmp_path / "wide").mkdir()
@@ -312,6 +314,7 @@ def test_too_many_directories_are_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert measure(str(tmp_path)) == 0
 
 
+@pytest.mark.promise("huge-directories-need-little-memory")
 def test_too_many_hard_links_are_reported() -> None:
     names = FirstNames(3 * 260)
     assert [names.add((1, number), b"12345") for number in (1, 2, 1, 3)] == [
@@ -324,6 +327,7 @@ def test_too_many_hard_links_are_reported() -> None:
         names.add((1, 4), b"12345")
 
 
+@pytest.mark.promise("size-is-counted-alike")
 def test_directories_and_links_beyond_the_free_ones_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +345,7 @@ def test_directories_and_links_beyond_the_free_ones_are_counted(
     assert 4 * ENTRY_SIZE <= found.on_disk <= 6 * ENTRY_SIZE
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 def test_neither_holes_nor_what_was_allocated_beforehand_is_on_the_disk() -> None:
     keep_size, size = 1, ctypes.c_int64(1 << 20)
     with TemporaryDirectory(dir="/dev/shm") as top:
@@ -355,6 +360,7 @@ def test_neither_holes_nor_what_was_allocated_beforehand_is_on_the_disk() -> Non
         assert (found.size, found.on_disk) == ((1 << 30) + 5000, 2 * ENTRY_SIZE)
 
 
+@pytest.mark.promise("server-files-are-bounded")
 def test_a_size_is_never_more_than_messages_and_databases_hold() -> None:
     # In memory, where a file may have 8 EiB of holes.
     with TemporaryDirectory(dir="/dev/shm") as top:

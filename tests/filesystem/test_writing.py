@@ -64,6 +64,7 @@ def test_a_file_is_written_with_the_directories_on_the_way(root: ServerRoot, hom
     assert names(root, "a/b") == ["file"]
 
 
+@pytest.mark.promise("files-stay-inside-the-server")
 def test_a_file_in_place_of_another_keeps_its_mode(root: ServerRoot, home: Path) -> None:
     (home / "file").write_text("old")
     (home / "file").chmod(0o4750)
@@ -139,6 +140,7 @@ def test_a_file_to_be_written_in_place_is_created_inside_and_only_once(
     assert sorted(os.listdir(outside)) == ["secret"]
 
 
+@pytest.mark.promise("hidden-names-are-refused")
 @pytest.mark.parametrize("end", ["part", "upload"])
 def test_no_file_gets_a_name_by_which_it_would_be_hidden_and_deleted(
     root: ServerRoot, home: Path, end: str
@@ -158,6 +160,7 @@ def test_no_file_gets_a_name_by_which_it_would_be_hidden_and_deleted(
     assert names(root) == ["file"]
 
 
+@pytest.mark.promise("files-are-old-or-new")
 def test_a_file_is_whole_or_not_there(root: ServerRoot, home: Path, usage: UsageCounter) -> None:
     (home / "file").write_text("old")
     with root.new_file(p("file")) as file:
@@ -180,6 +183,7 @@ def test_a_file_is_whole_or_not_there(root: ServerRoot, home: Path, usage: Usage
     assert os.listdir(home) == ["file"]
 
 
+@pytest.mark.promise("user-files-respect-the-disk-limit")
 def test_what_is_written_counts_and_is_refused_above_the_limit(
     root: ServerRoot, home: Path, usage: UsageCounter
 ) -> None:

@@ -17,6 +17,7 @@ CORPUS = Path(fuzz.__file__).parent / "corpus"
 CORPUS_MAX = 200 * 1024
 
 
+@pytest.mark.promise("parsers-are-fuzzed")
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_nothing_is_found_in_what_was_tried_before(target: str) -> None:
     module = import_module(f"fuzz.{target}")

@@ -43,6 +43,7 @@ def answer(sent: bytes, **settings: object) -> tuple[int, dict[str, str], bytes]
     return found
 
 
+@pytest.mark.promise("version-suits-the-panel")
 @pytest.mark.parametrize(
     ("family", "name"),
     [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
@@ -32,6 +33,8 @@ from wingsd.http.body_sender import (
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.threadio import Workers
+
+pytestmark = pytest.mark.promise("slow-downloads-cost-little")
 
 MODIFIED = 1_700_000_000_000_000_000
 reactor: Any = installed_reactor

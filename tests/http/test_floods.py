@@ -17,6 +17,8 @@ from wingsd.http.operations import Encoded
 from wingsd.http.site import PIECE, READ_SIZE
 from wingsd.util.tls_records import GATHERED
 
+pytestmark = pytest.mark.promise("floods-delay-others-a-second")
+
 GET = head("/nothing", method="GET")
 
 
@@ -131,6 +133,7 @@ def test_a_connection_that_closes_reads_on_so_that_its_end_is_seen() -> None:
     assert talk.transport.producerState == "producing"
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 def test_a_lost_connection_is_freed_without_the_garbage_collector() -> None:
     talk = Conversation(Taker())
     talk.send(head("/nothing", Transfer_Encoding="chunked"), b"1\r\n")
@@ -159,6 +162,7 @@ def test_the_document_of_the_interface_is_encoded_once() -> None:
     assert json.loads(first.body) == interface()
 
 
+@pytest.mark.promise("request-heads-are-bounded")
 @pytest.mark.parametrize(
     ("version", "hosts", "status"),
     [("1.1", [], 400), ("1.1", ["a", "b"], 400), ("1.1", ["a"], 404), ("1.0", [], 404)],

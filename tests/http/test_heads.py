@@ -11,6 +11,8 @@ from twisted.web.http_headers import _nameEncoder
 from tests.http.talk import Conversation, Taker, head
 from wingsd.http.site import MAX_ENTRIES, MAX_NAME, MAX_PARTS, MAX_VALUES, NodeSite
 
+pytestmark = pytest.mark.promise("request-heads-are-bounded")
+
 
 def answer_to(*lines: str, path: str = "/take", version: str = "1.1") -> tuple[int, Conversation]:
     """Return the only answer's status. Behind the head comes what would be a second request."""
@@ -24,6 +26,7 @@ CODINGS = ["chunked", "identity", "xchunked", "CHUNKED", "gzip, chunked", "chunk
 LENGTH = "Content-Length: 5"
 
 
+@pytest.mark.promise("request-length-is-unambiguous")
 @pytest.mark.parametrize(
     "lines",
     [
@@ -84,6 +87,7 @@ def test_the_length_is_judged_before_anything_else() -> None:
     assert status == 400
 
 
+@pytest.mark.promise("request-heads-are-bounded")
 @pytest.mark.parametrize(
     "name", ["Accept", "Accept-Encoding", "Connection", "Content-Type", "Cookie", "Range", "X"]
 )
@@ -102,6 +106,7 @@ def test_a_query_has_so_many_values(separator: str) -> None:
         assert answer_to("Content-Length: 0", path=path)[0] == status
 
 
+@pytest.mark.promise("request-heads-are-bounded")
 @pytest.mark.parametrize("part", ["/", "/a", "/%2e"])
 def test_a_path_has_so_many_parts(part: str) -> None:
     for extra, status in ((0, 404), (1, 400)):
@@ -109,6 +114,7 @@ def test_a_path_has_so_many_parts(part: str) -> None:
         assert answer_to("Content-Length: 0", path=path)[0] == status
 
 
+@pytest.mark.promise("request-heads-are-bounded")
 def test_the_names_of_headers_that_are_remembered_take_little_memory() -> None:
     known = set(_nameEncoder._canonicalHeaderCache)
     assert answer_to("n" * MAX_NAME + ": x", "Content-Length: 0", path="/nothing")[0] == 404

@@ -52,6 +52,7 @@ class Waiting(Resource):
         return listener
 
 
+@pytest.mark.promise("only-a-vanished-peer-fails")
 async def test_a_vanished_client_is_found_before_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,7 +12,10 @@ from tests.http.talk import REFUSAL, Conversation, Taker, head
 from wingsd.config import LimitsConfig
 from wingsd.http.site import CLOSE_TIMEOUT, NodeSite
 
+pytestmark = pytest.mark.promise("slow-sender-frees-its-slot")
 
+
+@pytest.mark.promise("slow-sender-frees-its-slot")
 def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:
     talk = Conversation(Taker())
     talk.send(head(Content_Length=10), b"123")
@@ -54,6 +57,7 @@ def test_an_idle_connection_is_cut(settings: dict[str, Any], seconds: int, befor
     assert talk.transport.aborting
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 @pytest.mark.parametrize(
     "start",
     [
@@ -150,6 +154,7 @@ def test_of_too_many_connections_those_that_wait_longest_make_way() -> None:
     assert [talk for talk in everybody if talk.transport.aborting] == [refused, others[0]]
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 def test_a_client_with_many_connections_crowds_out_no_other() -> None:
     first = Conversation(Taker(), address="192.0.2.2", limits=LimitsConfig(connections=10))
     flood = crowd(first.site, 50)
@@ -159,6 +164,7 @@ def test_a_client_with_many_connections_crowds_out_no_other() -> None:
     assert [talk.transport.aborting for talk in flood] == [True] * 42 + [False] * 8
 
 
+@pytest.mark.promise("request-heads-are-bounded")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -16,6 +16,8 @@ from tests.transfers.peers import fall_silent
 from wingsd.http.body_sender import DeliveryWatchdog
 from wingsd.http.request import RateWatchdog
 
+pytestmark = pytest.mark.promise("slow-sender-frees-its-slot")
+
 
 class Client:
     """One that is held to 10 bytes a second over 60 s."""
@@ -137,6 +139,7 @@ class Downloader:
         return int.from_bytes(ioctl(self.client.fileno(), FIONREAD, bytes(4)), sys.byteorder)
 
 
+@pytest.mark.promise("slow-downloads-cost-little")
 def test_a_client_that_takes_nothing_is_found_though_the_kernel_has_taken_much() -> None:
     with Downloader() as downloader:
         downloader.fill()

@@ -78,6 +78,7 @@ def test_the_time_is_written_as_http_has_it() -> None:
     assert FILE.last_modified == "Tue, 14 Nov 2023 22:13:20 GMT"
 
 
+@pytest.mark.promise("server-files-are-bounded")
 @pytest.mark.parametrize(
     ("modified", "expected"),
     [

@@ -120,6 +120,7 @@ def test_every_status_has_its_reason_phrase(status: int, line: bytes) -> None:
     assert talk.transport.value().startswith(line)
 
 
+@pytest.mark.promise("full-queue-refuses-early")
 def test_a_refusal_may_have_retry_after() -> None:
     talk = Conversation(Taker(TooManyTransfers(72)))
     talk.send(head(Content_Length=1000))
@@ -140,6 +141,7 @@ def test_a_client_that_sends_on_after_a_refusal_is_heard_to_its_end() -> None:
     assert [status for status, _, _ in talk.transport.answers()] == [401]
 
 
+@pytest.mark.promise("refusal-is-understood")
 def test_a_refused_body_is_drained_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_module, "MAX_DRAINED_BODY", 100)
     talk = Conversation(Taker(REFUSAL))
@@ -149,6 +151,7 @@ def test_a_refused_body_is_drained_up_to_a_size(monkeypatch: pytest.MonkeyPatch)
     assert talk.transport.disconnecting
 
 
+@pytest.mark.promise("refusal-is-understood")
 def test_a_refused_body_is_drained_for_a_limited_time() -> None:
     talk = Conversation(Taker(REFUSAL))
     talk.send(head(Content_Length=1000))
@@ -283,6 +286,7 @@ def test_a_body_too_large_to_store_is_refused(headers: dict[str, object]) -> Non
     assert [status for status, _, _ in talk.transport.answers()] == [413]
 
 
+@pytest.mark.promise("unauthorized-body-is-not-read")
 def test_a_body_is_refused_before_it_comes_when_nobody_is_let_in_with_it() -> None:
     talk = Conversation(Taker())
     talk.send(head("/whole", Authorization="wrong", Content_Length=10), b"12345")
@@ -323,6 +327,7 @@ def test_an_error_answer_is_counted() -> None:
     assert heard.answers == [REFUSAL]
 
 
+@pytest.mark.promise("slow-sender-frees-its-slot")
 def test_a_client_is_not_looked_for_when_its_request_is_answered() -> None:
     talk = Conversation(Taker())
     talk.send(head(Content_Length=2) + b"ab")

@@ -124,6 +124,7 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(whole: WholeNode) 
     assert (await whole.ask("DELETE"))[0] == 404
 
 
+@pytest.mark.promise("failed-installation-is-explained")
 async def test_a_browser_sees_why_an_installation_has_failed(whole: WholeNode) -> None:
     whole.environment.faults["create_installer"] = EnvironmentFailed("no such image")
     await whole.fake.create_server_on(whole.here, server_settings(UUID))

@@ -13,6 +13,8 @@ from tests.http_client.test_download import says
 from tests.transfers.peers import Peer, pem, server_context
 from wingsd.errors import DownloadFailed
 
+pytestmark = pytest.mark.promise("url-download-is-public-only")
+
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
 

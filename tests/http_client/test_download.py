@@ -35,6 +35,8 @@ from wingsd.http_client.exchange import MAX_HEAD
 from wingsd.http_client.urls import WebUrl
 from wingsd.util.net import FREE_PIECES
 
+pytestmark = pytest.mark.promise("url-download-is-whole-or-nothing")
+
 
 def says(data: bytes, pieces: int = 1 << 20) -> Callable[[socket.socket], bytes]:
     """Return the script of a server that reads a request and answers with `data`.
@@ -274,6 +276,7 @@ class Connection(StringTransport):
         return socket.socket()
 
 
+@pytest.mark.promise("url-download-is-whole-or-nothing")
 @pytest.mark.parametrize(
     ("size", "end"),
     [(1, ["it sent less than 60 KiB in 2 min"]), (LEAST_PACE * 61, [])],
@@ -356,6 +359,7 @@ async def test_a_request_is_cancelled() -> None:
     assert await peer.outcome == b""
 
 
+@pytest.mark.promise("tiny-pieces-are-refused")
 async def test_a_body_in_pieces_of_a_byte_is_refused() -> None:
     body = b"1\r\nx\r\n" * (2 * FREE_PIECES)
     detail = await why_failed(OK + b"Transfer-Encoding: chunked\r\n\r\n" + body)
@@ -404,6 +408,7 @@ async def test_only_allowed_addresses_of_a_name_are_connected_to() -> None:
     assert b"Host: host.example:%d\r\n" % peer.port in head
 
 
+@pytest.mark.promise("url-download-is-public-only")
 async def test_a_name_is_resolved_once_and_its_second_answer_is_of_no_effect() -> None:
     peer = Peer(says(OK + b"\r\nbody"))
     names = Names({"rebinds.example": [["127.0.0.1"], ["127.0.0.2"]]})

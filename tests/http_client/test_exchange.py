@@ -16,6 +16,8 @@ from wingsd.http_client.exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpEx
 from wingsd.threadio import STEP, Outflow, OutflowClosed
 from wingsd.util.net import FREE_PIECES
 
+pytestmark = pytest.mark.promise("answers-are-bounded")
+
 
 def test_a_body_goes_out_in_chunks_and_the_answer_comes_back() -> None:
     talk = Talk()
@@ -163,6 +165,7 @@ def test_bytes_that_are_not_http_end_the_exchange(noise: bytes) -> None:
     assert talk.closed_body()
 
 
+@pytest.mark.promise("tiny-pieces-are-refused")
 def test_an_answer_in_pieces_of_a_byte_is_not_read_to_its_end() -> None:
     talk = Talk(body=False)
     talk.conversation.max_answer = 1 << 20

@@ -128,6 +128,7 @@ def test_too_many_interim_answers_end_the_exchange() -> None:
     assert talk.reactor.getDelayedCalls() == []
 
 
+@pytest.mark.promise("answers-are-bounded")
 def test_interim_answers_may_come_for_an_hour_after_the_request() -> None:
     talk = Talk()
     talk.hear(CONTINUE)
@@ -188,6 +189,7 @@ def test_cancelling_a_finished_exchange_changes_nothing() -> None:
     assert talk.failures == []
 
 
+@pytest.mark.promise("only-a-vanished-peer-fails")
 def test_a_silent_peer_is_probed() -> None:
     assert sorted(Talk().wire.socket.options) == sorted(
         [

@@ -12,6 +12,8 @@ import pytest
 from wingsd.errors import AddressBlocked
 from wingsd.http_client.download import AddressPolicy, is_of_this_host, is_public
 
+pytestmark = pytest.mark.promise("url-download-is-public-only")
+
 #: The first and the last address of each network, or one in it.
 NOT_PUBLIC = """
     0.0.0.0 0.255.255.255 10.0.0.0 10.255.255.255 100.64.0.0 100.127.255.255 127.0.0.1
@@ -44,6 +46,7 @@ def test_public_addresses_are_allowed(text: str) -> None:
     AddressPolicy().check("host.example", text)
 
 
+@pytest.mark.promise("url-download-is-public-only")
 def test_the_refusal_does_not_tell_the_address() -> None:
     with pytest.raises(AddressBlocked) as raised:
         AddressPolicy().check("host.example", "10.1.2.3")
@@ -51,6 +54,7 @@ def test_the_refusal_does_not_tell_the_address() -> None:
     assert "host.example" in str(raised.value)
 
 
+@pytest.mark.promise("url-download-is-public-only")
 @pytest.mark.parametrize("any_can_be_bound", ["0", "1"])
 def test_addresses_of_this_node_are_known(
     any_can_be_bound: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,8 @@ from tests.http_client.test_download import says
 from tests.transfers.peers import Peer
 from wingsd.errors import AddressBlocked, DownloadFailed, TooManyRedirects
 
+pytestmark = pytest.mark.promise("url-download-is-public-only", "url-download-is-whole-or-nothing")
+
 
 def leads_to(location: str, status: int = 302) -> Peer:
     """Return a server that redirects to a location."""
@@ -43,6 +45,7 @@ async def test_a_redirect_into_a_network_of_the_node_is_refused(location: str) -
     await peer.outcome
 
 
+@pytest.mark.promise("url-download-is-public-only")
 async def test_a_redirect_to_a_name_that_has_another_address_by_now_is_refused() -> None:
     names = Names({"rebinds.example": [["127.0.0.1"], ["127.0.0.2"]]})
     peer = leads_to("/there")
@@ -52,6 +55,7 @@ async def test_a_redirect_to_a_name_that_has_another_address_by_now_is_refused()
     await peer.outcome
 
 
+@pytest.mark.promise("s3-links-are-checked")
 async def test_a_trusted_url_may_lead_to_any_address_and_what_it_redirects_to_may_not() -> None:
     client = make_client(allowlist=())
     peer = Peer(says(OK + b"\r\nbody"))

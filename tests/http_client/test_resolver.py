@@ -73,6 +73,7 @@ async def test_a_name_that_cannot_be_looked_up_has_no_address(
     assert await host_resolver(workers)(host, 80) == []
 
 
+@pytest.mark.promise("silent-name-servers-block-none")
 async def test_an_answer_of_thousands_of_addresses_is_cut(
     system: SystemResolver, workers: Workers
 ) -> None:
@@ -80,6 +81,7 @@ async def test_an_answer_of_thousands_of_addresses_is_cut(
     assert len(await host_resolver(workers)("many.example", 80)) == MAX_ADDRESSES
 
 
+@pytest.mark.promise("silent-name-servers-block-none")
 async def test_lookups_that_are_cancelled_keep_their_turns_and_wait_nowhere(
     system: SystemResolver, workers: Workers
 ) -> None:

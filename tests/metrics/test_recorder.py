@@ -62,6 +62,7 @@ def test_counters_begin_at_zero() -> None:
             assert found.get("wingsd_transfer_failures_total", **labels) == 0
 
 
+@pytest.mark.promise("metrics-name-no-server")
 def test_no_text_that_anybody_may_send_becomes_a_label() -> None:
     recorder = Recorder()
     before = len(samples(recorder).all)

@@ -74,6 +74,7 @@ def test_a_server_keeps_them(tmp_path: Path, tree: Path) -> None:
     assert seen(there.tree) == seen(tree)
 
 
+@pytest.mark.promise("attributes-are-moved")
 def test_a_change_is_seen_by_ctime_and_only_its_file_is_read(
     move: Move, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_last_pass_over_all_names_accepts_directories_with_acls(move: Move) ->
     assert move.source.unproven() == '"world/deep"'
 
 
+@pytest.mark.promise("attributes-are-moved")
 def test_what_was_removed_goes_after_a_commit_that_came_to_nothing(
     move: Move, tree: Path, tmp_path: Path
 ) -> None:
@@ -141,6 +143,7 @@ def test_nothing_is_sent_again_after_a_resumption(move: Move, tmp_path: Path) ->
     check_same(move, tmp_path)
 
 
+@pytest.mark.promise("attributes-are-moved")
 def test_a_destination_that_dies_has_them_in_its_ledger(tmp_path: Path, tree: Path) -> None:
     there = Destination(tmp_path / "there")
     moved(tree, there)
@@ -171,6 +174,7 @@ def test_a_daemon_without_privileges_removes_them_from_a_read_only_file(
     assert seen(there.tree) == seen(tree)
 
 
+@pytest.mark.promise("attributes-are-moved")
 @pytest.mark.parametrize("kept", [NOTHING, AttributesKept(user=True, acls=False)])
 def test_where_acls_are_not_kept_the_group_gets_what_its_entry_says(
     tmp_path: Path, tree: Path, kept: AttributesKept
@@ -212,6 +216,7 @@ def test_a_source_that_knows_none_adopts_a_copy_without_them(tmp_path: Path, tre
     assert not any(isinstance(field, tuple) for entry in found.values() for field in entry)
 
 
+@pytest.mark.promise("other-versions-are-respected")
 def test_a_ledger_of_the_first_version_goes_on(tmp_path: Path, tree: Path) -> None:
     there = Destination(tmp_path / "there")
     moved(tree, there, NOTHING)

@@ -295,6 +295,7 @@ def test_zeros_are_written_where_nobody_knows_of_a_hole(
             assert (destination.tree / "f").read_bytes() == bytes(len(DATA))
 
 
+@pytest.mark.promise("durable-batches-stay")
 @pytest.mark.parametrize("is_unreadable", [False, True])
 def test_what_was_written_is_read_back_where_the_daemon_ended_before_it_was_flushed(
     destination: Destination, monkeypatch: pytest.MonkeyPatch, is_unreadable: bool
@@ -355,6 +356,7 @@ def test_what_is_no_file_any_more_is_told_as_differing(
         assert b"w" in differing(to, destination.tree)
 
 
+@pytest.mark.promise("durable-batches-stay")
 @pytest.mark.parametrize("batch", [TAKE, PUT], ids=["take", "put"])
 def test_a_rename_that_a_crash_has_left_with_both_names_is_done(
     destination: Destination, monkeypatch: pytest.MonkeyPatch, batch: Index

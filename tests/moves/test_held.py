@@ -96,6 +96,7 @@ HOSTILE: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 @pytest.mark.parametrize("pages", HOSTILE.values(), ids=HOSTILE)
 def test_pages_that_no_destination_tells_are_refused(pages: list[bytes]) -> None:
     held = HeldTree(LIMITS)

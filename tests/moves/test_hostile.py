@@ -46,6 +46,7 @@ def outside(place: Path) -> list[object]:
     return [sorted(os.listdir(place / "outside")), found.st_mtime_ns, found.st_ino, found.st_nlink]
 
 
+@pytest.mark.promise("archive-attributes-are-filtered", "move-requests-are-bounded")
 @pytest.mark.parametrize("case", CORPUS, ids=[case.name for case in CORPUS])
 def test_hostile_batches(tmp_path: Path, case: HostileBatch) -> None:
     destination = based(tmp_path)

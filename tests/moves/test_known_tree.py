@@ -193,6 +193,7 @@ def test_all_is_scanned_where_there_are_too_many_directories(
         assert known.rescan(root, lines.append) is None
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 def test_a_symlink_that_was_made_just_now_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "old").symlink_to("target")
     (tmp_path / "below").mkdir()
@@ -217,6 +218,7 @@ def test_a_symlink_that_was_made_just_now_is_read_again(tmp_path: Path) -> None:
     assert found == [[b"", b"below"], []]
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 def test_all_is_scanned_when_a_name_of_several_goes_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

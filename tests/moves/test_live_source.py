@@ -147,6 +147,7 @@ def test_rounds_send_what_was_changed_and_the_final_pass_reads_only_that(
     assert move.log == []
 
 
+@pytest.mark.promise("shown-figures-are-true")
 def test_no_more_than_all_is_to_be_read_of_a_tree_that_grows(move: Move, tree: Path) -> None:
     move.round()
     (tree / "world" / "grown").write_bytes(os.urandom(3 * LARGE + LARGE))
@@ -200,6 +201,7 @@ def test_what_was_read_of_a_round_that_broke_off_is_not_read_again(move: Move) -
     assert move.round(running=False) == 0
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 def test_what_was_read_of_a_part_that_broke_off_is_read_again(tmp_path: Path, tree: Path) -> None:
     changing = tree / "world" / "small1"
     with Destination(tmp_path / "there").open() as to, changing.open("r+b") as file:
@@ -223,6 +225,7 @@ def test_what_was_read_of_a_part_that_broke_off_is_read_again(tmp_path: Path, tr
         vars(move).clear()
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("name", ["small0", "large0"])
 @pytest.mark.parametrize("later", ["first", "world/third"])
 def test_a_directory_that_is_seen_twice_is_carried_over_as_it_was_read(
@@ -248,6 +251,7 @@ def test_a_directory_that_is_seen_twice_is_carried_over_as_it_was_read(
     assert copied(move, tmp_path)
 
 
+@pytest.mark.promise("changing-files-are-sent-again")
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(
     "change",
@@ -361,6 +365,7 @@ def test_what_is_changed_after_the_servers_end_needs_another_pass(
     assert copied(move, tmp_path)
 
 
+@pytest.mark.promise("move-yields-to-the-game")
 @pytest.mark.parametrize("run", [1, 17])
 def test_changes_that_wait_to_be_sent_keep_nothing_else_in_memory(
     move: Move, tree: Path, run: int
@@ -386,6 +391,7 @@ def kept(pieces: Iterable[bytes | memoryview]) -> int:
     return sum({id(each): len(bytes(each)) for each in owners}.values())
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("is_read", [False, True])
 def test_once_something_writes_after_the_servers_end_all_that_is_not_settled_is_read(
     move: Move, tree: Path, is_read: bool

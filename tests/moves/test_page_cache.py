@@ -55,6 +55,7 @@ def test_what_was_not_there_is_given_back(
     assert cached(fd) == []
 
 
+@pytest.mark.promise("move-yields-to-the-game")
 def test_what_somebody_else_has_read_stays(fd: int) -> None:
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # nothing is read ahead
     for part in (3, 4, 11, PARTS - 1):

@@ -173,6 +173,7 @@ def test_of_many_changes_the_later_paths_are_read_by_a_walk(
         assert move.read(to) == (set(), [])
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 def test_changes_with_long_paths_are_remembered_up_to_their_bytes(
     move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:

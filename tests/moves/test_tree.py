@@ -32,6 +32,7 @@ def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:
     tree.done(frame)
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 def test_files_that_wait_in_slots_are_counted() -> None:
     tree = MoveTree(MoveLimits(4, 100))
     for name in (b"a", b"b", b"c"):
@@ -163,6 +164,7 @@ def test_a_snapshot_is_the_same_tree(tree: MoveTree) -> None:
     assert (received.round, received.upto, received.closed, received.shape) == (4, 20, 20, 15)
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 def test_attributes_are_bounded() -> None:
     tree = MoveTree(MoveLimits(10_000, 1 << 20))
     value = bytes(60_000)

@@ -87,6 +87,7 @@ def no_process(*arguments: object) -> NoReturn:
     raise OSError("no process can be started")
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize(
     ("name", "instead"), [("start", no_process), ("command", lambda *words: ["/bin/false"])]
 )

@@ -207,6 +207,7 @@ def orphans_of(engine: Any, config: Config, known: Any, clock: Any) -> OrphanedC
     return OrphanedContainers(engine, config, known, known, known, clock)
 
 
+@pytest.mark.promise("orphaned-container-is-named")
 async def test_only_this_nodes_containers_without_a_server_are_named(
     engine: Engine, workers: Workers, tmp_path: Path, logged: Logged
 ) -> None:
@@ -250,6 +251,7 @@ async def test_only_this_nodes_containers_without_a_server_are_named(
     assert await orphans.left(PATIENCE) == []
 
 
+@pytest.mark.promise("orphaned-container-is-named")
 async def test_nodes_of_a_pool_that_share_an_engine_know_theirs_by_the_label(
     engine: Engine, workers: Workers
 ) -> None:
@@ -275,6 +277,7 @@ def listed(*names: str, data: str = "/data") -> list[ServerContainer]:
     return [ServerContainer(name, f"{data}/{name}", "Up 3 hours", "image", "") for name in names]
 
 
+@pytest.mark.promise("orphaned-container-is-named")
 async def test_they_are_looked_for_at_the_start_and_each_hour(
     node: NodeEngine, session: Session, clock: Clock, logged: Logged
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_missing_directory_has_no_files_and_another_is_an_error(logs: Path) ->
         stored_logs(f"{logs}/file")
 
 
+@pytest.mark.promise("only-log-files-are-shown")
 @pytest.mark.parametrize(
     "name",
     [

@@ -29,6 +29,7 @@ def shown(config: dict[str, Any], *, endpoints: bool) -> dict[str, Any]:
     return {path: redaction.value(path, value) for path, value in settings(config)}
 
 
+@pytest.mark.promise("secrets-are-not-shown")
 @pytest.mark.parametrize("endpoints", [False, True])
 def test_a_secret_is_one_by_its_key(endpoints: bool) -> None:
     values = shown(CONFIG, endpoints=endpoints)
@@ -48,6 +49,7 @@ def test_endpoints_are_shown_only_where_they_are_asked_for() -> None:
     )
 
 
+@pytest.mark.promise("secrets-are-not-shown")
 @pytest.mark.parametrize("endpoints", [False, True])
 @pytest.mark.parametrize(
     ("text", "secret"),

@@ -38,6 +38,7 @@ async def test_the_headers_are_the_panels(harness: Harness) -> None:
     assert headers["content-type"] == "application/json"
 
 
+@pytest.mark.promise("version-suits-the-panel")
 @pytest.mark.parametrize(
     ("family", "name"),
     [
@@ -62,6 +63,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.promise("wrong-family-is-logged")
 @pytest.mark.parametrize("answers", ANSWERS)
 @pytest.mark.parametrize("family", ANSWERS)
 async def test_a_panel_of_another_family_is_logged_once(
@@ -106,6 +108,7 @@ async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> No
     assert not await client.owns(UUID)
 
 
+@pytest.mark.promise("paged-list-hides-no-server")
 async def test_a_server_that_leaves_between_two_pages_hides_no_other(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +178,7 @@ ACTIVITY: dict[str, Any] = {
 }
 
 
+@pytest.mark.promise("wrong-node-token-changes-nothing")
 @pytest.mark.parametrize("ask", CALLS)
 async def test_each_call_with_a_wrong_token_is_refused(harness: Harness, ask: Any) -> None:
     with pytest.raises(NodeTokenRefused) as caught:
@@ -221,6 +225,7 @@ async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
     assert abs(client.date - time.time()) < 30
 
 
+@pytest.mark.promise("activity-is-repeated")
 @pytest.mark.parametrize(
     ("answer", "kind", "seconds"),
     [

@@ -25,6 +25,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_an_invalid_answer_is_retried(harness: Harness, fault: Any) -> None:
     harness.fake.inject("/servers", fault, times=2)
@@ -32,6 +33,7 @@ async def test_an_invalid_answer_is_retried(harness: Harness, fault: Any) -> Non
     assert len(harness.fake.calls) == 3
 
 
+@pytest.mark.promise("answers-are-bounded")
 async def test_too_long_an_answer_is_retried(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +57,7 @@ async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
     )
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize("status", [200, 500])
 async def test_json_of_more_values_than_its_bound_is_not_decoded(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, status: int
@@ -99,6 +102,7 @@ async def test_retry_after_is_kept_in_the_error(harness: Harness, status: int) -
     assert len(harness.fake.calls) == 1
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -119,6 +123,7 @@ async def test_only_the_panels_own_404_says_that_it_lacks_a_backup(
     assert await harness.client().lacks_backup(UNKNOWN) is expected
 
 
+@pytest.mark.promise("sftp-access-ends-at-once")
 @pytest.mark.parametrize(
     ("body", "why", "is_own"),
     [

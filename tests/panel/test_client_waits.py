@@ -85,6 +85,7 @@ async def test_a_real_request_that_is_cancelled_is_over_at_once(harness: Harness
     assert len(harness.fake.calls) == 1
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n "])
 @pytest.mark.parametrize("ask", [lambda panel: panel.owns(UUID), lambda panel: panel.greet()])
 async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: bytes) -> None:

@@ -29,6 +29,8 @@ from wingsd.panel.client import (
     body_of,
 )
 
+pytestmark = pytest.mark.promise("answers-are-bounded")
+
 #: In place of `MAX_BODY`, so that a body past the bound is still a small part of ENDLESS.
 SMALL_BODY = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -111,6 +113,7 @@ async def test_an_answer_may_be_as_long_as_each_bound(monkeypatch: pytest.Monkey
     assert len(body) == SMALL_BODY
 
 
+@pytest.mark.promise("answers-are-bounded")
 async def test_the_body_of_an_answer_takes_its_own_size_in_memory() -> None:
     piece, pieces = bytes(64 << 10), MAX_BODY // (64 << 10)
 
@@ -146,6 +149,7 @@ HEADS = {
 }
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize("name", HEADS)
 async def test_a_head_without_end_is_cut(name: str, logged: Logged) -> None:
     first, block, says = HEADS[name]
@@ -168,6 +172,7 @@ BODIES = {
 }
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("name", BODIES)
 async def test_a_body_without_end_is_cut(
@@ -192,6 +197,7 @@ async def test_a_body_whose_length_is_past_the_bound_is_not_waited_for() -> None
     assert await peer.outcome == b""
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, GZIP"])
 async def test_an_encoded_body_is_refused_before_it_is_read(encoding: str) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)

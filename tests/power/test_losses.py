@@ -16,6 +16,7 @@ from wingsd.errors import StorageError
 LOSSES = 6
 
 
+@pytest.mark.promise("durable-batches-stay")
 @pytest.mark.parametrize("file_system", ["ext4", "xfs", "btrfs"])
 def test_what_was_told_durable_survives_a_power_loss(file_system: str) -> None:
     assert lose_power(file_system, LOSSES, seed=1).count == LOSSES

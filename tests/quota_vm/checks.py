@@ -48,6 +48,7 @@ def limit(quotas: ProjectQuotas, uuid: str, path: Path | str, size: int | None) 
         assert quotas.apply(uuid, str(path), size)
 
 
+@pytest.mark.promise("growing-server-is-stopped")
 def test_a_server_cannot_write_beyond_its_limit(
     quotas: ProjectQuotas, path: Path, kind: str
 ) -> None:
@@ -113,6 +114,7 @@ def test_all_files_of_an_old_server_get_a_project(
     assert write(deep / "more", 2) == BEYOND[kind]
 
 
+@pytest.mark.promise("projects-are-never-shared")
 def test_an_interrupted_assignment_is_finished_later(quotas: ProjectQuotas, place: Path) -> None:
     path = place / "volumes" / UUID
     (path / "world").mkdir(parents=True)
@@ -134,6 +136,7 @@ def test_a_server_without_limit_keeps_what_it_has(quotas: ProjectQuotas, place: 
     assert project(path) == Project(0)
 
 
+@pytest.mark.promise("projects-are-never-shared")
 def test_a_project_is_kept_over_restarts_and_never_shared(
     quotas: ProjectQuotas, directories: ServerDirectories, path: Path, place: Path
 ) -> None:

@@ -44,6 +44,7 @@ async def test_an_archive_is_read_as_it_arrives(store: BackupStore) -> None:
     archive.close()
 
 
+@pytest.mark.promise("bad-backup-changes-nothing")
 async def test_a_store_that_falls_silent_fails_the_download(store: BackupStore) -> None:
     archive = await opened(store, "stalled", idle=0.2)
     with pytest.raises(DownloadFailed):

@@ -104,6 +104,7 @@ async def test_its_checksum_and_the_disk_limit_hold(
     assert restoring.content() == BROKEN
 
 
+@pytest.mark.promise("restore-needs-room")
 async def test_a_list_above_the_disk_limit_is_refused_with_both_figures(
     restoring: RestoreHarness, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_directories_in_both_have_the_present_mode_and_the_restored_time(
     assert sorted(path.name for path in (restored / "both").iterdir()) == ["present", "restored"]
 
 
+@pytest.mark.promise("archive-attributes-are-filtered")
 def test_directories_in_both_have_the_present_attributes(
     present: Path, restored: Path, target: int
 ) -> None:

@@ -46,6 +46,7 @@ async def test_a_server_that_runs_is_stopped_when_all_is_verified_and_started_ag
     assert [call for call in restoring.node.environment.calls if call[0] == "kill"] == []
 
 
+@pytest.mark.promise("restore-starts-what-it-stopped")
 @pytest.mark.parametrize("restored", [True, False])
 async def test_a_server_that_crashes_while_its_backup_is_read_is_started_after_it(
     restoring: RestoreHarness, restored: bool
@@ -64,6 +65,7 @@ async def test_a_server_that_crashes_while_its_backup_is_read_is_started_after_i
     restoring.server.operations.check(Operation.RESTORE)
 
 
+@pytest.mark.promise("restore-starts-what-it-stopped")
 async def test_a_server_that_does_not_stop_is_not_killed_and_keeps_its_files(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ async def test_an_engine_that_does_not_answer_fails_the_restore(
     assert restoring.content() == BROKEN
 
 
+@pytest.mark.promise("bad-backup-changes-nothing")
 async def test_a_server_stays_as_it_is_when_its_backup_is_not_the_one_that_was_made(
     restoring: RestoreHarness, tmp_path: Path
 ) -> None:
@@ -108,6 +111,7 @@ async def test_a_server_stays_as_it_is_when_its_backup_is_not_the_one_that_was_m
     assert await restoring.restore(archive(tmp_path, data, right)) is True
 
 
+@pytest.mark.promise("restore-needs-room")
 @pytest.mark.parametrize(
     ("truncate", "size", "restored"), [(False, 700, False), (True, 700, True), (True, 1100, False)]
 )
@@ -122,6 +126,7 @@ async def test_the_disk_limit_holds_for_what_the_server_will_have(
     assert (restoring.home / "big").exists() is not (restored and truncate)
 
 
+@pytest.mark.promise("restore-excludes-other-work")
 async def test_operations_are_refused_until_it_is_over(restoring: RestoreHarness) -> None:
     held = HeldArchive(packed_backup(BEFORE))
     await restoring.begin(held)
@@ -143,6 +148,7 @@ async def test_operations_are_refused_until_it_is_over(restoring: RestoreHarness
     restoring.server.operations.check(Operation.START)
 
 
+@pytest.mark.promise("restore-excludes-other-work")
 async def test_a_change_of_files_is_cancelled_and_waited_for(restoring: RestoreHarness) -> None:
     cancelled: list[bool] = []
     changing = restoring.server.operations.during(
@@ -157,6 +163,7 @@ async def test_a_change_of_files_is_cancelled_and_waited_for(restoring: RestoreH
     assert restoring.content() == RESTORED
 
 
+@pytest.mark.promise("restore-excludes-other-work")
 async def test_a_restore_ends_when_the_server_is_deleted(restoring: RestoreHarness) -> None:
     held = HeldArchive(packed_backup(BEFORE))
     await restoring.begin(held)
@@ -179,6 +186,7 @@ async def test_the_nodes_end_leaves_it_to_the_next_daemon(restoring: RestoreHarn
         await restoring.begin()
 
 
+@pytest.mark.promise("restore-starts-what-it-stopped")
 async def test_what_an_earlier_daemon_stopped_is_to_be_started_again(
     restoring: RestoreHarness,
 ) -> None:
@@ -218,6 +226,7 @@ async def test_the_nodes_end_after_the_exchange_loses_no_report(restoring: Resto
     assert restoring.reports == [True]
 
 
+@pytest.mark.promise("restore-is-old-or-new")
 async def test_files_that_are_out_of_place_are_left_to_the_next_daemon(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +245,7 @@ async def test_files_that_are_out_of_place_are_left_to_the_next_daemon(
     assert restoring.content() == RESTORED
 
 
+@pytest.mark.promise("restore-starts-what-it-stopped")
 async def test_a_daemon_that_ends_before_the_start_leaves_it_to_the_next_one(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_failed_restore_leaves_nothing_and_meets_no_later_one(harness: Storage
     assert harness.names(harness.place) == ["new"]
 
 
+@pytest.mark.promise("restore-is-old-or-new")
 @pytest.mark.parametrize("done", ["nothing", "exchanged", "retired"])
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_next_daemon_completes_what_was_whole(
@@ -167,6 +168,7 @@ def test_what_was_not_whole_is_deleted_and_the_old_content_stays(harness: Storag
     assert harness.staged() == []
 
 
+@pytest.mark.promise("restore-is-old-or-new")
 def test_a_second_rename_that_fails_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +216,7 @@ def test_a_disk_that_fails_between_two_renames_loses_nothing(
     harness.staging.close()
 
 
+@pytest.mark.promise("restore-is-old-or-new")
 def test_an_exchange_that_cannot_be_made_durable_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

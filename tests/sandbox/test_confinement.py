@@ -12,6 +12,8 @@ import pytest
 
 from wingsd.sandbox import launch
 
+pytestmark = pytest.mark.promise("user-archive-process-is-confined")
+
 SCRIPT = """
 import ctypes, encodings.idna, json, os, socket, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -107,6 +109,7 @@ def test_landlock_leaves_no_file_and_no_network() -> None:
         assert found["kill"] == NOT_PERMITTED
 
 
+@pytest.mark.promise("sftp-process-is-confined")
 def test_what_is_confined_to_a_directory_does_there_all_and_elsewhere_nothing(
     tmp_path: Path,
 ) -> None:

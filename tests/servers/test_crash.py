@@ -27,6 +27,8 @@ from wingsd.servers.server import (
     decide,
 )
 
+pytestmark = pytest.mark.promise("crashed-server-is-restarted")
+
 DETECTED = "---------- Detected server process in a crashed state! ----------"
 DISABLED = "Aborting automatic restart, crash detection is disabled for this instance."
 TOO_SOON = "Aborting automatic restart, last crash occurred less than 60 seconds ago."
@@ -110,6 +112,7 @@ def test_a_crashed_server_is_started_again(node: FakeNode, server: Server) -> No
     assert server.state is PowerState.STARTING
 
 
+@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_second_crash_is_not_followed_by_a_start_until_a_minute_has_passed(
     node: FakeNode, server: Server
 ) -> None:
@@ -151,12 +154,14 @@ def test_an_end_that_was_asked_for_is_no_crash(node: FakeNode, server: Server) -
     assert server.state is PowerState.OFFLINE
 
 
+@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_deleted_server_has_not_crashed(node: FakeNode, server: Server) -> None:
     Outcome.of(node.servers.delete(UUID)).value()
     assert node.daemon_lines == []
     assert node.called("start") == []
 
 
+@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_hold_prevents_the_restart_and_is_named(node: FakeNode, server: Server) -> None:
     server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     node.process().end(1)
@@ -169,6 +174,7 @@ def test_a_hold_prevents_the_restart_and_is_named(node: FakeNode, server: Server
     assert server.state is PowerState.STARTING, "no restart has come before this one"
 
 
+@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_suspended_server_is_not_started_again(node: FakeNode, server: Server) -> None:
     server.configuration = configuration(suspended=True)
     node.process().end(1)
@@ -208,6 +214,7 @@ def test_an_end_that_is_no_crash_is_not_published(node: FakeNode, server: Server
     assert crashes(node) == []
 
 
+@pytest.mark.promise("crashed-server-is-restarted")
 @pytest.mark.parametrize("where", ["panel", "recreate", "start"])
 def test_a_restart_that_fails_says_why_and_is_not_repeated(
     node: FakeNode, server: Server, where: str

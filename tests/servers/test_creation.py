@@ -142,6 +142,7 @@ def test_a_server_that_the_panel_does_not_know_is_not_reported(node: FakeNode) -
     assert node.unfinished() == []
 
 
+@pytest.mark.promise("failed-installation-is-explained")
 def test_a_server_whose_directory_cannot_be_made_is_here_and_not_installed(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_server_whose_directory_cannot_be_made_is_here_and_not_installed(
     assert node.servers.get(UUID).hold == ""
 
 
+@pytest.mark.promise("deletion-stops-an-installation")
 @pytest.mark.parametrize(
     "where", ["describe", "install_script", "create_installer", "start_installer"]
 )

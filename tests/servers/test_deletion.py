@@ -87,6 +87,7 @@ def test_no_engine_delays_the_deletion_of_what_has_moved_away(node: FakeNode) ->
     assert node.environment.containers == {}
 
 
+@pytest.mark.promise("pool-files-are-untouched")
 def test_files_in_a_storage_pool_are_not_deleted(node: FakeNode) -> None:
     server = node.server()
     (node.data / UUID / "world").touch()
@@ -193,6 +194,7 @@ def test_what_a_node_did_not_finish_deleting_goes_at_its_next_start(node: FakeNo
     assert os.listdir(node.data) == [OTHER]
 
 
+@pytest.mark.promise("pool-nodes-keep-apart")
 def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(node: FakeNode) -> None:
     config, name = node.config, f".deleting-{UUID}-abc.{OTHER}"
     transfers = attrs.evolve(

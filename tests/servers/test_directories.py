@@ -129,6 +129,7 @@ def test_only_what_was_set_apart_is_taken_for_unfinished(
     assert directories.unfinished() == [str(data / f".deleting-{UUID}-abc")]
 
 
+@pytest.mark.promise("pool-nodes-keep-apart")
 def test_nodes_of_one_volume_finish_their_own_deletions(data: Path) -> None:
     owner = (os.getuid(), os.getgid())
     node, other = (ServerDirectories(str(data), owner, name) for name in (UUID, OTHER))

@@ -44,6 +44,7 @@ def start(node: FakeNode, server: Server) -> None:
     node.process().say(b"up\n")
 
 
+@pytest.mark.promise("oversized-server-is-not-started")
 @pytest.mark.parametrize(
     ("size", "disk_space", "starts"),
     [
@@ -78,6 +79,7 @@ def test_the_refusal_is_wings_text_with_both_figures(node: FakeNode) -> None:
     assert any(str(error) in line for line in node.told("daemon message"))
 
 
+@pytest.mark.promise("oversized-server-is-not-started")
 def test_a_start_counts_the_files_anew(node: FakeNode) -> None:
     server = limited(node, 2 * MIB)
     fill(node, 10)
@@ -88,6 +90,7 @@ def test_a_start_counts_the_files_anew(node: FakeNode) -> None:
     do(server, PowerAction.START).error(DiskLimitExceeded)
 
 
+@pytest.mark.promise("oversized-server-is-not-started")
 def test_a_server_that_cannot_be_measured_is_not_started_under_a_limit(
     node: FakeNode, logged: Logged
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_server_that_cannot_be_measured_is_not_started_under_a_limit(
     assert error.detail.startswith("its disk limit cannot be checked")
 
 
+@pytest.mark.promise("growing-server-is-stopped")
 def test_a_server_that_grows_above_its_limit_is_stopped_once_in_each_run(node: FakeNode) -> None:
     server = limited(node, 10)
     start(node, server)
@@ -133,6 +137,7 @@ def test_each_run_is_stopped(node: FakeNode) -> None:
         assert node.daemon_lines.count(STOPPING) == times
 
 
+@pytest.mark.promise("growing-server-is-stopped")
 def test_a_limit_that_was_lowered_holds_for_the_running_server(node: FakeNode) -> None:
     server = limited(node, 2 * MIB, disk_space=3)
     start(node, server)
@@ -280,6 +285,7 @@ def nest(directory: Path, depth: int = 66) -> None:
     os.close(fd)
 
 
+@pytest.mark.promise("growing-server-is-stopped")
 def test_a_server_that_nests_its_directories_too_deeply_is_stopped(
     node: FakeNode, logged: Logged
 ) -> None:
@@ -297,6 +303,7 @@ def test_a_server_that_nests_its_directories_too_deeply_is_stopped(
     assert "nested too deeply" in error.detail
 
 
+@pytest.mark.promise("growing-server-is-stopped")
 def test_of_a_server_that_cannot_be_counted_files_can_be_deleted(node: FakeNode) -> None:
     server = limited(node, 10)
     nest(node.data / UUID)

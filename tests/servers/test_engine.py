@@ -149,6 +149,7 @@ async def test_a_server_starts_restarts_and_is_deleted(node: EngineNode) -> None
     await servers.stop()
 
 
+@pytest.mark.promise("growing-server-is-stopped")
 async def test_a_server_that_fills_its_directory_is_stopped(node: EngineNode) -> None:
     node.config = attrs.evolve(
         node.config, system=attrs.evolve(node.config.system, disk_check_interval=1)
@@ -167,6 +168,7 @@ async def test_a_server_that_fills_its_directory_is_stopped(node: EngineNode) ->
     await servers.stop()
 
 
+@pytest.mark.promise("failed-installation-is-explained")
 async def test_a_server_without_its_image_starts_when_it_is_there(
     node: EngineNode, engine: Engine
 ) -> None:
@@ -188,6 +190,7 @@ CRASHING = """echo up; while read line; do
 case $line in crash) exit 3;; eat) exec dd if=/dev/zero of=/dev/null bs=512M;; esac; done"""
 
 
+@pytest.mark.promise("crashed-server-is-restarted")
 async def test_a_crashed_server_is_started_again_and_memory_is_named(node: EngineNode) -> None:
     node.say(attrs.evolve(node.settings, invocation=CRASHING))
     uuid, servers = node.settings.uuid, node.make_servers()

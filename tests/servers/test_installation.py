@@ -52,6 +52,7 @@ def test_users_see_what_happens(node: FakeNode) -> None:
     ended(node, successful=True)
 
 
+@pytest.mark.promise("failed-installation-is-explained")
 def test_the_beginning_is_announced_before_the_first_line_of_the_script(node: FakeNode) -> None:
     node.environment.first_output = b"first\n"
     installing(node)
@@ -97,6 +98,7 @@ def test_memory_that_ran_out_is_named(node: FakeNode) -> None:
     ended(node, successful=True)
 
 
+@pytest.mark.promise("failed-installation-is-explained")
 @pytest.mark.parametrize("how", ["removed", "engine", "limit", "aborted"])
 def test_a_script_that_does_not_come_to_its_end_has_failed(node: FakeNode, how: str) -> None:
     installing(node)
@@ -134,6 +136,7 @@ def test_an_engine_that_was_away_does_not_fail_a_script_that_ended_by_itself(
     ended(node, successful=True)
 
 
+@pytest.mark.promise("failed-installation-is-explained")
 @pytest.mark.parametrize("where", ["create_installer", "start_installer"])
 def test_what_the_engine_refuses_is_shown_and_reported(node: FakeNode, where: str) -> None:
     node.environment.faults[where] = EnvironmentFailed("Docker refuses: no such image")
@@ -260,6 +263,7 @@ def test_files_stay_unless_they_are_to_be_deleted(node: FakeNode, truncate: bool
     assert (node.data / UUID).is_dir()
 
 
+@pytest.mark.promise("failed-installation-is-explained")
 def test_a_script_does_not_run_among_files_that_cannot_be_deleted(node: FakeNode) -> None:
     server = node.server()
     (node.data / UUID / "world").mkdir()

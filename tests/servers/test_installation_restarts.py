@@ -14,6 +14,7 @@ from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerAction
 
 
+@pytest.mark.promise("installation-continues")
 def test_a_script_that_runs_on_is_watched_by_the_next_node(node: FakeNode) -> None:
     installing(node)
     script = node.environment.scripts[UUID]
@@ -31,6 +32,7 @@ def test_a_script_that_runs_on_is_watched_by_the_next_node(node: FakeNode) -> No
     ended(node, successful=True)
 
 
+@pytest.mark.promise("installation-continues")
 def test_the_restart_is_reported_when_its_installations_have_ended(node: FakeNode) -> None:
     """The Panel would show a half installed server as installed."""
     installing(node)
@@ -65,6 +67,7 @@ def test_nothing_is_installed_while_the_restart_is_being_reported(node: FakeNode
     assert not [call for call in node.panel.calls if "installed" in call[0]]
 
 
+@pytest.mark.promise("installation-continues")
 @pytest.mark.parametrize(
     ("status", "successful"), [(0, True), (1, True), (137, False), (255, False)]
 )
@@ -82,6 +85,7 @@ def test_a_script_that_ended_meanwhile_is_reported(
     assert (node.environment.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
 
 
+@pytest.mark.promise("installation-continues")
 def test_a_script_is_resumed_when_the_engine_answers_again(node: FakeNode) -> None:
     installing(node)
     node.restart()
@@ -97,6 +101,7 @@ def test_a_script_is_resumed_when_the_engine_answers_again(node: FakeNode) -> No
     ended(node, successful=True)
 
 
+@pytest.mark.promise("installation-continues")
 def test_an_installation_can_be_aborted_while_the_engine_does_not_answer(node: FakeNode) -> None:
     installing(node)
     node.restart()
@@ -108,6 +113,7 @@ def test_an_installation_can_be_aborted_while_the_engine_does_not_answer(node: F
     ended(node, successful=False)
 
 
+@pytest.mark.promise("installation-continues")
 def test_an_abort_holds_when_the_node_ends_before_the_engine_has_answered(
     node: FakeNode,
 ) -> None:
@@ -122,6 +128,7 @@ def test_an_abort_holds_when_the_node_ends_before_the_engine_has_answered(
     hang.release()
 
 
+@pytest.mark.promise("installation-continues")
 def test_a_script_whose_container_is_gone_has_failed(node: FakeNode) -> None:
     installing(node)
     node.environment.scripts.clear()
@@ -133,6 +140,7 @@ def test_a_script_whose_container_is_gone_has_failed(node: FakeNode) -> None:
     assert node.unfinished() == []
 
 
+@pytest.mark.promise("installation-continues")
 @pytest.mark.parametrize("where", ["create_installer", "start_installer"])
 def test_a_script_that_did_not_run_yet_is_begun_again(node: FakeNode, where: str) -> None:
     server = node.server()
@@ -149,6 +157,7 @@ def test_a_script_that_did_not_run_yet_is_begun_again(node: FakeNode, where: str
     hang.release()
 
 
+@pytest.mark.promise("installation-continues")
 def test_a_restart_does_not_prolong_the_limit(node: FakeNode) -> None:
     installing(node)
     node.clock.advance(1000)

@@ -20,6 +20,8 @@ from wingsd.servers import files as files_module
 from wingsd.servers.files import ServerDirectories, ServerFiles, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
 
+pytestmark = pytest.mark.promise("transfers-stall-no-others")
+
 DISK = "checking server disk space usage, this could take a few seconds..."
 FILES = "Updating process configuration files..."
 OWNER = "Ensuring file permissions are set correctly, this could take a few seconds..."

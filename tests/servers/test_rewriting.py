@@ -123,6 +123,7 @@ class Rewritten:
         return job, succeed([f"of the job {len(self.asked)}"])
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 def test_a_slow_server_is_rewritten_apart_for_now(node: FakeNode, tmp_path: Path) -> None:
     rewriters = Rewritten(True, True, False, False)
     egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)  # type: ignore[arg-type]
@@ -202,6 +203,7 @@ async def until(true: Callable[[], bool]) -> None:
         await deferLater(reactor, 0.01)
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 async def test_four_hostile_files_keep_no_server_from_starting(real: RewritingNode) -> None:
     hostile = [f"{number}1111111-6e2b-4c43-9d57-0c4c5e1c7f10" for number in range(REWRITERS)]
     for uuid in hostile:
@@ -238,6 +240,7 @@ async def test_a_server_with_a_hostile_file_starts_and_says_why(real: RewritingN
     assert file.read_bytes() == DOTTED_KEYS
 
 
+@pytest.mark.promise("egg-files-are-parsed-apart")
 async def test_a_kill_and_the_nodes_end_leave_no_process(real: RewritingNode) -> None:
     real.add(UUID, DOTTED_KEYS)
     await real.servers.boot()

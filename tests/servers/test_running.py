@@ -17,6 +17,8 @@ from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.running import RunningServers
 from wingsd.servers.server import Server
 
+pytestmark = pytest.mark.promise("servers-start-after-a-reboot")
+
 
 @attrs.define
 class Records:
@@ -150,6 +152,7 @@ def test_an_engine_that_does_not_answer_is_waited_for(node: RestartedNode) -> No
     assert server.state is PowerState.STARTING
 
 
+@pytest.mark.promise("arrived-server-is-started")
 def test_a_panel_that_does_not_answer_is_waited_for(node: RestartedNode) -> None:
     node.panel.faults["describe"] = PanelUnreachable("no answer", "it is a test")
     server = node.boot_after(UUID)
@@ -160,6 +163,7 @@ def test_a_panel_that_does_not_answer_is_waited_for(node: RestartedNode) -> None
     assert server.state is PowerState.STARTING
 
 
+@pytest.mark.promise("arrived-server-is-started")
 def test_a_server_that_somebody_starts_meanwhile_is_left_to_that(node: RestartedNode) -> None:
     node.panel.faults["describe"] = PanelUnreachable("no answer", "it is a test")
     server = node.boot_after(UUID)
@@ -223,6 +227,7 @@ def test_a_due_start_is_left_to_a_transfer_until_somebody_starts_or_stops_the_se
     assert Outcome.of(node.running.load()).value() == ()
 
 
+@pytest.mark.promise("cancelled-direct-server-stays-off")
 def test_a_server_that_another_node_may_run_is_not_started_by_a_later_daemon(
     node: RestartedNode,
 ) -> None:
@@ -263,6 +268,7 @@ def arrive(node: RestartedNode) -> Server:
     return server
 
 
+@pytest.mark.promise("arrived-server-is-started")
 def test_the_start_of_one_that_arrived_is_repeated_for_its_time(node: RestartedNode) -> None:
     node.environment.faults["recreate"] = EnvironmentFailed("the port 25565 is taken")
     server = arrive(node)
@@ -279,6 +285,7 @@ def test_the_start_of_one_that_arrived_is_repeated_for_its_time(node: RestartedN
     assert (len(node.called("recreate")), node.called("start")) == (attempts, [])
 
 
+@pytest.mark.promise("arrived-server-is-started")
 @pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
 def test_what_a_person_does_ends_the_repetition(node: RestartedNode, action: PowerAction) -> None:
     node.environment.faults["recreate"] = EnvironmentFailed("the port 25565 is taken")
@@ -360,6 +367,7 @@ def test_a_start_stays_due_until_the_engine_has_answered(node: RestartedNode) ->
     assert node.due.servers == {UUID}
 
 
+@pytest.mark.promise("restore-starts-what-it-stopped")
 def test_a_server_that_is_still_stopping_for_a_restore_is_stopped_and_started(
     node: RestartedNode,
 ) -> None:

@@ -60,6 +60,7 @@ def test_what_others_say_is_escaped_in_a_message_of_the_node(node: FakeNode) -> 
     assert message.endswith("no \\x1b[2J\\nimage\\u202e")
 
 
+@pytest.mark.promise("missing-mount-is-named")
 def test_what_a_server_starts_without_is_said_in_its_console(node: FakeNode) -> None:
     server = node.server()
     node.environment.left_out = ["The mount at /data is left out."]
@@ -100,6 +101,7 @@ def test_a_flood_that_ends_with_the_server_is_reported(node: FakeNode) -> None:
     assert node.clock.getDelayedCalls() == []
 
 
+@pytest.mark.promise("console-flood-hides-no-state")
 def test_a_done_line_in_a_flood_counts(node: FakeNode) -> None:
     server = node.server()
     Outcome.of(server.power(PowerAction.START)).value()
@@ -174,6 +176,7 @@ def test_a_missing_container_is_created_again(node: FakeNode) -> None:
     assert node.environment.containers[UUID] == server.configuration.settings
 
 
+@pytest.mark.promise("container-is-made-again")
 def test_files_are_measured_again_after_a_removal_that_is_rolled_back(node: FakeNode) -> None:
     server = node.server()
     Outcome.of(server.remove_environment()).value()
@@ -196,6 +199,7 @@ def test_files_that_are_made_during_a_deletion_are_not_measured(node: FakeNode) 
     assert server.disk_bytes == before
 
 
+@pytest.mark.promise("container-is-made-again")
 def test_a_container_that_cannot_be_restored_is_logged(node: FakeNode, logged: Logged) -> None:
     node.environment.faults["create"] = EnvironmentFailed("no image")
     Outcome.of(node.server().restore_environment()).value()
@@ -255,6 +259,7 @@ def test_the_disk_is_measured_at_boot_after_runs_and_when_stale(node: FakeNode) 
     assert server.details().utilization.disk_bytes == 3000
 
 
+@pytest.mark.promise("size-is-counted-alike")
 def test_the_size_is_known_before_the_engine_has_answered(node: FakeNode) -> None:
     node.panel.known[UUID] = configuration()
     (node.data / UUID).mkdir()
@@ -317,6 +322,7 @@ def test_what_cannot_be_measured_is_logged(node: FakeNode, logged: Logged) -> No
     assert any(line.startswith(f"{UUID}: measuring") for line in logged.lines)
 
 
+@pytest.mark.promise("shown-figures-are-true")
 def test_an_unknown_size_is_none_here_and_0_for_the_panel(node: FakeNode, logged: Logged) -> None:
     (node.data / "elsewhere").mkdir()
     (node.data / UUID).symlink_to("elsewhere")
@@ -366,6 +372,7 @@ def test_the_eggs_files_are_rewritten_before_each_start(node: FakeNode) -> None:
     assert server.state is PowerState.STARTING
 
 
+@pytest.mark.promise("secrets-are-not-shown")
 def test_an_egg_sees_no_secret_of_the_node(node: FakeNode) -> None:
     registries = {"registry.invalid": Registry("somebody", "a password")}
     docker = attrs.evolve(node.config.docker, registries=registries)

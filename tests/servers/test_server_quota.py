@@ -136,6 +136,7 @@ def test_a_new_server_is_limited_and_a_deleted_one_no_more(
     assert quotas.limits == {}
 
 
+@pytest.mark.promise("oversized-server-is-not-started")
 def test_a_server_whose_blocks_take_more_than_its_limit_is_not_started(
     node: FakeNode, quotas: RecordedQuotas
 ) -> None:

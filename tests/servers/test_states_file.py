@@ -16,6 +16,8 @@ from tests.support.workers import SynchronousWorkers
 from wingsd.servers.running import StatesFile
 from wingsd.threadio import Workers
 
+pytestmark = pytest.mark.promise("takeover-keeps-servers-running")
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

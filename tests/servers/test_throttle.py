@@ -7,6 +7,8 @@ import pytest
 from wingsd.config import ThrottlesConfig
 from wingsd.servers.console import BYTES, LONGEST_EPISODE, QUIET, SUSTAINED, WINDOW, Throttle
 
+pytestmark = pytest.mark.promise("console-flood-hides-no-state")
+
 LINE = b"x"
 RULES = ThrottlesConfig()
 

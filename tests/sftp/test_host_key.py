@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 from wingsd.errors import HostKeyUnusable
 from wingsd.sftp.host_key import host_key_path, load_host_key
 
+pytestmark = pytest.mark.promise("sftp-host-key-is-kept")
+
 
 def written(data: Path, content: bytes, mode: int = 0o600) -> Path:
     path = Path(host_key_path(str(data)))
@@ -90,6 +92,7 @@ def test_a_key_that_cannot_be_used_stays_and_the_error_says_what_to_do(
     assert path.read_bytes() == content
 
 
+@pytest.mark.promise("sftp-host-key-is-kept")
 @pytest.mark.parametrize("content", [b"", b" \n"])
 def test_an_empty_file_is_set_aside_and_a_new_key_made(tmp_path: Path, content: bytes) -> None:
     path = written(tmp_path, content)
@@ -110,6 +113,7 @@ class Killed(BaseException):
     """The end of the daemon at that moment."""
 
 
+@pytest.mark.promise("sftp-host-key-is-kept")
 @pytest.mark.parametrize("is_empty", [False, True])
 def test_a_daemon_that_is_killed_while_it_makes_a_key_leaves_none_or_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool

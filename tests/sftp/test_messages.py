@@ -43,6 +43,7 @@ def test_messages_come_back_as_they_were_in_any_pieces() -> None:
     assert [attrs.asdict(each) for each in found] == [attrs.asdict(each) for each in MESSAGES]
 
 
+@pytest.mark.promise("sftp-process-is-confined")
 @pytest.mark.parametrize(
     "body",
     [

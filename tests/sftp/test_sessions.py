@@ -174,6 +174,7 @@ def test_a_user_name_may_have_dots_and_any_case(made: SftpNode, name: str) -> No
     assert isinstance(made.login(name=name), GrantedLogin)
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 def test_a_wrong_password_is_asked_once_in_ten_seconds_and_then_blocks(made: SftpNode) -> None:
     made.panel.answer = refusal(403)
     for _ in range(5):
@@ -205,6 +206,7 @@ def test_logins_of_a_blocked_address_are_logged_once_in_a_cooldown(
     assert sum("can try again later" in line for line in logged.lines) == 2
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 @pytest.mark.parametrize("kind", ["password", "public_key"])
 @pytest.mark.parametrize(
     "answer",
@@ -233,6 +235,7 @@ def test_a_refusal_that_is_not_about_the_password_or_key_is_not_remembered(
     assert isinstance(made.login("right", kind=kind), GrantedLogin)
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 @pytest.mark.parametrize("kind", ["password", "public_key"])
 def test_a_login_is_possible_as_soon_as_a_suspension_is_lifted(made: SftpNode, kind: str) -> None:
     made.server.configuration = configuration(suspended=True)
@@ -351,6 +354,7 @@ def test_a_server_that_moved_away_without_an_event_is_found_within_a_second(
     assert made.closed() == [1]
 
 
+@pytest.mark.promise("sftp-access-ends-at-once")
 def test_a_session_cannot_begin_with_a_login_that_has_become_void(made: SftpNode) -> None:
     granted = made.login()
     assert isinstance(granted, GrantedLogin)
@@ -362,6 +366,7 @@ def test_a_session_cannot_begin_with_a_login_that_has_become_void(made: SftpNode
     assert made.sessions.count == 0
 
 
+@pytest.mark.promise("sftp-access-ends-at-once")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -386,6 +391,7 @@ def test_a_session_whose_access_has_ended_or_changed_is_closed_by_the_next_check
     assert made.panel.asked[1]["password"] == made.panel.asked[0]["password"]
 
 
+@pytest.mark.promise("sftp-access-ends-at-once")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -421,6 +427,7 @@ def test_connections_with_the_same_login_are_checked_by_one_call(made: SftpNode)
     assert made.closed() == [2, 3], "the login of 1 has the permissions of now"
 
 
+@pytest.mark.promise("sftp-access-ends-at-once")
 @pytest.mark.parametrize("made", [("pterodactyl", SftpConfig(check_interval=0))], indirect=True)
 def test_where_the_panel_says_that_some_access_has_ended_all_of_the_server_are_checked(
     made: SftpNode,
@@ -439,6 +446,7 @@ def test_where_the_panel_says_that_some_access_has_ended_all_of_the_server_are_c
     assert (len(made.panel.asked), made.closed()) == (2, [1, 2])
 
 
+@pytest.mark.promise("sftp-access-ends-at-once")
 @pytest.mark.parametrize("how", ["deleted", "suspended", "revoked"])
 def test_access_that_ends_while_the_server_is_measured_at_a_login_is_refused(
     made: SftpNode, how: str, monkeypatch: pytest.MonkeyPatch
@@ -474,6 +482,7 @@ TWO_OF = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.promise("sftp-connection-limits-wait")
 @TWO_OF
 def test_a_connection_above_a_limit_waits_for_a_place(made: SftpNode, why: str) -> None:
     for number in (1, 2, 3, 4, 5):
@@ -505,6 +514,7 @@ def test_a_connection_that_waits_cannot_begin_when_the_access_has_ended(
     assert made.sessions.count == 1
 
 
+@pytest.mark.promise("sftp-connection-limits-wait")
 @TWO_OF
 def test_those_of_one_user_that_wait_are_bounded(made: SftpNode, why: str) -> None:
     for number in range(40):
@@ -577,6 +587,7 @@ def test_logins_and_downloads_are_recorded_where_that_is_set(made: SftpNode) -> 
     ]
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 def test_an_address_with_hundreds_of_wrong_keys_is_refused_without_the_panel(
     made: SftpNode,
 ) -> None:
@@ -611,6 +622,7 @@ class SlowPanel:
         return Outcome.of(self._made.logins.check(login))
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 def test_one_address_does_not_take_the_turns_of_all_others(made: SftpNode) -> None:
     slow = SlowPanel(made)
     many = [slow.check(number, IP) for number in range(400)]
@@ -625,6 +637,7 @@ def test_one_address_does_not_take_the_turns_of_all_others(made: SftpNode) -> No
     assert isinstance(slow.check(399, IP).value(), GrantedLogin)
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 def test_passwords_that_are_tried_at_once_are_no_more_than_one_after_the_other(
     made: SftpNode,
 ) -> None:

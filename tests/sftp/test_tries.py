@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.task import Clock
 
 from wingsd.config import SftpLimits
@@ -48,6 +49,7 @@ def test_a_login_forgives_the_tries_before_it() -> None:
     assert not made_.is_blocked("192.0.2.1", "anna")
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 def test_memory_is_bounded_whatever_is_tried() -> None:
     made_, _ = made()
     for number in range(logins._MAX_REFUSALS + 100):

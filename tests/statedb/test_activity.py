@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 
 from wingsd.statedb import ActivityEntry, Store
 
@@ -33,6 +34,7 @@ def test_entries_are_kept_in_their_order_until_they_are_deleted(store: Store) ->
     assert store.activity(0, 10) == kept[1:]
 
 
+@pytest.mark.promise("user-data-is-bounded")
 def test_only_the_newest_are_kept(store: Store) -> None:
     assert store.add_activity(entries(3), 3) == 0
     assert store.add_activity(entries(5)[3:], 3) == 2

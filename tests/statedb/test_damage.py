@@ -43,6 +43,7 @@ def refusal(root: Path, *, read_only: bool = False) -> str:
     return caught.value.detail
 
 
+@pytest.mark.promise("damaged-database-is-reported")
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("content", [bytes(PAGE), b"\xff" * PAGE])
 def test_damage_is_found_at_opening(tmp_path: Path, content: bytes, read_only: bool) -> None:
@@ -53,6 +54,7 @@ def test_damage_is_found_at_opening(tmp_path: Path, content: bytes, read_only: b
     assert "\n" not in detail
 
 
+@pytest.mark.promise("damaged-database-is-reported")
 @pytest.mark.parametrize("pages", [1, 5])
 def test_a_truncated_database_is_damaged(tmp_path: Path, pages: int) -> None:
     damage(tmp_path / FILE, b"")
@@ -60,6 +62,7 @@ def test_a_truncated_database_is_damaged(tmp_path: Path, pages: int) -> None:
     assert refusal(tmp_path)
 
 
+@pytest.mark.promise("damaged-database-is-reported")
 def test_an_empty_file_is_a_damaged_database(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
     assert "wingsd.db: the file is empty" in refusal(tmp_path)
@@ -71,6 +74,7 @@ def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
     assert "wingsd.db: file is not a database" in refusal(tmp_path)
 
 
+@pytest.mark.promise("damaged-database-is-reported")
 def test_damage_done_while_it_is_open_is_reported(store: Store, tmp_path: Path) -> None:
     store.close()
     damage(tmp_path / FILE, b"")
@@ -106,6 +110,7 @@ def test_an_unfinished_new_database_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+@pytest.mark.promise("unwritable-database-fails-safely")
 def test_a_full_disk_is_reported_and_loses_nothing(store: Store) -> None:
     kept = store.begin(10, A, Direction.IN, "RECEIVE")
     connection = store._connection

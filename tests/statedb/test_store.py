@@ -231,6 +231,7 @@ def test_a_token_is_used_once(store: Store) -> None:
     store.close()
 
 
+@pytest.mark.promise("transfer-token-is-used-once")
 def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store) -> None:
     assert store.use_token("digest", 100)
     assert store.use_token("long", 2 * YEAR)
@@ -253,6 +254,7 @@ def test_a_token_is_remembered_for_a_day_after_it_has_expired(store: Store) -> N
     assert not store.use_token("another", 50)
 
 
+@pytest.mark.promise("signed-url-is-used-once")
 def test_a_signed_url_is_used_as_often_as_it_may_be(store: Store) -> None:
     uses = [store.use_url("five", 100, 5, "192.0.2.1", resumes=False) for _ in range(4)]
     assert store.use_url("once", 100, 1, "192.0.2.1", resumes=True)
@@ -296,6 +298,7 @@ def test_denied_tokens_outlive_the_daemon(store: Store) -> None:
     store.close()
 
 
+@pytest.mark.promise("revoked-console-token-stays-refused")
 def test_of_denials_that_are_forgotten_their_time_is_known(store: Store) -> None:
     store.deny(10, ["a"])
     store.deny(20, ["b"])
@@ -325,6 +328,7 @@ def test_a_clock_that_is_set_makes_nothing_older_than_a_day(store: Store, jump: 
     assert store.ages(YEAR + jump + 10, ["room"])["room"] == counted + 10
 
 
+@pytest.mark.promise("clock-steps-do-no-harm")
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
 def test_a_clock_that_is_set_ends_and_reorders_nothing(store: Store, jump: float) -> None:
     first = store.begin(YEAR, A, Direction.OUT, "SEND")
@@ -349,6 +353,7 @@ def test_what_is_over_for_long_is_forgotten(store: Store) -> None:
     assert store.denied() == {}
 
 
+@pytest.mark.promise("user-data-is-bounded")
 def test_only_its_user_reads_it(store: Store, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
@@ -426,6 +431,7 @@ def test_a_database_that_cannot_be_opened_is_closed(tmp_path: Path, read_only: b
     assert [link for link in links if tmp_path in link.parents] == []
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 def test_a_failed_transfer_ends_when_another_one_begins(store: Store) -> None:
     failed, open_, other = (store.begin(10, server, Direction.OUT, "ASK") for server in (A, A, B))
     for entry in (failed, other):

@@ -124,6 +124,7 @@ def test_a_configured_watchdog_is_notified(environ: dict[str, str], period: floa
 ALIVE = {"WATCHDOG": "1"}
 
 
+@pytest.mark.promise("hung-daemon-is-restarted")
 def test_the_watchdog_is_notified_twice_in_each_period(tmp_path: Path) -> None:
     clock = Clock()
     with Manager(tmp_path) as manager:
@@ -141,6 +142,7 @@ def test_the_watchdog_is_notified_twice_in_each_period(tmp_path: Path) -> None:
         assert manager.heard() == []
 
 
+@pytest.mark.promise("hung-daemon-is-restarted")
 def test_no_watchdog_notice_while_the_database_hangs(tmp_path: Path, logged: Logged) -> None:
     clock = Clock()
     asked: list[Deferred[Any]] = []

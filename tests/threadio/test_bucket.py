@@ -9,6 +9,8 @@ from twisted.internet.task import Clock
 
 from wingsd.threadio import BURST, TICK, TokenBucket
 
+pytestmark = pytest.mark.promise("bandwidth-limits-hold")
+
 MIB = 1024 * 1024
 LIMIT = 4 * MIB
 #: What comes in one piece: of TLS, of one turn of a socket, and of an archive that is packed.

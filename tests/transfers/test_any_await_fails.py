@@ -149,6 +149,7 @@ async def check_received(node: Receiver, fault: str) -> None:
         assert outcome is Outcome.FAILURE or not rows or fault.endswith(RECORD)
 
 
+@pytest.mark.promise("transfer-ends-after-any-failure")
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_stream_to_this_node(
     faults: AwaitFaults, logged: Logged, directory: Path, workers: Workers, fails: bool
@@ -167,6 +168,7 @@ async def test_a_stream_to_this_node(
     await everywhere(faults, logged, directory, attempt)
 
 
+@pytest.mark.promise("transfer-ends-after-any-failure")
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_move_to_this_node(
     faults: AwaitFaults,
@@ -196,6 +198,7 @@ async def test_a_move_to_this_node(
     await everywhere(faults, logged, directory, attempt)
 
 
+@pytest.mark.promise("transfer-ends-after-any-failure")
 async def test_a_descriptor_that_cannot_be_closed(
     logged: Logged, tmp_path: Path, workers: Workers, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +244,7 @@ async def check_sent(node: Sender, fault: str) -> None:
         await until(lambda: not node.store.unfinished())
 
 
+@pytest.mark.promise("transfer-ends-after-any-failure")
 @pytest.mark.parametrize("kind", ["stream", "live", "refused"])
 async def test_from_this_node(
     faults: AwaitFaults, logged: Logged, directory: Path, workers: Workers, kind: str

@@ -38,6 +38,7 @@ async def test_no_wait_begins_after_a_cancel() -> None:
         scope.check()
 
 
+@pytest.mark.promise("shown-figures-are-true")
 async def test_who_waits_for_a_slot_has_a_place_in_the_queue() -> None:
     scopes = [CancelScope() for _ in range(4)]
     ends: list[Deferred[None]] = [Deferred() for _ in scopes]

@@ -67,6 +67,7 @@ def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: StepLogH
     assert heard.clock.getDelayedCalls() == []
 
 
+@pytest.mark.promise("silent-destination-is-named")
 def test_what_is_waited_for_is_printed_and_logged_every_minute(
     heard: StepLogHarness, logged: Logged
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_line_has_the_date_and_the_node() -> None:
     assert "[Destination Node]:" in console_line(0, DESTINATION, "x")
 
 
+@pytest.mark.promise("log-lines-cannot-be-forged")
 def test_text_from_outside_is_escaped_in_a_line() -> None:
     assert console_line(0, SOURCE, "a\x1b[2J\nb").endswith(":\x1b[0m a\\x1b[2J\\nb")
 

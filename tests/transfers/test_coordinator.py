@@ -37,6 +37,7 @@ def admit(panel: ScriptedPanel, clock: Clock) -> Deferred[Configuration]:
     return Deferred.fromCoroutine(parts.receiving(UUID).admit())
 
 
+@pytest.mark.promise("late-commit-is-waited-for")
 def test_a_server_is_admitted_once_the_panel_has_committed_its_transfer() -> None:
     clock = Clock()
     admitting = admit(ScriptedPanel(*[ServerNotAssigned("no")] * 3), clock)
@@ -45,6 +46,7 @@ def test_a_server_is_admitted_once_the_panel_has_committed_its_transfer() -> Non
     assert admitting.result.settings.uuid == UUID  # type: ignore[attr-defined]
 
 
+@pytest.mark.promise("late-commit-is-waited-for")
 def test_after_a_minute_a_server_that_no_transfer_brings_is_refused() -> None:
     clock = Clock()
     panel = ScriptedPanel(*[ServerNotAssigned("no")] * 100)

@@ -26,6 +26,7 @@ def is_untouched(receiver: Receiver) -> bool:
     return level.exists() and level.read_bytes() == b"in use at another node"
 
 
+@pytest.mark.promise("pool-nodes-keep-apart")
 async def test_a_server_of_another_node_is_not_set_aside_for_a_copy(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,6 +43,7 @@ async def test_a_server_of_another_node_is_not_set_aside_for_a_copy(
     assert (receiver.left(), is_untouched(receiver)) == ([UUID], True)
 
 
+@pytest.mark.promise("pool-nodes-keep-apart")
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
 async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restart(
     receiver: Receiver, step: ReceiveStep
@@ -60,6 +62,7 @@ async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restar
     assert receiver.store.unfinished() == []
 
 
+@pytest.mark.promise("pool-nodes-keep-apart")
 async def test_another_nodes_server_stays_when_the_copy_is_refused(receiver: Receiver) -> None:
     receiver.volume.pool = "attic"
     receiver.before["success"] = lambda: replaced(receiver)

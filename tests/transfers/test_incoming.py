@@ -65,6 +65,7 @@ async def test_another_nodes_container_is_found_before_the_body(receiver: Receiv
     assert "a container of that name" in ended.reason
 
 
+@pytest.mark.promise("nodes-can-share-an-engine")
 async def test_an_engine_that_is_silent_is_found_before_the_first_byte(receiver: Receiver) -> None:
     receiver.faults["conflict"] = EnvironmentFailed("the engine does not answer")
     await receiver.fails(EnvironmentFailed, Unread())
@@ -208,6 +209,7 @@ async def test_a_refused_report_of_a_server_owned_here_is_a_success(receiver: Re
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 
 
+@pytest.mark.promise("refused-server-is-quarantined")
 @pytest.mark.parametrize("code", [404, 409])
 async def test_a_refused_server_goes_into_quarantine(receiver: Receiver, code: int) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", code)
@@ -246,6 +248,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrival, "PATIENCE", 0.05)
 
 
+@pytest.mark.promise("success-is-repeated")
 @pytest.mark.parametrize(
     "error",
     [

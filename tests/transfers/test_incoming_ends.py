@@ -92,6 +92,7 @@ async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receive
     assert slots.waiting == {}
 
 
+@pytest.mark.promise("full-queue-refuses-early")
 async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receiver) -> None:
     others = [f"{number}{UUID[1:]}" for number in range(4)]
     for server in others[:3]:
@@ -136,6 +137,7 @@ async def test_a_hanging_engine_is_aborted_at_the_end(receiver: Receiver) -> Non
     assert receiver.left() == []
 
 
+@pytest.mark.promise("second-transfer-is-refused")
 def test_a_second_transfer_of_a_server_is_refused(receiver: Receiver) -> None:
     receiver.transfers.open(UploadTransfer, UUID)
     with pytest.raises(ServerAlreadyExists) as caught:
@@ -241,6 +243,7 @@ async def test_a_disconnect_before_the_answer_is_a_failure(receiver: Receiver) -
 ORDERED = 1_900_000_000.0
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 @pytest.mark.parametrize(
     ("end", "seconds_later", "expected"),
     [

@@ -81,6 +81,7 @@ async def test_no_attachment_stays_when_the_transfer_fails(
     assert receiver.left() == []
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 async def test_another_backup_in_its_place_fails_it_and_stays(receiver: Receiver) -> None:
     receiver.backup_directory.mkdir()
     (receiver.backup_directory / TWO.path(UUID)).write_bytes(b"precious")
@@ -100,6 +101,7 @@ async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
     assert (receiver.kept(), receiver.left()) == ({}, [])
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 async def test_a_log_that_cannot_be_kept_fails_nothing(receiver: Receiver, logged: Logged) -> None:
     receiver.logs.write_text("no directory")
     await receiver.transfers.open(UploadTransfer, UUID).run(laden(), SINGLE)
@@ -107,6 +109,7 @@ async def test_a_log_that_cannot_be_kept_fails_nothing(receiver: Receiver, logge
     assert [line for line in logged.lines if "installation log" in line]
 
 
+@pytest.mark.promise("refused-server-is-quarantined")
 async def test_a_refused_server_goes_into_quarantine_with_its_backups(receiver: Receiver) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.owned = [False, False]
@@ -142,6 +145,7 @@ async def resumed(receiver: Receiver) -> None:
 WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 @pytest.mark.parametrize("step", WHOLE)
 async def test_backups_are_kept_by_the_next_daemon(receiver: Receiver, step: ReceiveStep) -> None:
     begun(receiver, step)
@@ -151,6 +155,7 @@ async def test_backups_are_kept_by_the_next_daemon(receiver: Receiver, step: Rec
     assert receiver.left() == [UUID]
 
 
+@pytest.mark.promise("refused-server-is-quarantined")
 @pytest.mark.parametrize("step", WHOLE)
 async def test_the_next_daemon_puts_a_refused_server_and_its_backups_into_quarantine(
     receiver: Receiver, step: ReceiveStep

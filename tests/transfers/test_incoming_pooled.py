@@ -146,6 +146,7 @@ async def test_a_missing_mark_fails_the_transfer(pooled: Receiver) -> None:
     assert "is not the volume that the other node has" in error.detail
 
 
+@pytest.mark.promise("pool-names-are-verified")
 @pytest.mark.parametrize("ours", ["", "cellar"])
 async def test_another_pools_files_are_sent(receiver: Receiver, ours: str, logged: Logged) -> None:
     receiver.volume.pool = ours
@@ -159,6 +160,7 @@ async def test_another_pools_files_are_sent(receiver: Receiver, ours: str, logge
     assert "set system.transfers.storage_pool on both to the same pool_name" in line
 
 
+@pytest.mark.promise("pool-names-are-verified")
 @pytest.mark.parametrize(("ours", "theirs"), [("", "attic"), ("attic", ""), ("attic", "cellar")])
 async def test_a_copy_never_replaces_the_senders_files(
     pooled: Receiver, ours: str, theirs: str
@@ -179,6 +181,7 @@ async def test_files_left_out_are_no_empty_server(receiver: Receiver) -> None:
     assert error.detail == "it has sent no files; transfer the server again"
 
 
+@pytest.mark.promise("pool-files-are-untouched")
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 async def test_no_failure_changes_the_shared_files(
     pooled: Receiver, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
@@ -212,6 +215,7 @@ async def test_a_failed_engine_or_sender_changes_nothing(
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
+@pytest.mark.promise("pool-files-are-untouched")
 async def test_shared_files_that_the_panel_refuses_stay_in_place(pooled: Receiver) -> None:
     pooled.faults["success"] = PanelRefused("no transfer open", "x", 409)
     pooled.panel.owned = [False, False]
@@ -252,6 +256,7 @@ BEFORE_REPORT = [
 ]
 
 
+@pytest.mark.promise("panel-decides-in-a-pool")
 @pytest.mark.parametrize("step", BEFORE_REPORT)
 async def test_a_restart_fails_unreported_transfers(pooled: Receiver, step: ReceiveStep) -> None:
     before = seen(pooled.data / UUID)

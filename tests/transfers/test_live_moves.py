@@ -115,6 +115,7 @@ async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node:
     assert sender.said("more rounds do not make it less")
 
 
+@pytest.mark.promise("activity-precedes-the-move")
 async def test_what_users_did_until_the_stop_is_sent_before_the_commit(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -133,6 +134,7 @@ async def test_what_users_did_until_the_stop_is_sent_before_the_commit(
     assert had == [["server:power.restart"]]
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_a_round_that_there_is_no_room_for_ends_the_move_and_the_server_runs_on(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +248,7 @@ class Watched:
         return self._bucket.join(resume, yields=yields)
 
 
+@pytest.mark.promise("move-yields-to-the-game")
 async def test_rounds_come_after_all_else_until_the_server_is_stopped(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -287,6 +290,7 @@ async def test_a_destination_that_knows_no_moves_gets_a_stopped_server(
     assert len(node.archives) == 1
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_ends_meanwhile_is_not_started_at_the_destination(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -299,6 +303,7 @@ async def test_a_server_that_ends_meanwhile_is_not_started_at_the_destination(
     assert node.count("rounds") == 3
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_is_suspended_meanwhile_stays_stopped(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -351,6 +356,7 @@ async def test_its_players_are_told_for_how_long_it_will_be_down(
     assert calls == ["stop", "remove"]
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 @pytest.mark.parametrize("sender", [{"announce": "say it moves"}], indirect=True)
 async def test_a_console_that_takes_no_line_does_not_stop_the_move(
     sender: Sender, node: MoveNode
@@ -373,6 +379,7 @@ async def test_the_console_of_a_server_that_has_ended_gets_no_line(
     assert "say it moves" not in sender.calls
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 async def test_it_is_not_stopped_while_the_panel_does_not_answer(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +397,7 @@ async def test_it_is_not_stopped_while_the_panel_does_not_answer(
     check_moved(sender, node, running=True)
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 async def test_a_cancelled_move_leaves_the_server_running(sender: Sender, node: MoveNode) -> None:
     at_round(node, 2, lambda: sender.transfers.cancel(UUID))
     await sender.start()
@@ -397,6 +405,7 @@ async def test_a_cancelled_move_leaves_the_server_running(sender: Sender, node: 
     await until(lambda: node.deleted == ["all"])
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_is_deleted_meanwhile_is_not_sent(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -418,6 +427,7 @@ async def test_a_server_that_is_deleted_after_its_stop_is_not_started_again(
     assert "start" not in sender.calls
 
 
+@pytest.mark.promise("changing-files-are-sent-again")
 async def test_a_file_that_cannot_be_read_fails_the_move_and_the_server_runs_on(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +448,7 @@ async def test_a_round_that_breaks_off_goes_on(sender: Sender, node: MoveNode) -
     assert sender.calls == ["stop", "remove"]
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_failure_after_the_stop_starts_the_server_again(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -511,6 +522,7 @@ async def test_a_server_that_its_panel_leaves_here_after_all_is_started_again(
     assert sender.server.operations.hold is None
 
 
+@pytest.mark.promise("arrived-server-is-started")
 async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ async def go_on(sender: Sender) -> None:
     await until(lambda: not sender.transfers.servers)
 
 
+@pytest.mark.promise("move-continues-after-a-kill")
 async def test_the_server_runs_on_while_the_daemon_is_started_anew(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -62,6 +63,7 @@ async def test_the_server_runs_on_while_the_daemon_is_started_anew(
     assert sender.calls == ["adopt", "stop", "remove"]
 
 
+@pytest.mark.promise("move-continues-after-a-kill")
 async def test_a_daemon_that_ends_after_the_stop_has_the_next_one_send_the_rest(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -103,6 +105,7 @@ async def test_a_server_that_runs_after_its_stop_is_not_sent_by_the_next_daemon(
     assert "commit" not in node.asked
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 @pytest.mark.parametrize(
     ("kind", "count", "actions"), [("begin", 1, 0), ("rounds", 2, 0), ("begin", 1, 2)]
 )
@@ -119,6 +122,7 @@ async def test_a_server_that_ended_with_its_machine_is_sent_and_started_there(
     assert "start" not in sender.calls
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_ended_with_its_machine_is_started_again_if_it_stays(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -168,6 +172,7 @@ def is_to_run(sender: Sender) -> bool:
     return json.loads(record.state)["stopped"] is True
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_daemon_that_ends_before_it_starts_the_server_again_has_the_next_one_do_so(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -185,6 +190,7 @@ async def test_a_daemon_that_ends_before_it_starts_the_server_again_has_the_next
     assert sender.calls == ["adopt", "restore", "start", "stop", "remove"]
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_fails_next(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -215,6 +221,7 @@ async def test_a_daemon_that_stops_while_it_starts_the_server_again_fails_no_mov
     assert sender.panel.calls == []
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_could_not_be_started_again_is_started_at_the_destination(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -247,6 +254,7 @@ async def test_a_server_that_cannot_be_started_waits_with_the_next_daemon_for_th
     check_moved(sender, node, running=True)
 
 
+@pytest.mark.promise("stuck-final-round-is-given-up")
 async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -272,6 +280,7 @@ async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
     assert sender.said("the server is started again, and the move goes on")
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_move_that_is_cancelled_before_the_start_has_the_server_run(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -284,6 +293,7 @@ async def test_a_move_that_is_cancelled_before_the_start_has_the_server_run(
     assert sender.calls == ["stop", "remove", "restore", "restore", "start"]
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_move_that_is_cancelled_while_the_server_stops_has_it_run_again(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -299,6 +309,7 @@ async def test_a_move_that_is_cancelled_while_the_server_stops_has_it_run_again(
     assert sender.calls == ["stop", "adopt", "stop", "start"]
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_runs_already_was_used_since(sender: Sender, node: MoveNode) -> None:
     await end_before_the_start(sender, node)
     sender.server.state = PowerState.RUNNING
@@ -312,6 +323,7 @@ def _end(sender: Sender) -> None:
     sender.server.state = PowerState.OFFLINE
 
 
+@pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_was_stopped_before_its_daemon_ended_is_not_started(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -341,6 +353,7 @@ async def test_a_server_is_free_after_an_unknown_outcome_though_the_disk_is_full
     assert "start" not in sender.calls
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +376,7 @@ async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
     assert sender.server.state is PowerState.RUNNING
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_an_engine_that_is_away_delays_the_start_where_the_server_stays(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +393,7 @@ async def test_an_engine_that_is_away_delays_the_start_where_the_server_stays(
     assert sender.server.state is PowerState.RUNNING
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_was_stopping_when_its_daemon_ended_runs_again_if_it_stays(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -415,6 +430,7 @@ async def test_a_server_that_somebody_has_used_since_its_stop_is_left_as_it_is(
     assert "start" not in sender.calls
 
 
+@pytest.mark.promise("stuck-final-round-is-given-up")
 async def test_a_last_round_that_comes_to_a_halt_is_given_up_and_taken_once_more(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -427,6 +443,7 @@ async def test_a_last_round_that_comes_to_a_halt_is_given_up_and_taken_once_more
     assert sender.calls == ["stop", "remove", "restore", "start", "stop", "remove"]
 
 
+@pytest.mark.promise("stuck-final-round-is-given-up")
 async def test_the_third_halt_fails_the_move_and_the_server_runs(
     sender: Sender, node: MoveNode
 ) -> None:

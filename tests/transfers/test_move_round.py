@@ -141,6 +141,7 @@ async def test_nothing_that_waits_for_its_turn_is_left_behind_when_a_round_is_ca
     assert not found
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 @pytest.mark.parametrize("slow", ["scan", "next_data"])
 @pytest.mark.parametrize("running", [True, False])
 async def test_while_it_reads_the_destination_hears_of_it(slow: str, running: bool) -> None:
@@ -218,6 +219,7 @@ class Watched:
         self.client.steps += 1
 
 
+@pytest.mark.promise("stuck-final-round-is-given-up")
 @pytest.mark.parametrize("goes_on", [Watched.read, Watched.scan, Watched.close_there])
 async def test_a_last_round_is_given_up_when_neither_node_makes_progress(
     goes_on: Callable[[Watched], None],

@@ -54,6 +54,7 @@ def through_proxy(node: MoveNode, fault: Fault) -> None:
     node.fault = limited
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 @pytest.mark.parametrize("fault", [CUT, *map(refused, (408, 413, 502, 504, 524))], ids=str)
 async def test_a_body_that_does_not_get_through_comes_again_as_smaller_ones(
     sender: Sender, node: MoveNode, fault: Fault
@@ -119,6 +120,7 @@ async def test_pieces_of_backups_become_smaller_as_well(sender: Sender, node: Mo
     assert max(sizes(node, "PATCH")) > LIMIT >= sizes(node, "PATCH")[-1]
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 @pytest.mark.parametrize("fault", [CUT, refused(504)], ids=str)
 async def test_questions_wait_no_longer_than_a_proxy_does(
     sender: Sender, node: MoveNode, fault: Fault

@@ -48,6 +48,7 @@ async def test_a_server_goes_through_every_step_in_order(sender: Sender) -> None
     assert sender.server.hold == MOVED
 
 
+@pytest.mark.promise("activity-precedes-the-move")
 async def test_the_panel_gets_what_users_did_before_the_destination_has_the_server(
     sender: Sender,
 ) -> None:
@@ -59,6 +60,7 @@ async def test_the_panel_gets_what_users_did_before_the_destination_has_the_serv
     assert had[-1] == ["server:power.restart"]
 
 
+@pytest.mark.promise("activity-precedes-the-move")
 async def test_a_panel_that_takes_no_activity_delays_a_transfer_for_a_bounded_time(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +72,7 @@ async def test_a_panel_that_takes_no_activity_delays_a_transfer_for_a_bounded_ti
     assert sender.panel.activity == ["server:power.restart"]
 
 
+@pytest.mark.promise("server-runs-until-its-slot")
 async def test_a_change_of_its_files_is_cancelled_and_its_end_awaited(sender: Sender) -> None:
     operations = sender.server.operations
     cancelled: list[bool] = []
@@ -105,6 +108,7 @@ async def test_the_figures_of_the_upload_are_those_of_the_server(
     assert figures.sent > 0
 
 
+@pytest.mark.promise("server-runs-until-its-slot")
 async def test_a_server_that_waits_for_a_slot_is_not_stopped_yet(sender: Sender) -> None:
     """Moves of servers that run may have the slots for hours."""
     slots = sender.sender.parts.slots
@@ -144,6 +148,7 @@ def allow(sender: Sender, disk_space: int) -> None:
     sender.server.configuration = Configuration(Settings(UUID, build=Build(disk_space=disk_space)))
 
 
+@pytest.mark.promise("oversized-server-is-not-sent")
 async def test_a_server_over_its_disk_limit_is_neither_stopped_nor_sent(sender: Sender) -> None:
     allow(sender, 1)
     with (sender.tree / "world" / "sparse").open("wb") as file:
@@ -165,6 +170,7 @@ async def test_a_server_over_its_disk_limit_is_neither_stopped_nor_sent(sender: 
     assert sender.states[-1] == "completed"
 
 
+@pytest.mark.promise("oversized-server-is-not-sent")
 async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(sender: Sender) -> None:
     allow(sender, 1)
     sender.server.disk_bytes = 200_000
@@ -213,6 +219,7 @@ async def test_unreadable_files_fail_the_transfer(sender: Sender) -> None:
     assert sender.states[-1] == "failure"
 
 
+@pytest.mark.promise("container-is-made-again")
 async def test_a_failed_transfer_is_open_until_its_container_is_restored(sender: Sender) -> None:
     sender.destination.status = 500
     sender.waits["restore"] = Deferred()

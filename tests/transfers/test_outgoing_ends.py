@@ -43,6 +43,7 @@ async def test_a_cancel_ends_each_step_at_once(
     assert caught.value.message == "Server is not currently being transferred."
 
 
+@pytest.mark.promise("cancel-is-quick-and-safe")
 async def test_a_cancelled_server_that_may_have_moved_is_held_while_the_panel_denies_its_transfer(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(sender:
     assert sender.states[-1] == "completed"
 
 
+@pytest.mark.promise("source-copy-goes-when-moved")
 @pytest.mark.parametrize("ours", [False, True])
 async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
     sender: Sender, ours: bool, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +116,7 @@ async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
         assert sender.calls[-2:] == ["discard", "store away"]
 
 
+@pytest.mark.promise("source-copy-goes-when-moved")
 async def test_a_late_deletion_completes_the_transfer(sender: Sender) -> None:
     await sender.start()
     await sender.transfers.release(UUID)

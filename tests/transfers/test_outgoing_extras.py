@@ -65,6 +65,7 @@ def kept_tree(tmp_path: Path) -> Path:
     return tree
 
 
+@pytest.mark.promise("backups-suit-the-destination")
 async def test_a_node_in_go_gets_backups_that_it_can_restore(
     sender: Sender, kept_tree: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ async def test_the_installation_log_is_sent(sender: Sender, asked: str) -> None:
     assert sender.states[-2:] == ["success", "completed"]
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 async def test_a_log_that_cannot_be_read_fails_no_transfer(sender: Sender) -> None:
     file = keep_log(sender, b"secret")
     file.rename(file.with_name("another.log"))
@@ -143,6 +145,7 @@ async def test_a_log_that_cannot_be_read_fails_no_transfer(sender: Sender) -> No
     assert sender.states[-2:] == ["success", "completed"]
 
 
+@pytest.mark.promise("attached-backups-arrive-whole")
 async def test_a_missing_log_is_not_mentioned(sender: Sender) -> None:
     await sender.start()
     assert not sender.said("log")

@@ -41,6 +41,7 @@ async def lose_answer(sender: Sender) -> Deferred[None]:
     return over
 
 
+@pytest.mark.promise("lost-answer-is-asked-for")
 async def test_after_a_lost_answer_the_panel_is_asked_until_it_moved(sender: Sender) -> None:
     over = await lose_answer(sender)
     await until(lambda: sender.said("the Panel is asked whether the server has moved, for 0 s"))
@@ -56,6 +57,7 @@ async def test_after_a_lost_answer_the_panel_is_asked_until_it_moved(sender: Sen
     assert not sender.said("failed while")
 
 
+@pytest.mark.promise("lost-answer-is-asked-for")
 async def test_a_cancel_ends_the_grace_at_once(sender: Sender) -> None:
     over = await lose_answer(sender)
     sender.transfers.cancel(UUID)
@@ -85,6 +87,7 @@ async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: Sender) -
     assert entry.step == "SETTLE"
 
 
+@pytest.mark.promise("lost-answer-is-asked-for")
 @pytest.mark.parametrize("status", [408, 502, 503, 504, 524])
 async def test_a_proxys_answer_means_a_lost_answer(sender: Sender, status: int) -> None:
     sender.destination.status, sender.destination.body = status, b"<html>Gateway timeout</html>"
@@ -122,6 +125,7 @@ async def test_a_refused_server_is_free_while_its_failure_is_reported(
     assert sender.panel.calls.count("failure") == 4
 
 
+@pytest.mark.promise("silent-destination-is-named")
 async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(sender: Sender) -> None:
     over = await sender.start_until(at_answer)
     await until(
@@ -133,6 +137,7 @@ async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(sende
     assert sender.panel.calls == []
 
 
+@pytest.mark.promise("silent-destination-is-named")
 async def test_a_destination_that_stays_silent_fails_the_transfer(impatient: Sender) -> None:
     impatient.destination.waits["POST"] = Deferred()
     await impatient.start()

@@ -25,6 +25,7 @@ from wingsd.util.retry import Backoff
 __all__ = ["_quick", "node", "sender"]
 
 
+@pytest.mark.promise("move-begins-once")
 async def test_a_beginning_that_was_not_answered_is_withdrawn(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -37,6 +38,7 @@ async def test_a_beginning_that_was_not_answered_is_withdrawn(
     assert sender.calls == []
 
 
+@pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("code", ["daemon-stopping", "servers-not-loaded"])
 async def test_a_node_that_is_started_anew_is_asked_again_to_begin(
     sender: Sender, node: MoveNode, code: str
@@ -46,6 +48,7 @@ async def test_a_node_that_is_started_anew_is_asked_again_to_begin(
     check_moved(sender, node)
 
 
+@pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("exp", [None, "?", 5, 9_000])
 async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, exp: float | str | None
@@ -69,6 +72,7 @@ async def test_a_failure_at_the_destination_has_the_panel_decide(
     assert sender.states[-1] == "failure"
 
 
+@pytest.mark.promise("commit-outcome-is-asked-for")
 @pytest.mark.parametrize("fault", [CUT, refused(502)])
 async def test_a_silent_destination_is_waited_for_until_the_panel_has_moved_the_server(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault

@@ -84,6 +84,7 @@ async def test_a_server_moves_in_batches(sender: Sender, node: MoveNode) -> None
     assert not sender.said("resumed")
 
 
+@pytest.mark.promise("activity-precedes-the-move")
 async def test_the_panel_gets_what_users_did_before_the_commit(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -127,6 +128,7 @@ async def test_moves_can_be_disabled(sender: Sender, node: MoveNode) -> None:
     assert node.asked == []
 
 
+@pytest.mark.promise("move-continues-after-breaks")
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
@@ -246,6 +248,7 @@ async def test_a_proxy_that_asks_for_an_hour_is_not_waited_for_after_the_commit(
     check_moved(sender, node)
 
 
+@pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_a_destination_that_is_started_anew_after_the_commit_is_asked_again(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -331,6 +334,7 @@ async def test_a_batch_that_is_always_damaged_ends_the_move(
     assert sender.calls == ["stop", "remove", "restore"]
 
 
+@pytest.mark.promise("different-trees-are-corrected")
 async def test_another_root_is_answered_with_the_difference(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -343,6 +347,7 @@ async def test_another_root_is_answered_with_the_difference(
     assert node.sessions == 4
 
 
+@pytest.mark.promise("different-trees-are-corrected")
 async def test_roots_that_stay_different_end_the_move(sender: Sender, node: MoveNode) -> None:
     node.fault = lambda kind, count: (
         refused(409, "move-root-mismatch") if kind == "rounds" else None
@@ -380,6 +385,7 @@ async def test_backups_and_the_log_come_in_pieces(
     assert node.order["backups"][0]["bytes"] == len(backup)
 
 
+@pytest.mark.promise("shown-figures-are-true")
 @pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
 async def test_a_move_that_has_failed_does_not_say_that_it_goes_on(
     sender: Sender, node: MoveNode
@@ -393,6 +399,7 @@ async def test_a_move_that_has_failed_does_not_say_that_it_goes_on(
     assert not sender.said("the move goes on")
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +457,7 @@ async def test_nothing_gets_through_for_as_long_as_patience_lasts(
     await until(lambda: node.deleted == ["keep"])
 
 
+@pytest.mark.promise("full-disk-during-a-move")
 async def test_a_disk_that_is_full_of_temporary_files_fails_the_move_and_nothing_else(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +488,7 @@ async def test_what_shrinks_is_compressed_and_its_type_says_so(
     assert types == {"application/vnd.wingsd.batch", "application/vnd.wingsd.batch+zstd"}
 
 
+@pytest.mark.promise("source-files-are-kept-for-days")
 async def test_files_of_a_server_that_ran_are_kept_after_its_move(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -511,6 +520,7 @@ async def test_the_panels_deletion_confirms_a_move(sender: Sender, node: MoveNod
     assert "failure" not in sender.panel.calls
 
 
+@pytest.mark.promise("move-continues-after-a-kill")
 async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Sender) -> None:
     store, worker = sender.store, Workers(reactor, "database", 1)
     worker.start()
@@ -528,6 +538,7 @@ async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Send
     assert json.loads(noted.state) == {"begun": 1, "running": True, "stopped": False}
 
 
+@pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
 async def test_a_beginning_that_was_not_answered_is_withdrawn(
     sender: Sender, node: MoveNode
@@ -567,6 +578,7 @@ async def test_attributes_come_with_it_to_nodes_that_keep_them(
     assert not sender.said("extended attributes")
 
 
+@pytest.mark.promise("attributes-are-moved")
 @pytest.mark.parametrize("features", ["", ", move-2"])
 async def test_one_line_counts_what_a_node_does_not_keep(
     sender: Sender, node: MoveNode, features: str

@@ -107,6 +107,7 @@ async def test_a_pooled_transfer_is_recorded_first(sender: Sender, features: str
     assert sender.servers.shared == "Attic"
 
 
+@pytest.mark.promise("panel-decides-in-a-pool")
 @pytest.mark.parametrize("moved", [True, False])
 async def test_the_panel_decides_after_a_refusal_in_a_pool(sender: Sender, moved: bool) -> None:
     sender.destination.features, sender.destination.status = POOLED, 500
@@ -134,6 +135,7 @@ async def test_an_unreachable_destination_does_not_have_the_server(sender: Sende
     assert (sender.server.hold, sender.servers.shared) == ("", "")
 
 
+@pytest.mark.promise("pool-files-are-untouched")
 async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(sender: Sender) -> None:
     sender.destination.features = ""
     over = await sender.start_until(at_upload)

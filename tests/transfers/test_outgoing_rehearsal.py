@@ -84,6 +84,7 @@ async def test_a_stopped_server_needs_no_preparation(sender: Sender, node: MoveN
     assert node.order["running"] is False
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 @pytest.mark.parametrize("sender", [1], indirect=True)
 async def test_it_runs_on_where_the_destination_is_never_ready(
     sender: Sender, node: MoveNode
@@ -98,6 +99,7 @@ async def test_it_runs_on_where_the_destination_is_never_ready(
     await until(lambda: node.deleted == ["keep"])
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 async def test_it_is_tried_thrice_what_fails_until_a_person_changes_something(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -111,6 +113,7 @@ async def test_it_is_tried_thrice_what_fails_until_a_person_changes_something(
     assert sender.said("no image")
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 async def test_tries_that_fail_for_good_count_only_in_a_row(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -147,6 +150,7 @@ async def test_a_long_preparation_is_waited_for(sender: Sender, node: MoveNode) 
     assert node.count("prepare") == 1
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 async def test_it_runs_on_while_its_panel_is_away(
     sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +169,7 @@ async def test_it_runs_on_while_its_panel_is_away(
     check_moved(sender)
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 @pytest.mark.parametrize("fault", [CUT, refused(503)])
 async def test_it_runs_on_while_the_destination_is_away(
     sender: Sender, node: MoveNode, fault: Any

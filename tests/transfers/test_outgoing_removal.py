@@ -50,6 +50,7 @@ def is_over(sender: Sender) -> bool:
     return entry.outcome is not None
 
 
+@pytest.mark.promise("sent-backups-go-with-the-server")
 async def test_moved_backups_are_removed_on_the_panels_deletion_only(with_backups: Sender) -> None:
     await start(with_backups)
     assert kept(with_backups) == sorted(PLACES + OTHERS)
@@ -100,6 +101,7 @@ async def test_a_node_that_stops_leaves_the_question_to_the_next_daemon(
     assert (is_over(with_backups), kept(with_backups)) == (False, sorted(PLACES + OTHERS))
 
 
+@pytest.mark.promise("sent-backups-go-with-the-server")
 async def test_no_backup_is_removed_from_a_shared_directory(with_backups: Sender) -> None:
     with_backups.destination.features = "symlinks, hard-links, streams, shared-backups"
     await start(with_backups)
@@ -122,6 +124,7 @@ async def test_a_mark_shows_a_shared_directory(with_backups: Sender, delete: boo
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
+@pytest.mark.promise("source-copy-goes-when-moved")
 @pytest.mark.parametrize("later", [True, False])
 async def test_backups_of_a_returned_server_stay(with_backups: Sender, later: bool) -> None:
     await start(with_backups)
@@ -137,6 +140,7 @@ async def test_backups_of_a_returned_server_stay(with_backups: Sender, later: bo
     assert (kept(with_backups), with_backups.panel.calls) == (sorted(PLACES + OTHERS), [])
 
 
+@pytest.mark.promise("sent-backups-go-with-the-server")
 @pytest.mark.parametrize("status", [400, 500])
 async def test_a_transfer_that_fails_removes_none(with_backups: Sender, status: int) -> None:
     with_backups.destination.status = status
@@ -205,6 +209,7 @@ def dropping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sender]
         yield node
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 @pytest.mark.parametrize(
     ("dropping", "asked", "expected"),
     [
@@ -229,6 +234,7 @@ async def test_what_the_page_of_pelican_drops_is_noted_when_the_server_has_moved
     assert kept(dropping) == sorted(PLACES + OTHERS)
 
 
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
 @pytest.mark.parametrize("dropping", [(PELICAN, False)], indirect=True)
 async def test_nothing_is_noted_of_a_transfer_that_fails(dropping: Sender) -> None:
     dropping.destination.status = 400

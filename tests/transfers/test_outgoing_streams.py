@@ -170,6 +170,7 @@ async def test_backups_come_with_the_first(sender: Sender, tmp_path: Path) -> No
     assert streams.taken["0"].extras == {}
 
 
+@pytest.mark.promise("streams-succeed-together")
 async def test_the_first_stream_ends_last_to_a_node_that_answers_each(sender: Sender) -> None:
     streams = use_streams(sender, "", 4)
     await sender.start(streams=4)
@@ -187,6 +188,7 @@ async def test_the_first_waits_in_bounds(sender: Sender, monkeypatch: pytest.Mon
     assert streams.ends[-1] == FIRST
 
 
+@pytest.mark.promise("streams-succeed-together")
 @pytest.mark.parametrize("features", ["", JOINING])
 @pytest.mark.parametrize("refused", [FIRST, "0", "2"])
 async def test_a_refused_stream_ends_all(sender: Sender, features: str, refused: str) -> None:
@@ -202,6 +204,7 @@ async def test_a_refused_stream_ends_all(sender: Sender, features: str, refused:
         assert FIRST not in streams.taken
 
 
+@pytest.mark.promise("streams-succeed-together")
 async def test_a_bad_file_ends_all(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     write = SentStream.write
 
@@ -299,6 +302,7 @@ async def test_attributes_go_to_nodes_that_keep_them(
     assert not sender.said("extended attributes")
 
 
+@pytest.mark.promise("attributes-are-moved")
 @pytest.mark.parametrize(("features", "others"), [(JOINING, 2), ("", 0)])
 async def test_one_line_counts_what_other_nodes_do_not_keep(
     sender: Sender, tmp_path: Path, features: str, others: int

@@ -171,6 +171,7 @@ class OfDestination:
         return self._panel.outcome == "success"
 
 
+@pytest.mark.promise("cancel-is-quick-and-safe")
 @pytest.mark.parametrize("cancelled", [0.0, 0.6, 3.0])
 @pytest.mark.parametrize("committed", [1.0, 2.5, 20.0, 59.0])
 def test_a_server_is_at_one_node_after_a_cancel_whenever_the_panel_commits_its_transfer(
@@ -227,6 +228,7 @@ def test_a_cancel_ends_the_grace_while_the_panel_does_not_answer() -> None:
     assert sending.asking.result is False
 
 
+@pytest.mark.promise("lost-answer-is-asked-for")
 def test_the_panel_is_asked_until_it_answers() -> None:
     sending = Sending(DOWN, True, DOWN, refused(500), False)
     sending.clock.pump([1, 2])

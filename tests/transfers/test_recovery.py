@@ -26,6 +26,7 @@ from wingsd.transfers.recovery import clear_leftovers, durable, open_moves
 from wingsd.transfers.steps import ReceiveStep
 
 
+@pytest.mark.promise("unwritable-database-fails-safely")
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothing(
     receiver: Receiver, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +86,7 @@ async def resumed(receiver: Receiver, step: ReceiveStep, begun: float = 1.0) -> 
     await until(lambda: not receiver.transfers.servers)
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
 async def test_a_complete_server_continues(receiver: Receiver, step: ReceiveStep) -> None:
     await resumed(receiver, step)
@@ -95,6 +97,7 @@ async def test_a_complete_server_continues(receiver: Receiver, step: ReceiveStep
     assert receiver.store.unfinished() == []
 
 
+@pytest.mark.promise("clock-steps-do-no-harm")
 @pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
 async def test_a_clock_step_does_not_stop_a_recovery(receiver: Receiver, ahead: float) -> None:
     begun = time.time() + ahead
@@ -105,6 +108,7 @@ async def test_a_clock_step_does_not_stop_a_recovery(receiver: Receiver, ahead: 
     assert (entry.begun, entry.outcome) == (begun, Outcome.SUCCESS)
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
 async def test_an_incomplete_server_is_a_failure(receiver: Receiver, step: ReceiveStep) -> None:
     await resumed(receiver, step)
@@ -113,6 +117,7 @@ async def test_an_incomplete_server_is_a_failure(receiver: Receiver, step: Recei
     assert receiver.store.unfinished() == []
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
 async def test_a_rolled_back_transfer_has_failed(receiver: Receiver, step: ReceiveStep) -> None:
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
@@ -125,6 +130,7 @@ async def test_a_rolled_back_transfer_has_failed(receiver: Receiver, step: Recei
     assert (receiver.left(), receiver.store.unfinished()) == ([], [])
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 @pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
 async def test_a_refused_container_is_removed(receiver: Receiver, step: ReceiveStep) -> None:
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
@@ -132,6 +138,7 @@ async def test_a_refused_container_is_removed(receiver: Receiver, step: ReceiveS
     assert receiver.calls == ["owns", "failure", "remove"]
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(receiver: Receiver) -> None:
     receiver.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
     receiver.waits["remove"] = Deferred()
@@ -167,6 +174,7 @@ async def test_a_server_refused_after_a_restart_goes_into_quarantine(receiver: R
     assert receiver.left() == [".quarantine"]
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 async def test_a_restored_directory_is_not_taken_for_the_received_server(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +208,7 @@ async def test_a_restored_directory_is_not_taken_for_the_received_server(
     assert (receiver.left(), receiver.store.unfinished()) == ([UUID], [])
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 async def test_a_directory_set_aside_is_restored_after_a_refusal(receiver: Receiver) -> None:
     precious = receiver.data / UUID / "precious"
     precious.parent.mkdir()

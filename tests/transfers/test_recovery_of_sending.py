@@ -101,6 +101,7 @@ async def recover(sender: Sender, step: SendStep, **terms: Any) -> Outcome | Non
     return await end(sender)
 
 
+@pytest.mark.promise("container-is-made-again")
 @pytest.mark.parametrize(
     ("step", "asked", "calls"),
     [
@@ -117,6 +118,7 @@ async def test_the_container_of_a_server_that_stays_is_restored(
     assert (sender.panel.calls, sender.calls, sender.server.hold) == (asked, calls, "")
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 @pytest.mark.parametrize(
     ("state", "started"),
     [
@@ -145,6 +147,7 @@ async def test_a_server_that_ran_until_its_move_is_started_again_where_it_stays(
     assert starter.started == [(sender.server, "before its transfer")] * started
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_ended_with_its_machine_is_started_again_where_it_stays(
     sender: Sender,
 ) -> None:
@@ -154,6 +157,7 @@ async def test_a_server_that_ended_with_its_machine_is_started_again_where_it_st
     assert starter.started == [(sender.server, "before its transfer")]
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_does_not_go_on(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +172,7 @@ async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_do
     assert starter.started == [(sender.server, "before its transfer")]
 
 
+@pytest.mark.promise("container-is-made-again")
 async def test_a_transfer_stays_unfinished_until_its_container_is_restored(sender: Sender) -> None:
     sender.waits["restore"] = Deferred()
     begin(sender, SendStep.SEND)
@@ -183,12 +188,14 @@ async def test_a_moved_server_goes_into_quarantine(sender: Sender) -> None:
     assert (sender.panel.calls, sender.calls) == (["owns"], ["discard", "store away"])
 
 
+@pytest.mark.promise("pool-nodes-keep-apart")
 async def test_only_the_directory_that_was_sent_goes_into_quarantine(sender: Sender) -> None:
     sender.panel.owned = False
     await recover(sender, SendStep.AWAIT, inode=4711)
     assert (sender.calls[-1], sender.quarantined_inode) == ("store away", 4711)
 
 
+@pytest.mark.promise("source-copy-goes-when-moved")
 async def test_a_moved_server_that_is_coming_back_is_left_alone(sender: Sender) -> None:
     sender.panel.owned = False
     sender.receiver.open(UploadTransfer, UUID)
@@ -205,6 +212,7 @@ async def test_the_outcome_is_counted(sender: Sender, moved: bool) -> None:
     assert moved or isinstance(error, DaemonRestarted)
 
 
+@pytest.mark.promise("pool-files-are-untouched")
 async def test_a_moved_server_stays_in_its_pool(sender: Sender) -> None:
     sender.panel.owned = False
     marks = [sender.data / f".pool-mark-{UUID}-{'0' * 32}"]
@@ -242,6 +250,7 @@ async def test_backups_are_removed_only_if_the_server_moved(sender: Sender, move
     assert len([*sender.backup_directory.iterdir()]) == (0 if moved else len(BACKUPS))
 
 
+@pytest.mark.promise("lost-answer-is-asked-for")
 @pytest.mark.parametrize("moved", [True, False])
 async def test_the_rest_of_the_grace_follows_a_restart(sender: Sender, moved: bool) -> None:
     clock = Clock()
@@ -261,6 +270,7 @@ async def test_an_elapsed_grace_is_not_waited_after_a_restart(sender: Sender) ->
     assert (sender.panel.calls, sender.calls) == (["owns", "failure"], ["restore"])
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_is_still_stopping_is_stopped_and_started_where_it_stays(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +281,7 @@ async def test_a_server_that_is_still_stopping_is_stopped_and_started_where_it_s
     assert starter.started == [(sender.server, "before its transfer")]
 
 
+@pytest.mark.promise("next-transfer-is-not-ended")
 async def test_a_failure_is_reported_once(sender: Sender) -> None:
     """The Panel may have begun another transfer, and would take it for that one's."""
     sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name)
@@ -345,6 +356,7 @@ async def test_a_seed_that_was_adopted_leaves_the_server_to_the_later_transfer(
     assert starter.started == [(sender.server, "before its transfer")]
 
 
+@pytest.mark.promise("cancelled-direct-server-stays-off")
 async def test_a_server_that_its_destination_may_run_is_not_started(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

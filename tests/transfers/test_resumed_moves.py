@@ -72,6 +72,7 @@ async def finished(sender: Sender) -> Outcome | None:
     return sender.store.transfers()[0].outcome
 
 
+@pytest.mark.promise("move-continues-after-breaks")
 @pytest.mark.parametrize(
     ("kind", "count", "step", "calls"),
     [
@@ -140,6 +141,7 @@ async def die_in_await(sender: Sender, node: MoveNode) -> None:
     assert entry.step == "AWAIT"
 
 
+@pytest.mark.promise("commit-outcome-is-asked-for")
 @pytest.mark.parametrize("outcome", ["success", "open", "commit"])
 async def test_after_the_commit_the_next_daemon_asks_the_destination(
     sender: Sender, node: MoveNode, outcome: str
@@ -205,6 +207,7 @@ async def test_a_commit_that_comes_late_is_waited_for(
     assert not sender.said("internal error")
 
 
+@pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
     sender: Sender, node: MoveNode
 ) -> None:
@@ -217,6 +220,7 @@ async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
     assert sender.server.hold == ""
 
 
+@pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_the_panel_is_asked_while_the_destination_is_silent(
     sender: Sender, node: MoveNode
 ) -> None:

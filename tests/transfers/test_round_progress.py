@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -80,6 +81,7 @@ class Shown:
         self.told.append(seconds)
 
 
+@pytest.mark.promise("shown-figures-are-true")
 async def test_it_has_the_round_the_rest_and_the_predicted_downtime() -> None:
     shown = Shown()
     await shown.rounds.run()
@@ -99,6 +101,7 @@ async def test_it_has_the_round_the_rest_and_the_predicted_downtime() -> None:
     assert shown.said[-1].endswith("about 4.1 s of downtime")
 
 
+@pytest.mark.promise("shown-figures-are-true")
 async def test_programs_get_the_round_and_the_predicted_downtime() -> None:
     shown = Shown()
     await shown.rounds.run()

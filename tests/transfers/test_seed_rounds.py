@@ -283,6 +283,7 @@ def test_it_is_over_with_the_first_whole_round_after_its_time() -> None:
     assert seed.running.called
 
 
+@pytest.mark.promise("seed-switch-waits")
 def test_a_clock_that_is_set_moves_the_end_also_in_a_pause() -> None:
     seed = Seed(until=3600.0)
     seed.run()

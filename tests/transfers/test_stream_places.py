@@ -18,6 +18,7 @@ def have_begun(streams: list[Held], count: int) -> bool:
     return sum(stream.read for stream in streams) == count
 
 
+@pytest.mark.promise("streams-share-slots")
 @pytest.mark.parametrize("slots", [1, 2, 3])
 async def test_streams_take_turns_with_fewer_slots(requests: UploadRequests, slots: int) -> None:
     shared = requests.receiver.slots
@@ -54,6 +55,7 @@ async def test_all_streams_of_a_server_wait_as_one(requests: UploadRequests) -> 
     assert (first.answer, other.answer, requests.receiver.transfers.waiting) == (None, None, 0)
 
 
+@pytest.mark.promise("streams-share-slots")
 async def test_two_transfers_never_deadlock_on_slots() -> None:
     slots, held = DeferredSemaphore(5), []
 
@@ -72,6 +74,7 @@ async def test_two_transfers_never_deadlock_on_slots() -> None:
     await gatherResults(jobs)
 
 
+@pytest.mark.promise("full-queue-refuses-early", "slots-are-shared-fairly")
 @pytest.mark.parametrize(("limit", "most"), [(1, 1), (2, 1), (3, 2), (8, 4)])
 async def test_one_server_has_at_most_half_of_the_slots(limit: int, most: int) -> None:
     slots = SharedSlots(limit)
@@ -83,6 +86,7 @@ async def test_one_server_has_at_most_half_of_the_slots(limit: int, most: int) -
     assert sum(turn.called for turn in turns) == most + 1
 
 
+@pytest.mark.promise("full-queue-refuses-early", "slots-are-shared-fairly")
 async def test_the_server_that_has_the_fewest_slots_is_next() -> None:
     slots = SharedSlots(4)
     for server in "aabc":

@@ -77,6 +77,7 @@ def damaged() -> Stream:
     return stream
 
 
+@pytest.mark.promise("streams-succeed-together")
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
@@ -110,6 +111,7 @@ async def test_a_file_in_two_streams_fails_all(requests: UploadRequests) -> None
     assert "comes more than once" in error.detail
 
 
+@pytest.mark.promise("unexpected-stream-is-refused-alone")
 @pytest.mark.parametrize(
     ("number", "count", "reason"),
     [
@@ -134,6 +136,7 @@ async def test_an_unexpected_stream_is_refused_alone(
     assert not bad.read
 
 
+@pytest.mark.promise("unexpected-stream-is-refused-alone")
 async def test_an_unexpected_stream_is_refused_during_the_others(requests: UploadRequests) -> None:
     first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
     job = requests.bring(first, good)
@@ -150,6 +153,7 @@ async def test_an_unexpected_stream_is_refused_during_the_others(requests: Uploa
     assert names(requests) == ["first", "good"]
 
 
+@pytest.mark.promise("unexpected-stream-is-refused-alone")
 @pytest.mark.parametrize("number", ["0", "x"])
 async def test_a_stream_with_the_token_of_a_single_upload_is_refused(
     requests: UploadRequests, number: str
@@ -184,6 +188,7 @@ async def test_a_second_single_upload_is_refused_alone(requests: UploadRequests)
     assert first.answer is None
 
 
+@pytest.mark.promise("transfer-token-is-used-once")
 async def test_an_upload_with_a_used_token_is_not_read(requests: UploadRequests) -> None:
     receiver, first = requests.receiver, Stream("first")
     receiver.before["server"] = lambda: receiver.database.use_token(
@@ -194,6 +199,7 @@ async def test_an_upload_with_a_used_token_is_not_read(requests: UploadRequests)
     assert not first.read
 
 
+@pytest.mark.promise("transfer-token-is-used-once")
 async def test_an_upload_is_not_read_if_its_token_cannot_be_recorded(
     requests: UploadRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest.mock import Mock
 
 import attrs
+import pytest
 from twisted.internet.defer import gatherResults
 
 from tests.support.reactor import until
@@ -20,6 +21,7 @@ from wingsd.errors import (
 )
 
 
+@pytest.mark.promise("streams-succeed-together")
 async def test_a_missing_stream_fails_all(requests: UploadRequests) -> None:
     first, good = Stream("first"), Stream("good")
     jobs = [requests.first(first, "2"), requests.further(good, "1")]
@@ -81,6 +83,7 @@ async def test_a_stream_whose_sender_disconnects_fails_all(requests: UploadReque
     await requests.all_fail(UploadTruncated, first, other)
 
 
+@pytest.mark.promise("unexpected-stream-is-refused-alone")
 async def test_streams_after_the_transfer_are_refused(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
     requests.further(other, "0")

@@ -180,6 +180,7 @@ def test_python_requests_may_send_the_checksum_first() -> None:
 LONGEST = len('Content-Disposition: form-data; name="archive"; filename="a.tar.gz"')
 
 
+@pytest.mark.promise("request-heads-are-bounded")
 @pytest.mark.parametrize(
     ("bounds", "fits"),
     [
@@ -302,6 +303,7 @@ SCRAPS = [
 ]
 
 
+@pytest.mark.promise("corrupt-upload-fails")
 @given(st.lists(st.sampled_from(SCRAPS), max_size=24), st.integers(1, 40))
 def test_the_result_does_not_depend_on_the_cuts(words: list[str], size: int) -> None:
     whole = f"--{BOUNDARY}\r\n{''.join(words)}\r\n\r\n".encode() + good()

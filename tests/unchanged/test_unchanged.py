@@ -83,6 +83,7 @@ def trial(directory: Path, make: Callable[[Path], Rounds], pace: Pace, most: int
     return run_trials(directory, make, 1, files=FILES, pace=pace, is_enough=is_enough)
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("name", TRUSTED)
 def test_files_carried_over_unread_are_as_they_were_read(mounted: Mounted, name: str) -> None:
     directory = mounted(name)
@@ -94,6 +95,7 @@ def test_files_carried_over_unread_are_as_they_were_read(mounted: Mounted, name:
     assert found.in_directories
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("name", sorted(set(DISKS) - set(TRUSTED)))
 def test_where_the_rule_does_not_hold_all_is_read(mounted: Mounted, name: str) -> None:
     directory = mounted(name)
@@ -104,6 +106,7 @@ def test_where_the_rule_does_not_hold_all_is_read(mounted: Mounted, name: str) -
     assert len(lines) == 1
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("rule", sorted({*NAIVE} - {RARE}))
 def test_a_naive_rule_is_caught(mounted: Mounted, rule: str) -> None:
     # only one of them has a margin
@@ -126,6 +129,7 @@ def test_a_write_that_takes_longer_than_the_margin_is_missed_without_waiting(
         assert (done.carried, len(stalled.source.differing(done))) == (1, 1)
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("name", TRUSTED)
 def test_a_write_that_is_under_way_is_waited_for(mounted: Mounted, name: str) -> None:
     with Stalled(mounted(name), UnchangedFiles) as stalled:
@@ -173,6 +177,7 @@ class Stalled:
         self.source.close()
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 def test_it_holds_under_debians_kernel(tmp_path: Path) -> None:
     reason = missing_programs(IMAGES)
     if reason:

@@ -39,6 +39,8 @@ from wingsd.user_archives.frames import (
 from wingsd.user_archives.kinds import BROTLI, name_hint
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
 
+pytestmark = pytest.mark.promise("user-archive-stays-inside")
+
 MIB = 1 << 20
 TEXT = b"text" * 100_000
 
@@ -175,6 +177,7 @@ def test_an_encrypted_7z_is_refused_by_its_list(tree: Path, tmp_path: Path) -> N
         assert refusal.reason is Reason.ENCRYPTED
 
 
+@pytest.mark.promise("user-archive-stays-inside")
 @pytest.mark.parametrize("size", [900, 1_000_000])
 def test_a_7z_with_a_changed_byte_is_damaged(tmp_path: Path, size: int) -> None:
     made = tmp_path / "made"
@@ -189,6 +192,7 @@ def test_a_7z_with_a_changed_byte_is_damaged(tmp_path: Path, size: int) -> None:
     assert (refusal.reason, "CRC" in refusal.detail) == (Reason.DAMAGED, True)
 
 
+@pytest.mark.promise("user-archive-process-is-confined")
 def test_a_dictionary_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(zip_of_dictionary(TEXT, 1 << 30))
@@ -208,6 +212,7 @@ def test_much_output_of_brotli_is_not_copied_again_and_again(tmp_path: Path) -> 
     assert time.process_time() - begun - least < 4 * least + 0.5
 
 
+@pytest.mark.promise("user-archive-process-is-confined")
 def test_an_archive_that_takes_too_much_time_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.bz2"
     head = header(b"f", size=b"77777777777")
@@ -217,6 +222,7 @@ def test_an_archive_that_takes_too_much_time_is_refused(tmp_path: Path) -> None:
     assert refusal.reason is Reason.EXCESSIVE
 
 
+@pytest.mark.promise("user-archive-process-is-confined")
 @pytest.mark.parametrize(
     ("code", "why", "bounds"),
     [
@@ -253,6 +259,7 @@ def test_a_process_that_breaks_is_no_fault_of_the_archive(
             list(started.contents())
 
 
+@pytest.mark.promise("user-archive-stays-inside")
 def test_an_archive_that_grows_while_it_is_read_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     first = b"".join(member(b"%d" % n, bytes(MIB)) for n in range(4))
@@ -365,6 +372,7 @@ def open_secret(tmp_path: Path) -> Iterator[str]:
         yield str(path)
 
 
+@pytest.mark.promise("user-archive-process-is-confined")
 def test_the_process_has_the_archive_and_a_pipe_and_nothing_else(
     tmp_path: Path, open_secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ from wingsd.errors import InvalidData
 from wingsd.util.media import MAX_DEPTH, MAX_ITEMS, MediaType, accepted, content_type, decode
 from wingsd.util.media import encode as encoded
 
+pytestmark = pytest.mark.promise("request-bodies-are-bounded")
+
 PACKED, JSON = MediaType.MESSAGE_PACK, MediaType.JSON
 #: A length of 2**32 - 1.
 MOST = b"\xff\xff\xff\xff"

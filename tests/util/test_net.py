@@ -56,6 +56,7 @@ def is_told(port: Any) -> bool:
     return port in port.reactor.getReaders()
 
 
+@pytest.mark.promise("exhausted-descriptors-recover")
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
 def test_a_full_process_pauses_accepting(port: Any, error: int) -> None:
     port.socket.error = error
@@ -86,6 +87,7 @@ def test_a_port_closed_during_the_pause_stays_closed(port: Any) -> None:
     assert not is_told(port)
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 def test_few_connections_are_taken_in_one_turn(port: Any) -> None:
     port.socket.error = 0
     address = ("127.0.0.1", port.getHost().port)

@@ -11,6 +11,7 @@ import pytest
 from wingsd.util.retry import Backoff, seconds_asked_for
 
 
+@pytest.mark.promise("success-is-repeated")
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

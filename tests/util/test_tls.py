@@ -45,6 +45,7 @@ def test_a_bad_file_is_named(pem: tuple[Path, Path], which: int, content: bytes 
     assert ("api.ssl.cert", "api.ssl.key")[which] in str(caught.value)
 
 
+@pytest.mark.promise("node-token-does-not-open-the-machine")
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_fifo_and_a_huge_file_are_refused_and_not_read(
     pem: tuple[Path, Path], which: int
@@ -147,6 +148,7 @@ def test_tls_12_with_aead_is_accepted(pem: tuple[Path, Path], suite: bytes) -> N
     assert Pair(pem, tls12(suite)).server.get_cipher_name() == suite.decode()
 
 
+@pytest.mark.promise("tls-is-modern")
 @pytest.mark.parametrize("suite", [b"ECDHE-ECDSA-AES128-SHA256", b"ECDHE-ECDSA-AES256-SHA"])
 def test_tls_12_with_a_cbc_suite_is_refused(pem: tuple[Path, Path], suite: bytes) -> None:
     with pytest.raises(SSL.Error, match="no shared cipher"):

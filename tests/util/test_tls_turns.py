@@ -26,6 +26,8 @@ from wingsd.util.tls_records import (
     tls_factory,
 )
 
+pytestmark = pytest.mark.promise("floods-delay-others-a-second")
+
 
 class Taker(Protocol):
     """Keeps what it receives."""
@@ -96,6 +98,7 @@ def test_so_many_records_are_decrypted_in_a_turn(talk: Talk) -> None:
     assert talk.reads
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 def test_key_updates_count_as_records(talk: Talk) -> None:
     updates = b"".join(talk.client.key_update() for _ in range(2 * RECORDS))
     talk.server.dataReceived(updates + talk.client.data(b"x"))
@@ -147,6 +150,7 @@ def test_records_of_a_handshake_are_taken_in_turns_too(talk: Talk) -> None:
     assert transport.producerState == "producing"
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 @pytest.mark.parametrize("update", [True, False])
 def test_many_records_with_little_data_end_the_connection(talk: Talk, update: bool) -> None:
     taken = 0
@@ -177,6 +181,7 @@ def test_a_lost_connection_decrypts_no_more(talk: Talk) -> None:
     assert talk.taker.received == b"x" * RECORDS
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 def test_a_lost_connection_is_freed_without_the_garbage_collector(talk: Talk) -> None:
     talk.server.registerProducer(Producer(), True)
     gone = [weakref.ref(each) for each in (talk.server, talk.server._tlsConnection)]
@@ -189,6 +194,7 @@ def test_a_lost_connection_is_freed_without_the_garbage_collector(talk: Talk) ->
         gc.enable()
 
 
+@pytest.mark.promise("floods-delay-others-a-second")
 @pytest.mark.parametrize(("size", "longest"), [(GATHERED - 1, 33 << 10), (GATHERED, 513 << 10)])
 def test_only_large_writes_are_encrypted_in_large_blocks(
     talk: Talk, size: int, longest: int

@@ -179,6 +179,7 @@ def console(browser: Browser) -> list[str]:
     return [entry.args[0] for entry in events]
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 async def test_a_transfers_lines_are_sent_and_not_the_console(node: ConsoleNode) -> None:
     node.listen(family="pterodactyl")
     before = await node.watch("admin.websocket.transfer")
@@ -194,6 +195,7 @@ async def test_a_transfers_lines_are_sent_and_not_the_console(node: ConsoleNode)
     assert console(browser) == ["two", "one", "two", "three"]
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 @pytest.mark.parametrize("begin", ["pending", "starting"])
 async def test_a_page_cleared_by_a_failure_gets_the_console_though_the_next_try_is_under_way(
     node: ConsoleNode, begin: str
@@ -213,6 +215,7 @@ async def test_a_page_cleared_by_a_failure_gets_the_console_though_the_next_try_
     assert console(browser) == ["line", "failed since", "tried again"]
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 async def test_pelicans_page_is_sent_as_console_output_what_it_would_ignore(
     node: ConsoleNode,
 ) -> None:

@@ -182,6 +182,7 @@ def test_one_without_a_token_is_closed_after_a_minute(talk: Talk) -> None:
     assert talk.transport.value().endswith(close)
 
 
+@pytest.mark.promise("websocket-floods-are-closed")
 @pytest.mark.parametrize(
     ("first", "others"),
     [(PING, PING), (b"\x01\x80" + bytes(4), b"\x00\x80" + bytes(4)), (frame("x"), frame("x"))],

@@ -7,6 +7,8 @@ from twisted.internet.task import Clock
 
 from wingsd.websocket.session import MessageRateLimits, RateLimit
 
+pytestmark = pytest.mark.promise("websocket-floods-are-closed")
+
 
 def test_a_burst_passes_and_then_so_many_a_second() -> None:
     limit = RateLimit(3, 2.0)

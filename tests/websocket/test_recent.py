@@ -60,6 +60,7 @@ def test_lines_without_a_transfer_are_not_kept(node: Node) -> None:
     assert not node.recent.is_under_way(SERVER)
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 @pytest.mark.parametrize("begin", ["pending", "starting", "processing"])
 def test_a_transfer_ordered_again_does_not_hide_why_the_last_failed(
     node: Node, begin: str
@@ -126,6 +127,7 @@ def test_who_has_heard_one_state_has_not_heard_the_next(node: Node) -> None:
     assert node.recent.heard(SERVER) == set()
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 def test_a_token_issued_more_than_a_second_after_the_end_hears_nothing(node: Node) -> None:
     node.states("pending", "failed", "failure")
     end = node.clock.seconds()

@@ -80,6 +80,7 @@ NETWORK = tuple(f"2001:db8:0:1::{number:x}" for number in range(1, 9))
 PROXIES = ApiConfig(trusted_proxies=("127.0.0.1",))
 
 
+@pytest.mark.promise("websocket-floods-are-closed")
 @pytest.mark.parametrize("addresses", [ATTACKER, NETWORK])
 async def test_the_address_that_opens_most_makes_way_first(
     node: ConsoleNode, addresses: tuple[str, ...]
@@ -96,6 +97,7 @@ async def test_the_address_that_opens_most_makes_way_first(
     assert node.sockets.count(UUID) == SOCKETS_MAX
 
 
+@pytest.mark.promise("websocket-floods-are-closed")
 async def test_an_address_without_a_token_does_not_take_the_last_place_again(
     node: ConsoleNode,
 ) -> None:
@@ -112,6 +114,7 @@ async def test_an_address_without_a_token_does_not_take_the_last_place_again(
     assert [browser.closed for browser in watching] == [None] * len(watching)
 
 
+@pytest.mark.promise("websocket-floods-are-closed")
 async def test_only_so_many_of_a_node_wait_for_a_token(
     node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +128,7 @@ async def test_only_so_many_of_a_node_wait_for_a_token(
     assert user.closed is None
 
 
+@pytest.mark.promise("suspended-page-per-family")
 @pytest.mark.parametrize("family", [PTERODACTYL, CALAGOPUS])
 async def test_a_page_of_a_suspended_server_keeps_its_websocket(
     node: ConsoleNode, family: str
@@ -140,6 +144,7 @@ async def test_a_page_of_a_suspended_server_keeps_its_websocket(
         assert (browser.closed, browser.count("suspended")) == (None, 0)
 
 
+@pytest.mark.promise("suspended-page-per-family")
 async def test_pelicans_websocket_of_a_suspended_server_is_closed_at_once(
     node: ConsoleNode,
 ) -> None:

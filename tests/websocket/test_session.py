@@ -26,6 +26,8 @@ from wingsd.websocket.session import (
     Step,
 )
 
+pytestmark = pytest.mark.promise("console-needs-a-token")
+
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 DENIED = "jwt: created too far in past (denylist)"
 SUCCESS = Message("auth success")
@@ -385,6 +387,7 @@ def test_one_that_missed_the_end_of_a_transfer_is_sent_it_after_the_state() -> N
     assert talk.transfer.asked == [talk.begin]
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 @pytest.mark.parametrize(
     ("family", "again"),
     [
@@ -441,6 +444,7 @@ def test_the_lines_of_a_transfer_are_for_those_who_may_see_them() -> None:
     assert administrator.send("send logs", None) == [SendLogs(transfer=True)]
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 def test_of_a_server_that_has_left_only_the_end_of_its_transfer_is_sent() -> None:
     talk = Talk()
     talk.transfer.state = "completed"
@@ -469,6 +473,7 @@ def test_a_browser_of_a_server_that_has_left_is_sent_away_soon() -> None:
     assert talk.look() == [Close(1001, "the server is not on this node any more")]
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
 def test_one_whose_token_is_still_on_its_way_when_the_server_leaves_is_sent_the_end() -> None:
     talk = Talk()
     talk.transfer.has_moved, talk.transfer.state = True, "completed"

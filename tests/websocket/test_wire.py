@@ -38,6 +38,7 @@ async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: Console
     assert browser.count("throttled") < 20
 
 
+@pytest.mark.promise("websocket-floods-are-closed")
 async def test_browsers_that_flood_delay_nobody_and_cost_little(
     node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ print(total, peak() - before)
 """
 
 
+@pytest.mark.promise("archive-memory-is-bounded")
 @pytest.mark.parametrize(
     ("pack", "size", "most"),
     [

@@ -83,6 +83,7 @@ async def test_a_store_with_the_certificate_of_another_name_gets_nothing(
         await put_by_tls(store, Certificate(authority, "store.example"))
 
 
+@pytest.mark.promise("tls-is-modern")
 async def test_a_store_with_cbc_suites_alone_gets_nothing(
     store: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

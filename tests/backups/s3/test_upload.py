@@ -113,6 +113,7 @@ async def test_all_parts_are_stored_and_reported_with_their_etags(site: Site) ->
     assert site.store.at_once <= 2
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 @pytest.mark.parametrize(
     "fault",
     [
@@ -140,6 +141,7 @@ async def test_a_part_is_sent_again_from_its_own_beginning(site: Site, fault: An
     assert puts(site) == [1, 2, 2, 3, 4]
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 @pytest.mark.parametrize(
     ("say", "words"),
     [
@@ -161,6 +163,7 @@ async def test_a_refusal_ends_the_upload_with_the_stores_reason(
     await no_connections(site)
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 async def test_faults_without_end_end_the_upload(site: Site) -> None:
     site.store.behave(Say(500, b"busy"), times=10, part=1)
     with pytest.raises(BackupUploadFailed, match="answered 500: busy"):
@@ -168,6 +171,7 @@ async def test_faults_without_end_end_the_upload(site: Site) -> None:
     assert puts(site).count(1) == 3
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 async def test_a_store_that_takes_nothing_is_given_up(site: Site) -> None:
     site.store.behave(Stall(), times=3, part=1)
     with pytest.raises(BackupUploadFailed, match="nothing moved on"):
@@ -180,12 +184,14 @@ async def test_a_part_may_not_take_longer_than_configured(site: Site) -> None:
         await site.upload(part_limit=0.05, stall_limit=0.3).run()
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 async def test_an_endless_answer_is_cut_off(site: Site) -> None:
     site.store.behave(Endless(), part=4)
     assert len(await site.upload().run()) == 4
     await no_connections(site)
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 async def test_expired_urls_of_a_new_upload_let_all_parts_be_sent_again(site: Site) -> None:
     async def ask(first: int) -> SignedParts:
         signed = await site.all_parts(first)
@@ -198,6 +204,7 @@ async def test_expired_urls_of_a_new_upload_let_all_parts_be_sent_again(site: Si
     assert site.store.object("up1") == b""
 
 
+@pytest.mark.promise("s3-part-is-sent-again")
 async def test_expired_urls_of_the_same_upload_are_asked_anew_for_what_is_left(
     site: Site,
 ) -> None:

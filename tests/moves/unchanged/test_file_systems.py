@@ -35,6 +35,7 @@ def test_the_type_of_proc_is_known() -> None:
         os.close(fd)
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("name", ["nfs4", "cifs", "fuse", "fuse.sshfs", "ceph", "overlay", ""])
 def test_types_are_excluded_without_being_measured(directory: int, name: str) -> None:
     file_systems = of_type(name)

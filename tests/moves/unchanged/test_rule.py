@@ -174,6 +174,7 @@ def test_a_file_that_is_not_met_in_a_round_is_not_settled_any_more(move: Move) -
     assert not move.is_carried()
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("step", [CLOCK_STEP + 1, -CLOCK_STEP - 1])
 def test_a_clock_that_was_set_unsettles_all(move: Move, step: int) -> None:
     assert move.round()
@@ -194,6 +195,7 @@ def test_a_clock_that_is_set_by_small_steps_unsettles_all(move: Move) -> None:
     assert not move.is_carried()
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 def test_a_failed_flush_unsettles_all_and_settles_nothing(move: Move) -> None:
     assert move.round()
 
@@ -230,6 +232,7 @@ def test_the_next_daemon_goes_on_with_what_was_settled(move: Move) -> None:
     assert move.lines == []
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("what", ["boot", "device", "clock", "damage", "cut"])
 def test_the_next_daemon_trusts_nothing_after(move: Move, what: str) -> None:
     assert move.round()

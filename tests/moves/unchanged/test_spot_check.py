@@ -118,6 +118,7 @@ def test_it_ends_after_a_second(tmp_path: Path, root: int) -> None:
     assert sample.differing(root, tree, lambda: next(times)) is None
 
 
+@pytest.mark.promise("unread-files-are-unchanged")
 def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: int) -> None:
     (tmp_path / "file").write_bytes(b"file")
     file_systems, lines = FakeFileSystems(), list[str]()

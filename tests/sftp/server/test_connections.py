@@ -42,6 +42,7 @@ def test_a_key_is_asked_for_once_though_a_client_shows_it_twice(tmp_path: Path) 
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 def test_a_key_without_its_private_half_does_not_log_in(tmp_path: Path) -> None:
     """The Panel knows the key, but the signature is another one's."""
 
@@ -119,6 +120,7 @@ def test_a_shell_and_commands_are_refused_with_a_sentence(
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-has-no-shell")
 def test_nothing_is_forwarded(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
         async with served.connection() as connection:
@@ -145,6 +147,7 @@ def test_a_connection_has_no_more_channels_than_it_may(tmp_path: Path) -> None:
     serve(tmp_path, test, sftp=SftpConfig(limits=limits))
 
 
+@pytest.mark.promise("sftp-connection-limits-wait")
 def test_a_channel_opens_when_the_daemon_has_begun_the_session(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
         served.daemon.has_places = False
@@ -167,6 +170,7 @@ def test_a_channel_opens_when_the_daemon_has_begun_the_session(tmp_path: Path) -
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-memory-is-bounded")
 def test_the_channels_of_a_connection_share_what_may_wait(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
         async with served.connection() as connection:
@@ -217,6 +221,7 @@ class Unconnected:
         pass
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 def test_half_open_connections_make_place_and_do_not_keep_others_out(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
         idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(12)]
@@ -233,6 +238,7 @@ def test_half_open_connections_make_place_and_do_not_keep_others_out(tmp_path: P
     serve(tmp_path, test, sftp=SftpConfig(limits=limits))
 
 
+@pytest.mark.promise("sftp-survives-any-bytes")
 @pytest.mark.parametrize(
     "sent",
     [
@@ -280,6 +286,7 @@ def test_the_daemon_is_told_when_a_connection_is_over(tmp_path: Path) -> None:
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-idle-clients-stay")
 def test_a_client_that_answers_no_probe_is_cut_off_and_an_idle_one_is_not(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
         async with served.connection() as idle, served.connection() as silent:

@@ -125,6 +125,7 @@ def test_more_data_than_the_window_ends_the_connection(tmp_path: Path, cipher: s
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-memory-is-bounded")
 @pytest.mark.parametrize(("size", "window"), [(4_000, 1 << 18), (32 << 10, 2 << 20)])
 def test_a_client_that_sends_large_requests_may_send_more_of_them(
     tmp_path: Path, size: int, window: int
@@ -140,6 +141,7 @@ def test_a_client_that_sends_large_requests_may_send_more_of_them(
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-memory-is-bounded")
 def test_a_large_window_is_one_of_a_few_and_given_back(tmp_path: Path) -> None:
     async def window(served: Served) -> int:
         async with served.client() as sftp, sftp.open("/a", "wb", block_size=32 << 10) as file:
@@ -175,6 +177,7 @@ def test_a_request_that_is_larger_than_the_window_of_its_channel_is_done(tmp_pat
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-survives-any-bytes")
 def test_a_packet_that_does_not_end_ends_the_connection(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
         async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:

@@ -37,6 +37,8 @@ from wingsd.sftp.server import packets
 from wingsd.sftp.server.access import ServerUsage, SessionAccess
 from wingsd.sftp.server.operations import SftpOperations
 
+pytestmark = pytest.mark.promise("user-files-respect-the-disk-limit")
+
 KIB = 1024
 #: The type of an answer, and the flag of an attribute.
 HANDLE, SIZE = 102, 1
@@ -208,6 +210,7 @@ def test_a_file_that_is_deleted_while_it_is_replaced_is_freed_once(
         assert counted.used == counted.on_disk() == LIMIT // 2
 
 
+@pytest.mark.promise("user-files-respect-the-disk-limit")
 def test_files_that_replace_the_same_one_are_within_the_limit_together(counted: Counted) -> None:
     root = counted.root
     root.write(p("a"), [b"x" * (LIMIT // 2)])

@@ -32,6 +32,8 @@ from wingsd.sftp.messages import Granted, Login, Rejected
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.connection import FIRST_WINDOW, SftpConnection, SshConnection
 
+pytestmark = pytest.mark.promise("sftp-reads-no-faster-than-its-client")
+
 INIT = struct.pack(">IBI", 5, packets.INIT, 3)
 FIRST_HANDLE = (0).to_bytes(8, "big")
 WINDOW = (1 << 32) - 1
@@ -82,6 +84,7 @@ def request(method: str, *fields: bytes, name: str = NAME) -> tuple[int, bytes]:
 LONG = "\ufdfa" * 80_000  # of which 18 characters each are made: 240 KB
 
 
+@pytest.mark.promise("sftp-sends-little-before-a-login")
 @pytest.mark.parametrize(
     "sent",
     [
@@ -142,6 +145,7 @@ def test_a_client_that_has_not_logged_in_sends_a_few_kib_at_most(
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-sends-little-before-a-login")
 def test_keys_by_the_dozen_and_a_long_password_are_not_too_much_before_a_login(
     tmp_path: Path,
 ) -> None:
@@ -168,6 +172,7 @@ def test_keys_by_the_dozen_and_a_long_password_are_not_too_much_before_a_login(
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-logins-are-limited")
 @pytest.mark.parametrize("kind", ["password", "publickey"])
 def test_logins_that_do_not_wait_for_an_answer_are_counted(tmp_path: Path, kind: str) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519").public_data
@@ -320,6 +325,7 @@ def test_a_client_that_takes_almost_nothing_in_a_packet_is_cut_off(
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-memory-is-bounded")
 def test_many_small_requests_wait_as_little_as_a_few_large_ones(tmp_path: Path) -> None:
     async def test(served: Served) -> None:
         async with served.connection() as connection:

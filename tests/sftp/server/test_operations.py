@@ -123,6 +123,7 @@ def test_a_rename_replaces_a_file_only_as_posix_rename(tmp_path: Path) -> None:
     scenario(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-needs-permissions")
 def test_links_are_made_shown_and_never_lead_out(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("secret")
 
@@ -176,6 +177,7 @@ def test_directories_are_made_and_deleted_with_all_in_them(tmp_path: Path) -> No
     scenario(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-needs-permissions")
 @pytest.mark.parametrize("permissions", [("file.read", "file.read-content"), ("files.read",)])
 def test_each_operation_takes_its_permission(tmp_path: Path, permissions: tuple[str, ...]) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
@@ -218,6 +220,7 @@ def test_a_read_only_node_answers_changes_as_unsupported(tmp_path: Path) -> None
     scenario(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-needs-permissions")
 def test_denied_files_are_neither_read_nor_changed_by_any_name(tmp_path: Path) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
         for name in ("secret.key", "plain", "twice"):
@@ -263,6 +266,7 @@ def test_ignored_files_are_not_shown_also_by_a_link(tmp_path: Path) -> None:
     scenario(tmp_path, test, ignored=("dir/hidden",))
 
 
+@pytest.mark.promise("user-files-respect-the-disk-limit")
 def test_the_disk_limit_is_held_for_each_write_and_deletions_count(tmp_path: Path) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
         (served.files / "old").write_bytes(b"x" * 600)
@@ -286,6 +290,7 @@ def test_the_disk_limit_is_held_for_each_write_and_deletions_count(tmp_path: Pat
     scenario(tmp_path, test)
 
 
+@pytest.mark.promise("user-files-respect-the-disk-limit")
 def test_an_overwritten_file_is_not_cut_where_it_could_not_be_written(tmp_path: Path) -> None:
     async def test(served: Served, sftp: SFTPClient) -> None:
         (served.files / "config").write_bytes(b"x" * 10)

@@ -14,6 +14,8 @@ from wingsd.sftp.messages import FrameReader
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.packets import MAX_PACKET, Attributes, Request
 
+pytestmark = pytest.mark.promise("sftp-survives-any-bytes")
+
 
 def string(text: bytes) -> bytes:
     return struct.pack(">I", len(text)) + text

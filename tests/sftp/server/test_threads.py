@@ -97,6 +97,7 @@ def test_a_deletion_that_lasts_holds_up_no_other_channel(
     serve(tmp_path, test)
 
 
+@pytest.mark.promise("sftp-process-is-restarted")
 def test_a_connection_ends_whole_where_no_thread_can_be_started_for_its_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

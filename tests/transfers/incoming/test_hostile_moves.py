@@ -56,6 +56,7 @@ def encoded(number: int, in_round: int, *frames: Any, data: bytes = b"", needs: 
     return b"".join(encode_batch(index, [data] if data else []))
 
 
+@pytest.mark.promise("source-key-is-for-one-move")
 async def test_only_the_source_has_the_word(node: MovingNode, source: Path) -> None:
     client = await opened(node, source)
     for key in ("0" * 64, "nothing", client._token):
@@ -70,6 +71,7 @@ async def test_only_the_source_has_the_word(node: MovingNode, source: Path) -> N
     assert refused(await client.status()) == (404, "move-not-found")
 
 
+@pytest.mark.promise("source-key-is-for-one-move")
 async def test_a_token_is_for_one_server_and_not_for_ever(node: MovingNode, source: Path) -> None:
     wrong = node.client(source, node.token(OTHER))
     assert refused(await wrong.begin()) == (401, "token-invalid")
@@ -107,6 +109,7 @@ async def test_a_body_of_data_is_bounded(node: MovingNode, source: Path) -> None
     assert answer.status == 400
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 async def test_a_batch_is_bounded_by_what_was_told(node: MovingNode, source: Path) -> None:
     client = await opened(node, source)
     limit = 16 << 20
@@ -124,6 +127,7 @@ async def test_a_batch_is_bounded_by_what_was_told(node: MovingNode, source: Pat
     assert (await client.status()).json["received"] == 0
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 async def test_a_batch_is_bounded_by_that_before_it_was_compressed_as_well(
     node: MovingNode, source: Path
 ) -> None:
@@ -137,6 +141,7 @@ async def test_a_batch_is_bounded_by_that_before_it_was_compressed_as_well(
         assert refused(answer) == (413, "move-batch-too-large")
 
 
+@pytest.mark.promise("source-key-is-for-one-move")
 async def test_batches_that_are_none_or_lie_are_refused(node: MovingNode, source: Path) -> None:
     client = await opened(node, source)
     in_round = client.held["round"]
@@ -170,6 +175,7 @@ async def test_batches_that_are_none_or_lie_are_refused(node: MovingNode, source
     assert (await client.status()).json["received"] == 1
 
 
+@pytest.mark.promise("source-key-is-for-one-move")
 async def test_gaps_and_other_contents_are_refused(node: MovingNode, source: Path) -> None:
     client = await opened(node, source)
     in_round = client.held["round"]
@@ -185,6 +191,7 @@ async def test_gaps_and_other_contents_are_refused(node: MovingNode, source: Pat
     assert refused(await client.put_bytes(2, wrong_round)) == (409, "move-batch-conflict")
 
 
+@pytest.mark.promise("source-key-is-for-one-move")
 async def test_a_move_is_committed_once_and_only_what_was_closed(
     node: MovingNode, source: Path
 ) -> None:
@@ -257,6 +264,9 @@ async def test_numbers_and_digests_in_requests_are_checked(node: MovingNode, sou
     assert refused(answer) == (400, "move-request-invalid")
 
 
+@pytest.mark.promise(
+    "full-queue-refuses-early", "move-requests-are-bounded", "slots-are-shared-fairly"
+)
 async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
     node: MovingNode, source: Path
 ) -> None:
@@ -315,6 +325,7 @@ def ledger(node: MovingNode) -> os.stat_result:
     return Path(inbox.copy._paths.ledger).stat()
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 async def test_the_same_files_again_and_again_do_not_grow_the_ledger(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +346,7 @@ async def test_the_same_files_again_and_again_do_not_grow_the_ledger(
     assert resumed > 1
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 async def test_names_may_not_take_more_than_the_files(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +386,7 @@ async def test_the_ledger_is_written_again_only_when_much_of_it_is_obsolete(
     assert len(written) > 1
 
 
+@pytest.mark.promise("move-requests-are-bounded")
 async def test_only_some_questions_are_waited_with(node: MovingNode, source: Path) -> None:
     client = await opened(node, source)
     tag = (await client.status()).json["tag"]

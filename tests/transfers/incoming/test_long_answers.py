@@ -66,6 +66,7 @@ async def finish(client: MoveClient) -> None:
     assert (await client.outcome())["outcome"] == "success"
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 async def test_a_session_is_begun_by_the_request_that_comes_when_it_is_ready(
     node: MovingNode, source: Path, work: SlowWork
 ) -> None:
@@ -137,6 +138,7 @@ async def test_a_batch_that_has_arrived_need_not_be_waited_for(
     await finish(client)
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 async def test_the_end_of_a_backup_is_worked_for_once_however_often_it_comes(
     node: MovingNode, source: Path, work: SlowWork
 ) -> None:

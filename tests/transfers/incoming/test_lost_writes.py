@@ -18,6 +18,8 @@ from wingsd.moves.filling import BatchFiller
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.staging import PartialCopies, Staging
 
+pytestmark = pytest.mark.promise("durable-batches-stay")
+
 SIZE = 300_000
 
 
@@ -136,6 +138,7 @@ def test_a_flush_that_fails_while_a_session_begins_is_not_passed_over(disk: Loss
     assert disk.resume() == 0
 
 
+@pytest.mark.promise("full-disk-leaves-nothing")
 def test_new_files_leave_the_inodes_free_that_are_reserved(
     disk: LossyDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
     assert node.left() == [".kept"]
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 async def test_the_next_transfer_goes_on_with_what_is_kept(node: MovingNode, source: Path) -> None:
     client = await half_sent(node, source)
     await client.ask("DELETE", "", params={"keep": "1"})
@@ -55,6 +56,7 @@ async def test_the_next_transfer_goes_on_with_what_is_kept(node: MovingNode, sou
     assert kept(node) == []
 
 
+@pytest.mark.promise("other-versions-are-respected")
 async def test_a_copy_with_attributes_goes_on_by_a_source_that_knows_none(
     node: MovingNode, source: Path
 ) -> None:
@@ -75,6 +77,7 @@ async def test_a_copy_with_attributes_goes_on_by_a_source_that_knows_none(
     assert found.attributes == b""
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 async def test_nothing_is_kept_of_a_move_that_a_person_cancels(
     node: MovingNode, source: Path
 ) -> None:
@@ -118,6 +121,7 @@ async def test_nothing_is_kept_where_the_source_does_not_want_it(
     assert node.left() == []
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 async def test_a_failure_after_the_commit_keeps_what_is_whole(
     node: MovingNode, source: Path
 ) -> None:
@@ -134,6 +138,7 @@ async def test_a_failure_after_the_commit_keeps_what_is_whole(
     assert later.bytes < 1000
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 async def test_a_later_transfer_takes_the_place_of_an_open_move_and_its_files(
     node: MovingNode, source: Path
 ) -> None:
@@ -147,6 +152,7 @@ async def test_a_later_transfer_takes_the_place_of_an_open_move_and_its_files(
     assert (status.json["outcome"], status.json["code"]) == ("failure", "move-superseded")
 
 
+@pytest.mark.promise("full-disk-during-a-move")
 async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) -> None:
     client = await half_sent(node, source)
     await client.ask("DELETE", "", params={"keep": "1"})
@@ -155,6 +161,7 @@ async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) ->
     assert (kept(node), node.left()) == ([], [".kept", UUID])
 
 
+@pytest.mark.promise("full-disk-during-a-move")
 async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     node: MovingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +191,7 @@ def no_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_copy, "CHECKPOINT_EVERY", 3600)
 
 
+@pytest.mark.promise("durable-batches-stay")
 @pytest.mark.usefixtures("no_checkpoints")
 async def test_what_the_disk_has_changed_is_found_and_sent_again(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
@@ -300,6 +308,7 @@ async def until_open(client: MoveClient) -> None:
         pass
 
 
+@pytest.mark.promise("other-versions-are-respected")
 async def test_a_copy_of_a_later_version_is_kept_as_it_is(node: MovingNode, source: Path) -> None:
     client = await half_sent(node, source)
     await client.ask("DELETE", "", params={"keep": "1"})

@@ -209,6 +209,7 @@ async def test_a_server_that_the_panel_does_not_send_here_is_refused(
     assert node.left() == []
 
 
+@pytest.mark.promise("move-continues-after-breaks", "source-key-is-for-one-move")
 async def test_a_break_costs_nothing_that_has_arrived(node: MovingNode, source: Path) -> None:
     client = node.client(source)
     await client.begin()
@@ -231,6 +232,7 @@ async def test_a_break_costs_nothing_that_has_arrived(node: MovingNode, source: 
     assert any("goes on where it was" in line for line in node.lines)
 
 
+@pytest.mark.promise("full-disk-during-a-move")
 async def test_a_disk_without_room_for_the_tree_is_told_and_costs_nothing(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +281,7 @@ async def test_a_restart_of_the_node_costs_nothing_that_is_durable(
     assert (second.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
 
 
+@pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("moment", ["_admit", "_open"])
 async def test_a_node_that_dies_before_it_has_answered_the_beginning_begins_it_again(
     nodes: Nodes, source: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -349,6 +352,7 @@ async def test_the_outcome_is_told_after_a_restart(nodes: Nodes, source: Path) -
     assert (gone.status, gone.code) == (410, "move-over")
 
 
+@pytest.mark.promise("stuck-final-round-is-given-up")
 async def test_the_steps_of_a_destination_grow_while_it_makes_the_root(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +369,7 @@ async def test_the_steps_of_a_destination_grow_while_it_makes_the_root(
     assert (await client.status()).json["steps"] > steps
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 async def test_a_request_that_waits_looks_again_only_when_something_has_changed(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +399,7 @@ async def test_a_request_that_waits_looks_again_only_when_something_has_changed(
     assert transfer.changes._waiting == set()
 
 
+@pytest.mark.promise("move-begins-once")
 async def test_a_beginning_that_is_withdrawn_begins_nothing(
     node: MovingNode, source: Path
 ) -> None:

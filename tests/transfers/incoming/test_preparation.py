@@ -62,6 +62,7 @@ async def test_the_panel_is_asked_and_the_container_rehearsed(
     ]
 
 
+@pytest.mark.promise("rehearsal-starts-nothing")
 async def test_it_can_be_asked_for_while_it_is_under_way_and_again(
     node: RunningNode, source: Path
 ) -> None:
@@ -78,6 +79,7 @@ async def test_it_can_be_asked_for_while_it_is_under_way_and_again(
     assert node.environment.calls.count(("rehearse", UUID)) == 2
 
 
+@pytest.mark.promise("rehearsal-before-the-stop")
 @pytest.mark.parametrize(
     ("part", "error"),
     [
@@ -146,6 +148,7 @@ def limit_disk(monkeypatch: pytest.MonkeyPatch, node: RunningNode, free: int) ->
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(found))
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_a_server_that_does_not_fit_is_refused_at_the_beginning(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +161,7 @@ async def test_a_server_that_does_not_fit_is_refused_at_the_beginning(
     assert node.left() == []
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 @pytest.mark.parametrize("announced", [{"disk_bytes": 140 * MIB}, {}])
 async def test_holes_of_sparse_files_need_no_space(
     node: RunningNode,
@@ -169,6 +173,7 @@ async def test_holes_of_sparse_files_need_no_space(
     await begun(node, source, bytes=1 << 40, **announced)
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_what_is_kept_of_an_earlier_move_needs_no_space(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +186,7 @@ async def test_what_is_kept_of_an_earlier_move_needs_no_space(
     await begun(node, source, disk_bytes=size)
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_a_server_that_has_grown_meanwhile_is_not_ready_to_come(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +199,7 @@ async def test_a_server_that_has_grown_meanwhile_is_not_ready_to_come(
     assert (await prepared(client, disk_bytes=145 * MIB))["state"] == "ready"
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_a_round_is_told_whether_there_is_room_for_it(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +211,7 @@ async def test_a_round_is_told_whether_there_is_room_for_it(
     assert (await client.ask("POST", "/room", json={"disk_bytes": 145 * MIB})).status == 204
 
 
+@pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_what_other_servers_will_take_is_not_free(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

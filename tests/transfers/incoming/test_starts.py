@@ -67,6 +67,7 @@ async def test_starts_can_be_disabled(running_nodes: RunningNodes, source: Path)
     assert not started(node)
 
 
+@pytest.mark.promise("arrived-server-is-started")
 async def test_it_is_not_started_where_the_panel_refuses_the_success(
     node: RunningNode, source: Path
 ) -> None:
@@ -78,6 +79,7 @@ async def test_it_is_not_started_where_the_panel_refuses_the_success(
     assert not started(node)
 
 
+@pytest.mark.promise("arrived-server-is-started")
 async def test_a_panel_that_is_away_is_waited_for(node: RunningNode, source: Path) -> None:
     node.panel.faults["success"] = PanelUnreachable("the Panel is away", "it is a test")
     client = await committed(node, source)
@@ -88,6 +90,7 @@ async def test_a_panel_that_is_away_is_waited_for(node: RunningNode, source: Pat
     await until(lambda: node.runs)
 
 
+@pytest.mark.promise("arrived-server-is-started")
 async def test_a_start_that_fails_is_tried_again(node: RunningNode, source: Path) -> None:
     taken = "driver failed programming external connectivity: port is already allocated"
     node.environment.faults["start"] = EnvironmentFailed(taken)
@@ -114,6 +117,7 @@ async def test_a_start_that_fails_for_good_is_told_and_not_repeated(
     assert not started(later)
 
 
+@pytest.mark.promise("arrived-server-is-started")
 @pytest.mark.parametrize("step", ["SWAP", "ENVIRONMENT", "REPORT"])
 async def test_the_next_daemon_starts_it_after_a_kill_in_the_commit(
     running_nodes: RunningNodes, node: RunningNode, source: Path, step: str
@@ -127,6 +131,7 @@ async def test_the_next_daemon_starts_it_after_a_kill_in_the_commit(
     assert later.panel.calls.index("success") < len(later.panel.calls)
 
 
+@pytest.mark.promise("arrived-server-is-started")
 async def test_the_next_daemon_starts_it_after_a_kill_before_the_start(
     running_nodes: RunningNodes, node: RunningNode, source: Path
 ) -> None:
@@ -140,6 +145,7 @@ async def test_the_next_daemon_starts_it_after_a_kill_before_the_start(
     await settled(later)
 
 
+@pytest.mark.promise("arrived-server-is-started")
 @pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
 async def test_what_a_person_has_asked_since_counts(
     node: RunningNode, source: Path, action: PowerAction

@@ -62,6 +62,7 @@ async def test_features_are_read_behind_a_byte_order_mark() -> None:
     await peer.outcome
 
 
+@pytest.mark.promise("move-passes-strict-proxies")
 @pytest.mark.parametrize("status", ["502 Gone", "503 Busy", "504 Late", "429 Slow", "524 x"])
 async def test_a_node_that_did_not_answer_itself_may_have_any_features(status: str) -> None:
     peer = Peer(says(answer(status, b"<html>")))
@@ -143,6 +144,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.promise("answers-are-bounded", "full-queue-refuses-early")
 @pytest.mark.parametrize(("reply", "expected"), REFUSALS)
 async def test_an_early_answer_is_a_refusal(reply: bytes, expected: tuple[int, str, str]) -> None:
     peer = Peer(says(reply))
@@ -194,6 +196,7 @@ async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> N
     await peer.outcome
 
 
+@pytest.mark.promise("refusal-is-understood")
 @pytest.mark.parametrize("secure", [True, False])
 async def test_a_refusal_is_read_when_sending_meets_the_reset_first(
     tls: tuple[ServerCertificate, str], certificate: trustme.LeafCert, secure: bool
@@ -270,6 +273,7 @@ WITHOUT_END = [
 ]
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
 async def test_an_upload_ends_at_an_endless_answer(first: bytes, block: bytes, says: str) -> None:
     peer = Peer(goes_on(first, block))
@@ -281,6 +285,7 @@ async def test_an_upload_ends_at_an_endless_answer(first: bytes, block: bytes, s
     assert await peer.outcome < BUFFERS
 
 
+@pytest.mark.promise("answers-are-bounded")
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
 async def test_a_question_ends_at_an_endless_answer(first: bytes, block: bytes, says: str) -> None:
     peer = Peer(goes_on(first, block))

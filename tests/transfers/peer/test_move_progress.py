@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -27,6 +28,7 @@ class NewEachTime:
         return Answer(200, "OK", [], json.dumps(said).encode(), early=False)
 
 
+@pytest.mark.promise("tiny-pieces-are-refused")
 async def test_a_destination_that_tells_something_new_each_time_is_asked_at_a_rate() -> None:
     clock, node = Clock(), NewEachTime()
     address: Any = None

@@ -71,6 +71,7 @@ class Watched:
             self.clock.advance(1)
 
 
+@pytest.mark.promise("only-a-vanished-peer-fails")
 def test_a_peer_that_acknowledges_nothing_is_reported_once() -> None:
     watched = Watched()
     watched.be(unacknowledged=10)
@@ -114,6 +115,7 @@ def test_a_peer_with_a_full_window_is_probed_until_it_is_reported() -> None:
     assert len(watched.told) == 1
 
 
+@pytest.mark.promise("only-a-vanished-peer-fails")
 def test_a_peer_that_answers_probes_may_keep_its_window_closed() -> None:
     watched = Watched()
     for _ in range(20):
@@ -152,6 +154,7 @@ class Sending:
             pass
 
 
+@pytest.mark.promise("only-a-vanished-peer-fails")
 async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
     over = threading.Event()
 
@@ -175,6 +178,7 @@ async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
     await peer.outcome
 
 
+@pytest.mark.promise("only-a-vanished-peer-fails")
 async def test_a_peer_with_a_full_window_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     held: Deferred[None] = Deferred()
 

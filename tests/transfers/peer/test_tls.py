@@ -16,6 +16,8 @@ from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.errors import DestinationUnreachable
 from wingsd.transfers.peer.client import PeerClient
 
+pytestmark = pytest.mark.promise("destination-is-verified")
+
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
 
@@ -151,6 +153,7 @@ async def test_a_name_in_the_subject_alone_is_refused(ca: trustme.CA, ca_file: s
     assert "no name at all" in error.detail
 
 
+@pytest.mark.promise("tls-is-modern")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 @pytest.mark.parametrize(
     ("least", "most", "ciphers"),

@@ -110,6 +110,7 @@ def test_a_server_is_kept_for_the_configured_days_and_then_deleted(
     assert any("it was in quarantine long enough" in line for line in logged.lines)
 
 
+@pytest.mark.promise("source-files-are-kept-for-days")
 def test_what_was_moved_while_it_ran_is_kept_for_days_of_its_own(
     harness: QuarantineHarness, logged: Logged
 ) -> None:
@@ -144,6 +145,7 @@ def test_what_was_kept_of_a_move_is_deleted_with_its_backups_when_its_days_are_o
     assert not harness.backups.part(UUID, BACKUP).exists()
 
 
+@pytest.mark.promise("arrived-data-is-kept")
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_move_takes_all_of_a_kept_copy_or_nothing_when_its_days_are_over(
     harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, is_late: bool
@@ -177,6 +179,7 @@ def test_a_move_takes_all_of_a_kept_copy_or_nothing_when_its_days_are_over(
     assert copies.kept() == []
 
 
+@pytest.mark.promise("clock-steps-do-no-harm")
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
 def test_a_clock_step_deletes_at_most_a_day_early(harness: QuarantineHarness, jump: float) -> None:
     harness.store_away()
@@ -188,6 +191,7 @@ def test_a_clock_step_deletes_at_most_a_day_early(harness: QuarantineHarness, ju
     assert harness.is_empty
 
 
+@pytest.mark.promise("clock-steps-do-no-harm")
 def test_a_server_added_by_a_slow_clock_is_kept_as_long(harness: QuarantineHarness) -> None:
     harness.now = 0.0  # As a machine begins whose own clock has no battery.
     harness.store_away()

@@ -11,6 +11,8 @@ from tests.support.sample_server import UUID
 from wingsd.errors import Conflict, StorageError
 from wingsd.transfers.storage.shared_volume import Volume
 
+pytestmark = pytest.mark.promise("pool-names-are-verified")
+
 OWNER = (os.getuid(), os.getgid())
 OTHER = "9d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
@@ -48,6 +50,7 @@ def test_a_mark_is_good_for_its_server_alone(volume: Volume) -> None:
     assert volume.features(OTHER, "attic", volume.marks.leave(UUID)) == []
 
 
+@pytest.mark.promise("sent-backups-go-with-the-server")
 def test_a_backup_mark_is_good_for_its_server_alone(tmp_path: Path, volume: Volume) -> None:
     for name in ("volumes", "other", "backups"):
         (tmp_path / name).mkdir()

@@ -161,6 +161,7 @@ def test_a_second_daemon_is_kept_out_and_clears_nothing(staging: Staging, data: 
     assert (path / "world").exists()
 
 
+@pytest.mark.promise("destination-completes-or-rolls-back")
 def test_leftovers_of_a_killed_daemon_are_cleared(staging: Staging, data: Path) -> None:
     receive(staging)
     data.with_name(".volumes.staging").joinpath("stray file").write_text("")
@@ -183,6 +184,7 @@ def test_leftovers_of_a_killed_daemon_are_cleared(staging: Staging, data: Path) 
     again.close()
 
 
+@pytest.mark.promise("pool-nodes-keep-apart")
 @pytest.mark.parametrize("other", ["", "other"])
 def test_nodes_of_one_volume_have_areas_of_their_own(data: Path, other: str) -> None:
     nodes = [Staging(str(data), OWNER, durable=True, node=name) for name in ("one", other)]
