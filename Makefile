@@ -5,6 +5,7 @@
 # VERSIONS=1                only the tests that depend on versions of Python and of libraries
 # KEEP=1                    leave the demo running
 # FAST=1                    the demo with a small game that is made in a moment
+# RECORD=DIRECTORY          the demo's pictures: demo.svg (its output) and live-move.svg (its first move)
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
 # WAYS=1                    print the files that ways counts, too
 # OUT=...                   the directory of a recording of wire, in place of build/wire
@@ -65,7 +66,7 @@ help: ## list these commands
 
 demo: ## move a real game server from one node to another and show what happened
 	@$(PREPARE) demo
-	@$(BIN)/python -m demo $(if $(FAST),--fast) $(if $(KEEP),--keep)
+	@$(BIN)/python -m demo $(if $(FAST),--fast) $(if $(KEEP),--keep) $(if $(RECORD),--record $(RECORD))
 
 # Two processes for each core, since tests wait for other processes half of their time. All import
 # all tests: with bytecode, whatever the environment says, in half the time.

@@ -1,11 +1,13 @@
-"""`python -m demo [--fast] [--keep]`: runs the scenario, and cleans up in any case."""
+"""`python -m demo [--fast] [--keep] [--record DIRECTORY]`: runs the scenario, and cleans up."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 from docker.errors import DockerException
@@ -15,6 +17,7 @@ from twisted.internet.task import react
 from demo.counter import Counter
 from demo.luanti import Luanti
 from demo.output import Failed, heading
+from demo.pictures import MoveTimes, Recording, write_pictures
 from demo.scenario import Scenario
 from tests.support import NodeError
 
@@ -49,8 +52,8 @@ async def _show(scenario: Scenario, reactor: Any, keep: bool) -> None:
     await scenario.clean_up()
 
 
-async def _main(reactor: Any, fast: bool, keep: bool) -> None:
-    scenario = Scenario(reactor, Counter() if fast else Luanti())
+async def _main(reactor: Any, fast: bool, keep: bool, moved: Callable[[MoveTimes], None]) -> None:
+    scenario = Scenario(reactor, Counter() if fast else Luanti(), moved)
     try:
         await _show(scenario, reactor, keep)
     except (DockerException, Failed, NodeError, OSError) as error:
@@ -64,8 +67,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo")
     parser.add_argument("--fast", action="store_true", help="use a small game")
     parser.add_argument("--keep", action="store_true", help="keep everything running until Ctrl-C")
+    parser.add_argument(
+        "--record", metavar="DIRECTORY", type=Path, help="write demo.svg and live-move.svg there"
+    )
     given = parser.parse_args()
-    react(lambda reactor: Deferred.fromCoroutine(_main(reactor, given.fast, given.keep)))
+    recording = Recording(sys.stdout)
+
+    def moved(times: MoveTimes) -> None:
+        if given.record is not None:
+            command = "make demo FAST=1" if given.fast else "make demo"
+            write_pictures(given.record, command, recording.lines, times)
+
+    with redirect_stdout(recording):
+        react(
+            lambda reactor: Deferred.fromCoroutine(_main(reactor, given.fast, given.keep, moved))
+        )
 
 
 main()

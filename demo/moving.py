@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import attrs
 from twisted.internet.threads import deferToThread
 
@@ -11,6 +9,7 @@ from demo import trees
 from demo.breaking import BrokenLine
 from demo.node import OWNER, RunningNode
 from demo.output import Failed, check, line
+from demo.pictures import MoveTimes
 from demo.players import Player
 from demo.testbed import Testbed
 from demo.watch import Watch, until
@@ -18,7 +17,7 @@ from tests.support import Hang
 
 __all__ = ["Departure", "Move"]
 
-_ROUND = re.compile(r"\bround \d+: ")
+_ROUND = r"\bround \d+: "
 _ACCEPTED = 202
 
 
@@ -106,12 +105,27 @@ class Move:
         """Print how it went for a player, once the game runs at the destination."""
         self.player.leave()
         seconds = self.testbed.reactor.seconds() - departure.began
-        rounds = [found for text in self.watch.transfer_lines() if (found := _ROUND.search(text))]
+        rounds = self.watch.transfer_lines(_ROUND)
         check(
             "rounds", rounds, f"{len(rounds)} while it ran, and the last one when it had stopped"
         )
         line("move", f"{seconds:.0f} s, from the Panel's order to the game at its new node")
         self._tell_silence(departure.compared)
+
+    def times(self, departure: Departure) -> MoveTimes:
+        """Return when its steps were, for a picture."""
+
+        def last(text: str) -> float:
+            return self.watch.transfer_lines(text)[-1]
+
+        return MoveTimes(
+            ordered=departure.began,
+            rounds=tuple(self.watch.transfer_lines(_ROUND)),
+            stopping=last("stopping the server"),
+            stopped=last("removing its container"),
+            sent=last("waiting for the destination to finish"),
+            silent=self.player.silent,
+        )
 
     def _tell_silence(self, compared: float = 0.0) -> None:
         player = self.player

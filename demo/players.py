@@ -62,7 +62,13 @@ class Player:
     @property
     def silence(self) -> float:
         """The longest time between two answers, in seconds."""
-        return max((after - before for before, after in pairwise(self._answers)), default=0.0)
+        before, after = self.silent
+        return after - before
+
+    @property
+    def silent(self) -> tuple[float, float]:
+        """When it began and when it ended, in the reactor's seconds."""
+        return max(pairwise(self._answers), key=lambda pair: pair[1] - pair[0], default=(0.0, 0.0))
 
     def _ask_all(self) -> None:
         for port in self._ports:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -14,6 +15,7 @@ from demo.game import Game, Landmark, name_told
 from demo.moving import Departure, Move
 from demo.node import RunningNode
 from demo.output import check, heading, line, mib
+from demo.pictures import MoveTimes
 from demo.players import Player
 from demo.restoring import Restoring
 from demo.sftp import SftpUpload
@@ -32,13 +34,19 @@ _NO_CONTENT = 204
 
 
 class Scenario:
-    """The steps. `step` is the title of the current one."""
+    """The steps. `step` is the title of the current one.
 
-    def __init__(self, reactor: Any, game: Game) -> None:
+    `moved` gets the times of the first move when all of it has been checked.
+    """
+
+    def __init__(
+        self, reactor: Any, game: Game, moved: Callable[[MoveTimes], None] = lambda _: None
+    ) -> None:
         self.testbed = Testbed(reactor, game, [SERVER, UPLOADED, SPARE])
         self.step = ""
         self._reactor = reactor
         self._game = game
+        self._moved = moved
         self._panel = self.testbed.panel
         #: A copy of the server's files as they were before its first start.
         self._files = self.testbed.directory / "server"
@@ -57,9 +65,10 @@ class Scenario:
         self._begin("The game on node A")
         await self._play(a)
         self._begin("The Panel moves it to node B while it runs; a browser's view")
-        await self._move(a, b)
+        times = await self._move(a, b)
         self._begin("Node A keeps a copy for a day, and nothing else")
         await self._verify_gone(a, b)
+        self._moved(times)
         self._begin("The Panel moves it back, over a line that is cut")
         await self._move_broken(b, a)
         await self._verify_gone(b, a)
@@ -169,10 +178,12 @@ class Scenario:
         check("world", same, f"{words}\nas before" if same else f"{words}\n{before} was before")
         return now
 
-    async def _move(self, source: RunningNode, destination: RunningNode) -> None:
+    async def _move(self, source: RunningNode, destination: RunningNode) -> MoveTimes:
         """Move the running game, with a player in it."""
         move = await self._begin_move(source, destination)
-        await self._arrive(move, await move.run())
+        departure = await move.run()
+        await self._arrive(move, departure)
+        return move.times(departure)
 
     async def _move_broken(self, source: RunningNode, destination: RunningNode) -> None:
         """Move it over a line that is cut, and compare both copies."""

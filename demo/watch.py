@@ -83,10 +83,13 @@ class Watch:
         """Ask for the console's earlier lines, as a page does when it is opened."""
         self.send("send logs")
 
-    def transfer_lines(self) -> Iterator[str]:
-        """Yield the lines about transfers, without colours."""
-        for event in self._events("transfer logs"):
-            yield from (_COLOUR.sub("", text) for text in event.args)
+    def transfer_lines(self, pattern: str) -> list[float]:
+        """Return when lines about transfers with `pattern` arrived, in the reactor's seconds."""
+        return [
+            event.received
+            for event in self._events("transfer logs")
+            if any(re.search(pattern, text) for text in event.args)
+        ]
 
     def power_states(self) -> list[str]:
         """Return the states that the server was in, in order."""
