@@ -36,8 +36,9 @@ def made() -> dict[Path, str]:
         "layers": layers(),
         "exclusions": exclusions(),
     }
-    paths = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
-    pages = {page: filled(page.read_text(), parts) for page in paths}
+    pages = {
+        page: filled(page.read_text(), parts) for page in sorted((HOME / "docs").glob("*.md"))
+    }
     return {**pages, HOME / "man" / "wingsd.yml.5": manpage(keys)}
 
 

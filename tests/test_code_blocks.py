@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -47,6 +48,8 @@ PROGRAMS = {
 SECTIONS = {"Unit", "Service", "Socket", "Install"}
 #: Units that may be named.
 UNITS = {"wings", "wingsd"}
+#: A variable that is set for one command.
+ASSIGNED = re.compile(r"[A-Z_]+=.*")
 JOINED = re.compile(r"\\\n\s*")
 #: Inline code that is a command to type, and no message that begins as one.
 COMMAND = re.compile(r"(?:make|python3? -m|twistd|wingsctl(?! cannot)|systemctl|journalctl) .+")
@@ -134,7 +137,7 @@ def _commands(line: str) -> list[list[str]]:
 
 def _check(command: list[str]) -> None:
     """Fail when what a command names is not there."""
-    program, *words = command
+    program, *words = itertools.dropwhile(ASSIGNED.fullmatch, command)
     program = program.removeprefix("/opt/wingsd/bin/")
     if program == "tools/venv":
         program, *words = words

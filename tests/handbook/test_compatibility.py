@@ -35,8 +35,8 @@ def test_only_what_goes_has_parts_and_only_what_fails_has_a_reason() -> None:
             assert its.parts or its.fate in (Fate.NONE, Fate.FAILS)
 
 
-def test_the_readme_has_the_small_one_and_says_what_its_words_mean() -> None:
-    text = page("README.md").text
+def test_the_page_has_the_small_one_and_says_what_its_words_mean() -> None:
+    text = page("docs/families.md").text
     assert overview() in text
     for fate in Fate:
         assert fate is Fate.ARRIVES or f"*{fate.value}*:" in text
