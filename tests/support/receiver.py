@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import deferLater
 
 from tests.support.backups import without_catalogues
 from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID, sha256
 from tests.support.sample_server import archive as packed
 from wingsd.backups.store import Attachment, Backup
@@ -26,6 +25,7 @@ from wingsd.threadio import Feed, Workers
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
 from wingsd.transfers.incoming.uploads import UploadTransfer
+from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.upload_form import FormFrame
 
 DATA = packed()
@@ -274,6 +274,20 @@ class Receiver(Harness):
         """Go on with an upload of an earlier daemon."""
         self.transfers.resume(UploadTransfer, entry, self.coordinators.receiving(entry.server))
 
+    async def take_up(self, *, clear: bool = False) -> None:
+        """Go on with the one upload that is unfinished, as the next daemon does, to its end."""
+        entries = self.store.unfinished()
+        if clear:
+            clear_leftovers(entries, self.staging, self.received_backups)
+            self.staging.delete_cleared()
+        (entry,) = entries
+        self.resume(entry)
+        await until(lambda: not self.transfers.servers)
+
+    async def receive(self, source: Source | None = None) -> None:
+        """Receive an upload; return when its sender has its answer."""
+        await self.transfers.open(UploadTransfer, UUID).run(source or Source(), SINGLE)
+
     async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
         """Receive an upload that fails with an error of `kind`; return that."""
         transfer = self.transfers.open(UploadTransfer, UUID)
@@ -293,9 +307,6 @@ class Receiver(Harness):
             paths = [path for path in place.rglob("*") if path.is_file()]
             found |= {str(path.relative_to(place)): path.read_bytes() for path in paths}
         return without_catalogues(found)
-
-    async def passes(self) -> None:
-        await deferLater(reactor, 0.005)
 
     def close(self) -> None:
         self.cut_off()

@@ -16,7 +16,7 @@ from tests.support.await_faults import AwaitFaults, InjectedError, InjectedOSErr
 from tests.support.logged_errors import Logged
 from tests.support.move_node import MoveNode, refused
 from tests.support.reactor import reactor, until
-from tests.support.receiver import SINGLE, Receiver, Source
+from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender
 from tests.transfers.incoming.moving_node import MovingNode, source
@@ -27,7 +27,6 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
 from wingsd.threadio import Workers
-from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.storage.staging import Staging
 
@@ -160,7 +159,7 @@ async def test_a_stream_to_this_node(
             node.faults["create"] = EnvironmentFailed("no engine")
         try:
             with suppress(Exception):
-                await node.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+                await node.receive()
             await check_received(node, fault)
         finally:
             node.close()

@@ -8,30 +8,27 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tests.support.sample_server import UUID
+from tests.transfers.test_ownership import ScriptedPanel
 from wingsd.config import PTERODACTYL
 from wingsd.errors import NodeTokenRefused, ServerNotAssigned, ServerNotFound, WingsdError
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.transfers.coordinator import PanelCoordinators
 
-UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
-
-class ScriptedPanel:
-    """Raises `errors`, one with each question about the server, and then describes it."""
-
-    def __init__(self, *errors: WingsdError) -> None:
-        self.errors = list(errors)
+class AssigningPanel(ScriptedPanel):
+    """Raises `answers`, one with each question about the server, and then describes it."""
 
     async def owns(self, uuid: str) -> bool:
         return False
 
     async def describe(self, uuid: str) -> Configuration:
-        if self.errors:
-            raise self.errors.pop(0)
+        if self.answers:
+            await self._answer("describe")
         return Configuration(Settings(uuid))
 
 
-def admit(panel: ScriptedPanel, clock: Clock) -> Deferred[Configuration]:
+def admit(panel: AssigningPanel, clock: Clock) -> Deferred[Configuration]:
     faked: Any = panel
     parts = PanelCoordinators(faked, faked, clock, PTERODACTYL)
     return Deferred.fromCoroutine(parts.receiving(UUID).admit())
@@ -40,7 +37,7 @@ def admit(panel: ScriptedPanel, clock: Clock) -> Deferred[Configuration]:
 @pytest.mark.promise("late-commit-is-waited-for")
 def test_a_server_is_admitted_once_the_panel_has_committed_its_transfer() -> None:
     clock = Clock()
-    admitting = admit(ScriptedPanel(*[ServerNotAssigned("no")] * 3), clock)
+    admitting = admit(AssigningPanel(*[ServerNotAssigned("no")] * 3), clock)
     assert not admitting.called
     clock.pump([0.5] * 14)
     assert admitting.result.settings.uuid == UUID  # type: ignore[attr-defined]
@@ -49,7 +46,7 @@ def test_a_server_is_admitted_once_the_panel_has_committed_its_transfer() -> Non
 @pytest.mark.promise("late-commit-is-waited-for")
 def test_after_a_minute_a_server_that_no_transfer_brings_is_refused() -> None:
     clock = Clock()
-    panel = ScriptedPanel(*[ServerNotAssigned("no")] * 100)
+    panel = AssigningPanel(*[ServerNotAssigned("no")] * 100)
     admitting = admit(panel, clock)
     refused: list[Any] = []
     admitting.addErrback(refused.append)
@@ -57,11 +54,11 @@ def test_after_a_minute_a_server_that_no_transfer_brings_is_refused() -> None:
     assert refused == []
     clock.pump([0.5] * 2)
     assert refused[0].check(ServerNotAssigned)
-    assert len(panel.errors) > 88  # asked with growing pauses
+    assert len(panel.answers) > 88  # asked with growing pauses
 
 
 @pytest.mark.parametrize("error", [ServerNotFound("no"), NodeTokenRefused("no", 403)])
 def test_other_refusals_are_not_retried(error: WingsdError) -> None:
     refused: list[Any] = []
-    admit(ScriptedPanel(error), Clock()).addErrback(refused.append)
+    admit(AssigningPanel(error), Clock()).addErrback(refused.append)
     assert refused[0].value is error

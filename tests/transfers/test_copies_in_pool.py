@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.reactor import until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.errors import Conflict, PanelRefused, TransferRevoked
@@ -54,9 +53,7 @@ async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restar
     receiver.store.set_terms(entry, "", (), receiver.staging.inode(UUID))
     receiver.staging.swap(UUID)
     replaced(receiver)
-    (unfinished,) = receiver.store.unfinished()
-    receiver.resume(unfinished)
-    await until(lambda: not receiver.transfers.servers)
+    await receiver.take_up()
     assert is_untouched(receiver)
     assert "success" not in receiver.calls
     assert receiver.store.unfinished() == []

@@ -76,7 +76,7 @@ async def test_an_impossible_variable_is_refused_before_the_archive(receiver: Re
     receiver.panel.variables = {"STARTUP=sh": "x"}
     source = Source()
     with pytest.raises(EnvironmentFailed):
-        await receiver.transfers.open(UploadTransfer, UUID).run(source, SINGLE)
+        await receiver.receive(source)
     assert receiver.calls == ["owns", "server"]
     assert receiver.left() == []
 
@@ -84,7 +84,7 @@ async def test_an_impossible_variable_is_refused_before_the_archive(receiver: Re
 async def test_the_files_are_in_place_before_the_environment_is_made(receiver: Receiver) -> None:
     seen = []
     receiver.before["create"] = lambda: seen.append(receiver.left())
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     assert seen == [[UUID]]
     assert (receiver.data / UUID / "server.properties").exists()
 
@@ -196,7 +196,7 @@ async def test_a_failure_is_reported_until_the_next_transfer(receiver: Receiver)
     # It is told again until it is heard, or the Panel has begun another transfer.
     assert len(receiver.store.unsettled()) == 1
     receiver.panel.owned = [False]
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     assert receiver.store.unsettled() == []
     assert receiver.calls.count("failure") == 1
 
@@ -204,7 +204,7 @@ async def test_a_failure_is_reported_until_the_next_transfer(receiver: Receiver)
 async def test_a_refused_report_of_a_server_owned_here_is_a_success(receiver: Receiver) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.owned = [False, True]
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     assert receiver.calls == ["owns", "server", "create", "success", "owns", "sync"]
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 

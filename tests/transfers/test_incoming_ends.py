@@ -158,7 +158,7 @@ async def test_a_second_transfer_during_the_report_is_refused(receiver: Receiver
         refused.append(caught.value)
 
     receiver.before["success"] = next_one
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     assert re.fullmatch(
         r"the transfer under way began \d+ s ago and is reporting to the Panel; "
         "wait for it to end",
@@ -171,12 +171,10 @@ async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: Receiv
     receiver.waits["remove"] = hanging
     receiver.faults["create"] = EnvironmentFailed("no image")
     with pytest.raises(EnvironmentFailed):
-        await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+        await receiver.receive()
     del receiver.faults["create"]
     receiver.panel.owned = [False]
-    second = Deferred.fromCoroutine(
-        receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
-    )
+    second = Deferred.fromCoroutine(receiver.receive())
     assert receiver.calls.count("owns") == 1
     with pytest.raises(ServerAlreadyExists):
         receiver.transfers.open(UploadTransfer, UUID)
@@ -206,7 +204,7 @@ async def test_no_cancel_is_possible_once_success_may_be_reported(receiver: Rece
         refused.append(caught.value)
 
     receiver.before["success"] = cancel
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     assert refused[0].message == "Server is not currently being transferred."
     assert receiver.states[-1] == "completed"
 
@@ -281,11 +279,11 @@ async def test_a_failure_is_reported_again_only_where_the_panel_may_not_know_the
 async def test_a_disconnect_after_the_report_changes_nothing(receiver: Receiver) -> None:
     source = Source()
     receiver.before["success"] = source.go
-    await receiver.transfers.open(UploadTransfer, UUID).run(source, SINGLE)
+    await receiver.receive(source)
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 
 
 async def test_a_failed_sync_of_settings_does_not_fail_the_transfer(receiver: Receiver) -> None:
     receiver.faults["sync"] = PanelUnreachable("down", "x")
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])

@@ -8,8 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from tests.support.logged_errors import Logged
-from tests.support.reactor import until
-from tests.support.receiver import SINGLE, Receiver, Source
+from tests.support.receiver import Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.backups.store import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN
@@ -23,8 +22,6 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.statedb import Direction
-from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 
 ONE = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
@@ -39,7 +36,7 @@ def laden(*, checksum: str = "") -> Source:
 
 
 async def test_attachments_are_kept_and_reported(receiver: Receiver) -> None:
-    await receiver.transfers.open(UploadTransfer, UUID).run(laden(), SINGLE)
+    await receiver.receive(laden())
     assert receiver.kept() == KEPT
     assert receiver.panel.reported_backups == [(ONE.uuid, TWO.uuid)]
     assert receiver.left() == [UUID]
@@ -50,14 +47,14 @@ async def test_backups_are_reported_to_calagopus_panels_only(
     receiver: Receiver, family: str, told: object
 ) -> None:
     object.__setattr__(receiver.coordinators, "family", family)
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     assert receiver.panel.reported_backups == [told]
 
 
 async def test_backups_are_placed_before_the_container_the_log_last(receiver: Receiver) -> None:
     seen = []
     receiver.before["create"] = lambda: seen.append(receiver.kept())
-    await receiver.transfers.open(UploadTransfer, UUID).run(laden(), SINGLE)
+    await receiver.receive(laden())
     (then,) = seen
     assert {path for path in then if not path.startswith(".wingsd-")} == {
         ONE.path(UUID),
@@ -104,7 +101,7 @@ async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
 @pytest.mark.promise("attached-backups-arrive-whole")
 async def test_a_log_that_cannot_be_kept_fails_nothing(receiver: Receiver, logged: Logged) -> None:
     receiver.logs.write_text("no directory")
-    await receiver.transfers.open(UploadTransfer, UUID).run(laden(), SINGLE)
+    await receiver.receive(laden())
     assert receiver.states[-1] == "completed"
     assert [line for line in logged.lines if "installation log" in line]
 
@@ -133,15 +130,6 @@ def begun(receiver: Receiver, step: ReceiveStep) -> None:
         receiver.received_backups.place(UUID)
 
 
-async def resumed(receiver: Receiver) -> None:
-    entries = receiver.store.unfinished()
-    clear_leftovers(entries, receiver.staging, receiver.received_backups)
-    receiver.staging.delete_cleared()
-    (entry,) = entries
-    receiver.resume(entry)
-    await until(lambda: not receiver.transfers.servers)
-
-
 WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]
 
 
@@ -149,7 +137,7 @@ WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]
 @pytest.mark.parametrize("step", WHOLE)
 async def test_backups_are_kept_by_the_next_daemon(receiver: Receiver, step: ReceiveStep) -> None:
     begun(receiver, step)
-    await resumed(receiver)
+    await receiver.take_up(clear=True)
     assert receiver.kept() == KEPT
     assert receiver.panel.reported_backups == [(ONE.uuid, TWO.uuid)]
     assert receiver.left() == [UUID]
@@ -162,7 +150,7 @@ async def test_the_next_daemon_puts_a_refused_server_and_its_backups_into_quaran
 ) -> None:
     begun(receiver, step)
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
-    await resumed(receiver)
+    await receiver.take_up(clear=True)
     assert receiver.panel.reported_backups == []
     assert (receiver.left(), receiver.store.unfinished()) == ([".quarantine"], [])
     (files,) = [path.name for path in receiver.staging.quarantine.iterdir()]
@@ -178,13 +166,13 @@ async def test_the_next_daemon_fails_a_transfer_without_its_backups(receiver: Re
     (entry,) = receiver.store.unfinished()
     receiver.store.enter(2.0, entry.id, ReceiveStep.SWAP.name)
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
-    await resumed(receiver)
+    await receiver.take_up(clear=True)
     assert (receiver.kept(), receiver.left()) == ({}, [])
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
 async def test_incomplete_attachments_are_cleared(receiver: Receiver, step: ReceiveStep) -> None:
     begun(receiver, step)
-    await resumed(receiver)
+    await receiver.take_up(clear=True)
     assert receiver.calls == ["failure"]
     assert (receiver.kept(), receiver.left()) == ({}, [])

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from tests.support.archives import seen
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.receiver import RECORDED, SINGLE, Receiver, SingleUpload, Source
+from tests.support.receiver import RECORDED, Receiver, SingleUpload, Source
 from tests.support.sample_server import UUID
 from wingsd.backups.store import AttachedLog, Backup
 from wingsd.config import PELICAN
@@ -55,7 +55,7 @@ def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic
 async def test_a_shared_server_is_not_copied_and_its_success_reported(pooled: Receiver) -> None:
     before = seen(pooled.data / UUID)
     inode = (pooled.data / UUID).stat().st_ino
-    await pooled.transfers.open(UploadTransfer, UUID).run(source(), SINGLE)
+    await pooled.receive(source())
     assert pooled.calls == ["owns", "server", "create", "success", "sync"]
     assert (seen(pooled.data / UUID), (pooled.data / UUID).stat().st_ino) == (before, inode)
     assert pooled.left() == [UUID]
@@ -69,9 +69,7 @@ async def test_a_shared_server_is_not_copied_and_its_success_reported(pooled: Re
 async def test_a_deletion_before_the_report_deletes_no_files(pooled: Receiver) -> None:
     telling: Deferred[None] = Deferred()
     pooled.waits["success"] = telling
-    running = Deferred.fromCoroutine(
-        pooled.transfers.open(UploadTransfer, UUID).run(source(), SINGLE)
-    )
+    running = Deferred.fromCoroutine(pooled.receive(source()))
     await until(lambda: pooled.panel.reported_backups)
     assert pooled.servers.pools == ["Attic"]
     telling.callback(None)
@@ -80,7 +78,7 @@ async def test_a_deletion_before_the_report_deletes_no_files(pooled: Receiver) -
 
 async def test_backups_and_log_are_received_from_a_pool(pooled: Receiver) -> None:
     laden = source().bring(ONE, b"one").bring(AttachedLog(), b"installed")
-    await pooled.transfers.open(UploadTransfer, UUID).run(laden, SINGLE)
+    await pooled.receive(laden)
     assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
 
 
@@ -89,7 +87,7 @@ async def test_a_backup_that_exists_already_stays_the_same_file(pooled: Receiver
     place.parent.mkdir(parents=True)
     place.write_bytes(b"one")
     inode = place.stat().st_ino
-    await pooled.transfers.open(UploadTransfer, UUID).run(source().bring(ONE, b"one"), SINGLE)
+    await pooled.receive(source().bring(ONE, b"one"))
     assert (place.stat().st_ino, pooled.kept()) == (inode, {ONE.path(UUID): b"one"})
 
 
@@ -104,7 +102,7 @@ async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: Receive
 async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: Receiver) -> None:
     marked = source(b"")
     marked.mark = pooled.volume.marks.leave(UUID)
-    await pooled.transfers.open(UploadTransfer, UUID).run(marked, SINGLE)
+    await pooled.receive(marked)
     assert pooled.states[-1] == "completed"
 
 
@@ -152,7 +150,7 @@ async def test_another_pools_files_are_sent(receiver: Receiver, ours: str, logge
     receiver.volume.pool = ours
     ordinary = Source()
     ordinary.pool = "attic\n"
-    await receiver.transfers.open(UploadTransfer, UUID).run(ordinary, SINGLE)
+    await receiver.receive(ordinary)
     assert (receiver.data / UUID / "server.properties").is_file()
     (line,) = [line for line in logged.lines if "storage pool" in line]
     told = f"this node {ours!r}" if ours else "this node none"
@@ -239,11 +237,7 @@ async def resumed(receiver: Receiver, step: ReceiveStep, *, told: bool = False) 
         telling: Deferred[None] = Deferred()
         receiver.waits["success"] = telling
         await receiver.callbacks.load()
-    entries = receiver.store.unfinished()
-    clear_leftovers(entries, receiver.staging, receiver.received_backups)
-    (unfinished,) = entries
-    receiver.resume(unfinished)
-    await until(lambda: not receiver.transfers.servers)
+    await receiver.take_up(clear=True)
 
 
 BEFORE_REPORT = [

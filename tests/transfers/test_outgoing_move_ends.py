@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import time
+import time
 
 import jwt
 import pytest
@@ -26,7 +26,7 @@ __all__ = ["_quick", "node", "sender"]
 
 
 @pytest.mark.promise("move-begins-once")
-async def test_a_beginning_that_was_not_answered_is_withdrawn(
+async def test_a_beginning_that_was_not_answered_is_withdrawn_by_a_cancel(
     sender: Sender, node: MoveNode
 ) -> None:
     node.fault = lambda kind, count: SILENT if (kind, count) == ("begin", 1) else None
@@ -55,7 +55,7 @@ async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
 ) -> None:
     monkeypatch.setattr(move, "BEGIN_WITHIN", 0.05)
     node.fault = lambda kind, count: CUT if kind == "begin" and count < 10 else None
-    claims = {} if exp is None else {"exp": exp if isinstance(exp, str) else time() + exp}
+    claims = {} if exp is None else {"exp": exp if isinstance(exp, str) else time.time() + exp}
     node.token = jwt.encode(claims, "a key of the other node, unknown here", "HS256")
     await sender.start(authorization=f"Bearer {node.token}")
     assert ("completed" in sender.states) is isinstance(exp, int)

@@ -6,10 +6,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.reactor import until
-from tests.support.receiver import DATA, SINGLE, Receiver, Source
+from tests.support.receiver import DATA, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import BadRequest
-from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.steps import ProgressMeter, ReceiveStep
 
 
@@ -64,9 +63,7 @@ async def test_a_transfer_shows_its_step_and_bytes_received(receiver: Receiver) 
     receiver.waits["create"] = made
     source = Source()
     source.size = len(DATA) + 500
-    running = Deferred.fromCoroutine(
-        receiver.transfers.open(UploadTransfer, UUID).run(source, SINGLE)
-    )
+    running = Deferred.fromCoroutine(receiver.receive(source))
     await until(lambda: not "create" not in receiver.calls)
     (now,) = receiver.transfers.progress
     assert (now.server, now.step) == (UUID, ReceiveStep.ENVIRONMENT)
@@ -83,7 +80,7 @@ async def test_a_transfer_shows_its_step_and_bytes_received(receiver: Receiver) 
 async def test_the_outcome_is_in_the_database(receiver: Receiver) -> None:
     receiver.panel.owned = [False, False]
     await receiver.fails(BadRequest, Source(checksum="0" * 64))
-    await receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await receiver.receive()
     success, failure = receiver.store.ended(2)
     assert "checksum-mismatch" in failure.reason
     assert (failure.bytes, failure.files) == (None, None)

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import until
-from tests.support.receiver import RECORDED, SINGLE, Receiver, Source
+from tests.support.receiver import RECORDED, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import (
     EnvironmentFailed,
@@ -21,8 +21,7 @@ from wingsd.errors import (
     TransferRevoked,
 )
 from wingsd.statedb import Direction, MoveRecord, Outcome, Report, TransferRecord
-from wingsd.transfers.incoming.uploads import UploadTransfer
-from wingsd.transfers.recovery import clear_leftovers, durable, open_moves
+from wingsd.transfers.recovery import durable, open_moves
 from wingsd.transfers.steps import ReceiveStep
 
 
@@ -75,15 +74,12 @@ async def test_a_success_that_cannot_be_recorded_is_not_reported(
 
 async def resumed(receiver: Receiver, step: ReceiveStep, begun: float = 1.0) -> None:
     """Take up, as the next daemon does, a transfer that had come so far."""
-    entry = receiver.store.begin(begun, UUID, Direction.IN, step.name)
+    receiver.store.begin(begun, UUID, Direction.IN, step.name)
     directory = Path(receiver.staging.create(UUID))
     (directory / "world").write_text("whole")
     if step in (ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
         receiver.staging.swap(UUID)
-    (found,) = receiver.store.unfinished()
-    assert found.id == entry
-    receiver.resume(found)
-    await until(lambda: not receiver.transfers.servers)
+    await receiver.take_up()
 
 
 @pytest.mark.promise("destination-completes-or-rolls-back")
@@ -121,9 +117,7 @@ async def test_an_incomplete_server_is_a_failure(receiver: Receiver, step: Recei
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
 async def test_a_rolled_back_transfer_has_failed(receiver: Receiver, step: ReceiveStep) -> None:
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
-    (entry,) = receiver.store.unfinished()
-    receiver.resume(entry)
-    await until(lambda: not receiver.transfers.servers)
+    await receiver.take_up()
     assert "success" not in receiver.calls
     # It may have been killed before the container was removed as well.
     assert ("remove" in receiver.calls) is (step is ReceiveStep.ENVIRONMENT)
@@ -142,17 +136,15 @@ async def test_a_refused_container_is_removed(receiver: Receiver, step: ReceiveS
 async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(receiver: Receiver) -> None:
     receiver.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
     receiver.waits["remove"] = Deferred()
-    transfer = receiver.transfers.open(UploadTransfer, UUID)
     with pytest.raises(EnvironmentFailed):
-        await transfer.run(Source(), SINGLE)
-    await until(lambda: not "remove" not in receiver.calls)
+        await receiver.receive()
+    await until(lambda: "remove" in receiver.calls)
     # The daemon ends here, before its engine has removed what may have been made.
     (entry,) = receiver.store.unfinished()
     assert (entry.step, durable([entry])) == ("FAILED", set())
     receiver.calls.clear()
     receiver.waits.clear()
-    receiver.resume(entry)
-    await until(lambda: not receiver.transfers.servers)
+    await receiver.take_up()
     # The Panel has heard of it, and may have begun another transfer since.
     assert receiver.calls == ["remove"]
     assert receiver.store.unfinished() == []
@@ -200,9 +192,7 @@ async def test_a_restored_directory_is_not_taken_for_the_received_server(
     del receiver.faults["create"]
     receiver.calls.clear()
     receiver.panel.owned = [False]
-    clear_leftovers([entry], receiver.staging, receiver.received_backups)
-    receiver.resume(entry)
-    await until(lambda: not receiver.transfers.servers)
+    await receiver.take_up(clear=True)
     assert "success" not in receiver.calls
     assert precious.exists()
     assert (receiver.left(), receiver.store.unfinished()) == ([UUID], [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,9 +64,7 @@ def test_nothing_is_told_after_its_end() -> None:
     assert upload.clock.getDelayedCalls() == []
 
 
-@pytest.fixture
-def sender(tmp_path: Path) -> Iterator[Sender]:
-    yield from sending(tmp_path)
+sender = pytest.fixture(sending)
 
 
 async def test_the_console_of_a_server_tells_that_its_upload_is_not_taken(

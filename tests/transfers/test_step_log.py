@@ -40,9 +40,7 @@ async def test_waiting_for_a_slot_is_not_counted(receiver: Receiver) -> None:
     now, slots = [0.0], receiver.slots
     for other in "ab":
         await slots.acquire(other)
-    outcome = Deferred.fromCoroutine(
-        receiver.transfers.open(UploadTransfer, UUID).run(Source(), SINGLE)
-    )
+    outcome = Deferred.fromCoroutine(receiver.receive())
     await until(lambda: slots.waiting)
     (step_log,) = receiver.heard.begun
     step_log.seconds = lambda: now[0]

@@ -15,7 +15,6 @@ from twisted.internet.threads import deferToThread
 
 from tests.support.move_client import MoveClient
 from tests.support.reactor import until
-from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.moving_node import LEVEL, MovingNode, half_sent, kept, rest
 from wingsd.archive import quota
@@ -25,7 +24,6 @@ from wingsd.moves.nodes import FileNode
 from wingsd.transfers.incoming.moves import partial_copy
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
 from wingsd.transfers.incoming.moves.transfer import LONGER
-from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.steps import ReceiveStep
 from wingsd.util.reactor import Timer
 
@@ -157,7 +155,7 @@ async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) ->
     client = await half_sent(node, source)
     await client.ask("DELETE", "", params={"keep": "1"})
     await rest(node)
-    await node.receiver.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await node.receive()
     assert (kept(node), node.left()) == ([], [".kept", UUID])
 
 
@@ -180,7 +178,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     monkeypatch.setattr(quota, "STEP", 1)
     limits = attrs.evolve(node.receiver.parts.limits, reserve=1)
     node.receiver.parts = attrs.evolve(node.receiver.parts, limits=limits)
-    await node.receiver.open(UploadTransfer, UUID).run(Source(), SINGLE)
+    await node.receive()
     # the oldest go first
     assert (kept(node), copies.kept_bytes()) == (servers[2:], 100)
 
