@@ -1,27 +1,34 @@
-"""An incoming transfer: its steps, and what is rolled back and reported when one fails."""
+"""Incoming transfers: their steps, how they end, and what a failure rolls back and reports."""
 
 from __future__ import annotations
 
+import re
+import threading
 from unittest.mock import Mock
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from tests.support.logged_errors import Logged
-from tests.support.reactor import until
+from tests.support.reactor import reactor, until
 from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd import callbacks as firstminute
+from wingsd.app.daemon import DAY
+from wingsd.callbacks import COMMITS_WITHIN
 from wingsd.errors import (
     ArchiveError,
     BadRequest,
     Conflict,
+    DaemonStopping,
     EnvironmentFailed,
     PanelRefused,
     PanelUnreachable,
     ServerAlreadyExists,
     ServerNotFound,
     StorageError,
+    TooManyTransfers,
+    TransferCancelled,
     TransferRevoked,
     UploadTruncated,
     WingsdError,
@@ -302,3 +309,267 @@ async def test_a_server_that_the_panel_refuses_later_goes_into_quarantine(
     assert receiver.left() == [".quarantine"]
     assert receiver.states[-1] == "failure"
     assert receiver.servers.holds == {}
+
+
+# Incoming transfers that are given up, cancelled, deleted, or left by their sender
+
+
+def give_up_at(receiver: Receiver, call: str) -> UploadTransfer:
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
+    receiver.before[call] = lambda: transfer.abort(DaemonStopping())
+    return transfer
+
+
+async def test_a_stop_before_the_archive_aborts_the_transfer(receiver: Receiver) -> None:
+    with pytest.raises(DaemonStopping):
+        await give_up_at(receiver, "server").run(Source(), SINGLE)
+    assert receiver.calls == ["owns", "server", "failure"]
+    assert receiver.left() == []
+
+
+async def test_a_stop_after_verification_lets_the_transfer_finish(receiver: Receiver) -> None:
+    source = Source()
+    await give_up_at(receiver, "create").run(source, SINGLE)
+    assert receiver.calls[-2:] == ["success", "sync"]
+    assert source.stopped == []
+
+
+async def test_a_receiver_that_stops_refuses_new_transfers(receiver: Receiver) -> None:
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
+    stopped: list[Deferred[object]] = []
+    receiver.before["create"] = lambda: stopped.append(receiver.transfers.stop())
+    await transfer.run(Source(), SINGLE)
+    await stopped[0]
+    with pytest.raises(DaemonStopping):
+        receiver.transfers.open(UploadTransfer, UUID)
+
+
+async def test_a_transfer_answered_at_the_nodes_end_is_recorded_before_the_database_closes(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.waits["success"] = Deferred()
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
+    await until(lambda: transfer.has_arrived)
+    node, published = receiver.node, threading.Event()
+    node.booted = succeed(True)
+    node._daily.start(DAY)
+    monkeypatch.setattr(receiver.storage.logs, "publish", lambda _: published.wait(10))
+    stopping = node.stopService()
+    receiver.waits["success"].callback(None)
+    await until(lambda: transfer.is_answered)
+    published.set()
+    await stopping
+    await outcome
+    receiver.store.open()
+    assert receiver.store.unfinished() == []
+
+
+async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receiver) -> None:
+    slots = receiver.slots
+    for other in "ab":
+        await slots.acquire(other)
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
+    transfer.abort(DaemonStopping())
+    with pytest.raises(DaemonStopping):
+        await outcome
+    assert receiver.calls[-1] == "failure"
+    assert slots.waiting == {}
+
+
+@pytest.mark.promise("full-queue-refuses-early")
+async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receiver) -> None:
+    others = [f"{number}{UUID[1:]}" for number in range(4)]
+    for server in others[:3]:
+        receiver.transfers.open(UploadTransfer, server)
+    with pytest.raises(TooManyTransfers) as caught:
+        receiver.transfers.open(UploadTransfer, others[3])
+    assert (caught.value.status, caught.value.retry_after) == (503, 60)
+    assert list(receiver.transfers.servers) == others[:3]
+
+
+async def test_a_complete_server_occupies_no_slot(receiver: Receiver) -> None:
+    receiver.waits["create"] = Deferred()
+    others = [f"{number}{UUID[1:]}" for number in range(3)]
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
+    made: Deferred[None] = Deferred()
+    receiver.before["create"] = lambda: reactor.callLater(0, made.callback, None)
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
+    await made
+    for server in others:
+        receiver.transfers.open(UploadTransfer, server)
+    with pytest.raises(TooManyTransfers):
+        receiver.transfers.open(UploadTransfer, f"9{UUID[1:]}")
+    receiver.waits["create"].callback(None)
+    await outcome
+
+
+async def test_a_hanging_engine_is_aborted_at_the_end(receiver: Receiver) -> None:
+    receiver.waits["create"] = Deferred()
+    transfer = receiver.transfers.open(UploadTransfer, UUID)
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
+    made: Deferred[None] = Deferred()
+    # Not at once: the engine answers in a later turn of the reactor, if it does.
+    receiver.before["create"] = lambda: reactor.callLater(0, made.callback, None)
+    await made
+    transfer.abort(DaemonStopping())
+    assert not outcome.called
+    receiver.transfers.abort_all()
+    with pytest.raises(DaemonStopping):
+        await outcome
+    await transfer.over
+    assert receiver.calls[-2:] == ["failure", "remove"]
+    assert receiver.left() == []
+
+
+@pytest.mark.promise("second-transfer-is-refused")
+def test_a_second_transfer_of_a_server_is_refused(receiver: Receiver) -> None:
+    receiver.transfers.open(UploadTransfer, UUID)
+    with pytest.raises(ServerAlreadyExists) as caught:
+        receiver.transfers.open(UploadTransfer, UUID)
+    assert re.fullmatch(
+        r"the transfer under way began \d+ s ago and is waiting for the archive; if its sender is "
+        "gone, it ends after 120 s of silence: send the server again then",
+        caught.value.detail,
+    )
+
+
+async def test_a_second_transfer_during_the_report_is_refused(receiver: Receiver) -> None:
+    refused: list[ServerAlreadyExists] = []
+
+    def next_one() -> None:
+        with pytest.raises(ServerAlreadyExists) as caught:
+            receiver.transfers.open(UploadTransfer, UUID)
+        refused.append(caught.value)
+
+    receiver.before["success"] = next_one
+    await receiver.receive()
+    assert re.fullmatch(
+        r"the transfer under way began \d+ s ago and is reporting to the Panel; "
+        "wait for it to end",
+        refused[0].detail,
+    )
+
+
+async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: Receiver) -> None:
+    hanging: Deferred[None] = Deferred()
+    receiver.waits["remove"] = hanging
+    receiver.faults["create"] = EnvironmentFailed("no image")
+    with pytest.raises(EnvironmentFailed):
+        await receiver.receive()
+    del receiver.faults["create"]
+    receiver.panel.owned = [False]
+    second = Deferred.fromCoroutine(receiver.receive())
+    assert receiver.calls.count("owns") == 1
+    with pytest.raises(ServerAlreadyExists):
+        receiver.transfers.open(UploadTransfer, UUID)
+    hanging.callback(None)
+    await second
+    assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
+    assert list(receiver.transfers.servers) == []
+
+
+@pytest.mark.parametrize("call", ["server", "create"])
+async def test_a_cancelled_transfer_leaves_nothing(receiver: Receiver, call: str) -> None:
+    receiver.before[call] = lambda: receiver.transfers.cancel(UUID)
+    if call == "create":
+        receiver.waits["create"] = Deferred()
+        receiver.before[call] = lambda: reactor.callLater(0, receiver.transfers.cancel, UUID)
+    await receiver.fails(TransferCancelled)
+    assert receiver.calls.count("failure") == 1
+    assert (receiver.servers.holds, receiver.left()) == ({}, [])
+
+
+async def test_no_cancel_is_possible_once_success_may_be_reported(receiver: Receiver) -> None:
+    refused: list[Conflict] = []
+
+    def cancel() -> None:
+        with pytest.raises(Conflict) as caught:
+            receiver.transfers.cancel(UUID)
+        refused.append(caught.value)
+
+    receiver.before["success"] = cancel
+    await receiver.receive()
+    assert refused[0].message == "Server is not currently being transferred."
+    assert receiver.states[-1] == "completed"
+
+
+def test_what_is_not_received_cannot_be_cancelled(receiver: Receiver) -> None:
+    with pytest.raises(Conflict):
+        receiver.transfers.cancel(UUID)
+
+
+async def test_a_deletion_aborts_the_transfer(receiver: Receiver) -> None:
+    await receiver.transfers.release(UUID)
+    released: list[Deferred[None]] = []
+    receiver.waits["create"] = Deferred()
+
+    def release() -> None:
+        released.append(Deferred.fromCoroutine(receiver.transfers.release(UUID)))
+
+    receiver.before["create"] = lambda: reactor.callLater(0, release)
+    await receiver.fails(TransferCancelled)
+    await released[0]
+    assert (receiver.servers.holds, receiver.left()) == ({}, [])
+
+
+async def test_a_disconnect_before_the_answer_is_a_failure(receiver: Receiver) -> None:
+    source = Source()
+    receiver.waits["create"] = Deferred()
+    receiver.before["create"] = lambda: reactor.callLater(0, source.go)
+    await receiver.fails(UploadTruncated, source)
+    assert receiver.calls[-2:] == ["failure", "remove"]
+    assert receiver.left() == []
+
+
+#: When a transfer was ordered, by the clock of its Panel.
+ORDERED = 1_900_000_000.0
+
+
+@pytest.mark.promise("next-transfer-is-not-ended")
+@pytest.mark.parametrize(
+    ("end", "seconds_later", "expected"),
+    [
+        ("cancel", 1.0, 0.0),
+        ("the source is gone", 1.0, 0.0),
+        ("the upload ends early", 1.0, 0.0),
+        ("no container", 1.0, COMMITS_WITHIN),
+        ("no container", None, COMMITS_WITHIN),
+        ("no container", COMMITS_WITHIN, 0.0),
+    ],
+)
+async def test_a_failure_is_reported_again_only_where_the_panel_may_not_know_the_transfer_yet(
+    receiver: Receiver, end: str, seconds_later: float | None, expected: float
+) -> None:
+    receiver.panel.date = None if seconds_later is None else ORDERED + seconds_later
+    source = Source()
+    receiver.waits["create"] = Deferred()
+    if end == "cancel":
+        receiver.before["create"] = lambda: reactor.callLater(0, receiver.transfers.cancel, UUID)
+    elif end == "the source is gone":
+        receiver.before["create"] = lambda: reactor.callLater(0, source.go)
+    elif end == "the upload ends early":
+        source = Source(error=UploadTruncated("cut", "x"))
+    else:
+        receiver.faults["create"] = EnvironmentFailed("no image")
+        receiver.waits["create"].callback(None)
+    transfer = receiver.transfers.open(UploadTransfer, UUID, ordered=ORDERED)
+    with pytest.raises(WingsdError):
+        await transfer.run(source, SINGLE)
+    await transfer.over
+    (report,) = receiver.store.reports()
+    assert (report.outcome, report.commits_within) == (Outcome.FAILURE, expected)
+
+
+async def test_a_disconnect_after_the_report_changes_nothing(receiver: Receiver) -> None:
+    source = Source()
+    receiver.before["success"] = source.go
+    await receiver.receive(source)
+    assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
+
+
+async def test_a_failed_sync_of_settings_does_not_fail_the_transfer(receiver: Receiver) -> None:
+    receiver.faults["sync"] = PanelUnreachable("down", "x")
+    await receiver.receive()
+    assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])

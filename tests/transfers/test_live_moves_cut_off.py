@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -458,3 +459,117 @@ async def test_the_third_halt_fails_the_move_and_the_server_runs(
     assert sender.calls == ["stop", "remove", "restore", "start"] * 3
     assert sender.said("final-pass-stalled")
     await until(lambda: node.deleted == ["keep"])
+
+
+# Moves of running servers whose commit came to nothing: when the server may run here again
+
+
+#: Questions that take longer together than the last round may come to a halt.
+MANY = 150
+
+
+def loses_the_commit(
+    sender: Sender, node: MoveNode, then: str, fault: Callable[[], Fault], starts: int = 1
+) -> None:
+    """Have the destination forget the first commit, and `fault` come of what is asked next.
+
+    The fault comes while the server is down, until it was started `starts` times.
+    """
+
+    def fails(kind: str, count: int) -> Fault:
+        if (kind, count) == ("commit", 1):
+            node.restart()
+        is_down = sender.server.state is PowerState.OFFLINE
+        is_down = is_down and sender.calls.count("start") < starts
+        return fault() if kind == then and is_down and node.count("commit") == 1 else None
+
+    node.fault = fails
+
+
+async def test_the_server_runs_again_where_a_reopened_move_comes_to_a_halt(
+    sender: Sender, node: MoveNode
+) -> None:
+    loses_the_commit(sender, node, "rounds", silent)
+    over = sender.start()
+    await until(lambda: "start" in sender.calls)
+    assert step(sender) is SendStep.FOLLOW
+    await over
+    check_moved(sender, node, running=True)
+    assert sender.calls == ["stop", "remove", "restore", "start", "stop", "remove"]
+    assert node.count("commit") == 2
+
+
+async def test_the_server_is_not_started_before_the_destination_has_reopened_the_move(
+    sender: Sender, node: MoveNode
+) -> None:
+    resumed = MANY + 1
+    loses_the_commit(sender, node, "resume", lambda: refused(503, "servers-not-loaded"))
+    fails = node.fault
+
+    def for_a_while(kind: str, count: int) -> Fault:
+        fault = fails(kind, count)
+        return None if kind == "resume" and count > resumed else fault
+
+    node.fault = for_a_while
+    await sender.start()
+    assert node.count("resume") > MANY
+    check_moved(sender, node, running=True)
+    assert sender.calls == ["stop", "remove"]
+
+
+async def test_a_daemon_that_ends_meanwhile_has_the_next_one_start_the_server(
+    sender: Sender, node: MoveNode
+) -> None:
+    loses_the_commit(sender, node, "rounds", lambda: SILENT)
+    over = sender.start()
+    await until(lambda: node.count("commit") == 1 and node.asked[-1] == "rounds")
+    await sender.transfers.stop()
+    await over
+    assert step(sender) is SendStep.AWAIT
+    assert "start" not in sender.calls
+    loses_the_commit(sender, node, "rounds", silent)
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+    assert sender.calls[-3:] == ["start", "stop", "remove"]
+
+
+async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_server(
+    sender: Sender, node: MoveNode
+) -> None:
+    loses_the_commit(sender, node, "rounds", silent)
+    sender.waits["restore"] = Deferred()
+    over = sender.start()
+    await until(lambda: "restore" in sender.calls)
+    assert (step(sender), is_to_run(sender)) == (SendStep.FOLLOW, True)
+    await sender.transfers.stop()
+    await over
+    del sender.waits["restore"]
+    await go_on(sender)
+    check_moved(sender, node, running=True)
+    assert sender.calls[-3:] == ["start", "stop", "remove"]
+
+
+async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the_server_run(
+    sender: Sender, node: MoveNode
+) -> None:
+    loses_the_commit(sender, node, "rounds", silent)
+    sender.waits["restore"] = Deferred()
+    over = sender.start()
+    await until(lambda: "restore" in sender.calls)
+    del sender.waits["restore"]
+    sender.transfers.cancel(UUID)
+    await over
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.states[-1] == "failure"
+    assert sender.panel.calls == ["failure"]
+
+
+async def test_the_third_halt_after_a_commit_fails_the_move_and_the_server_runs(
+    sender: Sender, node: MoveNode
+) -> None:
+    loses_the_commit(sender, node, "rounds", silent, starts=3)
+    await sender.start()
+    assert sender.states[-1] == "failure"
+    await until(lambda: sender.server.state is PowerState.RUNNING)
+    assert sender.said("final-pass-stalled")
+    assert node.count("commit") == 1

@@ -1,8 +1,11 @@
-"""An outgoing transfer: its steps, and what is reported and left when it ends."""
+"""Outgoing transfers: their steps, how they end, and what is sent along."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +13,27 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
 
-from tests.support.reactor import until
+from tests.archive.test_regular_files import contents, packed, restored, rewritten
+from tests.archive.test_sparse import write
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.support.sender import Sender, at_answer, at_stop, sending
+from tests.support.sender import (
+    BACKUPS,
+    Sender,
+    at_answer,
+    at_question,
+    at_removal,
+    at_stop,
+    at_upload,
+    sending,
+)
 from tests.transfers.peers import closed_port
+from wingsd import callbacks
 from wingsd.archive.extract import extract
+from wingsd.backups.store import AttachedLog, Backup
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -26,9 +44,12 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.operations import Operation
+from wingsd.transfers import manager
 from wingsd.transfers.outgoing import source
-from wingsd.transfers.outgoing.source import MOVED, TransferRequest
+from wingsd.transfers.outgoing import source as streams
+from wingsd.transfers.outgoing.source import EVERY, MOVED, StandstillNotice, TransferRequest
 from wingsd.transfers.steps import SendStep, StepLog, UploadFigures
+from wingsd.util.retry import Backoff
 
 sender = pytest.fixture(sending)
 
@@ -334,3 +355,311 @@ async def test_a_refusal_is_counted_with_its_error(sender: Sender) -> None:
     await sender.start()
     ((_, error, _),) = sender.heard.over
     assert isinstance(error, DestinationRefused)
+
+
+# Outgoing transfers that are cancelled, and servers that are deleted meanwhile
+
+
+MOMENTS = [at_question, at_stop, at_removal, at_upload, at_answer]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_cancel_ends_each_step_at_once(
+    sender: Sender, moment: Callable[[Sender], Deferred[None]]
+) -> None:
+    over = await sender.start_until(moment)
+    sender.transfers.cancel(UUID)
+    await over.addTimeout(60, reactor)
+    assert sender.states[-2:] == ["failed", "failure"]
+    assert sender.said("the transfer was cancelled")
+    assert sender.panel.calls.count("failure") == 1
+    assert sender.server.hold == ""
+    with pytest.raises(Conflict) as caught:
+        sender.transfers.cancel(UUID)
+    assert caught.value.message == "Server is not currently being transferred."
+
+
+@pytest.mark.promise("cancel-is-quick-and-safe")
+async def test_a_cancelled_server_that_may_have_moved_is_held_while_the_panel_denies_its_transfer(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
+    sender.panel.denials = 1_000_000
+    over = await sender.start_until(at_answer)
+    sender.transfers.cancel(UUID)
+    await until(lambda: sender.panel.calls.count("failure") > 2)
+    assert sender.server.hold != ""
+    sender.panel.owned = False
+    await over
+    assert sender.states[-2:] == ["success", "completed"]
+    assert "restore" not in sender.calls
+
+
+@pytest.mark.parametrize("moment", MOMENTS[:-1])
+async def test_a_deletion_during_the_upload_cancels_the_transfer(
+    sender: Sender, moment: Callable[[Sender], Deferred[None]]
+) -> None:
+    over = await sender.start_until(moment)
+    await sender.delete()
+    assert sender.transfers.servers == ()
+    assert sender.panel.calls == ["failure"]
+    await over
+
+
+async def test_a_deletion_after_the_upload_is_a_success(sender: Sender) -> None:
+    over = await sender.start_until(at_answer)
+    released = Deferred.fromCoroutine(sender.transfers.release(UUID))
+    # At once: the Panel waits for it with its own answer to the destination.
+    assert released.called
+    sender.transfers.deleted(UUID)
+    assert sender.states[-2:] == ["success", "completed"]
+    with pytest.raises(Conflict):
+        sender.transfers.cancel(UUID)
+    sender.destination.waits["POST"].callback(None)
+    await over
+    assert sender.panel.calls == []
+    assert "restore" not in sender.calls
+
+
+async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(sender: Sender) -> None:
+    there = at_answer(sender)
+    sender.destination.drop = True
+    over = sender.start()
+    await there
+    await sender.delete()
+    sender.destination.waits["POST"].callback(None)
+    await over
+    assert sender.panel.calls == []
+    assert sender.states[-1] == "completed"
+
+
+@pytest.mark.promise("source-copy-goes-when-moved")
+@pytest.mark.parametrize("ours", [False, True])
+async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
+    sender: Sender, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "DELETION_WITHIN", 0.02)
+    sender.panel.owned = ours
+    await sender.start()
+    (entry,) = sender.store.unfinished()
+    assert entry.step == "SEND"
+    await until(lambda: sender.store.unfinished() == [])
+    if ours:
+        # The destination took it and is lost, or its success was not wanted.
+        assert sender.panel.calls == ["owns", "failure"]
+        assert sender.server.hold == ""
+    else:
+        assert sender.calls[-2:] == ["discard", "store away"]
+
+
+@pytest.mark.promise("source-copy-goes-when-moved")
+async def test_a_late_deletion_completes_the_transfer(sender: Sender) -> None:
+    await sender.start()
+    await sender.transfers.release(UUID)
+    # Until its files are out of its place, a daemon that dies leaves them to the next.
+    await sender.disk.run(int)
+    assert len(sender.store.unfinished()) == 1
+    sender.transfers.deleted(UUID)
+    assert sender.store.unfinished() == []
+
+
+# What is sent along with a server: its backups, and the log of its installation
+
+
+@pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])
+async def test_backups_are_sent_from_every_place(sender: Sender, asked: str, family: str) -> None:
+    first, second = random.Random("along").randbytes(600_000), b"second"
+    sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", first)
+    sender.keep(f"{BACKUPS[1]}.tar.gz", second)
+    sender.keep(f"{BACKUPS[2]}.tar.gz", b"not asked for")
+    await sender.start(archive_format=asked, backups=tuple(BACKUPS[:2]))
+    assert sender.destination.attachments == {
+        Backup(BACKUPS[0], "tar.gz", family): first,
+        Backup(BACKUPS[1], "tar.gz", family): second,
+    }
+    assert sender.destination.checksums.backups == {
+        BACKUPS[0]: hashlib.sha256(first).hexdigest(),
+        BACKUPS[1]: hashlib.sha256(second).hexdigest(),
+    }
+    assert sender.states[-2:] == ["success", "completed"]
+
+
+async def test_a_missing_backup_fails_before_the_server_is_stopped(sender: Sender) -> None:
+    sender.keep(f"{BACKUPS[0]}.tar.gz", b"here")
+    (sender.tree.parent / "backups" / f"{BACKUPS[1]}.tar.gz").symlink_to("/etc/passwd")
+    await sender.start(backups=tuple(BACKUPS))
+    assert sender.said(f"does not have {BACKUPS[1]}, {BACKUPS[2]}")
+    assert sender.calls == []
+    assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
+
+
+async def test_only_tar_gz_backups_are_sent_to_pelican_nodes(sender: Sender) -> None:
+    sender.keep(f"{BACKUPS[0]}.tar.zst", b"zst")
+    await sender.start(backups=(BACKUPS[0],))
+    assert sender.said("the nodes of Pelican keep only backups that are a tar.gz")
+    assert sender.calls == []
+
+
+@pytest.fixture
+def kept_tree(tmp_path: Path) -> Path:
+    """A backup and its contents."""
+    tree = tmp_path / "kept"
+    (tree / "empty").mkdir(parents=True)
+    (tree / "a").write_bytes(random.Random("along").randbytes(600_000))
+    os.link(tree / "a", tree / "b")
+    write(tree / "holes", 8 << 20, (3 << 20, b"x"))
+    (tree / "link").symlink_to("a")
+    return tree
+
+
+@pytest.mark.promise("backups-suit-the-destination")
+async def test_a_node_in_go_gets_backups_that_it_can_restore(
+    sender: Sender, kept_tree: Path, tmp_path: Path
+) -> None:
+    sender.destination.features = ""
+    as_stored = packed(kept_tree)
+    stored, other = as_stored.data, rewritten(as_stored)[0]
+    sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", stored)
+    sender.keep(f"{UUID}/{BACKUPS[1]}.tar.gz", other)
+    sender.keep(f"{UUID}/{BACKUPS[2]}.tar.gz", b"no archive")
+    await sender.start(backups=tuple(BACKUPS))
+    assert sender.states[-2:] == ["success", "completed"]
+    found = sender.destination.attachments
+    sent = found[Backup(BACKUPS[0], "tar.gz", PELICAN)]
+    assert contents(restored(sent, tmp_path)) == contents(kept_tree)
+    assert sender.destination.checksums.backups[BACKUPS[0]] == hashlib.sha256(sent).hexdigest()
+    assert sender.said(
+        f"the backup {BACKUPS[0]} is sent as the destination's node can restore it: 1 hard link "
+        "as whole copies (585.9 KiB more), without 1 symlink, 1 empty directory"
+    )
+    # One that is in that form keeps the checksum that its Panel has of it.
+    assert found[Backup(BACKUPS[1], "tar.gz", PELICAN)] == other
+    assert found[Backup(BACKUPS[2], "tar.gz", PELICAN)] == b"no archive"
+    assert sender.said(f"the backup {BACKUPS[2]} cannot be read and is sent as it is")
+
+
+@pytest.mark.parametrize(("features", "asked"), [("symlinks, hard-links", ""), ("", "tar_gz")])
+async def test_other_nodes_get_backups_as_they_are(
+    sender: Sender, kept_tree: Path, features: str, asked: str
+) -> None:
+    sender.destination.features = features
+    stored = packed(kept_tree).data
+    sender.keep(f"{BACKUPS[0]}.tar.gz", stored)
+    await sender.start(archive_format=asked, backups=(BACKUPS[0],))
+    assert list(sender.destination.attachments.values()) == [stored]
+
+
+async def test_a_backup_found_to_be_damaged_while_it_is_sent_fails_the_transfer(
+    sender: Sender, kept_tree: Path
+) -> None:
+    sender.destination.features = ""
+    sender.keep(f"{BACKUPS[0]}.tar.gz", packed(kept_tree).data[:-5000])
+    await sender.start(backups=(BACKUPS[0],))
+    assert sender.said("a backup that is to be sent with the server is damaged")
+    assert sender.said("delete the backup in the Panel, or leave it out of the transfer")
+    assert sender.states[-1] == "failure"
+
+
+def keep_log(sender: Sender, data: bytes) -> Path:
+    file: Path = sender.logs / "install" / f"{UUID}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize("asked", ["", "tar_zstd"])
+async def test_the_installation_log_is_sent(sender: Sender, asked: str) -> None:
+    log = random.Random("along").randbytes(600_000)
+    keep_log(sender, log)
+    sender.keep(f"{BACKUPS[0]}.tar.gz", b"backup")
+    await sender.start(archive_format=asked, backups=tuple(BACKUPS[:1]))
+    assert sender.destination.attachments == {
+        AttachedLog(): log,
+        Backup(BACKUPS[0], "tar.gz", CALAGOPUS if asked else PELICAN): b"backup",
+    }
+    assert sender.destination.log_name == (b"install-logs" if asked else b"install_logs")
+    assert sender.states[-2:] == ["success", "completed"]
+
+
+@pytest.mark.promise("attached-backups-arrive-whole")
+async def test_a_log_that_cannot_be_read_fails_no_transfer(sender: Sender) -> None:
+    file = keep_log(sender, b"secret")
+    file.rename(file.with_name("another.log"))
+    file.symlink_to("another.log")
+    await sender.start()
+    assert sender.said(f"the server is sent without its installation log {file}")
+    assert sender.destination.attachments == {}
+    assert sender.states[-2:] == ["success", "completed"]
+
+
+@pytest.mark.promise("attached-backups-arrive-whole")
+async def test_a_missing_log_is_not_mentioned(sender: Sender) -> None:
+    await sender.start()
+    assert not sender.said("log")
+    assert sender.destination.attachments == {}
+
+
+# A destination that is there and takes nothing of a single upload: people are told
+
+
+class Upload:
+    """An upload that stands still."""
+
+    def __init__(self) -> None:
+        self.clock: Any = Clock()
+        self.sent, self.is_full = 0, True
+        self.told: list[str] = []
+        self.notice = StandstillNotice(
+            self.clock, lambda: self.sent, lambda: self.is_full, self.told.append
+        )
+
+    def pass_seconds(self, seconds: float) -> None:
+        for _ in range(int(seconds / streams.LOOK_EVERY)):
+            self.clock.advance(streams.LOOK_EVERY)
+
+
+def test_it_is_told_every_five_minutes_and_when_it_goes_on() -> None:
+    upload = Upload()
+    upload.pass_seconds(EVERY - streams.LOOK_EVERY)
+    assert upload.told == []
+    upload.pass_seconds(EVERY + streams.LOOK_EVERY)
+    assert [line.split(":")[0] for line in upload.told] == [
+        "the destination has taken nothing for 300 s",
+        "the destination has taken nothing for 600 s",
+    ]
+    upload.sent = 1
+    upload.pass_seconds(EVERY)
+    assert upload.told[2].startswith("the upload goes on, after 605 s")
+
+
+def test_an_upload_that_goes_on_or_waits_for_this_node_is_not_told_of() -> None:
+    upload = Upload()
+    for _ in range(1000):
+        upload.sent += 1
+        upload.pass_seconds(streams.LOOK_EVERY)
+    upload.is_full = False
+    upload.pass_seconds(2 * EVERY)
+    assert upload.told == []
+
+
+def test_nothing_is_told_after_its_end() -> None:
+    upload = Upload()
+    for _ in range(2):
+        upload.notice.stop()
+    upload.is_full = True
+    upload.pass_seconds(2 * EVERY)
+    assert upload.told == []
+    assert upload.clock.getDelayedCalls() == []
+
+
+async def test_the_console_of_a_server_tells_that_its_upload_is_not_taken(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(streams, "EVERY", 0.1)
+    uploading = at_upload(sender)
+    over = sender.start()
+    await uploading
+    await until(lambda: sender.said("the destination has taken nothing for "))
+    sender.transfers.cancel(UUID)
+    await over

@@ -6,8 +6,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+import jwt
 import pytest
 from twisted.internet.defer import Deferred, DeferredList
 
@@ -18,6 +21,7 @@ from tests.support.move_node import (
     CUT,
     CUT_AFTER,
     CUT_WITHIN,
+    SILENT,
     Fault,
     MoveNode,
     refused,
@@ -26,12 +30,15 @@ from tests.support.move_node import (
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
+from wingsd import callbacks
 from wingsd.config import LiveMovesConfig, MovesConfig
+from wingsd.errors import DestinationRefused
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.outgoing import move, move_round
 from wingsd.transfers.peer import moves
+from wingsd.transfers.peer.moves import MOST, Cause, ProgressAnswer
 from wingsd.util.retry import Backoff
 
 BATCH = 256 << 10
@@ -597,3 +604,187 @@ async def test_one_line_counts_what_a_node_does_not_keep(
     lines = [line for line in sender.lines if "extended attributes" in line]
     assert len(lines) == 1
     assert "1 file without" in lines[0]
+
+
+# Moves that resume, at their source: the first request, and the commit, get lost or refused
+
+
+@pytest.mark.promise("move-begins-once")
+async def test_a_beginning_that_was_not_answered_is_withdrawn_by_a_cancel(
+    sender: Sender, node: MoveNode
+) -> None:
+    node.fault = lambda kind, count: SILENT if (kind, count) == ("begin", 1) else None
+    over = sender.start()
+    await until(lambda: node.count("begin") == 1)
+    sender.transfers.cancel(UUID)
+    await over
+    await until(lambda: node.deleted == ["all"])
+    assert sender.calls == []
+
+
+@pytest.mark.promise("move-begins-once")
+@pytest.mark.parametrize("code", ["daemon-stopping", "servers-not-loaded"])
+async def test_a_node_that_is_started_anew_is_asked_again_to_begin(
+    sender: Sender, node: MoveNode, code: str
+) -> None:
+    node.fault = lambda kind, count: refused(503, code) if kind == "begin" and count < 4 else None
+    await sender.start()
+    check_moved(sender, node)
+
+
+@pytest.mark.promise("move-begins-once")
+@pytest.mark.parametrize("exp", [None, "?", 5, 9_000])
+async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, exp: float | str | None
+) -> None:
+    monkeypatch.setattr(move, "BEGIN_WITHIN", 0.05)
+    node.fault = lambda kind, count: CUT if kind == "begin" and count < 10 else None
+    claims = {} if exp is None else {"exp": exp if isinstance(exp, str) else time.time() + exp}
+    node.token = jwt.encode(claims, "a key of the other node, unknown here", "HS256")
+    await sender.start(authorization=f"Bearer {node.token}")
+    assert ("completed" in sender.states) is isinstance(exp, int)
+
+
+async def test_a_failure_at_the_destination_has_the_panel_decide(
+    sender: Sender, node: MoveNode
+) -> None:
+    failed = {"phase": "over", "outcome": "failure", "error": "no space", "detail": "free some"}
+    node.fault = lambda kind, count: (200, dict(failed)) if is_after_commit(node, kind) else None
+    await sender.start()
+    assert sender.panel.calls == ["owns", "failure"]
+    assert sender.said("the destination node says: no space")
+    assert sender.states[-1] == "failure"
+
+
+@pytest.mark.promise("commit-outcome-is-asked-for")
+@pytest.mark.parametrize("fault", [CUT, refused(502)])
+async def test_a_silent_destination_is_waited_for_until_the_panel_has_moved_the_server(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(move, "LOST", 0.01)
+    node.fault = lambda kind, count: fault if is_after_commit(node, kind) else None
+    over = sender.start()
+    await until(lambda: sender.panel.calls.count("owns") > 2)
+    assert not over.called
+    sender.panel.owned = False
+    await over
+    check_moved(sender, node)
+    assert node.count("commit") == 1
+    assert sender.said("moved: only the destination's answer was lost")
+
+
+@pytest.mark.parametrize("code", ["", "move-over"])
+async def test_while_the_panel_denies_its_transfer_only_the_destinations_own_refusal_counts(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
+    sender.panel.denials = 1_000_000 if not code else 1
+    fault = refused(403, code)
+    node.fault = lambda kind, count: fault if is_after_commit(node, kind) else None
+    over = sender.start()
+    if not code:
+        await until(lambda: sender.panel.calls.count("failure") > 2)
+        assert not over.called
+        sender.panel.owned = False
+    await over
+    assert sender.states[-1] == ("failure" if code else "completed")
+
+
+async def test_a_commit_that_is_under_way_is_waited_for(sender: Sender, node: MoveNode) -> None:
+    answers: dict[tuple[str, int], Fault] = {
+        ("commit", 1): CUT_AFTER,
+        ("commit", 2): refused(409, "move-committed"),
+    }
+    node.fault = lambda kind, count: answers.get((kind, count))
+    await sender.start()
+    check_moved(sender, node)
+
+
+# Destinations of moves that have their source ask them again and again
+
+
+def check_stays(sender: Sender, text: str) -> None:
+    assert sender.states[-1] == "failure"
+    assert sender.said(text)
+    assert sender.server.operations.hold is None
+
+
+async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MOST, Cause.NO_ROUND_CLOSED, 20)
+    sender.server.state = PowerState.OFFLINE
+
+    def begins_again(kind: str, number: int) -> Fault:
+        if kind != "rounds":
+            return None
+        (sender.tree / "region0").write_bytes(os.urandom(5_000))
+        return refused(409, "move-resume-needed")
+
+    node.fault = begins_again
+    await sender.start()
+    check_stays(sender, "had the move resumed too often")
+    assert node.sessions == 21
+
+
+async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MOST, Cause.PIECE_IN_PART, 20)
+    sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
+    node.fault = lambda kind, number: (
+        (200, {"offset": number - 1}) if kind == "attachments" else None
+    )
+    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
+    check_stays(sender, "takes backups or the log only in small pieces")
+    assert node.count("attachments") == 22
+
+
+@pytest.mark.parametrize("offset", [-1, -2])
+async def test_a_negative_offset_is_refused_before_anything_is_read(
+    sender: Sender, node: MoveNode, offset: int
+) -> None:
+    sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
+    node.fault = lambda kind, _: (200, {"offset": offset}) if kind == "attachments" else None
+    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
+    assert sender.states[-1] == "failure"
+    assert not sender.said("internal error")
+    assert node.count("attachments") == 1
+
+
+async def test_a_commit_that_always_needs_something_else_has_an_end(
+    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MOST, Cause.SENT_AFTER_COMMIT, 12)
+    sender.server.state = PowerState.OFFLINE
+
+    def needs_more(kind: str, number: int) -> Fault:
+        if kind != "commit" or number > 100:
+            return None
+        (sender.tree / "region0").write_bytes(os.urandom(5_000))
+        return refused(409, "move-resume-needed")
+
+    node.fault = needs_more
+    await sender.start()
+    assert node.count("commit") == 13
+    assert sender.said("the destination node does not commit the move")
+
+
+class Talker:
+    """Tells something new whenever it is asked, and never an outcome."""
+
+    def __init__(self) -> None:
+        self._tags = count()
+
+    async def progress(self, tag: str, patience: float) -> ProgressAnswer:
+        number = next(self._tags)
+        assert number < 1000
+        return ProgressAnswer("over", tag=f"t{number}")
+
+
+async def test_a_destination_that_never_tells_why_it_has_ended_a_move_is_not_asked_for_ever() -> (
+    None
+):
+    talker: Any = Talker()
+    error = DestinationRefused("it is over", "it is a test", 410)
+    assert await move._explained(error, talker) is error

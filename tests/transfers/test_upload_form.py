@@ -1,4 +1,4 @@
-"""The upload's parts, as different clients write them, cut anywhere."""
+"""The form of an upload: written by a source around an archive, and read by a destination."""
 
 from __future__ import annotations
 
@@ -19,15 +19,26 @@ from wingsd.errors import (
     UploadTruncated,
     WingsdError,
 )
-from wingsd.transfers.upload_form import Checksums, UploadForm
+from wingsd.transfers.upload_form import Checksums, FormFrame, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
+
+
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
+
+
 ARCHIVE = b"\x1f\x8b archive \r\n--not-the-boundary\r\r\n"
+
+
 CHECKSUM = "AB" * 32
 
+
 CURL = 'Content-Disposition: form-data; name="{}"; filename="a.tar.gz"\r\nContent-Type: {}\r\n'
+
+
 NODE = 'content-disposition: form-data; name="{}"; filename="blob"\r\ncontent-type: {}\r\n'
+
+
 REQUESTS = 'Content-Disposition: form-data; name="{}"; filename="archive.tar.gz"\r\n'
 
 
@@ -95,10 +106,20 @@ def test_each_familys_checksum_is_read(names: list[str]) -> None:
 
 
 ID = "6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e"
+
+
 PELICANS = (f"backup_{ID}.tar.gz", f"checksum_backup_{ID}.tar.gz")
+
+
 CALAGOPUS_ = (f"backup-{ID}", f"backup-checksum-{ID}")
+
+
 WINGS = f'Content-Disposition: form-data; name="{{}}"; filename="{ID}.zip"\r\n'
+
+
 WINGS += "Content-Type: backup/wings\r\n"
+
+
 BASIS = part("archive", ARCHIVE) + part("checksum", b"C")
 
 
@@ -225,6 +246,8 @@ def test_a_quoted_boundary_in_any_case_is_accepted() -> None:
 
 
 ONLY_ARCHIVE = body(part("archive", ARCHIVE))
+
+
 REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
     (lambda: b"", UploadPartMissing, "missing archive or checksum"),
     (body, UploadPartMissing, "missing archive or checksum"),
@@ -318,3 +341,77 @@ def outcome(chunks: Iterable[bytes]) -> tuple[bytes | str, str]:
     except WingsdError as error:
         assert (error.status, bool(error.message)) == (400, True)
         return error.message, error.detail
+
+
+# The form of an upload, as a source writes it around an archive and what goes along
+
+
+def test_an_upload_is_written_as_gos_multipart_writes_it() -> None:
+    frame = FormFrame(boundary="b0")
+    assert frame.content_type == "multipart/form-data; boundary=b0"
+    assert frame.before() == (
+        b"--b0\r\n"
+        b'Content-Disposition: form-data; name="archive"; filename="archive.tar.gz"\r\n'
+        b"Content-Type: application/octet-stream\r\n"
+        b"\r\n"
+    )
+    assert frame.after("cafe") == (
+        b"\r\n--b0\r\n"
+        b'Content-Disposition: form-data; name="checksum"\r\n'
+        b"\r\n"
+        b"cafe"
+        b"\r\n--b0\r\n"
+        b'Content-Disposition: form-data; name="checksum_archive"\r\n'
+        b"\r\n"
+        b"cafe"
+    )
+    assert frame.end() == b"\r\n--b0--\r\n"
+
+
+def test_backups_are_written_as_each_family_writes_them() -> None:
+    frame = FormFrame(boundary="b0")
+    uuid = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+    for family, before, after in (
+        (
+            PELICAN,
+            f'form-data; name="backup_{uuid}.tar.gz"; filename="{uuid}.tar.gz"\r\n'
+            "Content-Type: application/octet-stream",
+            f'form-data; name="checksum_backup_{uuid}.tar.gz"',
+        ),
+        (
+            CALAGOPUS,
+            f'form-data; name="backup-{uuid}"; filename="{uuid}.tar.gz"\r\n'
+            "Content-Type: backup/wings",
+            f'form-data; name="backup-checksum-{uuid}"',
+        ),
+    ):
+        backup = Backup(uuid, "tar.gz", family)
+        start = "\r\n--b0\r\nContent-Disposition: "
+        assert frame.before_backup(backup) == f"{start}{before}\r\n\r\n".encode()
+        assert frame.after_backup(backup, "cafe") == f"{start}{after}\r\n\r\ncafe".encode()
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "kind"),
+    [
+        (PELICAN, "install_logs", "application/octet-stream"),
+        (CALAGOPUS, "install-logs", "text/plain"),
+    ],
+)
+def test_a_log_is_written_as_each_family_writes_it(family: str, name: str, kind: str) -> None:
+    head = f'Content-Disposition: form-data; name="{name}"; filename="install.log"'
+    expected = f"\r\n--b0\r\n{head}\r\nContent-Type: {kind}\r\n\r\n"
+    assert FormFrame(boundary="b0").before_log(family) == expected.encode()
+
+
+@given(st.binary(max_size=400))
+def test_what_is_written_can_be_read(archive: bytes) -> None:
+    frame = FormFrame()
+    whole = [frame.before(), archive, frame.after(CHECKSUM), frame.end()]
+    assert receive(whole, frame.content_type) == (archive, CHECKSUM.lower())
+
+
+def test_each_upload_has_a_boundary_of_its_own() -> None:
+    first, second = FormFrame().boundary, FormFrame().boundary
+    assert first != second
+    assert len(first) == len(second) == 60
