@@ -26,6 +26,7 @@
 #                           "direct transfer", copy or commit
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
+# CHECKED=1                 release what was tested before, without running it all again
 # DEB_BUILD_OPTIONS=nocheck the package without its tests, in a few minutes
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # SCRIPT=...                the only script of debian/tests that deb-test runs
@@ -56,10 +57,10 @@ ANY_VERSION := \
 	archive/test_extract.py archive/test_hostile.py archive/test_pack.py \
 	archive/test_partition.py archive/test_quota.py archive/test_shared_tree.py \
 	archive/test_sparse.py archive/test_tree_writer.py handbook test_code_blocks.py \
-	test_documents.py test_troubleshooting.py \
+	test_documents.py test_release.py test_troubleshooting.py \
 	$(filter-out $(DAEMONS:%=daemon/test_%.py),$(patsubst tests/%,%,$(wildcard tests/daemon/test_*.py)))
 
-.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test lint format structure ways wire updates openapi clean
+.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test release lint format structure ways wire updates openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -135,6 +136,15 @@ deb: ## build the Debian package, in a small system that has only what it asks f
 deb-test: deb ## boot a small Debian, install the package in it and test the service (root)
 	@$(PREPARE) deb-test
 	@tools/deb-test
+
+release: ## test this version of main, build the package and the source archive, and tag it (root)
+	@tools/release check
+ifndef CHECKED
+	@.ci/run
+	@$(MAKE) --no-print-directory demo
+	@$(MAKE) --no-print-directory deb-test
+endif
+	@tools/release finish
 
 lint: ## run the linters and the type checker
 	@$(PREPARE) lint
