@@ -2,6 +2,6 @@
 
 __all__ = ["__release__", "__version__"]
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 #: This version or, while it is developed, the last release before it.
-__release__ = "0.1.0"
+__release__ = "0.2.0"
