@@ -9,7 +9,7 @@ of the table of routes; here is what is to be said of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 import attrs
@@ -17,7 +17,18 @@ import attrs
 from wingsd.api.routes import ROUTES, Route
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
-__all__ = ["MATRIX", "Cell", "Fate", "Thing", "Way", "calls", "cell", "details", "overview"]
+__all__ = [
+    "MATRIX",
+    "Cell",
+    "Fate",
+    "Thing",
+    "Way",
+    "calls",
+    "cell",
+    "details",
+    "nodes",
+    "overview",
+]
 
 
 class Way(Enum):
@@ -63,7 +74,6 @@ class Cell:
 
 Cells = Mapping[Thing, Cell]
 
-_OF_ANY = "the archive's, or that of any backup"
 _NO_MATCH = "checksums don't match"
 _MISSING = "missing archive or checksum"
 _HALF = "the upload ended before it was complete"
@@ -75,8 +85,8 @@ _BROKE = "the connection to it broke"
 def _received(checksum: str, refusal: str) -> Cells:
     """Return the cells of faulty uploads that this node receives."""
     return {
-        Thing.WRONG: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _NO_MATCH),
-        Thing.MISSING: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _MISSING),
+        Thing.WRONG: Cell(Fate.FAILS, refusal, (checksum,), _NO_MATCH),
+        Thing.MISSING: Cell(Fate.FAILS, refusal, (checksum,), _MISSING),
         Thing.CUT: Cell(Fate.FAILS, "wherever it is cut; nothing is kept", reason=_HALF),
     }
 
@@ -89,8 +99,7 @@ def _sent(checksum: str, says: str) -> Cells:
         ),
         Thing.MISSING: Cell(
             Fate.FAILS,
-            "checksums are always sent. If one is lost on the way, its node detects it, and the "
-            "server stays here",
+            "its node detects one that is lost on the way, and the server stays here",
             (checksum,),
             says,
         ),
@@ -98,8 +107,11 @@ def _sent(checksum: str, says: str) -> Cells:
     }
 
 
-_ANSWERED = "The answer is 400, with the reason"
-_UNANSWERED = "Its node takes every answer for success, so it gets none: the connection is closed"
+_ANSWERED = "also of a backup; the answer is 400, with the reason"
+_UNANSWERED = (
+    "also of a backup; its node takes every answer for success, so it gets none: the connection "
+    "is closed"
+)
 _GO_SENDS = "a tar.gz of files: its nodes send no directories and no symlinks"
 _GO_KEEPS = "a tar.gz. Links are sent as whole files, since its nodes would create empty files"
 _LOG_KEPT = "kept in `system.log_directory` once the server is here. It never fails a transfer"
@@ -134,8 +146,8 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
         ),
         Thing.BACKUPS: Cell(
             Fate.ARRIVES,
-            "backups of one file each, kept in `system.backup_directory` itself, moved into place "
-            "together with the server. The Panel is told which came",
+            "of one file each, kept in `system.backup_directory` itself, moved into place "
+            "together with the server. The Panel is sent which came",
             _CALAGOPUS_PARTS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install-logs",)),
@@ -181,6 +193,8 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
     },
 }
 
+#: The families in tables, where there is no room for their names.
+_LETTERS = {PTERODACTYL: "P", PELICAN: "PE", CALAGOPUS: "C"}
 _NODES = {
     PTERODACTYL: "Pterodactyl's nodes",
     PELICAN: "Pelican's nodes",
@@ -204,20 +218,33 @@ def overview() -> str:
 
 
 def details() -> str:
-    """Return a table with all details for each pair of nodes."""
-    return "\n\n".join(
-        "\n".join([f"### From {' to '.join(_pair(family, way))}", "", *_lines(cells)])
-        for (family, way), cells in MATRIX.items()
-    )
-
-
-def _lines(cells: Cells) -> Iterator[str]:
-    yield _row(["item", "", "parts of the form", "details", "message"])
-    yield _row(["---"] * 5)
+    """Return a table with the details of each cell; equal ones are in one row."""
+    lines = [_row(["item", "nodes", "parts of the form", "details", "message"]), _row(["---"] * 5)]
     for thing in Thing:
-        its = cells[thing]
-        parts = ", ".join(map(_code, its.parts))
-        yield _row([thing.value, its.fate.value, parts, its.words, _code(its.reason)])
+        groups: dict[tuple[str, str], list[tuple[str, Way]]] = {}
+        for pair, cells in MATRIX.items():
+            its = cells[thing]
+            groups.setdefault((its.words, its.reason), []).append(pair)
+        lines += [
+            _row([thing.value, nodes(pairs), _parts(pairs, thing), words, _code(reason)])
+            for (words, reason), pairs in groups.items()
+        ]
+    return "\n".join(lines)
+
+
+def nodes(pairs: Iterable[tuple[str, Way]]) -> str:
+    """Return by which nodes something is sent to wingsd, or to which: `from P, PE; to C`."""
+    found: dict[str, list[str]] = {}
+    for family, way in pairs:
+        preposition = "from" if way is Way.RECEIVE else "to"
+        found.setdefault(preposition, []).append(_LETTERS[family])
+    return "; ".join(f"{each} {', '.join(letters)}" for each, letters in found.items())
+
+
+def _parts(pairs: Iterable[tuple[str, Way]], thing: Thing) -> str:
+    """Return the parts of the forms, each once; of several families the names differ."""
+    found = dict.fromkeys(part for pair in pairs for part in MATRIX[pair][thing].parts)
+    return ", ".join(map(_code, found))
 
 
 def _pair(family: str, way: Way) -> list[str]:
@@ -233,7 +260,6 @@ def _row(fields: list[str]) -> str:
     return f"| {' | '.join(fields)} |"
 
 
-_LETTERS = {PTERODACTYL: "P", PELICAN: "PE", CALAGOPUS: "C"}
 #: The tokens of calls, by the names that the OpenAPI document has for them.
 _TOKENS = {
     "panel": "the node's",
@@ -244,39 +270,36 @@ _TOKENS = {
     "public": "none",
 }
 _USUAL = "as its node"
-_FILES = "as its node: [files](http.md#changes-of-files)"
 _PULLS = "[as its node](http.md#downloads-from-a-url)"
 _SIGNED = "[as its node](http.md#signed-urls)"
-_TRANSFER = "as its node: [protocol](protocol.md)"
+_TRANSFER = "as its node: [protocol](protocol.md#one-stream)"
 _BACKUPS = "see [backups](#backups)"
-_ABOVE = "see above"
+_DETAILS = "[as its node, with differences](#calls)"
 _MOVE = "[moves that resume](protocol.md#moves-that-resume)"
-_DIRECT = "[direct transfers](protocol.md)"
+_DIRECT = "[direct transfers](control.md)"
 #: What is to be said of a call; of others `_USUAL`.
 _REMARKS: Mapping[str, str] = {
     "GET /api/diagnostics": "text with the same parts. Secrets are left out of all of it, and "
     "without `include_endpoints` hosts and addresses, also in the log. An invalid query is 400",
-    "GET /api/ports/used": "for each `ip` of the query, the ports of this node's servers, with "
-    "their UUIDs and also while they are stopped, and those at which another program of the "
-    "machine receives, by TCP or UDP. Sockets of all addresses count for each, and `127.0.0.1` is "
-    "the interface of Docker's network, as for servers. Where the servers are not known yet it is "
-    "503, and the Panel chooses no port",
-    "GET /api/system": "as its node; with `v=2`, which Pterodactyl's and Pelican's Panels send, "
-    "`docker` is left out where Docker is disabled or does not answer within 5 s, instead of an "
-    "error",
-    "POST /api/update": _ABOVE,
+    "GET /api/ports/used": "for each `ip` the ports of this node's servers, stopped ones too, "
+    "with their UUIDs, and those at which another program of the machine receives, by TCP or UDP. "
+    "Sockets of all addresses count for each; `127.0.0.1` is the interface of Docker's network. "
+    "503 while the servers are not known, so that the Panel chooses no port",
+    "GET /api/system": "as its node; with `v=2` (P, PE) `docker` is left out where Docker is "
+    "disabled or does not answer within 5 s, instead of an error",
+    "POST /api/update": _DETAILS,
     "GET /api/system/docker/disk": "as its node; an answer is kept for 5 s",
     "DELETE /api/system/docker/image/prune": "as its node. When it takes longer than 12 s, 409 "
     "`prune-in-progress`: it goes on, a second click joins it, and the next call after its end "
     "gets the result",
-    "GET /api/system/ips": "as its node: `ip_addresses` for Pelican, `ips` for Calagopus; with "
+    "GET /api/system/ips": "as its node: `ip_addresses` for PE, `ips` for C; with "
     "`docker.system_ips` in both",
     "GET /api/system/config": "the configuration in force with the keys of its file that are not "
     "used here; secrets are empty. Its Panel demands every key of its own nodes: on a "
     "configuration that they have not written, its page for settings fails",
     "GET /api/system/logs": "as its node; regular files of `system.log_directory` only. "
     "`wingsd.log` is the node's own log, also where that is in the journal",
-    "GET /api/system/logs/{file}": "the same, without the node's secrets",
+    "GET /api/system/logs/{file}": "as its node, without the node's secrets",
     "GET /api/system/overview": "as its node; `container_type` is `none` or `unknown`",
     "GET /api/system/stats": "as its node, in bytes; traffic within the machine is not counted; "
     "rates are since the last question",
@@ -286,7 +309,7 @@ _REMARKS: Mapping[str, str] = {
     "could not get. Each device is shown once; a share is shown where the node keeps something on "
     "it. A disk that hangs shows its last figures. Under a service, disks that its sandbox hides "
     "(`/home`, `/boot`, Docker's own) are not shown",
-    "POST /api/deauthorize-user": _ABOVE,
+    "POST /api/deauthorize-user": _DETAILS,
     "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here already",
     "POST /api/servers/power": "as its node; `affected` counts what can be begun now",
     "GET /api/servers/{uuid}/logs": "as its node; 100 lines at most",
@@ -299,15 +322,6 @@ _REMARKS: Mapping[str, str] = {
     "DELETE /api/servers/{uuid}/backup/{backup}": _BACKUPS,
     "DELETE /api/servers/{uuid}/deleteAllBackups": _BACKUPS,
     "POST /api/servers/{uuid}/backup/{backup}/restore": _BACKUPS,
-    **{
-        f"{method} /api/servers/{{uuid}}/files/{name}": _FILES
-        for method, names in (
-            ("GET", "contents list-directory"),
-            ("PUT", "rename"),
-            ("POST", "chmod compress copy create-directory decompress delete write"),
-        )
-        for name in names.split()
-    },
     "GET /api/servers/{uuid}/files/pull": _PULLS,
     "POST /api/servers/{uuid}/files/pull": _PULLS,
     "POST /api/servers/{uuid}/files/pull/query": _PULLS,
@@ -316,7 +330,7 @@ _REMARKS: Mapping[str, str] = {
     "DELETE /api/servers/{uuid}/transfer": _TRANSFER,
     "DELETE /api/transfer": "204, also when the transfer has ended; its own node has no such path",
     "POST /api/transfers": _TRANSFER,
-    "OPTIONS /api/transfers": "the features of this node: [protocol](protocol.md)",
+    "OPTIONS /api/transfers": "[the features of this node](protocol.md#features)",
     "DELETE /api/transfers/{uuid}": _TRANSFER,
     "GET /download/backup": f"{_SIGNED}, with `Range` for all; a backup in the directory of "
     "another server is not found. `archive_format`: left out, since every backup here is an "
@@ -336,16 +350,23 @@ _REMARKS: Mapping[str, str] = {
 
 
 def calls() -> str:
-    """Return a table of all calls. Raises `LookupError` where a remark is on none of them."""
+    """Return a table of all calls; those of which the same is to be said are in one row.
+
+    Raises `LookupError` where a remark is on none of them.
+    """
     remarks = dict(_REMARKS)
-    rows = [
-        _row([_code(call), _panels(route), _TOKENS[route.access.scheme], _remark(remarks, call)])
-        for route in ROUTES
-        for call in (f"{route.method} {route.path}",)
-    ]
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for route in ROUTES:
+        call = f"{route.method} {route.path}"
+        about = (_panels(route), _TOKENS[route.access.scheme], _remark(remarks, call))
+        rows.setdefault(about, []).append(_code(call))
     if remarks:
         raise LookupError(f"no such calls: {', '.join(remarks)}")
-    return "\n".join([_row(["call", "Panel", "token", "wingsd"]), _row(["---"] * 4), *rows])
+    lines = [
+        _row(["<br>".join(calls), panels, token, remark])
+        for (panels, token, remark), calls in rows.items()
+    ]
+    return "\n".join([_row(["call", "Panel", "token", "wingsd"]), _row(["---"] * 4), *lines])
 
 
 def _panels(route: Route) -> str:
