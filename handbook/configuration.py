@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handbook.keys import Key, Section
-from handbook.wording import default_of
+from handbook.wording import facts
 
 __all__ = ["markdown"]
 
@@ -26,13 +26,6 @@ def _section(section: Section) -> Iterator[str]:
 
 
 def _facts(key: Key) -> str:
-    words, value = default_of(key)
-    facts = [
-        key.kind,
-        f"{words} `{value}`" if value else words,
-        key.bounds and f"must be {key.bounds}",
-        "never shown" if key.is_secret else "",
-        "**wingsd's own**" if key.is_own else "",
-    ]
-    text = "; ".join(filter(None, facts))
-    return text[:1].upper() + text[1:]
+    text = facts(key, "`{}`".format)
+    own = "; **wingsd's own**" if key.is_own else ""
+    return f"{text[:1].upper()}{text[1:]}{own}"

@@ -30,7 +30,8 @@ _KINDS = {
     int: "whole number",
     float: "number",
     str: "text",
-    Any: "any single value",
+    tuple: "list",
+    dict: "map",
 }
 
 
@@ -42,12 +43,13 @@ class Undocumented(Exception):
 class Key:
     """One key by its whole path.
 
-    `kind` is what its value is, and of numbers the unit; `default` is a value of YAML, None where
-    there is none. `bounds` are the checks of the value, in words.
+    `kind` is what its value is, and `unit` that of a number, which may be empty; `default` is a
+    value of YAML, None where there is none. `bounds` are the checks of the value, in words.
     """
 
     path: str
     kind: str
+    unit: str
     default: Any
     bounds: str
     words: str
@@ -101,9 +103,11 @@ def _key(field: attrs.Attribute[Any], path: str, comments: dict[str, str]) -> Ke
     words = comments.get(field.name, "")
     if not words:
         raise Undocumented(f"{here} has no comment `{_COMMENT}` above its field")
+    kind, unit = _kind(field.type)
     return Key(
         path=here,
-        kind=_kind(field.type),
+        kind=kind,
+        unit=unit,
         default=_default(field),
         bounds=_bounds(field.validator, here),
         words=_without(OWN, words),
@@ -117,16 +121,11 @@ def _without(mark: str, words: str) -> str:
     return " ".join(words.replace(f" {mark}", "").split())
 
 
-def _kind(kind: Any) -> str:
+def _kind(kind: Any) -> tuple[str, str]:
     unit = ""
     if get_origin(kind) is Annotated:
         kind, unit = get_args(kind)
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        return f"list, each a {_KINDS[inner[0]]}"
-    if origin is dict:
-        return f"map, each value a {_KINDS[inner[1]]}".replace("a any", "any")
-    return f"{_KINDS[kind]}, {unit}" if unit else _KINDS[kind]
+    return _KINDS[get_origin(kind) or kind], unit
 
 
 def _default(field: attrs.Attribute[Any]) -> Any:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from handbook.keys import Key, Section
-from handbook.wording import default_of
+from handbook.wording import facts
 from wingsd.config import PLACES
 
 __all__ = ["manpage"]
@@ -21,7 +21,8 @@ wingsd.yml \- configuration of the game server node daemon wingsd
 _FILES = PLACES
 _DESCRIPTION = """\
 .SH DESCRIPTION
-The configuration is the file that a Pterodactyl or Pelican Panel prints for a node, in YAML.
+The configuration is the file that a Pterodactyl, Pelican or Calagopus Panel prints for a node, in
+YAML.
 All keys but three have defaults, which are those of Wings, the Panels' own node daemon.
 A key without a value counts as left out.
 Unknown keys are ignored, with one line in the log.
@@ -71,15 +72,8 @@ def _section(section: Section) -> Iterator[str]:
 
 
 def _facts(key: Key) -> str:
-    words, value = default_of(key)
-    facts = [
-        key.kind,
-        rf"{words} \fB{_escaped(value)}\fR" if value else words,
-        key.bounds and f"must be {_escaped(key.bounds)}",
-        "never shown" if key.is_secret else "",
-        r"wingsd\(aqs own" if key.is_own else "",
-    ]
-    return "; ".join(filter(None, facts))
+    own = "; wingsd's own" if key.is_own else ""
+    return _CODE.sub(r"\\fB\1\\fR", _escaped(f"{facts(key, '`{}`'.format)}{own}"))
 
 
 def _text(words: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from handbook.keys import Key
 
-__all__ = ["default_of", "plain"]
+__all__ = ["facts", "plain"]
+
+#: What goes without saying: the words of a key say what 0 means.
+_USUAL = "0 or more"
 
 
 def plain(value: Any) -> str:
@@ -17,10 +21,20 @@ def plain(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def default_of(key: Key) -> tuple[str, str]:
-    """Return how to describe the default of a key, and the default itself."""
+def facts(key: Key, code: Callable[[str], str]) -> str:
+    """Return the default, the unit and the bounds of a key; `code` formats a value.
+
+    The kind is given where the default does not show it.
+    """
     if key.is_required:
-        return "required", ""
-    if key.default in ("", [], {}):
-        return "empty by default", ""
-    return "default", plain(key.default)
+        value = "required"
+    elif key.default == "":
+        value = "empty by default"
+    elif isinstance(key.default, list | dict):
+        value = f"{key.kind}; " + (
+            f"default {code(plain(key.default))}" if key.default else "empty by default"
+        )
+    else:
+        value = f"default {code(plain(key.default))} {key.unit}".rstrip()
+    bounds = "" if key.bounds == _USUAL else key.bounds
+    return "; ".join(filter(None, [value, bounds, "never shown" if key.is_secret else ""]))

@@ -47,9 +47,7 @@ def test_every_test_that_a_document_names_is_there() -> None:
             assert not name or f"def {name}(" in text, f"{page.name}: {file}::{name}"
 
 
-@pytest.mark.parametrize(
-    "name", ["SECURITY.md", "docs/privileges.md", "docs/reliability.md", "docs/systemd.md"]
-)
+@pytest.mark.parametrize("name", ["SECURITY.md", "docs/reliability.md", "docs/systemd.md"])
 def test_what_is_promised_has_tests(name: str) -> None:
     assert TEST.search(PAGES[name].text)
 

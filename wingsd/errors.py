@@ -319,7 +319,7 @@ class StorageError(WingsdError):
       too many small files; delete some, or recreate the filesystem with more inodes.
     - `read-only`, `the disk failed`, `could not be synced`, `the disk has lost what was written to
       it`: look into the kernel's log (`dmesg`), and copy the data to another disk.
-    - `permission denied`, `not permitted`: docs/privileges.md says what the daemon must be
+    - `permission denied`, `not permitted`: docs/systemd.md says what the daemon must be
       allowed.
     - `larger than the file system or a limit of this process allows`: `LimitFSIZE=` of the
       service. `too many open files`: `LimitNOFILE=`.

@@ -38,9 +38,10 @@ def test_each_default_is_the_one_that_counts() -> None:
 def test_a_key_has_its_unit_and_bounds() -> None:
     assert KEYS["system.transfers.stall_timeout"] == Key(
         path="system.transfers.stall_timeout",
-        kind="whole number, seconds",
+        kind="whole number",
+        unit="seconds",
         default=120,
-        bounds="a number above 0",
+        bounds="at least 1",
         words="The time after which a silent sender's upload fails, or the upload to a "
         "destination that acknowledges nothing.",
         is_required=False,
@@ -62,26 +63,26 @@ def test_secrets_and_what_has_no_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"),
+    ("path", "kind", "unit"),
     [
-        ("api.port", "whole number"),
-        ("docker.network.dns", "list, each a text"),
-        ("docker.overhead.default_multiplier", "number"),
-        ("docker.overhead.multipliers", "map, each value a number"),
-        ("docker.log_config.config", "map, each value any single value"),
-        ("system.transfers.durable", "true or false"),
-        ("system.transfers.upload_limit", "whole number, MiB/s"),
+        ("api.port", "whole number", ""),
+        ("docker.network.dns", "list", ""),
+        ("docker.overhead.default_multiplier", "number", ""),
+        ("docker.overhead.multipliers", "map", ""),
+        ("docker.log_config.config", "map", ""),
+        ("system.transfers.durable", "true or false", ""),
+        ("system.transfers.upload_limit", "whole number", "MiB/s"),
     ],
 )
-def test_kinds(path: str, kind: str) -> None:
-    assert KEYS[path].kind == kind
+def test_kinds_and_units(path: str, kind: str, unit: str) -> None:
+    assert (KEYS[path].kind, KEYS[path].unit) == (kind, unit)
 
 
 def test_bounds_are_what_the_checks_say_of_themselves() -> None:
     assert KEYS["system.backups.compression_level"].bounds == (
         "one of none, best_speed, good_speed, good_compression, best_compression"
     )
-    assert KEYS["api.port"].bounds == "a TCP port, from 1 to 65535"
+    assert KEYS["api.port"].bounds == "1 to 65535"
     assert KEYS["docker.socket"].bounds == ""
 
 
@@ -176,11 +177,7 @@ def test_the_example_shows_every_key() -> None:
 
 def test_a_comment_may_have_several_lines() -> None:
     ((key,),) = (section.keys for section in sections(_Small))
-    assert (key.words, key.is_own, key.kind) == (
-        "A pause, with `code`.",
-        True,
-        "whole number, seconds",
-    )
+    assert (key.words, key.is_own, key.unit) == ("A pause, with `code`.", True, "seconds")
 
 
 @pytest.mark.parametrize("value", [0, -1])

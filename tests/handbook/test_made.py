@@ -49,10 +49,10 @@ def test_the_page_has_each_key_with_all_that_is_known_of_it() -> None:
         for key in section.keys:
             assert f"### `{key.path}`\n" in page
     assert (
-        "### `system.transfers.nice`\n\nWhole number; default `10`; must be a nice value that "
-        "asks for no privilege, from 0 to 19; **wingsd's own**.\n\n"
+        "### `system.transfers.stall_timeout`\n\nDefault `120` seconds; at least 1; "
+        "**wingsd's own**.\n\n"
     ) in page
-    assert "### `token`\n\nText; required; must be non-empty" in page
+    assert "### `token`\n\nRequired; non-empty" in page
     assert "never shown" in page
 
 

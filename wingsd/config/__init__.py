@@ -204,19 +204,19 @@ def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 
 def port(_: object, attribute: attrs.Attribute[int], value: int) -> None:
-    """A TCP port, from 1 to 65535."""
+    """1 to 65535."""
     if not 0 < value <= _MAX_PORT:
         _refuse(attribute, f"a port from 1 to {_MAX_PORT}", value)
 
 
 def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
-    """A number above 0."""
+    """At least 1."""
     if value <= 0:
         _refuse(attribute, "a number above 0", value)
 
 
 def ip_addresses(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
-    """IPv4 or IPv6 addresses."""
+    """Addresses of IPv4 or IPv6."""
     for text in value:
         try:
             ip_address(text)
@@ -231,13 +231,13 @@ def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> No
 
 
 def part_of_one(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    """A number above 0, and at most 1."""
+    """Above 0, at most 1."""
     if not 0 < value <= 1:
         _refuse(attribute, "a number above 0 and at most 1", value)
 
 
 def nice_value(_: object, attribute: attrs.Attribute[int], value: int) -> None:
-    """A nice value that asks for no privilege, from 0 to 19."""
+    """0 to 19."""
     if not 0 <= value <= _MAX_NICE:
         _refuse(attribute, f"a nice value from 0 to {_MAX_NICE}", value)
 
@@ -249,19 +249,19 @@ def absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 
 def absolute_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """An absolute path, or an empty text."""
+    """An absolute path, or empty."""
     if value:
         absolute(_, attribute, value)
 
 
 def header_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """A text that can be sent as a header, or an empty one."""
+    """Printable ASCII, without spaces at its ends."""
     if not (value.isascii() and value.isprintable() and value == value.strip()):
         _refuse(attribute, "printable ASCII without spaces at the ends", value)
 
 
 def console_line(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """One line that can be typed into a console, or an empty text."""
+    """One line."""
     if value and not (value.isprintable() and value.strip()):
         _refuse(attribute, "one printable line", value)
 
@@ -271,7 +271,7 @@ _MAX_URL = 2000
 
 
 def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """An address of HTTP(S)."""
+    """An http:// or https:// address."""
     is_usual = value.isprintable() and " " not in value and len(value) <= _MAX_URL
     if not (is_usual and value.startswith(("http://", "https://")) and _has_host(value)):
         _refuse(attribute, "an http:// or https:// address", value)
@@ -286,7 +286,7 @@ def _has_host(address: str) -> bool:
 
 
 def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """An address of HTTP(S) with nothing behind host and port, or an empty text."""
+    """An http:// or https:// address without a path."""
     if value and not isinstance(origin(value), tuple):
         _refuse(attribute, "an address such as https://node.example.com:8080", value)
     if value:
@@ -294,7 +294,7 @@ def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None
 
 
 def host_and_port_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """A host and a port to listen at, or an empty text."""
+    """A host and a port."""
     try:
         if value:
             host_and_port(value)
@@ -303,7 +303,7 @@ def host_and_port_or_empty(_: object, attribute: attrs.Attribute[str], value: st
 
 
 def networks(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
-    """Addresses, or networks such as 192.0.2.0/24."""
+    """Addresses or networks such as 192.0.2.0/24."""
     for text in value:
         try:
             parse_network(text)
@@ -312,7 +312,7 @@ def networks(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...])
 
 
 def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:
-    """A map whose keys are whole numbers of MB."""
+    """Keys are whole numbers of MB."""
     for key in value:
         if not (key.isascii() and key.isdigit()):
             _refuse(attribute, "whole numbers of MB as keys", key)
@@ -325,7 +325,7 @@ def at_most(most: int) -> Any:
         if not 0 < value <= most:
             _refuse(attribute, f"a number from 1 to {most}", value)
 
-    check.__doc__ = f"A number from 1 to {most}."
+    check.__doc__ = f"1 to {most}."
     return check
 
 
@@ -336,7 +336,7 @@ def one_of(*words: str) -> Any:
         if value not in words:
             _refuse(attribute, f"one of {', '.join(words)}", value)
 
-    check.__doc__ = f"One of {', '.join(words)}."
+    check.__doc__ = f"One of {', '.join(filter(None, words))}."
     return check
 
 
@@ -352,12 +352,12 @@ def path_field(default: str) -> Any:
 class FormConfig:
     """`system.transfers.form`: limits for the parts of an upload."""
 
-    #: The maximum number of parts of one upload: archive, checksum, log, and backups with their
-    #: checksums (wingsd's own).
+    #: Parts of one upload: archive, checksum, log, and backups with their checksums (wingsd's
+    #: own).
     parts: int = attrs.field(default=256, validator=positive)
-    #: The maximum number of headers of one part (wingsd's own).
+    #: Headers of one part (wingsd's own).
     headers: int = attrs.field(default=8, validator=positive)
-    #: The maximum size of one header of a part (wingsd's own).
+    #: The size of one header (wingsd's own).
     header_bytes: Bytes = attrs.field(default=4096, validator=positive)
 
 
@@ -365,13 +365,12 @@ class FormConfig:
 class StreamsConfig:
     """`system.transfers.streams`: transfers of one server in several simultaneous requests."""
 
-    #: The maximum number of streams beside the first, received for one server, or sent if the
-    #: Panel asks for them: 7 at most when sending (wingsd's own). Each received one takes a slot
-    #: of `concurrent` and the memory of one upload; one server has at most half of the slots, and
-    #: with fewer its streams are read in turn.
+    #: Streams beside the first, received for one server, or sent if the Panel asks for them (7 at
+    #: most). Each received one takes a slot of `concurrent` and the memory of one upload. One
+    #: server has at most half of the slots; with fewer slots its streams are read in turn
+    #: (wingsd's own).
     most: int = attrs.field(default=16, validator=not_negative)
-    #: The time for all streams to arrive after the first one, before all of them fail (wingsd's
-    #: own).
+    #: The time for all streams to arrive after the first one; then all fail (wingsd's own).
     within: Seconds = attrs.field(default=60, validator=positive)
 
 
@@ -379,26 +378,26 @@ class StreamsConfig:
 class MovesConfig:
     """`system.transfers.moves`: moves that resume, between two nodes of wingsd."""
 
-    #: Send and receive servers in batches that arrive once, whatever breaks. A node that does not
-    #: know how gets one stream (wingsd's own).
+    #: Send and receive servers in batches that arrive once, whatever breaks. A node without this
+    #: gets one stream (wingsd's own).
     enabled: bool = True
-    #: The time without any progress after which a move has failed. The destination waits five
-    #: minutes longer for its source (wingsd's own).
+    #: The time without any progress after which a move fails. The destination waits five minutes
+    #: longer for its source (wingsd's own).
     patience: Seconds = attrs.field(default=3600, validator=positive)
-    #: The maximum size of a batch, which is the body of one request; the lower one of the two
-    #: nodes counts (wingsd's own). A break costs the batches under way, and the source has up to
-    #: six of this size in memory.
+    #: The maximum size of a batch, which is the body of one request; the lower value of the two
+    #: nodes counts. A break costs the batches under way, and the source has up to six of this size
+    #: in memory (wingsd's own).
     batch: MiB = attrs.field(default=6, validator=at_most(64))
-    #: The batches of a move under way at the same time; the lower number of the two nodes counts
-    #: (wingsd's own). A source that sends more gets 503.
+    #: Batches of a move under way at the same time; the lower value of the two nodes counts. A
+    #: source that sends more gets 503 (wingsd's own).
     streams: int = attrs.field(default=2, validator=at_most(8))
-    #: Read a received server back from the disk, past the page cache, and compare it with what
-    #: was sent: as it arrives, and the rest before it is put into place (wingsd's own).
+    #: Read a received server back from the disk, past the page cache, and compare it with what was
+    #: sent, before it is put into place (wingsd's own).
     reread: bool = True
-    #: The time for which what has arrived of a failed move is kept, so that the next transfer of
-    #: the server goes on with it; 0 keeps nothing (wingsd's own).
+    #: How long the incomplete copy of a failed move is kept, so that the next transfer of the
+    #: server goes on with it; 0 keeps nothing (wingsd's own).
     keep_days: Days = attrs.field(default=7, validator=not_negative)
-    #: The size of all such copies together, beside the newest one; the oldest is removed first. 0
+    #: The size of all such copies together, besides the newest one; the oldest is removed first. 0
     #: means a tenth of the filesystem of `system.data` (wingsd's own).
     keep_bytes: Bytes = attrs.field(default=0, validator=not_negative)
 
@@ -407,46 +406,46 @@ class MovesConfig:
 class LiveMovesConfig:
     """`system.transfers.live`: moves of running servers, between two nodes of wingsd."""
 
-    #: Send a running server's files in rounds while it runs, and stop it only for the last one. It
-    #: also needs `system.transfers.moves.enabled`. Otherwise a server is stopped first (wingsd's
-    #: own).
+    #: Send a running server's files in rounds, and stop it only for the last one. It needs
+    #: `system.transfers.moves.enabled`. Otherwise a server is stopped first (wingsd's own).
     enabled: bool = True
     #: The server is stopped when the rest can be sent within this time, or when more rounds do not
-    #: make it less (wingsd's own). What the server needs to stop and to start comes on top.
-    target_downtime: Seconds = attrs.field(default=2, validator=positive)
-    #: The server is not stopped while the rest would take longer than this: rounds go on, one a
-    #: minute, until it is less, the server is stopped, or the transfer cancelled; 0 means no limit
-    #: (wingsd's own). Meanwhile it keeps one of the node's eight slots for sending.
-    max_downtime: Seconds = attrs.field(default=0, validator=not_negative)
-    #: The number of rounds after which the server is stopped; 0 means no limit (wingsd's own).
-    max_rounds: int = attrs.field(default=30, validator=not_negative)
-    #: The time after the end of the first round after which the server is stopped; 0 means no
-    #: limit (wingsd's own).
-    max_seconds: Seconds = attrs.field(default=86_400, validator=not_negative)
-    #: The time for which a stopped server's last round may come to a halt: then the server is
-    #: started here again, and rounds go on. After three times the transfer has failed (wingsd's
+    #: make it less. The time that its program needs to stop and to start comes on top (wingsd's
     #: own).
+    target_downtime: Seconds = attrs.field(default=2, validator=positive)
+    #: The server is not stopped while the rest would take longer than this, whatever the next two
+    #: keys say: rounds go on, one a minute, until it is less, somebody stops the server, or the
+    #: transfer is cancelled. Meanwhile it keeps one of the node's eight slots for sending. 0 means
+    #: no limit (wingsd's own).
+    max_downtime: Seconds = attrs.field(default=0, validator=not_negative)
+    #: Rounds after which the server is stopped; 0 means no limit (wingsd's own).
+    max_rounds: int = attrs.field(default=30, validator=not_negative)
+    #: The time after the first round after which the server is stopped; 0 means no limit (wingsd's
+    #: own).
+    max_seconds: Seconds = attrs.field(default=86_400, validator=not_negative)
+    #: How long the last round of a stopped server may make no progress. Then the server is started
+    #: here again, and rounds go on; after three times the transfer fails (wingsd's own).
     final_patience: Seconds = attrs.field(default=120, validator=positive)
-    #: Start a server at this node that was running when it was moved here, when the Panel has
-    #: accepted the success (wingsd's own). Not after a direct transfer.
+    #: Start a server that was running when it was moved here, once the Panel has accepted the
+    #: success. Not after a direct transfer (wingsd's own).
     start: bool = True
-    #: The part of `upload_limit` that rounds of running servers use together at most while others
-    #: are sent, from 0 to 1; those get the rest at least (wingsd's own).
+    #: The part of `upload_limit` that rounds of running servers use together while others are
+    #: sent; those get at least the rest (wingsd's own).
     share: float = attrs.field(default=0.8, validator=part_of_one)
-    #: How often a copy of a server that `wingsctl send --follow` keeps at another node is brought
-    #: up to date; less often where that takes more than half of this time (wingsd's own).
+    #: How often the copy of `wingsctl send --follow` is brought up to date; less often where that
+    #: takes more than half of this time (wingsd's own).
     follow_every: Seconds = attrs.field(default=60, validator=positive)
     #: A command for the console of a running server just before it is stopped for the last round,
-    #: such as `say Moving to another node, back in {seconds} s`: for `{seconds}` comes the
-    #: predicted time. It is for all servers alike; empty means none (wingsd's own).
+    #: such as `say Moving to another node, back in {seconds} s`; `{seconds}` is replaced by the
+    #: predicted time. It is the same for all servers; empty means none (wingsd's own).
     announce: str = attrs.field(default="", validator=console_line)
-    #: `auto`: the last round does not read files again whose stat results prove that they are
-    #: as they were sent, on file systems on which a measurement shows that this holds. `never`:
-    #: it reads all files, and the server is down for longer (wingsd's own).
+    #: `auto`: the last round does not read files again whose stat results prove that they are as
+    #: they were sent, on filesystems where a measurement shows that this holds. `never`: it reads
+    #: all files, and the server is down for longer (wingsd's own).
     trust: str = attrs.field(default="auto", validator=one_of("auto", "never"))
-    #: The time for which the files of a server that was moved while it ran stay in quarantine at
-    #: the node that sent it; 0 deletes them at once. As long stay local backups that Pelican's
-    #: page dropped when it moved their server, but a day at least (wingsd's own).
+    #: How long the files of a server that was moved while it ran stay in quarantine at the source;
+    #: 0 deletes them at once. Local backups that Pelican's page dropped at the move stay as long,
+    #: but at least a day (wingsd's own).
     keep_source_days: Days = attrs.field(default=1, validator=not_negative)
 
 
@@ -454,9 +453,9 @@ class LiveMovesConfig:
 class StoragePool:
     """`system.transfers.storage_pool`: a volume that several nodes share (Pelican's)."""
 
-    #: `system.data` is on a volume that other nodes share: between them a server moves without
-    #: being copied, and its files stay when the Panel has it deleted at the source. It also needs
-    #: `uuid`, to distinguish the nodes' directories on the volume.
+    #: Other nodes share the volume of `system.data`: between them a server moves without being
+    #: copied, and its files stay when the Panel has it deleted at the source. It needs `uuid`,
+    #: which distinguishes the nodes' directories on the volume.
     enabled: bool = False
     #: The name of the pool, the same on all of its nodes; case does not matter.
     pool_name: str = attrs.field(default="", validator=header_text)
@@ -471,25 +470,24 @@ class StoragePool:
 class TransfersConfig:
     """`system.transfers`: moving servers."""
 
-    #: The rate at which all servers together are received; active transfers share it equally. 0 or
-    #: less means no limit, as with Wings.
+    #: The rate at which all servers together are received; they share it equally. 0 or less means
+    #: no limit.
     download_limit: MiBPerSecond = 0
     #: The rate at which all servers together are sent; 0 means no limit (wingsd's own).
     upload_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
-    #: The nice value of the threads that pack and unpack archives, so that the daemon's other work
-    #: comes first (wingsd's own). Their I/O priority follows it, ioprio_set(2). The kernel
-    #: compares nice values within one control group only, sched(7), and containers have their own:
-    #: to yield to them, give the daemon's unit a low `CPUWeight=` and `IOWeight=`,
-    #: systemd.resource-control(5).
+    #: The nice value of the threads that pack and unpack archives, below the daemon's other work.
+    #: Their I/O priority follows it, ioprio_set(2). It does not count against containers, which
+    #: have control groups of their own: to yield to them, give the daemon's unit a low
+    #: `CPUWeight=` and `IOWeight=`, systemd.resource-control(5) (wingsd's own).
     nice: int = attrs.field(default=10, validator=nice_value)
     #: Flush a received server to stable storage before this is reported to the Panel, which then
-    #: deletes the other copy (wingsd's own). Disable it only where the loss of a server is
-    #: acceptable.
+    #: deletes the other copy. Disable it only where the loss of a server is acceptable (wingsd's
+    #: own).
     durable: bool = True
-    #: The maximum number of servers received at the same time (wingsd's own).
+    #: Servers received at the same time (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
-    #: The maximum number of further uploads that wait for a slot, their senders slowed down;
-    #: others get 503 with `Retry-After` (wingsd's own).
+    #: Further uploads that wait for a slot, their senders slowed down; others get 503 with
+    #: `Retry-After` (wingsd's own).
     waiting: int = attrs.field(default=64, validator=not_negative)
     #: The time after which a silent sender's upload fails, or the upload to a destination that
     #: acknowledges nothing (wingsd's own).
@@ -498,67 +496,66 @@ class TransfersConfig:
     #: (wingsd's own).
     least_rate: BytesPerSecond = attrs.field(default=1024, validator=not_negative)
     #: The time for a destination that has everything to finish after its answer was lost, for
-    #: example by a proxy's time limit; the Panel is asked meanwhile whether the server has moved.
+    #: example by a proxy's time limit. The Panel is asked meanwhile whether the server has moved.
     #: 0 means none (wingsd's own).
     answer_grace: Seconds = attrs.field(default=600, validator=not_negative)
-    #: The time to wait for the answer of a destination that has everything, before the Panel is
-    #: asked which node has the server; 0 means no limit (wingsd's own).
+    #: The time to wait for that answer before the Panel is asked which node has the server; 0
+    #: means no limit (wingsd's own).
     answer_timeout: Seconds = attrs.field(default=4 * 3600, validator=not_negative)
     form: FormConfig = FormConfig()
     streams: StreamsConfig = StreamsConfig()
     moves: MovesConfig = MovesConfig()
     live: LiveMovesConfig = LiveMovesConfig()
     storage_pool: StoragePool = StoragePool()
-    #: The time for a server to stop before a transfer, after which it is killed (wingsd's own).
+    #: The time for a server to stop for its transfer before it is killed (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)
-    #: The time for which complete copies of servers that the Panel assigns to another node stay in
+    #: How long complete copies of servers that the Panel assigns to another node stay in
     #: quarantine (wingsd's own).
     quarantine_days: Days = attrs.field(default=30, validator=positive)
-    #: A PEM file of certificate authorities, trusted in addition to the system's for destinations
+    #: A PEM file of certificate authorities to trust for destinations, besides the system's
     #: (wingsd's own).
     ca_file: str = ""
-    #: The space that received servers leave free on the filesystem of `system.data`, but never
-    #: more than a twentieth of it; 0 means none (wingsd's own).
+    #: The space that received servers leave free on the filesystem of `system.data`, at most a
+    #: twentieth of it; 0 means none (wingsd's own).
     disk_reserve: MiB = attrs.field(default=1024, validator=not_negative)
-    #: The inodes that received servers leave free there, but never more than a twentieth; 0 means
-    #: none (wingsd's own). Every file, directory and symlink needs one.
+    #: The inodes that they leave free there, at most a twentieth; 0 means none. Every file,
+    #: directory and symlink needs one (wingsd's own).
     inode_reserve: int = attrs.field(default=20_000, validator=not_negative)
-    #: The maximum number of files, directories and links in one archive (wingsd's own).
+    #: Files, directories and links in one archive (wingsd's own).
     max_members: int = attrs.field(default=10_000_000, validator=positive)
-    #: The memory for metadata of directories that an archive lists after their contents; other
-    #: metadata of directories is kept on the disk (wingsd's own).
+    #: The memory for metadata of directories that an archive lists after their contents; the rest
+    #: is kept on the disk (wingsd's own).
     directory_memory: MiB = attrs.field(default=16, validator=positive)
 
 
 @attrs.frozen(repr=False)
 class SftpLimits:
-    """`system.sftp.limits`: what one client, and one user, may take."""
+    """`system.sftp.limits`: limits for clients and users."""
 
-    #: Refused passwords of one user name from one address, in one connection and within
-    #: `authentication_cooldown`; with Calagopus the default is 3. From one address, ten times as
-    #: many of all user names.
+    #: Refused passwords for one user name from one address, in one connection and within
+    #: `authentication_cooldown`; ten times as many for all user names. With Calagopus the default
+    #: is 3.
     authentication_password_attempts: int = attrs.field(default=6, validator=positive)
     #: Public keys that a client may offer in one connection. From one address, ten times as many
     #: may be refused within `authentication_cooldown`.
     authentication_pubkey_attempts: int = attrs.field(default=20, validator=positive)
-    #: The time for which refused passwords and keys count, and so the time after which an address
-    #: that was refused may try again.
+    #: The time for which refusals count. After it a refused address may try again.
     authentication_cooldown: Seconds = attrs.field(default=60, validator=positive)
-    #: Connections of one user, or 0 for no limit of its own. One above it waits ten seconds until
-    #: another has ended.
+    #: Connections of one user; 0 means no limit. One above it waits ten seconds for another to
+    #: end.
     max_connections_per_user: int = attrs.field(default=32, validator=not_negative)
-    #: The same of one server (wingsd's own).
+    #: The same for one server (wingsd's own).
     max_connections_per_server: int = attrs.field(default=64, validator=not_negative)
     #: Channels of one connection.
     max_channels_per_connection: int = attrs.field(default=10, validator=positive)
-    #: Files and directories that one channel may have open; with Calagopus the default is 32.
+    #: Open files and directories of one channel. With Calagopus the default is 32.
     max_handles_per_channel: int = attrs.field(default=128, validator=positive)
-    #: Files and directories that all channels may have open.
+    #: Open files and directories of all channels.
     max_handles_total: int = attrs.field(default=1024, validator=positive)
     #: Connections in all (wingsd's own).
     max_connections: int = attrs.field(default=256, validator=positive)
-    #: Connections that have not logged in yet, in all, and half as many of one address (wingsd's
-    #: own).
+    #: Connections without a login, and half as many of one address; above it the oldest of the
+    #: address with the most is closed (wingsd's own).
     max_half_open: int = attrs.field(default=128, validator=positive)
 
 
@@ -568,7 +565,7 @@ class SftpActivityConfig:
 
     #: Report each login: `server:sftp.login`.
     log_logins: bool = False
-    #: Report each file that is opened for reading: `server:sftp.read`.
+    #: Report each file opened for reading: `server:sftp.read`.
     log_file_reads: bool = False
 
 
@@ -578,25 +575,25 @@ class SftpConfig:
 
     #: Run the SFTP server.
     enabled: bool = True
-    #: The address that it listens on.
+    #: The address to listen on.
     bind_address: str = attrs.field(default="0.0.0.0", validator=not_empty)  # noqa: S104 - Wings'
-    #: The port that it listens on.
+    #: The port to listen on.
     bind_port: int = attrs.field(default=2022, validator=port)
-    #: Refuse all changes: files can be listed and read.
+    #: Refuse all changes.
     read_only: bool = False
     #: Accept public keys only, and no passwords (Pelican's key).
     key_only: bool = False
-    #: The same; Calagopus' nodes have this name for it.
+    #: Calagopus' name for it.
     disable_password_auth: bool = False
-    #: The maximum number of entries in the listing of one directory; further ones are left out.
+    #: Entries of a directory that are listed; further ones are left out.
     directory_entry_limit: int = attrs.field(default=20_000, validator=positive)
-    #: The maximum number of entries in one answer to a client.
+    #: Entries in one answer to a client.
     directory_entry_send_amount: int = attrs.field(default=500, validator=positive)
-    #: The time after which the Panel is asked again whether the user of an open session may go on,
-    #: with the same password or key, or 0 for never (wingsd's own).
+    #: How often the Panel is asked again whether the user of an open session may go on, with the
+    #: same password or key; 0 means never (wingsd's own).
     check_interval: Seconds = attrs.field(default=300, validator=not_negative)
-    #: The time from the last connection to the end of the process that serves SFTP, which the next
-    #: connection starts again (wingsd's own).
+    #: The time after the last connection until the process that serves SFTP ends. The next
+    #: connection starts it again (wingsd's own).
     idle_timeout: Seconds = attrs.field(default=300, validator=positive)
     limits: SftpLimits = SftpLimits()
     activity: SftpActivityConfig = SftpActivityConfig()
@@ -611,13 +608,11 @@ class SftpConfig:
 class CrashDetectionConfig:
     """`system.crash_detection`: restarting servers whose program has ended by itself."""
 
-    #: Start such a server again. The Panel can say otherwise for one server, by
-    #: `crash_detection_enabled` in its settings.
+    #: Start such a server again. `crash_detection_enabled` in a server's settings overrides it.
     enabled: bool = True
-    #: Do so also when the program ended with the exit code 0, as after a stop within the game.
+    #: Do so also after the exit code 0, as after a stop within the game.
     detect_clean_exit_as_crash: bool = True
-    #: The time after such a restart within which another end is not followed by one; 0 means that
-    #: every end is.
+    #: A server that ends again within this time of such a start stays off; 0 means never.
     timeout: Seconds = attrs.field(default=60, validator=not_negative)
 
 
@@ -625,14 +620,13 @@ class CrashDetectionConfig:
 class ThrottlesConfig:
     """`throttles`: the limit of the lines that one server may write into its console.
 
-    Above it, lines are left out, and a line of the node says so. More than 1 MiB a second is never
-    passed on.
+    Further lines are left out, and the console says so. More than 1 MiB a second is never passed
+    on.
     """
 
     #: Limit the lines.
     enabled: bool = True
-    #: The maximum number of lines in `line_reset_interval`. As many, but 2,000 at least, pass in a
-    #: second.
+    #: Lines in `line_reset_interval`. As many, but 2,000 at least, pass in a second.
     lines: int = attrs.field(default=2000, validator=not_negative)
     #: The time after which the count begins again.
     line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)
@@ -642,7 +636,7 @@ class ThrottlesConfig:
 class SearchConfig:
     """`Search`: searches for names of files, from the file manager of Pelican's Panel."""
 
-    #: Names of directories that are not searched, nor those below them; case does not count.
+    #: Names of directories that are left out, with all below them; case does not count.
     blacklisted_dirs: tuple[str, ...] = (
         "node_modules",
         ".git",
@@ -651,13 +645,13 @@ class SearchConfig:
         "depotcache",
         "vendor",
     )
-    #: How deep below the directory of a search it goes.
+    #: Levels below its directory that a search looks at.
     max_recursion_depth: int = attrs.field(default=8, validator=not_negative)
 
 
 @attrs.frozen(repr=False)
 class PasswdConfig:
-    """`system.passwd`: an account for the user of servers' containers (not with Pelican)."""
+    """`system.passwd`: an account for the user of servers' containers; not with Pelican."""
 
     #: Mount a file with that user as `/etc/passwd`, and one with its group as `/etc/group`.
     enabled: bool = False
@@ -667,7 +661,7 @@ class PasswdConfig:
 
 @attrs.frozen(repr=False)
 class PelicanPasswdConfig:
-    """`system.user.passwd`: the same for Pelican."""
+    """`system.user.passwd`: an account for the user of servers' containers, with Pelican."""
 
     #: Mount a file with that user as `/etc/passwd`, and one with its group as `/etc/group`.
     enable: bool = True
@@ -677,13 +671,13 @@ class PelicanPasswdConfig:
 
 @attrs.frozen(repr=False)
 class MachineIdConfig:
-    """`system.machine_id`: an id for each container, as some games want one of their machine."""
+    """`system.machine_id`: an id of the machine for each container, which some games need."""
 
-    #: Mount a file with the server's UUID, without its dashes, as `/etc/machine-id`.
+    #: Mount a file with the server's UUID, without dashes, as `/etc/machine-id`.
     enable: bool = True
-    #: The same; Calagopus' nodes have this name for it. Both must be true.
+    #: Calagopus' name for it. Both must be true.
     enabled: bool = True
-    #: The directory of these files; with Pelican the default is `/etc/pelican/machine-id`.
+    #: The directory of these files. With Pelican the default is `/etc/pelican/machine-id`.
     directory: str = path_field("/run/wings/machine-id")
 
 
@@ -693,11 +687,10 @@ class InstallerLimits:
 
     #: Its memory, unless the server has more. 0 here or for the server means no limit.
     memory: MiB = attrs.field(default=1024, validator=not_negative)
-    #: Its CPU in percent of one core, unless the server has more. 0 here or for the server means
-    #: no limit.
+    #: Its CPU in percent of one core, with the same exceptions.
     cpu: int = attrs.field(default=100, validator=not_negative)
-    #: The time for a script to end, after which it is stopped and the installation has failed; a
-    #: restart of the node does not prolong it. 0 means no limit.
+    #: The time for a script, which a restart of the node does not extend. After it the script is
+    #: stopped, and the installation has failed. 0 means no limit.
     timeout: Seconds = attrs.field(default=1800, validator=not_negative)
 
 
@@ -705,7 +698,7 @@ class InstallerLimits:
 class IPv4:
     """`docker.network.interfaces.v4`: the IPv4 addresses of the created network."""
 
-    #: The addresses of the network.
+    #: The network.
     subnet: str = "172.18.0.0/16"
     #: The host's address in it.
     gateway: str = "172.18.0.1"
@@ -715,7 +708,7 @@ class IPv4:
 class IPv6:
     """`docker.network.interfaces.v6`: the IPv6 addresses of the created network."""
 
-    #: The addresses of the network; empty means a network without IPv6.
+    #: The network; empty means no IPv6.
     subnet: str = "fdba:17c8:6c94::/64"
     #: The host's address in it.
     gateway: str = "fdba:17c8:6c94::1011"
@@ -733,16 +726,16 @@ class Interfaces:
 class NetworkConfig:
     """`docker.network`: the network that every server's container joins."""
 
-    #: The address that replaces 127.0.0.1 of a server: the host's address in the network.
+    #: The host's address in the network. It replaces 127.0.0.1 as a server's address.
     interface: str = "172.18.0.1"
-    #: The name servers of the containers.
+    #: Name servers of containers.
     dns: tuple[str, ...] = ("1.1.1.1", "1.0.0.1")
-    #: The network that is created if it is missing and `network_mode` names it. With Pelican the
-    #: default is `pelican_nw`; a node that has `pterodactyl_nw` from before goes on using it.
+    #: The network to create if it is missing and `network_mode` names it. With Pelican the default
+    #: is `pelican_nw`; a node that already has `pterodactyl_nw` keeps using it.
     name: str = "pterodactyl_nw"
     #: Bind no ports to 127.0.0.1.
     ispn: bool = False
-    #: The driver of the created network.
+    #: Driver of the created network.
     driver: str = "bridge"
     #: The network that containers join: `name`, another existing one, or a mode of the engine,
     #: such as `host`. With Pelican the default is `pelican_nw`.
@@ -751,10 +744,10 @@ class NetworkConfig:
     is_internal: bool = False
     #: Allow connections between containers of the created network.
     enable_icc: bool = True
-    #: The MTU of the created network.
+    #: MTU of the created network.
     network_mtu: Bytes = 1500
-    #: The host interface of the created network (wingsd's own). With Pelican the default is
-    #: `pelican0`.
+    #: Host interface of the created network. With Pelican the default is `pelican0` (wingsd's
+    #: own).
     bridge_name: str = "pterodactyl0"
     interfaces: Interfaces = Interfaces()
 
@@ -771,11 +764,11 @@ class Registry:
 
 @attrs.frozen(repr=False)
 class LogConfig:
-    """`docker.log_config`: how the engine keeps a container's output."""
+    """`docker.log_config`: the output of containers, which the engine keeps."""
 
     #: The engine's logging driver.
     type: str = "local"
-    #: The driver's options: scalars of any type, passed to the engine as text.
+    #: The driver's options.
     config: dict[str, Any] = attrs.field(
         factory=lambda: {
             "max-size": "5m",
@@ -788,7 +781,7 @@ class LogConfig:
 
 @attrs.frozen(repr=False)
 class Overhead:
-    """`docker.overhead`: memory that a container gets beyond its server's limit, as a factor."""
+    """`docker.overhead`: factors by which a container gets more memory than its server's limit."""
 
     #: Use these factors instead of the defaults.
     override: bool = False
@@ -804,30 +797,30 @@ class Overhead:
 class DockerConfig:
     """`docker`: the engine, and settings of all containers on this node."""
 
-    #: False is for a node that only keeps files, without containers (wingsd's own). It is never
-    #: chosen automatically: an engine that does not answer fails a transfer.
+    #: `false` is for a node that only keeps files, without containers. It is never chosen
+    #: automatically: an engine that does not answer fails a transfer (wingsd's own).
     enabled: bool = True
-    #: The engine's socket, such as `unix:///run/user/988/docker.sock`; empty means the variable
+    #: The engine's socket, such as `unix:///run/user/988/docker.sock`. Empty: the variable
     #: `DOCKER_HOST`, or else the default socket (wingsd's own).
     socket: str = ""
     network: NetworkConfig = NetworkConfig()
-    #: The domain of the containers' host names.
+    #: The domain of containers' host names.
     domainname: str = ""
     registries: dict[str, Registry] = attrs.field(factory=dict)
-    #: The size of `/tmp` in every container, in memory.
+    #: The size of `/tmp` in each container, in memory.
     tmpfs_size: MiB = attrs.field(default=100, validator=positive)
-    #: The maximum number of processes and threads in one container; 0 means no limit.
+    #: Processes and threads in one container; 0 means no limit.
     container_pid_limit: int = 512
     overhead: Overhead = Overhead()
     #: The user namespace of containers: empty is the engine's default, `host` the host's.
     userns_mode: str = ""
-    #: Also find running servers whose containers have names like `NAME.UUID`, which Calagopus'
-    #: daemon gives them with this key. This node's own have the UUID as their name.
+    #: Also find running containers with names like `NAME.UUID`, which Calagopus' daemon makes with
+    #: this key. This node's own are named by the UUID.
     server_name_in_container_name: bool = False
     log_config: LogConfig = LogConfig()
     installer_limits: InstallerLimits = InstallerLimits()
-    #: Addresses that a Panel offers for allocations beside those of this machine, such as one that
-    #: a router translates.
+    #: Addresses to offer for allocations besides this machine's, such as one that a router
+    #: translates.
     system_ips: tuple[str, ...] = attrs.field(default=(), validator=ip_addresses)
 
 
@@ -837,7 +830,7 @@ class Ssl:
 
     #: Enable TLS. Both files must exist; they are read again on SIGHUP.
     enabled: bool = False
-    #: The certificate and its chain up to the authority.
+    #: The certificate and its chain.
     cert: str = ""
     #: The certificate's key, without a passphrase.
     key: str = ""
@@ -850,12 +843,12 @@ class LimitsConfig:
     #: The time for a request, from the connection or the previous answer to its end; for an
     #: upload, to the end of its headers (wingsd's own).
     request_timeout: Seconds = attrs.field(default=30, validator=positive)
-    #: The maximum number of headers of a request (wingsd's own).
+    #: Headers of a request (wingsd's own).
     headers: int = attrs.field(default=100, validator=positive)
-    #: The maximum size of all headers of a request (wingsd's own).
+    #: Their size in all (wingsd's own).
     header_bytes: Bytes = attrs.field(default=16384, validator=positive)
-    #: The maximum number of connections without a request yet; beyond it, the oldest connection of
-    #: the address with the most of them is closed (wingsd's own).
+    #: Connections without a request yet. Above it, the oldest of the address with the most of them
+    #: is closed (wingsd's own).
     connections: int = attrs.field(default=256, validator=positive)
 
 
@@ -863,11 +856,11 @@ class LimitsConfig:
 class RemoteDownloadConfig:
     """`api.remote_download`: downloads from a URL into the files of a server."""
 
-    #: The most redirects that are followed, each judged as the first URL is; 0 follows none.
+    #: Redirects that are followed, each checked like the first URL.
     max_redirects: int = attrs.field(default=10, validator=not_negative)
-    #: Hosts by name, addresses and networks that users may download from although they are not on
-    #: the public Internet, such as a mirror in the node's network. Whoever can use the file
-    #: manager of a server can then read what these serve (wingsd's own).
+    #: Host names, addresses and networks outside of the public Internet that users may download
+    #: from, such as a mirror in the node's network. Every user with a server's file manager can
+    #: then read what these serve (wingsd's own).
     host_allowlist: tuple[str, ...] = ()
 
 
@@ -875,36 +868,35 @@ class RemoteDownloadConfig:
 class ApiConfig:
     """`api`: where the node listens."""
 
-    #: The address to listen at; `0.0.0.0` means all of IPv4, `::` all of IPv4 and IPv6.
+    #: The address to listen at; `0.0.0.0` is all of IPv4, `::` all of IPv4 and IPv6.
     host: str = "0.0.0.0"  # noqa: S104 - a node's purpose is to be reached; Wings' default
-    #: The port to listen at, for the Panel, browsers and other nodes.
+    #: The port for the Panel, browsers and other nodes.
     port: int = attrs.field(default=8080, validator=port)
     ssl: Ssl = Ssl()
     limits: LimitsConfig = LimitsConfig()
-    #: The addresses or networks, such as `192.0.2.0/24`, of proxies in front of this node. Their
-    #: headers `X-Forwarded-For` and `X-Real-IP` have the address of a client, for the activity
-    #: log. List no others: what they send is taken as it is.
+    #: Proxies in front of this node. For the activity log, a client's address is taken from their
+    #: headers `X-Forwarded-For` and `X-Real-IP`. List no others: what they send is taken as it is.
     trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=networks)
     #: The node's address for the Panel and other nodes, such as `https://node.example.com:8080`.
-    #: Tokens for transfers must name it. Empty accepts any address, since only this node has the
-    #: key they are signed with (wingsd's own).
+    #: If it is set, tokens for transfers must name it. Empty accepts any, since only this node has
+    #: the key that signs them (wingsd's own).
     public_url: str = attrs.field(default="", validator=url_or_empty)
-    #: The entries of a directory that Calagopus' Panel gets at a time if it does not say how many;
-    #: 0 means all, up to 100,000.
+    #: Entries of a directory that Calagopus' Panel gets at a time if it does not say how many; 0
+    #: means all, up to 100,000.
     directory_entry_limit: int = attrs.field(default=10000, validator=not_negative)
-    #: The most MiB of a file that is uploaded from a Panel's page; 0 means no limit. It is one of
-    #: the node's settings in the Panel.
+    #: The largest file, in MiB, that can be uploaded in a Panel's page; 0 means no limit. It is
+    #: one of the node's settings in the Panel.
     upload_limit: int = attrs.field(default=100, validator=not_negative)
-    #: How often the address of a download or an upload is good with Calagopus; 0 means always.
-    #: With the other Panels it is good once.
+    #: How often the address of a download or an upload can be used with Calagopus; 0 means always.
+    #: With the other Panels it can be used once.
     max_jwt_uses: int = attrs.field(default=5, validator=not_negative)
     #: Refuse downloads from a URL.
     disable_remote_download: bool = False
     remote_download: RemoteDownloadConfig = RemoteDownloadConfig()
     #: Networks that users may not download from, besides private and reserved ones and this node's
-    #: own addresses, which are refused in any case.
+    #: own addresses.
     remote_download_blocked_cidrs: tuple[str, ...] = attrs.field(default=(), validator=networks)
-    #: The downloads from a URL that one server may have at a time; 0 refuses all.
+    #: Downloads from a URL at a time for one server; 0 refuses all.
     server_remote_download_limit: int = attrs.field(default=3, validator=not_negative)
 
 
@@ -913,9 +905,9 @@ DEFAULT_SOCKET = "/run/wingsd/control.sock"
 
 @attrs.frozen(repr=False)
 class Control:
-    """`control`: the control socket. Whoever can open it can do what an operator can."""
+    """`control`: the control socket. A user who can open it can do what an operator can."""
 
-    #: The socket's path; empty disables it.
+    #: Its path; empty disables it.
     socket: str = attrs.field(default=DEFAULT_SOCKET, validator=absolute_or_empty)
     #: The group whose members may open it; empty means the daemon's own.
     group: str = ""
@@ -926,7 +918,7 @@ class Metrics:
     """`metrics`: metrics for Prometheus (all of it wingsd's own)."""
 
     #: The address that serves `GET /metrics`, such as `127.0.0.1:9101`; empty disables it. It has
-    #: no token and no TLS, so use an address that is not reachable from outside (wingsd's own).
+    #: no token and no TLS: use an address that is not reachable from outside (wingsd's own).
     address: str = attrs.field(default="", validator=host_and_port_or_empty)
 
 
@@ -934,11 +926,11 @@ class Metrics:
 class Rootless:
     """`system.user.rootless`: container ids when the engine runs without root."""
 
-    #: The engine runs without root: containers use the ids below, and no account is looked up.
+    #: The engine runs without root: containers use these ids, and no account is looked up.
     enabled: bool = False
-    #: The user id inside the containers.
+    #: The user id in containers.
     container_uid: int = 0
-    #: The group id inside the containers.
+    #: The group id in containers.
     container_gid: int = 0
 
 
@@ -970,10 +962,10 @@ ARCHIVE_FORMATS = (
 
 @attrs.frozen(repr=False)
 class WingsBackupsConfig:
-    """`system.backups.wings`: local backups with Calagopus."""
+    """`system.backups.wings`: local backups, with Calagopus."""
 
-    #: The format of archives. In place of `tar_lzip`, `zip` and `seven_zip`, this node makes
-    #: `tar_gz`, which it makes with other Panels as well.
+    #: The format of archives. Instead of `tar_lzip`, `zip` and `seven_zip` this node makes
+    #: `tar_gz`, as always with other Panels.
     archive_format: str = attrs.field(default="tar_gz", validator=one_of(*ARCHIVE_FORMATS))
 
 
@@ -981,46 +973,45 @@ class WingsBackupsConfig:
 class S3BackupsConfig:
     """`system.backups.s3`: the upload of backups (Calagopus' keys, for each Panel)."""
 
-    #: The time for one part of a backup, of the size that the Panel says.
+    #: The time for one part, of the size that the Panel says.
     part_upload_timeout: Seconds = attrs.field(default=7200, validator=positive)
-    #: How often a part is sent when the store fails, or cannot be reached; the pauses grow to a
+    #: How often a part is sent when the store fails or cannot be reached; the pauses grow to a
     #: minute.
     retry_limit: int = attrs.field(default=10, validator=positive)
 
 
 @attrs.frozen(repr=False)
 class BackupsConfig:
-    """`system.backups`: how backups are made and restored."""
+    """`system.backups`: making and restoring backups."""
 
-    #: The compression of archives, unless the Panel asks for another level. `good_speed` and
-    #: `good_compression` are Calagopus'.
+    #: The compression of backups and of transfers' archives, unless the Panel asks for another.
+    #: `good_speed` and `good_compression` are Calagopus'.
     compression_level: str = attrs.field(
         default="best_speed",
         validator=one_of(
             "none", "best_speed", "good_speed", "good_compression", "best_compression"
         ),
     )
-    #: The rate at which the archive of one backup is written, to leave the disk to others; 0 for
-    #: no limit.
+    #: The rate at which the archive of one backup is written; 0 means no limit.
     write_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
-    #: The number of backups that are made at a time, at most 8; others wait (wingsd's own).
+    #: Backups that are made at a time; others wait (wingsd's own).
     concurrent: int = attrs.field(default=2, validator=at_most(8))
-    #: Delete the backups of a server that is deleted, in `system.backup_directory` of this node.
-    #: Pelican's; of the other families, nodes keep them.
+    #: Delete the local backups of a server that is deleted. Only with Pelican; the others' nodes
+    #: keep them.
     remove_backups_on_server_delete: bool = True
-    #: The time after which a backup is read once more, to see whether it is still whole; a damaged
-    #: one is named in the log and counted by a metric. 0 means never (wingsd's own).
+    #: How often a backup is read again, to see whether it is whole. A damaged one is named in the
+    #: log and counted by a metric. 0 means never (wingsd's own).
     check_interval: Days = attrs.field(default=0, validator=not_negative)
-    #: The rate at which backups are read for that; 0 for no limit (wingsd's own).
+    #: The rate of this reading; 0 means no limit (wingsd's own).
     check_limit: MiBPerSecond = attrs.field(default=20, validator=not_negative)
     wings: WingsBackupsConfig = WingsBackupsConfig()
     s3: S3BackupsConfig = S3BackupsConfig()
-    #: Names, addresses and networks (CIDR) of stores that backups are restored from although they
-    #: are not on the public Internet (Pelican's). With Pterodactyl and Calagopus, the Panel's own
-    #: link needs no entry, only what it redirects to.
+    #: Host names, addresses and networks of stores outside of the public Internet that backups are
+    #: restored from (Pelican's). With Pterodactyl and Calagopus, the Panel's own link needs no
+    #: entry, only what it redirects to.
     restore_host_allowlist: tuple[str, ...] = ()
-    #: The time for which the files that a restored backup has replaced stay in quarantine, where
-    #: the user had all files deleted. 0: they are deleted at once (wingsd's own).
+    #: How long files that a restored backup has replaced stay in quarantine, if the user had all
+    #: files deleted; 0 deletes them at once (wingsd's own).
     quarantine_days: Days = attrs.field(default=3, validator=not_negative)
 
 
@@ -1028,9 +1019,9 @@ class BackupsConfig:
 class QuotasConfig:
     """`system.quotas`: project quotas of the filesystem of `system.data` (Pelican's)."""
 
-    #: Have the filesystem hold the disk limits of servers, so that none can exceed its limit for a
-    #: moment: ext4 or XFS, mounted with `prjquota`. The daemon then needs `CAP_SYS_ADMIN`; without
-    #: it, or without quotas, it logs why and holds the limits by counting alone.
+    #: Let the filesystem hold the disk limits of servers, so that none can exceed its limit for a
+    #: moment: ext4 or XFS, mounted with `prjquota`. The daemon then needs `CAP_SYS_ADMIN`. Without
+    #: it, or without quotas, it logs why and only counts.
     enabled: bool = False
 
 
@@ -1040,49 +1031,49 @@ class SystemConfig:
 
     #: The directory of the state database, `wingsd.db`.
     root_directory: str = path_field("/var/lib/pterodactyl")
-    #: The servers' files, one directory each. A server that is being received is stored beside
-    #: this directory, so the same filesystem needs space for it.
+    #: The servers' files, one directory each. A server is received beside this directory, so the
+    #: same filesystem needs space for it.
     data: str = path_field("/var/lib/pterodactyl/volumes")
-    #: The directory of local backups. With Pelican this and the next key have Pelican's defaults.
+    #: Local backups. With Pelican the default is `/var/lib/pelican/backups`.
     backup_directory: str = path_field("/var/lib/pterodactyl/backups")
-    #: The directory of installation logs, which move with their servers: `install/UUID.log`.
+    #: Installation logs, `install/UUID.log`, which move with their servers. With Pelican the
+    #: default is `/var/log/pelican`.
     log_directory: str = path_field("/var/log/pterodactyl")
-    #: The directory of installation scripts while they run. The engine must see it under the same
-    #: path. With Pelican the default is `/tmp/pelican`.
+    #: Installation scripts while they run. The engine must see it under the same path. With
+    #: Pelican the default is `/tmp/pelican`.
     tmp_directory: str = path_field("/tmp/pterodactyl")  # noqa: S108 - Wings' default
-    #: The owner of the servers' files. If the account does not exist, the ids in `system.user` are
+    #: The account that owns the servers' files. If it does not exist, the ids in `system.user` are
     #: used.
     username: str = "pterodactyl"
     user: User = User()
-    #: The time zone of the containers: their variable `TZ`.
+    #: The time zone of containers, in their variable `TZ`.
     timezone: str = "UTC"
-    #: The number of last lines of the console, and of a transfer, that a browser gets.
+    #: Last lines of the console, and of a transfer, that a browser gets.
     websocket_log_count: int = attrs.field(default=150, validator=positive)
-    #: The time for a server to stop, after which it is killed (wingsd's own).
+    #: The time for a server to stop before it is killed (wingsd's own).
     stop_timeout: Seconds = attrs.field(default=600, validator=positive)
-    #: The age at which the disk usage of a server is counted again. 0: it is never counted, shown
-    #: as 0, and disk limits have no effect but on transfers.
+    #: The age at which a server's disk usage is counted again. 0: it is never counted and shown as
+    #: 0, and disk limits apply to transfers only.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
-    #: Before each start of a server, give those of its files to the owner that have another one,
-    #: such as those of an installation. Not with `system.user.rootless`.
+    #: Before each start, give files in the server's directory that belong to another user to its
+    #: owner, such as those of an installation. Not with `system.user.rootless`.
     check_permissions_on_boot: bool = True
     #: The time between two reports of the activity log to the Panel.
     activity_send_interval: Seconds = attrs.field(default=60, validator=positive)
-    #: The maximum number of entries in one call.
+    #: Entries in one call.
     activity_send_count: int = attrs.field(default=100, validator=positive)
-    #: The maximum number of entries that wait while the Panel does not take them; then the oldest
-    #: are dropped (wingsd's own).
+    #: Entries that wait while the Panel does not take them; beyond it the oldest are dropped
+    #: (wingsd's own).
     activity_max_entries: int = attrs.field(default=100_000, validator=positive)
-    #: The number of last console lines in the activity of a crash, at most 50; only with Pelican.
+    #: Last console lines in the activity of a crash, at most 50; only with Pelican.
     crash_detection_activity_lines: int = attrs.field(default=2, validator=not_negative)
     passwd: PasswdConfig = PasswdConfig()
     machine_id: MachineIdConfig = MachineIdConfig()
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()
     quotas: QuotasConfig = QuotasConfig()
     sftp: SftpConfig = SftpConfig()
-    #: How directories below a server's are opened on behalf of users: by `openat2`, in which the
-    #: kernel keeps each path inside, or by `openat`, component by component, as before Linux 5.6.
-    #: `auto` is `openat2` where the kernel has it. Both are equally safe.
+    #: The system call that opens directories for users: `openat2`, `openat` as before Linux 5.6,
+    #: or `auto` for `openat2` where the kernel has it. Both are equally safe.
     openat_mode: str = attrs.field(default="auto", validator=one_of("auto", "openat", "openat2"))
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()
@@ -1090,38 +1081,39 @@ class SystemConfig:
 
 @attrs.frozen(repr=False)
 class RemoteQuery:
-    """`remote_query`: how the Panel is asked."""
+    """`remote_query`: requests to the Panel."""
 
-    #: The time to wait for an answer of the Panel, at least 30.
+    #: The time to wait for an answer of the Panel; less than 30 counts as 30.
     timeout: Seconds = attrs.field(default=30, validator=positive)
-    #: The number of servers per request when the node starts.
+    #: Servers per request when the node starts.
     boot_servers_per_page: int = attrs.field(default=50, validator=positive)
 
 
 @attrs.frozen(repr=False)
 class Config:
-    """The whole file. `remote` (the Panel's address), `token_id` and `token` have no defaults."""
+    """The node and its Panel. `token_id`, `token` and `remote` have no defaults."""
 
     #: The public half of the node's credentials at the Panel. The variable `WINGS_TOKEN_ID`
-    #: replaces it; `$NAME` stands for a variable, and `file:///path` for the content of a file.
+    #: replaces it. In the value, `$NAME` stands for a variable, and `file:///path` for the content
+    #: of a file.
     token_id: str = attrs.field(validator=not_empty)
     #: The secret half. The Panel calls this node with it, and signs the tokens of transfers and
     #: consoles; with it anyone can send servers to this node. The variable `WINGS_TOKEN` replaces
-    #: it, and it may be written as `token_id`.
+    #: it; variables and files can be named as in `token_id`.
     token: str = attrs.field(validator=not_empty, repr=False)
     #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
     #: Log more, such as each request.
     debug: bool = False
-    #: The name that this node's lines in servers' consoles begin with: `[Pterodactyl Daemon]:`. It
-    #: also serves to recognise the Panel's family if `family` is empty; with Pelican the default
-    #: is `Pelican`.
+    #: The name at the start of this node's lines in consoles: `[Pterodactyl Daemon]:`. If `family`
+    #: is empty, the Panel's family is recognised by it, too. With Pelican the default is
+    #: `Pelican`.
     app_name: str = "Pterodactyl"
     #: The family of this node's Panel. Empty: recognised by the place of the file, its directories
     #: and `app_name` (wingsd's own).
     family: str = attrs.field(default="", validator=one_of("", *FAMILIES))
-    #: The node's name at the Panel. It distinguishes this node's files in a shared
-    #: `system.backup_directory`, and on the volume of `system.transfers.storage_pool`.
+    #: The node's UUID at the Panel. It separates this node's files from those of other nodes in a
+    #: shared `system.backup_directory`, and on the volume of `system.transfers.storage_pool`.
     uuid: str = ""
     api: ApiConfig = ApiConfig()
     system: SystemConfig = SystemConfig()
@@ -1131,19 +1123,18 @@ class Config:
     throttles: ThrottlesConfig = ThrottlesConfig()
     metrics: Metrics = Metrics()
     control: Control = Control()
-    #: Directories of the host below which mounts of servers are allowed, after all symlinks in
-    #: both are resolved; the engine gets the resolved path. Of a directory that servers can write
-    #: to, allow only parts that all of them may access: a server that can rename directories there
-    #: can replace one by a symlink between this node's check and the engine's. Direct transfers
-    #: bring no mounts.
+    #: Directories of the host below which servers may have mounts. All symlinks are resolved
+    #: first, and the engine gets the resolved path. If servers can write to a directory, list only
+    #: parts of it that all of them may access: a server that can rename directories there can
+    #: replace one by a symlink between the check and the mount. Direct transfers bring no mounts.
     allowed_mounts: tuple[str, ...] = ()
-    #: Origins, in addition to the Panel's, from which browsers may call this node and open a
-    #: WebSocket; `*` is any.
+    #: Origins of web pages, besides the Panel's, that may call this node and open a WebSocket; `*`
+    #: is any.
     allowed_origins: tuple[str, ...] = ()
     #: Refuse the changes that the Panel sends when the node's settings are saved there.
     ignore_panel_config_updates: bool = False
-    #: Let pages of these origins call this node also when it has a private address and they come
-    #: from a public one, where browsers ask for it.
+    #: Let pages of the Panel and of `allowed_origins` call this node also from a public address
+    #: when its own is private; browsers ask for that.
     allow_cors_private_network: bool = False
 
     @property

@@ -167,7 +167,7 @@ _NO_QUOTAS = (
 _NOT_ENFORCED = "its project quotas only count; mount its file system with prjquota"
 _NOT_PERMITTED = (
     "quotactl_fd(2) is not permitted: the daemon needs CAP_SYS_ADMIN, and a system call filter "
-    "that allows quotactl_fd; docs/privileges.md has a drop-in for the service"
+    "that allows quotactl_fd; docs/systemd.md has a drop-in for the service"
 )
 _INHERITED = (
     "{path} has a project of its own that it passes on, so no server could be moved into it; "
