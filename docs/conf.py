@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from handbook.made import HOME
+from handbook.promises import DOCUMENTS, listing, promises, proofs
 from handbook.troubleshooting import entries
 from wingsd import __version__
 
@@ -27,6 +29,15 @@ def add_entries(_app: object, name: str, source: list[str]) -> None:
         source[0] = f"{source[0]}\n{entries()}"
 
 
+def add_tests(_app: object, name: str, source: list[str]) -> None:
+    """Add the tests that prove the promises of a page."""
+    for document, page in DOCUMENTS.items():
+        if page == name:
+            ids = promises((HOME / document).read_text())
+            source[0] = f"{source[0]}\n{listing(ids, proofs(HOME))}"
+
+
 def setup(app: Any) -> None:
-    """Register `add_entries`, which Sphinx calls for each page."""
+    """Register what Sphinx calls for each page."""
     app.connect("source-read", add_entries)
+    app.connect("source-read", add_tests)

@@ -2,5 +2,6 @@
 
 `python -m handbook` writes the reference of the configuration, as a page and as the man page
 wingsd.yml(5), the folders and layers, and the tables of compatibility. `troubleshooting` explains
-all errors for the site of the documents. Needs only wingsd itself.
+all errors for the site of the documents, and `promises` lists the tests of each promise there.
+Needs only wingsd itself.
 """
