@@ -218,6 +218,14 @@ class MoveClient:
 
     # What a source does
 
+    async def open(self, **changes: Any) -> MoveClient:
+        """Begin the move, and its first session."""
+        begun = await self.begin(**changes)
+        assert begun.status == 201, begun
+        resumed = await self.resume()
+        assert resumed.status == 200, resumed
+        return self
+
     async def send(self) -> None:
         """Send all of the files, and close the round."""
         await self.resume()
@@ -233,6 +241,15 @@ class MoveClient:
         await self.send()
         assert (await self.commit()).status == 202
         return await self.outcome()
+
+    async def finish(self, **changes: Any) -> None:
+        """Have the move committed, which is to be a success."""
+        assert (await self.commit(**changes)).status == 202
+        assert (await self.outcome())["outcome"] == "success"
+
+    async def give_up(self) -> None:
+        """End the move; what has arrived is kept for the next one."""
+        assert (await self.ask("DELETE", "", params={"keep": "1"})).status == 204
 
     def end(self) -> None:
         """Close the connection."""

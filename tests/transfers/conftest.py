@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.receiver import Receiver, receiver
+from tests.transfers.peers import ca, certificate, tls
 from tests.transfers.requests import UploadRequests
-from tests.transfers.uploading import ca, certificate, tls
 
 __all__ = ["ca", "certificate", "receiver", "tls"]
 

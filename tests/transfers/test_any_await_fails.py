@@ -19,7 +19,7 @@ from tests.support.reactor import reactor, until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender
-from tests.transfers.incoming.moving_node import MovingNode, source
+from tests.transfers.incoming.nodes import MovingNode, source
 from tests.transfers.test_outgoing_moves import _quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed, TransferNotActive

@@ -1,4 +1,4 @@
-"""Questions to the Panel: is a server to come, and has one that was sent moved?"""
+"""Questions to the Panel: whose is a server that comes, and where one is that was sent."""
 
 from __future__ import annotations
 

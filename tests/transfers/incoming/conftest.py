@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.transfers.incoming.moving_node import node, nodes, source
-from tests.transfers.incoming.running_node import running_nodes
+from tests.transfers.incoming.nodes import node, nodes, running_nodes, source
 
 __all__ = ["node", "nodes", "running_nodes", "source"]

@@ -15,7 +15,7 @@ from tests.support.move_client import Answer, MoveClient
 from tests.support.reactor import until
 from tests.support.receiver import SINGLE, Source
 from tests.support.sample_server import UUID
-from tests.transfers.incoming.moving_node import MovingNode
+from tests.transfers.incoming.nodes import MovingNode
 from wingsd.api import moves
 from wingsd.moves.batch import (
     BatchKind,
@@ -35,13 +35,6 @@ DEEP = [b"/".join([b"d" * 255] * depth) for depth in range(1, 31)]
 ZSTD = {"Content-Type": "application/vnd.wingsd.batch+zstd"}
 
 
-async def opened(node: MovingNode, source: Path) -> MoveClient:
-    client = node.client(source)
-    assert (await client.begin()).status == 201
-    assert (await client.resume()).status == 200
-    return client
-
-
 def refused(answer: Answer) -> tuple[int, str]:
     return answer.status, answer.code
 
@@ -58,13 +51,13 @@ def encoded(number: int, in_round: int, *frames: Any, data: bytes = b"", needs: 
 
 @pytest.mark.promise("source-key-is-for-one-move")
 async def test_only_the_source_has_the_word(node: MovingNode, source: Path) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     for key in ("0" * 64, "nothing", client._token):
         answer = await client.ask("GET", "", key=key)
         assert refused(answer) == (401, "move-key-invalid")
         answer = await client.ask("PUT", "/batches/1", key=key, data=b"x" * 100)
         assert refused(answer) == (401, "move-key-invalid")
-    stranger = MoveClient(node.url, OTHER, node.token(OTHER), source)
+    stranger = MoveClient(node.uploads, OTHER, node.token(OTHER), source)
     stranger.id, stranger.key = client.id, client.key
     assert refused(await stranger.status()) == (404, "move-not-found")
     client.id = "0" * 32
@@ -102,7 +95,7 @@ async def test_what_a_move_is_begun_with_is_checked(
 
 
 async def test_a_body_of_data_is_bounded(node: MovingNode, source: Path) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     answer = await client.ask("POST", "/resume", data=b"[" * 3_000_000)
     assert refused(answer) == (413, "body-too-large")
     answer = await client.ask("POST", "/resume", data=b"[" * 1_000)
@@ -111,7 +104,7 @@ async def test_a_body_of_data_is_bounded(node: MovingNode, source: Path) -> None
 
 @pytest.mark.promise("move-requests-are-bounded")
 async def test_a_batch_is_bounded_by_what_was_told(node: MovingNode, source: Path) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     limit = 16 << 20
     answer = await client.put_bytes(1, b"x" * (limit + 1))
     assert refused(answer) == (413, "move-batch-too-large")
@@ -131,7 +124,7 @@ async def test_a_batch_is_bounded_by_what_was_told(node: MovingNode, source: Pat
 async def test_a_batch_is_bounded_by_that_before_it_was_compressed_as_well(
     node: MovingNode, source: Path
 ) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     names = [whole(b"%d/%b" % (n, DEEP[-1]), b"") for n in range(1_200)]
     blocks = [whole(b"%d" % n, bytes(60_000)) for n in range(200)]
     for frames, data in ((names, b""), (blocks, bytes(200 * 60_000))):
@@ -143,7 +136,7 @@ async def test_a_batch_is_bounded_by_that_before_it_was_compressed_as_well(
 
 @pytest.mark.promise("source-key-is-for-one-move")
 async def test_batches_that_are_none_or_lie_are_refused(node: MovingNode, source: Path) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     in_round = client.held["round"]
     good = encoded(1, in_round, whole(), data=b"data")
     for body, codes in {
@@ -177,7 +170,7 @@ async def test_batches_that_are_none_or_lie_are_refused(node: MovingNode, source
 
 @pytest.mark.promise("source-key-is-for-one-move")
 async def test_gaps_and_other_contents_are_refused(node: MovingNode, source: Path) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     in_round = client.held["round"]
     far = await client.put_bytes(99, encoded(99, in_round, whole(), data=b"data"))
     assert refused(far) == (409, "move-shape-missing")
@@ -195,7 +188,7 @@ async def test_gaps_and_other_contents_are_refused(node: MovingNode, source: Pat
 async def test_a_move_is_committed_once_and_only_what_was_closed(
     node: MovingNode, source: Path
 ) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     early = await client.ask(
         "POST",
         "/commit",
@@ -225,7 +218,7 @@ async def test_a_move_is_committed_once_and_only_what_was_closed(
     await client.put_all(client.round())
     assert refused(await client.commit(**closed)) == (409, "move-root-mismatch")
     await client.send()
-    node.waits["create"] = waiting = node.wait()
+    node.waits["create"] = waiting = Deferred[None]()
     assert (await client.commit()).status == 202
     assert (await client.commit()).status == 202
     second = await client.commit(running=True)
@@ -241,7 +234,7 @@ async def test_a_move_is_committed_once_and_only_what_was_closed(
 async def test_a_proxy_is_to_keep_no_answer_and_no_query_from_the_other(
     node: MovingNode, source: Path
 ) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     for answer in (await client.status(), await client.ask("GET", "/tree")):
         assert answer.headers["Cache-Control"] == "no-store"
     assert refused(answer) == (409, "move-resume-needed")
@@ -249,7 +242,7 @@ async def test_a_proxy_is_to_keep_no_answer_and_no_query_from_the_other(
 
 
 async def test_numbers_and_digests_in_requests_are_checked(node: MovingNode, source: Path) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     for path in ("/batches/x", "/batches/-1", "/batches/" + "9" * 30):
         answer = await client.ask("PUT", path, data=b"", params=client.in_session())
         assert refused(answer) == (400, "move-request-invalid")
@@ -270,7 +263,7 @@ async def test_numbers_and_digests_in_requests_are_checked(node: MovingNode, sou
 async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
     node: MovingNode, source: Path
 ) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     goes_on: list[Event] = []
     sent: list[Deferred[Answer]] = []
 
@@ -284,7 +277,7 @@ async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
         goes_on.append(event)
         sent.append(Deferred.fromCoroutine(client.put_bytes(number, slow())))
 
-    inbox: Any = getattr(node.receiver.find(UUID), "_inbox")  # noqa: B009
+    inbox = node.inbox
     send(1)
     send(2)
     try:
@@ -321,7 +314,7 @@ async def send_names(client: MoveClient, number: int, first: int = 0) -> Answer:
 
 
 def ledger(node: MovingNode) -> os.stat_result:
-    inbox: Any = getattr(node.receiver.find(UUID), "_inbox")  # noqa: B009
+    inbox = node.inbox
     return Path(inbox.copy._paths.ledger).stat()
 
 
@@ -330,7 +323,7 @@ async def test_the_same_files_again_and_again_do_not_grow_the_ledger(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_copy, "LEDGER_GROWS", 1 << 20)
-    client = await opened(node, source)
+    client = await node.client(source).open()
     answer, number, resumed = await send_names(client, 1), 2, 0
     for _ in range(12):
         assert ledger(node).st_size < 4 << 20
@@ -351,7 +344,7 @@ async def test_names_may_not_take_more_than_the_files(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_copy, "LEDGER_GROWS", 1 << 20)
-    client = await opened(node, source)
+    client = await node.client(source).open()
     answer, number = await send_names(client, 1), 2
     while answer.status == 200:
         number += 1
@@ -367,7 +360,7 @@ async def test_the_ledger_is_written_again_only_when_much_of_it_is_obsolete(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_copy, "LEDGER_GROWS", 64 << 10)
-    client, written = await opened(node, source), set()
+    client, written = await node.client(source).open(), set()
     files = [source / f"{number:0200}" for number in range(500)]
     for file in files:
         file.write_bytes(b"data")
@@ -388,7 +381,7 @@ async def test_the_ledger_is_written_again_only_when_much_of_it_is_obsolete(
 
 @pytest.mark.promise("move-requests-are-bounded")
 async def test_only_some_questions_are_waited_with(node: MovingNode, source: Path) -> None:
-    client = await opened(node, source)
+    client = await node.client(source).open()
     tag = (await client.status()).json["tag"]
     transfer: Any = node.receiver.find(UUID)
     # They are waited with for 30 s, which the reactor looks at 20 times a second each.

@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from tests.support.move_client import MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.transfers.incoming.moving_node import LEVEL, MovingNode, half_sent, kept, rest
+from tests.transfers.incoming.nodes import LEVEL, MovingNode
 from wingsd.archive import quota
 from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
 from wingsd.filesystem.removal import remove_tree
@@ -31,27 +31,27 @@ from wingsd.util.reactor import Timer
 async def test_a_move_that_its_source_gives_up_is_kept_if_it_says_so(
     node: MovingNode, source: Path
 ) -> None:
-    client = await half_sent(node, source)
-    assert (await client.ask("DELETE", "", params={"keep": "1"})).status == 204
+    client = await node.half_sent(source)
+    await client.give_up()
     status = await client.outcome()
     assert (status["outcome"], status["code"]) == ("failure", "move-given-up")
     assert (await client.ask("DELETE", "")).status == 204
-    await rest(node)
+    await node.rest()
     assert "failure" not in node.calls  # The source tells the Panel.
-    assert kept(node) == [UUID]
+    assert node.copies() == [UUID]
     assert node.left() == [".kept"]
 
 
 @pytest.mark.promise("arrived-data-is-kept")
 async def test_the_next_transfer_goes_on_with_what_is_kept(node: MovingNode, source: Path) -> None:
-    client = await half_sent(node, source)
-    await client.ask("DELETE", "", params={"keep": "1"})
-    await rest(node)
+    client = await node.half_sent(source)
+    await client.give_up()
+    await node.rest()
     later = node.client(source)
     assert (await later.move())["outcome"] == "success"
     assert later.bytes < 1000
-    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
-    assert kept(node) == []
+    assert node.has_level()
+    assert node.copies() == []
 
 
 @pytest.mark.promise("other-versions-are-respected")
@@ -62,12 +62,10 @@ async def test_a_copy_with_attributes_goes_on_by_a_source_that_knows_none(
     first = node.client(source)
     await first.begin(version=2)
     await first.send()
-    await first.ask("DELETE", "", params={"keep": "1"})
-    await rest(node)
+    await first.give_up()
+    await node.rest()
 
-    client = node.client(source)
-    await client.begin(version=1)
-    await client.resume()
+    client = await node.client(source).open(version=1)
 
     assert client.held["bytes"] > 0
     found = client.sent.find(b"empty")
@@ -79,11 +77,11 @@ async def test_a_copy_with_attributes_goes_on_by_a_source_that_knows_none(
 async def test_nothing_is_kept_of_a_move_that_a_person_cancels(
     node: MovingNode, source: Path
 ) -> None:
-    client = await half_sent(node, source)
+    client = await node.half_sent(source)
     node.receiver.cancel(UUID)
     status = await client.outcome()
     assert (status["outcome"], status["code"]) == ("failure", "transfer-cancelled")
-    await rest(node)
+    await node.rest()
     assert (node.calls[-1], node.left()) == ("failure", [])
     refused = await client.resume()
     assert (refused.status, refused.code) == (410, "move-over")
@@ -93,10 +91,10 @@ async def test_nothing_is_kept_of_a_move_that_a_person_cancels(
 async def test_a_panel_that_deletes_after_each_failure_leaves_what_has_arrived(
     node: MovingNode, source: Path, keeps: bool
 ) -> None:
-    await half_sent(node, source)
+    await node.half_sent(source)
     await node.receiver.release(UUID, keeps=keeps)
     await node.receiver.release(UUID, keeps=keeps)
-    assert kept(node) == [UUID] * keeps
+    assert node.copies() == [UUID] * keeps
 
 
 async def test_the_oldest_copies_go_first(node: MovingNode) -> None:
@@ -113,9 +111,9 @@ async def test_the_oldest_copies_go_first(node: MovingNode) -> None:
 async def test_nothing_is_kept_where_the_source_does_not_want_it(
     node: MovingNode, source: Path
 ) -> None:
-    client = await half_sent(node, source)
+    client = await node.half_sent(source)
     assert (await client.ask("DELETE", "")).status == 204
-    await rest(node)
+    await node.rest()
     assert node.left() == []
 
 
@@ -123,13 +121,13 @@ async def test_nothing_is_kept_where_the_source_does_not_want_it(
 async def test_a_failure_after_the_commit_keeps_what_is_whole(
     node: MovingNode, source: Path
 ) -> None:
-    client = await half_sent(node, source)
+    client = await node.half_sent(source)
     node.faults["create"] = EnvironmentFailed("no engine")
     await client.commit()
     status = await client.outcome()
     assert (status["outcome"], status["code"]) == ("failure", "environment-failed")
-    await rest(node)
-    assert (kept(node), node.left()) == ([UUID], [".kept"])
+    await node.rest()
+    assert (node.copies(), node.left()) == ([UUID], [".kept"])
     del node.faults["create"]
     later = node.client(source)
     assert (await later.move())["outcome"] == "success"
@@ -140,7 +138,7 @@ async def test_a_failure_after_the_commit_keeps_what_is_whole(
 async def test_a_later_transfer_takes_the_place_of_an_open_move_and_its_files(
     node: MovingNode, source: Path
 ) -> None:
-    client = await half_sent(node, source)
+    client = await node.half_sent(source)
     later = node.client(source)
     assert (await later.move())["outcome"] == "success"
     assert later.bytes < 1000
@@ -152,11 +150,11 @@ async def test_a_later_transfer_takes_the_place_of_an_open_move_and_its_files(
 
 @pytest.mark.promise("full-disk-during-a-move")
 async def test_an_upload_removes_what_is_kept(node: MovingNode, source: Path) -> None:
-    client = await half_sent(node, source)
-    await client.ask("DELETE", "", params={"keep": "1"})
-    await rest(node)
+    client = await node.half_sent(source)
+    await client.give_up()
+    await node.rest()
     await node.receive()
-    assert (kept(node), node.left()) == ([], [".kept", UUID])
+    assert (node.copies(), node.left()) == ([], [".kept", UUID])
 
 
 @pytest.mark.promise("full-disk-during-a-move")
@@ -171,7 +169,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     assert copies.kept_bytes() == 300
 
     def full(*_: object) -> None:
-        if len(kept(node)) > 1:
+        if len(node.copies()) > 1:
             raise StorageError("the disk is full")
 
     monkeypatch.setattr(quota, "require_free_space", full)
@@ -180,7 +178,7 @@ async def test_an_upload_that_needs_room_takes_that_of_what_is_kept(
     node.receiver.parts = attrs.evolve(node.receiver.parts, limits=limits)
     await node.receive()
     # the oldest go first
-    assert (kept(node), copies.kept_bytes()) == (servers[2:], 100)
+    assert (node.copies(), copies.kept_bytes()) == (servers[2:], 100)
 
 
 @pytest.fixture
@@ -196,10 +194,8 @@ async def test_what_the_disk_has_changed_is_found_and_sent_again(
 ) -> None:
     # what was read before the disk has changed it is not read again
     monkeypatch.setattr(CopyUpkeep, "_go_on", lambda _: None)
-    client = await half_sent(node, source)
-    staged = Path(node.staging.path) / UUID / "world" / "level.dat"
-    with staged.open("r+b") as file:
-        file.write(b"damaged")
+    client = await node.half_sent(source)
+    node.damage_level()
     await client.commit()
     await until_open(client)
     status = (await client.status()).json
@@ -207,47 +203,37 @@ async def test_what_the_disk_has_changed_is_found_and_sent_again(
     sent = client.bytes
     await client.send()
     assert 0 < client.bytes - sent < len(LEVEL) // 2
-    await client.commit()
-    assert (await client.outcome())["outcome"] == "success"
-    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+    await client.finish()
+    assert node.has_level()
 
 
 @pytest.mark.usefixtures("no_checkpoints")
 async def test_what_is_read_back_meanwhile_and_has_changed_keeps_the_round_open(
     node: MovingNode, source: Path
 ) -> None:
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     batches = client.round()
     await client.put_all(batches)
-    staged = Path(node.staging.path) / UUID / "world" / "level.dat"
-    with staged.open("r+b") as file:
-        file.write(b"damaged")
-    receiving: Any = node.receiver.find(UUID)
-    await deferToThread(receiving.inbox.copy.checkpoint)
+    node.damage_level()
+    await deferToThread(node.inbox.copy.checkpoint)
     await client.put(batches[-1])
-    await until(lambda: receiving.inbox.copy._wrong)
+    await until(lambda: node.inbox.copy._wrong)
     refused = await client.close()
     assert (refused.status, refused.code) == (409, "move-root-mismatch")
     sent = client.bytes
     await client.send()
     assert 0 < client.bytes - sent < len(LEVEL) // 2
-    await client.commit()
-    assert (await client.outcome())["outcome"] == "success"
-    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+    await client.finish()
+    assert node.has_level()
 
 
 async def test_a_copy_that_somebody_has_removed_is_begun_anew(
     node: MovingNode, source: Path
 ) -> None:
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     first, *others = client.round()
     await client.put(first)
-    receiving: Any = node.receiver.find(UUID)
-    copy = receiving.inbox.copy
+    copy = node.inbox.copy
 
     def remove() -> None:
         with copy._lock:  # nothing opens it again before it is gone
@@ -258,18 +244,15 @@ async def test_a_copy_that_somebody_has_removed_is_begun_anew(
     refused = await client.put(others[0])
     assert (refused.status, refused.code) == (409, "move-resume-needed")
     await client.send()
-    await client.commit()
-    assert (await client.outcome())["outcome"] == "success"
-    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+    await client.finish()
+    assert node.has_level()
 
 
 @pytest.mark.usefixtures("no_checkpoints")
 async def test_a_batch_waits_for_a_flush_when_much_was_written_since_the_last_one(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     first, *batches = client.round()
     await client.put(first)
     monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 2 * len(LEVEL))
@@ -286,9 +269,7 @@ async def test_a_batch_waits_for_a_flush_when_much_was_written_since_the_last_on
 async def test_a_batch_waits_for_a_flush_when_many_files_were_written_since_the_last_one(
     node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     first, *batches = client.round()
     await client.put(first)
     monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 1 << 40)
@@ -308,9 +289,9 @@ async def until_open(client: MoveClient) -> None:
 
 @pytest.mark.promise("other-versions-are-respected")
 async def test_a_copy_of_a_later_version_is_kept_as_it_is(node: MovingNode, source: Path) -> None:
-    client = await half_sent(node, source)
-    await client.ask("DELETE", "", params={"keep": "1"})
-    await rest(node)
+    client = await node.half_sent(source)
+    await client.give_up()
+    await node.rest()
     (ledger,) = Path(node.staging.path).glob(".kept/*/ledger")
     written = bytearray(ledger.read_bytes())
     written[8] = 99
@@ -327,7 +308,7 @@ async def awaited(
     node: MovingNode, source: Path, patched: pytest.MonkeyPatch
 ) -> tuple[Any, Clock, list[WingsdError]]:
     """Return a move that waits for its source by a clock, and the errors that end it."""
-    client = await half_sent(node, source)
+    client = await node.half_sent(source)
     move = node.moves.find(UUID, client.id)
     assert move is not None
     clock, told = Clock(), list[WingsdError]()
@@ -389,5 +370,5 @@ async def test_a_move_that_was_cancelled_while_it_was_begun_is_not_begun_again(
     asked.callback(None)
     answers = [await request for request in requests]
     assert {answer.code for answer in answers} == {"transfer-cancelled", "token-used"}
-    await rest(node)
+    await node.rest()
     assert node.left() == []

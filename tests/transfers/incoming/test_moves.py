@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,19 +18,32 @@ from twisted.internet.task import deferLater
 
 from tests.support.attributes import ACCESS, acl, entries
 from tests.support.full_trees import limit_trees
+from tests.support.logged_errors import Logged
+from tests.support.move_client import Answer, MoveClient
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.transfers.incoming.moving_node import LEVEL, MovingNode, Nodes
+from tests.transfers.incoming.nodes import LEVEL, MovingNode, Nodes
 from wingsd.api import moves
 from wingsd.api.moves import MoveStatus
-from wingsd.errors import ServerNotAssigned
+from wingsd.errors import (
+    MoveAbandoned,
+    MoveGivenUp,
+    PanelUnreachable,
+    ServerNotAssigned,
+    TransferCancelled,
+    WingsdError,
+)
 from wingsd.filesystem import attributes
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
-from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep
+from wingsd.transfers.incoming.moves import inbox, partial_copy
+from wingsd.transfers.incoming.moves.inbox import Attachments
+from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
-from wingsd.transfers.storage.staging import WriteBack
+from wingsd.transfers.storage.staging import Staging, WriteBack
 
 BACKUP = "5e0c1f5c-1b5e-4d39-9f1a-0d9b6a2f0001"
+
+
 OTHER, PART = (f"{BACKUP[:-1]}{number}" for number in (2, 3))
 
 
@@ -37,7 +51,7 @@ async def test_a_server_moves(node: MovingNode, source: Path) -> None:
     client = node.client(source)
     status = await client.move(bytes=len(LEVEL))
     assert (status["phase"], status["outcome"]) == ("over", "success")
-    assert (node.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+    assert node.has_level()
     assert (node.data / UUID / "latest").readlink() == Path("world")
     assert node.calls == ["owns", "server", "create", "success", "sync"]
     assert node.states == ["pending", "processing", "success", "completed"]
@@ -55,8 +69,7 @@ async def test_backups_and_the_log_come_with_it_in_pieces(node: MovingNode, sour
     assert (early.status, early.code) == (409, "move-attachments-incomplete")
     await client.attach(BACKUP, backup)
     await client.attach("install.log", log)
-    assert (await client.commit()).status == 202
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
     await until(lambda: node.left() == [UUID])
     assert node.kept() == {f"{BACKUP}.tar.gz": backup, f"install/{UUID}.log": log}
 
@@ -77,15 +90,12 @@ async def test_what_an_earlier_move_has_left_of_other_attachments_is_not_put_int
     for name in (PART, "install.log"):
         path, params = f"/attachments/{name}", first.in_session(offset=0)
         assert (await first.ask("PATCH", path, data=b"deleted as", params=params)).status == 200
-    await first.ask("DELETE", "", params={"keep": "1"})
-    await until(lambda: not node.receiver.servers)
-    client = node.client(source)
-    await client.begin(backups=announced[1:2], log=4)
-    await client.send()
+    await first.give_up()
+    await node.rest()
+    client = await node.half_sent(source, backups=announced[1:2], log=4)
     await client.attach(OTHER, backups[OTHER])
     await client.attach("install.log", b"new\n")
-    await client.commit()
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
     await until(lambda: node.left() == [".kept", UUID])
     assert node.kept() == {f"{OTHER}.tar.gz": backups[OTHER], f"install/{UUID}.log": b"new\n"}
 
@@ -101,22 +111,17 @@ async def test_files_beside_the_server_are_written_back_and_batches_have_checkpo
         yield
 
     monkeypatch.setattr(WriteBack, "during", during)
-    client = node.client(source)
-    await client.begin(log=5)
-    await client.send()
+    client = await node.half_sent(source, log=5)
     assert entered == []
     await client.attach("install.log", b"bytes")
     assert len(entered) == 1
-    assert (await client.commit()).status == 202
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
 
 
 async def test_an_attachment_that_was_changed_on_its_way_begins_again(
     node: MovingNode, source: Path
 ) -> None:
-    client = node.client(source)
-    await client.begin(log=5)
-    await client.resume()
+    client = await node.client(source).open(log=5)
     wrong = client.in_session(offset=0, sha256=hashlib.sha256(b"other").hexdigest())
     path = "/attachments/install.log"
     answer = await client.ask("PATCH", path, data=b"bytes", params=wrong)
@@ -137,9 +142,7 @@ async def test_an_attachment_of_an_earlier_move_that_is_another_one_now_begins_a
     await first.send()
     for name in (BACKUP, "install.log"):
         await first.attach(name, b"before")
-    client = node.client(source)
-    await client.begin(backups=[announced], log=6)
-    await client.send()
+    client = await node.half_sent(source, backups=[announced], log=6)
     for name in (BACKUP, "install.log"):
         path, sha256 = f"/attachments/{name}", hashlib.sha256(b"behind").hexdigest()
         params = client.in_session(offset=6, sha256=sha256)
@@ -147,8 +150,7 @@ async def test_an_attachment_of_an_earlier_move_that_is_another_one_now_begins_a
             refused = await client.ask("PATCH", path, data=b"", params=params)
             assert (refused.status, refused.code) == (409, "move-offset-wrong")
         await client.attach(name, b"behind")
-    await client.commit()
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
     assert node.kept() == {f"{BACKUP}.tar.gz": b"behind", f"install/{UUID}.log": b"behind"}
 
 
@@ -163,17 +165,14 @@ async def test_what_comes_in_the_place_of_something_else_does_not_count_twice(
         (source / "world" / "level.dat").write_bytes(bytes([number]) * len(LEVEL))
         await client.put_all(client.round())
         assert (await client.close()).status == 200
-    receiving: Any = node.receiver.find(UUID)
     files = (path for path in source.rglob("*") if path.is_file())
-    assert receiving.inbox.held == sum(path.lstat().st_size for path in files)
+    assert node.inbox.held == sum(path.lstat().st_size for path in files)
 
 
 async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     node: MovingNode, source: Path
 ) -> None:
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     batches = client.round()
     for batch in batches:
         for _ in range(2):
@@ -182,11 +181,9 @@ async def test_batches_may_be_compressed_and_come_twice_and_share_a_connection(
     status = (await client.status()).json
     assert (status["round"], status["received"]) == (client.filler.round + 1, len(batches))
     await until(lambda: len(node.http.site.connections) == 1)
-    receiving: Any = node.receiver.find(UUID)
     files = (path for path in source.rglob("*") if path.is_file())
-    assert receiving.inbox.held == sum(path.lstat().st_size for path in files)
-    assert (await client.commit()).status == 202
-    assert (await client.outcome())["outcome"] == "success"
+    assert node.inbox.held == sum(path.lstat().st_size for path in files)
+    await client.finish()
 
 
 async def test_the_first_request_may_come_again(node: MovingNode, source: Path) -> None:
@@ -211,9 +208,7 @@ async def test_a_server_that_the_panel_does_not_send_here_is_refused(
 
 @pytest.mark.promise("move-continues-after-breaks", "source-key-is-for-one-move")
 async def test_a_break_costs_nothing_that_has_arrived(node: MovingNode, source: Path) -> None:
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     await client.put_all(client.round())
     sent = client.bytes
     old = client.session
@@ -227,8 +222,7 @@ async def test_a_break_costs_nothing_that_has_arrived(node: MovingNode, source: 
     await client.put_all(client.round())
     assert client.bytes - sent < 1000
     assert (await client.close()).status == 200
-    assert (await client.commit()).status == 202
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
     assert any("goes on where it was" in line for line in node.lines)
 
 
@@ -250,24 +244,19 @@ async def test_a_disk_without_room_for_the_tree_is_told_and_costs_nothing(
         assert (full.status, full.code) == (507, "move-no-space")
         assert "temporary file" in full.json["detail"]
     await client.send()
-    assert (await client.commit()).status == 202
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
     assert len(list((node.data / UUID).iterdir())) == 304
 
 
 @pytest.mark.parametrize("ends", ["stop", "end"])
 async def test_a_restart_of_the_node_costs_nothing_that_is_durable(
-    nodes: Nodes, source: Path, ends: str
+    nodes: Nodes[MovingNode], source: Path, ends: str
 ) -> None:
     first = nodes.start()
-    client = first.client(source)
-    await client.begin()
-    await client.resume()
+    client = await first.client(source).open()
     await client.put_all(client.round())
     await getattr(first, ends)()
-    second = nodes.start()
-    client.move_to(second.url)
-    await second.recover()
+    second = await nodes.next(client)
     await until(second.takes_requests)
     assert (await client.begin()).status == 200
     refused = await client.close()
@@ -275,23 +264,22 @@ async def test_a_restart_of_the_node_costs_nothing_that_is_durable(
     sent = client.bytes
     await client.send()
     assert client.bytes - sent < 1000
-    assert (await client.commit()).status == 202
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
     assert "failure" not in first.calls + second.calls
-    assert (second.data / UUID / "world" / "level.dat").read_bytes() == LEVEL
+    assert second.has_level()
 
 
 @pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("moment", ["_admit", "_open"])
 async def test_a_node_that_dies_before_it_has_answered_the_beginning_begins_it_again(
-    nodes: Nodes, source: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    nodes: Nodes[MovingNode], source: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     first = nodes.start()
     there: Deferred[None] = Deferred()
 
     async def wait(*_: object) -> None:
         there.callback(None)
-        await first.wait()
+        await Deferred[None]()
 
     client = first.client(source)
     with monkeypatch.context() as patch:
@@ -304,26 +292,22 @@ async def test_a_node_that_dies_before_it_has_answered_the_beginning_begins_it_a
         await first.end()
     with pytest.raises(requests.ConnectionError):
         await begun
-    second = nodes.start()
-    client.move_to(second.url)
-    await second.recover()
+    second = await nodes.next(client)
     assert (await client.begin()).status == (200 if recorded else 201)
     await until(second.takes_requests)
     await client.send()
-    assert (await client.commit()).status == 202
-    assert (await client.outcome())["outcome"] == "success"
+    await client.finish()
     assert "failure" not in first.calls + second.calls
 
 
 async def test_a_request_during_the_start_is_to_be_sent_again(
-    nodes: Nodes, source: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes[MovingNode], source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = nodes.start()
     client = first.client(source)
     await client.begin()
-    await first.end()
-    second = nodes.start()
-    client.move_to(second.url)
+    second = await nodes.replace()
+    client.move_to(second.uploads)
 
     async def find(database: StateDatabase, direction: Direction, move: str) -> MoveRecord | None:
         found = database.store.find_move(direction, move)
@@ -337,14 +321,11 @@ async def test_a_request_during_the_start_is_to_be_sent_again(
     assert (await client.resume()).status == 200
 
 
-async def test_the_outcome_is_told_after_a_restart(nodes: Nodes, source: Path) -> None:
+async def test_the_outcome_is_told_after_a_restart(nodes: Nodes[MovingNode], source: Path) -> None:
     first = nodes.start()
     client = first.client(source)
     await client.move()
-    await first.end()
-    second = nodes.start()
-    client.move_to(second.url)
-    await second.recover()
+    await nodes.next(client)
     status = await client.status()
     assert (status.json["phase"], status.json["outcome"]) == ("over", "success")
     assert (await client.commit()).status == 202
@@ -359,9 +340,7 @@ async def test_the_steps_of_a_destination_grow_while_it_makes_the_root(
     """By them the source sees that the end of a round is being worked on."""
     # Nothing is read back meanwhile, for which the tree is gone through as well.
     monkeypatch.setattr(CopyUpkeep, "read_behind", lambda _: None)
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     await client.put_all(client.round())
     steps = (await client.status()).json["steps"]
     assert (await client.status()).json["steps"] == steps
@@ -381,9 +360,7 @@ async def test_a_request_that_waits_looks_again_only_when_something_has_changed(
         return status(transfer)
 
     monkeypatch.setattr(moves, "_status", counting)
-    client = node.client(source)
-    await client.begin()
-    await client.resume()
+    client = await node.client(source).open()
     tag = (await client.status()).json["tag"]
     transfer = node.receiver.find(UUID)
     assert isinstance(transfer, MoveTransfer)
@@ -460,3 +437,279 @@ async def test_a_disk_that_was_full_once_keeps_attributes_later(
     assert answer.json["attributes"] == []
     again = await node.client(source).begin(version=2)
     assert again.json["attributes"] == ["user", "acl"]
+
+
+# Moves that end before their copy is open, after a restart of the node or at their beginning
+
+
+async def left_by_a_daemon(nodes: Nodes[MovingNode], source: Path) -> MovingNode:
+    """Return a node, before its recovery, of which an earlier daemon has received all files."""
+    await nodes.start().half_sent(source)
+    return await nodes.replace()
+
+
+async def goes_on_with_all(node: MovingNode, source: Path) -> None:
+    """Move a server whose files are here."""
+    client = node.client(source)
+    assert (await client.move())["outcome"] == "success"
+    assert client.bytes < 1000
+
+
+async def test_a_move_that_the_panel_has_ended_while_this_node_was_away_is_kept(
+    nodes: Nodes[MovingNode], source: Path
+) -> None:
+    node = await left_by_a_daemon(nodes, source)
+    node.faults["server"] = ServerNotAssigned("not for this node")
+    await node.recover()
+    await node.rest()
+    assert node.copies() == [UUID]
+    (copy,) = node.partial_copies.kept()
+    assert copy.bytes >= len(LEVEL)
+    del node.faults["server"]
+    await goes_on_with_all(node, source)
+
+
+@pytest.mark.parametrize(
+    ("reason", "reports", "stays"),
+    [
+        (TransferCancelled(), 1, False),
+        (MoveAbandoned(3600), 1, True),
+        (MoveGivenUp(keeps=True), 0, True),
+        (MoveGivenUp(keeps=False), 0, False),
+    ],
+)
+async def test_a_move_that_has_failed_does_not_go_on_where_the_daemon_dies_before_it_is_cleaned_up(
+    nodes: Nodes[MovingNode],
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: WingsdError,
+    reports: int,
+    stays: bool,
+) -> None:
+    first = nodes.start()
+    cleaning: Deferred[None] = Deferred()
+
+    async def wait(_: MoveTransfer) -> None:
+        cleaning.callback(None)
+        await Deferred[None]()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MoveTransfer, "_put_away", wait)
+        client = await first.half_sent(source)
+        receiving: Any = first.receiver.find(UUID)
+        assert receiving.abort(reason)
+        await cleaning
+        await until(lambda: first.calls.count("failure") == reports)
+        await first.end()
+    second = await nodes.next(client)
+    await second.rest()
+    status = await client.outcome()
+    assert (status["outcome"], status["code"]) == ("failure", reason.code)
+    assert second.copies() == [UUID] * stays
+    assert "failure" not in second.calls
+
+
+async def test_a_later_transfer_gets_the_files_of_a_move_that_is_not_open_again(
+    nodes: Nodes[MovingNode], source: Path
+) -> None:
+    node = await left_by_a_daemon(nodes, source)
+    node.faults["owns"] = PanelUnreachable("the Panel does not answer")
+    await node.recover()
+    await node.reaches("owns")
+    del node.faults["owns"]
+    await goes_on_with_all(node, source)
+
+
+async def test_a_node_that_has_no_room_to_read_what_is_kept_keeps_it(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):
+        (source / f"{number}-{'long' * 50}").write_bytes(b"a file")
+    client = await node.half_sent(source)
+    await client.give_up()
+    await node.rest()
+    with monkeypatch.context() as patch:
+        limit_trees(patch, node.staging.path)
+        full = await node.client(source).begin()
+        assert (full.status, full.code) == (507, "move-no-space")
+        await node.rest()
+    assert node.copies() == [UUID]
+    await goes_on_with_all(node, source)
+
+
+async def test_people_are_told_why_a_copy_is_begun_anew(
+    nodes: Nodes[MovingNode], source: Path, logged: Logged
+) -> None:
+    node = await left_by_a_daemon(nodes, source)
+    (ledger,) = Path(node.staging.path).glob("*.ledger")
+    written = bytearray(ledger.read_bytes())
+    written[100] ^= 1
+    ledger.write_bytes(written)
+    await node.recover()
+    await until(node.takes_requests)
+    said = f"{UUID}: what has arrived of its move is removed, and sent again: "
+    (line,) = [line for line in logged.lines if line.startswith(said)]
+    assert "check this node's disk and memory" in line
+
+
+# What takes a destination long is answered before a proxy gives up, and asked for again
+
+
+class SlowWork:
+    """Methods of partial copies that do not return before `finish`, in whatever thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        #: How often one was called.
+        self.done = 0
+        self._end = threading.Event()
+        self._monkeypatch = monkeypatch
+
+    def slow(self, name: str, kind: type = PartialCopy) -> None:
+        """Have a method take long, and be answered soon."""
+        self._monkeypatch.setattr(inbox, "ANSWERED_WITHIN", 0.1)
+        self._monkeypatch.setattr(inbox, "TURN", 0.1)
+        method = getattr(kind, name)
+
+        def slow(made: Any, *args: Any) -> Any:
+            self.done += 1
+            result = method(made, *args)
+            self._end.wait(30)
+            return result
+
+        self._monkeypatch.setattr(kind, name, slow)
+
+    def finish(self) -> None:
+        self._monkeypatch.setattr(inbox, "ANSWERED_WITHIN", 30.0)
+        self._end.set()
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowWork]:
+    work = SlowWork(monkeypatch)
+    yield work
+    work.finish()
+
+
+def is_busy(answer: Answer) -> bool:
+    return (answer.status, answer.code) == (503, "move-busy")
+
+
+async def finish(client: MoveClient) -> None:
+    assert (await client.close()).status == 200
+    await client.finish()
+
+
+@pytest.mark.promise("move-passes-strict-proxies")
+async def test_a_session_is_begun_by_the_request_that_comes_when_it_is_ready(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    work.slow("resume")
+    assert is_busy(await client.resume())
+    assert is_busy(await client.resume())
+    work.finish()
+    assert (await client.resume()).status == 200
+    assert work.done == 1
+    await client.put_all(client.round())
+    await finish(client)
+
+
+async def test_a_request_is_told_the_session_that_it_has_begun_and_no_later_one(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = node.client(source)
+    await client.begin()
+    looking, going_on = threading.Event(), threading.Event()
+    here = Attachments.here
+
+    def slow(attachments: Attachments) -> int:
+        if not looking.is_set():
+            looking.set()
+            going_on.wait(30)
+        return here(attachments)
+
+    monkeypatch.setattr(Attachments, "here", slow)
+    first = Deferred.fromCoroutine(client.ask("POST", "/resume", json={}))
+    await until(looking.is_set)
+    second = await client.ask("POST", "/resume", json={})
+    going_on.set()
+    sessions = [(await first).json["session"], second.json["session"]]
+    assert all(sessions)
+    assert sessions[0] != sessions[1]
+    assert node.inbox.session == sessions[1]
+
+
+async def test_a_round_is_closed_once_however_often_that_is_asked(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = await node.client(source).open()
+    await client.put_all(client.round())
+    work.slow("close_round")
+    assert is_busy(await client.close())
+    assert is_busy(await client.close())
+    work.finish()
+    await finish(client)
+    assert work.done == 1
+
+
+async def test_a_batch_that_has_arrived_need_not_be_waited_for(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = await node.client(source).open()
+    shape, *rest = client.round()
+    work.slow("receive")
+    assert is_busy(await client.put(shape))
+    work.finish()
+    assert (await client.put(shape)).status == 200
+    await client.put_all(rest)
+    await finish(client)
+
+
+@pytest.mark.promise("move-passes-strict-proxies")
+async def test_the_end_of_a_backup_is_worked_for_once_however_often_it_comes(
+    node: MovingNode, source: Path, work: SlowWork
+) -> None:
+    client = await node.half_sent(source, log=5)
+    work.slow("append", Attachments)
+    path = "/attachments/install.log"
+    sha256 = hashlib.sha256(b"bytes").hexdigest()
+    for _ in range(4):
+        params = client.in_session(offset=0, sha256=sha256)
+        assert is_busy(await client.ask("PATCH", path, data=b"bytes", params=params))
+    # nor does a session begin while it goes on
+    assert is_busy(await client.ask("POST", "/resume", json={}))
+    assert work.done == 1
+    work.finish()
+    await client.resume()
+    await client.attach("install.log", b"bytes")
+    await client.put_all(client.round())
+    await finish(client)
+
+
+async def test_the_disk_is_flushed_while_the_root_is_made(
+    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_copy, "CHECKPOINT_EVERY", 3600)
+    sync, prepare, made = Staging.sync, PartialCopy.prepare_root, threading.Event()
+    closing, met = list[bool](), list[bool]()
+    client = node.client(source)
+
+    def waiting(staging: Staging, server: str) -> None:
+        if closing:
+            met.append(made.wait(30))
+        sync(staging, server)
+
+    def preparing(copy: PartialCopy) -> None:
+        prepare(copy)
+        made.set()
+
+    monkeypatch.setattr(Staging, "sync", waiting)
+    monkeypatch.setattr(PartialCopy, "prepare_root", preparing)
+    await client.begin()
+    await client.resume()
+    await client.put_all(client.round())
+    closing.append(True)
+    assert (await client.close()).status == 200
+    assert met[0]
+    await client.finish()

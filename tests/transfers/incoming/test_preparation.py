@@ -1,4 +1,4 @@
-"""What this node tries before a running server is stopped at its source."""
+"""Running servers that come: what this node tries before they stop, and how it starts them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from tests.support.faults import Hang
 from tests.support.move_client import MoveClient
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.transfers.incoming.running_node import RunningNode, RunningNodes
+from tests.transfers.incoming.nodes import Nodes, RunningNode
 from wingsd.errors import (
     EnvironmentFailed,
     MoveNoSpace,
+    PanelRefused,
     PanelUnreachable,
+    ServerNotFound,
     StorageError,
     WingsdError,
 )
+from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.incoming.moves.inbox import Attachments
 
 BACKUP = {"uuid": UUID, "path": f"{UUID}.tar.gz", "bytes": 1000}
 
 
 @pytest.fixture
-def node(running_nodes: RunningNodes) -> RunningNode:
+def node(running_nodes: Nodes[RunningNode]) -> RunningNode:
     return running_nodes.start()
 
 
@@ -157,7 +160,7 @@ async def test_a_server_that_does_not_fit_is_refused_at_the_beginning(
     assert (refused.status, refused.code) == (507, "move-no-space")
     for figure in ("320 MiB more", "245 MiB are free", "100 MiB must stay free", "disk_reserve"):
         assert figure in refused.json["detail"]
-    await until(lambda: not node.receiver.servers)
+    await node.rest()
     assert node.left() == []
 
 
@@ -180,8 +183,8 @@ async def test_what_is_kept_of_an_earlier_move_needs_no_space(
     size = (source / "world" / "level.dat").stat().st_size
     first = await begun(node, source)
     await first.send()
-    await first.ask("DELETE", "", params={"keep": "1"})
-    await until(lambda: not node.receiver.servers)
+    await first.give_up()
+    await node.rest()
     limit_disk(monkeypatch, node, 100)
     await begun(node, source, disk_bytes=size)
 
@@ -238,7 +241,7 @@ async def test_the_commit_ends_it(node: RunningNode, source: Path) -> None:
 
 
 async def test_the_next_daemon_removes_what_a_rehearsal_has_left(
-    running_nodes: RunningNodes, node: RunningNode, source: Path
+    running_nodes: Nodes[RunningNode], node: RunningNode, source: Path
 ) -> None:
     client = await begun(node, source)
     node.environment.faults["rehearse"] = Hang()
@@ -247,3 +250,165 @@ async def test_the_next_daemon_removes_what_a_rehearsal_has_left(
     later = await running_nodes.next()
     await until(lambda: ("end_rehearsal", UUID) in later.environment.calls)
     await until(lambda: later.receiver.find(UUID)._inbox is not None)  # type: ignore[union-attr]
+
+
+# Servers that were running when they were moved are started when the Panel has heard of it
+
+
+async def committed(node: RunningNode, source: Path, *, running: bool = True) -> MoveClient:
+    """Return a move whose commit is asked for."""
+    client = await node.half_sent(source)
+    assert (await client.commit(running=running)).status == 202
+    return client
+
+
+async def settled(node: RunningNode) -> None:
+    """Return when the move is over, and the start as well."""
+    await until(node.is_at_rest)
+    await until(lambda: not node.store.arrived_to_start())
+
+
+def started(node: RunningNode) -> bool:
+    return ("start", UUID) in node.environment.calls
+
+
+async def test_it_is_started_after_the_success(node: RunningNode, source: Path) -> None:
+    node.panel.waits["success"] = heard = Deferred[None]()
+    client = await committed(node, source)
+    await until(lambda: "success" in node.panel.calls)
+    assert not started(node)
+    heard.callback(None)
+    assert (await client.outcome())["outcome"] == "success"
+    await until(lambda: node.runs)
+    assert node.says("was running at its former node, and is started again")
+    await settled(node)
+
+
+async def test_one_that_did_not_run_is_not_started(node: RunningNode, source: Path) -> None:
+    client = await committed(node, source, running=False)
+    assert (await client.outcome())["outcome"] == "success"
+    await settled(node)
+    assert not started(node)
+
+
+async def test_starts_can_be_disabled(running_nodes: Nodes[RunningNode], source: Path) -> None:
+    node = running_nodes.start(start=False)
+    client = await committed(node, source)
+    assert (await client.outcome())["outcome"] == "success"
+    await settled(node)
+    assert not started(node)
+
+
+@pytest.mark.promise("arrived-server-is-started")
+async def test_it_is_not_started_where_the_panel_refuses_the_success(
+    node: RunningNode, source: Path
+) -> None:
+    node.panel.faults["success"] = PanelRefused("no transfer open", "a test", 409)
+    client = await committed(node, source)
+    node.panel.faults["describe"] = ServerNotFound("it is not this node's")
+    assert (await client.outcome())["outcome"] == "failure"
+    await settled(node)
+    assert not started(node)
+
+
+@pytest.mark.promise("arrived-server-is-started")
+async def test_a_panel_that_is_away_is_waited_for(node: RunningNode, source: Path) -> None:
+    node.panel.faults["success"] = PanelUnreachable("the Panel is away", "it is a test")
+    client = await committed(node, source)
+    await until(lambda: "success" in node.panel.calls)
+    node.panel.faults.clear()
+    assert not started(node)
+    assert (await client.outcome())["outcome"] == "success"
+    await until(lambda: node.runs)
+
+
+@pytest.mark.promise("arrived-server-is-started")
+async def test_a_start_that_fails_is_tried_again(node: RunningNode, source: Path) -> None:
+    taken = "driver failed programming external connectivity: port is already allocated"
+    node.environment.faults["start"] = EnvironmentFailed(taken)
+    await committed(node, source)
+    await until(lambda: node.says(taken))
+    await until(lambda: node.says("The start is tried again, for up to 5 min."))
+    assert node.store.arrived_to_start(), "a daemon that ends now leaves it to the next"
+    node.environment.faults.clear()
+    await until(lambda: node.runs)
+    await settled(node)
+
+
+async def test_a_start_that_fails_for_good_is_told_and_not_repeated(
+    running_nodes: Nodes[RunningNode], node: RunningNode, source: Path
+) -> None:
+    node.environment.faults["recreate"] = EnvironmentFailed("no image", is_final=True)
+    client = await committed(node, source)
+    assert (await client.outcome())["outcome"] == "success"
+    await settled(node)
+    assert node.says("The start failed: ")
+    assert node.says("The server stays offline, and is not started by itself any more.")
+    assert (node.data / UUID / "world" / "level.dat").exists()
+    later = await running_nodes.next()
+    assert not started(later)
+
+
+@pytest.mark.promise("arrived-server-is-started")
+@pytest.mark.parametrize("step", ["SWAP", "ENVIRONMENT", "REPORT"])
+async def test_the_next_daemon_starts_it_after_a_kill_in_the_commit(
+    running_nodes: Nodes[RunningNode], node: RunningNode, source: Path, step: str
+) -> None:
+    node.die_at(step)
+    await committed(node, source)
+    await until(lambda: [each.step for each in node.store.unfinished()] == [step])
+    later = await running_nodes.next()
+    await until(lambda: later.runs)
+    await settled(later)
+    assert later.panel.calls.index("success") < len(later.panel.calls)
+
+
+@pytest.mark.promise("arrived-server-is-started")
+async def test_the_next_daemon_starts_it_after_a_kill_before_the_start(
+    running_nodes: Nodes[RunningNode], node: RunningNode, source: Path
+) -> None:
+    node.environment.faults["recreate"] = Hang()
+    client = await committed(node, source)
+    assert (await client.outcome())["outcome"] == "success"
+    await until(lambda: ("recreate", UUID) in node.environment.calls)
+    assert not node.store.unfinished()
+    later = await running_nodes.next()
+    await until(lambda: later.runs)
+    await settled(later)
+
+
+@pytest.mark.promise("arrived-server-is-started")
+@pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
+async def test_what_a_person_has_asked_since_counts(
+    node: RunningNode, source: Path, action: PowerAction
+) -> None:
+    client = await node.half_sent(source)
+    # The node asks for its settings once more to start it.
+    node.panel.waits["describe"] = heard = Deferred[None]()
+    assert (await client.commit(running=True)).status == 202
+    await until(lambda: "success" in node.panel.calls and node.panel.calls[-1] == "describe")
+    await node.servers.get(UUID).power(action)
+    heard.callback(None)
+    await settled(node)
+    assert not started(node)
+
+
+async def test_a_suspended_server_is_not_started(node: RunningNode, source: Path) -> None:
+    node.panel.settings = {"suspended": True}
+    await committed(node, source)
+    await settled(node)
+    assert not started(node)
+    assert node.says("is not started: server is currently in a suspended state")
+
+
+async def test_a_deleted_server_is_not_started_by_the_next_daemon(
+    running_nodes: Nodes[RunningNode], node: RunningNode, source: Path
+) -> None:
+    node.environment.faults["recreate"] = Hang()
+    client = await committed(node, source)
+    assert (await client.outcome())["outcome"] == "success"
+    await until(lambda: ("recreate", UUID) in node.environment.calls)
+    node.panel.owned.clear()
+    later = await running_nodes.next()
+    await settled(later)
+    assert not started(later)

@@ -1,7 +1,8 @@
-"""A destination that acknowledges nothing any more, and one that only takes nothing for now."""
+"""A destination that acknowledges or takes nothing any more, and how often it is asked."""
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 import threading
@@ -17,20 +18,35 @@ from twisted.internet.threads import deferToThread
 from tests.transfers.peers import Peer, chunks, fall_silent, read_head
 from wingsd.errors import DestinationDisconnected
 from wingsd.http_client import exchange as silence
-from wingsd.http_client.exchange import CHECKS, PeerWatchdog
+from wingsd.http_client.exchange import CHECKS, Answer, PeerWatchdog
 from wingsd.statedb import Direction, MoveRecord
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.client import PeerAddress, PeerClient
-from wingsd.transfers.peer.moves import MoveClient, MoveTrouble
+from wingsd.transfers.peer.moves import (
+    PROGRESS_EVERY,
+    MoveClient,
+    MoveTrouble,
+    failure_of,
+    progress_of,
+)
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
 reactor: Any = installed_reactor
+
+
 LIMIT = 120.0
+
+
 EVERY = LIMIT / CHECKS
+
+
 #: For real sockets: the kernel asks again after 0.2 s, and after twice as long each time.
 SHORT = 0.5
+
+
 TIMEOUT = 60
+
 
 IDLE = TcpInfo(established=True, probes=0, unacknowledged=0, silence=0.0)
 
@@ -254,3 +270,61 @@ def test_a_socket_that_is_not_tcp_reports_nothing() -> None:
     here, there = socket.socketpair()
     with here, there, pytest.raises(OSError, match="not supported"):
         tcp_info(here)
+
+
+# How often a destination of a move is asked how far it is
+
+
+MOST = 1000
+
+
+class NewEachTime:
+    """A destination that answers at once, each time with something new."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def send(self, _: object) -> Answer:
+        self.asked += 1
+        said = {"phase": "committing", "tag": f"t{self.asked}"}
+        return Answer(200, "OK", [], json.dumps(said).encode(), early=False)
+
+
+@pytest.mark.promise("tiny-pieces-are-refused")
+async def test_a_destination_that_tells_something_new_each_time_is_asked_at_a_rate() -> None:
+    clock, node = Clock(), NewEachTime()
+    address: Any = None
+    send: Any = node.send
+    trouble = MoveTrouble(clock, print)
+    record = MoveRecord(1, "server", Direction.OUT, "", "key", "token")
+    client = MoveClient(address, clock, 60.0, None, record, trouble, 60.0)
+    client._send = send  # type: ignore[method-assign]
+
+    async def follow() -> None:
+        tag = ""
+        for _ in range(MOST):
+            tag = (await client.progress(tag, 60.0)).tag
+
+    following = Deferred.fromCoroutine(follow())
+    assert node.asked == 1
+    for each in range(2, 20):
+        clock.advance(PROGRESS_EVERY)
+        assert node.asked == each
+    following.addErrback(lambda _: None)
+    following.cancel()
+
+
+# Answers to moves, as they are told to people
+
+
+def test_the_texts_of_a_destination_are_lines_and_bounded() -> None:
+    text = "one\ntwo \x1b[31m" + "x" * 10_000
+    tried = {"state": "failed", "error": text, "detail": text, "code": ""}
+    said = {"phase": "over", "outcome": "failure", "error": text, "detail": text}
+    body = json.dumps(said | {"preparation": tried}).encode()
+    found = progress_of(Answer(200, "OK", [], body, early=False))
+    assert found.preparation is not None
+    for each in (found.error, found.detail, found.preparation.error, found.preparation.detail):
+        assert each.startswith("one two [31mx")
+        assert len(each) < 600
+    assert "\x1b" not in str(failure_of(found))

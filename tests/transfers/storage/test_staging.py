@@ -1,4 +1,4 @@
-"""How received files become a server's: on a real file system."""
+"""How received files become a server's on a real file system; installation logs; write-back."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 
+from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
+from wingsd.transfers.storage import staging as installlog
 from wingsd.transfers.storage import staging as storage
-from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.storage.staging import WRITE_BACK_EVERY as EVERY
+from wingsd.transfers.storage.staging import InstallLogs, Staging, WriteBack
 
 # Only root can give files away.
 OWNER = (1234, 1235) if os.geteuid() == 0 else (os.getuid(), os.getgid())
-UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
 @pytest.fixture
@@ -291,3 +296,133 @@ def test_what_is_not_received_any_more_cannot_be_synced(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         staging.sync(UUID)
     staging.close()
+
+
+# Logs of installations on the disk, read to be sent along
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "install").mkdir()
+    return tmp_path / "install" / f"{UUID}.log"
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> InstallLogs:
+    staging = Staging(str(tmp_path / "volumes"), (os.getuid(), os.getgid()), durable=False)
+    return InstallLogs(str(tmp_path), staging, reserve=0)
+
+
+def read(logs: InstallLogs) -> bytes:
+    log = logs.open(UUID)
+    assert log is not None
+    with closing(log):
+        return b"".join(log.blocks())
+
+
+@pytest.mark.parametrize("size", [0, 1, 600_000])
+def test_a_log_is_read_to_its_end(logs: InstallLogs, place: Path, size: int) -> None:
+    data = os.urandom(size)
+    place.write_bytes(data)
+    assert read(logs) == data
+
+
+def test_no_more_of_a_log_is_read_than_is_kept(
+    logs: InstallLogs, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installlog, "LOG_LIMIT", 300_000)
+    data = os.urandom(600_000)
+    place.write_bytes(data)
+    assert read(logs) == data[:300_000]
+
+
+def test_a_missing_log_is_not_an_error(logs: InstallLogs, place: Path) -> None:
+    assert logs.open(UUID) is None
+    place.parent.rmdir()
+    assert logs.open(UUID) is None
+
+
+@pytest.mark.parametrize("kind", ["a symlink", "a directory", "a FIFO"])
+def test_only_a_file_is_a_log(logs: InstallLogs, place: Path, kind: str) -> None:
+    if kind == "a symlink":
+        place.symlink_to("/etc/passwd")
+    elif kind == "a directory":
+        place.mkdir()
+    else:
+        os.mkfifo(place)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StorageError, match=str(place)):
+        logs.open(UUID)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_disk_that_fails_is_named(logs: InstallLogs, place: Path) -> None:
+    place.write_bytes(b"log")
+    log = logs.open(UUID)
+    assert log is not None
+    log.close()
+    with pytest.raises(StorageError, match=f"{place}: Bad file descriptor"):
+        list(log.blocks())
+
+
+# When the disk is made to begin
+
+
+def test_writeback_continues_while_any_server_arrives() -> None:
+    clock, calls = Clock(), []
+
+    def write_back() -> Deferred[None]:
+        calls.append(clock.seconds())
+        return succeed(None)
+
+    write = WriteBack(write_back, clock)
+    with write.during():
+        clock.pump([EVERY] * 2)
+        with write.during():
+            clock.advance(EVERY)
+        clock.advance(EVERY)
+    clock.pump([EVERY] * 10)
+    assert calls == [EVERY, 2 * EVERY, 3 * EVERY, 4 * EVERY]
+    with write.during():
+        clock.advance(EVERY)
+    assert len(calls) == 5
+    clock.advance(EVERY)
+    assert not clock.getDelayedCalls()
+
+
+def test_a_disk_that_takes_long_is_not_asked_again_meanwhile() -> None:
+    clock, asked = Clock(), list[Deferred[None]]()
+
+    def write_back() -> Deferred[None]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    with WriteBack(write_back, clock).during():
+        clock.pump([EVERY] * 5)
+        assert len(asked) == 1
+        asked[0].callback(None)
+        clock.advance(EVERY)
+        assert len(asked) == 2
+        asked[1].callback(None)
+
+
+def test_a_server_that_begins_during_the_last_writeback_is_written_back_too() -> None:
+    clock, asked = Clock(), list[Deferred[None]]()
+
+    def write_back() -> Deferred[None]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    write = WriteBack(write_back, clock)
+    with write.during():
+        clock.advance(EVERY)
+    with write.during():
+        asked[0].callback(None)
+        clock.advance(EVERY)
+        assert len(asked) == 2
+        asked[1].callback(None)
+        clock.advance(EVERY)
+        assert len(asked) == 3
+    asked[2].callback(None)
+    clock.advance(EVERY)
+    assert not clock.getDelayedCalls()

@@ -1,4 +1,4 @@
-"""Marks on a shared volume, and what is found there of a server."""
+"""Storage pools: what nodes tell each other of them, and marks on a shared volume."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ import pytest
 
 from tests.support.sample_server import UUID
 from wingsd.errors import Conflict, StorageError
-from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.shared_volume import (
+    MARK,
+    POOL,
+    Sharing,
+    Volume,
+    is_same_pool,
+    pool_headers,
+    sharing_of,
+)
 
 pytestmark = pytest.mark.promise("pool-names-are-verified")
 
+
 OWNER = (os.getuid(), os.getgid())
+
+
 OTHER = "9d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
@@ -145,3 +156,45 @@ def test_no_archive_is_larger_than_the_volume(tmp_path: Path, volume: Volume) ->
     assert volume.size() > 0
     with pytest.raises(StorageError):
         Volume(str(tmp_path / "missing"), OWNER, "attic").size()
+
+
+# What nodes tell each other of a storage pool, and what follows from that
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ("Attic", "attic", True),
+        ("attic", "attic", True),
+        ("attic", "cellar", False),
+        ("attic", "", False),
+        ("", "attic", False),
+        ("", "", False),
+        ("attic", "attic ", False),
+    ],
+)
+def test_pool_names_are_compared_without_case(ours: str, theirs: str, same: bool) -> None:
+    assert is_same_pool(ours, theirs) is same
+
+
+def test_headers_are_sent_only_for_what_exists() -> None:
+    assert pool_headers("attic", "m") == [(POOL, "attic"), (MARK, "m")]
+    assert pool_headers("attic") == [(POOL, "attic")]
+    assert pool_headers("") == []
+
+
+@pytest.mark.parametrize(
+    ("features", "sharing"),
+    [
+        ({"symlinks", "storage-pool", "shared-volume"}, Sharing.POOLED),
+        ({"symlinks"}, Sharing.COPIED),
+        (set[str](), Sharing.UNSURE),
+    ],
+)
+def test_the_answer_says_how_files_are_shared(features: set[str], sharing: Sharing) -> None:
+    assert sharing_of(features, "attic") is sharing
+
+
+def test_one_volume_in_two_pools_is_refused() -> None:
+    with pytest.raises(Conflict, match="pool_name to 'attic' and enabled to true"):
+        sharing_of({"symlinks", "shared-volume"}, "attic")
