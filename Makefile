@@ -8,6 +8,7 @@
 # RECORD=DIRECTORY          the demo's pictures: demo.svg (its output) and live-move.svg (its first move)
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
 # WAYS=1                    print the files that ways counts, too
+# LINES=1                   structure prints the first sentence of each module, in place of sizes
 # OUT=...                   the directory of a recording of wire, in place of build/wire
 # AGAINST=...               recordings of another commit that wire compares with, such as AGAINST="a b c"
 # FROM=...                  the commit from which updates updates, in place of the last one
@@ -161,8 +162,9 @@ format: ## put the code into its form
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-structure: ## print the size of wingsd/ and of its packages
-	@tools/structure
+# Not by $(LINES) alone: a shell may export the height of its terminal by that name.
+structure: ## print the size of wingsd/ and of its packages, or with LINES=1 what each module is
+	@tools/structure $(if $(findstring command,$(origin LINES)),--lines)
 
 ways: ## count the files that ten things pass through in two daemons, and write that to docs/architecture.md
 	@$(PREPARE) test

@@ -1,4 +1,4 @@
-"""wingsd: a node daemon that receives whole game servers as one stream."""
+"""wingsd: the daemon of a game server node, for Pterodactyl's, Pelican's and Calagopus' Panels."""
 
 __all__ = ["__release__", "__version__"]
 

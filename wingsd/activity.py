@@ -1,6 +1,6 @@
 """The activity log: what users do on this node, and crashes, kept until the Panel accepts it.
 
-Entries wait for the Panel first in memory, then in the state database. Whoever reports calls
+Entries wait for the Panel first in memory, then in the state database. A reporter calls
 `record`, which neither blocks nor fails. All that was recorded within a second is stored at once,
 in the database's thread: it is lost only if the daemon is killed before.
 

@@ -318,7 +318,7 @@ class CallbackQueue:
     ) -> PendingReport:
         """Record what became of a backup, in place of it being made, and report that.
 
-        Where it cannot be recorded, the next daemon finds by the disk what became of it.
+        Where it cannot be recorded, the next start finds by the disk what became of it.
         """
         text = json.dumps(body)
         return await self._queue_recorded(
@@ -364,7 +364,7 @@ class CallbackQueue:
     async def drain(self, within: float) -> None:
         """Return when no report waits for an answer, and after so many seconds in any case.
 
-        Reports that the Panel denies are not waited for: the next daemon sends them again.
+        Reports that the Panel denies are not waited for: they are sent again after a restart.
         """
         queued = [each for queue in self._queues.values() for each in queue if not each.is_denied]
         all_answered = DeferredList([when_fired(each.answer) for each in queued])

@@ -1,4 +1,4 @@
-"""Calls that change a server's files: by name, by archives, and by what is written to them."""
+"""Calls that change a server's files: renaming, writing, packing, extracting and downloading."""
 
 from __future__ import annotations
 
@@ -565,9 +565,9 @@ class ChangeFilesEndpoint(FilesPath):
     async def decompress_file(self, body: ArchiveToExtract) -> Accepted[Started] | None:
         """Extract an archive: zip, tar, 7z, RAR, or a single compressed file.
 
-        Its format is told by its content, and by its name where that does not tell. Existing files
-        are replaced, and what the egg's denylist has is passed over. Symlinks are made where they
-        lead to a file of the server, and hard links become copies. If it takes more than ten
+        Its content shows the format, or else its name does. Existing files are replaced, and what
+        the egg's denylist has is passed over. Symlinks are made where they lead to a file of the
+        server, and hard links become copies. If it takes more than ten
         seconds, the answer is 202, and the console tells the end.
         """
         top, archive = ServerPath.parse(body.root), below(body.root, body.file)
@@ -753,10 +753,12 @@ class PullQuery:
 
 @attrs.frozen(eq=False, repr=False)
 class PullDescription:
-    """What a URL leads to."""
+    """The file that a URL leads to."""
 
     file_name: Annotated[str | None, "The name that the other server gives, or that of the URL."]
-    file_size: Annotated[int | None, "Its bytes, if they are told.", Keywords(minimum=0)]
+    file_size: Annotated[
+        int | None, "Its bytes, if the other server says how many.", Keywords(minimum=0)
+    ]
     final_url: Annotated[str, "The URL after all redirects."]
     headers: Annotated[dict[str, str], "The headers of the answer, with names in lower case."]
 

@@ -1,4 +1,4 @@
-"""`/api/servers/{uuid}/files/...`: files read, listed and searched, for the pages of Panels."""
+"""`/api/servers/{uuid}/files/...`: the calls that read, list and search a server's files."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ _OLD_RESULTS, _OLD_SIZE = 100, 512 * 1024
 
 @attrs.frozen(eq=False, repr=False)
 class SearchQuery:
-    """What is searched for, and where."""
+    """The search: a pattern of names, and the directory."""
 
     directory: Annotated[str, "The directory below which is searched."] = ""
     pattern: Annotated[str, "A glob with `*` or `?`, or a part of the name."] = ""
@@ -219,7 +219,7 @@ class FileSearch:
 
 @attrs.frozen(eq=False, repr=False)
 class FoundFiles:
-    """What a search has found; names are paths below its root."""
+    """The files that a search has found; names are paths below its root."""
 
     results: tuple[FileEntry, ...]
 

@@ -383,7 +383,7 @@ class MoveEndpoint(Endpoint):
 
     @call(202, "It is being put into place.", fails=(409,))
     async def commit_move(self, query: SessionQuery, body: MoveCommit) -> None:
-        """Have the server put into place; `GET` of the move tells the outcome."""
+        """Begin to put the server into place; `GET` of the move has the outcome."""
         commit = Commit(body.round, _root(body.root), body.running)
         ended = await self._ended()
         if ended is not None and ended.outcome is Outcome.SUCCESS:

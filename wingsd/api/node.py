@@ -153,7 +153,7 @@ MAX_SETTINGS = 64 << 10
 
 @attrs.frozen(eq=False, repr=False)
 class Update:
-    """Whether this node takes over settings from its Panel."""
+    """The result of a change of settings by the Panel."""
 
     applied: Annotated[bool, "False where `ignore_panel_config_updates` is true."]
     restart: Annotated[
@@ -200,7 +200,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 @attrs.frozen(eq=False, repr=False)
 class DiagnosticsQuery:
-    """What the report has. Strings, so that the handler words the error."""
+    """The parts of the report. Strings, so that the handler words the error."""
 
     include_endpoints: Annotated[str, "`true` to show hosts and addresses."] = "false"
     include_logs: Annotated[str, "`false` to leave out the log."] = "true"
@@ -228,7 +228,7 @@ Percent = Annotated[float, Keywords(minimum=0, maximum=100)]
 
 @attrs.frozen(eq=False, repr=False)
 class NodeUtilization:
-    """What the machine uses, in bytes."""
+    """Memory and disk of the machine, in bytes."""
 
     memory_total: Amount
     memory_used: Annotated[Amount, "What programs could not get."]
@@ -374,7 +374,7 @@ class DiskStats:
 
 @attrs.frozen(eq=False, repr=False)
 class MachineStats:
-    """What the machine does."""
+    """The load of the machine."""
 
     cpu: ProcessorStats
     network: NetworkStats
@@ -384,7 +384,7 @@ class MachineStats:
 
 @attrs.frozen(eq=False, repr=False)
 class NodeStats:
-    """What the machine does, for Calagopus' Panel."""
+    """The load of the machine, for Calagopus' Panel."""
 
     stats: MachineStats
 

@@ -1,4 +1,4 @@
-"""The resources of paths: who may call them, and how a call is answered and logged.
+"""The handling of a call: its authorization, its answer and its line in the log.
 
 The methods of paths are coroutines declared as calls (`wingsd.http.operations`). They return the
 content of the answer or raise a `WingsdError`. A call runs to its end, also when the client

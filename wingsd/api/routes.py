@@ -1,4 +1,4 @@
-"""The routes of the HTTP interface in one table, and what follows from it.
+"""The table of the routes of the HTTP interface: path, methods, token and handler.
 
 Requests are dispatched by it, it says which token a call needs, and the OpenAPI document and the
 list of calls in docs/families.md are made of it.

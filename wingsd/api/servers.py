@@ -295,7 +295,7 @@ class Reinstallation:
 
 @attrs.frozen(eq=False, repr=False)
 class InstallOutput:
-    """What the script of the last installation has written."""
+    """The output of the last installation's script."""
 
     data: str
 

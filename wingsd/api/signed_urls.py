@@ -1,4 +1,4 @@
-"""Signed URLs: what browsers download and upload, and whose token is accepted, and how often.
+"""Signed URLs, by which browsers download and upload files and download backups.
 
 A Panel's page gets such an address for a click of its user. The node's own token is not needed.
 """

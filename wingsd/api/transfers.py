@@ -192,7 +192,7 @@ class UploadParts:
 
 @attrs.frozen(eq=False, repr=False)
 class TransferFeatures:
-    """What this node supports."""
+    """The optional features of transfers that this node supports."""
 
     features: Annotated[list[str], "Such as `symlinks`, `hard-links`, `streams` and `move-1`."]
 

@@ -1,4 +1,4 @@
-"""The running daemon: what it may do, and how its parts are started, resumed and stopped."""
+"""The running daemon: its parts are started, resumed and stopped, and its privileges checked."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from wingsd.metrics import Exposition
 
 # Seconds at the daemon's end: until verified transfers are aborted as well, so that reports reach
-# the Panel (the next daemon sends the others); for these reports; for clients to read answers;
+# the Panel (the others are sent after a restart); for these reports; for clients to read answers;
 # until the end regardless of what is in progress; and for the state database to be closed.
 ABORT_AFTER = 6.0
 REPORT_TIMEOUT = 2.0

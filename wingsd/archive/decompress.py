@@ -77,11 +77,11 @@ class Decompressor(Protocol):
 
     @property
     def eof(self) -> bool:
-        """Whether the stream has ended, with valid checksums."""
+        """True if the stream has ended, with valid checksums."""
 
     @property
     def needs_input(self) -> bool:
-        """Whether all input has been used."""
+        """True if all input has been used."""
 
     @property
     def unused_data(self) -> bytes | None:

@@ -1,6 +1,6 @@
-"""Rewrites an archive for nodes that restore regular files alone, as those in Go do.
+"""Rewrites an archive into one of regular files alone, which Wings can restore.
 
-They call one function for every member, whatever its type (`RestoreBackup`): it fails on a
+Wings and Pelican's node call one function for each member (`RestoreBackup`): it fails on a
 directory, of which the archive's root is the first, and makes empty files of hard links and of
 symlinks. Directories are made as files need them, with the mode 0755. They read no extended
 attributes and no ACLs.

@@ -1,1 +1,1 @@
-"""Local backups of servers: sent, received, and removed when they have moved."""
+"""Backups of servers: made, kept on the node or in S3, verified, and moved with their servers."""

@@ -1,4 +1,4 @@
-"""The catalogue of a backup: what its archive is, in a file beside it.
+"""The catalogue of a backup: a file beside its archive with its server, state and checksums.
 
 `UUID.catalogue.json` is one JSON object; docs/backups.md has its keys. It tells whose a backup is,
 and by its checksums whether the archive is still what was made. Other programs do not know it, and

@@ -485,7 +485,7 @@ class Backups:
                 await when_fired(making.over)
 
     def stop(self) -> None:
-        """Cancel all; the next daemon reports their failure, or goes on with an upload."""
+        """Cancel all; after a restart their failure is reported, or an upload goes on."""
         self._stopped = True
         for making in self._making.values():
             making.cancel()
@@ -652,7 +652,7 @@ class Backups:
             making.over.callback(None)
 
     async def _result(self, making: _Making, made: MadeArchive | None) -> BackupResult | None:
-        """Make a backup; return how it has ended, None where the next daemon is to tell."""
+        """Make a backup; return its result, None where the start of the daemon reports it."""
         server, uuid = making.server, making.uuid
         try:
             if made is None:

@@ -258,7 +258,7 @@ _PART = re.compile(r"\.([0-9a-f-]{36})\.[a-z0-9.]+\.part")
 
 
 def backup_uuid(text: str) -> str:
-    """Return the UUID that a path names. Raises BackupMissing when it is none."""
+    """Return the UUID that a path names. Raises BackupMissing if it has no UUID."""
     return require_uuid(text, BackupMissing(text[:36]))
 
 

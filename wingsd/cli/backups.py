@@ -1,4 +1,4 @@
-"""`wingsctl backups` and `verify`: the backups on this node."""
+"""`wingsctl backups` and `verify`: the backups on this node, listed, checked and rewritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands for when something is wrong.
+"""`wingsctl explain` and `diagnostics`: errors explained, and a report on the node.
 
 `wingsctl explain` prints what an error means, and `wingsctl diagnostics` a report on the node for
 those who help, without secrets.

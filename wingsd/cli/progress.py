@@ -1,6 +1,4 @@
-"""The progress of transfers, and of copies that follow their servers: bars on a terminal, lines
-elsewhere.
-"""
+"""The progress of transfers and seeds: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class SftpSettings:
 
 @attrs.frozen(repr=False)
 class SystemSettings:
-    """What of `system` may be changed."""
+    """The keys of `system` that may be changed."""
 
     sftp: SftpSettings = SftpSettings()
 

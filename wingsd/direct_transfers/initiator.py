@@ -196,7 +196,7 @@ class DirectReceiving(ReceivingCoordinator):
         return configuration
 
     async def begin(self) -> None:
-        """Record the description: a later daemon has no Panel to ask. Raises `StorageError`."""
+        """Record the description: no Panel can be asked after a restart. Raises `StorageError`."""
         description = json.dumps(self._description)
         await self._direct.database.add_description(self._server, self.digest, description)
 
@@ -788,8 +788,8 @@ class DirectTransfers(Initiator):
     async def _drop(self, server: str) -> None:
         """Drop the record of a server without files.
 
-        One that was sent on has moved here before. Nobody knows of another one where it is, and
-        its source is to keep its copy.
+        One that was sent on has moved here before. Of another one it is not known where
+        it is, and its source is to keep its copy.
         """
         last = await self.database.last_move(server)
         if last is not None and last.direction is Direction.OUT:

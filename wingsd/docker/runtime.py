@@ -1,4 +1,4 @@
-"""The interface to the containers of a node, which is that of a node that runs no servers.
+"""The interface to the containers of a node; by itself it is that of a node without Docker.
 
 `ContainerRuntime` creates, starts and removes; a `Running` is a started process; a `Watcher` gets
 the events of a process.

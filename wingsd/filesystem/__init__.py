@@ -1,4 +1,4 @@
-"""The files of servers: each access to them, by directory descriptors that nothing can trick.
+"""The files of servers: each access goes by directory descriptors, and follows no symlink out.
 
 Blocking, without a reactor. `ServerRoot` is one server's directory for one action, `ServerPath` a
 path in it, and a `DirectoryOpener` opens the directories on the way. What is written counts in a

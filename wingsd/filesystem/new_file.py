@@ -1,11 +1,11 @@
 """A file that is written beside its name and gets it when it is complete.
 
-Whoever reads the name sees the old file or the new one, whole, also after a crash. An existing
+The name leads to the old file or to the new one, whole, also after a crash. An existing
 file is never written to, since it may be a hard link to another one.
 
 A `PartialFile` is uploaded in several requests. Its own name is made from the user's and the
 file's, so that each user continues what he has begun. It is not listed, counts as a file does, and
-is deleted when nobody has continued it for a day.
+is deleted when it was not continued for a day.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def name_from_text(text: str) -> bytes:
 
 
 def _checked(_: object, __: object, parts: tuple[bytes, ...]) -> None:
-    """Refuse what is no name: whoever has a path needs no further check."""
+    """Refuse parts that are no names, so that a path needs no further check."""
     for part in parts:
         if part in (b"", b".", b"..") or b"/" in part:
             raise PathInvalid("a part of the path is not a name.")

@@ -47,7 +47,7 @@ class DeliveryWatchdog:
 
     The minimum is `rate` bytes a second, or a single byte for 0, on average over each window of
     `window` seconds. What counts is what the client has acknowledged, since the kernel buffers
-    megabytes. `transport` is TCP with or without TLS; with anything else nobody is too slow.
+    megabytes. `transport` is TCP with or without TLS; with anything else no client is too slow.
     """
 
     _reactor: IReactorTime

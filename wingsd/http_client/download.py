@@ -1,4 +1,4 @@
-"""Downloads from addresses that users give: what is connected to, and how much is received.
+"""Downloads from addresses that users give: the hosts that are allowed, and the limits.
 
 Of each URL, those of redirects included, the name is resolved once, and the addresses that the
 policy allows are connected to: no second answer of a name server counts. A request has no

@@ -1,4 +1,4 @@
-"""Batches: the bodies of a move's requests, encoded and decoded. Sans-IO.
+"""Batches: the bodies of a move's requests, encoded and decoded, without any I/O.
 
 A batch has a head, the index (all frames) and their bytes. The index is what the ledger records of
 it: it has all but the bytes, and their digests. A shape batch has frames of one phase, so that

@@ -828,7 +828,7 @@ class MoveDestination:
         """
         self._check_usable()
         if not self.is_between_rounds:
-            raise BatchConflict("a round is open; the ledger is written anew between rounds")
+            raise BatchConflict("a round is open; the ledger is written again between rounds only")
         if in_round := self.received.round - 1:
             self._rewrite(in_round, self.received.closed)
 

@@ -1,4 +1,4 @@
-"""Files that are read, and batches filled with what of them is to be sent. Blocking.
+"""Reads the files of a move and fills batches with the blocks that are to be sent. Blocking.
 
 `ContentReader` yields the blocks that are not as they were sent last. Each byte is read and hashed
 once; the digests go to the file's node on the way. Batches have frames up to a size, and are

@@ -1,4 +1,4 @@
-"""The source of one move: what of a directory the destination does not hold, in batches.
+"""The source of one move: the parts of a directory that the destination lacks, in batches.
 
 Blocking; calls come one at a time. Each round begins with `scan`, then come the pages of what the
 destination holds, `plan`, the batches, `root`, and `closed` when the destination has the same. A

@@ -1,4 +1,4 @@
-"""A second process for a walk of many directories that are known: two cores look at twice as many.
+"""A second process that shares a walk through many known directories, to use two cores.
 
 It looks at them from the last one on (`main`), while this process walks from the first one. A
 directory is then as either of them has found it; both begin after the walk has. Threads would not

@@ -1,4 +1,4 @@
-"""Answers that many askers share, so that a question is asked once at a time."""
+"""Answers that simultaneous requests share, so that each question is asked once at a time."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Build:
 
     @property
     def oom_kill_disabled(self) -> bool:
-        """Whether the kernel's OOM killer must not kill the container's processes."""
+        """True if the kernel's OOM killer must not kill the container's processes."""
         if self.oom_killer is not None:
             return not self.oom_killer
         return bool(self.oom_disabled)

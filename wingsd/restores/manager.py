@@ -6,8 +6,8 @@ once. A server that crashes while its backup is read is started at the end, as o
 stopped.
 
 A daemon that dies leaves the server with its old content or, from when the new one was recorded as
-whole, with the new one: the next daemon completes that at its start, before it does anything else.
-It then reports how the restore has ended, and starts the server if it was stopped for it.
+whole, with the new one: the next start completes that, before it does anything else. It then
+reports how the restore has ended, and starts the server if it was stopped for it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Restore:
             await self._end(outcome)
 
     async def _attempt(self) -> Outcome | None:
-        """Return how it has ended, None where that is left to the next daemon."""
+        """Return the outcome, None where the next start of the daemon completes the restore."""
         try:
             await self._restore()
         except CancelledError:
@@ -321,7 +321,7 @@ class Restore:
     async def _start(self) -> None:
         """Start the server again, which ran before, unless somebody was faster.
 
-        Until this has returned, a later daemon would start it.
+        Until this has returned, a restarted daemon would start it.
         """
         server, restores = self.server, self._restores
         if server.starts_if_it_stays and server.state is PowerState.OFFLINE:
@@ -435,7 +435,7 @@ class Restores:
             await over
 
     async def stop(self) -> None:
-        """Stop reading archives. The next daemon settles what is not over."""
+        """Stop reading archives. The next start settles what is not over."""
         self._stopping = True
         running = tuple(self._restores.values())
         over = [when_fired(restore.over) for restore in running]
@@ -447,7 +447,7 @@ class Restores:
     # What a restore leaves on the disk
 
     async def retire(self, record: RestoreRecord) -> None:
-        """Take the replaced files away. A failure is logged: the next daemon deletes them."""
+        """Take the replaced files away. A failure is logged: the next start deletes them."""
         keep = self._keeps(record)
         try:
             kept = await self.long.run(self.storage.retire, record.server, keep=keep)

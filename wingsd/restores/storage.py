@@ -2,7 +2,7 @@
 
 It is in the staging area, so that a rename puts it into place. Old and new content change places
 at once, renameat2(2), where the file system can do that, else by two renames. Which of them is in
-place is decided by the inode of the new directory, so that a later daemon can complete an exchange
+place is decided by the inode of the new directory, so that the daemon can complete an exchange
 that was begun. The old content is then deleted, or kept in quarantine.
 
 Where it does not replace all files, it is first laid over the present ones: each present file that

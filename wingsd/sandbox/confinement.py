@@ -1,4 +1,4 @@
-"""Takes from this process what it does not need. It cannot be undone.
+"""Takes from this process all rights that it does not need. It cannot be undone.
 
 Rights to files and the network go by Landlock, and system calls by a filter of seccomp(2), where
 the kernel has them.
@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-#: The user and group "nobody".
+#: A user and a group without rights.
 _NOBODY = 65534
 #: stdin, stdout and stderr.
 _DESCRIPTORS = 3

@@ -312,7 +312,7 @@ class Installation(RunListener):
             self._log.failure("{server}: its installation failed", server=self.server.uuid)
             self._notify("The installation failed unexpectedly; see the node's log.")
         self._detach()
-        self.is_shown = True  # Also one that has failed before its beginning was told.
+        self.is_shown = True  # Also one that has failed before its beginning was shown.
         return Outcome.FAILURE
 
     def cancel(self, why: WingsdError) -> None:
@@ -730,7 +730,7 @@ class Installations:
             self._resetting.release()
 
     def stop(self) -> None:
-        """Stop watching all. Their containers run on, and the next daemon resumes them."""
+        """Stop watching all. Their containers run on, and the next start resumes them."""
         for task in tuple(self._tasks.values()):
             task.cancel()
         self._cleaning.stop()
@@ -751,7 +751,7 @@ class Installations:
 
     def _ended(self, _: None, installation: Installation) -> None:
         uuid = installation.server.uuid
-        # `_end` has done so already, unless it broke off: then the next daemon continues it.
+        # `_end` has done so already, unless it broke off: then the next start continues it.
         installation.server.operations.release(Operation.INSTALL)
         if self._running.get(uuid) is installation:
             del self._running[uuid], self._tasks[uuid]

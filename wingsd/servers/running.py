@@ -314,8 +314,8 @@ class RunningServers:
     async def leave_to_transfer(self, server: Server) -> None:
         """Leave the start of a server to the transfer that holds it, where that ends.
 
-        It is recorded as one that ran, for the next daemon: until it is seen to run or to be
-        stopped, or is gone from this node.
+        It is recorded as one that ran, for the next start of the daemon: until it is seen to run
+        or to be stopped, or is gone from this node.
         """
         server.starts_if_it_stays = True
         self._record(server.uuid, PowerState.RUNNING.value)
@@ -354,7 +354,10 @@ class RunningServers:
             await self._due.end_start(uuid)
         except StorageError as error:
             self._log.error(
-                "{server}: a later daemon would start it again: {error}", server=uuid, error=error
+                "{server}: its start could not be recorded, and is repeated after a restart of "
+                "wingsd: {error}",
+                server=uuid,
+                error=error,
             )
 
     async def _prepare_start(

@@ -78,7 +78,7 @@ from wingsd.util.text import escaped, readable_size
 
 @attrs.frozen(eq=False, repr=False)
 class Utilization:
-    """What a server uses."""
+    """The memory, processor time, disk and traffic that a server uses."""
 
     memory_bytes: Amount
     memory_limit_bytes: Annotated[Amount, "0 is no limit."]

@@ -1,6 +1,6 @@
-"""Logins of SFTP: what the Panel is asked, and what this node refuses by itself.
+"""Logins of SFTP: checked by the Panel, or refused by the node itself.
 
-A client is told of every refusal that its credentials are wrong; the log has the reason with its
+Every refusal says to the client that its credentials are wrong; the log has the reason with its
 code. Source: Wings' user names, and the Panels' `POST sftp/auth`.
 """
 

@@ -182,7 +182,7 @@ class ServerState(SftpMessage):
 
 @attrs.frozen(eq=False, repr=False)
 class Disconnect(SftpMessage):
-    """Close a connection, for the reason `why`, which the client is told."""
+    """Close a connection, and send the client the reason `why`."""
 
     connection: int
     why: str

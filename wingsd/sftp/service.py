@@ -1,4 +1,4 @@
-"""The listening socket of SFTP, and the process that serves it while somebody is connected.
+"""The listening socket of SFTP, and the process that serves it while clients are connected.
 
 The daemon waits until the socket has a first connection. Then it starts the process, which accepts
 this one and all later ones, until it ends by itself. Logins and servers are the daemon's.
@@ -50,7 +50,7 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
-#: Seconds for the process to close its connection when it is told to end, and then to end itself.
+#: Seconds for the process to close its connection when it is to end, and then to end itself.
 _CLOSE_TIMEOUT, _END_TIMEOUT = 3.0, 4.0
 #: Bytes of what it has written to stderr, from the end, and lines of that.
 _MAX_STDERR = 4096

@@ -1,4 +1,4 @@
-"""The sessions of SFTP: who is connected to which server, and what ends that.
+"""The sessions of SFTP: the connected users of each server, and the ends of their sessions.
 
 A session is work on its server's files (`Operation.CHANGE_FILES`): what takes the server for
 itself, such as an installation, closes it.

@@ -1,4 +1,4 @@
-"""The state database: what is kept across restarts, such as transfers and callbacks to the Panel.
+"""The state database: transfers, reports to the Panel, tokens and more, kept across restarts.
 
 `Store` has the records, its tables and its file: SQLite with a write-ahead log, where a change is
 on disk when its method returns. The database is checked for damage when it is opened, before a
@@ -378,7 +378,7 @@ CREATE TABLE moves (
 );
 CREATE INDEX moves_of_servers ON moves (server);
 """,
-    # What a server is that is sent without a Panel, for the next daemon.
+    # The description of a server that is sent without a Panel, for the recovery.
     """
 ALTER TABLE orders ADD COLUMN description TEXT NOT NULL DEFAULT '';
 """,

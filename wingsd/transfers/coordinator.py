@@ -1,4 +1,4 @@
-"""Coordinators of transfers: they know what a server is, and where it belongs.
+"""Coordinators of transfers: they describe the server, and know which node has it.
 
 Usually that is the Panel; `wingsd.direct_transfers` has the coordinators of transfers without one.
 """

@@ -147,7 +147,7 @@ class ArrivedServers:
             self._tasks.start("starting it after its move", self._start(transfer, server), server)
 
     def stop(self) -> None:
-        """Leave what is not started to the next daemon."""
+        """Start no more of them; the others are started after the restart of the daemon."""
         self._stopped = True
         self._tasks.stop()
 
@@ -279,8 +279,8 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
     def stop(self) -> Deferred[Any]:
         """Abort what is not verified yet; the Deferred fires when the rest is at its end.
 
-        A server that has arrived, and of which the Panel has not heard, is left to the next
-        daemon.
+        A server that has arrived, and of which the Panel has not heard, is left to the
+        recovery.
         """
         self._stopping = True
         transfers = [transfer for transfer in self._open.values() if not transfer.has_arrived]
@@ -691,10 +691,10 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     def stop(self) -> Deferred[Any]:
         """Abort what is not sent yet; the Deferred fires when all transfers are over.
 
-        The next daemon goes on with moves.
+        Moves go on after the restart of the daemon.
         """
         self._stopping = True
-        # The next daemon asks about these.
+        # The recovery asks about these.
         for checking in tuple(self._checks):
             checking.cancel()
         transfers = {*self._open.values(), *self._seeds.values()}

@@ -437,7 +437,7 @@ class StepLog(Generic[S]):
         inode: int | None = None,
         dropped: Sequence[str] = (),
     ) -> None:
-        """Record what a later daemon must know of the transfer. Raises `StorageError`."""
+        """Record what the recovery of the transfer needs. Raises `StorageError`."""
         if self.entry is not None:
             await self._database.set_terms(self.entry, pool, removals, inode, dropped)
         self.pool, self.inode = pool, inode
@@ -523,7 +523,7 @@ class StepLog(Generic[S]):
             self._print(text)
 
     def leave_open(self, error: Exception | None = None) -> None:
-        """Leave a transfer without an outcome to the next daemon, after an internal error.
+        """Leave a transfer open for its recovery at the next start, after an internal error.
 
         Or after another `error`, such as that this daemon stops.
         """

@@ -1,4 +1,4 @@
-"""The formats of users' archives, by their first bytes and, for what has none, by their names.
+"""The formats of users' archives, recognized by their first bytes, or else by their names.
 
 Of those of compressed data, transfers do not have Brotli, Snappy's frames, and lzip. Brotli has no
 first bytes of its own and no checksum. Each piece of input is so small that its output, which

@@ -1,4 +1,4 @@
-"""Parses an archive in a process of its own, and yields what that finds. Blocking."""
+"""Parses an archive in a process of its own, and yields its entries and contents. Blocking."""
 
 from __future__ import annotations
 

@@ -109,8 +109,8 @@ class FormParts:
     def _end_of_content(self, data: bytes, start: int) -> tuple[int, bytes]:
         """Return where content ends, and what follows the boundary there: nothing without one.
 
-        From there on it may be a boundary, which shows only with the next piece. One that goes on
-        is none.
+        From there on it may be a boundary, which shows only with the next piece: a longer line is
+        not one.
         """
         delimiter = self._delimiter
         at = data.find(delimiter, start)

@@ -1,4 +1,4 @@
-"""The type of Twisted's reactor, for what needs more of it than one interface; and timers.
+"""The type of Twisted's reactor with the interfaces that the daemon uses, and timers.
 
 Where one is enough, the annotation is that interface, most often `IReactorTime`. Twisted's own
 annotations accept a `Reactor` wherever they ask for one of its interfaces.

@@ -30,7 +30,7 @@ from wingsd.websocket import messages
 from wingsd.websocket.messages import Message
 from wingsd.websocket.recent_transfers import FAILED, RecentTransfers
 
-#: Messages at once, and then per second. Of these two a page is told `global`.
+#: Messages at once, and then per second. To a page, these two are `global`.
 ALL_MESSAGES = (10, 5.0)
 #: The same for the messages with a limit of their own, and for all others together.
 EACH = {messages.AUTH: (2, 0.2), messages.SEND_LOGS: (2, 0.2), messages.SEND_COMMAND: (10, 1.0)}

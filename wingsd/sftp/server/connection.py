@@ -407,7 +407,7 @@ class SftpConnection(asyncssh.SSHServer):
         self.call(self._begun.set)
 
     def disconnect(self, why: str) -> None:
-        """Close the connection, for a reason that the client is told."""
+        """Close the connection, and send the client the reason."""
         if self._access is not None:
             self._access.close(why)
         self.call(lambda: self._disconnect(why))
@@ -537,7 +537,7 @@ class SftpConnection(asyncssh.SSHServer):
 
 NO_SHELL = "This node has no shell: use an SFTP client, or the console in the Panel."
 NO_COMMANDS = "This node runs no commands: use an SFTP client, or scp without the option -O."
-#: Bytes that the client of a connection's first channel may send at first before it is told that
+#: Bytes that the client of a connection's first channel may send at first before it learns that
 #: they were read; and later as many requests as this of the size of its largest one, up to that
 #: many bytes: uploads over a long line take a large window, and small requests never do. A further
 #: channel has a share: the second a half, the third a third, so that ten of them take no more than
@@ -568,8 +568,8 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._operations: SftpOperations | None = None
         self._share = share
         self._chan: asyncssh.SSHServerChannel[bytes]
-        #: Bytes that the client may still send, those that it may after it was told so, and those
-        #: of its largest request.
+        #: Bytes that the client may still send, those that it may after it was last informed, and
+        #: those of its largest request.
         self._window = self._most = self._largest = 0
         #: Whether it has one of the large windows.
         self._has_large = False

@@ -1,6 +1,6 @@
 """The SFTP process: accepts connections from the listening socket that the daemon opened.
 
-It ends when nobody has been connected for a while, and when the daemon ends.
+It ends when no client has been connected for a while, and when the daemon ends.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class SftpServer:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def run(self) -> None:
-        """Return when nobody has been connected for a while, or the daemon has gone."""
+        """Return when no client has been connected for a while, or the daemon has ended."""
         lost = self.link.lost
         while not lost.done():
             await asyncio.wait((lost,), timeout=_REPORT_INTERVAL)

@@ -313,8 +313,8 @@ class IncomingTransfer:
         return configuration
 
     async def _begin(self, record: Callable[[str], Awaitable[int]] | None = None) -> None:
-        """Record the transfer, and what a later daemon needs; see `StepLog.begin`."""
-        # First: a move that is recorded is never without what a later daemon needs for it.
+        """Record the transfer, and what its recovery needs; see `StepLog.begin`."""
+        # First: a move that is recorded is never without what its recovery needs.
         await self.coordinator.begin()
         await self._steps.begin(record)
 
@@ -384,7 +384,7 @@ class IncomingTransfer:
         parts, pooled = self._parts, self._steps.pool != ""
         if self._steps.before(ReceiveStep.SWAP):
             if not pooled:
-                # By this a later daemon recognizes the files in the server's place.
+                # By this the recovery recognizes the files in the server's place.
                 await self._steps.save_terms(inode=await self._run(parts.staging.inode))
             await self._steps.enter(ReceiveStep.SWAP)
         # On failure the backups are taken back that this daemon or an earlier one puts into place.
@@ -578,7 +578,7 @@ class IncomingTransfer:
             is_known = steps.cancel_scope.reason is not None or isinstance(error, UploadTruncated)
             self._rollback.add(partial(self.coordinator.report_failure, is_known=is_known))
         await self._rollback.run()
-        # From here on what is left must not be taken for a server; a later daemon removes it too.
+        # From here on what is left must not be taken for a server; the recovery removes it too.
         await steps.enter_if_open(ReceiveStep.FAILED)
         return Deferred.fromCoroutine(self._clean_up())
 

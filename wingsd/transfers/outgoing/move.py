@@ -159,8 +159,8 @@ class MoveSending:
         self._budget = Budget(self._clock, most=MOST)
         #: Seconds that making its container takes at the destination; 0 until it was rehearsed.
         self.container_seconds = 0.0
-        #: Until when the answers to the last rehearsal count; when it is reported next that there
-        #: are none; and the budget of rehearsals that fail.
+        #: Until when the answers to the last rehearsal count; when their absence is
+        #: reported next; and the budget of rehearsals that fail.
         self._good_until = -inf
         self._next_line = 0.0
         self._rehearsals: Budget[Cause] | None = None
@@ -218,8 +218,8 @@ class MoveSending:
     async def may_be_stopped(self, ask_panel: Callable[[], Awaitable[None]]) -> bool:
         """Return whether a running server may be stopped now: it could run at the destination.
 
-        `ask_panel` asks this node's Panel. Where not, the server runs on, people are told why, and
-        this is to be called again later: after the next round, or some seconds. That both have
+        `ask_panel` asks this node's Panel. Where not, the server runs on, the console says why,
+        and this is to be called again later: after the next round, or some seconds. That both have
         answered counts for a minute. Raises the reason once it has not changed for the patience
         of the move, or where the destination has ended the move.
         """
@@ -262,7 +262,7 @@ class MoveSending:
                     HTTPStatus.GONE,
                 )
             if found is None or found.state == "failed":
-                why = found.error if found is not None else "it was started anew"
+                why = found.error if found is not None else "it was started again"
                 detail = found.detail if found is not None else "it is asked again"
                 refused = _not_ready(why, detail)
                 refused.is_final = found is not None and found.final
@@ -760,7 +760,7 @@ def _client(
 
 
 def _discard_within(parts: OutgoingParts, record: MoveRecord) -> float:
-    """Return for how long a destination is told of a failure: for a seed it waits for days."""
+    """Return for how long a failure is sent to a destination: one of a seed waits for days."""
     return DISCARD_WITHIN if seed_of(record) is None else float(parts.config.moves.patience)
 
 
@@ -879,7 +879,7 @@ class Mover:
         self, record: MoveRecord, begun: BegunAnswer, *, is_resumed: bool, is_asked: bool = False
     ) -> MoveSending:
         subject, record = self._subject, attrs.evolve(record, move=begun.id)
-        # The files beside the server, with the sizes that the destination was told.
+        # The files beside the server, with the sizes that were announced to the destination.
         found = [AttachedFile(each.backup.uuid, each.path, each.size) for each in subject.backups]
         log_size = json.loads(record.request)["order"]["log"]
         log = await self._log() if log_size is not None else None
@@ -924,8 +924,8 @@ class Mover:
 
 
 async def give_up(parts: OutgoingParts, record: MoveRecord) -> None:
-    """Tell the destination that the move of an earlier daemon has failed, if it is there."""
-    with suppress(DestinationError, CancelledError, StorageError):  # the next daemon tells it
+    """Send the failure of an earlier daemon's move to the destination, if it is there."""
+    with suppress(DestinationError, CancelledError, StorageError):  # sent again after a restart
         if record.move:
             await end_move(parts, record, _discard_within(parts, record))
         await parts.database.drop_move(record.transfer)

@@ -167,7 +167,8 @@ class SentServer:
                 await self._was_started()
             except StorageError as error:
                 self._log.error(
-                    "{server}: a later daemon would start it again: {error}",
+                    "{server}: a restart of wingsd would start it, since the change could not be "
+                    "recorded: {error}",
                     server=self._server.uuid,
                     error=error,
                 )
@@ -200,7 +201,7 @@ class SentServer:
 
     @property
     def _runs(self) -> bool:
-        """True if it runs or is being started, and nobody is stopping it."""
+        """True if it runs or is being started, and is not being stopped."""
         server = self._server
         runs = server.state in (PowerState.STARTING, PowerState.RUNNING)
         stops = server.operations.runs(Operation.STOP, Operation.KILL)
@@ -230,7 +231,7 @@ class SentServer:
 
     @property
     def _is_to_run(self) -> bool:
-        """True if it was stopped for this, or ended with its machine, and nobody used it since."""
+        """True if it was stopped for this or by its machine's end, and was not used since."""
         server = self._server
         if server.state is not PowerState.OFFLINE:
             return False

@@ -191,7 +191,7 @@ class OutgoingTransfer:
         """End it unless the destination has everything: it may then be moving already.
 
         For a server that is still being sent within a pool, the Panel is asked. If the Panel is
-        being asked already, the next daemon continues with that. It also goes on with a move, but
+        being asked already, the recovery continues with that. It also goes on with a move, but
         for one that is being committed there: its end is waited for.
         """
         if self._is_recorded and not self._sending.is_asked:
@@ -359,7 +359,7 @@ class OutgoingTransfer:
             await self._steps.enter(step)
 
     async def _save_terms(self) -> None:
-        """Save what a later daemon must know of this transfer."""
+        """Save what the recovery of this transfer needs."""
         request, pool = self._subject.request, self._pool.name
         if request.delete_backups and not pool and self._pool.shares_backups:
             self._steps.warn(
@@ -588,7 +588,7 @@ class OutgoingTransfer:
         lost = isinstance(error, DestinationError) and error.may_complete
         is_waited_for = lost and self.coordinator.answer_grace > 0
         if is_waited_for:
-            # A later daemon gives the rest of it.
+            # After a restart the rest of it is given.
             self._steps.warn(str(error))
             await self._steps.enter_if_open(SendStep.SETTLE)
             self._steps.show_grace(self.coordinator.answer_grace)
@@ -622,7 +622,7 @@ class OutgoingTransfer:
         await self._stay()
 
     async def _stay(self) -> None:
-        # Recorded: the server may run from now on, and no later daemon may go on with the move.
+        # Recorded: the server may run from now on, and the move must not go on after a restart.
         await self._steps.enter_if_open(SendStep.FAILED)
         if self._steps.current is not SendStep.FAILED:
             return  # The Panel has deleted the server here meanwhile.

@@ -497,7 +497,7 @@ class MoveClient:
         body = {"last": last, "root": root.hex()}
         path = f"/rounds/{number}?session={self._session}"
         closed = fields(await self._ask("POST", path, body), Root)
-        _expect(closed.root == root.hex(), "the root of the round is another one")
+        _expect(closed.root == root.hex(), "the root of the round differs")
 
     async def offset(self, name: str) -> int:
         """Return how many bytes of an attachment have arrived."""
@@ -530,7 +530,7 @@ class MoveClient:
         return fields(answer, Offset).offset
 
     async def prepare(self, measured: Mapping[str, int], patience: float) -> None:
-        """Have the destination try what it needs before the server is stopped here.
+        """Ask the destination to try what it needs, before the server is stopped here.
 
         `measured` is what the server's files take now, as in the order of `begin`.
         """

@@ -127,7 +127,7 @@ class Marks:
 class Volume:
     """`data` is `system.data`, `owner` the user and group id of every server's files.
 
-    `pool` is the name of the storage pool that it is, empty where it is none. `backups` is
+    `pool` is the name of the storage pool that it is, empty without one. `backups` is
     `system.backup_directory`, which nodes may share whatever they have of the other.
     """
 

@@ -205,7 +205,7 @@ class MoveTransfer(IncomingTransfer):
         trials = (self._ask_panel, self.require_room, self._rehearse)
         self.preparation = Preparation(self.server, trials, self.changes)
         self._reason: Exception | None = None
-        #: Whether a later daemon could go on with it.
+        #: Whether it could go on after a restart of the daemon.
         self._is_recorded = False
         #: Bytes at the last line about the progress.
         self._shown = -1
@@ -242,7 +242,7 @@ class MoveTransfer(IncomingTransfer):
         return Deferred.fromCoroutine(self._receive_move())
 
     async def _record(self, step: str) -> int:
-        """Record the transfer and its move at once, so that a later daemon has both or neither."""
+        """Record the transfer and its move at once: after a crash there are both or neither."""
         direct = self.coordinator.is_direct
         entry = await self._database.admit_move(self.record, step, self._expires, direct=direct)
         if entry is None:
@@ -474,7 +474,7 @@ class MoveTransfer(IncomingTransfer):
     def abort(self, reason: WingsdError, *, verified: bool = False) -> bool:
         """End the move if it is not put into place yet; with `verified`, also later.
 
-        `DaemonStopping` leaves it to the next daemon. Of several reasons the first one counts.
+        `DaemonStopping` leaves it to the recovery. Of several reasons the first one counts.
         """
         limit = ReceiveStep.REPORT if verified else ReceiveStep.SWAP
         if not self._steps.before(limit):
