@@ -414,7 +414,7 @@ class LiveMovesConfig:
     #: own).
     target_downtime: Seconds = attrs.field(default=2, validator=positive)
     #: The server is not stopped while the rest would take longer than this, whatever the next two
-    #: keys say: rounds go on, one a minute, until it is less, somebody stops the server, or the
+    #: keys say: rounds go on, two a minute, until it is less, somebody stops the server, or the
     #: transfer is cancelled. Meanwhile it keeps one of the node's eight slots for sending. 0 means
     #: no limit (wingsd's own).
     max_downtime: Seconds = attrs.field(default=0, validator=not_negative)
@@ -612,7 +612,8 @@ class CrashDetectionConfig:
     enabled: bool = True
     #: Do so also after the exit code 0, as after a stop within the game.
     detect_clean_exit_as_crash: bool = True
-    #: A server that ends again within this time of such a start stays off; 0 means never.
+    #: A server that ends again within this time after such a start stays off; with 0 it is always
+    #: started again.
     timeout: Seconds = attrs.field(default=60, validator=not_negative)
 
 
@@ -1055,8 +1056,8 @@ class SystemConfig:
     #: The age at which a server's disk usage is counted again. 0: it is never counted and shown as
     #: 0, and disk limits apply to transfers only.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
-    #: Before each start, give files in the server's directory that belong to another user to its
-    #: owner, such as those of an installation. Not with `system.user.rootless`.
+    #: Before each start, give files in the server's directory that belong to another user to the
+    #: servers' user, such as those of an installation. Not with `system.user.rootless`.
     check_permissions_on_boot: bool = True
     #: The time between two reports of the activity log to the Panel.
     activity_send_interval: Seconds = attrs.field(default=60, validator=positive)
