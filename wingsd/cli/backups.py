@@ -54,7 +54,8 @@ class _BackupsGroup(click.Group):
 def backups(context: click.Context, *, server: str | None, as_json: bool) -> None:
     """List the backups on this node, of all servers or of one.
 
-    Of a backup without a catalogue, such as Wings makes, neither its files nor its state is known.
+    The number of files and the state are unknown of a backup without a catalogue, such as one of
+    Wings.
     """
     if context.invoked_subcommand is not None:
         return
@@ -87,8 +88,8 @@ def for_wings(*, uuids: tuple[str, ...], all_of_them: bool, as_json: bool) -> No
 
     UUID is that of a backup, or of a server for all of its backups. Wings restores regular files
     alone: hard links become whole copies, and symlinks, empty directories and the modes of
-    directories are lost. Each backup is replaced when its new archive is complete; those that are
-    in this form already stay. It may be interrupted and run again at any time.
+    directories are lost. Each backup is replaced when its new archive is complete; those that
+    Wings can restore already stay. The command may be interrupted and run again at any time.
     """
     if bool(uuids) == all_of_them:
         raise click.UsageError("name backups or servers by their UUIDs, or all with --all")

@@ -271,8 +271,9 @@ def check_config(*, file: str | None, strict: bool, as_json: bool) -> None:
     """Check a configuration as the daemon does when it starts.
 
     The default FILE is the one that the daemon uses. The daemon does not need to run. Files are
-    checked with the permissions of the current user. Where systemd runs, this also says whether
-    Wings is in the way, and what the service cannot use. Notes count what it takes over.
+    checked with the permissions of the current user. Where systemd runs, warnings name a Wings
+    that runs, and directories that the service cannot use. Notes count the servers and
+    installations that the daemon would take over.
     """
     path, found = _found(file)
     usable = not found.errors and not (strict and found.warnings)

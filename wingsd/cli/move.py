@@ -47,13 +47,14 @@ A_WEEK = 7 * 24 * 60
     type=click.IntRange(1, A_WEEK),
     default=60,
     show_default=True,
-    help="How long the transfer may be started.",
+    help="Minutes within which the transfer must begin.",
 )
 @click.option(
     "--follow",
     "follows",
     is_flag=True,
-    help="Allow a copy that follows the server while it runs, and start it here at its end.",
+    help="Allow a copy that follows the running server (send --follow), and start the server here "
+    "when it moves.",
 )
 @click.option("--wait", is_flag=True, help="Show the progress, and return when it has ended.")
 @json_option

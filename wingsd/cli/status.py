@@ -205,9 +205,9 @@ def cancel(*, server: str, as_json: bool) -> None:
 @click.argument("server", type=SERVER, metavar="UUID")
 @json_option
 def forget(*, server: str, as_json: bool) -> None:
-    """Remove what is kept of a move of the server that has failed.
+    """Remove what is kept here of a server's failed move.
 
-    The next transfer of the server to this node then begins with nothing.
+    Also ends a copy that follows the server. Its next transfer to this node sends all files again.
     """
     daemon_client().ask("DELETE", f"kept/{server}")
     text = f"{server}: nothing is kept of it any more"
