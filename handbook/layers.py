@@ -19,12 +19,12 @@ def layers() -> str:
 
 
 def folders() -> str:
-    """Return a table of what is directly below wingsd/: its purpose and number of modules."""
+    """Return a table of what is directly below wingsd/, with its purpose."""
     found = sorted(
         path for path in _CODE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     )
     rows = [_row(path) for path in found if path.name != "__init__.py"]
-    return "\n".join(["| | what it is for | modules |", "|---|---|---|", *rows])
+    return "\n".join(["| | purpose |", "|---|---|", *rows])
 
 
 def _contract() -> list[str]:
@@ -38,5 +38,4 @@ def _row(path: Path) -> str:
     main = path / "__init__.py" if path.is_dir() else path
     text = ast.get_docstring(ast.parse(main.read_text())) or ""
     purpose = text.splitlines()[0].removesuffix(".").removesuffix(". Pure").replace("|", r"\|")
-    count = sum(1 for _ in path.rglob("*.py")) if path.is_dir() else 1
-    return f"| `{path.name}` | {purpose} | {count} |"
+    return f"| `{path.name}` | {purpose} |"
