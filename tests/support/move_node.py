@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.web.server import NOT_DONE_YET
 
 from tests.moves.moving import Destination as Copy
 from tests.moves.moving import Opened, feed
-from tests.support.sender import Destination
+from tests.support.reactor import until
+from tests.support.sender import Destination, Sender
+from wingsd.config import LiveMovesConfig
 from wingsd.errors import WingsdError
 from wingsd.moves.destination import MoveDestination
+from wingsd.servers.power_states import PowerState
+from wingsd.threadio import Workers
 
 ZSTD = b"\x28\xb5\x2f\xfd"
 #: What a fault does: a status with its fields, or one of these.
@@ -83,6 +89,14 @@ class MoveNode(Destination):
 
     def count(self, kind: str) -> int:
         return self.asked.count(kind)
+
+    def at_round(self, number: int, act: Callable[[], Fault]) -> None:
+        """Have something happen when a round is to be closed."""
+
+        def fault(kind: str, count: int) -> Fault:
+            return act() if (kind, count) == ("rounds", number) else None
+
+        self.fault = fault
 
     # Requests
 
@@ -255,6 +269,77 @@ class MoveNode(Destination):
             request.setHeader(name, value)
         request.setHeader("Content-Type", "application/json")
         return json.dumps(said).encode() if said else b""
+
+
+class Mover(Sender):
+    """A node that moves a server to a `MoveNode`, and runs on with it while `live` is enabled."""
+
+    def __init__(
+        self,
+        directory: Path,
+        workers: Workers,
+        regions: int = 3,
+        size: int = 900_000,
+        live: LiveMovesConfig | None = None,
+        **options: Any,
+    ) -> None:
+        """The server has so many large files; `options` are of `Sender`."""
+        self.there = MoveNode(directory / "there")
+        super().__init__(directory, workers, destination=self.there, **options)
+        if live is not None:
+            self.follow(live)
+        for number in range(regions):
+            (self.tree / f"region{number}").write_bytes(os.urandom(size))
+
+    async def succeeds(self, *, running: bool | None = None, **asked: Any) -> None:
+        """Move the server, which is to be a success; `asked` are fields of the order."""
+        await self.start(**asked)
+        self.check_moved(running=running)
+
+    async def fails(self) -> None:
+        """Move the server, which is to fail."""
+        await self.start()
+        assert self.states[-1] == "failure"
+
+    async def stop_at(self, kind: str, count: int = 1) -> None:
+        """Have the daemon stop in a transfer, when the destination gets a request."""
+        there: Deferred[None] = Deferred()
+
+        def fault(asked: str, number: int) -> Fault:
+            if (asked, number) == (kind, count):
+                there.callback(None)
+            return SILENT if asked == kind and number >= count else None
+
+        self.there.fault = fault
+        over = self.start()
+        await there
+        await self.transfers.stop()
+        await over
+        self.there.fault = lambda asked, number: None
+
+    async def go_on(self) -> None:
+        """Have the next daemon go on with the move, to its end."""
+        self.next_daemon()
+        await until(lambda: bool(self.transfers.servers))
+        await until(lambda: not self.transfers.servers)
+
+    def check_moved(self, *, running: bool | None = None) -> None:
+        """The server was moved, is the same there, and ran until then if that is said."""
+        assert self.states[-2:] == ["success", "completed"], self.lines
+        assert tree_of(self.tree) == tree_of(self.there.copy.tree)
+        assert running is None or self.there.running is running
+
+    def check_runs_on(self) -> None:
+        """The transfer has failed, and nothing was done to the server."""
+        begun = "starting" if self.sender.parts.config.live.enabled else "pending"
+        assert self.states == [begun, "failed", "failure"]
+        assert self.calls == []
+        assert self.server.operations.hold is None
+        assert self.server.state is PowerState.RUNNING
+
+    async def close(self) -> None:
+        await super().close()
+        self.there.close()
 
 
 def _error(status: int, code: str) -> tuple[int, dict[str, Any]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import pytest_twisted
@@ -203,6 +203,9 @@ class _Panel:
         await self.activity_answer
 
 
+Kind = TypeVar("Kind", bound="Sender")
+
+
 def read_form(content_type: str, data: bytes) -> tuple[dict[Any, bytes], Checksums]:
     """Return the data of each part of an upload, of the archive under None, and the checksums."""
     form = UploadForm(content_type)
@@ -358,6 +361,13 @@ class Sender(Harness):
         await there
         return over
 
+    def next_daemon(self) -> None:
+        """Take up what is unfinished, as the next daemon does."""
+        self.transfers._stopping = False
+        recovery = self.make_recovery(self.store.unfinished())
+        recovery.begin()
+        recovery.resume_outgoing()
+
     async def delete(self) -> None:
         """Have the Panel delete the server that was sent."""
         await self.transfers.release(UUID)
@@ -399,9 +409,14 @@ class Sender(Harness):
 
 def sending(tmp_path: Path, **options: Any) -> Iterator[Sender]:
     """Yield a node that sends, for a fixture; `options` are of `Sender`."""
+    yield from running_sender(Sender, tmp_path, **options)
+
+
+def running_sender(kind: type[Kind], directory: Path, **options: Any) -> Iterator[Kind]:
+    """Yield a sender of a kind, and close it."""
     workers = Workers(reactor, "test", 4)
     workers.start()
-    harness = Sender(tmp_path, workers, **options)
+    harness = kind(directory, workers, **options)
     yield harness
     pytest_twisted.blockon(Deferred.fromCoroutine(harness.close()))
     workers.stop()

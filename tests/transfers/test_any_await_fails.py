@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.direct_transfers.seeding import quick
+from tests.direct_transfers.seeding import quick as quick_seeds
 from tests.support.await_faults import AwaitFaults, InjectedError, InjectedOSError
 from tests.support.logged_errors import Logged
 from tests.support.move_node import MoveNode, refused
@@ -20,7 +20,7 @@ from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender
 from tests.transfers.incoming.nodes import MovingNode, source
-from tests.transfers.test_outgoing_moves import _quick
+from tests.transfers.outgoing.moving import quick
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import EnvironmentFailed, TransferNotActive
 from wingsd.servers.operations import Operation
@@ -30,7 +30,7 @@ from wingsd.threadio import Workers
 from wingsd.transfers.outgoing import rounds
 from wingsd.transfers.storage.staging import Staging
 
-__all__ = ["_quick", "quick", "source"]
+__all__ = ["quick", "quick_seeds", "source"]
 
 MEMORY = Path("/dev/shm")
 #: What begins and ends a transfer: no error comes from there.

@@ -502,9 +502,7 @@ async def test_a_failure_is_reported_once(sender: Sender) -> None:
     sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name)
     report = sender.store.add_report(11, UUID, Outcome.FAILURE)
     sender.store.close_report(12, report, "accepted")
-    recovery = sender.make_recovery(sender.store.unfinished())
-    recovery.begin()
-    recovery.resume_outgoing()
+    sender.next_daemon()
     assert await end(sender) is Outcome.FAILURE
     assert sender.panel.calls == []
     assert sender.server.operations.hold is None
@@ -560,9 +558,7 @@ async def test_a_seed_that_was_adopted_leaves_the_server_to_the_later_transfer(
 
     sender.panel.owns = owns
     sender.running = starter = _Starter()  # type: ignore[assignment]
-    recovery = sender.make_recovery(sender.store.unfinished())
-    recovery.begin()
-    recovery.resume_outgoing()
+    sender.next_daemon()
     await until(lambda: [entry.id for entry in sender.store.unfinished()] == [later])
     assert (sender.server.hold, sender.calls, starter.started) == (PanelInitiator.hold, [], [])
     answer.callback(True)

@@ -29,16 +29,16 @@ from tests.wire.normal import transcript
 #: Beginnings of tests in which the order of requests, and how many there are, is free, and why.
 FREE = {
     "tests/transfers/test_any_await_fails.py": "each of some hundred moves fails elsewhere",
-    "tests/transfers/test_moves_through_proxies.py": "batches that are refused have no order",
+    "tests/transfers/outgoing/test_moves_through_proxies.py": "batches that are refused have no order",
     "tests/transfers/test_outgoing_streams.py": "streams begin in no order",
-    "tests/transfers/test_outgoing_moves.py::test_nothing_gets_through_for_as_long_as_patience_last"
+    "tests/transfers/outgoing/test_moves.py::test_nothing_gets_through_for_as_long_as_patience_last"
     "s": "questions and batches are sent again, for some time",
-    "tests/transfers/test_outgoing_moves.py::test_a_destination_that_is_started_anew_gets_only_what"
+    "tests/transfers/outgoing/test_moves.py::test_a_destination_that_is_started_anew_gets_only_what"
     "_it_lacks": "the batches under way when it ends have no order",
-    "tests/transfers/test_outgoing_moves.py::test_batches_become_smaller_than_what_is_refused": (
+    "tests/transfers/outgoing/test_moves.py::test_batches_become_smaller_than_what_is_refused": (
         "the batches under way when one is refused have no order"
     ),
-    "tests/transfers/test_live_moves_cut_off.py::test_a_server_that_cannot_be_started_waits_with_th"
+    "tests/transfers/outgoing/test_live_moves_cut_off.py::test_a_server_that_cannot_be_started_waits_with_th"
     "e_next_daemon_for_the_destination": "the line breaks off again and again",
 }
 _TLS_HANDSHAKE = b"\x16\x03"

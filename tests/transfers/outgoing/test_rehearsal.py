@@ -2,96 +2,61 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.move_node import CUT, MoveNode, refused
+from tests.support.move_node import CUT, MoveNode, Mover, refused
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import Sender, sending
-from wingsd.config import MovesConfig
 from wingsd.errors import PanelUnreachable
 from wingsd.servers.power_states import PowerState
 from wingsd.transfers.outgoing import move
-from wingsd.transfers.peer import moves
-from wingsd.util.retry import Backoff
 
 NO_IMAGE = {"state": "failed", "error": "no image", "detail": "load it", "code": "x"}
 READY = {"state": "ready"}
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
+def quick_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(move, "REHEARSE_EVERY", 0.01)
     monkeypatch.setattr(move, "PREPARE_PAUSE", 0.01)
     monkeypatch.setattr(move, "PREPARED_WITHIN", 0.1)
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[MoveNode]:
-    node = MoveNode(tmp_path / "there")
-    yield node
-    node.close()
-
-
-@pytest.fixture
-def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    moves = MovesConfig(patience=getattr(request, "param", 60))
-    for harness in sending(tmp_path, destination=node, moves=moves):
-        (harness.tree / "region").write_bytes(os.urandom(100_000))
-        yield harness
-
-
-def check_moved(sender: Sender) -> None:
-    assert sender.states[-2:] == ["success", "completed"], sender.lines
-
-
-def check_runs_on(sender: Sender) -> None:
-    assert sender.states[-1] == "failure"
-    assert sender.calls == []
-    assert sender.server.hold == ""
-
-
-@pytest.mark.parametrize("sender", [1], indirect=True)
+@pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
 async def test_a_preparation_without_an_end_fails_the_move_and_the_server_runs_on(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.prepared = {"state": "under way"}
     await sender.start()
-    check_runs_on(sender)
+    sender.check_runs_on()
     assert sender.said("it prepares without an end")
 
 
-async def test_it_is_prepared_before_it_is_stopped(sender: Sender, node: MoveNode) -> None:
+async def test_it_is_prepared_before_it_is_stopped(sender: Mover, node: MoveNode) -> None:
     asked: list[str] = []
     sender._recorder.before["stop"] = lambda: asked.extend(node.asked)
-    await sender.start()
-    check_moved(sender)
+    await sender.succeeds()
     assert asked == ["begin", "prepare", "state"]
     assert node.order["running"] is True
 
 
-async def test_a_stopped_server_needs_no_preparation(sender: Sender, node: MoveNode) -> None:
+async def test_a_stopped_server_needs_no_preparation(sender: Mover, node: MoveNode) -> None:
     sender.server.state = PowerState.OFFLINE
-    await sender.start()
-    check_moved(sender)
+    await sender.succeeds()
     assert "prepare" not in node.asked
     assert node.order["running"] is False
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
-@pytest.mark.parametrize("sender", [1], indirect=True)
+@pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
 async def test_it_runs_on_where_the_destination_is_never_ready(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.prepared = NO_IMAGE
     await sender.start()
-    check_runs_on(sender)
+    sender.check_runs_on()
     assert node.count("prepare") > 1
     assert sender.said("the server is not stopped yet, and runs on: the destination node is not")
     assert sender.said("no image")
@@ -101,34 +66,31 @@ async def test_it_runs_on_where_the_destination_is_never_ready(
 
 @pytest.mark.promise("rehearsal-before-the-stop")
 async def test_it_is_tried_thrice_what_fails_until_a_person_changes_something(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.prepared = NO_IMAGE | {"final": True}
     over = sender.start()
     await until(lambda: over.called or node.count("prepare") > 10)
     assert node.count("prepare") == 3
     await over
-    check_runs_on(sender)
+    sender.check_runs_on()
     assert sender.said("transfer failed")
     assert sender.said("no image")
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
-async def test_tries_that_fail_for_good_count_only_in_a_row(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_tries_that_fail_for_good_count_only_in_a_row(sender: Mover, node: MoveNode) -> None:
     def prepared(kind: str, count: int) -> None:
         if kind == "prepare":
             node.prepared = NO_IMAGE | {"final": count % 3 != 0} if count < 8 else READY
 
     node.fault = prepared
-    await sender.start()
-    check_moved(sender)
+    await sender.succeeds()
     assert node.count("prepare") == 8
 
 
 async def test_it_is_stopped_as_soon_as_the_destination_is_ready(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.prepared = NO_IMAGE
     over = sender.start()
@@ -136,23 +98,23 @@ async def test_it_is_stopped_as_soon_as_the_destination_is_ready(
     assert sender.calls == []
     node.prepared = READY
     await over
-    check_moved(sender)
+    sender.check_moved()
 
 
-async def test_a_long_preparation_is_waited_for(sender: Sender, node: MoveNode) -> None:
+async def test_a_long_preparation_is_waited_for(sender: Mover, node: MoveNode) -> None:
     node.prepared = {"state": "under way"}
     over = sender.start()
     await until(lambda: node.count("state") > 2)
     assert sender.calls == []
     node._preparation = READY
     await over
-    check_moved(sender)
+    sender.check_moved()
     assert node.count("prepare") == 1
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
 async def test_it_runs_on_while_its_panel_is_away(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -166,23 +128,22 @@ async def test_it_runs_on_while_its_panel_is_away(
         await until(lambda: len(asked) > 1)
         assert sender.calls == []
     await over
-    check_moved(sender)
+    sender.check_moved()
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
 @pytest.mark.parametrize("fault", [CUT, refused(503)])
 async def test_it_runs_on_while_the_destination_is_away(
-    sender: Sender, node: MoveNode, fault: Any
+    sender: Mover, node: MoveNode, fault: Any
 ) -> None:
     node.fault = lambda kind, count: fault if kind == "prepare" and count < 20 else None
-    await sender.start()
-    check_moved(sender)
+    await sender.succeeds()
     assert node.count("prepare") == 20
 
 
 @pytest.mark.parametrize("kind", ["prepare", "state"])
 async def test_a_destination_that_has_ended_the_move_ends_it(
-    sender: Sender, node: MoveNode, kind: str
+    sender: Mover, node: MoveNode, kind: str
 ) -> None:
     ended: dict[str, Any] = {
         "prepare": refused(410, "move-over"),
@@ -190,15 +151,15 @@ async def test_a_destination_that_has_ended_the_move_ends_it(
     }
     node.fault = lambda asked, count: ended[kind] if asked == kind else None
     await sender.start()
-    check_runs_on(sender)
+    sender.check_runs_on()
     assert node.count("prepare") == 1
 
 
-async def test_a_cancel_ends_the_wait(sender: Sender, node: MoveNode) -> None:
+async def test_a_cancel_ends_the_wait(sender: Mover, node: MoveNode) -> None:
     node.prepared = {"state": "under way"}
     over = sender.start()
     await until(lambda: node.count("state") > 1)
     sender.transfers.cancel(UUID)
     await over
-    check_runs_on(sender)
+    sender.check_runs_on()
     await until(lambda: node.deleted == ["all"])

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 from twisted.web.server import Site
 
-from tests.support.move_node import MoveNode
+from tests.support.move_node import MoveNode, Mover
 from tests.support.reactor import until
-from tests.support.sender import KnownBudget, Sender, at_stop, sending
-from tests.transfers.test_live_moves import _slow_to_settle, check_moved, check_runs_on
-from tests.transfers.test_outgoing_moves import _quick
+from tests.support.sender import KnownBudget, at_stop, running_sender
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.http_client.exchange import Answer
 from wingsd.servers.power_states import PowerState
@@ -24,7 +22,7 @@ from wingsd.transfers.outgoing import move_round
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.moves import MoveClient
 
-__all__ = ["_quick", "_slow_to_settle"]
+pytestmark = pytest.mark.usefixtures("slow_to_settle")
 
 #: Bytes of a body that fills the kernel's buffers, and of a file that makes one.
 BATCH, LARGE = 6 << 20, 7 << 20
@@ -32,14 +30,6 @@ BATCH, LARGE = 6 << 20, 7 << 20
 BUFFER = 64 << 10
 #: Seconds of each limit while the destination is frozen, and where a move is not to fail by it.
 SHORT, LONG = 0.5, 60
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[MoveNode]:
-    node = MoveNode(tmp_path / "there")
-    node.limit = BATCH
-    yield node
-    node.close()
 
 
 class Limits:
@@ -70,19 +60,18 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
 
 
 @pytest.fixture
-def sender(
-    request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode, limits: Limits
-) -> Iterator[Sender]:
+def sender(request: pytest.FixtureRequest, tmp_path: Path, limits: Limits) -> Iterator[Mover]:
     config = MovesConfig(patience=getattr(request, "param", LONG))
-    for harness in sending(tmp_path, destination=node, moves=config):
-        harness.follow(LiveMovesConfig())
-        yield harness
+    live = LiveMovesConfig()
+    for made in running_sender(Mover, tmp_path, regions=0, moves=config, live=live):
+        made.there.limit = BATCH
+        yield made
 
 
 class Freezer:
     """Freezes the node when a large body comes and `when` holds; it reads nothing then."""
 
-    def __init__(self, sender: Sender, when: Callable[[], bool]) -> None:
+    def __init__(self, sender: Mover, when: Callable[[], bool]) -> None:
         self.is_frozen = False
         self._when = when
         self._connections: list[Any] = []
@@ -130,9 +119,7 @@ def _is_large(head: bytes) -> bool:
     return length is not None and int(length[1]) >= BATCH - (1 << 20)
 
 
-async def test_a_round_goes_on_when_its_destination_does(
-    sender: Sender, node: MoveNode, limits: Limits
-) -> None:
+async def test_a_round_goes_on_when_its_destination_does(sender: Mover, limits: Limits) -> None:
     (sender.tree / "large").write_bytes(os.urandom(LARGE))
     freezer = Freezer(sender, lambda: True)
     over = sender.start()
@@ -141,22 +128,20 @@ async def test_a_round_goes_on_when_its_destination_does(
     limits.lift()
     freezer.thaw()
     await over
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
     assert sender.calls == ["stop", "remove"]
 
 
 @pytest.mark.parametrize("sender", [2], indirect=True)
-async def test_a_round_fails_after_the_patience_and_the_server_runs_on(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_a_round_fails_after_the_patience_and_the_server_runs_on(sender: Mover) -> None:
     (sender.tree / "large").write_bytes(os.urandom(LARGE))
     Freezer(sender, lambda: True)
     await sender.start()
-    check_runs_on(sender)
+    sender.check_runs_on()
 
 
 async def test_the_server_is_started_again_where_the_last_round_is_not_taken(
-    sender: Sender, node: MoveNode, limits: Limits
+    sender: Mover, node: MoveNode, limits: Limits
 ) -> None:
     freezer = Freezer(sender, lambda: sender.server.state is PowerState.OFFLINE)
     stopping = at_stop(sender)
@@ -171,17 +156,14 @@ async def test_the_server_is_started_again_where_the_last_round_is_not_taken(
     limits.lift()
     freezer.thaw()
     await over
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
     assert "commit" in node.asked
 
 
 @pytest.mark.parametrize("sender", [2], indirect=True)
-async def test_a_server_that_was_off_is_free_after_the_patience(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_a_server_that_was_off_is_free_after_the_patience(sender: Mover) -> None:
     sender.server.state = PowerState.OFFLINE
     (sender.tree / "large").write_bytes(os.urandom(LARGE))
     Freezer(sender, lambda: True)
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert sender.server.operations.hold is None

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.move_node import CUT, Fault, MoveNode, refused
-from tests.support.sender import BACKUPS, Sender, sending
-from tests.transfers.test_outgoing_moves import _quick, check_moved
+from tests.support.move_node import CUT, Fault, MoveNode, Mover, refused
+from tests.support.sender import BACKUPS, running_sender
 from wingsd.config import MovesConfig
 from wingsd.transfers.outgoing import move_round
 from wingsd.transfers.outgoing.move_round import TRIED_AFTER, BatchSize
-
-__all__ = ["_quick"]
 
 KIB, MIB = 1 << 10, 1 << 20
 #: Bytes of a body that gets through.
@@ -23,19 +20,13 @@ LIMIT = 300 * KIB
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[MoveNode]:
-    node = MoveNode(tmp_path / "there")
-    node.limit = 4 * MIB
-    yield node
-    node.close()
-
-
-@pytest.fixture
-def sender(tmp_path: Path, node: MoveNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
+def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mover]:
     monkeypatch.setattr(move_round, "FIRST", 2 * MIB)
-    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=600)):
-        (harness.tree / "large").write_bytes(os.urandom(5 * MIB))
-        yield harness
+    moves = MovesConfig(patience=600)
+    for made in running_sender(Mover, tmp_path, regions=0, moves=moves):
+        made.there.limit = 4 * MIB
+        (made.tree / "large").write_bytes(os.urandom(5 * MIB))
+        yield made
 
 
 def sizes(node: MoveNode, method: str) -> list[int]:
@@ -57,11 +48,10 @@ def through_proxy(node: MoveNode, fault: Fault) -> None:
 @pytest.mark.promise("move-passes-strict-proxies")
 @pytest.mark.parametrize("fault", [CUT, *map(refused, (408, 413, 502, 504, 524))], ids=str)
 async def test_a_body_that_does_not_get_through_comes_again_as_smaller_ones(
-    sender: Sender, node: MoveNode, fault: Fault
+    sender: Mover, node: MoveNode, fault: Fault
 ) -> None:
     through_proxy(node, fault)
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     asked = sizes(node, "PUT")
     assert max(asked) > 4 * LIMIT
     # Of each size, each stream tries at most twice: it is not forgotten what got through.
@@ -70,16 +60,15 @@ async def test_a_body_that_does_not_get_through_comes_again_as_smaller_ones(
 
 
 async def test_a_body_that_is_cut_once_comes_again_as_it_was(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.fault = lambda kind, count: CUT if (kind, count) == ("batches", 2) else None
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert node.sessions == 1
 
 
 async def test_bodies_become_as_large_again_when_those_that_were_cut_twice_get_through(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(move_round, "TRIED_AFTER", 4)
     (sender.tree / "large").write_bytes(os.urandom(12 * MIB))
@@ -93,29 +82,26 @@ async def test_bodies_become_as_large_again_when_those_that_were_cut_twice_get_t
         return CUT
 
     node.fault = limited
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert broken
     assert sizes(node, "PUT")[-2] > max(broken) // 2
 
 
 async def test_a_node_that_has_no_room_gets_the_same_body_again(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.fault = lambda kind, count: (
         refused(507, "no-space") if kind == "batches" and count in range(3, 9) else None
     )
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert node.sessions == 1
 
 
-async def test_pieces_of_backups_become_smaller_as_well(sender: Sender, node: MoveNode) -> None:
+async def test_pieces_of_backups_become_smaller_as_well(sender: Mover, node: MoveNode) -> None:
     backup = os.urandom(3 * MIB)
     sender.keep(f"{BACKUPS[0]}.tar.gz", backup)
     through_proxy(node, CUT)
-    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
-    check_moved(sender, node)
+    await sender.succeeds(backups=(BACKUPS[0],), archive_format="tar_gz")
     assert node.attachments[BACKUPS[0]] == backup
     assert max(sizes(node, "PATCH")) > LIMIT >= sizes(node, "PATCH")[-1]
 
@@ -123,7 +109,7 @@ async def test_pieces_of_backups_become_smaller_as_well(sender: Sender, node: Mo
 @pytest.mark.promise("move-passes-strict-proxies")
 @pytest.mark.parametrize("fault", [CUT, refused(504)], ids=str)
 async def test_questions_wait_no_longer_than_a_proxy_does(
-    sender: Sender, node: MoveNode, fault: Fault
+    sender: Mover, node: MoveNode, fault: Fault
 ) -> None:
     waits: list[int] = []
 
@@ -137,8 +123,7 @@ async def test_questions_wait_no_longer_than_a_proxy_does(
         return fault if wait > 5 else None
 
     node.fault, node.commits = limited, False
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert waits == [25, 12, 6, 3, 3, 3]
     # It was there all the time: nobody else was asked whether it has the server.
     assert "owns" not in sender.panel.calls

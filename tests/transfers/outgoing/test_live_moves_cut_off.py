@@ -13,20 +13,12 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.move_node import SILENT, Fault, MoveNode, refused
+from tests.support.move_node import SILENT, Fault, MoveNode, Mover, refused
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import KnownBudget, Sender, at_stop
-from tests.transfers.test_live_moves import (
-    ROUNDS,
-    _slow_to_settle,
-    at_round,
-    check_moved,
-    node,
-    sender,
-)
-from tests.transfers.test_outgoing_moves import _quick
-from tests.transfers.test_resumed_moves import stop_at
+from tests.support.sender import KnownBudget, at_stop
+from tests.transfers.outgoing.moving import live_sender as sender
+from tests.transfers.outgoing.test_live_moves import ROUNDS
 from wingsd.errors import EnvironmentFailed, PanelUnreachable, StorageError
 from wingsd.servers import running
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -34,69 +26,54 @@ from wingsd.transfers.coordinator import PanelSending
 from wingsd.transfers.steps import SendStep
 from wingsd.util.retry import Backoff
 
-__all__ = ["_quick", "_slow_to_settle", "node", "sender"]
+__all__ = ["sender"]
 
-
-def take_up(sender: Sender) -> None:
-    """Have the next daemon take up the move."""
-    sender.transfers._stopping = False
-    recovery: Any = sender.make_recovery(sender.store.unfinished())
-    recovery.begin()
-    recovery.resume_outgoing()
-
-
-async def go_on(sender: Sender) -> None:
-    """Have the next daemon go on with the move."""
-    take_up(sender)
-    await until(lambda: bool(sender.transfers.servers))
-    await until(lambda: not sender.transfers.servers)
+pytestmark = pytest.mark.usefixtures("slow_to_settle")
 
 
 @pytest.mark.promise("move-continues-after-a-kill")
-async def test_the_server_runs_on_while_the_daemon_is_started_anew(
-    sender: Sender, node: MoveNode
-) -> None:
-    await stop_at(sender, node, "rounds", 2)
+async def test_the_server_runs_on_while_the_daemon_is_started_anew(sender: Mover) -> None:
+    await sender.stop_at("rounds", 2)
     assert sender.calls == []
     assert sender.panel.calls == []
-    await go_on(sender)
-    check_moved(sender, node, running=True)
+    await sender.go_on()
+    sender.check_moved(running=True)
     assert sender.calls == ["adopt", "stop", "remove"]
 
 
 @pytest.mark.promise("move-continues-after-a-kill")
 async def test_a_daemon_that_ends_after_the_stop_has_the_next_one_send_the_rest(
-    sender: Sender, node: MoveNode
+    sender: Mover,
 ) -> None:
-    await stop_at(sender, node, "rounds", ROUNDS + 1)
+    await sender.stop_at("rounds", ROUNDS + 1)
     assert sender.calls == ["stop", "remove"]
-    await go_on(sender)
-    check_moved(sender, node, running=True)
+    await sender.go_on()
+    sender.check_moved(running=True)
     # the earlier daemon may have ended before it was removed
     assert sender.calls == ["stop", "remove", "adopt", "remove"]
 
 
 async def test_an_engine_that_is_away_when_the_next_daemon_starts_fails_no_move(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
-    await stop_at(sender, node, "rounds", 2)
+    await sender.stop_at("rounds", 2)
     sender.faults["adopt"] = EnvironmentFailed("it is away", is_silent=True)
-    take_up(sender)
+    sender.next_daemon()
     await until(lambda: sender.calls.count("adopt") > 2)
     sender.faults.clear()
     await until(lambda: not sender.transfers.servers)
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
 
 
 async def test_a_server_that_runs_after_its_stop_is_not_sent_by_the_next_daemon(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     """It was started again, and the disk was full when that was to be recorded."""
-    await stop_at(sender, node, "rounds", ROUNDS + 1)
+    await sender.stop_at("rounds", ROUNDS + 1)
     sender.calls.clear()
     sender.server.state = PowerState.RUNNING
-    take_up(sender)
+    sender.next_daemon()
     await until(lambda: "failure" in sender.states)
     assert sender.said("the server runs on this node, although it was stopped for its move")
     await until(lambda: sender.store.unfinished() == [])
@@ -111,27 +88,27 @@ async def test_a_server_that_runs_after_its_stop_is_not_sent_by_the_next_daemon(
     ("kind", "count", "actions"), [("begin", 1, 0), ("rounds", 2, 0), ("begin", 1, 2)]
 )
 async def test_a_server_that_ended_with_its_machine_is_sent_and_started_there(
-    sender: Sender, node: MoveNode, kind: str, count: int, actions: int
+    sender: Mover, kind: str, count: int, actions: int
 ) -> None:
     """So is one that ended for a restore, after somebody had started it."""
     sender.server.power_actions = actions
-    await stop_at(sender, node, kind, count)
+    await sender.stop_at(kind, count)
     sender.server.state = PowerState.OFFLINE
     sender.server.starts_if_it_stays = True
-    await go_on(sender)
-    check_moved(sender, node, running=True)
+    await sender.go_on()
+    sender.check_moved(running=True)
     assert "start" not in sender.calls
 
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_ended_with_its_machine_is_started_again_if_it_stays(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
-    await stop_at(sender, node, "rounds", 2)
+    await sender.stop_at("rounds", 2)
     sender.server.state = PowerState.OFFLINE
     sender.server.starts_if_it_stays = True
-    at_round(node, node.count("rounds") + 1, lambda: refused(403, "forbidden"))
-    await go_on(sender)
+    node.at_round(node.count("rounds") + 1, lambda: refused(403, "forbidden"))
+    await sender.go_on()
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert sender.calls[-1] == "start"
     assert sender.server.operations.hold is None
@@ -143,9 +120,9 @@ def silent() -> Fault:
     return SILENT
 
 
-async def halt(sender: Sender, node: MoveNode) -> Deferred[None]:
+async def halt(sender: Mover, node: MoveNode) -> Deferred[None]:
     """Have the last round be given up, and wait before the server is started again."""
-    at_round(node, ROUNDS + 1, silent)
+    node.at_round(ROUNDS + 1, silent)
     sender.waits["restore"] = Deferred()
     over = sender.start()
     await until(lambda: "restore" in sender.calls)
@@ -153,7 +130,7 @@ async def halt(sender: Sender, node: MoveNode) -> Deferred[None]:
     return over
 
 
-async def end_before_the_start(sender: Sender, node: MoveNode) -> None:
+async def end_before_the_start(sender: Mover, node: MoveNode) -> None:
     """Have the daemon end then."""
     over = await halt(sender, node)
     await sender.transfers.stop()
@@ -162,12 +139,12 @@ async def end_before_the_start(sender: Sender, node: MoveNode) -> None:
     sender.calls.clear()
 
 
-def step(sender: Sender) -> SendStep:
+def step(sender: Mover) -> SendStep:
     (entry,) = sender.store.unfinished()
     return SendStep[entry.step]
 
 
-def is_to_run(sender: Sender) -> bool:
+def is_to_run(sender: Mover) -> bool:
     """Return whether it is recorded that the server is to run if it stays."""
     (record,) = sender.store.open_moves()
     return json.loads(record.state)["stopped"] is True
@@ -175,7 +152,7 @@ def is_to_run(sender: Sender) -> bool:
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_daemon_that_ends_before_it_starts_the_server_again_has_the_next_one_do_so(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     await end_before_the_start(sender, node)
     assert is_to_run(sender)
@@ -184,16 +161,16 @@ async def test_a_daemon_that_ends_before_it_starts_the_server_again_has_the_next
     def look() -> None:
         in_round.append((sender.server.state, is_to_run(sender)))
 
-    at_round(node, node.count("rounds") + 1, look)
-    await go_on(sender)
+    node.at_round(node.count("rounds") + 1, look)
+    await sender.go_on()
     assert in_round == [(PowerState.RUNNING, False)]
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
     assert sender.calls == ["adopt", "restore", "start", "stop", "remove"]
 
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_fails_next(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     await end_before_the_start(sender, node)
     sender.faults["start"] = EnvironmentFailed("the engine does not answer")
@@ -202,19 +179,19 @@ async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_fa
         sender.faults.clear()
         return refused(403, "forbidden")
 
-    at_round(node, node.count("rounds") + 1, refuse)
-    await go_on(sender)
+    node.at_round(node.count("rounds") + 1, refuse)
+    await sender.go_on()
     assert sender.states[-1] == "failure"
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert sender.server.operations.hold is None
 
 
 async def test_a_daemon_that_stops_while_it_starts_the_server_again_fails_no_move(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     await end_before_the_start(sender, node)
     sender.waits["start"] = Deferred()
-    going = Deferred.fromCoroutine(go_on(sender))
+    going = Deferred.fromCoroutine(sender.go_on())
     await until(lambda: "start" in sender.calls)
     await sender.transfers.stop()
     await going
@@ -224,17 +201,17 @@ async def test_a_daemon_that_stops_while_it_starts_the_server_again_fails_no_mov
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_could_not_be_started_again_is_started_at_the_destination(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     over = await halt(sender, node)
     sender.faults["start"] = EnvironmentFailed("the engine does not answer")
     sender.waits["restore"].callback(None)
     await over
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
 
 
 async def test_a_server_that_cannot_be_started_waits_with_the_next_daemon_for_the_destination(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     await end_before_the_start(sender, node)
     sender.faults["start"] = EnvironmentFailed("its image is gone")
@@ -251,15 +228,15 @@ async def test_a_server_that_cannot_be_started_waits_with_the_next_daemon_for_th
         return None
 
     node.fault = be_away
-    await go_on(sender)
-    check_moved(sender, node, running=True)
+    await sender.go_on()
+    sender.check_moved(running=True)
 
 
 @pytest.mark.promise("stuck-final-round-is-given-up")
 async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
-    await stop_at(sender, node, "rounds", ROUNDS + 1)
+    await sender.stop_at("rounds", ROUNDS + 1)
     assert step(sender) is SendStep.SEND
     sender.calls.clear()
 
@@ -275,15 +252,15 @@ async def test_a_server_runs_while_the_next_daemon_waits_for_the_destination(
         return None
 
     node.fault = away_until_it_runs
-    await go_on(sender)
-    check_moved(sender, node, running=True)
+    await sender.go_on()
+    sender.check_moved(running=True)
     assert sender.calls == ["adopt", "restore", "start", "stop", "remove"]
     assert sender.said("the server is started again, and the move goes on")
 
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_move_that_is_cancelled_before_the_start_has_the_server_run(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     over = await halt(sender, node)
     waiting = sender.waits.pop("restore")
@@ -296,7 +273,7 @@ async def test_a_move_that_is_cancelled_before_the_start_has_the_server_run(
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_move_that_is_cancelled_while_the_server_stops_has_it_run_again(
-    sender: Sender, node: MoveNode
+    sender: Mover,
 ) -> None:
     stopping = at_stop(sender)
     over = sender.start()
@@ -311,31 +288,31 @@ async def test_a_move_that_is_cancelled_while_the_server_stops_has_it_run_again(
 
 
 @pytest.mark.promise("users-decide-during-a-move")
-async def test_a_server_that_runs_already_was_used_since(sender: Sender, node: MoveNode) -> None:
+async def test_a_server_that_runs_already_was_used_since(sender: Mover, node: MoveNode) -> None:
     await end_before_the_start(sender, node)
     sender.server.state = PowerState.RUNNING
-    at_round(node, node.count("rounds") + 1, lambda: _end(sender))
-    await go_on(sender)
-    check_moved(sender, node, running=False)
+    node.at_round(node.count("rounds") + 1, lambda: _end(sender))
+    await sender.go_on()
+    sender.check_moved(running=False)
     assert "start" not in sender.calls
 
 
-def _end(sender: Sender) -> None:
+def _end(sender: Mover) -> None:
     sender.server.state = PowerState.OFFLINE
 
 
 @pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_was_stopped_before_its_daemon_ended_is_not_started(
-    sender: Sender, node: MoveNode
+    sender: Mover,
 ) -> None:
-    await stop_at(sender, node, "rounds", 2)
+    await sender.stop_at("rounds", 2)
     _end(sender)
-    await go_on(sender)
-    check_moved(sender, node, running=False)
+    await sender.go_on()
+    sender.check_moved(running=False)
 
 
 async def test_a_server_is_free_after_an_unknown_outcome_though_the_disk_is_full(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PanelSending, "has_moved", AsyncMock(return_value=None))
     full = AsyncMock(side_effect=StorageError("the disk is full"))
@@ -356,7 +333,7 @@ async def test_a_server_is_free_after_an_unknown_outcome_though_the_disk_is_full
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the next daemon starts it, and does not go on with the move."""
     monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
@@ -368,7 +345,7 @@ async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
         await power(action)
 
     monkeypatch.setattr(sender.server, "power", away)
-    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    node.at_round(ROUNDS + 1, lambda: refused(403, "forbidden"))
     await sender.start()
     await until(lambda: node.deleted == ["keep"])
     assert (step(sender), is_to_run(sender)) == (SendStep.FAILED, True)
@@ -379,13 +356,13 @@ async def test_a_failed_move_is_unfinished_until_the_server_runs_again(
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_an_engine_that_is_away_delays_the_start_where_the_server_stays(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
     sender.faults["start"] = sender.faults["adopt"] = EnvironmentFailed(
         "it is away", is_silent=True
     )
-    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    node.at_round(ROUNDS + 1, lambda: refused(403, "forbidden"))
     await sender.start()
     await until(lambda: sender.calls.count("adopt") > 2)
     assert (step(sender), is_to_run(sender)) == (SendStep.FAILED, True)
@@ -396,7 +373,7 @@ async def test_an_engine_that_is_away_delays_the_start_where_the_server_stays(
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_was_stopping_when_its_daemon_ended_runs_again_if_it_stays(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     stopping = at_stop(sender)
     over = sender.start()
@@ -407,7 +384,7 @@ async def test_a_server_that_was_stopping_when_its_daemon_ended_runs_again_if_it
     assert (step(sender), is_to_run(sender)) == (SendStep.STOP, True)
     sender.calls.clear()
     node.fault = lambda kind, count: refused(403, "forbidden") if kind == "begin" else None
-    take_up(sender)
+    sender.next_daemon()
     await until(lambda: sender.store.unfinished() == [])
     assert sender.states[-1] == "failure"
     assert sender.calls == ["adopt", "stop", "start"]
@@ -415,10 +392,10 @@ async def test_a_server_that_was_stopping_when_its_daemon_ended_runs_again_if_it
 
 
 async def test_a_server_that_somebody_has_used_since_its_stop_is_left_as_it_is(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     """Also by the next daemon, if the destination has not heard of the failure yet."""
-    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    node.at_round(ROUNDS + 1, lambda: refused(403, "forbidden"))
     sender.waits["restore"] = Deferred()
     await sender.start()
     await until(lambda: "restore" in sender.calls)
@@ -433,28 +410,27 @@ async def test_a_server_that_somebody_has_used_since_its_stop_is_left_as_it_is(
 
 @pytest.mark.promise("stuck-final-round-is-given-up")
 async def test_a_last_round_that_comes_to_a_halt_is_given_up_and_taken_once_more(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
-    at_round(node, ROUNDS + 1, silent)
+    node.at_round(ROUNDS + 1, silent)
     over = sender.start()
     await until(lambda: "start" in sender.calls)
     (sender.tree / "region1").write_bytes(os.urandom(150_000))
     await over
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
     assert sender.calls == ["stop", "remove", "restore", "start", "stop", "remove"]
 
 
 @pytest.mark.promise("stuck-final-round-is-given-up")
 async def test_the_third_halt_fails_the_move_and_the_server_runs(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     def fault(kind: str, count: int) -> Fault:
         is_stopped = sender.server.state is PowerState.OFFLINE
         return silent() if kind == "rounds" and is_stopped else None
 
     node.fault = fault
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert sender.calls == ["stop", "remove", "restore", "start"] * 3
     assert sender.said("final-pass-stalled")
@@ -469,7 +445,7 @@ MANY = 150
 
 
 def loses_the_commit(
-    sender: Sender, node: MoveNode, then: str, fault: Callable[[], Fault], starts: int = 1
+    sender: Mover, node: MoveNode, then: str, fault: Callable[[], Fault], starts: int = 1
 ) -> None:
     """Have the destination forget the first commit, and `fault` come of what is asked next.
 
@@ -487,20 +463,20 @@ def loses_the_commit(
 
 
 async def test_the_server_runs_again_where_a_reopened_move_comes_to_a_halt(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     loses_the_commit(sender, node, "rounds", silent)
     over = sender.start()
     await until(lambda: "start" in sender.calls)
     assert step(sender) is SendStep.FOLLOW
     await over
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
     assert sender.calls == ["stop", "remove", "restore", "start", "stop", "remove"]
     assert node.count("commit") == 2
 
 
 async def test_the_server_is_not_started_before_the_destination_has_reopened_the_move(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     resumed = MANY + 1
     loses_the_commit(sender, node, "resume", lambda: refused(503, "servers-not-loaded"))
@@ -513,12 +489,12 @@ async def test_the_server_is_not_started_before_the_destination_has_reopened_the
     node.fault = for_a_while
     await sender.start()
     assert node.count("resume") > MANY
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
     assert sender.calls == ["stop", "remove"]
 
 
 async def test_a_daemon_that_ends_meanwhile_has_the_next_one_start_the_server(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     loses_the_commit(sender, node, "rounds", lambda: SILENT)
     over = sender.start()
@@ -528,13 +504,13 @@ async def test_a_daemon_that_ends_meanwhile_has_the_next_one_start_the_server(
     assert step(sender) is SendStep.AWAIT
     assert "start" not in sender.calls
     loses_the_commit(sender, node, "rounds", silent)
-    await go_on(sender)
-    check_moved(sender, node, running=True)
+    await sender.go_on()
+    sender.check_moved(running=True)
     assert sender.calls[-3:] == ["start", "stop", "remove"]
 
 
 async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_server(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     loses_the_commit(sender, node, "rounds", silent)
     sender.waits["restore"] = Deferred()
@@ -544,13 +520,13 @@ async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_se
     await sender.transfers.stop()
     await over
     del sender.waits["restore"]
-    await go_on(sender)
-    check_moved(sender, node, running=True)
+    await sender.go_on()
+    sender.check_moved(running=True)
     assert sender.calls[-3:] == ["start", "stop", "remove"]
 
 
 async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the_server_run(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     loses_the_commit(sender, node, "rounds", silent)
     sender.waits["restore"] = Deferred()
@@ -565,11 +541,10 @@ async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the
 
 
 async def test_the_third_halt_after_a_commit_fails_the_move_and_the_server_runs(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     loses_the_commit(sender, node, "rounds", silent, starts=3)
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert sender.said("final-pass-stalled")
     assert node.count("commit") == 1

@@ -2,69 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.move_node import CUT, SILENT, Fault, MoveNode, refused, tree_of
+from tests.support.move_node import CUT, SILENT, Fault, MoveNode, Mover, refused, tree_of
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import Sender, sending
-from tests.transfers.test_outgoing_moves import _quick
-from wingsd.config import MovesConfig
 from wingsd.errors import DaemonStopping, DestinationRefused
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Outcome
 from wingsd.transfers.outgoing import move
 
-__all__ = ["_quick"]
 
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[MoveNode]:
-    node = MoveNode(tmp_path / "there")
-    yield node
-    node.close()
-
-
-@pytest.fixture
-def sender(tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    for harness in sending(tmp_path, destination=node, moves=MovesConfig(patience=600)):
-        for number in range(3):
-            (harness.tree / f"region{number}").write_bytes(bytes(range(256)) * 3_000)
-        yield harness
-
-
-async def stop_at(sender: Sender, node: MoveNode, kind: str, count: int = 1) -> None:
-    """Have the daemon stop in a transfer, when the destination gets a request."""
-    there: Deferred[None] = Deferred()
-
-    def fault(asked: str, number: int) -> Fault:
-        if (asked, number) == (kind, count):
-            there.callback(None)
-        return SILENT if asked == kind and number >= count else None
-
-    node.fault = fault
-    over = sender.start()
-    await there
-    await sender.transfers.stop()
-    await over
-    node.fault = lambda asked, number: None
-
-
-def start_anew(sender: Sender) -> None:
+def start_anew(sender: Mover) -> None:
     """Do what the next daemon does."""
-    sender.transfers._stopping = False
     sender.server.release()
     sender.server.state = PowerState.OFFLINE
-    recovery = sender.make_recovery(sender.store.unfinished())
-    recovery.begin()
-    recovery.resume_outgoing()
+    sender.next_daemon()
 
 
-async def finished(sender: Sender) -> Outcome | None:
+async def finished(sender: Mover) -> Outcome | None:
     await until(lambda: "completed" in sender.states or sender.store.unfinished() == [])
     await until(lambda: not sender.transfers.servers)
     await sender.delete()
@@ -83,9 +40,9 @@ async def finished(sender: Sender) -> Outcome | None:
     ],
 )
 async def test_the_next_daemon_goes_on(
-    sender: Sender, node: MoveNode, kind: str, count: int, step: str, calls: list[str]
+    sender: Mover, node: MoveNode, kind: str, count: int, step: str, calls: list[str]
 ) -> None:
-    await stop_at(sender, node, kind, count)
+    await sender.stop_at(kind, count)
     (entry,) = sender.store.unfinished()
     assert (entry.step, sender.server.hold != "") == (step, True)
     assert "failed" not in sender.states
@@ -105,9 +62,7 @@ async def test_the_next_daemon_goes_on(
 
 
 @pytest.mark.parametrize("moment", ["stop", "remove"])
-async def test_steps_that_were_begun_are_taken_again(
-    sender: Sender, node: MoveNode, moment: str
-) -> None:
+async def test_steps_that_were_begun_are_taken_again(sender: Mover, moment: str) -> None:
     sender.waits[moment] = Deferred()
     over = sender.start()
     await until(lambda: moment in sender.calls)
@@ -128,7 +83,7 @@ async def test_steps_that_were_begun_are_taken_again(
     )
 
 
-async def die_in_await(sender: Sender, node: MoveNode) -> None:
+async def die_in_await(sender: Mover, node: MoveNode) -> None:
     """Have the daemon die when the destination has been asked for the commit."""
     node.commits = False
     over = sender.start()
@@ -144,7 +99,7 @@ async def die_in_await(sender: Sender, node: MoveNode) -> None:
 @pytest.mark.promise("commit-outcome-is-asked-for")
 @pytest.mark.parametrize("outcome", ["success", "open", "commit"])
 async def test_after_the_commit_the_next_daemon_asks_the_destination(
-    sender: Sender, node: MoveNode, outcome: str
+    sender: Mover, node: MoveNode, outcome: str
 ) -> None:
     await die_in_await(sender, node)
     begun, sent, sessions = node.count("begin"), len(node.batches), node.sessions
@@ -168,10 +123,8 @@ async def test_after_the_commit_the_next_daemon_asks_the_destination(
     assert (node.count("begin"), len(node.batches)) == (begun, sent)
 
 
-async def test_a_commit_that_was_not_heard_of_is_asked_for_again(
-    sender: Sender, node: MoveNode
-) -> None:
-    await stop_at(sender, node, "commit")
+async def test_a_commit_that_was_not_heard_of_is_asked_for_again(sender: Mover) -> None:
+    await sender.stop_at("commit")
     (entry,) = sender.store.unfinished()
     assert entry.step == "AWAIT"
     start_anew(sender)
@@ -181,7 +134,7 @@ async def test_a_commit_that_was_not_heard_of_is_asked_for_again(
 
 @pytest.mark.parametrize("is_good", [True, False])
 async def test_a_commit_that_comes_late_is_waited_for(
-    sender: Sender, node: MoveNode, is_good: bool
+    sender: Mover, node: MoveNode, is_good: bool
 ) -> None:
     """The destination gets the earlier daemon's request after it has told its phase."""
     await die_in_await(sender, node)
@@ -209,7 +162,7 @@ async def test_a_commit_that_comes_late_is_waited_for(
 
 @pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     await die_in_await(sender, node)
     node.phase, node.outcome = "over", "failure"
@@ -222,7 +175,7 @@ async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
 
 @pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_the_panel_is_asked_while_the_destination_is_silent(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     await die_in_await(sender, node)
     node.fault = lambda kind, count: CUT
@@ -234,7 +187,7 @@ async def test_the_panel_is_asked_while_the_destination_is_silent(
 
 @pytest.mark.parametrize(("status", "code"), [(503, "move-busy"), (429, ""), (500, "")])
 async def test_a_destination_that_cannot_tell_yet_is_asked_until_it_can(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
     """It is starting, or a proxy does not let the question pass."""
     monkeypatch.setattr(move, "LOST", 0.02)
@@ -249,7 +202,7 @@ async def test_a_destination_that_cannot_tell_yet_is_asked_until_it_can(
 
 @pytest.mark.parametrize("owned", [False, True])
 async def test_a_move_of_which_no_answer_is_recorded_has_the_panel_decide(
-    sender: Sender, node: MoveNode, owned: bool
+    sender: Mover, node: MoveNode, owned: bool
 ) -> None:
     await die_in_await(sender, node)
     (entry,) = sender.store.unfinished()
@@ -264,17 +217,17 @@ async def test_a_move_of_which_no_answer_is_recorded_has_the_panel_decide(
 
 
 async def test_a_proxy_that_is_busy_has_not_told_the_destination_of_a_failure(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
-    await stop_at(sender, node, "batches", 3)
+    await sender.stop_at("batches", 3)
     (record,) = sender.store.open_moves()
     node.fault = lambda *_: refused(429)
     with pytest.raises(DestinationRefused):
         await Deferred.fromCoroutine(move.end_move(sender.sender.parts, record, 0.0))
 
 
-async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: MoveNode) -> None:
-    await stop_at(sender, node, "batches", 3)
+async def test_a_destination_that_forgot_the_move_ends_it(sender: Mover, node: MoveNode) -> None:
+    await sender.stop_at("batches", 3)
     node.fault = lambda kind, count: refused(401, "token-expired") if kind == "begin" else None
     start_anew(sender)
     await until(lambda: sender.store.unfinished() == [])
@@ -283,15 +236,15 @@ async def test_a_destination_that_forgot_the_move_ends_it(sender: Sender, node: 
     assert sender.server.hold == ""
 
 
-async def test_it_is_waited_for_a_destination_that_is_away(sender: Sender, node: MoveNode) -> None:
-    await stop_at(sender, node, "batches", 3)
+async def test_it_is_waited_for_a_destination_that_is_away(sender: Mover, node: MoveNode) -> None:
+    await sender.stop_at("batches", 3)
     node.fault = lambda kind, count: CUT if kind == "begin" and count < 5 else None
     start_anew(sender)
     assert await finished(sender) is Outcome.SUCCESS
 
 
-async def test_a_resumed_move_can_be_cancelled(sender: Sender, node: MoveNode) -> None:
-    await stop_at(sender, node, "batches", 3)
+async def test_a_resumed_move_can_be_cancelled(sender: Mover, node: MoveNode) -> None:
+    await sender.stop_at("batches", 3)
     node.fault = lambda kind, count: SILENT if kind == "batches" else None
     begun = node.count("batches")
     start_anew(sender)

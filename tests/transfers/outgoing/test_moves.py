@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,65 +23,32 @@ from tests.support.move_node import (
     SILENT,
     Fault,
     MoveNode,
+    Mover,
     refused,
     tree_of,
 )
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.support.sender import BACKUPS, Sender, sending
+from tests.support.sender import BACKUPS
+from tests.transfers.outgoing.moving import BATCH
 from wingsd import callbacks
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import DestinationRefused
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.outgoing import move, move_round
+from wingsd.transfers.outgoing import move
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.moves import MOST, Cause, ProgressAnswer
 from wingsd.util.retry import Backoff
-
-BATCH = 256 << 10
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
-    monkeypatch.setattr(moves, "SOON", 0.01)
-    monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.01)
-    monkeypatch.setattr(move, "RESUME_AFTER", 0.01)
-    monkeypatch.setattr(move_round, "FIRST", BATCH)
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[MoveNode]:
-    node = MoveNode(tmp_path / "there")
-    yield node
-    node.close()
-
-
-@pytest.fixture
-def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    config = MovesConfig(**{"patience": 600, **getattr(request, "param", {})})
-    for harness in sending(tmp_path, destination=node, moves=config):
-        for number in range(3):
-            (harness.tree / f"region{number}").write_bytes(os.urandom(900_000))
-        (harness.tree / "world" / "again").hardlink_to(harness.tree / "world" / "level.dat")
-        yield harness
-
-
-def check_moved(sender: Sender, node: MoveNode) -> None:
-    """The server was moved, and is the same there."""
-    assert sender.states[-2:] == ["success", "completed"], sender.lines
-    assert tree_of(sender.tree) == tree_of(node.copy.tree)
 
 
 def is_after_commit(node: MoveNode, kind: str) -> bool:
     return kind == "state" and node.count("commit") > 0
 
 
-async def test_a_server_moves_in_batches(sender: Sender, node: MoveNode) -> None:
-    await sender.start()
-    check_moved(sender, node)
+async def test_a_server_moves_in_batches(sender: Mover, node: MoveNode) -> None:
+    await sender.succeeds()
     assert sender.calls == ["stop", "remove"]
     assert node.archives == []
     assert node.running
@@ -93,7 +59,7 @@ async def test_a_server_moves_in_batches(sender: Sender, node: MoveNode) -> None
 
 @pytest.mark.promise("activity-precedes-the-move")
 async def test_the_panel_gets_what_users_did_before_the_commit(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     had: list[list[str]] = []
 
@@ -103,12 +69,11 @@ async def test_the_panel_gets_what_users_did_before_the_commit(
 
     node.fault = note
     sender.use()
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert had == [["server:power.restart"]]
 
 
-async def test_the_move_begins_before_the_server_stops(sender: Sender, node: MoveNode) -> None:
+async def test_the_move_begins_before_the_server_stops(sender: Mover, node: MoveNode) -> None:
     node.fault = lambda kind, count: refused(507, "no-space") if kind == "begin" else None
     await sender.start()
     assert sender.calls == []
@@ -119,7 +84,7 @@ async def test_the_move_begins_before_the_server_stops(sender: Sender, node: Mov
 
 @pytest.mark.parametrize("fault", [refused(404), refused(400, "move-version-unknown")])
 async def test_a_destination_that_knows_no_moves_gets_a_stream(
-    sender: Sender, node: MoveNode, fault: Fault
+    sender: Mover, node: MoveNode, fault: Fault
 ) -> None:
     node.fault = lambda kind, count: fault
     await sender.start()
@@ -129,7 +94,7 @@ async def test_a_destination_that_knows_no_moves_gets_a_stream(
 
 
 @pytest.mark.parametrize("sender", [{"enabled": False}], indirect=True)
-async def test_moves_can_be_disabled(sender: Sender, node: MoveNode) -> None:
+async def test_moves_can_be_disabled(sender: Mover, node: MoveNode) -> None:
     await sender.start()
     assert len(node.archives) == 1
     assert node.asked == []
@@ -145,11 +110,10 @@ async def test_moves_can_be_disabled(sender: Sender, node: MoveNode) -> None:
     ],
 )
 async def test_what_is_lost_is_sent_again(
-    sender: Sender, node: MoveNode, kind: str, fault: Fault
+    sender: Mover, node: MoveNode, kind: str, fault: Fault
 ) -> None:
     node.fault = lambda asked, count: fault if (asked, count) == (kind, 1) else None
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert node.count(kind) > 1
     assert sender.said("waiting for the destination, asking it again")
     # It goes on by itself.
@@ -157,7 +121,7 @@ async def test_what_is_lost_is_sent_again(
 
 
 async def test_the_lists_of_transfers_show_what_a_move_waits_for(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     shown: list[str] = []
 
@@ -172,7 +136,7 @@ async def test_the_lists_of_transfers_show_what_a_move_waits_for(
 
 
 async def test_a_destination_that_is_away_gets_no_batch_until_it_answers(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     def fault(kind: str, count: int) -> Fault:
         if kind == "state":
@@ -182,15 +146,14 @@ async def test_a_destination_that_is_away_gets_no_batch_until_it_answers(
 
     node.limit = BATCH
     node.fault = fault
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     answered = [at for at, kind in enumerate(node.asked) if kind == "state"][5]
     # Those that were taken, and one of each stream that was on its way.
     assert node.asked[:answered].count("batches") <= 2 + MovesConfig().streams
 
 
 async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     def fault(kind: str, count: int) -> Fault:
         if (kind, count) == ("batches", 6):
@@ -199,8 +162,7 @@ async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
 
     node.limit = BATCH  # They grow with the line's rate otherwise.
     node.fault = fault
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert node.sessions == 2
     sent = sum(size for _, size in node.batches)
     assert sent < (sender.server.disk_bytes or 0) + 4 * BATCH
@@ -209,17 +171,16 @@ async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
     assert 0 < sender.heard.again <= 4 * BATCH
 
 
-async def test_numbers_that_fit_no_batch_end_the_move(sender: Sender, node: MoveNode) -> None:
+async def test_numbers_that_fit_no_batch_end_the_move(sender: Mover, node: MoveNode) -> None:
     zeros = dict.fromkeys(("shape", "file", "pages", "bytes"), 0)
     said = zeros | {"session": "s", "round": 1 << 32, "next": 1}
     node.fault = lambda kind, count: (200, dict(said)) if kind == "resume" else None
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert sender.said("its numbers are out of range")
 
 
 async def test_what_comes_in_place_of_what_was_there_is_not_sent_twice(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     changed = sender.tree / "region1"
 
@@ -233,15 +194,14 @@ async def test_what_comes_in_place_of_what_was_there_is_not_sent_twice(
 
     # With two streams all counts that one sends while a batch of the other is on its way.
     node.limit, node.streams, node.fault = BATCH, 1, fault
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert sender.heard.resumed == 3
     # Of each session only what its destination has not said to be durable.
     assert 0 < sender.heard.again <= 3 * BATCH
 
 
 async def test_a_proxy_that_asks_for_an_hour_is_not_waited_for_after_the_commit(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(move, "LOST", 0.1)
     said = (503, {"headers": {"Retry-After": "3600"}})
@@ -252,12 +212,12 @@ async def test_a_proxy_that_asks_for_an_hour_is_not_waited_for_after_the_commit(
     await until(lambda: node.count("commit") > 1)
     node.fault = lambda kind, count: None
     await over
-    check_moved(sender, node)
+    sender.check_moved()
 
 
 @pytest.mark.promise("commit-outcome-is-asked-for")
 async def test_a_destination_that_is_started_anew_after_the_commit_is_asked_again(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     def fault(kind: str, count: int) -> Fault:
         if is_after_commit(node, kind) and not node.commits:
@@ -266,12 +226,11 @@ async def test_a_destination_that_is_started_anew_after_the_commit_is_asked_agai
         return None
 
     node.fault, node.commits = fault, False
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert node.count("commit") == 2
 
 
-async def test_batches_become_smaller_than_what_is_refused(sender: Sender, node: MoveNode) -> None:
+async def test_batches_become_smaller_than_what_is_refused(sender: Mover, node: MoveNode) -> None:
     node.limit = 4 << 20
     limit = 300 << 10
 
@@ -281,23 +240,21 @@ async def test_batches_become_smaller_than_what_is_refused(sender: Sender, node:
 
     node.fault = fault
     (sender.tree / "large").write_bytes(os.urandom(3 << 20))
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert max(size for _, size in node.batches) <= limit
 
 
 async def test_a_body_that_is_always_too_large_ends_the_move(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.fault = lambda kind, count: refused(413) if kind == "batches" else None
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert sender.said("a proxy in front of it limits how much may be sent")
 
 
 @pytest.mark.parametrize("kind", ["resume", "rounds", "commit", "state"])
 async def test_a_request_that_cannot_become_smaller_ends_the_move(
-    sender: Sender, node: MoveNode, kind: str
+    sender: Mover, node: MoveNode, kind: str
 ) -> None:
     answers = []
 
@@ -310,72 +267,62 @@ async def test_a_request_that_cannot_become_smaller_ends_the_move(
         return refused(413) if len(answers) < 50 else None
 
     node.fault = fault
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert len(answers) == 1
     assert sender.said("a proxy in front of it limits how much may be sent")
     assert not sender.said("internal error")
 
 
 @pytest.mark.parametrize(("code", "times"), [("move-batch-damaged", 3), ("move-shape-missing", 9)])
-async def test_a_batch_comes_again(sender: Sender, node: MoveNode, code: str, times: int) -> None:
+async def test_a_batch_comes_again(sender: Mover, node: MoveNode, code: str, times: int) -> None:
     status = 400 if "damaged" in code else 409
 
     def fault(kind: str, count: int) -> Fault:
         return refused(status, code) if kind == "batches" and count <= times else None
 
     node.fault = fault
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
 
 
-async def test_a_batch_that_is_always_damaged_ends_the_move(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_a_batch_that_is_always_damaged_ends_the_move(sender: Mover, node: MoveNode) -> None:
     node.fault = lambda kind, count: (
         refused(400, "move-batch-damaged") if kind == "batches" else None
     )
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     await until(lambda: node.deleted == ["keep"])
     assert sender.calls == ["stop", "remove", "restore"]
 
 
 @pytest.mark.promise("different-trees-are-corrected")
-async def test_another_root_is_answered_with_the_difference(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_another_root_is_answered_with_the_difference(sender: Mover, node: MoveNode) -> None:
     def fault(kind: str, count: int) -> Fault:
         return refused(409, "move-root-mismatch") if kind == "rounds" and count < 4 else None
 
     node.fault = fault
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     assert node.sessions == 4
 
 
 @pytest.mark.promise("different-trees-are-corrected")
-async def test_roots_that_stay_different_end_the_move(sender: Sender, node: MoveNode) -> None:
+async def test_roots_that_stay_different_end_the_move(sender: Mover, node: MoveNode) -> None:
     node.fault = lambda kind, count: (
         refused(409, "move-root-mismatch") if kind == "rounds" else None
     )
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert node.sessions == 4
     assert sender.panel.calls == ["failure"]
 
 
-async def test_sessions_that_never_last_end_the_move(sender: Sender, node: MoveNode) -> None:
+async def test_sessions_that_never_last_end_the_move(sender: Mover, node: MoveNode) -> None:
     node.fault = lambda kind, count: (
         refused(409, "move-resume-needed") if kind == "batches" else None
     )
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert node.sessions <= 12
 
 
 async def test_backups_and_the_log_come_in_pieces(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(move, "PIECE", 100_000)
     backup = os.urandom(350_000)
@@ -384,8 +331,7 @@ async def test_backups_and_the_log_come_in_pieces(
     log.parent.mkdir(parents=True)
     log.write_bytes(b"installed\n" * 1000)
     node.fault = lambda kind, count: CUT_AFTER if kind == "attachments" and count == 3 else None
-    await sender.start(backups=(BACKUPS[0],), archive_format="tar_gz")
-    check_moved(sender, node)
+    await sender.succeeds(backups=(BACKUPS[0],), archive_format="tar_gz")
     assert node.attachments == {BACKUPS[0]: backup, "install.log": log.read_bytes()}
     assert node.whole == set(node.attachments)
     assert node.order["log"] == 10_000
@@ -395,7 +341,7 @@ async def test_backups_and_the_log_come_in_pieces(
 @pytest.mark.promise("shown-figures-are-true")
 @pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
 async def test_a_move_that_has_failed_does_not_say_that_it_goes_on(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     sender.server.state = PowerState.OFFLINE
     node.fault = lambda kind, count: refused(503) if kind in ("batches", "state") else None
@@ -408,7 +354,7 @@ async def test_a_move_that_has_failed_does_not_say_that_it_goes_on(
 
 @pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (sender.tree / "sparse").open("wb") as sparse:
         sparse.truncate(64 << 20)
@@ -430,10 +376,10 @@ async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
     assert sender.calls == []
     node.prepared = {"state": "ready"}
     await over
-    check_moved(sender, node)
+    sender.check_moved()
 
 
-async def test_a_cancelled_move_leaves_nothing_there(sender: Sender, node: MoveNode) -> None:
+async def test_a_cancelled_move_leaves_nothing_there(sender: Mover, node: MoveNode) -> None:
     there: Deferred[None] = Deferred()
 
     def fault(kind: str, count: int) -> Fault:
@@ -454,26 +400,24 @@ async def test_a_cancelled_move_leaves_nothing_there(sender: Sender, node: MoveN
 
 @pytest.mark.parametrize("sender", [{"patience": 2}], indirect=True)
 async def test_nothing_gets_through_for_as_long_as_patience_lasts(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.fault = lambda kind, count: CUT if kind == "batches" else None
     monkeypatch.setattr(moves.MoveTrouble, "EVERY", 1.0)
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert sum("does not go on" in line for line in sender.lines) <= 4
     await until(lambda: node.deleted == ["keep"])
 
 
 @pytest.mark.promise("full-disk-during-a-move")
 async def test_a_disk_that_is_full_of_temporary_files_fails_the_move_and_nothing_else(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(200):
         (sender.tree / f"{number}-{'long' * 50}").write_bytes(b"a file")
     limit_trees(monkeypatch, str(sender.scratch))
     before = tree_of(sender.tree)
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     assert sender.said("could not be kept in a temporary file: database or disk is full")
     await until(lambda: sender.store.unfinished() == [])
     assert sender.calls == ["stop", "remove", "restore"]
@@ -482,11 +426,10 @@ async def test_a_disk_that_is_full_of_temporary_files_fails_the_move_and_nothing
 
 
 async def test_what_shrinks_is_compressed_and_its_type_says_so(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     (sender.tree / "log").write_bytes(b"the same line\n" * 100_000)
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     types = {
         request.getHeader("Content-Type")
         for request in node.requests
@@ -496,28 +439,24 @@ async def test_what_shrinks_is_compressed_and_its_type_says_so(
 
 
 @pytest.mark.promise("source-files-are-kept-for-days")
-async def test_files_of_a_server_that_ran_are_kept_after_its_move(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_files_of_a_server_that_ran_are_kept_after_its_move(sender: Mover) -> None:
     sender.follow(LiveMovesConfig())
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     await sender.delete()
     assert sender.calls[-1] == "keep moved"
     assert not sender.store.unfinished()
 
 
 async def test_files_of_a_server_that_did_not_run_are_deleted_after_its_move(
-    sender: Sender, node: MoveNode
+    sender: Mover,
 ) -> None:
     sender.server.state = PowerState.OFFLINE
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
     await sender.delete()
     assert "keep moved" not in sender.calls
 
 
-async def test_the_panels_deletion_confirms_a_move(sender: Sender, node: MoveNode) -> None:
+async def test_the_panels_deletion_confirms_a_move(sender: Mover, node: MoveNode) -> None:
     node.commits = False
     over = sender.start()
     await until(lambda: node.count("state") > 1)
@@ -528,7 +467,7 @@ async def test_the_panels_deletion_confirms_a_move(sender: Sender, node: MoveNod
 
 
 @pytest.mark.promise("move-continues-after-a-kill")
-async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Sender) -> None:
+async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Mover) -> None:
     store, worker = sender.store, Workers(reactor, "database", 1)
     worker.start()
     entry = store.begin(1, UUID, Direction.OUT, "SEND")
@@ -548,7 +487,7 @@ async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Send
 @pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
 async def test_a_beginning_that_was_not_answered_is_withdrawn(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     """Also where an earlier version begins it for that, and is to delete it."""
 
@@ -557,14 +496,13 @@ async def test_a_beginning_that_was_not_answered_is_withdrawn(
         return CUT_AFTER if is_first else None
 
     node.fault = fault
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    await sender.fails()
     await until(lambda: node.deleted == ["keep"])
     assert node.order["only_known"] is True
     assert node.sessions == 0
 
 
-def set_attributes(sender: Sender) -> Path:
+def set_attributes(sender: Mover) -> Path:
     file = sender.tree / "region0"
     os.setxattr(file, "user.note", b"1")
     os.setxattr(file, ACCESS, acl(users={4033: 7}, group=0, mask=7))
@@ -572,14 +510,14 @@ def set_attributes(sender: Sender) -> Path:
 
 
 async def test_attributes_come_with_it_to_nodes_that_keep_them(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.features += ", move-2"
     set_attributes(sender)
 
     await sender.start()
 
-    check_moved(sender, node)
+    sender.check_moved()
     assert node.order["version"] == 2
     assert seen(node.copy.tree) == seen(sender.tree)
     assert not sender.said("extended attributes")
@@ -588,7 +526,7 @@ async def test_attributes_come_with_it_to_nodes_that_keep_them(
 @pytest.mark.promise("attributes-are-moved")
 @pytest.mark.parametrize("features", ["", ", move-2"])
 async def test_one_line_counts_what_a_node_does_not_keep(
-    sender: Sender, node: MoveNode, features: str
+    sender: Mover, node: MoveNode, features: str
 ) -> None:
     node.features += features
     node.attributes_kept = []
@@ -611,7 +549,7 @@ async def test_one_line_counts_what_a_node_does_not_keep(
 
 @pytest.mark.promise("move-begins-once")
 async def test_a_beginning_that_was_not_answered_is_withdrawn_by_a_cancel(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.fault = lambda kind, count: SILENT if (kind, count) == ("begin", 1) else None
     over = sender.start()
@@ -625,17 +563,16 @@ async def test_a_beginning_that_was_not_answered_is_withdrawn_by_a_cancel(
 @pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("code", ["daemon-stopping", "servers-not-loaded"])
 async def test_a_node_that_is_started_anew_is_asked_again_to_begin(
-    sender: Sender, node: MoveNode, code: str
+    sender: Mover, node: MoveNode, code: str
 ) -> None:
     node.fault = lambda kind, count: refused(503, code) if kind == "begin" and count < 4 else None
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
 
 
 @pytest.mark.promise("move-begins-once")
 @pytest.mark.parametrize("exp", [None, "?", 5, 9_000])
 async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, exp: float | str | None
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch, exp: float | str | None
 ) -> None:
     monkeypatch.setattr(move, "BEGIN_WITHIN", 0.05)
     node.fault = lambda kind, count: CUT if kind == "begin" and count < 10 else None
@@ -646,7 +583,7 @@ async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
 
 
 async def test_a_failure_at_the_destination_has_the_panel_decide(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     failed = {"phase": "over", "outcome": "failure", "error": "no space", "detail": "free some"}
     node.fault = lambda kind, count: (200, dict(failed)) if is_after_commit(node, kind) else None
@@ -659,7 +596,7 @@ async def test_a_failure_at_the_destination_has_the_panel_decide(
 @pytest.mark.promise("commit-outcome-is-asked-for")
 @pytest.mark.parametrize("fault", [CUT, refused(502)])
 async def test_a_silent_destination_is_waited_for_until_the_panel_has_moved_the_server(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(move, "LOST", 0.01)
     node.fault = lambda kind, count: fault if is_after_commit(node, kind) else None
@@ -668,14 +605,14 @@ async def test_a_silent_destination_is_waited_for_until_the_panel_has_moved_the_
     assert not over.called
     sender.panel.owned = False
     await over
-    check_moved(sender, node)
+    sender.check_moved()
     assert node.count("commit") == 1
     assert sender.said("moved: only the destination's answer was lost")
 
 
 @pytest.mark.parametrize("code", ["", "move-over"])
 async def test_while_the_panel_denies_its_transfer_only_the_destinations_own_refusal_counts(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, code: str
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     monkeypatch.setattr(callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
     sender.panel.denials = 1_000_000 if not code else 1
@@ -690,27 +627,26 @@ async def test_while_the_panel_denies_its_transfer_only_the_destinations_own_ref
     assert sender.states[-1] == ("failure" if code else "completed")
 
 
-async def test_a_commit_that_is_under_way_is_waited_for(sender: Sender, node: MoveNode) -> None:
+async def test_a_commit_that_is_under_way_is_waited_for(sender: Mover, node: MoveNode) -> None:
     answers: dict[tuple[str, int], Fault] = {
         ("commit", 1): CUT_AFTER,
         ("commit", 2): refused(409, "move-committed"),
     }
     node.fault = lambda kind, count: answers.get((kind, count))
-    await sender.start()
-    check_moved(sender, node)
+    await sender.succeeds()
 
 
 # Destinations of moves that have their source ask them again and again
 
 
-def check_stays(sender: Sender, text: str) -> None:
+def check_stays(sender: Mover, text: str) -> None:
     assert sender.states[-1] == "failure"
     assert sender.said(text)
     assert sender.server.operations.hold is None
 
 
 async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MOST, Cause.NO_ROUND_CLOSED, 20)
     sender.server.state = PowerState.OFFLINE
@@ -728,7 +664,7 @@ async def test_a_round_that_is_never_closed_has_an_end_though_batches_are_taken(
 
 
 async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MOST, Cause.PIECE_IN_PART, 20)
     sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
@@ -742,7 +678,7 @@ async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
 
 @pytest.mark.parametrize("offset", [-1, -2])
 async def test_a_negative_offset_is_refused_before_anything_is_read(
-    sender: Sender, node: MoveNode, offset: int
+    sender: Mover, node: MoveNode, offset: int
 ) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.gz", os.urandom(100_000))
     node.fault = lambda kind, _: (200, {"offset": offset}) if kind == "attachments" else None
@@ -753,7 +689,7 @@ async def test_a_negative_offset_is_refused_before_anything_is_read(
 
 
 async def test_a_commit_that_always_needs_something_else_has_an_end(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MOST, Cause.SENT_AFTER_COMMIT, 12)
     sender.server.state = PowerState.OFFLINE

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -14,81 +13,30 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.support.move_node import Fault, MoveNode, refused, tree_of
+from tests.support.move_node import Fault, MoveNode, Mover, refused
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.support.sender import KnownBudget, Sender, sending
-from tests.transfers.test_outgoing_moves import _quick
-from wingsd.config import LiveMovesConfig, MovesConfig
+from tests.transfers.outgoing.moving import live_sender as sender
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.filesystem.walk import Measured, survey
-from wingsd.moves import filling, stop_rule
+from wingsd.moves import filling
 from wingsd.servers import running
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Share, TokenBucket
-from wingsd.transfers.outgoing import move, rounds, source
+from wingsd.transfers.outgoing import move, source
 from wingsd.transfers.outgoing.rounds import SentServer
 from wingsd.util.retry import Backoff
 
-__all__ = ["_quick"]
+__all__ = ["sender"]
+
+pytestmark = pytest.mark.usefixtures("slow_to_settle")
 
 #: The rounds of a server whose predicted downtime does not change.
 ROUNDS = 4
 
 
-@pytest.fixture(autouse=True)
-def _slow_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stop_rule, "FIXED", 1000.0)
-    monkeypatch.setattr(rounds, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(rounds, "REHEARSE_EVERY", 0.01)
-    monkeypatch.setattr(rounds, "ROUND_EVERY", 0.05)
-    monkeypatch.setattr(move, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(move, "Budget", KnownBudget)
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[MoveNode]:
-    node = MoveNode(tmp_path / "there")
-    yield node
-    node.close()
-
-
-@pytest.fixture
-def sender(request: pytest.FixtureRequest, tmp_path: Path, node: MoveNode) -> Iterator[Sender]:
-    live = LiveMovesConfig(**{"final_patience": 600, **getattr(request, "param", {})})
-    moves = MovesConfig(patience=600)
-    for harness in sending(tmp_path, destination=node, moves=moves):
-        harness.follow(live)
-        for number in range(3):
-            (harness.tree / f"region{number}").write_bytes(os.urandom(200_000))
-        yield harness
-
-
-def at_round(node: MoveNode, number: int, act: Callable[[], Fault]) -> None:
-    """Have something happen when a round is to be closed."""
-
-    def fault(kind: str, count: int) -> Fault:
-        return act() if (kind, count) == ("rounds", number) else None
-
-    node.fault = fault
-
-
-def check_moved(sender: Sender, node: MoveNode, *, running: bool) -> None:
-    assert sender.states[-2:] == ["success", "completed"], sender.lines
-    assert tree_of(sender.tree) == tree_of(node.copy.tree)
-    assert node.running is running
-
-
-def check_runs_on(sender: Sender) -> None:
-    """The transfer has failed, and nothing was done to the server."""
-    assert sender.states == ["starting", "failed", "failure"]
-    assert sender.calls == []
-    assert sender.server.operations.hold is None
-    assert sender.server.state is PowerState.RUNNING
-
-
-async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node: MoveNode) -> None:
+async def test_a_server_runs_until_more_rounds_do_not_help(sender: Mover, node: MoveNode) -> None:
     def write(kind: str, count: int) -> Fault:
         if kind == "rounds" and "stop" not in sender.calls:
             assert sender.server.hold == ""
@@ -101,8 +49,7 @@ async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node:
         return None
 
     node.fault = write
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert sender.states == ["starting", "processing", "success", "completed"]
     assert sender.calls == ["stop", "remove"]
     # one file changes all the time: the last round but one has it, too
@@ -117,7 +64,7 @@ async def test_a_server_runs_until_more_rounds_do_not_help(sender: Sender, node:
 
 @pytest.mark.promise("activity-precedes-the-move")
 async def test_what_users_did_until_the_stop_is_sent_before_the_commit(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     had: list[list[str]] = []
 
@@ -129,14 +76,13 @@ async def test_what_users_did_until_the_stop_is_sent_before_the_commit(
         return None
 
     node.fault = note
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert had == [["server:power.restart"]]
 
 
 @pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_a_round_that_there_is_no_room_for_ends_the_move_and_the_server_runs_on(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(move, "MUCH", 500_000)
     monkeypatch.setattr(source, "FIGURES_FACTOR", 0)
@@ -148,14 +94,14 @@ async def test_a_round_that_there_is_no_room_for_ends_the_move_and_the_server_ru
 
     node.fault = grow
     await sender.start()
-    check_runs_on(sender)
+    sender.check_runs_on()
     assert sender.said("the node says move-no-space")
     assert (node.count("room"), node.count("rounds")) == (1, 1)
 
 
 @pytest.mark.parametrize("fault", [None, refused(404, "path-not-found")])
 async def test_the_room_for_a_round_is_looked_for_if_the_destination_can(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(move, "MUCH", 1)
     monkeypatch.setattr(source, "FIGURES_FACTOR", 0)
@@ -166,8 +112,7 @@ async def test_the_room_for_a_round_is_looked_for_if_the_destination_can(
         return fault if kind == "room" else None
 
     node.fault = grow
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert node.count("room") > 0
     assert fault is not None or node.measured["disk_bytes"] > 1_100_000
 
@@ -184,7 +129,7 @@ class ByClock:
 
 @pytest.mark.parametrize(("refusals", "walked"), [(0, 1), (1, 2)])
 async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_move(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch, refusals: int, walked: int
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch, refusals: int, walked: int
 ) -> None:
     """It is measured again only where all that has changed would not fit if it were new."""
     clock, walks = Clock(), []
@@ -214,8 +159,7 @@ async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_
         return refused(507, "move-no-space") if (kind, count) == ("room", refusals) else None
 
     node.fault = grow
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert node.count("prepare") > 0
     assert len(walks) == walked
     assert node.count("room") > refusals
@@ -223,17 +167,16 @@ async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_
 
 @pytest.mark.parametrize("sender", [{"target_downtime": 2000}], indirect=True)
 async def test_it_is_stopped_after_one_round_when_the_rest_is_little(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert node.count("rounds") == 2
 
 
 class Watched:
     """Threads, and a bucket: note in which state the server is used by them, and what they got."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Mover) -> None:
         self.seen: list[tuple[PowerState, bool]] = []
         self._server = sender.server
         self._workers = sender.sender.parts.packers
@@ -249,14 +192,11 @@ class Watched:
 
 
 @pytest.mark.promise("move-yields-to-the-game")
-async def test_rounds_come_after_all_else_until_the_server_is_stopped(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_rounds_come_after_all_else_until_the_server_is_stopped(sender: Mover) -> None:
     followers, packers, bucket = Watched(sender), Watched(sender), Watched(sender)
     used: dict[str, Any] = {"followers": followers, "packers": packers, "bucket": bucket}
     sender.send_with(**used)
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert {state for state, _ in followers.seen} == {PowerState.RUNNING}
     assert (PowerState.OFFLINE, False) in packers.seen
     assert (PowerState.RUNNING, True) in bucket.seen
@@ -265,23 +205,21 @@ async def test_rounds_come_after_all_else_until_the_server_is_stopped(
 
 @pytest.mark.parametrize("sender", [{"enabled": False}], indirect=True)
 async def test_a_running_server_is_stopped_first_where_rounds_are_disabled(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert node.count("rounds") == 1
     assert sender.states[0] == "pending"
 
 
-async def test_a_server_that_is_off_is_sent_in_one_round(sender: Sender, node: MoveNode) -> None:
+async def test_a_server_that_is_off_is_sent_in_one_round(sender: Mover, node: MoveNode) -> None:
     sender.server.state = PowerState.OFFLINE
-    await sender.start()
-    check_moved(sender, node, running=False)
+    await sender.succeeds(running=False)
     assert node.count("rounds") == 1
 
 
 async def test_a_destination_that_knows_no_moves_gets_a_stopped_server(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     node.fault = lambda kind, count: refused(404)
     await sender.start()
@@ -292,48 +230,46 @@ async def test_a_destination_that_knows_no_moves_gets_a_stopped_server(
 
 @pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_ends_meanwhile_is_not_started_at_the_destination(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     def end() -> None:
         sender.server.state = PowerState.OFFLINE
 
-    at_round(node, 2, end)
-    await sender.start()
-    check_moved(sender, node, running=False)
+    node.at_round(2, end)
+    await sender.succeeds(running=False)
     assert node.count("rounds") == 3
 
 
 @pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_is_suspended_meanwhile_stays_stopped(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     def suspend() -> None:
         settings = attrs.evolve(sender.server.configuration.settings, suspended=True)
         sender.server.configuration = attrs.evolve(sender.server.configuration, settings=settings)
 
-    at_round(node, 2, suspend)
-    await sender.start()
-    check_moved(sender, node, running=False)
+    node.at_round(2, suspend)
+    await sender.succeeds(running=False)
 
 
-async def test_a_server_that_is_starting_is_waited_for(sender: Sender, node: MoveNode) -> None:
+async def test_a_server_that_is_starting_is_waited_for(sender: Mover, node: MoveNode) -> None:
     server = sender.server
 
     def restart() -> None:
         server.state = PowerState.STARTING
 
-    at_round(node, ROUNDS, restart)
+    node.at_round(ROUNDS, restart)
     over = sender.start()
     await until(lambda: sender.heard.predicted[ROUNDS - 1 :] != [])
     assert "stop" not in sender.calls
     server.state = PowerState.RUNNING
     await over
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
 
 
 @pytest.mark.parametrize("sender", [{"max_downtime": 5}], indirect=True)
 async def test_a_server_that_would_be_down_for_too_long_runs_on_until_it_ends(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     over = sender.start()
     await until(lambda: node.count("rounds") > ROUNDS + 1)
@@ -341,15 +277,12 @@ async def test_a_server_that_would_be_down_for_too_long_runs_on_until_it_ends(
     assert sender.said("more than system.transfers.live.max_downtime")
     sender.server.state = PowerState.OFFLINE
     await over
-    check_moved(sender, node, running=False)
+    sender.check_moved(running=False)
 
 
 @pytest.mark.parametrize("sender", [{"announce": "say {seconds} s, {}"}], indirect=True)
-async def test_its_players_are_told_for_how_long_it_will_be_down(
-    sender: Sender, node: MoveNode
-) -> None:
-    await sender.start()
-    check_moved(sender, node, running=True)
+async def test_its_players_are_told_for_how_long_it_will_be_down(sender: Mover) -> None:
+    await sender.succeeds(running=True)
     told, *calls = sender.calls
     seconds = sender.heard.predicted[-1]
     assert told == f"say {math.ceil(seconds)} s, {{}}"
@@ -358,30 +291,27 @@ async def test_its_players_are_told_for_how_long_it_will_be_down(
 
 @pytest.mark.promise("users-decide-during-a-move")
 @pytest.mark.parametrize("sender", [{"announce": "say it moves"}], indirect=True)
-async def test_a_console_that_takes_no_line_does_not_stop_the_move(
-    sender: Sender, node: MoveNode
-) -> None:
+async def test_a_console_that_takes_no_line_does_not_stop_the_move(sender: Mover) -> None:
     sender.faults["say it moves"] = EnvironmentFailed("the server did not read its console")
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     assert sender.said("the move could not be announced to its players: ")
 
 
 @pytest.mark.parametrize("sender", [{"announce": "say it moves"}], indirect=True)
 async def test_the_console_of_a_server_that_has_ended_gets_no_line(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     def end() -> None:
         sender.server.state = PowerState.OFFLINE
 
-    at_round(node, 2, end)
+    node.at_round(2, end)
     await sender.start()
     assert "say it moves" not in sender.calls
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
 async def test_it_is_not_stopped_while_the_panel_does_not_answer(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = sender.panel.describe
 
@@ -394,34 +324,34 @@ async def test_it_is_not_stopped_while_the_panel_does_not_answer(
     assert sender.calls == []
     monkeypatch.setattr(sender.panel, "describe", answers)
     await over
-    check_moved(sender, node, running=True)
+    sender.check_moved(running=True)
 
 
 @pytest.mark.promise("users-decide-during-a-move")
-async def test_a_cancelled_move_leaves_the_server_running(sender: Sender, node: MoveNode) -> None:
-    at_round(node, 2, lambda: sender.transfers.cancel(UUID))
+async def test_a_cancelled_move_leaves_the_server_running(sender: Mover, node: MoveNode) -> None:
+    node.at_round(2, lambda: sender.transfers.cancel(UUID))
     await sender.start()
-    check_runs_on(sender)
+    sender.check_runs_on()
     await until(lambda: node.deleted == ["all"])
 
 
 @pytest.mark.promise("users-decide-during-a-move")
 async def test_a_server_that_is_deleted_meanwhile_is_not_sent(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     deleting: list[Deferred[None]] = []
-    at_round(node, 2, lambda: deleting.append(Deferred.fromCoroutine(sender.delete())))
+    node.at_round(2, lambda: deleting.append(Deferred.fromCoroutine(sender.delete())))
     await sender.start()
     await deleting[0]
-    check_runs_on(sender)
+    sender.check_runs_on()
     await until(lambda: node.deleted == ["all"])
 
 
 async def test_a_server_that_is_deleted_after_its_stop_is_not_started_again(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
     deleting: list[Deferred[None]] = []
-    at_round(node, ROUNDS + 1, lambda: deleting.append(Deferred.fromCoroutine(sender.delete())))
+    node.at_round(ROUNDS + 1, lambda: deleting.append(Deferred.fromCoroutine(sender.delete())))
     await sender.start()
     await deleting[0]
     assert "start" not in sender.calls
@@ -429,39 +359,37 @@ async def test_a_server_that_is_deleted_after_its_stop_is_not_started_again(
 
 @pytest.mark.promise("changing-files-are-sent-again")
 async def test_a_file_that_cannot_be_read_fails_the_move_and_the_server_runs_on(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(filling, "_exactly", fail)
     await sender.start()
-    check_runs_on(sender)
+    sender.check_runs_on()
     assert sender.said("region0")
 
 
-async def test_a_round_that_breaks_off_goes_on(sender: Sender, node: MoveNode) -> None:
-    at_round(node, 2, node.restart)
-    await sender.start()
-    check_moved(sender, node, running=True)
+async def test_a_round_that_breaks_off_goes_on(sender: Mover, node: MoveNode) -> None:
+    node.at_round(2, node.restart)
+    await sender.succeeds(running=True)
     assert node.count("resume") == 2
     assert sender.calls == ["stop", "remove"]
 
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_failure_after_the_stop_starts_the_server_again(
-    sender: Sender, node: MoveNode
+    sender: Mover, node: MoveNode
 ) -> None:
-    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
-    await sender.start()
-    assert sender.states[-1] == "failure"
+    node.at_round(ROUNDS + 1, lambda: refused(403, "forbidden"))
+    await sender.fails()
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert sender.calls == ["stop", "remove", "restore", "start"]
     assert sender.server.operations.hold is None
 
 
 def used_at_the_stop(
-    sender: Sender, monkeypatch: pytest.MonkeyPatch, state: PowerState
+    sender: Mover, monkeypatch: pytest.MonkeyPatch, state: PowerState
 ) -> list[bool]:
     """Have somebody use the server while its state is recorded; return what is recorded."""
     record, noted = SentServer.record_running, list[bool]()
@@ -477,19 +405,18 @@ def used_at_the_stop(
 
 
 async def test_a_server_that_is_stopped_by_its_user_at_last_stays_stopped(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = used_at_the_stop(sender, monkeypatch, PowerState.OFFLINE)
-    await sender.start()
-    check_moved(sender, node, running=False)
+    await sender.succeeds(running=False)
     assert noted == [True, False]
 
 
 async def test_a_server_that_is_stopped_by_its_user_at_last_is_not_started_if_it_stays(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used_at_the_stop(sender, monkeypatch, PowerState.OFFLINE)
-    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    node.at_round(ROUNDS + 1, lambda: refused(403, "forbidden"))
     await sender.start()
     await until(lambda: sender.store.unfinished() == [])
     assert sender.states[-1] == "failure"
@@ -497,22 +424,20 @@ async def test_a_server_that_is_stopped_by_its_user_at_last_is_not_started_if_it
 
 
 async def test_a_server_that_is_started_by_its_user_at_last_runs_at_the_destination(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = used_at_the_stop(sender, monkeypatch, PowerState.RUNNING)
-    at_round(node, 2, lambda: setattr(sender.server, "state", PowerState.OFFLINE))
-    await sender.start()
-    check_moved(sender, node, running=True)
+    node.at_round(2, lambda: setattr(sender.server, "state", PowerState.OFFLINE))
+    await sender.succeeds(running=True)
     assert noted == [False, True]
     assert sender.calls == ["stop", "remove"]
 
 
 async def test_a_server_that_its_panel_leaves_here_after_all_is_started_again(
-    sender: Sender, node: MoveNode
+    sender: Mover,
 ) -> None:
     """The destination had it, and has not reached the Panel."""
-    await sender.start()
-    check_moved(sender, node, running=True)
+    await sender.succeeds(running=True)
     (transfer,) = sender.transfers._left_behind.values()
     await Deferred.fromCoroutine(transfer.check_left_behind())
     assert sender.store.transfers()[0].step == "FAILED"  # for the next daemon, until it runs
@@ -524,7 +449,7 @@ async def test_a_server_that_its_panel_leaves_here_after_all_is_started_again(
 
 @pytest.mark.promise("arrived-server-is-started")
 async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
-    sender: Sender, node: MoveNode, monkeypatch: pytest.MonkeyPatch
+    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
     power, tries = sender.server.power, iter([True, True])
@@ -535,7 +460,7 @@ async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
         await power(action)
 
     monkeypatch.setattr(sender.server, "power", away)
-    at_round(node, ROUNDS + 1, lambda: refused(403, "forbidden"))
+    node.at_round(ROUNDS + 1, lambda: refused(403, "forbidden"))
     await sender.start()
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert next(tries, None) is None
