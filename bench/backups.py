@@ -14,16 +14,26 @@ from attrs import frozen
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from bench.datasets import Dataset
+from bench.datasets import MIB, Dataset
+from bench.disk import fresh_disk
+from bench.figures import Bound, Figure, Measured, Row, Table
 from bench.machine import settle
 from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site, reactor
 from bench.references import tar_to_file
-from bench.rows import TABLE, Row
 from bench.runs import mounted, receive
-from bench.targets import BACKUP, MEMORY, RESTORE, Target
+from bench.series import MEMORY, Bars, Run, Series, ratio
 
-__all__ = ["BackupRound", "BackupsResult", "backups_report", "measure_backups"]
+__all__ = ["BACKUPS"]
+
+#: Time to make a backup, against `tar -cz` at level 1; and to restore one, against receiving the
+#: same archive.
+_MADE = Bound(0.35)
+_RESTORED = Bound(1.3)
+_COLUMNS = [
+    *("ratio of times", "seconds", "seconds beside it"),
+    *("CPU seconds", "MiB at the peak", "MiB of the archive"),
+]
 
 _BACKUP = str(UUID(int=(9 << 76) | (4 << 60), version=4))
 #: Seconds for a backup, and for a restore.
@@ -31,7 +41,7 @@ _WITHIN = 600.0
 
 
 @frozen
-class BackupRound:
+class _BackupRound:
     """One round. Seconds of `tar -cz` at level 1, what making cost, and the archive's bytes.
 
     `restored` is what restoring that archive cost, `received` what receiving it does.
@@ -44,14 +54,7 @@ class BackupRound:
     restored: Cost
 
 
-@frozen
-class BackupsResult:
-    """All rounds, of the dataset `mixed`."""
-
-    rounds: list[BackupRound] = attrs.field(factory=list)
-
-
-async def measure_backups(one: Dataset, disk: Path, *, reverse: bool) -> BackupRound:
+async def _round(one: Dataset, disk: Path, *, reverse: bool) -> _BackupRound:
     """Make a backup of a dataset's tree on `disk`, restore it, and receive the same archive."""
     with TemporaryDirectory() as directory:
         site = Site(Path(directory))
@@ -75,7 +78,7 @@ async def measure_backups(one: Dataset, disk: Path, *, reverse: bool) -> BackupR
         finally:
             await node.close()
             await site.close()
-    return BackupRound(tars[0], made, archive.stat().st_size, received, restored)
+    return _BackupRound(tars[0], made, archive.stat().st_size, received, restored)
 
 
 async def _tar(one: Dataset, disk: Path) -> float:
@@ -129,44 +132,59 @@ def _as_dataset(one: Dataset, archive: Path) -> Dataset:
     return attrs.evolve(one, archive=archive, sha256=digest, tree=None)
 
 
-def backups_report(result: BackupsResult, machine: str, version: str) -> str:
-    """Return the document."""
-    rounds = result.rounds
-    rows: list[tuple[str, Target | None, Sequence[float]]] = [
-        ("making, against `tar -cz`", BACKUP, [one.made.seconds / one.tar for one in rounds]),
-        ("making, seconds", None, [one.made.seconds for one in rounds]),
-        ("`tar -cz`, seconds", None, [one.tar for one in rounds]),
-        ("making, CPU seconds of the node", None, [one.made.cpu for one in rounds]),
-        ("making, MiB at the peak", MEMORY, [one.made.peak for one in rounds]),
-        (
-            "restoring, against receiving the archive",
-            RESTORE,
-            [one.restored.seconds / one.received.seconds for one in rounds],
+async def _measure(run: Run) -> Measured:
+    one = await run.dataset("mixed")
+    rounds = []
+    for number in range(run.rounds):
+        with fresh_disk(run.directory) as disk:
+            rounds.append(await _round(one, disk, reverse=bool(number % 2)))
+        last = rounds[-1]
+        run.say(f"backup made: {ratio(last.made, last.tar)}, {last.made.peak:.0f} MiB")
+        run.say(f"restored: {ratio(last.restored, last.received.seconds)}")
+    return Measured(rounds=str(run.rounds), tables=[Table(_rows(rounds), _COLUMNS)])
+
+
+def _rows(rounds: Sequence[_BackupRound]) -> list[Row]:
+    made = [one.made for one in rounds]
+    restored = [one.restored for one in rounds]
+    ratios = [one.restored.seconds / one.received.seconds for one in rounds]
+    return [
+        Row(
+            "making (beside `tar -cz`)",
+            [
+                Figure.of([one.made.seconds / one.tar for one in rounds], _MADE),
+                Figure.of([cost.seconds for cost in made]),
+                Figure.of([one.tar for one in rounds]),
+                Figure.of([cost.cpu for cost in made]),
+                Figure.of([cost.peak for cost in made], MEMORY),
+                Figure.of([one.size / MIB for one in rounds]),
+            ],
         ),
-        ("restoring, seconds", None, [one.restored.seconds for one in rounds]),
-        ("receiving, seconds", None, [one.received.seconds for one in rounds]),
-        ("restoring, CPU seconds of the node", None, [one.restored.cpu for one in rounds]),
-        ("restoring, MiB at the peak", MEMORY, [one.restored.peak for one in rounds]),
-        ("MiB of the archive", None, [one.size / 2**20 for one in rounds]),
+        Row(
+            "restoring (beside receiving)",
+            [
+                Figure.of(ratios, _RESTORED),
+                Figure.of([cost.seconds for cost in restored]),
+                Figure.of([one.received.seconds for one in rounds]),
+                Figure.of([cost.cpu for cost in restored]),
+                Figure.of([cost.peak for cost in restored], MEMORY),
+                None,
+            ],
+        ),
     ]
-    return "\n".join(
-        [
-            "# Backups",
-            "",
-            "Written by `make bench SERIES=backups`, not to be edited.",
-            "",
-            "A backup of the dataset [mixed](benchmarks.md), which is in the page cache, is made",
-            "on a new ext4, from the Panel's call until it hears the report; the archive is on",
-            "stable storage then. `tar -I 'gzip -1' -cf` packs the same tree to the same file",
-            "system, and syncs nothing. The archive is then restored into a server without files,",
-            "by another process of the node, and received by a third, sent by curl over TLS; both",
-            "are durable when the Panel hears of them. The peak includes the node at rest.",
-            "Medians, with the lowest and the highest in brackets.",
-            "",
-            f"Machine: {machine}. Version: {version}.",
-            "",
-            *TABLE,
-            *(Row(name, values, target).text() for name, target, values in rows),
-            "",
-        ]
-    )
+
+
+BACKUPS = Series(
+    "backups",
+    "Backups",
+    """
+    A backup is made in a quarter of the time that `tar -I 'gzip -1' -cf` takes, and restored as
+    fast as a server of that size is received. A backup of `mixed`, which is in the page cache, is
+    made on a new ext4, from the Panel's call to the report, when the archive is on stable storage;
+    tar flushes nothing. Then one process of the node restores the archive to a server without
+    files, and another one receives it from curl; both are durable at their end. The peak includes
+    the node at rest.
+    """,
+    _measure,
+    (Bars(), Bars("seconds", columns=("seconds", "seconds beside it"))),
+)

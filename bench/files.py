@@ -6,29 +6,35 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
+from bench.figures import Bound, Measured, Row, Table, row
 from bench.meter import Meter
 from bench.node import BenchNode, Site
-from bench.rows import TABLE, Row
-from bench.targets import DOWNLOAD, GROWTH, LISTINGS
+from bench.series import Run, Series
 from tests.support.signed_urls import signed_url_token
 
-__all__ = ["FilesResult", "files_report", "measure_files"]
+__all__ = ["FILES"]
+
+#: The speed of a download, against nginx; and MiB more memory meanwhile.
+_SPEED = Bound(0.8, is_least=True)
+_GROWTH = Bound(16)
+#: Seconds to list a directory, by its entries.
+_LISTINGS = {10_000: Bound(0.3), 100_000: Bound(3)}
 
 MIB = 1 << 20
 #: Bytes of the file that is downloaded.
 SIZE = 1024 * MIB
 #: The cipher suite of both servers.
 _SUITE = "TLS_AES_128_GCM_SHA256"
-#: Entries of the directories that are listed, and how often each is in a round.
-ENTRIES = tuple(LISTINGS)
+#: How often each directory is listed in a round.
 _LISTS = 3
 
 _NGINX = """
@@ -52,7 +58,7 @@ http {{
 
 
 @frozen
-class Download:
+class _Download:
     """Downloads from the node and one from nginx: seconds, and the node's CPU and MiB.
 
     `signed` is by a signed URL, the others of the node by `contents`. `growth` is how much more
@@ -67,17 +73,24 @@ class Download:
 
 
 @frozen
-class FilesResult:
-    """Downloads, and the seconds of listings by the number of entries."""
+class _Listings:
+    """Seconds of listings by the number of entries, and MiB more memory than before after them."""
 
-    downloads: list[Download] = attrs.field(factory=list)
-    listings: dict[int, list[float]] = attrs.field(factory=dict)
-    #: How much more memory than before the node had after the listings, in MiB.
-    listing_growth: list[float] = attrs.field(factory=list)
+    seconds: dict[int, list[float]] = attrs.field(factory=lambda: {one: [] for one in _LISTINGS})
+    growth: list[float] = attrs.field(factory=list)
 
 
-async def measure_files(directory: Path, rounds: int, result: FilesResult) -> None:
-    """Download and list as often as there are rounds, from a node and nginx in `directory`."""
+async def _measure(run: Run) -> Measured:
+    with TemporaryDirectory() as directory:
+        downloads, listings = await _rounds(Path(directory), run.rounds)
+    for one in downloads:
+        run.say(f"1 GiB: {one.node:.2f} s, {one.nginx / one.node:.2f} of nginx's speed")
+    return Measured(tables=[Table(_rows(downloads, listings))], rounds=str(run.rounds))
+
+
+async def _rounds(directory: Path, rounds: int) -> tuple[list[_Download], _Listings]:
+    """Download and list as often, from a node and nginx in `directory`."""
+    downloads, listings = [], _Listings()
     site = Site(directory)
     await site.open()
     node = BenchNode(site, directory / "node")
@@ -98,10 +111,14 @@ async def measure_files(directory: Path, rounds: int, result: FilesResult) -> No
         with _nginx(directory, home, site.pem) as address:
             for number in range(rounds):
                 urls = _Urls(base, signed(), f"{address}/big")
-                await deferToThread(_round, curl, urls, node.pid, result, reverse=bool(number % 2))
+                reverse = bool(number % 2)
+                downloads.append(
+                    await deferToThread(_round, curl, urls, node.pid, listings, reverse=reverse)
+                )
     finally:
         await node.close()
         await site.close()
+    return downloads, listings
 
 
 @frozen
@@ -113,7 +130,7 @@ class _Urls:
     nginx: str
 
 
-def _round(curl: _Curl, urls: _Urls, pid: int, result: FilesResult, *, reverse: bool) -> None:
+def _round(curl: _Curl, urls: _Urls, pid: int, listings: _Listings, *, reverse: bool) -> _Download:
     meter = Meter(pid)
     before = meter.resident()
     others = [curl.seconds(urls.nginx)] if reverse else []
@@ -124,13 +141,12 @@ def _round(curl: _Curl, urls: _Urls, pid: int, result: FilesResult, *, reverse: 
     signed = curl.seconds(urls.signed)
     peak = max((memory for _, memory in cost.memory), default=before)
     growth = max(0.0, peak - before)
-    result.downloads.append(Download(seconds, signed, others[0], cost.cpu, growth))
-    for count in ENTRIES:
-        times = result.listings.setdefault(count, [])
+    for count, times in listings.seconds.items():
         times += [
             curl.seconds(f"{urls.base}/list-directory?directory={count}") for _ in range(_LISTS)
         ]
-    result.listing_growth.append(max(0.0, meter.resident() - before))
+    listings.growth.append(max(0.0, meter.resident() - before))
+    return _Download(seconds, signed, others[0], cost.cpu, growth)
 
 
 @frozen
@@ -152,7 +168,7 @@ def _make_files(home: Path) -> None:
     with (home / "big").open("wb") as file:
         for _ in range(SIZE // MIB):
             file.write(os.urandom(MIB))
-    for count in ENTRIES:
+    for count in _LISTINGS:
         (home / str(count)).mkdir()
         for number in range(count):
             (home / str(count) / f"player-{number}.yml").write_text("level: 1\n")
@@ -180,46 +196,34 @@ def _nginx(directory: Path, root: Path, pem: Path) -> Iterator[str]:
             process.terminate()
 
 
-def files_report(result: FilesResult, machine: str, version: str) -> str:
-    """Return the document."""
-    ratios = [one.nginx / one.node for one in result.downloads]
-    rows = [
-        ("1 GiB, speed against nginx", DOWNLOAD, ratios),
-        (
+def _rows(downloads: Sequence[_Download], listings: _Listings) -> list[Row]:
+    return [
+        row("1 GiB, speed against nginx", [one.nginx / one.node for one in downloads], _SPEED),
+        row(
             "1 GiB by a signed URL, speed against nginx",
-            DOWNLOAD,
-            [one.nginx / one.signed for one in result.downloads],
+            [one.nginx / one.signed for one in downloads],
+            _SPEED,
         ),
-        ("1 GiB, seconds", None, [one.node for one in result.downloads]),
-        ("1 GiB, seconds of nginx", None, [one.nginx for one in result.downloads]),
-        ("1 GiB, CPU seconds of the node", None, [one.cpu for one in result.downloads]),
-        ("1 GiB, MiB more memory", GROWTH, [one.growth for one in result.downloads]),
+        row("1 GiB, seconds", [one.node for one in downloads]),
+        row("1 GiB, seconds of nginx", [one.nginx for one in downloads]),
+        row("1 GiB, CPU seconds", [one.cpu for one in downloads]),
+        row("1 GiB, MiB more memory", [one.growth for one in downloads], _GROWTH),
         *(
-            (f"{count:,} entries listed, seconds", LISTINGS[count], times)
-            for count, times in result.listings.items()
+            row(f"{count:,} entries listed, seconds", times, _LISTINGS[count])
+            for count, times in listings.seconds.items()
         ),
-        ("MiB more memory after the listings", None, result.listing_growth),
+        row("MiB more memory after the listings", listings.growth),
     ]
-    return "\n".join(
-        [
-            "# Files of a server",
-            "",
-            "Written by `make bench SERIES=files`, not to be edited.",
-            "",
-            "A file of 1 GiB, which is in the page cache, is downloaded by curl over TLS 1.3 with",
-            f"{_SUITE}: from the node by `contents` and by a signed URL, and from nginx of",
-            "Debian with one worker and the same certificate, in turns. Directories are listed by",
-            "`list-directory`, into curl. Client and servers share the machine. Medians, with the",
-            "lowest and the highest in brackets.",
-            "",
-            f"Machine: {machine}. Version: {version}.",
-            "",
-            *TABLE,
-            *(
-                Row(name, values, target, is_speed=target is DOWNLOAD).text()
-                for name, target, values in rows
-                if values
-            ),
-            "",
-        ]
-    )
+
+
+FILES = Series(
+    "files",
+    "Files of a server",
+    f"""
+    A node downloads a large file as fast as nginx. curl gets a file of 1 GiB, which is in the page
+    cache, over TLS 1.3 with {_SUITE}: from the node by `contents` and by a signed URL, and from
+    Debian's nginx with one worker and the same certificate, in turns. Directories are listed by
+    `list-directory`, into curl.
+    """,
+    _measure,
+)

@@ -5,35 +5,39 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
-import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
+from bench.datasets import MIB, of_bytes
+from bench.disk import fresh_disk
+from bench.figures import Bound, Figure, Measured, Row, Table, row
 from bench.floods import ask
 from bench.meter import Meter
 from bench.node import BenchNode, Site
-from bench.targets import IDLE, REST, START, Target
+from bench.runs import memory_after
+from bench.series import FEW, Bars, Run, Series
 
-__all__ = [
-    "AT_ONCE",
-    "REST_SECONDS",
-    "IdleResult",
-    "Start",
-    "idle_report",
-    "measure_empty_site",
-    "measure_libraries",
-    "measure_start",
-]
+__all__ = ["IDLE"]
+
+#: MiB of a node that does nothing, and CPU seconds from its start to its first answer.
+_MEMORY = Bound(80, wings=34)
+_CPU = Bound(0.8, wings=0.03)
+#: MiB, a minute after sixteen servers were received at once.
+_REST = Bound(110)
 
 #: Servers of the node, none of which runs.
 _SERVERS = 10
 #: Servers received at once, and seconds from the last one's end to the look at the memory.
-AT_ONCE, REST_SECONDS = 16, 60
+_AT_ONCE, _REST_SECONDS = 16, 60
+#: Bytes of each of them.
+_RECEIVED = 200 * MIB
+#: Starts a round: one takes a second.
+_STARTS = 2
 
 
 #: A daemon of Twisted's alone: no library of others, no configuration, no state.
@@ -74,29 +78,14 @@ for modules in ["", *sys.argv[1:]]:
 
 
 @frozen
-class Start:
+class _Start:
     """One start: CPU seconds until the first answer, and MiB of resident memory then."""
 
     cpu: float
     resident: float
 
 
-@frozen
-class IdleResult:
-    """Starts without Docker and with it, and MiB of memory after servers were received.
-
-    `empty` are starts of a site of Twisted's without resources, `libraries` the MiB that each
-    takes when it is imported.
-    """
-
-    empty: list[Start] = attrs.field(factory=list)
-    plain: list[Start] = attrs.field(factory=list)
-    docker: list[Start] = attrs.field(factory=list)
-    rest: list[float] = attrs.field(factory=list)
-    libraries: dict[str, list[float]] = attrs.field(factory=dict)
-
-
-async def measure_start(directory: Path, *, docker: bool) -> Start:
+async def _measure_start(directory: Path, *, docker: bool) -> _Start:
     """Start a node in `directory` and ask it for `/api/system`.
 
     With `docker` it uses docker-py, though no engine answers: what an engine does is not measured.
@@ -111,13 +100,13 @@ async def measure_start(directory: Path, *, docker: bool) -> Start:
     try:
         await deferToThread(ask, node.url, site.ca, f"{node.node.token}")
         meter = Meter(node.pid)
-        return Start(meter.cpu(), meter.resident())
+        return _Start(meter.cpu(), meter.resident())
     finally:
         await node.close()
         await site.close()
 
 
-def measure_empty_site(directory: Path) -> Start:
+def _measure_empty_site(directory: Path) -> _Start:
     """Start a site without resources in `directory`, and ask it over TLS. Blocking."""
     pem = Site(directory).pem
     script = directory / "site.tac"
@@ -131,12 +120,12 @@ def measure_empty_site(directory: Path) -> Start:
             url = f"https://127.0.0.1:{line.rpartition(' ')[2].strip()}"
             ask(url, directory / "ca.pem", "")
             meter = Meter(process.pid)
-            return Start(meter.cpu(), meter.resident())
+            return _Start(meter.cpu(), meter.resident())
         finally:
             process.terminate()
 
 
-def measure_libraries() -> dict[str, float]:
+def _measure_libraries() -> dict[str, float]:
     """Return the MiB of resident memory that the interpreter and each library take. Blocking."""
     command = [sys.executable, "-c", _IMPORTS, *_LIBRARIES.values()]
     printed = subprocess.run(command, capture_output=True, check=True).stdout
@@ -145,50 +134,50 @@ def measure_libraries() -> dict[str, float]:
     return dict(zip(("the interpreter", *_LIBRARIES), taken, strict=True))
 
 
-def idle_report(result: IdleResult, machine: str, version: str) -> str:
-    """Return the document."""
+async def _measure(run: Run) -> Measured:
+    """Measure starts of Twisted alone, without Docker and with it, in turns; and memory later."""
+    empty, plain, docker = list[_Start](), list[_Start](), list[_Start]()
+    libraries: dict[str, list[float]] = {}
+    for _ in range(run.rounds * _STARTS):
+        with TemporaryDirectory() as directory:
+            empty.append(await deferToThread(_measure_empty_site, Path(directory)))
+        for starts in (plain, docker):
+            with TemporaryDirectory() as directory:
+                starts.append(await _measure_start(Path(directory), docker=starts is docker))
+            run.say(f"started: {starts[-1].cpu:.2f} s of CPU, {starts[-1].resident:.0f} MiB")
+        for name, taken in (await deferToThread(_measure_libraries)).items():
+            libraries.setdefault(name, []).append(taken)
+    one = await deferToThread(of_bytes, _RECEIVED, run.datasets)
+    rest = []
+    for _ in range(FEW):
+        with fresh_disk(run.directory) as disk:
+            rest.append(await memory_after(one, disk, at_once=_AT_ONCE, rest=_REST_SECONDS))
+        run.say(f"{_REST_SECONDS} s after {_AT_ONCE} servers at once: {rest[-1]:.0f} MiB")
     rows = [
-        ("CPU seconds, Twisted alone", None, [one.cpu for one in result.empty]),
-        ("MiB, Twisted alone", None, [one.resident for one in result.empty]),
-        ("CPU seconds to the first answer", START, [one.cpu for one in result.plain]),
-        ("MiB then", IDLE, [one.resident for one in result.plain]),
-        ("CPU seconds, with docker-py", START, [one.cpu for one in result.docker]),
-        ("MiB, with docker-py", IDLE, [one.resident for one in result.docker]),
-        (f"MiB, {REST_SECONDS} s after {AT_ONCE} servers at once", REST, result.rest),
+        row("CPU seconds, Twisted alone", [one.cpu for one in empty]),
+        row("MiB, Twisted alone", [one.resident for one in empty]),
+        row("CPU seconds to the first answer", [one.cpu for one in plain], _CPU),
+        row("MiB then", [one.resident for one in plain], _MEMORY),
+        row("CPU seconds, with docker-py", [one.cpu for one in docker], _CPU),
+        row("MiB, with docker-py", [one.resident for one in docker], _MEMORY),
+        row(f"MiB, {_REST_SECONDS} s after {_AT_ONCE} servers at once", rest, _REST),
     ]
-    return "\n".join(
-        [
-            "# An idle node",
-            "",
-            "Written by `make bench SERIES=idle`, not to be edited.",
-            "",
-            f"A node with {_SERVERS} servers, none of which runs, is started and asked for",
-            "`/api/system` over TLS. Resident memory counts libraries that other processes share.",
-            "With docker-py: Docker is on in the configuration, but no engine answers. Twisted",
-            "alone: `twistd` with a site over TLS that has no resource. Medians, with the lowest",
-            "and the highest in brackets.",
-            "",
-            f"Machine: {machine}. Version: {version}.",
-            "",
-            "| | Go Wings | required | measured | |",
-            "| --- | --- | --- | --- | --- |",
-            *(_row(name, target, values) for name, target, values in rows if values),
-            "",
-            "Resident memory by what is imported, in this order; the rest is taken by the start:",
-            "",
-            "| | MiB |",
-            "| --- | --- |",
-            *(f"| {name} | {median(each):.1f} |" for name, each in result.libraries.items()),
-            "",
-        ]
-    )
+    imported = [Row(name, [Figure.of([median(each)])]) for name, each in libraries.items()]
+    caption = "MiB by what is imported, in this order; the start takes the rest:"
+    tables = [Table(rows), Table(imported, ["MiB"], caption)]
+    return Measured(rounds=str(len(plain)), tables=tables)
 
 
-def _row(name: str, target: Target | None, values: Sequence[float]) -> str:
-    middle = median(values)
-    measured = f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
-    if target is None:
-        return f"| {name} | | | {measured} | |"
-    wings = "" if target.wings is None else f"{target.wings:g}"
-    is_held = "held" if middle <= target.required else "**missed**"
-    return f"| {name} | {wings} | {target.required:g} | {measured} | {is_held} |"
+IDLE = Series(
+    "idle",
+    "An idle node",
+    f"""
+    A node that does nothing needs some 80 MiB, more than half of it for Twisted; Go Wings needs
+    less CPU time and memory. A node with {_SERVERS} servers, none of which runs, is started and
+    asked for `/api/system` over TLS. Memory is resident, with libraries that other processes
+    share. With docker-py: Docker is on in the configuration, but no engine answers. Twisted alone:
+    `twistd` with a site over TLS that has no resource.
+    """,
+    _measure,
+    (Bars(), Bars("MiB by what is imported", table=1)),
+)

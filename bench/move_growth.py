@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
+from bench.figures import Bound, Figure, Measured, Row, Table, row
 from bench.meter import Cost
-from bench.rows import TABLE, Row
 from bench.runs import move
-from bench.targets import MEMORY, MOVE_GROWTH
+from bench.series import MEMORY, Bars, Lines, Run, Series
 
-__all__ = ["GROWN_BYTES", "GROWN_FILES", "GrownMove", "MoveGrowth", "grow", "growth_report"]
+__all__ = ["MOVE_GROWTH"]
 
+#: How much longer a MiB or a file of a large server may take than of a small one.
+_GROWTH = Bound(1.3)
 #: Bytes of servers with few files, and numbers of files of 512 bytes.
-GROWN_BYTES = tuple(size << 30 for size in (1, 2, 4, 10))
-GROWN_FILES = (5_000, 50_000, 500_000)
+_BYTES = tuple(size << 30 for size in (1, 2, 4, 10))
+_FILES = (5_000, 50_000, 500_000)
 _LARGE = 64 * MIB
 _SMALL = 512
 _DIRECTORIES = 500
+_PROPORTION = "seconds (dotted: in proportion)"
+_COLUMNS = ["seconds", "CPU source", "CPU destination", "MiB source", "MiB destination"]
 
 
 @frozen
-class GrownMove:
+class _Grown:
     """The move of a server with `size` bytes in `files` files."""
 
     size: int
@@ -38,29 +41,23 @@ class GrownMove:
     destination: Cost
 
 
-@frozen
-class MoveGrowth:
-    """Moves by bytes, and by files."""
-
-    by_bytes: list[GrownMove] = attrs.field(factory=list)
-    by_files: list[GrownMove] = attrs.field(factory=list)
-
-
-async def grow(directory: Path, result: MoveGrowth, say: Callable[[str], None]) -> None:
-    """Move each size once; both copies are on a new disk below `directory`."""
-    sizes: list[tuple[list[GrownMove], Callable[[Path], Dataset]]] = [
-        *((result.by_bytes, partial(_of_bytes, size)) for size in GROWN_BYTES),
-        *((result.by_files, partial(_of_files, count)) for count in GROWN_FILES),
+async def _measure(run: Run) -> Measured:
+    """Move each size once; both copies are on a new disk."""
+    by_bytes, by_files = list[_Grown](), list[_Grown]()
+    sizes: list[tuple[list[_Grown], Callable[[Path], Dataset]]] = [
+        *((by_bytes, partial(_of_bytes, size)) for size in _BYTES),
+        *((by_files, partial(_of_files, count)) for count in _FILES),
     ]
     for moves, make in sizes:
-        with fresh_disk(directory) as disk:
+        with fresh_disk(run.directory) as disk:
             one = await deferToThread(make, disk)
             source, destination = await move(one, disk)
-        moves.append(GrownMove(one.size, one.files, source, destination))
-        say(
+        moves.append(_Grown(one.size, one.files, source, destination))
+        run.say(
             f"{one.size / MIB:,.0f} MiB in {one.files:,} files: {source.seconds:.0f} s, "
             f"{source.peak:.0f} and {destination.peak:.0f} MiB"
         )
+    return Measured(rounds="1", tables=_tables(by_bytes, by_files))
 
 
 def _of_bytes(size: int, disk: Path) -> Dataset:
@@ -93,44 +90,43 @@ def _dataset(tree: Path, size: int, files: int) -> Dataset:
     return Dataset(tree.name, tree.with_suffix(".tar.gz"), "", size, files, tree)
 
 
-def growth_report(result: MoveGrowth, machine: str, version: str) -> str:
-    """Return the document."""
-    lines = [
-        "# Growth of moves that resume",
-        "",
-        "Written by `make bench SERIES=move_growth`, not to be edited.",
-        "",
-        "Stopped servers of growing sizes are moved between two new nodes of one machine over",
-        "TLS, each once, from the Panel's call until the source knows of the success: files of",
-        "64 MiB, half of which compresses, and files of 512 bytes. The time grows linearly if",
-        "each MiB, or each file, of the largest server takes at most as long as required, against",
-        "one of the second smallest.",
-        "",
-        f"Machine: {machine}. Version: {version}.",
-        "",
+def _tables(by_bytes: Sequence[_Grown], by_files: Sequence[_Grown]) -> list[Table]:
+    bytes_each = [one.source.seconds / one.size for one in by_bytes]
+    files_each = [one.source.seconds / one.files for one in by_files]
+    last = "the largest, time of each {} against the second smallest"
+    rows = [
+        row(last.format("MiB"), [bytes_each[-1] / bytes_each[1]], _GROWTH),
+        row(last.format("file"), [files_each[-1] / files_each[1]], _GROWTH),
     ]
-    for title, moves, measure in (
-        ("## By bytes", result.by_bytes, lambda one: one.size / MIB),
-        ("## By files", result.by_files, lambda one: one.files),
-    ):
-        if moves:
-            lines += [title, "", *_section(moves, measure), ""]
-    return "\n".join(lines)
+    sizes = [_row(f"{_mib(one)} in {one.files:,} files", one) for one in by_bytes]
+    counts = [_row(f"{one.files:,} files, {_mib(one)}", one) for one in by_files]
+    return [Table(sizes, _COLUMNS), Table(counts, _COLUMNS), Table(rows)]
 
 
-def _section(moves: Sequence[GrownMove], measure: Callable[[GrownMove], float]) -> Iterable[str]:
-    yield "| MiB | files | seconds | source: CPU seconds | MiB | destination: CPU seconds | MiB |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for one in moves:
-        yield (
-            f"| {one.size / MIB:,.0f} | {one.files:,} | {one.source.seconds:.1f} "
-            f"| {one.source.cpu:.1f} | {one.source.peak:.0f} "
-            f"| {one.destination.cpu:.1f} | {one.destination.peak:.0f} |"
-        )
-    each = [one.source.seconds / measure(one) for one in moves]
-    peaks = [max(one.source.peak, one.destination.peak) for one in moves]
-    yield ""
-    yield from TABLE
-    name = "time for each, of the largest against the second smallest"
-    yield Row(name, [each[-1] / each[1]], MOVE_GROWTH).text()
-    yield Row("MiB at the peak of either node, the highest", [max(peaks)], MEMORY).text()
+def _mib(one: _Grown) -> str:
+    return f"{one.size / MIB:,.0f} MiB"
+
+
+def _row(name: str, one: _Grown) -> Row:
+    source, destination = one.source, one.destination
+    figures = [source.seconds, source.cpu, destination.cpu]
+    peaks = [Figure.of([cost.peak], MEMORY) for cost in (source, destination)]
+    return Row(name, [*(Figure.of([figure]) for figure in figures), *peaks])
+
+
+MOVE_GROWTH = Series(
+    "move_growth",
+    "Growth of moves",
+    """
+    The time of a move grows in proportion to the server's size, and the memory of both nodes stays
+    below its bound. Stopped servers move between two new nodes of one machine over TLS, each once,
+    from the Panel's call until the source knows of the success: files of 64 MiB, half of which
+    compresses, and files of 512 bytes.
+    """,
+    _measure,
+    (
+        Lines("MiB", _PROPORTION, ("seconds",), scale="log"),
+        Lines("files of 512 bytes", _PROPORTION, ("seconds",), 1, scale="log"),
+        Bars(table=2),
+    ),
+)

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from bench.datasets import MIB, Dataset
+from bench.disk import fresh_disk
+from bench.figures import Bound, Figure, Measured, Row, Table, row
 from bench.meter import Cost
 from bench.node import BenchNode, reactor
-from bench.rows import TABLE, Row
 from bench.runs import move, move_over_line
-from bench.targets import MEMORY, MOVE_AGAIN, MOVE_CPU, MOVE_TIME, Target
+from bench.series import MEMORY, Bars, Run, Series, ratio
 from tests.support.line import Line
 
-__all__ = ["MoveRound", "MovesResult", "measure_moves", "moves_report"]
+__all__ = ["RESUME"]
+
+#: Time and CPU of a move by batches, against the single stream, and MiB that are sent twice.
+_TIME = Bound(1.15)
+_CPU = Bound(1.3)
+_AGAIN = Bound(128)
+_COLUMNS = ["seconds", "CPU source", "CPU destination", "MiB on the line"]
 
 #: Seconds until a destination that was killed is started again.
 _DOWN = 1.0
@@ -27,7 +33,7 @@ _STREAM = {"moves": {"enabled": False}}
 
 
 @frozen
-class MoveRound:
+class _Round:
     """One round: what each side cost as one stream, and by batches.
 
     `whole` and `killed` are bytes on the line, of a move without a break, and of one whose
@@ -42,15 +48,7 @@ class MoveRound:
     killed: int
 
 
-@frozen
-class MovesResult:
-    """All rounds, and the server's bytes and files."""
-
-    rounds: list[MoveRound] = attrs.field(factory=list)
-    size: list[int] = attrs.field(factory=list)
-
-
-async def measure_moves(one: Dataset, disk: Path, *, reverse: bool) -> MoveRound:
+async def _round(one: Dataset, disk: Path, *, reverse: bool) -> _Round:
     """Move a dataset between new nodes on `disk`, four times."""
     if reverse:
         source, destination = await move(one, disk)
@@ -64,7 +62,7 @@ async def measure_moves(one: Dataset, disk: Path, *, reverse: bool) -> MoveRound
         line.after(whole // 2, lambda: Deferred.fromCoroutine(_restart(node)))
 
     killed = await move_over_line(one, disk, kill_at_half)
-    return MoveRound(stream_source, stream_destination, source, destination, whole, killed)
+    return _Round(stream_source, stream_destination, source, destination, whole, killed)
 
 
 async def _restart(node: BenchNode) -> None:
@@ -73,59 +71,77 @@ async def _restart(node: BenchNode) -> None:
     await node.run(**node.transfers)
 
 
-def moves_report(result: MovesResult, machine: str, version: str) -> str:
-    """Return the document."""
-    rounds = result.rounds
-    size, files = result.size
-    rows: list[tuple[str, Target | None, Sequence[float]]] = [
-        (
-            "time, against the single stream",
-            MOVE_TIME,
+async def _measure(run: Run) -> Measured:
+    one = await run.dataset("server")
+    rounds = []
+    for number in range(run.rounds):
+        with fresh_disk(run.directory) as disk:
+            rounds.append(await _round(one, disk, reverse=bool(number % 2)))
+        last = rounds[-1]
+        run.say(f"by batches: {ratio(last.source, last.stream_source.seconds)}")
+        run.say(f"sent twice: {(last.killed - last.whole) / MIB:.1f} MiB")
+    tables = [Table(_bounded(rounds)), Table(_costs(rounds), _COLUMNS)]
+    return Measured(rounds=str(run.rounds), tables=tables)
+
+
+def _bounded(rounds: Sequence[_Round]) -> list[Row]:
+    return [
+        row(
+            "time, against one stream",
             [one.source.seconds / one.stream_source.seconds for one in rounds],
+            _TIME,
         ),
-        (
-            "CPU of both nodes, against the single stream",
-            MOVE_CPU,
+        row(
+            "CPU of both nodes, against one stream",
             [
                 (one.source.cpu + one.destination.cpu)
                 / (one.stream_source.cpu + one.stream_destination.cpu)
                 for one in rounds
             ],
+            _CPU,
         ),
-        (
-            "MiB sent twice after a kill of the destination at half of it",
-            MOVE_AGAIN,
-            [(one.killed - one.whole) / MIB for one in rounds],
-        ),
-        ("the source's MiB at the peak", MEMORY, [one.source.peak for one in rounds]),
-        ("the destination's MiB at the peak", MEMORY, [one.destination.peak for one in rounds]),
-        ("by batches, seconds", None, [one.source.seconds for one in rounds]),
-        ("as one stream, seconds", None, [one.stream_source.seconds for one in rounds]),
-        ("CPU seconds of the source", None, [one.source.cpu for one in rounds]),
-        ("the same, as one stream", None, [one.stream_source.cpu for one in rounds]),
-        ("CPU seconds of the destination", None, [one.destination.cpu for one in rounds]),
-        ("the same, as one stream", None, [one.stream_destination.cpu for one in rounds]),
-        ("MiB on the line", None, [one.whole / MIB for one in rounds]),
+        row("MiB sent twice", [(one.killed - one.whole) / MIB for one in rounds], _AGAIN),
+        row("the source's MiB at the peak", [one.source.peak for one in rounds], MEMORY),
+        row("the destination's MiB at the peak", [one.destination.peak for one in rounds], MEMORY),
     ]
-    return "\n".join(
-        [
-            "# Moves that resume",
-            "",
-            "Written by `make bench SERIES=resume`, not to be edited.",
-            "",
-            f"A stopped server of {size / MIB:,.0f} MiB in {files:,} files, which are in the page",
-            "cache, is moved between two nodes of one machine over TLS, as",
-            "[batches](protocol.md#moves-that-resume)",
-            "and as one stream in turns, from the Panel's call until the",
-            "source knows of the success. Both are durable then, and what came in batches has",
-            "been read back. Then it is moved over a line that counts bytes, and once more with a",
-            "`kill -9` of the destination when half has been sent, and a start a second later.",
-            "Medians, with the lowest and the highest in brackets.",
-            "",
-            f"Machine: {machine}. Version: {version}.",
-            "",
-            *TABLE,
-            *(Row(name, values, target).text() for name, target, values in rows),
-            "",
-        ]
-    )
+
+
+def _costs(rounds: Sequence[_Round]) -> list[Row]:
+    return [
+        Row(
+            "by batches",
+            [
+                Figure.of([one.source.seconds for one in rounds]),
+                Figure.of([one.source.cpu for one in rounds]),
+                Figure.of([one.destination.cpu for one in rounds]),
+                Figure.of([one.whole / MIB for one in rounds]),
+            ],
+        ),
+        Row(
+            "as one stream",
+            [
+                Figure.of([one.stream_source.seconds for one in rounds]),
+                Figure.of([one.stream_source.cpu for one in rounds]),
+                Figure.of([one.stream_destination.cpu for one in rounds]),
+                None,
+            ],
+        ),
+    ]
+
+
+RESUME = Series(
+    "resume",
+    "Moves that resume",
+    """
+    After a crash of the destination a move sends only a few MiB again; for that it takes somewhat
+    longer than one stream. A stopped server of 2,048 MiB in 50,028 files, which are in the page
+    cache, moves between two nodes of one machine over TLS, as
+    [batches](protocol.md#moves-that-resume) and as one
+    stream in turns, from the Panel's call until the source knows of the success. Both are durable
+    then, and what came in batches has been read back. Then it moves over a line that counts bytes,
+    and once more with a `kill -9` of the destination when half has been sent, and a start a second
+    later.
+    """,
+    _measure,
+    (Bars(), Bars("seconds", table=1, columns=("seconds", "CPU source", "CPU destination"))),
+)

@@ -16,20 +16,27 @@ from stat import S_ISREG
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 
-import attrs
 from attrs import frozen
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
+from bench.disk import fresh_disk
+from bench.figures import Bound, Figure, Measured, Row, Table
 from bench.node import BenchNode, Site, reactor
-from bench.rows import TABLE, Row
-from bench.targets import QUIET
+from bench.series import Bars, Run, Series
 from tests.support import process_configuration, server_settings
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 from wingsd.filesystem.syscalls import cached_pages
 
-__all__ = ["QuietMove", "QuietResult", "measure_quiet", "quiet_report"]
+__all__ = ["QUIET"]
+
+#: Milliseconds that a game's tick is later than without a move, at the 99th percentile.
+_LATER = Bound(10)
+_COLUMNS = [
+    *("ms later", "ms late in a move", "ms late without one"),
+    *("seconds of the rounds", "MiB in the page cache after them"),
+]
 
 #: Seconds until a run times out, and for which the game is watched without a move.
 _WITHIN = 3600
@@ -67,7 +74,7 @@ _PERCENT = 99
 
 
 @frozen
-class QuietMove:
+class _QuietMove:
     """One move. How late the tick is at the 99th percentile, in ms: while rounds run, and before.
 
     `seconds` of the rounds, and `cached` MiB of the server in the page cache after them.
@@ -79,16 +86,7 @@ class QuietMove:
     cached: float
 
 
-@frozen
-class QuietResult:
-    """All moves, also those with a low share of the CPU for the daemons; bytes and files."""
-
-    plain: list[QuietMove] = attrs.field(factory=list)
-    lowered: list[QuietMove] = attrs.field(factory=list)
-    size: list[int] = attrs.field(factory=list)
-
-
-async def measure_quiet(one: Dataset, disk: Path, *, lowered: bool) -> QuietMove:
+async def _measure_quiet(one: Dataset, disk: Path, *, lowered: bool) -> _QuietMove:
     """Move a server that runs between two new nodes on `disk`.
 
     With `lowered` both daemons have a low share of the CPU.
@@ -110,7 +108,7 @@ async def measure_quiet(one: Dataset, disk: Path, *, lowered: bool) -> QuietMove
 
 async def _measure(
     one: Dataset, disk: Path, site: Site, engine: Engine, group: Path | None
-) -> QuietMove:
+) -> _QuietMove:
     source = BenchNode(site, disk / "source")
     destination = BenchNode(site, disk / "destination", proxied=True)
     uuid = site.server_uuid(time.time_ns() % 10**9)
@@ -135,7 +133,7 @@ async def _measure(
         ticks = (files / "ticks").read_text()
         cached = await deferToThread(_cached, files)
         await source.wait_for_line(f"{uuid}: state success", within=_WITHIN)
-        return QuietMove(
+        return _QuietMove(
             _lateness(ticks, moving, end), _lateness(ticks, resting, moving), end - moving, cached
         )
     finally:
@@ -198,40 +196,43 @@ def _cpu_group(*, lowered: bool) -> Iterator[Path | None]:
         group.rmdir()
 
 
-def quiet_report(result: QuietResult, machine: str, version: str) -> str:
-    """Return the document."""
-    size, files = result.size
-    lines = [
-        "# What a game notices of its move",
-        "",
-        "Written by `make bench SERIES=quiet`, not to be edited.",
-        "",
-        f"A running server of {size / MIB:,.0f} MiB in {files:,} files is moved between two nodes",
-        "of one machine over TLS, which share a Docker engine. Its game is a loop that writes",
-        "every 50 ms. Each run first watches it for 20 s while nothing moves, and then until the",
-        "server is stopped; none of its files is in the page cache before. How late the loop was",
-        "at the 99th percentile is compared. Medians, with lowest and highest in brackets.",
-        "",
-        "The daemon's threads yield to each other by their nice values, but not to containers,",
-        "which have a share of the CPU of their own. So the second table is apart: there both",
-        "daemons have a tenth of the game's share, as with `CPUWeight=10` in their unit.",
-        "",
-        f"Machine: {machine}. Version: {version}.",
-        "",
-    ]
-    for title, moves in (
-        ("As it is", result.plain),
-        ("With a tenth of the CPU's share", result.lowered),
-    ):
-        lines += [f"## {title}", "", *TABLE, *(row.text() for row in _rows(moves)), ""]
-    return "\n".join(lines)
+async def _measure_all(run: Run) -> Measured:
+    one = await run.dataset("server")
+    plain, lowered = list[_QuietMove](), list[_QuietMove]()
+    for _ in range(run.rounds):
+        for moves in (plain, lowered):
+            is_lowered = moves is lowered
+            with fresh_disk(run.directory) as disk:
+                moves.append(await _measure_quiet(one, disk, lowered=is_lowered))
+            late = moves[-1].moving - moves[-1].resting
+            run.say(f"quiet{', with less of the CPU' if is_lowered else ''}: {late:.1f} ms later")
+    rows = [_row("as it is", plain), _row("with a tenth of the CPU", lowered)]
+    return Measured(rounds=str(run.rounds), tables=[Table(rows, _COLUMNS)])
 
 
-def _rows(moves: Sequence[QuietMove]) -> list[Row]:
-    return [
-        Row("later than without a move, ms", [one.moving - one.resting for one in moves], QUIET),
-        Row("late while it moves, ms", [one.moving for one in moves]),
-        Row("late without a move, ms", [one.resting for one in moves]),
-        Row("the rounds, seconds", [one.seconds for one in moves]),
-        Row("of it in the page cache after them, MiB", [one.cached for one in moves]),
+def _row(name: str, moves: Sequence[_QuietMove]) -> Row:
+    figures: list[Figure | None] = [
+        Figure.of([one.moving - one.resting for one in moves], _LATER),
+        Figure.of([one.moving for one in moves]),
+        Figure.of([one.resting for one in moves]),
+        Figure.of([one.seconds for one in moves]),
+        Figure.of([one.cached for one in moves]),
     ]
+    return Row(name, figures)
+
+
+QUIET = Series(
+    "quiet",
+    "How late a game is while it moves",
+    f"""
+    While a server moves, its game's loop is some 2 ms later. A running server of 2,048 MiB in
+    50,028 files, none of which is in the page cache, moves between two nodes of one machine over
+    TLS, which share a Docker engine. Its loop writes every 50 ms. It is watched for {_WITHOUT} s
+    without a move, and then until the server is stopped; how late it was at the 99th percentile is
+    compared. The daemon's threads yield to each other by their nice values, but not to containers,
+    which have a share of the CPU of their own: in the second row both daemons have a tenth of the
+    game's share, as with `CPUWeight=10` in their unit.
+    """,
+    _measure_all,
+    (Bars("ms at the 99th percentile", columns=tuple(_COLUMNS[:3])),),
+)

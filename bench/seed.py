@@ -9,35 +9,44 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import attrs
 from attrs import frozen
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
+from bench.disk import fresh_disk
+from bench.figures import Bound, Measured, Points, Row, Table, row
 from bench.live import WITHIN, copy_for_game, downtime, game
 from bench.node import BenchNode, Site, reactor
-from bench.rows import TABLE, Row
-from bench.targets import SEED_DOWNTIME, SEED_ROUNDS
+from bench.series import Bars, Lines, Run, Series
 from tests.support import process_configuration, server_settings
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 
-__all__ = ["SEED_MINUTES", "SeedLag", "SeedMove", "SeedResult", "measure_seed", "seed_report"]
+__all__ = ["SEED", "SEED_MINUTES"]
+
+#: Seconds that a server is down whose copy has followed it, and its rounds since the order.
+_DOWN = Bound(5)
+_ROUNDS = Bound(1)
 
 #: Minutes for which the copy follows the server, and MB/s that its game writes.
 SEED_MINUTES = 60.0
 _RATE = 5
 #: How often it is looked how far the copy is: a twentieth of the time, but not more often.
 _LOOKS, _LEAST = 60, 10.0
+#: What is seen then.
+_LOOKED = [
+    *("minutes", "rounds", "the copy's age", "MiB changed", "MiB missing"),
+    "predicted seconds down",
+]
 
 
 @frozen
-class SeedLag:
+class _SeedLag:
     """How far the copy was, `at` seconds after the order; None for what was not known yet."""
 
     at: float
@@ -49,7 +58,7 @@ class SeedLag:
 
 
 @frozen
-class SeedMove:
+class _SeedMove:
     """One seed and its move: seconds of the downtime, of the Panel's order, and its rounds.
 
     `sent` are the bytes on the line from the order on.
@@ -59,21 +68,12 @@ class SeedMove:
     seconds: float
     rounds: int
     sent: int
-    lags: list[SeedLag] = attrs.field(factory=list)
+    lags: list[_SeedLag]
 
 
-@frozen
-class SeedResult:
-    """The measured seeds, their length in minutes, and the bytes and files of the server."""
-
-    moves: list[SeedMove] = attrs.field(factory=list)
-    size: list[int] = attrs.field(factory=list)
-    minutes: list[float] = attrs.field(factory=list)
-
-
-async def measure_seed(
+async def _measure_seed(
     one: Dataset, disk: Path, minutes: float, say: Callable[[str], None]
-) -> SeedMove:
+) -> _SeedMove:
     """Have a copy follow a server between two new nodes on `disk`, and move it then."""
     with (
         TemporaryDirectory() as directory,
@@ -96,7 +96,7 @@ async def _measure(
     engine: Engine,
     minutes: float,
     say: Callable[[str], None],
-) -> SeedMove:
+) -> _SeedMove:
     source = BenchNode(site, disk / "source")
     destination = BenchNode(site, disk / "destination", proxied=True)
     uuid = site.server_uuid(time.time_ns() % 10**9)
@@ -117,7 +117,7 @@ async def _measure(
         await destination.wait_for_line(f"{uuid}: running", within=WITHIN)
         await source.wait_for_line(f"{uuid}: state success", within=WITHIN)
         rounds = sum(f"{uuid}: round " in line for line in source.log[since:])
-        return SeedMove(
+        return _SeedMove(
             await deferToThread(downtime, engine.client, uuid, began),
             time.time() - began,
             rounds,
@@ -137,9 +137,9 @@ async def _begin(uuid: str, source: BenchNode, destination: BenchNode) -> None:
         raise RuntimeError(sent.err)
 
 
-async def _watch(source: BenchNode, seconds: float, say: Callable[[str], None]) -> list[SeedLag]:
+async def _watch(source: BenchNode, seconds: float, say: Callable[[str], None]) -> list[_SeedLag]:
     """Note how far the copy is, until `seconds` after its first whole round."""
-    lags: list[SeedLag] = []
+    lags: list[_SeedLag] = []
     began, end = time.time(), None
     while end is None or time.time() < end:
         await deferLater(reactor, max(seconds / _LOOKS, _LEAST))
@@ -151,12 +151,12 @@ async def _watch(source: BenchNode, seconds: float, say: Callable[[str], None]) 
             end = now + seconds
         age = None if whole is None else now - whole
         figures = (found["changed_bytes"], found["missing_bytes"], found["predicted_downtime"])
-        lags.append(SeedLag(now - began, found["rounds"], age, *figures))
+        lags.append(_SeedLag(now - began, found["rounds"], age, *figures))
         say(_line(lags[-1]) + (f", {found['trouble']}" if found["trouble"] else ""))
     return lags
 
 
-def _line(lag: SeedLag) -> str:
+def _line(lag: _SeedLag) -> str:
     age = "no whole copy" if lag.age is None else f"{lag.age:.0f} s old"
     predicted = "" if lag.downtime is None else f", {lag.downtime:.1f} s of downtime"
     return (
@@ -165,41 +165,61 @@ def _line(lag: SeedLag) -> str:
     )
 
 
-def seed_report(result: SeedResult, machine: str, version: str) -> str:
-    """Return the document."""
-    size, files = result.size
-    minutes = ", ".join(f"{each:g}" for each in result.minutes)
-    moves = result.moves
+async def _measure_all(run: Run) -> Measured:
+    one = await run.dataset("server")
+    moves = []
+    for _ in range(run.rounds):
+        with fresh_disk(run.directory) as disk:
+            moves.append(await _measure_seed(one, disk, run.minutes, run.say))
+        last = moves[-1]
+        run.say(f"seed: down for {last.downtime:.2f} s, after {last.rounds} more rounds")
+    looks = [
+        [
+            round(lag.at / 60, 1),
+            lag.rounds,
+            None if lag.age is None else round(lag.age),
+            round(lag.changed / MIB),
+            round(lag.missing / MIB),
+            None if lag.downtime is None else round(lag.downtime, 1),
+        ]
+        for lag in moves[-1].lags
+    ]
+    return Measured(
+        rounds=str(run.rounds),
+        tables=[Table(_rows(moves, run.minutes))],
+        points={"looks": Points(_LOOKED, looks)},
+    )
+
+
+def _rows(moves: Sequence[_SeedMove], minutes: float) -> list[Row]:
     lags = [lag for move in moves for lag in move.lags if lag.age is not None]
-    rows = [
-        Row("down, seconds", [move.downtime for move in moves], SEED_DOWNTIME),
-        Row("rounds while it still runs", [move.rounds for move in moves], SEED_ROUNDS),
-        Row("from the order to the success, seconds", [move.seconds for move in moves]),
-        Row("sent since the order, MiB", [move.sent / MIB for move in moves]),
-        Row("the copy's age while it follows, seconds", [lag.age or 0.0 for lag in lags]),
-        Row("changed from round to round, MiB", [lag.changed / MIB for lag in lags]),
-        Row("predicted downtime, seconds", [lag.downtime for lag in lags if lag.downtime]),
+    rows: list[tuple[str, list[float], Bound | None]] = [
+        ("seconds down", [move.downtime for move in moves], _DOWN),
+        ("rounds after the order, while it still runs", [move.rounds for move in moves], _ROUNDS),
+        ("seconds from the order to the success", [move.seconds for move in moves], None),
+        ("MiB sent since the order", [move.sent / MIB for move in moves], None),
+        ("minutes until the order", [minutes], None),
+        ("the copy's age until then, seconds", [lag.age or 0.0 for lag in lags], None),
+        ("MiB changed from round to round", [lag.changed / MIB for lag in lags], None),
+        ("predicted seconds down", [lag.downtime for lag in lags if lag.downtime], None),
     ]
-    lines = [
-        "# Seeds of running servers",
-        "",
-        "Written by `make bench SERIES=seed`, not to be edited.",
-        "",
-        f"A copy of a running server of {size / MIB:,.0f} MiB in {files:,} files follows it",
-        "between two nodes of one machine over TLS, which share a Docker engine; the game writes",
-        f"{_RATE} MB/s at random places of 16 files of 8 MiB. After {minutes} minutes the Panel",
-        "orders its transfer. It is down from the end of its program at the source to the start",
-        "of its container at the destination, by the engine's clock. Medians, with the lowest and",
-        "the highest in brackets.",
-        "",
-        f"Machine: {machine}. Version: {version}.",
-        "",
-        *TABLE,
-        *(row.text() for row in rows if row.values),
-        "",
-        "How far the copy was in the last of them:",
-        "",
-        *(f"- {_line(lag)}" for lag in moves[-1].lags),
-        "",
-    ]
-    return "\n".join(lines)
+    return [row(name, values, bound) for name, values, bound in rows if values]
+
+
+SEED = Series(
+    "seed",
+    "Seeds of running servers",
+    f"""
+    A server whose copy already follows it at another node is down for about a second when it moves
+    there. The server has 2,048 MiB in 50,028 files; both nodes are on one machine, connected by
+    TLS, and share a Docker engine. The game writes {_RATE} MB/s at random places of 16 files of 8
+    MiB, and after an hour the Panel orders the transfer. Down is from the end of the program at
+    the source to the start of its container at the destination, by the engine's clock.
+    """,
+    _measure_all,
+    (
+        Lines("minutes", "seconds", ("the copy's age", "predicted seconds down"), points="looks"),
+        Lines("minutes", "MiB", ("MiB changed", "MiB missing"), points="looks"),
+        Bars(),
+    ),
+)

@@ -6,11 +6,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import attrs
 from attrs import frozen
@@ -19,58 +22,59 @@ from twisted.internet.ssl import Certificate
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from bench.datasets import MIB
+from bench.datasets import MIB, Dataset, of_bytes
+from bench.figures import Bound, Figure, Measured, Row, Table, row
 from bench.meter import Meter
 from bench.node import BenchNode, Site, reactor
 from bench.openssh import CIPHERS, SftpAccount, free_port, make_key, openssh_server
+from bench.runs import upload
+from bench.series import Bars, Run, Series
 from tests.support.browser import Browser, BrowserEvent
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 from tests.support.sftp_users import SftpUser
 
-__all__ = [
-    "CLIENTS",
-    "CLIENT_SIZE",
-    "LAST",
-    "LOGINS",
-    "SIZE",
-    "SMALL_FILES",
-    "SMALL_SIZE",
-    "BusyNode",
-    "SftpResult",
-    "SftpTimes",
-    "TransferTimes",
-    "busy_clients",
-    "ended",
-    "make_file",
-    "measure_busy",
-    "measure_speed",
-    "sftp_node",
-    "sftp_process",
-]
+__all__ = ["SFTP"]
+
+T = TypeVar("T")
+
+#: The speed of SFTP against OpenSSH's server: of a large file, and of small ones up and down. Go
+#: Wings has 0.70 of small ones up, and 0.81 down.
+_LARGE = Bound(0.9, is_least=True)
+_SMALL_UP = Bound(0.7, is_least=True)
+_SMALL_DOWN = Bound(0.75, is_least=True)
+#: MiB of SFTP's process with eight clients, and of the daemon more than before when it has _ended.
+_MEMORY = Bound(110)
+_GROWTH = Bound(3)
+#: Milliseconds of a line of the console, and the part of a transfer's speed that is lost.
+_DELAY = Bound(50)
+_LOSS = Bound(0.1)
+_COLUMNS = ["speed against OpenSSH", "seconds", "seconds of OpenSSH"]
 
 #: Bytes of the large file; small files, and bytes of each.
-SIZE = 1024 * MIB
-SMALL_FILES, SMALL_SIZE = 2_000, 2_048
+_SIZE = 1024 * MIB
+_SMALL_FILES, _SMALL_SIZE = 2_000, 2_048
 #: Clients at once, and bytes that each uploads and downloads again and again.
-CLIENTS, CLIENT_SIZE = 8, 128 * MIB
+_CLIENTS, _CLIENT_SIZE = 8, 128 * MIB
 #: How often a line of the console comes, in microseconds.
-LINE_EVERY = 100_000
+_LINE_EVERY = 100_000
 #: What is measured in turns comes before all else on the machine, so that both meet the same one;
 #: clients that keep a node busy come last: on machines of their own they take none of its time.
-_FIRST, LAST = ("chrt", "--rr", "1"), ("chrt", "--idle", "0")
+_FIRST, _LAST = ("chrt", "--rr", "1"), ("chrt", "--idle", "0")
 #: Seconds from the last connection to the end of the process, and until it must be over.
 _IDLE_TIMEOUT, _ENDED_WITHIN = 2, 30
+#: Transfers of one figure, each of which takes less than a second, and bytes of each server.
+_TRANSFERS, _SERVER_BYTES = 4, 200 * MIB
 #: Seconds in which all clients log in.
-LOGINS = 2.0
+_LOGINS = 2.0
 _USER = "6c0f5b52-0d8c-4c5b-9a3e-2b3b5a0b8c11"
 #: A server that prints the seconds since the machine's start.
 _INVOCATION = (
-    "while read up idle < /proc/uptime; do echo at $up; busybox usleep " + f"{LINE_EVERY}; done"
+    "while read up idle < /proc/uptime; do echo at $up; busybox usleep " + f"{_LINE_EVERY}; done"
 )
 
 
 @frozen
-class SftpTimes:
+class _SftpTimes:
     """Seconds of one server with a cipher: a large and small files up and down."""
 
     cipher: str
@@ -81,12 +85,12 @@ class SftpTimes:
 
 
 @frozen
-class BusyNode:
+class _BusyNode:
     """What happened while the clients were busy.
 
     `peak` is the memory of SFTP's process in MiB, `delays` are seconds of lines of the console,
     with the clients and without, and `grown` is how many MiB the daemon had more when SFTP's
-    process had ended than before.
+    process had _ended than before.
     """
 
     peak: float
@@ -96,7 +100,7 @@ class BusyNode:
 
 
 @frozen
-class TransferTimes:
+class _TransferTimes:
     """Seconds in which servers were received, while clients were busy with SFTP, and without.
 
     `openssh` is beside clients of OpenSSH's server, and `cores` the CPU time of SFTP's process
@@ -109,51 +113,74 @@ class TransferTimes:
     cores: float
 
 
-@frozen
-class SftpResult:
-    """The rounds. `busy` is empty where no Docker engine answers."""
+async def _measure(run: Run) -> Measured:
+    """Measure SFTP beside OpenSSH's server, and the node while clients are busy."""
+    speeds = await _in_memory(_measure_speed, run.rounds)
+    for one, other in speeds:
+        ratios = f"{other.up / one.up:.2f} and {other.down / one.down:.2f}"
+        run.say(f"1 GiB up and down with {one.cipher}: {ratios}")
+    dataset = await deferToThread(of_bytes, _SERVER_BYTES, run.datasets)
+    transfers = await _in_memory(_measure_transfers, dataset, run.rounds)
+    for each in transfers:
+        run.say(f"a transfer beside SFTP: {each.quiet / each.node:.2f} of its speed")
+    busy = []
+    for _ in range(run.rounds):
+        measured = await _in_memory(_measure_busy)
+        if measured is None:
+            run.say("no Docker engine answers: the console is not measured")
+            break
+        busy.append(measured)
+        run.say(f"clients at once: {measured.peak:.0f} MiB")
+    rows = [each for cipher in CIPHERS for each in _speeds(cipher, speeds)]
+    others = [*_transfer_rows(transfers), *(_busy_rows(busy) if busy else [])]
+    return Measured(rounds=str(run.rounds), tables=[Table(rows, _COLUMNS), Table(others)])
 
-    node: list[SftpTimes] = attrs.field(factory=list)
-    openssh: list[SftpTimes] = attrs.field(factory=list)
-    busy: list[BusyNode] = attrs.field(factory=list)
-    transfers: list[TransferTimes] = attrs.field(factory=list)
+
+async def _in_memory(measure: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Measure with all files in memory, so that no disk is measured."""
+    with TemporaryDirectory(dir="/dev/shm") as directory:
+        return await measure(Path(directory), *arguments)
 
 
-async def measure_speed(directory: Path, rounds: int, result: SftpResult) -> None:
-    """Measure both servers in turns with each cipher, as often as there are rounds."""
+async def _measure_speed(directory: Path, rounds: int) -> list[tuple[_SftpTimes, _SftpTimes]]:
+    """Measure the node and OpenSSH's server in turns with each cipher, as often."""
     sources = directory / "sources"
     await deferToThread(_make_sources, sources)
-    async with sftp_node(directory, _FIRST) as (_, account, home):
+    pairs = []
+    async with _sftp_node(directory, _FIRST) as (_, account, home):
         with openssh_server(directory, account.key, _FIRST) as reference:
-            places = [(account, home, result.node)]
-            places += [(reference, Path(reference.home), result.openssh)]
+            places = [(account, home), (reference, Path(reference.home))]
             for number in range(rounds):
                 for cipher in CIPHERS:
-                    for client, place, times in places if number % 2 else places[::-1]:
+                    times = []
+                    for client, place in places if number % 2 else places[::-1]:
                         one = attrs.evolve(client, cipher=cipher)
                         times.append(await deferToThread(_times, one, place, sources))
+                    node, openssh = times if number % 2 else times[::-1]
+                    pairs.append((node, openssh))
+    return pairs
 
 
 def _make_sources(sources: Path) -> None:
     small = sources / "small"
     small.mkdir(parents=True)
-    for number in range(SMALL_FILES):
-        (small / f"player-{number}.yml").write_bytes(os.urandom(SMALL_SIZE))
-    make_file(sources / "big", SIZE)
+    for number in range(_SMALL_FILES):
+        (small / f"player-{number}.yml").write_bytes(os.urandom(_SMALL_SIZE))
+    _make_file(sources / "big", _SIZE)
 
 
-def make_file(path: Path, size: int) -> None:
+def _make_file(path: Path, size: int) -> None:
     """Write a file of random bytes. Blocking."""
     with path.open("wb") as file:
         for _ in range(size // MIB):
             file.write(os.urandom(MIB))
 
 
-def _times(client: SftpAccount, place: Path, sources: Path) -> SftpTimes:
+def _times(client: SftpAccount, place: Path, sources: Path) -> _SftpTimes:
     """Measure one server whose files are in `place`, and delete what came there."""
     home, back = client.home, sources / "back"
     try:
-        times = SftpTimes(
+        times = _SftpTimes(
             client.cipher,
             client.seconds(f"put {sources}/big {home}/big"),
             client.seconds(f"get {home}/big /dev/null"),
@@ -161,8 +188,8 @@ def _times(client: SftpAccount, place: Path, sources: Path) -> SftpTimes:
             client.seconds(f"get -r {home}/small {back}"),
         )
         for name in (place / "small", back):
-            if len(os.listdir(name)) != SMALL_FILES:
-                raise SystemExit(f"bench: {name} has not the {SMALL_FILES} files")
+            if len(os.listdir(name)) != _SMALL_FILES:
+                raise SystemExit(f"bench: {name} has not the {_SMALL_FILES} files")
         return times
     finally:
         shutil.rmtree(back, ignore_errors=True)
@@ -171,7 +198,7 @@ def _times(client: SftpAccount, place: Path, sources: Path) -> SftpTimes:
 
 
 @asynccontextmanager
-async def sftp_node(
+async def _sftp_node(
     directory: Path, wrapper: tuple[str, ...], **docker: Any
 ) -> AsyncIterator[tuple[BenchNode, SftpAccount, Path]]:
     """A node with a server: the node, the account of the server's user, and the server's files."""
@@ -206,7 +233,7 @@ async def sftp_node(
         await site.close()
 
 
-async def measure_busy(directory: Path) -> BusyNode | None:
+async def _measure_busy(directory: Path) -> _BusyNode | None:
     """Measure a node while clients are busy; None where no Docker engine answers."""
     try:
         with (
@@ -219,12 +246,12 @@ async def measure_busy(directory: Path) -> BusyNode | None:
         return None
 
 
-async def _busy(directory: Path, engine: Engine) -> BusyNode:
+async def _busy(directory: Path, engine: Engine) -> _BusyNode:
     source = directory / "source"
-    await deferToThread(make_file, source, CLIENT_SIZE)
+    await deferToThread(_make_file, source, _CLIENT_SIZE)
     server = Site.server_uuid(1)
     changes = engine.for_node(server)["docker"]
-    async with sftp_node(directory, (), **changes) as (node, account, _):
+    async with _sftp_node(directory, (), **changes) as (node, account, _):
         settings = node.panel.settings_of(server)
         settings["container"]["image"] = engine.image
         settings["invocation"] = _INVOCATION
@@ -237,18 +264,18 @@ async def _busy(directory: Path, engine: Engine) -> BusyNode:
         browser.heard = lines.heard
         try:
             lines.delays.clear()
-            await deferLater(reactor, 10 * LINE_EVERY / 1e6)
+            await deferLater(reactor, 10 * _LINE_EVERY / 1e6)
             quiet = list(lines.delays)
             meter = Meter(node.pid)
             before = meter.resident()
-            async with busy_clients(attrs.evolve(account, wrapper=LAST), source):
-                process = await sftp_process(node.pid)
+            async with _busy_clients(attrs.evolve(account, wrapper=_LAST), source):
+                process = await _sftp_process(node.pid)
                 lines.delays.clear()
-                await deferLater(reactor, 60 * LINE_EVERY / 1e6)
+                await deferLater(reactor, 60 * _LINE_EVERY / 1e6)
                 delays = list(lines.delays)
                 peak = Meter(process).peak()
-            await ended(process)
-            return BusyNode(peak, delays, quiet, meter.resident() - before)
+            await _ended(process)
+            return _BusyNode(peak, delays, quiet, meter.resident() - before)
         finally:
             await browser.close()
 
@@ -275,7 +302,7 @@ class _Lines:
 
 
 @asynccontextmanager
-async def busy_clients(account: SftpAccount, source: Path) -> AsyncIterator[None]:
+async def _busy_clients(account: SftpAccount, source: Path) -> AsyncIterator[None]:
     """Keep the clients busy, each with a file of its own. At the end, raises what any has met."""
     over = threading.Event()
 
@@ -284,8 +311,8 @@ async def busy_clients(account: SftpAccount, source: Path) -> AsyncIterator[None
             path = f"{account.home}/{number}"
             account.seconds(f"put {source} {path}", f"get {path} /dev/null")
 
-    threads = ThreadPoolExecutor(CLIENTS)
-    clients = [threads.submit(transfer, number) for number in range(CLIENTS)]
+    threads = ThreadPoolExecutor(_CLIENTS)
+    clients = [threads.submit(transfer, number) for number in range(_CLIENTS)]
     try:
         yield
     finally:
@@ -305,17 +332,135 @@ def _sftp_processes(daemon: int) -> Sequence[int]:
     return found
 
 
-async def sftp_process(daemon: int) -> int:
+async def _sftp_process(daemon: int) -> int:
     """Return the id of the process when all clients have had the time to log in."""
-    await deferLater(reactor, LOGINS)
+    await deferLater(reactor, _LOGINS)
     (pid,) = _sftp_processes(daemon)
     return pid
 
 
-async def ended(pid: int) -> None:
-    """Return when the process has ended by itself."""
+async def _ended(pid: int) -> None:
+    """Return when the process has _ended by itself."""
     until = time.monotonic() + _ENDED_WITHIN
     while Path(f"/proc/{pid}").exists():
         if time.monotonic() > until:
             raise SystemExit("bench: the process of SFTP does not end without connections")
         await deferLater(reactor, 0.1)
+
+
+# What clients of SFTP cost a transfer, and what those of OpenSSH's server cost it
+
+
+async def _measure_transfers(
+    directory: Path, dataset: Dataset, rounds: int
+) -> list[_TransferTimes]:
+    """Have a node without Docker receive servers in turns, as often as there are rounds."""
+    source, times = directory / "source", []
+    await deferToThread(_make_file, source, _CLIENT_SIZE)
+    async with _sftp_node(directory, ()) as (node, own, _):
+        with openssh_server(directory, own.key, ()) as reference:
+            account, other = (attrs.evolve(each, wrapper=_LAST) for each in (own, reference))
+            servers = count(2)
+            await _receive_some(node, dataset, servers)  # all that is imported and compiled once
+            for _ in range(rounds):
+                quiet = await _receive_some(node, dataset, servers)
+                async with _busy_clients(account, source):
+                    process = await _sftp_process(node.pid)
+                    meter = Meter(process)
+                    cpu, begun = meter.cpu(), time.monotonic()
+                    busy = await _receive_some(node, dataset, servers)
+                    cores = (meter.cpu() - cpu) / (time.monotonic() - begun)
+                await _ended(process)
+                async with _busy_clients(other, source):
+                    await deferLater(reactor, _LOGINS)
+                    openssh = await _receive_some(node, dataset, servers)
+                times.append(_TransferTimes(quiet, busy, openssh, cores))
+    return times
+
+
+async def _receive_some(node: BenchNode, dataset: Dataset, servers: Iterator[int]) -> float:
+    """Have the node receive other servers, one after the other; return the seconds of all."""
+    total = 0.0
+    for number in islice(servers, _TRANSFERS):
+        total += await _receive(node, dataset, number)
+    return total
+
+
+async def _receive(node: BenchNode, dataset: Dataset, number: int) -> float:
+    """Have the node receive another server, and forget its files; return the seconds."""
+    site = node.site
+    elsewhere = node.panel.add_node("https://elsewhere.invalid:8080")
+    uuid = site.add_server(number, elsewhere)
+    node.panel.open_transfer(uuid, node.node)
+    token = node.panel.transfer_token(uuid, node.node)
+    begun = time.monotonic()
+    await deferToThread(upload, node.url, site.ca, token, dataset)
+    seconds = time.monotonic() - begun
+    await deferToThread(shutil.rmtree, node.volumes / uuid)
+    return seconds
+
+
+# The section of the page
+
+
+def _speeds(cipher: str, pairs: Sequence[tuple[_SftpTimes, _SftpTimes]]) -> list[Row]:
+    rounds = [pair for pair in pairs if pair[0].cipher == cipher]
+    figures: list[tuple[str, Bound, Callable[[_SftpTimes], float]]] = [
+        ("1 GiB up", _LARGE, lambda one: one.up),
+        ("1 GiB down", _LARGE, lambda one: one.down),
+        (f"{_SMALL_FILES:,} files up", _SMALL_UP, lambda one: one.small_up),
+        (f"{_SMALL_FILES:,} files down", _SMALL_DOWN, lambda one: one.small_down),
+    ]
+    return [
+        Row(
+            f"{cipher}: {name}",
+            [
+                Figure.of([seconds(theirs) / seconds(ours) for ours, theirs in rounds], bound),
+                Figure.of([seconds(ours) for ours, _ in rounds]),
+                Figure.of([seconds(theirs) for _, theirs in rounds]),
+            ],
+        )
+        for name, bound, seconds in figures
+    ]
+
+
+def _transfer_rows(times: Sequence[_TransferTimes]) -> list[Row]:
+    losses = [1 - one.quiet / one.node for one in times]
+    others = [1 - one.quiet / one.openssh for one in times]
+    return [
+        row("part of a transfer's speed lost beside SFTP", losses, _LOSS),
+        row("the same beside OpenSSH's server", others),
+        row("cores of SFTP's process then", [one.cores for one in times]),
+    ]
+
+
+def _busy_rows(busy: Sequence[_BusyNode]) -> list[Row]:
+    delays = [1000 * median(one.delays) for one in busy]
+    return [
+        row(f"MiB of SFTP's process, {_CLIENTS} clients", [one.peak for one in busy], _MEMORY),
+        row("ms of a console's line then", delays, _DELAY),
+        row("the same without clients", [1000 * median(one.quiet_delays) for one in busy]),
+        row("MiB more of the daemon after SFTP's end", [one.grown for one in busy], _GROWTH),
+    ]
+
+
+SFTP = Series(
+    "sftp",
+    "SFTP",
+    f"""
+    SFTP is about as fast as OpenSSH's server, a quarter slower with small files, and hardly slows
+    down anything else. A file of {_SIZE // MIB:,} MiB, and {_SMALL_FILES:,} files of
+    {_SMALL_SIZE:,} bytes in one directory, are uploaded and downloaded by OpenSSH's `sftp`: with
+    the node, and with OpenSSH's `sshd` and its `internal-sftp`, in turns, both with the client's
+    own choice of a cipher, ChaCha20, and with {CIPHERS["AES-GCM"]}. All files are in memory. Times
+    are from the client's start to its end; servers and clients have the scheduler's class RR.
+
+    For the second table, {_CLIENTS} clients upload and download {_CLIENT_SIZE // MIB} MiB each,
+    again and again, while another client watches a console with a line every 100 ms, or while curl
+    sends the node servers, {_TRANSFERS} for each figure. The clients have the class IDLE: on
+    machines of their own they take no CPU time from the node. curl and the node still want more
+    cores than there are, so the same is measured beside OpenSSH's server in its usual class.
+    """,
+    _measure,
+    (Bars(), Bars(table=1)),
+)

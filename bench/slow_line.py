@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
+from bench.figures import Bound, Figure, Measured, Row, Table
 from bench.meter import Cost
-from bench.rows import TABLE, Row
 from bench.runs import move_over_namespace
-from bench.targets import MOVE_LINE, MOVE_LINE_BYTES, Target
+from bench.series import Bars, Run, Series
 
-__all__ = ["SLOW_LINE", "SlowMove", "SlowMoves", "measure_slow_line", "slow_line_report"]
+__all__ = ["SLOW_LINE"]
 
+#: Time against the single stream, and bytes on the line against the world's.
+_TIME = Bound(0.9)
+_SENT = Bound(0.6)
+_COLUMNS = [
+    *("time against one stream", "bytes on the line against the world's"),
+    *("seconds", "CPU source"),
+]
 #: Bytes a second.
-SLOW_LINE = 20e6
+_RATE = 20e6
 #: Bytes of the world, of each of its files, and of what each of its sections has of its own.
 _SIZE, _FILE, _OWN = 512 * MIB, 16 * MIB, 1_700
 #: Sections that occur again and again, of about this many bytes.
@@ -29,37 +35,28 @@ _NAMES = ("stone", "deepslate", "grass_block", "oak_leaves", "gravel", "iron_ore
 
 
 @frozen
-class SlowMove:
+class _Move:
     """What a move cost at its source, and bytes on the line, with all headers."""
 
     cost: Cost
     sent: int
 
 
-@frozen
-class SlowMoves:
-    """The moves of all rounds, in turns; and bytes of the world."""
-
-    batches: list[SlowMove] = attrs.field(factory=list)
-    streams: list[SlowMove] = attrs.field(factory=list)
-    size: int = _SIZE
-
-
-async def measure_slow_line(
-    directory: Path, rounds: int, result: SlowMoves, say: Callable[[str], None]
-) -> None:
+async def _measure(run: Run) -> Measured:
     """Move the world over the line, by batches and as one stream in turns."""
-    for number in range(rounds):
-        with fresh_disk(directory) as disk:
+    batches, streams = list[_Move](), list[_Move]()
+    for number in range(run.rounds):
+        with fresh_disk(run.directory) as disk:
             world = await deferToThread(_world, disk)
-            ways = [(result.batches, True), (result.streams, False)]
+            ways = [(batches, True), (streams, False)]
             for moves, enabled in reversed(ways) if number % 2 else ways:
                 cost, sent = await move_over_namespace(
-                    world, disk, SLOW_LINE, moves={"enabled": enabled}
+                    world, disk, _RATE, moves={"enabled": enabled}
                 )
-                moves.append(SlowMove(cost, sent))
+                moves.append(_Move(cost, sent))
                 kind = "batches" if enabled else "one stream"
-                say(f"{kind}: {cost.seconds:.1f} s, {sent / _SIZE:.2f} of the world's bytes")
+                run.say(f"{kind}: {cost.seconds:.1f} s, {sent / _SIZE:.2f} of the world's bytes")
+    return Measured(rounds=str(run.rounds), tables=[Table(_rows(batches, streams), _COLUMNS)])
 
 
 def _world(disk: Path) -> Dataset:
@@ -84,46 +81,36 @@ def _section(rng: random.Random) -> bytes:
     return text + bytes(rng.choices(range(16), k=_SECTION - len(text)))
 
 
-def slow_line_report(result: SlowMoves, machine: str, version: str) -> str:
-    """Return the document."""
-    rows: list[tuple[str, Target | None, Sequence[float]]] = [
-        (
-            "time, against the single stream",
-            MOVE_LINE,
-            [
-                one.cost.seconds / other.cost.seconds
-                for one, other in zip(result.batches, result.streams, strict=True)
-            ],
-        ),
-        (
-            "bytes on the line, against the world's",
-            MOVE_LINE_BYTES,
-            [one.sent / result.size for one in result.batches],
-        ),
-        ("the same, as one stream", None, [one.sent / result.size for one in result.streams]),
-        ("by batches, seconds", None, [one.cost.seconds for one in result.batches]),
-        ("as one stream, seconds", None, [one.cost.seconds for one in result.streams]),
-        ("CPU seconds of the source", None, [one.cost.cpu for one in result.batches]),
-        ("the same, as one stream", None, [one.cost.cpu for one in result.streams]),
+def _rows(batches: Sequence[_Move], streams: Sequence[_Move]) -> list[Row]:
+    ratios = [
+        one.cost.seconds / other.cost.seconds for one, other in zip(batches, streams, strict=True)
     ]
-    return "\n".join(
-        [
-            "# Moves over a slow line",
-            "",
-            "Written by `make bench SERIES=slow_line`, not to be edited.",
-            "",
-            "A stopped server is moved between two nodes of one machine over TLS and a line of",
-            f"{SLOW_LINE / 1e6:.0f} MB/s, which is shaped in a network namespace: as",
-            "[batches](protocol.md#moves-that-resume)",
-            "and as one stream in turns, with the default settings of both.",
-            f"It has {result.size / MIB:,.0f} MiB in files of {_FILE / MIB:.0f} MiB: sections of",
-            f"{_SECTIONS} kinds that occur again and again, as in worlds, and about as much that",
-            "does not compress. Medians, with the lowest and the highest in brackets.",
-            "",
-            f"Machine: {machine}. Version: {version}.",
-            "",
-            *TABLE,
-            *(Row(name, values, target).text() for name, target, values in rows),
-            "",
-        ]
-    )
+    return [
+        Row("by batches", [Figure.of(ratios, _TIME), *_figures(batches, _SENT)]),
+        Row("as one stream", [None, *_figures(streams, None)]),
+    ]
+
+
+def _figures(moves: Sequence[_Move], bound: Bound | None) -> list[Figure]:
+    return [
+        Figure.of([one.sent / _SIZE for one in moves], bound),
+        Figure.of([one.cost.seconds for one in moves]),
+        Figure.of([one.cost.cpu for one in moves]),
+    ]
+
+
+SLOW_LINE = Series(
+    "slow_line",
+    "Moves over a slow line",
+    f"""
+    Over a slow line a move sends half of a world's bytes, and takes two thirds of the time of one
+    stream. A stopped server moves between two nodes of one machine over TLS and a line of
+    {_RATE / 1e6:.0f} MB/s, which is shaped in a network namespace, as
+    [batches](protocol.md#moves-that-resume) and as
+    one stream in turns, with the default settings of both. It has {_SIZE / MIB:,.0f} MiB in files
+    of {_FILE / MIB:.0f} MiB: sections of {_SECTIONS} kinds that occur again and again, as in
+    worlds, and about as much that does not compress.
+    """,
+    _measure,
+    (Bars(), Bars("seconds", columns=("seconds", "CPU source"))),
+)
