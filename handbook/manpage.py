@@ -25,6 +25,8 @@ The configuration is the file that a Pterodactyl, Pelican or Calagopus Panel pri
 YAML.
 All keys but three have defaults, which are those of Wings, the Panels' own node daemon.
 A key without a value counts as left out.
+Numbers are at least 1, or at least 0 where the description says what 0 means.
+Paths of directories are absolute.
 Unknown keys are ignored, with one line in the log.
 With an invalid value the daemon does not start; the message has the path of the key.
 .PP

@@ -11,8 +11,8 @@ from handbook.keys import Key
 
 __all__ = ["facts", "plain"]
 
-#: What goes without saying: the words of a key say what 0 means.
-_USUAL = "0 or more"
+#: Bounds that the page's beginning states for all keys.
+_USUAL = ("0 or more", "at least 1", "an absolute path")
 
 
 def plain(value: Any) -> str:
@@ -24,7 +24,7 @@ def plain(value: Any) -> str:
 def facts(key: Key, code: Callable[[str], str]) -> str:
     """Return the default, the unit and the bounds of a key; `code` formats a value.
 
-    The kind is given where the default does not show it.
+    The kind is left out where the default shows it.
     """
     if key.is_required:
         value = "required"
@@ -36,5 +36,5 @@ def facts(key: Key, code: Callable[[str], str]) -> str:
         )
     else:
         value = f"default {code(plain(key.default))} {key.unit}".rstrip()
-    bounds = "" if key.bounds == _USUAL else key.bounds
+    bounds = "" if key.bounds in _USUAL else key.bounds
     return "; ".join(filter(None, [value, bounds, "never shown" if key.is_secret else ""]))

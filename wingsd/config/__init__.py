@@ -366,9 +366,9 @@ class StreamsConfig:
     """`system.transfers.streams`: transfers of one server in several simultaneous requests."""
 
     #: Streams beside the first, received for one server, or sent if the Panel asks for them (7 at
-    #: most). Each received one takes a slot of `concurrent` and the memory of one upload. One
-    #: server has at most half of the slots; with fewer slots its streams are read in turn
-    #: (wingsd's own).
+    #: most); 0 means none. Each received one takes a slot of `concurrent` and the memory of one
+    #: upload. One server has at most half of the slots; with fewer slots its streams are read in
+    #: turn (wingsd's own).
     most: int = attrs.field(default=16, validator=not_negative)
     #: The time for all streams to arrive after the first one; then all fail (wingsd's own).
     within: Seconds = attrs.field(default=60, validator=positive)
@@ -486,8 +486,8 @@ class TransfersConfig:
     durable: bool = True
     #: Servers received at the same time (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
-    #: Further uploads that wait for a slot, their senders slowed down; others get 503 with
-    #: `Retry-After` (wingsd's own).
+    #: Further uploads that wait for a slot, their senders slowed down. Others get 503 with
+    #: `Retry-After`; with 0 all do (wingsd's own).
     waiting: int = attrs.field(default=64, validator=not_negative)
     #: The time after which a silent sender's upload fails, or the upload to a destination that
     #: acknowledges nothing (wingsd's own).
@@ -629,7 +629,7 @@ class ThrottlesConfig:
     enabled: bool = True
     #: Lines in `line_reset_interval`. As many, but 2,000 at least, pass in a second.
     lines: int = attrs.field(default=2000, validator=not_negative)
-    #: The time after which the count begins again.
+    #: The time after which the count begins again; 0 disables this limit.
     line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)
 
 
@@ -646,7 +646,7 @@ class SearchConfig:
         "depotcache",
         "vendor",
     )
-    #: Levels below its directory that a search looks at.
+    #: Levels below its directory that a search looks at; 0 means that directory only.
     max_recursion_depth: int = attrs.field(default=8, validator=not_negative)
 
 
@@ -857,7 +857,7 @@ class LimitsConfig:
 class RemoteDownloadConfig:
     """`api.remote_download`: downloads from a URL into the files of a server."""
 
-    #: Redirects that are followed, each checked like the first URL.
+    #: Redirects that are followed, each checked like the first URL; 0 follows none.
     max_redirects: int = attrs.field(default=10, validator=not_negative)
     #: Host names, addresses and networks outside of the public Internet that users may download
     #: from, such as a mirror in the node's network. Every user with a server's file manager can
@@ -1066,7 +1066,7 @@ class SystemConfig:
     #: Entries that wait while the Panel does not take them; beyond it the oldest are dropped
     #: (wingsd's own).
     activity_max_entries: int = attrs.field(default=100_000, validator=positive)
-    #: Last console lines in the activity of a crash, at most 50; only with Pelican.
+    #: Last console lines in the activity of a crash, 0 to 50; only with Pelican.
     crash_detection_activity_lines: int = attrs.field(default=2, validator=not_negative)
     passwd: PasswdConfig = PasswdConfig()
     machine_id: MachineIdConfig = MachineIdConfig()
