@@ -215,7 +215,10 @@ class ActivityLog:
         try:
             await self._count_stored()
         except StorageError as error:
-            self._log.error("activity not counted: {error}", error=error)
+            self._log.error(
+                "activity: the entries in the state database could not be counted: {error}",
+                error=error,
+            )
 
     async def _count_stored(self) -> None:
         self._stored, deleted = await self._storage.trim_activity(self._most)
@@ -419,7 +422,7 @@ class ActivityLog:
                 self.sent += len(part)
                 if self._failure:
                     self._failure = ""
-                    self._log.info("activity is sent again")
+                    self._log.info("activity: the Panel accepts it again")
             await self._settle(part[-1])
 
     async def _settle(self, last: ActivityEntry) -> None:

@@ -131,7 +131,7 @@ def test_after_any_other_failure_all_is_sent_at_the_next_interval(
     node.pass_time(60)
     assert node.panel.commands == ["a", "b", "c"]
     assert len([line for line in logged.lines if "activity not sent" in line]) == 1
-    assert "activity is sent again" in logged.lines
+    assert "activity: the Panel accepts it again" in logged.lines
 
 
 @pytest.mark.promise("activity-is-repeated")

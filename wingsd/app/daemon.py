@@ -248,7 +248,11 @@ class Node(Service):
     async def _settle_backups(self) -> None:
         """Settle what was being made, before the Panel hears of the restart, unless disks hang."""
         settling = Deferred.fromCoroutine(self.context.backups.settle())
-        settling.addErrback(lambda failure: self._log.failure("backups not settled", failure))
+        settling.addErrback(
+            lambda failure: self._log.failure(
+                "interrupted backups are neither completed nor reported", failure
+            )
+        )
         await fires_within(settling, SETTLE_TIMEOUT, self.context.reactor)
 
     # Operation

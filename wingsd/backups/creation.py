@@ -553,7 +553,9 @@ class Backups:
         try:
             count = await self.delete_all(server)
         except StorageError as error:
-            self._log.error("{server}: its backups stay: {error}", server=server, error=error)
+            self._log.error(
+                "{server}: its backups were not deleted: {error}", server=server, error=error
+            )
         else:
             if count:
                 self._log.info("{server}: {count} backups deleted", server=server, count=count)
@@ -579,8 +581,8 @@ class Backups:
                 await self._settle(record)
             except WingsdError as error:
                 self._log.error(
-                    "{server}: backup {backup} is not settled, the next start tries again: "
-                    "{error}",
+                    "{server}: backup {backup} is neither completed nor reported, the next start "
+                    "tries again: {error}",
                     server=record.server,
                     backup=record.backup,
                     error=error,

@@ -768,7 +768,9 @@ class S3Adapter:
             await self._readers.run(self._store.remove_leftovers, place, backup)
         except StorageError as error:
             self._log.error(
-                "the archive of backup {backup} stays: {error}", backup=backup, error=error
+                "backup {backup}: its archive was not deleted here: {error}",
+                backup=backup,
+                error=error,
             )
 
     async def _sent(

@@ -255,7 +255,7 @@ class ImagesAndNetworks:
         is_kept = name == image.name and monotonic() < until
         if is_kept and await session.call(engine.image_exists, image.name):
             self._log.info(
-                "{server}: {image} was pulled before", server=server.uuid, image=image.name
+                "{server}: {image} was pulled shortly before", server=server.uuid, image=image.name
             )
             return network
         why = await self._pull(session, server.uuid, image.name, listener)
@@ -595,7 +595,7 @@ class DockerContainers(ContainerRuntime):
                     raise EnvironmentFailed(f"the name {spec.name} is taken on the Docker engine")
             finally:
                 await session.call(engine.remove_container, spec.name, force=True)
-        self._log.info("{server}: a container of it can be made", server=settings.uuid)
+        self._log.info("{server}: a test container was created and removed", server=settings.uuid)
         return self._reactor.seconds() - began
 
     async def end_rehearsal(self, uuid: str) -> None:
@@ -657,7 +657,7 @@ class DockerContainers(ContainerRuntime):
             state = await self._look(session, uuid)
             why_not = state and self._foreign_reason(state, uuid)
             if why_not:
-                self._log.info("{server}: not removed: {why}", server=uuid, why=why_not)
+                self._log.info("{server}: container not removed: {why}", server=uuid, why=why_not)
             elif state is not None and await session.call(
                 engine.remove_container, state.id, force=True
             ):

@@ -453,8 +453,8 @@ class Restores:
             kept = await self.long.run(self.storage.retire, record.server, keep=keep)
         except StorageError as error:
             self._log.error(
-                "{server}: the files that its backup has replaced stay until the next start of "
-                "this node: {error}",
+                "{server}: the files that its backup has replaced are deleted at the next start "
+                "of this node: {error}",
                 server=record.server,
                 error=error,
             )
@@ -467,8 +467,8 @@ class Restores:
             await self.long.run(self.storage.withdraw, server)
         except StorageError as error:
             self._log.error(
-                "{server}: what was read of its backup stays until the next start of this node: "
-                "{error}",
+                "{server}: the unpacked files of its backup are deleted at the next start of this "
+                "node: {error}",
                 server=server,
                 error=error,
             )

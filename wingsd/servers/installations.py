@@ -669,7 +669,7 @@ class Installations:
             record = None if server is None else await self._record_foreign(uuid)
         except StorageError as error:
             self._log.error(
-                "{server}: its installer stays as it is: {error}", server=uuid, error=error
+                "{server}: its installation was not resumed: {error}", server=uuid, error=error
             )
             return
         if uuid in self._tasks:

@@ -298,7 +298,9 @@ class RunningServers:
             except ServerNotFound:
                 self._record(uuid, None)
                 if uuid in self._restored:
-                    self._tasks.start("forgetting its start", self._end_start(uuid), uuid)
+                    self._tasks.start(
+                        "removing the record of its start", self._end_start(uuid), uuid
+                    )
                 continue
             if server.operations.runs(*SENT):
                 leaving = self.leave_to_transfer(server)

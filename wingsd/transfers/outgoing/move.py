@@ -445,7 +445,7 @@ class MoveSending:
             await client.delete(keep=keep, patience=_discard_within(self._parts, self._record))
         except (DestinationError, ResumeNeeded, CancelledError) as error:
             self._log.info(
-                "{server}: the destination was not told that the move has failed: {error}",
+                "{server}: the failure of the move was not reported to the destination: {error}",
                 server=self._server,
                 error=error,
             )

@@ -143,7 +143,7 @@ class OutgoingTransfer:
             await self._run(resumed, seed)
         except Exception:
             self._log.failure(
-                "{server}: the transfer has no outcome; the next start of the daemon finds it out",
+                "{server}: the transfer broke off; the next start of wingsd finds its outcome",
                 server=self.server.uuid,
             )
         finally:

@@ -565,7 +565,7 @@ class PartialCopies:
                 return False
             self._remove(oldest)
         self._log.warn(
-            "{server}: what was kept of its move is removed: a transfer needs the room",
+            "{server}: what was kept of its failed move is removed: a transfer needs the space",
             server=oldest.server,
         )
         return True

@@ -116,11 +116,11 @@ class Preparation:
             raise
         except Exception as error:
             if not isinstance(error, WingsdError):
-                self._log.failure("{server}: the preparation failed", server=self._server)
+                self._log.failure("{server}: preparing for it failed", server=self._server)
                 error = WingsdError("internal error", "see the log of the destination node")
             self.error = error
             self._log.warn(
-                "{server}: not ready for it, and it runs on at its source: {error}",
+                "{server}: it cannot run here now, so it runs on at its source: {error}",
                 server=self._server,
                 error=error,
             )
