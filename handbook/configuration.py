@@ -27,5 +27,5 @@ def _section(section: Section) -> Iterator[str]:
 
 def _facts(key: Key) -> str:
     text = facts(key, "`{}`".format)
-    own = "; **wingsd's own**" if key.is_own else ""
+    own = "; **wingsd**" if key.is_own else ""
     return f"{text[:1].upper()}{text[1:]}{own}"

@@ -27,6 +27,7 @@ All keys but three have defaults, which are those of Wings, the Panels' own node
 A key without a value counts as left out.
 Numbers are at least 1, or at least 0 where the description says what 0 means.
 Paths of directories are absolute.
+Keys marked wingsd are its own: Panels do not print them.
 Unknown keys are ignored, with one line in the log.
 With an invalid value the daemon does not start; the message has the path of the key.
 .PP
@@ -74,7 +75,7 @@ def _section(section: Section) -> Iterator[str]:
 
 
 def _facts(key: Key) -> str:
-    own = "; wingsd's own" if key.is_own else ""
+    own = "; wingsd" if key.is_own else ""
     return _CODE.sub(r"\\fB\1\\fR", _escaped(f"{facts(key, '`{}`'.format)}{own}"))
 
 

@@ -29,11 +29,9 @@ def facts(key: Key, code: Callable[[str], str]) -> str:
     if key.is_required:
         value = "required"
     elif key.default == "":
-        value = "empty by default"
+        value = "default empty"
     elif isinstance(key.default, list | dict):
-        value = f"{key.kind}; " + (
-            f"default {code(plain(key.default))}" if key.default else "empty by default"
-        )
+        value = f"{key.kind}; default {code(plain(key.default)) if key.default else 'empty'}"
     else:
         value = f"default {code(plain(key.default))} {key.unit}".rstrip()
     bounds = "" if key.bounds in _USUAL else key.bounds

@@ -48,7 +48,7 @@ def test_the_page_has_each_key_with_all_that_is_known_of_it() -> None:
     for section in sections():
         for key in section.keys:
             assert f"### `{key.path}`\n" in page
-    assert ("### `system.transfers.nice`\n\nDefault `10`; 0 to 19; **wingsd's own**.\n\n") in page
+    assert ("### `system.transfers.nice`\n\nDefault `10`; 0 to 19; **wingsd**.\n\n") in page
     assert "### `token`\n\nRequired; non-empty" in page
     assert "never shown" in page
 

@@ -384,9 +384,9 @@ class MovesConfig:
     #: The time without any progress after which a move fails. The destination waits five minutes
     #: longer for its source (wingsd's own).
     patience: Seconds = attrs.field(default=3600, validator=positive)
-    #: The maximum size of a batch, which is the body of one request; the lower value of the two
-    #: nodes counts. A break costs the batches under way, and the source has up to six of this size
-    #: in memory (wingsd's own).
+    #: The maximum size of a batch, the body of one request; the lower value of the two nodes
+    #: counts. A break costs the batches under way, and the source has up to six in memory
+    #: (wingsd's own).
     batch: MiB = attrs.field(default=6, validator=at_most(64))
     #: Batches of a move under way at the same time; the lower value of the two nodes counts. A
     #: source that sends more gets 503 (wingsd's own).
@@ -394,8 +394,8 @@ class MovesConfig:
     #: Read a received server back from the disk, past the page cache, and compare it with what was
     #: sent, before it is put into place (wingsd's own).
     reread: bool = True
-    #: How long the incomplete copy of a failed move is kept, so that the next transfer of the
-    #: server goes on with it; 0 keeps nothing (wingsd's own).
+    #: How long the incomplete copy of a failed move is kept for the next transfer of the server; 0
+    #: keeps nothing (wingsd's own).
     keep_days: Days = attrs.field(default=7, validator=not_negative)
     #: The size of all such copies together, besides the newest one; the oldest is removed first. 0
     #: means a tenth of the filesystem of `system.data` (wingsd's own).
@@ -410,8 +410,7 @@ class LiveMovesConfig:
     #: `system.transfers.moves.enabled`. Otherwise a server is stopped first (wingsd's own).
     enabled: bool = True
     #: The server is stopped when the rest can be sent within this time, or when more rounds do not
-    #: make it less. The time that its program needs to stop and to start comes on top (wingsd's
-    #: own).
+    #: make it less. Its program's stop and start come on top (wingsd's own).
     target_downtime: Seconds = attrs.field(default=2, validator=positive)
     #: The server is not stopped while the rest would take longer than this, whatever the next two
     #: keys say: rounds go on, two a minute, until it is less, somebody stops the server, or the
@@ -436,8 +435,8 @@ class LiveMovesConfig:
     #: takes more than half of this time (wingsd's own).
     follow_every: Seconds = attrs.field(default=60, validator=positive)
     #: A command for the console of a running server just before it is stopped for the last round,
-    #: such as `say Moving to another node, back in {seconds} s`; `{seconds}` is replaced by the
-    #: predicted time. It is the same for all servers; empty means none (wingsd's own).
+    #: such as `say Moving to another node, back in {seconds} s`, with the predicted time for
+    #: `{seconds}`. It is the same for all servers; empty means none (wingsd's own).
     announce: str = attrs.field(default="", validator=console_line)
     #: `auto`: the last round does not read files again whose stat results prove that they are as
     #: they were sent, on filesystems where a measurement shows that this holds. `never`: it reads
@@ -454,8 +453,7 @@ class StoragePool:
     """`system.transfers.storage_pool`: a volume that several nodes share (Pelican's)."""
 
     #: Other nodes share the volume of `system.data`: between them a server moves without being
-    #: copied, and its files stay when the Panel has it deleted at the source. It needs `uuid`,
-    #: which distinguishes the nodes' directories on the volume.
+    #: copied, and its files stay when the Panel has it deleted at the source. It needs `uuid`.
     enabled: bool = False
     #: The name of the pool, the same on all of its nodes; case does not matter.
     pool_name: str = attrs.field(default="", validator=header_text)
@@ -476,13 +474,12 @@ class TransfersConfig:
     #: The rate at which all servers together are sent; 0 means no limit (wingsd's own).
     upload_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
     #: The nice value of the threads that pack and unpack archives, below the daemon's other work.
-    #: Their I/O priority follows it, ioprio_set(2). It does not count against containers, which
-    #: have control groups of their own: to yield to them, give the daemon's unit a low
-    #: `CPUWeight=` and `IOWeight=`, systemd.resource-control(5) (wingsd's own).
+    #: Their I/O priority follows it, ioprio_set(2). Containers have control groups of their own:
+    #: to yield to them, give the daemon's unit a low `CPUWeight=` and `IOWeight=`,
+    #: systemd.resource-control(5) (wingsd's own).
     nice: int = attrs.field(default=10, validator=nice_value)
     #: Flush a received server to stable storage before this is reported to the Panel, which then
-    #: deletes the other copy. Disable it only where the loss of a server is acceptable (wingsd's
-    #: own).
+    #: deletes the other copy. Disable it only where a server may be lost (wingsd's own).
     durable: bool = True
     #: Servers received at the same time (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
@@ -583,17 +580,17 @@ class SftpConfig:
     read_only: bool = False
     #: Accept public keys only, and no passwords (Pelican's key).
     key_only: bool = False
-    #: Calagopus' name for it.
+    #: Calagopus' name for `key_only`.
     disable_password_auth: bool = False
     #: Entries of a directory that are listed; further ones are left out.
     directory_entry_limit: int = attrs.field(default=20_000, validator=positive)
     #: Entries in one answer to a client.
     directory_entry_send_amount: int = attrs.field(default=500, validator=positive)
-    #: How often the Panel is asked again whether the user of an open session may go on, with the
-    #: same password or key; 0 means never (wingsd's own).
+    #: How often the Panel is asked again whether the user of an open session may go on; 0 means
+    #: never (wingsd's own).
     check_interval: Seconds = attrs.field(default=300, validator=not_negative)
-    #: The time after the last connection until the process that serves SFTP ends. The next
-    #: connection starts it again (wingsd's own).
+    #: The time after the last connection until the process that serves SFTP ends. The next one
+    #: starts it again (wingsd's own).
     idle_timeout: Seconds = attrs.field(default=300, validator=positive)
     limits: SftpLimits = SftpLimits()
     activity: SftpActivityConfig = SftpActivityConfig()
@@ -676,7 +673,7 @@ class MachineIdConfig:
 
     #: Mount a file with the server's UUID, without dashes, as `/etc/machine-id`.
     enable: bool = True
-    #: Calagopus' name for it. Both must be true.
+    #: Calagopus' name for `enable`. Both must be true.
     enabled: bool = True
     #: The directory of these files. With Pelican the default is `/etc/pelican/machine-id`.
     directory: str = path_field("/run/wings/machine-id")
@@ -690,8 +687,8 @@ class InstallerLimits:
     memory: MiB = attrs.field(default=1024, validator=not_negative)
     #: Its CPU in percent of one core, with the same exceptions.
     cpu: int = attrs.field(default=100, validator=not_negative)
-    #: The time for a script, which a restart of the node does not extend. After it the script is
-    #: stopped, and the installation has failed. 0 means no limit.
+    #: The time for a script, also across restarts of the node. After it the script is stopped, and
+    #: the installation has failed. 0 means no limit.
     timeout: Seconds = attrs.field(default=1800, validator=not_negative)
 
 
@@ -738,8 +735,8 @@ class NetworkConfig:
     ispn: bool = False
     #: Driver of the created network.
     driver: str = "bridge"
-    #: The network that containers join: `name`, another existing one, or a mode of the engine,
-    #: such as `host`. With Pelican the default is `pelican_nw`.
+    #: The network that containers join: `name`, another existing one, or a mode such as `host`.
+    #: With Pelican the default is `pelican_nw`.
     network_mode: str = "pterodactyl_nw"
     #: Create the network without access to the outside.
     is_internal: bool = False
@@ -769,7 +766,7 @@ class LogConfig:
 
     #: The engine's logging driver.
     type: str = "local"
-    #: The driver's options.
+    #: The driver's options, passed to the engine as text.
     config: dict[str, Any] = attrs.field(
         factory=lambda: {
             "max-size": "5m",
@@ -841,12 +838,12 @@ class Ssl:
 class LimitsConfig:
     """`api.limits`: limits for clients without a valid token."""
 
-    #: The time for a request, from the connection or the previous answer to its end; for an
+    #: The time from the connection, or the previous answer, to the end of a request; for an
     #: upload, to the end of its headers (wingsd's own).
     request_timeout: Seconds = attrs.field(default=30, validator=positive)
     #: Headers of a request (wingsd's own).
     headers: int = attrs.field(default=100, validator=positive)
-    #: Their size in all (wingsd's own).
+    #: The size of all headers of a request (wingsd's own).
     header_bytes: Bytes = attrs.field(default=16384, validator=positive)
     #: Connections without a request yet. Above it, the oldest of the address with the most of them
     #: is closed (wingsd's own).
@@ -860,8 +857,8 @@ class RemoteDownloadConfig:
     #: Redirects that are followed, each checked like the first URL; 0 follows none.
     max_redirects: int = attrs.field(default=10, validator=not_negative)
     #: Host names, addresses and networks outside of the public Internet that users may download
-    #: from, such as a mirror in the node's network. Every user with a server's file manager can
-    #: then read what these serve (wingsd's own).
+    #: from, such as a mirror in the node's network. All users with a file manager can then read
+    #: what these serve (wingsd's own).
     host_allowlist: tuple[str, ...] = ()
 
 
@@ -882,14 +879,14 @@ class ApiConfig:
     #: If it is set, tokens for transfers must name it. Empty accepts any, since only this node has
     #: the key that signs them (wingsd's own).
     public_url: str = attrs.field(default="", validator=url_or_empty)
-    #: Entries of a directory that Calagopus' Panel gets at a time if it does not say how many; 0
+    #: Entries of a directory in one answer to Calagopus' Panel, if it does not say how many; 0
     #: means all, up to 100,000.
     directory_entry_limit: int = attrs.field(default=10000, validator=not_negative)
-    #: The largest file, in MiB, that can be uploaded in a Panel's page; 0 means no limit. It is
-    #: one of the node's settings in the Panel.
+    #: The largest file, in MiB, that can be uploaded in a Panel's page; 0 means no limit. The
+    #: Panel sets it.
     upload_limit: int = attrs.field(default=100, validator=not_negative)
     #: How often the address of a download or an upload can be used with Calagopus; 0 means always.
-    #: With the other Panels it can be used once.
+    #: With other Panels: once.
     max_jwt_uses: int = attrs.field(default=5, validator=not_negative)
     #: Refuse downloads from a URL.
     disable_remote_download: bool = False
@@ -1020,9 +1017,9 @@ class BackupsConfig:
 class QuotasConfig:
     """`system.quotas`: project quotas of the filesystem of `system.data` (Pelican's)."""
 
-    #: Let the filesystem hold the disk limits of servers, so that none can exceed its limit for a
-    #: moment: ext4 or XFS, mounted with `prjquota`. The daemon then needs `CAP_SYS_ADMIN`. Without
-    #: it, or without quotas, it logs why and only counts.
+    #: Let the filesystem hold the disk limits of servers at any moment: ext4 or XFS, mounted with
+    #: `prjquota`. The daemon then needs `CAP_SYS_ADMIN`. Without it, or without quotas, it logs
+    #: why and only counts.
     enabled: bool = False
 
 
@@ -1032,8 +1029,8 @@ class SystemConfig:
 
     #: The directory of the state database, `wingsd.db`.
     root_directory: str = path_field("/var/lib/pterodactyl")
-    #: The servers' files, one directory each. A server is received beside this directory, so the
-    #: same filesystem needs space for it.
+    #: The servers' files, one directory each. Servers are received beside this directory, so the
+    #: same filesystem needs space for them.
     data: str = path_field("/var/lib/pterodactyl/volumes")
     #: Local backups. With Pelican the default is `/var/lib/pelican/backups`.
     backup_directory: str = path_field("/var/lib/pterodactyl/backups")
@@ -1057,11 +1054,11 @@ class SystemConfig:
     #: 0, and disk limits apply to transfers only.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
     #: Before each start, give files in the server's directory that belong to another user to the
-    #: servers' user, such as those of an installation. Not with `system.user.rootless`.
+    #: servers' user. Not with `system.user.rootless`.
     check_permissions_on_boot: bool = True
     #: The time between two reports of the activity log to the Panel.
     activity_send_interval: Seconds = attrs.field(default=60, validator=positive)
-    #: Entries in one call.
+    #: Entries in one such report.
     activity_send_count: int = attrs.field(default=100, validator=positive)
     #: Entries that wait while the Panel does not take them; beyond it the oldest are dropped
     #: (wingsd's own).
@@ -1095,12 +1092,12 @@ class Config:
     """The node and its Panel. `token_id`, `token` and `remote` have no defaults."""
 
     #: The public half of the node's credentials at the Panel. The variable `WINGS_TOKEN_ID`
-    #: replaces it. In the value, `$NAME` stands for a variable, and `file:///path` for the content
-    #: of a file.
+    #: replaces it. `$NAME` in the value stands for a variable, `file:///path` for the content of a
+    #: file.
     token_id: str = attrs.field(validator=not_empty)
-    #: The secret half. The Panel calls this node with it, and signs the tokens of transfers and
-    #: consoles; with it anyone can send servers to this node. The variable `WINGS_TOKEN` replaces
-    #: it; variables and files can be named as in `token_id`.
+    #: The secret half. With it the Panel calls this node and signs tokens, and anyone could send
+    #: servers to this node. The variable `WINGS_TOKEN` replaces it; it may name variables and a
+    #: file as `token_id` does.
     token: str = attrs.field(validator=not_empty, repr=False)
     #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
@@ -1125,17 +1122,17 @@ class Config:
     metrics: Metrics = Metrics()
     control: Control = Control()
     #: Directories of the host below which servers may have mounts. All symlinks are resolved
-    #: first, and the engine gets the resolved path. If servers can write to a directory, list only
-    #: parts of it that all of them may access: a server that can rename directories there can
-    #: replace one by a symlink between the check and the mount. Direct transfers bring no mounts.
+    #: first. If servers can write to a directory, list only parts of it that all of them may
+    #: access: a server that can rename directories there can replace one by a symlink between the
+    #: check and the mount. Direct transfers bring no mounts.
     allowed_mounts: tuple[str, ...] = ()
     #: Origins of web pages, besides the Panel's, that may call this node and open a WebSocket; `*`
     #: is any.
     allowed_origins: tuple[str, ...] = ()
     #: Refuse the changes that the Panel sends when the node's settings are saved there.
     ignore_panel_config_updates: bool = False
-    #: Let pages of the Panel and of `allowed_origins` call this node also from a public address
-    #: when its own is private; browsers ask for that.
+    #: Let pages of the Panel and of `allowed_origins` call this node also if they come from a
+    #: public address and the node has a private one; browsers ask for that.
     allow_cors_private_network: bool = False
 
     @property
