@@ -8,8 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.utils import getProcessOutputAndValue
-
 from tests.support import process_configuration, server_settings
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
@@ -40,16 +38,9 @@ class BackedUpServer:
         return status, json.loads(text) if text else None
 
     async def fetch(self, path: str, method: str = "GET", body: Any = None) -> tuple[int, bytes]:
-        target = self.daemon.directory / "answer"
-        target.write_bytes(b"")
-        command = ["-sS", "-X", method, "--cacert", str(self.daemon.ca), "-o", str(target)]
-        command += ["-w", "%{http_code}", f"{self.daemon.url}{path}"]
-        command += ["-H", f"Authorization: Bearer {self.daemon.node.token}"]
-        if body is not None:
-            command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
-        out, err, status = await getProcessOutputAndValue("/usr/bin/curl", command, os.environ)
-        assert status == 0, err.decode()
-        return int(out), target.read_bytes()
+        sent = [] if body is None else ["-H", "Content-Type: application/json"]
+        sent += [] if body is None else ["-d", json.dumps(body)]
+        return await self.daemon.fetch(path, "-X", method, *sent)
 
     async def begin(
         self, backup: str = BACKUP, ignore: str = "", adapter: str = "wings"

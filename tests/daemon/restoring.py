@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.ssl import Certificate
-
 from tests.support.backups import packed_backup
-from tests.support.browser import Browser
-from tests.support.reactor import reactor, until
+from tests.support.browser import Browser, browse
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.settings import process_configuration, server_settings
 
@@ -46,12 +44,7 @@ class RestoringNode:
 
     async def watch(self, permissions: tuple[str, ...] = ("*",)) -> Browser:
         """Return a browser that watches the server."""
-        token = self.panel.console_token(UUID, permissions)
-        ca = Certificate.loadPEM(self.daemon.ca.read_bytes())
-        url = f"{self.daemon.url.replace('https', 'wss')}/api/servers/{UUID}/ws"
-        browser = await Browser(url, token, self.panel.url, ca).connect(reactor)
-        await browser.auth()
-        return browser
+        return await browse(self.daemon, UUID, permissions)
 
     async def restore(self, **request: Any) -> bool | None:
         """Have the backup restored; return what the Panel has heard of it."""

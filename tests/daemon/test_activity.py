@@ -5,26 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.ssl import Certificate
 
 from tests.support import Answer, server_settings
-from tests.support.browser import Browser
-from tests.support.node_process import reactor
+from tests.support.browser import browse
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from wingsd.statedb import Store
 
 SERVER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 OFTEN: dict[str, Any] = {"system": {"activity_send_interval": 1}}
-
-
-async def browse(daemon: ReceivingNode) -> Browser:
-    token = daemon.panel.console_token(SERVER)
-    url = f"{daemon.url.replace('https', 'wss')}/api/servers/{SERVER}/ws"
-    ca = Certificate.loadPEM(daemon.ca.read_bytes())
-    browser = await Browser(url, token, daemon.panel.url, ca).connect(reactor)
-    await browser.auth()
-    return browser
 
 
 def events(daemon: ReceivingNode) -> list[str]:
@@ -46,13 +35,13 @@ async def test_activity_survives_a_kill_and_a_panel_that_is_away(daemon: Receivi
     daemon.panel.add_server(server_settings(SERVER), daemon.node)
     daemon.panel.inject("/activity", Answer(503), times=1000)
     await daemon.start_loaded(**OFTEN)
-    browser = await browse(daemon)
+    browser = await browse(daemon, SERVER)
     browser.send("set state", "stop")
     await until(lambda: stored(daemon) == ["server:power.stop"])
     await daemon.wait_for_line("activity not sent, entries waiting: 1")
     await daemon.kill()
     await daemon.start_loaded(**OFTEN)
-    browser = await browse(daemon)
+    browser = await browse(daemon, SERVER)
     browser.send("set state", "kill")
     browser.send("send stats")
     await browser.wait_for("stats")
@@ -74,7 +63,7 @@ async def test_pelicans_panel_has_the_state_of_each_server(daemon: ReceivingNode
     daemon.panel.add_server(server_settings(SERVER), daemon.node)
     await daemon.start_loaded(family="pelican")
     await daemon.panel.called("/container/status")
-    browser = await browse(daemon)
+    browser = await browse(daemon, SERVER)
     browser.send("set state", "start")  # There are no containers on this node.
     await until(
         lambda: daemon.panel.statuses[-1][2] == "offline" and len(daemon.panel.statuses) > 1
@@ -86,7 +75,7 @@ async def test_pelicans_panel_has_the_state_of_each_server(daemon: ReceivingNode
 async def test_no_other_panel_is_told_states(daemon: ReceivingNode) -> None:
     daemon.panel.add_server(server_settings(SERVER), daemon.node)
     await daemon.start_loaded()
-    browser = await browse(daemon)
+    browser = await browse(daemon, SERVER)
     browser.send("set state", "start")
     await browser.wait_for("daemon error")
     assert daemon.panel.statuses == []

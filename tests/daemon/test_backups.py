@@ -158,7 +158,6 @@ async def test_a_panel_in_maintenance_hears_of_a_backup_over_restarts(
     data = archive.read_bytes()
     for _ in range(2):
         await server.daemon.kill()
-        await server.daemon.ended()
         calls = len(server.panel.calls)
         await server.daemon.start()
         await until(
@@ -186,7 +185,6 @@ async def test_a_killed_node_leaves_no_part_and_reports_the_failure(
     await server.begin()
     await until(lambda: [*server.backups.glob(".*.part")] != [])
     await server.daemon.kill()
-    await server.daemon.ended()
     assert server.panel.backups.known[BACKUP].told is None
     await server.daemon.start_loaded()
     told = server.panel.backups.known[BACKUP].told
@@ -213,7 +211,6 @@ async def test_a_full_disk_leaves_nothing_and_tells_why(server: BackedUpServer) 
         assert [*server.backups.rglob("*")] == []
         # With a reserve it ends before the disk is full.
         await server.daemon.kill()
-        await server.daemon.ended()
         await server.daemon.start_loaded(system={"transfers": {"disk_reserve": 1}})
         (server.backups / "other").write_bytes(bytes(4_100_000))
         status, answer = await server.begin(OTHER)
@@ -245,7 +242,6 @@ async def test_a_backup_is_downloaded_by_its_own_server_alone(
     if family != CALAGOPUS:
         server.panel.add_server(server.settings(STRANGER), server.daemon.node)
         await server.daemon.kill()
-        await server.daemon.ended()
         await server.daemon.start_loaded(family=family)
         assert (await get(STRANGER))[0] == 404
         assert await get(UUID) == (200, data)
@@ -345,7 +341,6 @@ async def test_an_operator_has_backups_rewritten_for_wings_over_a_kill(
     await server.daemon.start_loaded()
     await server.made()
     await server.daemon.kill()
-    await server.daemon.ended()
     # It is killed long before it has rewritten 16 MiB.
     changes: dict[str, Any] = {"system": {"backups": {"write_limit": 1}}}
     await server.daemon.start_loaded(**changes)
@@ -356,7 +351,6 @@ async def test_an_operator_has_backups_rewritten_for_wings_over_a_kill(
     ended = server.daemon.wingsctl("backups", "for-wings", "--all")
     await until(lambda: [*server.backups.glob(".*.part")] != [])
     await server.daemon.kill()
-    await server.daemon.ended()
     assert (await ended).status == 3
     assert archive.read_bytes() == old
     await server.daemon.start_loaded()

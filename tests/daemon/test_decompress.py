@@ -14,7 +14,6 @@ import pytest
 from tests.daemon.test_file_changes import JSON, send, temporary
 from tests.daemon.test_files import UUID, curl
 from tests.egg_files.helpers import lives
-from tests.support import process_configuration, server_settings
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.user_archives import ZipMember, rar5, zipped
@@ -29,9 +28,7 @@ ARCHIVES = {
 
 @pytest.fixture
 def home(daemon: ReceivingNode) -> Path:
-    settings = server_settings(UUID) | {"egg": {"id": UUID, "file_denylist": ["*.key"]}}
-    daemon.panel.add_server(settings, daemon.node, process_configuration())
-    made = daemon.volumes / UUID
+    made = daemon.own(UUID)
     (made / "in/empty").mkdir(parents=True)
     (made / "in/file").write_bytes(b"new" * 100_000)
     (made / "in/secret.key").write_text("from the archive")

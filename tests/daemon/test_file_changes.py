@@ -16,7 +16,6 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.protocol import ProcessProtocol
 
 from tests.daemon.test_files import PACKED, UUID, curl
-from tests.support import process_configuration, server_settings
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 
@@ -26,9 +25,7 @@ JSON = "application/json"
 
 @pytest.fixture
 def home(daemon: ReceivingNode) -> Path:
-    settings = server_settings(UUID) | {"egg": {"id": UUID, "file_denylist": ["*.key"]}}
-    daemon.panel.add_server(settings, daemon.node, process_configuration())
-    made = daemon.volumes / UUID
+    made = daemon.own(UUID)
     (made / "d").mkdir(parents=True)
     (made / "a.txt").write_text("old")
     (made / "d/b").write_text("b")

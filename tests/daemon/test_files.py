@@ -12,7 +12,6 @@ import msgpack
 import pytest
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.support import process_configuration, server_settings
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from wingsd.http.body_sender import LARGEST_BLOCK
@@ -28,20 +27,12 @@ SHOWN = {400: 417, 403: 417, 404: 404}
 
 async def curl(daemon: ReceivingNode, path: str, *arguments: str) -> tuple[int, bytes]:
     """Send a request as the Panel does; return the status and the body."""
-    target = daemon.directory / "body"
-    command = ["-sS", "--cacert", str(daemon.ca), "-o", str(target), "-w", "%{http_code}"]
-    command += ["-H", f"Authorization: Bearer {daemon.node.token}", *arguments]
-    command += [f"{daemon.url}/api/servers/{UUID}/files/{path}"]
-    out, err, status = await getProcessOutputAndValue("/usr/bin/curl", command, os.environ)
-    assert status == 0, err.decode()
-    return int(out), target.read_bytes()
+    return await daemon.fetch(f"/api/servers/{UUID}/files/{path}", *arguments)
 
 
 @pytest.fixture
 def home(daemon: ReceivingNode) -> Path:
-    settings = server_settings(UUID) | {"egg": {"id": UUID, "file_denylist": ["*.key"]}}
-    daemon.panel.add_server(settings, daemon.node, process_configuration())
-    made = daemon.volumes / UUID
+    made = daemon.own(UUID)
     (made / "plugins").mkdir(parents=True)
     (made / "server.properties").write_text("motd=Hello\n")
     (made / "plugins/config.yml").write_text("a: 1\n")

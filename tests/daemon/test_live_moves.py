@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
-from twisted.internet.ssl import Certificate
 
 from tests.support.archives import seen
-from tests.support.browser import Browser
+from tests.support.browser import browse
 from tests.support.docker_engine import Engine
 from tests.support.page import Page
 from tests.support.reactor import reactor, until
@@ -106,7 +105,8 @@ async def test_an_open_page_is_used_until_the_server_is_stopped(
     engine: Engine, nodes: TwoNodes
 ) -> None:
     await start(nodes, engine, TALKER)
-    page, console = Page(reactor, nodes.panel, UUID, OWNER), await opened_console(nodes)
+    page = Page(reactor, nodes.panel, UUID, OWNER)
+    console = await browse(nodes.source, UUID, ("*", "admin.websocket.transfer"))
     try:
         await until(lambda: page.is_connected)
         await nodes.transfer()
@@ -130,20 +130,6 @@ async def test_an_open_page_is_used_until_the_server_is_stopped(
     finally:
         await page.close()
         await console.close()
-
-
-async def opened_console(nodes: TwoNodes) -> Browser:
-    """Return a WebSocket at the source that stays open."""
-    node = nodes.source.node
-    browser = Browser(
-        f"{node.address.replace('https', 'wss')}/api/servers/{UUID}/ws",
-        nodes.panel.console_token(UUID, ("*", "admin.websocket.transfer")),
-        nodes.panel.url,
-        Certificate.loadPEM(Path(node.ca).read_bytes()),
-    )
-    await browser.connect(reactor)
-    await browser.auth()
-    return browser
 
 
 async def test_a_server_runs_on_while_its_daemon_is_killed_and_moves_then(

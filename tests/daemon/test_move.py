@@ -8,12 +8,11 @@ from contextlib import closing
 from uuid import uuid4
 
 import pytest
-from twisted.internet.ssl import Certificate
 
 from tests.support import Drop, Hang
 from tests.support.archives import seen
-from tests.support.browser import Browser
-from tests.support.node_process import FAST, reactor
+from tests.support.browser import Browser, browse
+from tests.support.node_process import FAST
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
@@ -21,22 +20,6 @@ from wingsd.config import PELICAN
 
 BACKUP_UUID = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 BACKUP = f"{BACKUP_UUID}.tar.gz"
-
-
-async def watch(nodes: TwoNodes) -> Browser:
-    """Return a browser that watches the server at its source."""
-    source = nodes.source
-    address = source.node.address.replace("https", "wss")
-    authority = Certificate.loadPEM(source.ca.read_bytes())
-    browser = Browser(
-        f"{address}/api/servers/{UUID}/ws",
-        nodes.panel.console_token(UUID, ("*", "admin.websocket.transfer")),
-        nodes.panel.url,
-        authority,
-    )
-    await browser.connect(reactor)
-    await browser.auth()
-    return browser
 
 
 def texts(browser: Browser, event: str) -> list[str]:
@@ -47,7 +30,7 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -
     nodes.add_server()
     before = seen(nodes.source.files())
     await nodes.start()
-    browser = await watch(nodes)
+    browser = await browse(nodes.source, UUID, ("*", "admin.websocket.transfer"))
     await nodes.transfer()
     await browser.wait_for("transfer status", "completed")
     await browser.wait_closed()
@@ -128,7 +111,7 @@ async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
     nodes.panel.strict = True
     hang = nodes.panel.hold("/transfer/success")
-    browser = await watch(nodes)
+    browser = await browse(nodes.source, UUID, ("*", "admin.websocket.transfer"))
     await nodes.transfer()
     await nodes.panel.called("/transfer/success")
     nodes.panel.close_transfer(UUID)
@@ -217,7 +200,6 @@ async def test_backups_that_pelicans_page_dropped_are_named_and_deleted_after_th
     # Somebody brings a record back before the days are over.
     panel.backups.add(again, UUID)
     await source.kill()
-    await source.ended()
     with closing(sqlite3.connect(source.directory / "wingsd.db")) as database, database:
         database.execute("UPDATE dropped SET age = ?, missed = 0", (2 * 24 * 3600.0,))
     await source.start_loaded(family=PELICAN)

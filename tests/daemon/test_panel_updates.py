@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 
 import yaml
-from twisted.internet.ssl import Certificate
 
-from tests.support.browser import Browser
-from tests.support.node_process import reactor
+from tests.support.browser import browse
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 
@@ -21,11 +19,7 @@ async def test_a_new_token_is_in_force_for_the_panel_and_open_consoles(
 ) -> None:
     await daemon.start_loaded()
     assert await daemon.upload(archive()) == (200, None)
-    url = f"{daemon.url.replace('http', 'ws')}/api/servers/{UUID}/ws"
-    ca = Certificate.loadPEM(daemon.ca.read_bytes())
-    browser = Browser(url, origin=daemon.panel.url, ca=ca)
-    await browser.connect(reactor)
-    await browser.auth(daemon.panel.console_token(UUID, node=daemon.node))
+    browser = await browse(daemon, UUID, node=daemon.node)
     old = daemon.node.token
     update = ("--json", json.dumps({"token": NEW, "allowed_origins": []}))
     path = "/api/update"

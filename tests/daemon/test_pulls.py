@@ -35,10 +35,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
 
 @pytest.fixture
 def home(daemon: ReceivingNode) -> Path:
-    daemon.panel.add_server(server_settings(UUID), daemon.node, process_configuration())
-    made = daemon.volumes / UUID
-    made.mkdir(parents=True)
-    return made
+    return daemon.own(UUID)
 
 
 async def pull(daemon: ReceivingNode, url: str, **body: Any) -> tuple[int, Any]:

@@ -15,12 +15,11 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
-from twisted.internet.ssl import Certificate
 
-from tests.support.browser import Browser
+from tests.support.browser import Browser, browse
 from tests.support.configurations import merged
 from tests.support.docker_engine import Engine
-from tests.support.node_process import LOOPBACK, TWISTD, NodeProcess, reactor
+from tests.support.node_process import LOOPBACK, TWISTD, NodeProcess
 from tests.support.panel import Panel
 from tests.support.reactor import until
 from tests.support.settings import process_configuration, server_settings
@@ -121,12 +120,7 @@ class TakenOver(NodeProcess):
 
     async def watch(self, uuid: str) -> Browser:
         """Return a browser that shows the server's console."""
-        url = f"{self.url.replace('http', 'ws')}/api/servers/{uuid}/ws"
-        authority = Certificate.loadPEM(self.ca.read_bytes())
-        token = self.panel.console_token(uuid, ("*", "admin.websocket.install"))
-        browser = await Browser(url, token, self.panel.url, authority).connect(reactor)
-        await browser.auth()
-        return browser
+        return await browse(self, uuid, ("*", "admin.websocket.install"))
 
     def fates(self, *servers: str) -> list[Fate]:
         found = fates(self.engine.client, self.wings.config, list(servers))

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support import process_configuration, server_settings
 from tests.support.receiving_node import ReceivingNode
@@ -58,18 +57,13 @@ class User:
 
     async def curl(self, path: str, *arguments: str) -> tuple[int, str]:
         """Return the status and the code of the error; the answer has words for a person."""
-        body = self.directory / "answer"
-        body.write_bytes(b"")
-        command = ["-sS", "--cacert", str(self.daemon.ca), "--max-time", "60", "-o", str(body)]
-        command += ["-w", "%{http_code}", *arguments, f"{self.daemon.url}{path}"]
-        out, err, status = await getProcessOutputAndValue("/usr/bin/curl", command, os.environ)
-        assert status == 0, (path, err.decode())
-        if int(out) < HTTPStatus.BAD_REQUEST:
-            return int(out), ""
-        answer = json.loads(body.read_bytes())
+        status, body = await self.daemon.fetch(path, *arguments, token="")
+        if status < HTTPStatus.BAD_REQUEST:
+            return status, ""
+        answer = json.loads(body)
         assert len(answer["error"]) > 10, answer
         assert "Traceback" not in str(answer)
-        return int(out), answer["code"]
+        return status, answer["code"]
 
     async def ask(self, method: str, path: str, body: Any) -> tuple[int, str]:
         """Send what a Panel sends for a click."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
@@ -11,9 +11,12 @@ import msgpack
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
+
+from tests.support.node_process import NodeProcess
+from tests.support.reactor import reactor
 
 #: Seconds that anything is waited for.
 TIMEOUT = 60.0
@@ -177,6 +180,18 @@ class Browser:
             if entry[0]():
                 self._waiting.remove(entry)
                 entry[1].callback(None)
+
+
+async def browse(
+    at: NodeProcess, server: str, permissions: Collection[str] = ("*",), **options: Any
+) -> Browser:
+    """Return a browser that watches a server at a node, as the Panel's page does."""
+    token = at.panel.console_token(server, permissions, **options)
+    url = f"{at.address.replace('http', 'ws')}/api/servers/{server}/ws"
+    authority = Certificate.loadPEM(at.ca.read_bytes())
+    browser = await Browser(url, token, at.panel.url, authority).connect(reactor)
+    await browser.auth()
+    return browser
 
 
 class _Wire(WebSocketClientProtocol):

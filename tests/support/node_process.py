@@ -22,6 +22,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
 from tests.support.forked_process import ForkedProcess
@@ -272,6 +273,27 @@ class NodeProcess:
     def throttle(self, bytes_per_second: float) -> None:
         """Limit what clients send to a proxied node."""
         self.line.bytes_per_second = bytes_per_second
+
+    @property
+    def address(self) -> str:
+        """Where clients reach the daemon: itself, or its proxy."""
+        return self.node.address if self._proxied else self.url
+
+    async def fetch(
+        self, path: str, *arguments: str, token: str | None = None
+    ) -> tuple[int, bytes]:
+        """Send a request with curl, as the Panel or with another token; return status and body."""
+        target = self.directory / f"answer-{secrets.token_hex(4)}"
+        target.touch()
+        bearer = self.node.token if token is None else token
+        command = ["-sS", "--cacert", str(self.ca), "--max-time", str(TIMEOUT)]
+        command += ["-o", str(target), "-w", "%{http_code}", f"{self.url}{path}"]
+        command += [*(["-H", f"Authorization: Bearer {bearer}"] if bearer else []), *arguments]
+        out, err, status = await getProcessOutputAndValue("/usr/bin/curl", command, os.environ)
+        assert status == 0, (path, err.decode())
+        body = target.read_bytes()
+        target.unlink()
+        return int(out), body
 
     @property
     def line(self) -> Line:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.internet.threads import deferToThread
-from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.support.node_process import TIMEOUT, NodeProcess
+from tests.support.node_process import NodeProcess
 from tests.support.panel import Panel
 from tests.support.sample_server import UUID, sha256
-from tests.support.settings import server_settings
+from tests.support.settings import process_configuration, server_settings
 
 
 class ReceivingNode(NodeProcess):
@@ -32,6 +30,15 @@ class ReceivingNode(NodeProcess):
         self.panel.add_server(server_settings(server, **settings), self.source)
         self.panel.open_transfer(server, self.node)
 
+    def own(self, server: str, **settings: Any) -> Path:
+        """Have a server with a list of files that its users may not see; return its directory."""
+        egg = {"id": server, "file_denylist": ["*.key"]}
+        described = server_settings(server, **settings) | {"egg": egg}
+        self.panel.add_server(described, self.node, process_configuration())
+        home = self.volumes / server
+        home.mkdir(parents=True)
+        return home
+
     async def close(self) -> None:
         await super().close()
         await self.panel.close()
@@ -43,14 +50,9 @@ class ReceivingNode(NodeProcess):
         self, *arguments: str, token: str | None = None, path: str = "/api/transfers"
     ) -> tuple[int, Any]:
         """Send a request with curl, a POST by default; return status and decoded body."""
-        command = ["-sS", "-X", "POST", f"{self.url}{path}"]
-        command += ["--cacert", str(self.ca), "--max-time", str(TIMEOUT)]
-        command += ["-H", f"Authorization: Bearer {token or self.token()}"]
-        command += ["-w", "\n%{http_code}", *arguments]
-        out, err, status = await getProcessOutputAndValue("/usr/bin/curl", command, os.environ)
-        assert status == 0, err.decode()
-        body, _, code = out.decode().rpartition("\n")
-        return int(code), json.loads(body) if body else None
+        token = token or self.token()
+        status, body = await self.fetch(path, "-X", "POST", *arguments, token=token)
+        return status, json.loads(body) if body else None
 
     async def upload(
         self, data: bytes, checksum: str | None = None, token: str | None = None
