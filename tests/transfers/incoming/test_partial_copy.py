@@ -29,8 +29,6 @@ from wingsd.transfers.storage.staging import PartialCopies, Staging
 
 __all__ = ["workers"]
 
-pytestmark = pytest.mark.promise("durable-batches-stay")
-
 
 SIZE = 300_000
 
@@ -101,6 +99,7 @@ def end(disk: LossyDisk, last: int) -> None:
     disk.copy.close()
 
 
+@pytest.mark.promise("durable-batches-stay")
 @pytest.mark.parametrize("flush", [checkpoint, close_round])
 def test_after_a_flush_that_fails_all_that_is_not_proven_is_sent_again(
     disk: LossyDisk, flush: Callable[[LossyDisk, int], None]
@@ -117,6 +116,7 @@ def test_after_a_flush_that_fails_all_that_is_not_proven_is_sent_again(
     assert disk.resume() == SIZE
 
 
+@pytest.mark.promise("durable-batches-stay")
 @pytest.mark.parametrize("flush", [checkpoint, close_round, end])
 def test_what_a_flush_has_lost_is_not_held_by_the_next_transfer(
     disk: LossyDisk, flush: Callable[[LossyDisk, int], None]
@@ -131,6 +131,7 @@ def test_what_a_flush_has_lost_is_not_held_by_the_next_transfer(
     assert disk.copy.begin() == 0
 
 
+@pytest.mark.promise("durable-batches-stay")
 def test_a_flush_that_fails_at_the_end_leaves_nothing_to_be_sent_again(disk: LossyDisk) -> None:
     close_round(disk, disk.send())
     disk.has_lost = True
@@ -142,6 +143,7 @@ def test_a_flush_that_fails_at_the_end_leaves_nothing_to_be_sent_again(disk: Los
     assert disk.copy.begin() == SIZE
 
 
+@pytest.mark.promise("durable-batches-stay")
 def test_a_flush_that_fails_while_a_session_begins_is_not_passed_over(disk: LossyDisk) -> None:
     disk.send()
     disk.has_lost = True
@@ -150,7 +152,7 @@ def test_a_flush_that_fails_while_a_session_begins_is_not_passed_over(disk: Loss
     assert disk.resume() == 0
 
 
-@pytest.mark.promise("full-disk-leaves-nothing")
+@pytest.mark.promise("durable-batches-stay", "full-disk-leaves-nothing")
 def test_new_files_leave_the_inodes_free_that_are_reserved(
     disk: LossyDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,6 @@ from wingsd.transfers.storage.shared_volume import (
     sharing_of,
 )
 
-pytestmark = pytest.mark.promise("pool-names-are-verified")
-
 
 OWNER = (os.getuid(), os.getgid())
 
@@ -42,6 +40,7 @@ def fault(volume: Volume, mark: str = "") -> str:
     return caught.value.detail
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_mark_is_seen_from_another_node_of_the_volume(tmp_path: Path, volume: Volume) -> None:
     mark = volume.marks.leave(UUID)
     there = Volume(str(tmp_path), OWNER, "ATTIC")
@@ -51,17 +50,19 @@ def test_a_mark_is_seen_from_another_node_of_the_volume(tmp_path: Path, volume: 
     there.check(UUID, mark)
 
 
+@pytest.mark.promise("pool-names-are-verified")
 @pytest.mark.parametrize("mark", ["", "0" * 32, "../../etc/passwd", "*", "A" * 32, "0" * 33])
 def test_an_invalid_mark_proves_nothing(volume: Volume, mark: str) -> None:
     volume.marks.leave(UUID)
     assert volume.features(UUID, "attic", mark) == []
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_mark_is_good_for_its_server_alone(volume: Volume) -> None:
     assert volume.features(OTHER, "attic", volume.marks.leave(UUID)) == []
 
 
-@pytest.mark.promise("sent-backups-go-with-the-server")
+@pytest.mark.promise("pool-names-are-verified", "sent-backups-go-with-the-server")
 def test_a_backup_mark_is_good_for_its_server_alone(tmp_path: Path, volume: Volume) -> None:
     for name in ("volumes", "other", "backups"):
         (tmp_path / name).mkdir()
@@ -80,6 +81,7 @@ def test_a_backup_mark_is_good_for_its_server_alone(tmp_path: Path, volume: Volu
     assert list((tmp_path / "backups").iterdir()) == []
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_new_mark_takes_the_place_of_one_that_was_left(tmp_path: Path, volume: Volume) -> None:
     old, other = volume.marks.leave(UUID), volume.marks.leave(OTHER)
     new = volume.marks.leave(UUID)
@@ -93,30 +95,36 @@ def test_a_new_mark_takes_the_place_of_one_that_was_left(tmp_path: Path, volume:
     assert [path.name for path in tmp_path.iterdir()] == [UUID]
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_mark_that_cannot_be_made_fails_the_transfer(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         Volume(str(tmp_path / "missing"), OWNER, "attic").marks.leave(UUID)
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_an_existing_usable_directory_is_accepted(volume: Volume) -> None:
     volume.check(UUID, "")
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_an_empty_directory_is_accepted_with_a_mark_only(tmp_path: Path, volume: Volume) -> None:
     (tmp_path / UUID / "world").unlink()
     assert "is empty; check that the volume that both nodes share is mounted" in fault(volume)
     volume.check(UUID, volume.marks.leave(UUID))
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_missing_mark_means_two_volumes(volume: Volume) -> None:
     assert "is not the volume that the other node has" in fault(volume, "0" * 32)
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_missing_directory_means_an_unmounted_volume(tmp_path: Path, volume: Volume) -> None:
     (tmp_path / UUID).rename(tmp_path / "elsewhere")
     assert f"{UUID} is not there; check that the volume" in fault(volume)
 
 
+@pytest.mark.promise("pool-names-are-verified")
 @pytest.mark.parametrize("kind", ["symlink", "file"])
 def test_only_a_directory_is_followed(tmp_path: Path, volume: Volume, kind: str) -> None:
     (tmp_path / UUID).rename(tmp_path / "elsewhere")
@@ -127,6 +135,7 @@ def test_only_a_directory_is_followed(tmp_path: Path, volume: Volume, kind: str)
     assert "is not a directory" in fault(volume)
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / UUID).mkdir()
     volume = Volume(str(tmp_path), (OWNER[0] + 1, OWNER[1]), "attic")
@@ -135,6 +144,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     assert "set system.user to the same" in detail
 
 
+@pytest.mark.promise("pool-names-are-verified")
 @pytest.mark.parametrize("mode", [0o077, 0o500, 0o600])
 def test_an_unusable_directory_is_refused(tmp_path: Path, volume: Volume, mode: int) -> None:
     (tmp_path / UUID).chmod(mode)
@@ -144,6 +154,7 @@ def test_an_unusable_directory_is_refused(tmp_path: Path, volume: Volume, mode: 
         (tmp_path / UUID).chmod(0o755)
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_a_copy_may_only_come_where_nothing_is(tmp_path: Path, volume: Volume) -> None:
     volume.require_free(OTHER)
     (tmp_path / OTHER).symlink_to("nowhere")
@@ -152,6 +163,7 @@ def test_a_copy_may_only_come_where_nothing_is(tmp_path: Path, volume: Volume) -
             volume.require_free(server)
 
 
+@pytest.mark.promise("pool-names-are-verified")
 def test_no_archive_is_larger_than_the_volume(tmp_path: Path, volume: Volume) -> None:
     assert volume.size() > 0
     with pytest.raises(StorageError):
