@@ -1,8 +1,9 @@
-"""A real daemon moves a server whose container runs and writes to its files."""
+"""Running servers that real daemons move, with copies that follow them and without."""
 
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import pytest
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 
+from tests.daemon.test_direct_transfers import invite
 from tests.support.archives import seen
 from tests.support.browser import browse
 from tests.support.docker_engine import Engine
 from tests.support.page import Page
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
+from tests.support.settings import process_configuration
 from tests.support.two_nodes import TwoNodes
 
 MIB = 1 << 20
+
+
 #: Appends, replaces, writes in the middle of a file, makes and removes names, until it is stopped;
 #: then it saves once more.
 WRITER = """
@@ -45,6 +50,8 @@ while :; do n=$((n + 1)); echo "line $n" >> latest.log; sleep 0.05; done &
 echo listening on
 while read -r word; do echo "you said $word"; done
 """
+
+
 OWNER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
 
 
@@ -166,3 +173,166 @@ async def test_a_cancelled_move_leaves_the_container_running(
     await until(lambda: lines(files) > written)
     assert runs(engine, files)
     await until(lambda: not nodes.destination.files().exists())
+
+
+# Copies that follow a server whose container runs and writes, between two real daemons
+
+
+#: Writes a little, all the time.
+SLOW_WRITER = """
+cd /home/container
+trap 'echo saved at the end > world/saved; exit 0' TERM
+echo listening on
+while :; do
+  n=$((n + 1))
+  echo "line $n" >> latest.log
+  dd if=/dev/urandom of=world/region.mca bs=4096 count=1 seek=$((n % 500)) conv=notrunc 2>/dev/null
+  sleep 0.1
+done
+"""
+
+
+async def seeded(nodes: TwoNodes, engine: Engine, *, stop_after: float = 0) -> Path:
+    """Have the server run at the source, and a copy follow it; return its directory.
+
+    It is moved `stop_after` seconds from now, if that is given.
+    """
+    for node in (nodes.source, nodes.destination):
+        node.transfers = {"live": {"follow_every": 1}}
+    files = await start(nodes, engine, SLOW_WRITER)
+    words = await invite(nodes, "--follow")
+    assert "--follow" in words
+    if stop_after:
+        at = datetime.now() + timedelta(seconds=stop_after)
+        words += ["--stop-at", f"{at:%Y-%m-%d %H:%M:%S}"]
+    sent = await nodes.source.wingsctl(*words)
+    assert (sent.status, sent.err) == (0, ""), sent
+    assert "a copy follows it" in sent.out
+    return files
+
+
+async def follow(nodes: TwoNodes) -> Any:
+    """Return what the source says of the copy."""
+    listed = (await nodes.source.wingsctl("transfers", "--json")).json["running"]
+    return listed[0]["follow"] if listed else None
+
+
+async def followed(nodes: TwoNodes) -> None:
+    """Return when there was a whole round, by this daemon of the source, and another one."""
+    while not (now := await follow(nodes)) or now["rounds"] < 2:
+        pass
+    assert now["whole_at"] is not None
+    assert now["trouble"] is None
+
+
+@pytest.mark.promise("seed-follows-its-server")
+async def test_the_panels_order_sends_only_what_has_changed_since(
+    engine: Engine, nodes: TwoNodes
+) -> None:
+    files = await seeded(nodes, engine)
+    await followed(nodes)
+    await nodes.destination.kill()
+    await nodes.destination.start_loaded()
+    await nodes.source.kill()
+    written = lines(files)
+    await until(lambda: lines(files) > written)
+    await nodes.source.start_loaded(**engine.for_node(UUID))
+    await followed(nodes)
+    assert runs(engine, files)
+    shown = (await nodes.source.wingsctl("transfers")).out
+    assert "the copy is" in shown
+    assert "s of downtime" in shown
+    # Nobody has heard of it so far.
+    assert nodes.panel.reports() == []
+    sent = nodes.destination.line.sent
+    report = nodes.panel.hold("/transfer/success")
+    await nodes.transfer()
+    await nodes.panel.called("/transfer/success")
+    assert nodes.destination.line.sent - sent < 3 * MIB
+    assert seen(nodes.destination.files()) == seen(files)
+    assert (files / "world" / "saved").exists()
+    report.release()
+    await until(lambda: not files.exists())
+    assert nodes.panel.reports() == [(UUID, "success")]
+    past = (await nodes.source.wingsctl("transfers", "--json")).json["past"]
+    assert "seed-adopted" in past[-1]["reason"]
+
+
+async def test_it_is_moved_without_the_panel_when_its_time_has_come(
+    engine: Engine, nodes: TwoNodes
+) -> None:
+    files = await seeded(nodes, engine, stop_after=8)
+    now = await follow(nodes)
+    assert now["stop_at"] is not None
+    assert runs(engine, files)
+    await nodes.source.wait_for_line("its files here are kept")
+    await until(nodes.source.has_ended_transfers)
+    shown = (await nodes.destination.wingsctl("show", UUID, "--json")).json
+    assert shown["past"][0]["outcome"] == "success"
+    assert shown["server"]["by_hand"]
+    assert seen(nodes.destination.files()) == seen(files)
+    assert not runs(engine, files)
+    assert nodes.panel.reports() == []
+
+
+# Running servers that move between two real daemons with one Docker engine
+
+
+#: A game that is up at once, and writes what it is stopped with.
+GAME = "echo listening on; read -r line; echo $line > /home/container/state"
+
+
+async def begun(nodes: TwoNodes, engine: Engine, image: str = "") -> None:
+    """Start both nodes, and the server at the source; then have it moved."""
+    stop = process_configuration(stop={"type": "command", "value": "stop"})
+    nodes.add_server(image=engine.image, invocation=GAME, process=stop)
+    nodes.source.files().chmod(0o777)
+    changes = engine.for_node(UUID)
+    await nodes.start(changes, changes)
+    await nodes.panel.power(UUID, "start")
+    await nodes.source.wait_for_line(f"{UUID}: running")
+    if image:
+        nodes.panel.settings_of(UUID)["container"]["image"] = image
+    await nodes.transfer()
+
+
+def running_home(engine: Engine) -> str:
+    """Return the directory of the one container of the server that runs, empty for none."""
+    found = engine.client.containers(filters={"name": UUID})
+    homes = [
+        mount["Source"]
+        for each in found
+        for mount in each["Mounts"]
+        if mount["Destination"] == "/home/container"
+    ]
+    assert len(homes) == len(found) <= 1
+    return homes[0] if homes else ""
+
+
+@pytest.mark.promise("running-server-runs-once")
+async def test_a_running_server_moves_and_runs_on(engine: Engine, nodes: TwoNodes) -> None:
+    await begun(nodes, engine)
+    await nodes.destination.wait_for_line(f"{UUID}: running")
+    assert nodes.panel.reports() == [(UUID, "success")]
+    assert running_home(engine) == str(nodes.destination.files())
+    line = await nodes.source.wait_for_line("its files are kept here for 1 days in ")
+    kept = nodes.source.staging / ".quarantine" / line.rpartition("/")[2]
+    assert seen(kept) == seen(nodes.destination.files())
+    # what it has written when it was stopped
+    assert (kept / "state").read_text() == "stop\n"
+    assert not nodes.source.files().exists()
+    await until(
+        lambda: all(node.has_ended_transfers() for node in (nodes.source, nodes.destination))
+    )
+
+
+async def test_a_server_whose_image_is_missing_there_runs_on(
+    engine: Engine, nodes: TwoNodes
+) -> None:
+    await begun(nodes, engine, image="~wingsd-test/none")
+    await nodes.source.wait_for_line("the server is not stopped yet, and runs on")
+    assert any("there is no image wingsd-test/none" in line for line in nodes.source.log)
+    assert running_home(engine) == str(nodes.source.files())
+    assert await nodes.cancel(nodes.source) < 300
+    await until(lambda: nodes.panel.reports() == [(UUID, "failure")])
+    assert running_home(engine) == str(nodes.source.files())

@@ -1,18 +1,25 @@
-"""What the daemon refuses, with the words that a real client reads."""
+"""Uploads that the daemon refuses, and in which words; nothing of them is left."""
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from socket import create_connection
 
 import jwt
 import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from tests.archive.hostile.streams import bomb
+from tests.support import server_settings
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
+from tests.support.small_disk import small_disk
+from tests.support.two_nodes import TwoNodes
 from tests.support.upload_client import begun
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
@@ -112,3 +119,117 @@ async def test_a_client_that_still_sends_can_read_the_refusal(running: Receiving
     status, body = await sender.finish()
     assert status == 401
     assert b"error" in body
+
+
+# What goes wrong on the way, and that nothing of it is left
+
+
+async def test_files_that_the_panel_refuses_are_quarantined(running: ReceivingNode) -> None:
+    # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
+    running.panel.strict = True
+    hang = running.panel.hold("/success")
+    uploading = Deferred.fromCoroutine(running.upload(archive()))
+    await running.panel.called("/success")
+    running.panel.close_transfer(UUID)
+    hang.release()
+    status, answer = await uploading
+    assert (status, answer["code"]) == (409, "transfer-revoked")
+    assert running.stored() == [".quarantine"]
+    await running.wait_for_line("kept for 30 days in")
+    await running.wait_for_line("cleaned up")
+    # The Panel has said itself that no transfer is open.
+    assert running.panel.reports() == [(UUID, "success")]
+
+
+# Servers that are larger than their Panel or a disk allows, and a bomb, sent to real daemons
+
+
+MIB = 1 << 20
+
+
+def allow(daemon: ReceivingNode, disk_space: int) -> None:
+    daemon.expect(UUID, build=server_settings(UUID)["build"] | {"disk_space": disk_space})
+
+
+@pytest.mark.promise("archive-respects-the-disk-limit")
+async def test_a_server_beyond_its_disk_limit_is_refused_with_400(running: ReceivingNode) -> None:
+    for data in (archive(3 * MIB), bomb(8)):
+        allow(running, 2)
+        since = len(running.log)
+        status, answer = await running.upload(data)
+        assert (status, answer["code"]) == (400, "disk-limit-exceeded")
+        assert "its disk limit is 2 MiB" in answer["detail"]
+        await running.failure_reported(since)
+        assert running.stored() == []
+    assert running.panel.reports() == [(UUID, "failure")] * 2
+    # with more, it arrives
+    allow(running, 4)
+    assert await running.upload(archive(3 * MIB)) == (200, None)
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[TwoNodes]:
+    """Two nodes of which the destination has a disk of 40 MiB."""
+    with small_disk(tmp_path / "destination", 40):
+        made = TwoNodes(tmp_path)
+        yield made
+        pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest.mark.promise("archive-respects-the-disk-limit", "room-is-checked-before-the-stop")
+async def test_a_server_that_does_not_fit_stays_where_it_is_and_one_with_holes_moves(
+    cramped: TwoNodes,
+) -> None:
+    source, destination = cramped.source, cramped.destination
+    cramped.add_server(60 * MIB)
+    await cramped.start()
+    await cramped.transfer()
+    line = await source.wait_for_line("transfer failed")
+    assert "the disk is full: the server takes 61 MiB more" in line
+    assert "2 MiB must stay free (system.transfers.disk_reserve)" in line
+    await cramped.panel.called("/transfer/failure")
+    assert "processing" not in source.states()
+    assert destination.stored() == []
+    (source.files() / "world" / "region.mca").write_bytes(b"short")
+    with (source.files() / "world" / "same.mca").open("r+b") as file:
+        file.truncate(1 << 30)
+    since = len(source.log)
+    await cramped.transfer()
+    await source.wait_for_line("done, the server has moved", since)
+    assert (destination.files() / "world" / "same.mca").stat().st_size == 1 << 30
+
+
+# A Panel that does not accept the node's token has said nothing of any server
+
+
+REFUSED = "the Panel does not accept this node's token"
+
+
+@pytest.mark.promise("wrong-node-token-changes-nothing")
+async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: ReceivingNode) -> None:
+    await daemon.start(token_id="another")
+    line = await daemon.wait_for_line("the request to ")
+    assert f"{REFUSED}: " in line
+    status, answer = await daemon.upload(archive())
+    assert (status, answer["code"]) == (503, "node-token-refused")
+    assert daemon.stored() == []
+    assert daemon.panel.in_transfer(UUID)
+
+
+@pytest.mark.promise("wrong-node-token-changes-nothing")
+async def test_a_received_server_stays_until_its_token_is_right(running: ReceivingNode) -> None:
+    running.panel.hold("/transfer/success")
+    uploading = Deferred.fromCoroutine(running.upload(archive()))
+    uploading.addErrback(lambda _: None)  # its connection breaks
+    await running.panel.called("/transfer/success")
+    await running.kill()
+    await uploading
+    await running.start(token_id="another")
+    since = len(running.log)
+    await running.wait_for_line("its transfer is not known yet", since=since)
+    assert running.stored() == [UUID]
+    await running.kill()
+    await running.start()
+    await running.wait_for_line("state success", since=since)
+    assert running.stored() == [UUID]
+    assert running.panel.node_of(UUID) is running.node
