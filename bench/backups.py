@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Row, Table
+from bench.figures import Bound, Column, Measured, Table, grid
 from bench.machine import settle
 from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site, reactor
@@ -30,10 +30,6 @@ __all__ = ["BACKUPS"]
 #: same archive.
 _MADE = Bound(0.35)
 _RESTORED = Bound(1.3)
-_COLUMNS = [
-    *("ratio of times", "seconds", "seconds beside it"),
-    *("CPU seconds", "MiB at the peak", "MiB of the archive"),
-]
 
 _BACKUP = str(UUID(int=(9 << 76) | (4 << 60), version=4))
 #: Seconds for a backup, and for a restore.
@@ -141,37 +137,28 @@ async def _measure(run: Run) -> Measured:
         last = rounds[-1]
         run.say(f"backup made: {ratio(last.made, last.tar)}, {last.made.peak:.0f} MiB")
         run.say(f"restored: {ratio(last.restored, last.received.seconds)}")
-    return Measured(rounds=str(run.rounds), tables=[Table(_rows(rounds), _COLUMNS)])
+    return Measured(rounds=str(run.rounds), tables=[_table(rounds)])
 
 
-def _rows(rounds: Sequence[_BackupRound]) -> list[Row]:
-    made = [one.made for one in rounds]
-    restored = [one.restored for one in rounds]
-    ratios = [one.restored.seconds / one.received.seconds for one in rounds]
-    return [
-        Row(
-            "making (beside `tar -cz`)",
-            [
-                Figure.of([one.made.seconds / one.tar for one in rounds], _MADE),
-                Figure.of([cost.seconds for cost in made]),
-                Figure.of([one.tar for one in rounds]),
-                Figure.of([cost.cpu for cost in made]),
-                Figure.of([cost.peak for cost in made], MEMORY),
-                Figure.of([one.size / MIB for one in rounds]),
-            ],
+def _table(rounds: Sequence[_BackupRound]) -> Table:
+    making, restoring = "making (beside `tar -cz`)", "restoring (beside receiving)"
+    rows: dict[str, list[tuple[Cost, float, int | None]]] = {
+        making: [(one.made, one.tar, one.size) for one in rounds],
+        restoring: [(one.restored, one.received.seconds, None) for one in rounds],
+    }
+    return grid(
+        rows,
+        Column(
+            "ratio of times",
+            lambda one: one[0].seconds / one[1],
+            {making: _MADE, restoring: _RESTORED},
         ),
-        Row(
-            "restoring (beside receiving)",
-            [
-                Figure.of(ratios, _RESTORED),
-                Figure.of([cost.seconds for cost in restored]),
-                Figure.of([one.received.seconds for one in rounds]),
-                Figure.of([cost.cpu for cost in restored]),
-                Figure.of([cost.peak for cost in restored], MEMORY),
-                None,
-            ],
-        ),
-    ]
+        Column("seconds", lambda one: one[0].seconds),
+        Column("seconds beside it", lambda one: one[1]),
+        Column("CPU seconds", lambda one: one[0].cpu),
+        Column("MiB at the peak", lambda one: one[0].peak, MEMORY),
+        Column("MiB of the archive", lambda one: one[2] and one[2] / MIB),
+    )
 
 
 BACKUPS = Series(

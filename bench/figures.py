@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import cattrs
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-__all__ = ["Bound", "Figure", "Measured", "Points", "Row", "Table", "row"]
+__all__ = [
+    "Bound",
+    "Column",
+    "Figure",
+    "Measured",
+    "Points",
+    "Row",
+    "Table",
+    "grid",
+    "listed",
+]
 
 _CONVERTER = cattrs.Converter(omit_if_default=True)
 #: Characters of a line in the files.
@@ -51,6 +61,16 @@ class Figure:
         if len(values) == 1:
             return cls(middle, bound=bound)
         return cls(middle, _rounded(min(values)), _rounded(max(values)), bound)
+
+    @classmethod
+    def middle(cls, values: Sequence[float], bound: Bound | None = None) -> Figure:
+        """Return only the median of these rounds, where there are many figures."""
+        return cls(_rounded(median(values)), bound=bound)
+
+    @classmethod
+    def peak(cls, values: Sequence[float], bound: Bound | None = None) -> Figure:
+        """Return the highest in place of the median: memory is held in every round."""
+        return evolve(cls.of(values, bound), median=_rounded(max(values)))
 
     @property
     def is_held(self) -> bool | None:
@@ -115,9 +135,41 @@ class Measured:
         path.write_text(_json(_CONVERTER.unstructure(self)) + "\n")
 
 
-def row(name: str, values: Sequence[float], bound: Bound | None = None) -> Row:
-    """Return the row of a table with a single column."""
-    return Row(name, [Figure.of(values, bound)])
+@frozen
+class Column:
+    """A figure of each round, with a bound, or one for each row by its name.
+
+    `figure` is None of rounds in which it was not measured. `by` makes one of all rounds.
+    """
+
+    name: str
+    figure: Callable[[Any], float | None]
+    bound: Bound | Mapping[str, Bound] | None = None
+    by: Callable[[Sequence[float], Bound | None], Figure] = Figure.of
+
+    def of(self, name: str, rounds: Sequence[Any]) -> Figure | None:
+        """Return the figure of the row with that name."""
+        values = [value for one in rounds if (value := self.figure(one)) is not None]
+        bound = self.bound.get(name) if isinstance(self.bound, Mapping) else self.bound
+        return self.by(values, bound) if values else None
+
+
+def grid(rows: Mapping[str, Sequence[Any]], *columns: Column, caption: str = "") -> Table:
+    """Return a table of these rows, which are rounds by names."""
+    return Table(
+        [
+            Row(name, [column.of(name, rounds) for column in columns])
+            for name, rounds in rows.items()
+        ],
+        [column.name for column in columns],
+        caption,
+    )
+
+
+def listed(rounds: Sequence[Any], *figures: Column) -> list[Row]:
+    """Return rows of a table with a single column, for those figures that were measured."""
+    rows = [(column.name, column.of(column.name, rounds)) for column in figures]
+    return [Row(name, [figure]) for name, figure in rows if figure]
 
 
 def _rounded(figure: float) -> float:

@@ -15,7 +15,7 @@ import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
-from bench.figures import Bound, Measured, Row, Table, row
+from bench.figures import Bound, Column, Figure, Measured, Row, Table, listed
 from bench.meter import Meter
 from bench.node import BenchNode, Site
 from bench.series import Run, Series
@@ -198,21 +198,24 @@ def _nginx(directory: Path, root: Path, pem: Path) -> Iterator[str]:
 
 def _rows(downloads: Sequence[_Download], listings: _Listings) -> list[Row]:
     return [
-        row("1 GiB, speed against nginx", [one.nginx / one.node for one in downloads], _SPEED),
-        row(
-            "1 GiB by a signed URL, speed against nginx",
-            [one.nginx / one.signed for one in downloads],
-            _SPEED,
+        *listed(
+            downloads,
+            Column("1 GiB, speed against nginx", lambda one: one.nginx / one.node, _SPEED),
+            Column(
+                "1 GiB by a signed URL, speed against nginx",
+                lambda one: one.nginx / one.signed,
+                _SPEED,
+            ),
+            Column("1 GiB, seconds", lambda one: one.node),
+            Column("1 GiB, seconds of nginx", lambda one: one.nginx),
+            Column("1 GiB, CPU seconds", lambda one: one.cpu),
+            Column("1 GiB, MiB more memory", lambda one: one.growth, _GROWTH),
         ),
-        row("1 GiB, seconds", [one.node for one in downloads]),
-        row("1 GiB, seconds of nginx", [one.nginx for one in downloads]),
-        row("1 GiB, CPU seconds", [one.cpu for one in downloads]),
-        row("1 GiB, MiB more memory", [one.growth for one in downloads], _GROWTH),
         *(
-            row(f"{count:,} entries listed, seconds", times, _LISTINGS[count])
+            Row(f"{count:,} entries listed, seconds", [Figure.of(times, _LISTINGS[count])])
             for count, times in listings.seconds.items()
         ),
-        row("MiB more memory after the listings", listings.growth),
+        Row("MiB more memory after the listings", [Figure.of(listings.growth)]),
     ]
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
-from bench.figures import Bound, Figure, Measured, Row, Table
+from bench.figures import Bound, Column, Measured, Table, grid
 from bench.flood_client import CONNECTIONS, LARGE, Target, frame_with
 from bench.flood_kinds import KINDS
 from bench.meter import Meter
@@ -278,20 +278,26 @@ async def _measure(run: Run) -> Measured:
                 results.append(await _measure_flood(kind, Path(directory)))
             last = results[-1]
             run.say(f"{kind}: {last.longest:.2f} s at most, {last.peak - last.idle:.0f} MiB more")
-    columns = ["uses", "median s", "longest s", "MiB more"]
-    return Measured(tables=[Table([_row(one) for one in results], columns)])
+    return Measured(tables=[_table(results)])
 
 
-def _row(one: _FloodResult) -> Row:
-    """Return a row, which also says what is measured if it is not a request."""
-    figures = [
-        Figure.of([one.answers]),
-        Figure.of([one.middle]),
-        Figure.of([one.longest], _WITHIN),
-        Figure.of([one.peak - one.idle], Bound(one.mib)),
-    ]
-    measured = "" if one.reference == _REQUEST else f" ({one.reference})"
-    return Row(f"{one.kind}{measured}", figures)
+def _table(results: Sequence[_FloodResult]) -> Table:
+    # A row also says what is measured, if it is not a request.
+    rows = {
+        one.kind if one.reference == _REQUEST else f"{one.kind} ({one.reference})": [one]
+        for one in results
+    }
+    return grid(
+        rows,
+        Column("uses", lambda one: one.answers),
+        Column("median s", lambda one: one.middle),
+        Column("longest s", lambda one: one.longest, _WITHIN),
+        Column(
+            "MiB more",
+            lambda one: one.peak - one.idle,
+            {name: Bound(one.mib) for name, (one,) in rows.items()},
+        ),
+    )
 
 
 FLOODS = Series(

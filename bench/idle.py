@@ -7,7 +7,6 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 from attrs import frozen
@@ -15,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, of_bytes
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Row, Table, row
+from bench.figures import Bound, Column, Figure, Measured, Row, Table, listed
 from bench.floods import ask
 from bench.meter import Meter
 from bench.node import BenchNode, Site
@@ -154,18 +153,25 @@ async def _measure(run: Run) -> Measured:
             rest.append(await memory_after(one, disk, at_once=_AT_ONCE, rest=_REST_SECONDS))
         run.say(f"{_REST_SECONDS} s after {_AT_ONCE} servers at once: {rest[-1]:.0f} MiB")
     rows = [
-        row("CPU seconds, Twisted alone", [one.cpu for one in empty]),
-        row("MiB, Twisted alone", [one.resident for one in empty]),
-        row("CPU seconds to the first answer", [one.cpu for one in plain], _CPU),
-        row("MiB then", [one.resident for one in plain], _MEMORY),
-        row("CPU seconds, with docker-py", [one.cpu for one in docker], _CPU),
-        row("MiB, with docker-py", [one.resident for one in docker], _MEMORY),
-        row(f"MiB, {_REST_SECONDS} s after {_AT_ONCE} servers at once", rest, _REST),
+        *listed(empty, _cpu("CPU seconds, Twisted alone"), _mib("MiB, Twisted alone")),
+        *listed(plain, _cpu("CPU seconds to the first answer", _CPU), _mib("MiB then", _MEMORY)),
+        *listed(
+            docker, _cpu("CPU seconds, with docker-py", _CPU), _mib("MiB, with docker-py", _MEMORY)
+        ),
+        Row(f"MiB, {_REST_SECONDS} s after {_AT_ONCE} servers at once", [Figure.of(rest, _REST)]),
     ]
-    imported = [Row(name, [Figure.of([median(each)])]) for name, each in libraries.items()]
+    imported = [Row(name, [Figure.middle(each)]) for name, each in libraries.items()]
     caption = "MiB by what is imported, in this order; the start takes the rest:"
     tables = [Table(rows), Table(imported, ["MiB"], caption)]
     return Measured(rounds=str(len(plain)), tables=tables)
+
+
+def _cpu(name: str, bound: Bound | None = None) -> Column:
+    return Column(name, lambda one: one.cpu, bound)
+
+
+def _mib(name: str, bound: Bound | None = None) -> Column:
+    return Column(name, lambda one: one.resident, bound)
 
 
 IDLE = Series(

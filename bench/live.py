@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Row, Table
+from bench.figures import Bound, Column, Measured, Table, grid
 from bench.node import BenchNode, Site
 from bench.series import FEW, Bars, Run, Series
 from tests.support import process_configuration, server_settings
@@ -34,10 +34,7 @@ __all__ = ["LIVE", "LIVE_CASES", "WITHIN", "copy_for_game", "downtime", "game"]
 #: how much less that is than when it is stopped first, on a line of 30 MB/s.
 _DOWN, _MANY_DOWN = Bound(3), Bound(7)
 _TIMES_LESS = Bound(20, is_least=True)
-_COLUMNS = [
-    *("seconds down", "seconds of the move"),
-    *("stopped first: seconds down", "stopped first: seconds of the move", "times less down"),
-]
+_DOWN_FOLLOWED, _DOWN_STOPPED = "seconds down", "stopped first: seconds down"
 
 #: Seconds until a run times out.
 WITHIN = 3600
@@ -59,6 +56,14 @@ class _LiveMove:
 
     downtime: float
     seconds: float
+
+
+@frozen
+class _LiveRound:
+    """A move while the game runs, and one after it was stopped, where that is compared."""
+
+    followed: _LiveMove
+    stopped: _LiveMove | None = None
 
 
 @frozen
@@ -183,37 +188,37 @@ def downtime(client: APIClient, uuid: str, began: float) -> float:
 
 async def _measure_all(run: Run) -> Measured:
     """Measure moves of running servers beside those that are stopped first; a real engine."""
-    rows = []
-    for case in LIVE_CASES:
-        if run.wants(case.name):
-            one = await run.dataset(case.dataset)
-            followed, stopped = list[_LiveMove](), list[_LiveMove]()
-            for _ in range(min(run.rounds, FEW) if case.dataset == "many" else run.rounds):
-                for moves in (followed, stopped) if case.is_compared else (followed,):
-                    follows = moves is followed
-                    with fresh_disk(run.directory) as disk:
-                        moves.append(await _measure_live(one, disk, case, follows=follows))
-                    how = "" if follows else "stopped first, "
-                    run.say(f"{case.name}: {how}down for {moves[-1].downtime:.2f} s")
-            rows.append(_row(case, followed, stopped))
-    return Measured(rounds=str(run.rounds), tables=[Table(rows, _COLUMNS)])
+    rows: dict[str, list[_LiveRound]] = {}
+    for case in filter(lambda case: run.wants(case.name), LIVE_CASES):
+        one = await run.dataset(case.dataset)
+        rounds = rows.setdefault(case.title, [])
+        for _ in range(min(run.rounds, FEW) if case.dataset == "many" else run.rounds):
+            moves = []
+            for follows in (True, False)[: 2 if case.is_compared else 1]:
+                with fresh_disk(run.directory) as disk:
+                    moves.append(await _measure_live(one, disk, case, follows=follows))
+                how = "" if follows else "stopped first, "
+                run.say(f"{case.name}: {how}down for {moves[-1].downtime:.2f} s")
+            rounds.append(_LiveRound(*moves))
+    return Measured(rounds=str(run.rounds), tables=[_table(rows)])
 
 
-def _row(case: _LiveCase, followed: Sequence[_LiveMove], stopped: Sequence[_LiveMove]) -> Row:
-    down = Figure.of([one.downtime for one in followed], case.bound)
-    seconds = Figure.of([one.seconds for one in followed])
-    if not stopped:
-        return Row(case.title, [down, seconds, None, None, None])
-    ratios = [other.downtime / one.downtime for one, other in zip(followed, stopped, strict=True)]
-    return Row(
-        case.title,
-        [
-            down,
-            seconds,
-            Figure.of([one.downtime for one in stopped]),
-            Figure.of([one.seconds for one in stopped]),
-            Figure.of(ratios, _TIMES_LESS if case.line else None),
-        ],
+def _table(rows: Mapping[str, Sequence[_LiveRound]]) -> Table:
+    down = {case.title: case.bound for case in LIVE_CASES}
+    less = {case.title: _TIMES_LESS for case in LIVE_CASES if case.line}
+    return grid(
+        rows,
+        Column(_DOWN_FOLLOWED, lambda one: one.followed.downtime, down),
+        Column("seconds of the move", lambda one: one.followed.seconds),
+        Column(_DOWN_STOPPED, lambda one: one.stopped and one.stopped.downtime),
+        Column(
+            "stopped first: seconds of the move", lambda one: one.stopped and one.stopped.seconds
+        ),
+        Column(
+            "times less down",
+            lambda one: one.stopped and one.stopped.downtime / one.followed.downtime,
+            less,
+        ),
     )
 
 
@@ -229,5 +234,5 @@ LIVE = Series(
     that, a server is stopped first and then sent (`system.transfers.live.enabled: false`).
     """,
     _measure_all,
-    (Bars("seconds down", columns=(_COLUMNS[0], _COLUMNS[2])),),
+    (Bars("seconds down", columns=(_DOWN_FOLLOWED, _DOWN_STOPPED)),),
 )

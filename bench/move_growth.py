@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Row, Table, row
+from bench.figures import Bound, Column, Figure, Measured, Row, Table, grid
 from bench.meter import Cost
 from bench.runs import move
 from bench.series import MEMORY, Bars, Lines, Run, Series
@@ -28,7 +28,6 @@ _LARGE = 64 * MIB
 _SMALL = 512
 _DIRECTORIES = 500
 _PROPORTION = "seconds (dotted: in proportion)"
-_COLUMNS = ["seconds", "CPU source", "CPU destination", "MiB source", "MiB destination"]
 
 
 @frozen
@@ -91,27 +90,23 @@ def _dataset(tree: Path, size: int, files: int) -> Dataset:
 
 
 def _tables(by_bytes: Sequence[_Grown], by_files: Sequence[_Grown]) -> list[Table]:
+    columns = (
+        Column("seconds", lambda one: one.source.seconds),
+        Column("CPU source", lambda one: one.source.cpu),
+        Column("CPU destination", lambda one: one.destination.cpu),
+        Column("MiB source", lambda one: one.source.peak, MEMORY),
+        Column("MiB destination", lambda one: one.destination.peak, MEMORY),
+    )
+    sizes = {f"{one.size / MIB:,.0f} MiB in {one.files:,} files": [one] for one in by_bytes}
+    counts = {f"{one.files:,} files, {one.size / MIB:,.0f} MiB": [one] for one in by_files}
+    last = "the largest, time of each {} against the second smallest"
     bytes_each = [one.source.seconds / one.size for one in by_bytes]
     files_each = [one.source.seconds / one.files for one in by_files]
-    last = "the largest, time of each {} against the second smallest"
     rows = [
-        row(last.format("MiB"), [bytes_each[-1] / bytes_each[1]], _GROWTH),
-        row(last.format("file"), [files_each[-1] / files_each[1]], _GROWTH),
+        Row(last.format(unit), [Figure.of([each[-1] / each[1]], _GROWTH)])
+        for unit, each in (("MiB", bytes_each), ("file", files_each))
     ]
-    sizes = [_row(f"{_mib(one)} in {one.files:,} files", one) for one in by_bytes]
-    counts = [_row(f"{one.files:,} files, {_mib(one)}", one) for one in by_files]
-    return [Table(sizes, _COLUMNS), Table(counts, _COLUMNS), Table(rows)]
-
-
-def _mib(one: _Grown) -> str:
-    return f"{one.size / MIB:,.0f} MiB"
-
-
-def _row(name: str, one: _Grown) -> Row:
-    source, destination = one.source, one.destination
-    figures = [source.seconds, source.cpu, destination.cpu]
-    peaks = [Figure.of([cost.peak], MEMORY) for cost in (source, destination)]
-    return Row(name, [*(Figure.of([figure]) for figure in figures), *peaks])
+    return [grid(sizes, *columns), grid(counts, *columns), Table(rows)]
 
 
 MOVE_GROWTH = Series(

@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Row, Table, row
+from bench.figures import Bound, Column, Measured, Table, grid, listed
 from bench.meter import Cost
 from bench.node import BenchNode, reactor
 from bench.runs import move, move_over_line
@@ -24,7 +24,6 @@ __all__ = ["RESUME"]
 _TIME = Bound(1.15)
 _CPU = Bound(1.3)
 _AGAIN = Bound(128)
-_COLUMNS = ["seconds", "CPU source", "CPU destination", "MiB on the line"]
 
 #: Seconds until a destination that was killed is started again.
 _DOWN = 1.0
@@ -80,53 +79,41 @@ async def _measure(run: Run) -> Measured:
         last = rounds[-1]
         run.say(f"by batches: {ratio(last.source, last.stream_source.seconds)}")
         run.say(f"sent twice: {(last.killed - last.whole) / MIB:.1f} MiB")
-    tables = [Table(_bounded(rounds)), Table(_costs(rounds), _COLUMNS)]
-    return Measured(rounds=str(run.rounds), tables=tables)
+    return Measured(rounds=str(run.rounds), tables=_tables(rounds))
 
 
-def _bounded(rounds: Sequence[_Round]) -> list[Row]:
-    return [
-        row(
+def _tables(rounds: Sequence[_Round]) -> list[Table]:
+    bounded = listed(
+        rounds,
+        Column(
             "time, against one stream",
-            [one.source.seconds / one.stream_source.seconds for one in rounds],
+            lambda one: one.source.seconds / one.stream_source.seconds,
             _TIME,
         ),
-        row(
+        Column(
             "CPU of both nodes, against one stream",
-            [
+            lambda one: (
                 (one.source.cpu + one.destination.cpu)
                 / (one.stream_source.cpu + one.stream_destination.cpu)
-                for one in rounds
-            ],
+            ),
             _CPU,
         ),
-        row("MiB sent twice", [(one.killed - one.whole) / MIB for one in rounds], _AGAIN),
-        row("the source's MiB at the peak", [one.source.peak for one in rounds], MEMORY),
-        row("the destination's MiB at the peak", [one.destination.peak for one in rounds], MEMORY),
-    ]
-
-
-def _costs(rounds: Sequence[_Round]) -> list[Row]:
-    return [
-        Row(
-            "by batches",
-            [
-                Figure.of([one.source.seconds for one in rounds]),
-                Figure.of([one.source.cpu for one in rounds]),
-                Figure.of([one.destination.cpu for one in rounds]),
-                Figure.of([one.whole / MIB for one in rounds]),
-            ],
-        ),
-        Row(
-            "as one stream",
-            [
-                Figure.of([one.stream_source.seconds for one in rounds]),
-                Figure.of([one.stream_source.cpu for one in rounds]),
-                Figure.of([one.stream_destination.cpu for one in rounds]),
-                None,
-            ],
-        ),
-    ]
+        Column("MiB sent twice", lambda one: (one.killed - one.whole) / MIB, _AGAIN),
+        Column("the source's MiB at the peak", lambda one: one.source.peak, MEMORY),
+        Column("the destination's MiB at the peak", lambda one: one.destination.peak, MEMORY),
+    )
+    ways: dict[str, list[tuple[Cost, Cost, int | None]]] = {
+        "by batches": [(one.source, one.destination, one.whole) for one in rounds],
+        "as one stream": [(one.stream_source, one.stream_destination, None) for one in rounds],
+    }
+    costs = grid(
+        ways,
+        Column("seconds", lambda one: one[0].seconds),
+        Column("CPU source", lambda one: one[0].cpu),
+        Column("CPU destination", lambda one: one[1].cpu),
+        Column("MiB on the line", lambda one: one[2] and one[2] / MIB),
+    )
+    return [Table(bounded), costs]
 
 
 RESUME = Series(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Row, Table
+from bench.figures import Bound, Column, Measured, Table, grid
 from bench.node import BenchNode, Site, reactor
 from bench.series import Bars, Run, Series
 from tests.support import process_configuration, server_settings
@@ -33,10 +33,7 @@ __all__ = ["QUIET"]
 
 #: Milliseconds that a game's tick is later than without a move, at the 99th percentile.
 _LATER = Bound(10)
-_COLUMNS = [
-    *("ms later", "ms late in a move", "ms late without one"),
-    *("seconds of the rounds", "MiB in the page cache after them"),
-]
+_LATE = ("ms later", "ms late in a move", "ms late without one")
 
 #: Seconds until a run times out, and for which the game is watched without a move.
 _WITHIN = 3600
@@ -206,19 +203,19 @@ async def _measure_all(run: Run) -> Measured:
                 moves.append(await _measure_quiet(one, disk, lowered=is_lowered))
             late = moves[-1].moving - moves[-1].resting
             run.say(f"quiet{', with less of the CPU' if is_lowered else ''}: {late:.1f} ms later")
-    rows = [_row("as it is", plain), _row("with a tenth of the CPU", lowered)]
-    return Measured(rounds=str(run.rounds), tables=[Table(rows, _COLUMNS)])
+    table = _table({"as it is": plain, "with a tenth of the CPU": lowered})
+    return Measured(rounds=str(run.rounds), tables=[table])
 
 
-def _row(name: str, moves: Sequence[_QuietMove]) -> Row:
-    figures: list[Figure | None] = [
-        Figure.of([one.moving - one.resting for one in moves], _LATER),
-        Figure.of([one.moving for one in moves]),
-        Figure.of([one.resting for one in moves]),
-        Figure.of([one.seconds for one in moves]),
-        Figure.of([one.cached for one in moves]),
-    ]
-    return Row(name, figures)
+def _table(rows: Mapping[str, Sequence[_QuietMove]]) -> Table:
+    return grid(
+        rows,
+        Column(_LATE[0], lambda one: one.moving - one.resting, _LATER),
+        Column(_LATE[1], lambda one: one.moving),
+        Column(_LATE[2], lambda one: one.resting),
+        Column("seconds of the rounds", lambda one: one.seconds),
+        Column("MiB in the page cache after them", lambda one: one.cached),
+    )
 
 
 QUIET = Series(
@@ -234,5 +231,5 @@ QUIET = Series(
     game's share, as with `CPUWeight=10` in their unit.
     """,
     _measure_all,
-    (Bars("ms at the 99th percentile", columns=tuple(_COLUMNS[:3])),),
+    (Bars("ms at the 99th percentile", columns=_LATE),),
 )

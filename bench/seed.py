@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
-from bench.figures import Bound, Measured, Points, Row, Table, row
+from bench.figures import Bound, Column, Figure, Measured, Points, Row, Table, listed
 from bench.live import WITHIN, copy_for_game, downtime, game
 from bench.node import BenchNode, Site, reactor
 from bench.series import Bars, Lines, Run, Series
@@ -193,17 +193,24 @@ async def _measure_all(run: Run) -> Measured:
 
 def _rows(moves: Sequence[_SeedMove], minutes: float) -> list[Row]:
     lags = [lag for move in moves for lag in move.lags if lag.age is not None]
-    rows: list[tuple[str, list[float], Bound | None]] = [
-        ("seconds down", [move.downtime for move in moves], _DOWN),
-        ("rounds after the order, while it still runs", [move.rounds for move in moves], _ROUNDS),
-        ("seconds from the order to the success", [move.seconds for move in moves], None),
-        ("MiB sent since the order", [move.sent / MIB for move in moves], None),
-        ("minutes until the order", [minutes], None),
-        ("the copy's age until then, seconds", [lag.age or 0.0 for lag in lags], None),
-        ("MiB changed from round to round", [lag.changed / MIB for lag in lags], None),
-        ("predicted seconds down", [lag.downtime for lag in lags if lag.downtime], None),
+    return [
+        *listed(
+            moves,
+            Column("seconds down", lambda move: move.downtime, _DOWN),
+            Column(
+                "rounds after the order, while it still runs", lambda move: move.rounds, _ROUNDS
+            ),
+            Column("seconds from the order to the success", lambda move: move.seconds),
+            Column("MiB sent since the order", lambda move: move.sent / MIB),
+        ),
+        Row("minutes until the order", [Figure.of([minutes])]),
+        *listed(
+            lags,
+            Column("the copy's age until then, seconds", lambda lag: lag.age),
+            Column("MiB changed from round to round", lambda lag: lag.changed / MIB),
+            Column("predicted seconds down", lambda lag: lag.downtime),
+        ),
     ]
-    return [row(name, values, bound) for name, values, bound in rows if values]
 
 
 SEED = Series(

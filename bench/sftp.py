@@ -23,7 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset, of_bytes
-from bench.figures import Bound, Figure, Measured, Row, Table, row
+from bench.figures import Bound, Column, Measured, Table, grid, listed
 from bench.meter import Meter
 from bench.node import BenchNode, Site, reactor
 from bench.openssh import CIPHERS, SftpAccount, free_port, make_key, openssh_server
@@ -48,7 +48,6 @@ _GROWTH = Bound(3)
 #: Milliseconds of a line of the console, and the part of a transfer's speed that is lost.
 _DELAY = Bound(50)
 _LOSS = Bound(0.1)
-_COLUMNS = ["speed against OpenSSH", "seconds", "seconds of OpenSSH"]
 
 #: Bytes of the large file; small files, and bytes of each.
 _SIZE = 1024 * MIB
@@ -131,9 +130,7 @@ async def _measure(run: Run) -> Measured:
             break
         busy.append(measured)
         run.say(f"clients at once: {measured.peak:.0f} MiB")
-    rows = [each for cipher in CIPHERS for each in _speeds(cipher, speeds)]
-    others = [*_transfer_rows(transfers), *(_busy_rows(busy) if busy else [])]
-    return Measured(rounds=str(run.rounds), tables=[Table(rows, _COLUMNS), Table(others)])
+    return Measured(rounds=str(run.rounds), tables=[_speeds(speeds), _others(transfers, busy)])
 
 
 async def _in_memory(measure: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -403,45 +400,49 @@ async def _receive(node: BenchNode, dataset: Dataset, number: int) -> float:
 # The section of the page
 
 
-def _speeds(cipher: str, pairs: Sequence[tuple[_SftpTimes, _SftpTimes]]) -> list[Row]:
-    rounds = [pair for pair in pairs if pair[0].cipher == cipher]
+def _speeds(pairs: Sequence[tuple[_SftpTimes, _SftpTimes]]) -> Table:
     figures: list[tuple[str, Bound, Callable[[_SftpTimes], float]]] = [
         ("1 GiB up", _LARGE, lambda one: one.up),
         ("1 GiB down", _LARGE, lambda one: one.down),
         (f"{_SMALL_FILES:,} files up", _SMALL_UP, lambda one: one.small_up),
         (f"{_SMALL_FILES:,} files down", _SMALL_DOWN, lambda one: one.small_down),
     ]
-    return [
-        Row(
-            f"{cipher}: {name}",
-            [
-                Figure.of([seconds(theirs) / seconds(ours) for ours, theirs in rounds], bound),
-                Figure.of([seconds(ours) for ours, _ in rounds]),
-                Figure.of([seconds(theirs) for _, theirs in rounds]),
-            ],
-        )
-        for name, bound, seconds in figures
-    ]
+    rows, bounds = {}, {}
+    for cipher in CIPHERS:
+        for name, bound, seconds in figures:
+            bounds[f"{cipher}: {name}"] = bound
+            rows[f"{cipher}: {name}"] = [
+                (seconds(node), seconds(openssh))
+                for node, openssh in pairs
+                if node.cipher == cipher
+            ]
+    return grid(
+        rows,
+        Column("speed against OpenSSH", lambda one: one[1] / one[0], bounds),
+        Column("seconds", lambda one: one[0]),
+        Column("seconds of OpenSSH", lambda one: one[1]),
+    )
 
 
-def _transfer_rows(times: Sequence[_TransferTimes]) -> list[Row]:
-    losses = [1 - one.quiet / one.node for one in times]
-    others = [1 - one.quiet / one.openssh for one in times]
-    return [
-        row("part of a transfer's speed lost beside SFTP", losses, _LOSS),
-        row("the same beside OpenSSH's server", others),
-        row("cores of SFTP's process then", [one.cores for one in times]),
-    ]
-
-
-def _busy_rows(busy: Sequence[_BusyNode]) -> list[Row]:
-    delays = [1000 * median(one.delays) for one in busy]
-    return [
-        row(f"MiB of SFTP's process, {_CLIENTS} clients", [one.peak for one in busy], _MEMORY),
-        row("ms of a console's line then", delays, _DELAY),
-        row("the same without clients", [1000 * median(one.quiet_delays) for one in busy]),
-        row("MiB more of the daemon after SFTP's end", [one.grown for one in busy], _GROWTH),
-    ]
+def _others(times: Sequence[_TransferTimes], busy: Sequence[_BusyNode]) -> Table:
+    transfers = listed(
+        times,
+        Column(
+            "part of a transfer's speed lost beside SFTP",
+            lambda one: 1 - one.quiet / one.node,
+            _LOSS,
+        ),
+        Column("the same beside OpenSSH's server", lambda one: 1 - one.quiet / one.openssh),
+        Column("cores of SFTP's process then", lambda one: one.cores),
+    )
+    others = listed(
+        busy,
+        Column(f"MiB of SFTP's process, {_CLIENTS} clients", lambda one: one.peak, _MEMORY),
+        Column("ms of a console's line then", lambda one: 1000 * median(one.delays), _DELAY),
+        Column("the same without clients", lambda one: 1000 * median(one.quiet_delays)),
+        Column("MiB more of the daemon after SFTP's end", lambda one: one.grown, _GROWTH),
+    )
+    return Table([*transfers, *others])
 
 
 SFTP = Series(

@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Row, Table
+from bench.figures import Bound, Column, Measured, Table, grid
 from bench.meter import Cost
 from bench.runs import move_over_namespace
 from bench.series import Bars, Run, Series
@@ -21,10 +21,6 @@ __all__ = ["SLOW_LINE"]
 #: Time against the single stream, and bytes on the line against the world's.
 _TIME = Bound(0.9)
 _SENT = Bound(0.6)
-_COLUMNS = [
-    *("time against one stream", "bytes on the line against the world's"),
-    *("seconds", "CPU source"),
-]
 #: Bytes a second.
 _RATE = 20e6
 #: Bytes of the world, of each of its files, and of what each of its sections has of its own.
@@ -56,7 +52,7 @@ async def _measure(run: Run) -> Measured:
                 moves.append(_Move(cost, sent))
                 kind = "batches" if enabled else "one stream"
                 run.say(f"{kind}: {cost.seconds:.1f} s, {sent / _SIZE:.2f} of the world's bytes")
-    return Measured(rounds=str(run.rounds), tables=[Table(_rows(batches, streams), _COLUMNS)])
+    return Measured(rounds=str(run.rounds), tables=[_table(batches, streams)])
 
 
 def _world(disk: Path) -> Dataset:
@@ -81,22 +77,26 @@ def _section(rng: random.Random) -> bytes:
     return text + bytes(rng.choices(range(16), k=_SECTION - len(text)))
 
 
-def _rows(batches: Sequence[_Move], streams: Sequence[_Move]) -> list[Row]:
-    ratios = [
-        one.cost.seconds / other.cost.seconds for one, other in zip(batches, streams, strict=True)
-    ]
-    return [
-        Row("by batches", [Figure.of(ratios, _TIME), *_figures(batches, _SENT)]),
-        Row("as one stream", [None, *_figures(streams, None)]),
-    ]
-
-
-def _figures(moves: Sequence[_Move], bound: Bound | None) -> list[Figure]:
-    return [
-        Figure.of([one.sent / _SIZE for one in moves], bound),
-        Figure.of([one.cost.seconds for one in moves]),
-        Figure.of([one.cost.cpu for one in moves]),
-    ]
+def _table(batches: Sequence[_Move], streams: Sequence[_Move]) -> Table:
+    rows: dict[str, list[tuple[_Move, _Move | None]]] = {
+        "by batches": list(zip(batches, streams, strict=True)),
+        "as one stream": [(one, None) for one in streams],
+    }
+    return grid(
+        rows,
+        Column(
+            "time against one stream",
+            lambda one: one[1] and one[0].cost.seconds / one[1].cost.seconds,
+            _TIME,
+        ),
+        Column(
+            "bytes on the line against the world's",
+            lambda one: one[0].sent / _SIZE,
+            {"by batches": _SENT},
+        ),
+        Column("seconds", lambda one: one[0].cost.seconds),
+        Column("CPU source", lambda one: one[0].cost.cpu),
+    )
 
 
 SLOW_LINE = Series(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
 import attrs
 from attrs import frozen
@@ -12,7 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from bench.datasets import DATASETS, MIB, Dataset, of_bytes, of_files
 from bench.disk import fresh_disk
-from bench.figures import Bound, Figure, Measured, Points, Row, Table
+from bench.figures import Bound, Column, Figure, Measured, Points, Row, Table, grid
 from bench.meter import Cost
 from bench.references import flush, igzip_untar, untar
 from bench.runs import move, receive, received_tree, send, tar_and_curl
@@ -37,10 +36,8 @@ _CPU = {
 }
 #: MiB at the peak.
 _MEMORY = Bound(120, goal=80, wings=45)
-_PEAK = dict.fromkeys(DATASETS, _MEMORY)
-_OTHERS = ["time against `igzip -dc \\| tar -x`", "durable, seconds"]
 #: Time, against `tar -cz` at level 1 piped to curl.
-_SENT = Bound(0.6, goal=0.45)
+_SEND = Bound(0.6, goal=0.45)
 #: How many times the rounds of others there are of receiving `small`: it takes two seconds, and
 #: one round's ratio is a tenth off the next one's, so that the median of five says little.
 _SMALL = 3
@@ -77,34 +74,39 @@ async def _receive(run: Run) -> Measured:
             with fresh_disk(run.directory) as disk:
                 rounds.append(await _receive_round(one, disk, reverse=bool(number % 2)))
             run.say(f"receive {name}: {ratio(rounds[-1].fast, rounds[-1].untar)}")
-    figures: list[tuple[str, Mapping[str, Bound], Callable[[_Received], float]]] = [
-        ("time against `tar -xzf`", _FAST, lambda one: one.fast.seconds / one.untar),
-        (
-            "durable, against tar and `sync -f`",
-            _DURABLE,
-            lambda one: one.durable.seconds / (one.untar + one.flush),
-        ),
-        ("CPU seconds", _CPU, lambda one: one.fast.cpu),
-        ("MiB at the peak", _PEAK, lambda one: max(one.fast.peak, one.durable.peak)),
-    ]
-    bounded = [
-        _row(f"`{name}`: {what}", [figure(one) for one in rounds], bounds[name])
-        for what, bounds, figure in figures
-        for name, rounds in measured.items()
-    ]
-    others = [
-        Row(
-            f"`{name}`",
-            [
-                Figure.of([one.fast.seconds / one.igzip_untar for one in rounds]),
-                Figure.of([one.durable.seconds for one in rounds]),
-            ],
-        )
-        for name, rounds in measured.items()
-    ]
-    tables = [Table(bounded), Table(others, _OTHERS)]
     threads = {name: _threads(rounds[-1].fast) for name, rounds in measured.items()}
-    return Measured(rounds=_counted(measured), tables=tables, points=threads)
+    return Measured(rounds=_counted(measured), tables=_received(measured), points=threads)
+
+
+def _received(measured: Mapping[str, Sequence[_Received]]) -> list[Table]:
+    bounded = [
+        Column("time against `tar -xzf`", lambda one: one.fast.seconds / one.untar, _FAST),
+        Column(
+            "durable, against tar and `sync -f`",
+            lambda one: one.durable.seconds / (one.untar + one.flush),
+            _DURABLE,
+        ),
+        Column("CPU seconds", lambda one: one.fast.cpu, _CPU),
+        Column(
+            "MiB at the peak",
+            lambda one: max(one.fast.peak, one.durable.peak),
+            _MEMORY,
+            Figure.peak,
+        ),
+    ]
+    rows = [
+        Row(f"{name}: {column.name}", [column.of(name, rounds)])
+        for column in bounded
+        for name, rounds in measured.items()
+    ]
+    others = grid(
+        measured,
+        Column(
+            "time against `igzip -dc \\| tar -x`", lambda one: one.fast.seconds / one.igzip_untar
+        ),
+        Column("durable, seconds", lambda one: one.durable.seconds),
+    )
+    return [Table(rows), others]
 
 
 async def _receive_round(one: Dataset, disk: Path, *, reverse: bool) -> _Received:
@@ -128,14 +130,6 @@ async def _receive_round(one: Dataset, disk: Path, *, reverse: bool) -> _Receive
     for turn in reversed(turns) if reverse else turns:
         await turn()
     return _Received(fast=fast[0], durable=fast[1], **seconds)
-
-
-def _row(name: str, values: Sequence[float], bound: Bound) -> Row:
-    """Return a row. Memory is held in every round: its figure is the highest."""
-    figure = Figure.of(values, bound)
-    if bound is _MEMORY:
-        figure = attrs.evolve(figure, median=Figure.of([max(values)]).median)
-    return Row(name, [figure])
 
 
 def _threads(cost: Cost) -> Points:
@@ -183,20 +177,19 @@ async def _send(run: Run) -> Measured:
             for _ in range(run.rounds):
                 rounds.append(_Sent(await tar_and_curl(one), await send(one, disk)))
                 run.say(f"send {name}: {ratio(rounds[-1].node, rounds[-1].tar_and_curl)}")
-    rows = [
-        Row(
-            f"`{name}`",
-            [
-                Figure.of([one.node.seconds / one.tar_and_curl for one in rounds], _SENT),
-                Figure.of([one.node.cpu for one in rounds]),
-                Figure.of([max(one.node.peak for one in rounds)]),
-            ],
-        )
-        for name, rounds in measured.items()
-    ]
     threads = {name: _threads(rounds[-1].node) for name, rounds in measured.items()}
-    tables = [Table(rows, ["time against tar and curl", "CPU seconds", "MiB at the peak"])]
-    return Measured(rounds=_counted(measured), tables=tables, points=threads)
+    return Measured(rounds=_counted(measured), tables=[_sent(measured)], points=threads)
+
+
+def _sent(measured: Mapping[str, Sequence[_Sent]]) -> Table:
+    return grid(
+        measured,
+        Column(
+            "time against tar and curl", lambda one: one.node.seconds / one.tar_and_curl, _SEND
+        ),
+        Column("CPU seconds", lambda one: one.node.cpu),
+        Column("MiB at the peak", lambda one: one.node.peak, by=Figure.peak),
+    )
 
 
 SEND = Series(
@@ -214,32 +207,28 @@ SEND = Series(
 
 # Between nodes, and several at once
 
-_MOVED = ["seconds", "CPU source", "CPU destination", "MiB source", "MiB destination"]
-
 
 async def _move(run: Run) -> Measured:
-    rows = []
-    for name in DATASETS:
+    measured: dict[str, list[list[Cost]]] = {name: [] for name in DATASETS}
+    for name, rounds in measured.items():
         one = await run.dataset(name)
-        rounds = []
         for _ in range(FEW):
             with fresh_disk(run.directory) as disk:
                 rounds.append(await move(one, disk))
             run.say(f"move {name}: {rounds[-1][0].seconds:.1f} s")
-        sources, destinations = zip(*rounds, strict=True)
-        rows.append(
-            Row(
-                f"`{name}`",
-                [
-                    _middle(one.seconds for one in sources),
-                    _middle(one.cpu for one in sources),
-                    _middle(one.cpu for one in destinations),
-                    Figure.of([max(one.peak for one in sources)]),
-                    Figure.of([max(one.peak for one in destinations)]),
-                ],
-            )
-        )
-    return Measured(tables=[Table(rows, _MOVED)], rounds=str(FEW))
+    table = grid(
+        measured,
+        Column("seconds", lambda one: one[0].seconds, by=Figure.middle),
+        Column("CPU source", lambda one: one[0].cpu, by=Figure.middle),
+        Column("CPU destination", lambda one: one[1].cpu, by=Figure.middle),
+        Column("MiB source", lambda one: one[0].peak, by=_highest),
+        Column("MiB destination", lambda one: one[1].peak, by=_highest),
+    )
+    return Measured(rounds=str(FEW), tables=[table])
+
+
+def _highest(values: Sequence[float], _: Bound | None) -> Figure:
+    return Figure.middle([max(values)])
 
 
 MOVE = Series(
@@ -256,32 +245,25 @@ MOVE = Series(
 
 async def _at_once(run: Run) -> Measured:
     one = await deferToThread(of_bytes, _SERVER_BYTES, run.datasets)
-    rows = []
+    rows: dict[str, list[tuple[float, Cost]]] = {}
     for count in _SERVERS:
-        rounds = []
+        rounds = rows.setdefault(str(count), [])
         for _ in range(FEW):
             with fresh_disk(run.directory) as disk:
-                rounds.append(await receive(one, disk, durable=False, at_once=count))
-            run.say(f"{count} at once: {rounds[-1].seconds:.1f} s, {rounds[-1].peak:.0f} MiB")
-        rows.append(Row(str(count), _costs(rounds, count * _SERVER_BYTES / MIB)))
-    table = Table(rows, ["seconds", "MiB/s", "CPU seconds", "peak MiB"])
-    return Measured(rounds=str(FEW), tables=[table])
+                cost = await receive(one, disk, durable=False, at_once=count)
+            rounds.append((count * one.size / MIB, cost))
+            run.say(f"{count} at once: {cost.seconds:.1f} s, {cost.peak:.0f} MiB")
+    return Measured(rounds=str(FEW), tables=[grid(rows, *_costs("MiB/s"))])
 
 
-def _costs(rounds: Sequence[Cost], amount: float) -> list[Figure]:
-    """Return seconds, the amount a second, CPU seconds, and MiB at the peak."""
-    seconds = _middle(cost.seconds for cost in rounds)
+def _costs(rate: str, name: str = "{}", index: int = 1) -> list[Column]:
+    """Return columns of rounds that are an amount, and at `index` what it cost."""
     return [
-        seconds,
-        Figure.of([amount / seconds.median]),
-        _middle(cost.cpu for cost in rounds),
-        Figure.of([max(cost.peak for cost in rounds)]),
+        Column(name.format("seconds"), lambda one: one[index].seconds, by=Figure.middle),
+        Column(name.format(rate), lambda one: one[0] / one[index].seconds, by=Figure.middle),
+        Column(name.format("CPU seconds"), lambda one: one[index].cpu, by=Figure.middle),
+        Column(name.format("peak MiB"), lambda one: one[index].peak, by=_highest),
     ]
-
-
-def _middle(values: Iterable[float]) -> Figure:
-    """Return the median, without the lowest and the highest."""
-    return Figure.of([median(values)])
 
 
 AT_ONCE = Series(
@@ -308,34 +290,25 @@ async def _growth(run: Run) -> Measured:
         (of_bytes, _SIZES, "MiB", "By MiB, a third of them compressible:"),
         (of_files, _COUNTS, "files", "By files of 512 bytes:"),
     ):
-        each = ["seconds", f"{unit}/s", "CPU seconds", "peak MiB"]
-        columns = [f"{column}, {way}" for way in ("received", "sent") for column in each]
-        rows = []
+        rows: dict[str, list[tuple[float, Cost, Cost]]] = {}
         for amount in amounts:
             one = await deferToThread(make, amount, run.datasets)
-            received, sent = await _grow(run, one)
+            one.warm()
             number = one.size / MIB if make is of_bytes else one.files
-            costs = [*_costs(received, number), *_costs(sent, number)]
-            rows.append(Row(f"{number:,.0f}", costs))
-        for way, last in (("received", received[-1]), ("sent", sent[-1])):
-            seen = last.memory[:: len(last.memory) // _SEEN + 1]
+            name = f"{number:,.0f}"
+            for _ in range(FEW):
+                with fresh_disk(run.directory) as disk:
+                    received = await receive(one, disk, durable=False)
+                    sent = await send(attrs.evolve(one, tree=received_tree(disk)), disk)
+                rows.setdefault(name, []).append((number, received, sent))
+                run.say(f"{one.name}: {received.seconds:.1f} s, {received.peak:.0f} MiB")
+        for way, cost in (("received", received), ("sent", sent)):
+            seen = cost.memory[:: len(cost.memory) // _SEEN + 1]
             memory = [[round(at, 2), round(mib, 1)] for at, mib in seen]
-            points[f"memory: {number:,.0f} {unit} {way}"] = Points(["seconds", "MiB"], memory)
-        tables.append(Table(rows, columns, caption))
+            points[f"memory: {name} {unit} {way}"] = Points(["seconds", "MiB"], memory)
+        columns = _costs(f"{unit}/s", "{}, received"), _costs(f"{unit}/s", "{}, sent", 2)
+        tables.append(grid(rows, *columns[0], *columns[1], caption=caption))
     return Measured(rounds=str(FEW), tables=tables, points=points)
-
-
-async def _grow(run: Run, one: Dataset) -> tuple[list[Cost], list[Cost]]:
-    """Return what it costs to receive an archive of some size, and to send it on."""
-    one.warm()
-    received, sent = [], []
-    for _ in range(FEW):
-        with fresh_disk(run.directory) as disk:
-            received.append(await receive(one, disk, durable=False))
-            arrived = attrs.evolve(one, tree=received_tree(disk))
-            sent.append(await send(arrived, disk))
-        run.say(f"{one.name}: {received[-1].seconds:.1f} s, {received[-1].peak:.0f} MiB")
-    return received, sent
 
 
 GROWTH = Series(
