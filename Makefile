@@ -58,7 +58,7 @@ ANY_VERSION := \
 	archive/test_extract.py archive/test_hostile.py archive/test_pack.py \
 	archive/test_partition.py archive/test_quota.py archive/test_shared_tree.py \
 	archive/test_sparse.py archive/test_tree_writer.py handbook test_code_blocks.py \
-	test_documents.py test_release.py test_troubleshooting.py \
+	test_documents.py test_release.py test_troubleshooting.py test_words.py \
 	$(filter-out $(DAEMONS:%=daemon/test_%.py),$(patsubst tests/%,%,$(wildcard tests/daemon/test_*.py)))
 
 .PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test release lint format structure ways wire updates openapi clean
@@ -90,7 +90,7 @@ races: ## use files while another process swaps links, and check that nothing ou
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.races $(if $(KIND),"$(KIND)") $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
-power: ## have the power fail in the middle of moves, and check what was told durable (root)
+power: ## have the power fail in the middle of moves, and check what was reported as durable (root)
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.power $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
@@ -147,7 +147,7 @@ ifndef CHECKED
 endif
 	@tools/release finish
 
-lint: ## run the linters and the type checker
+lint: ## run the linters and the type checker, and look for words that readers stumble over
 	@$(PREPARE) lint
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
@@ -156,6 +156,7 @@ lint: ## run the linters and the type checker
 	@$(BIN)/lint-imports
 	@$(BIN)/towncrier build --draft --version next >/dev/null
 	@tools/lint-openapi docs/openapi.yml
+	@tools/lint-words
 
 format: ## put the code into its form
 	@$(PREPARE) lint
