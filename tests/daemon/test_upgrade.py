@@ -9,11 +9,15 @@ from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
 from tests.support import release_0_1_0 as release
 from tests.support import server_settings
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from wingsd.statedb import FILE
+
+pytestmark = pytest.mark.promise("update-loses-nothing")
 
 #: The servers of the transfers that were under way, by direction and step.
 SERVER = {state: server for server, state in release.UNFINISHED.items()}

@@ -23,6 +23,8 @@ from wingsd.statedb import (
     Store,
 )
 
+pytestmark = pytest.mark.promise("update-loses-nothing")
+
 DAY = 24 * 3600.0
 
 

@@ -366,6 +366,7 @@ def test_each_change_is_on_the_disk_when_it_returns(store: Store) -> None:
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+@pytest.mark.promise("update-loses-nothing")
 @pytest.mark.parametrize("version", range(1, len(SCHEMAS)))
 def test_an_older_database_is_migrated_and_loses_nothing(tmp_path: Path, version: int) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
@@ -390,12 +391,15 @@ def test_an_older_database_is_migrated_and_loses_nothing(tmp_path: Path, version
     store.close()
 
 
+@pytest.mark.promise("newer-database-is-left-alone")
 def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(tmp_path / FILE)) as connection:
         connection.execute("PRAGMA user_version = 99")
+    before = (tmp_path / FILE).read_bytes()
     with pytest.raises(StateDatabaseError, match="newer wingsd"):
         Store(str(tmp_path)).open()
+    assert (tmp_path / FILE).read_bytes() == before
 
 
 def test_servers_received_before_arrivals_were_recorded_have_arrived(tmp_path: Path) -> None:
