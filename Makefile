@@ -53,7 +53,7 @@ DAEMONS := clients decompress egg_files ending engine metrics move pages pulls r
 # power, races and the kernel's own figures; system calls and formats of this project; documents. A
 # test that is not named here runs.
 ANY_VERSION := \
-	kills lines power quota_vm races unchanged ways wire transfers/test_any_await_fails.py \
+	crash power quota_vm unchanged ways wire transfers/test_any_await_fails.py \
 	filesystem fuzz moves archive/hostile archive/test_any_tree.py archive/test_disks.py \
 	archive/test_extract.py archive/test_hostile.py archive/test_pack.py \
 	archive/test_partition.py archive/test_quota.py archive/test_shared_tree.py \
@@ -84,32 +84,32 @@ browser: ## download and upload files of a server with Chromium
 
 kills: ## kill nodes in the middle of transfers, and check that nothing is lost
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.kills $(KIND) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.crash kills $(KIND) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 races: ## use files while another process swaps links, and check that nothing outside is touched
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.races $(if $(KIND),"$(KIND)") $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.crash races $(if $(KIND),"$(KIND)") $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 power: ## have the power fail in the middle of moves, and check what was reported as durable (root)
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.power $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.crash power $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 lines: ## move a server over a line that loses packets, and over one that is dead for ten minutes (root)
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.lines $(KIND)
+	@$(BIN)/python -m tests.crash lines $(KIND)
 
 unchanged: ## compare what moves carry over unread with the disk, while a program writes (root)
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.unchanged $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) \
+	@$(BIN)/python -m tests.crash unchanged $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(AT_ONCE),--at-once $(AT_ONCE))
 
 unchanged-vm: ## the same under Debian's own kernel, in a virtual machine
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.unchanged.vm $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.crash unchanged-vm $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 quotas: ## check project quotas of ext4 and XFS in a virtual machine, also with a real daemon
 	@$(PREPARE) quotas
-	@$(BIN)/python -m tests.quota_vm $(ARGS)
+	@$(BIN)/python -m tests.crash quotas -- $(ARGS)
 
 fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(PREPARE) fuzz
@@ -177,7 +177,7 @@ wire: ## record requests and answers in the tests of transfers in OUT=..., and c
 
 updates: ## kill daemons of the commit FROM=... in the middle of transfers, and go on with this code
 	@$(PREPARE) test
-	@$(BIN)/python -m tests.kills.updates $(or $(FROM),HEAD) $(if $(KIND),--case "$(KIND)")
+	@$(BIN)/python -m tests.crash updates --from $(or $(FROM),HEAD) $(if $(KIND),"$(KIND)")
 
 openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the code
 	@$(PREPARE) lint

@@ -1,6 +1,6 @@
 """A name on a path is swapped for a link that leads out, before each system call of an action.
 
-`tests.races` finds what happens often enough; this goes through all places where it can happen.
+`tests.crash.races` finds what happens often enough; here are all places where it can happen.
 """
 
 from __future__ import annotations
@@ -11,26 +11,20 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 
 import pytest
 
-from tests.races.scene import MARK, OUTSIDE_MODE, OUTSIDE_SIZE, Scene, Touched
+from tests.crash.scene import OPERATIONS, Scene
 from wingsd.errors import WingsdError
-from wingsd.filesystem.directory import Entry
-from wingsd.filesystem.new_file import NewFileOptions
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, openat2, renameat2
-from wingsd.filesystem.writable_file import OpenFiles
 
 pytestmark = pytest.mark.promise("files-stay-inside-the-server")
 
 AT_FDCWD = -100
 OWNER = (54321, 54321)
-p = ServerPath.parse
-FAST = NewFileOptions(durable=False)
 #: Calls with a name. Whether a swap is before or after one with a descriptor makes no difference.
 CALLS = (
     *("open", "lstat", "stat", "readlink", "scandir", "unlink", "rmdir", "mkdir", "rename"),
@@ -49,65 +43,6 @@ SWAPS = (
     ("x/b", "x/b"),
     ("x/b", "x/new"),
     ("x/b", "x/.wingsd-*"),
-)
-
-
-def inside(entry: Entry) -> None:
-    if entry.size == OUTSIDE_SIZE or entry.permissions == OUTSIDE_MODE:
-        raise Touched(f"its attributes were read: {entry}")
-
-
-def read(root: ServerRoot, path: ServerPath) -> None:
-    with root.open_file(path) as file:
-        inside(file.entry)
-        if file.read(100).startswith(MARK):
-            raise Touched("its content was read")
-
-
-def listed(root: ServerRoot, path: ServerPath) -> None:
-    with root.directory(path) as directory:
-        for entry in directory.entries():
-            if entry.name == b"canary":
-                raise Touched("it was listed")
-            inside(entry)
-
-
-def link_text(root: ServerRoot, path: ServerPath) -> None:
-    if root.link_text(path.parent.child(b"l")) == MARK:
-        raise Touched("a symlink was read")
-
-
-def create(root: ServerRoot, path: ServerPath) -> None:
-    with root.writable_file(path, OpenFiles(), mode=0o644) as file:
-        file.write_at(0, b"new")
-
-
-def in_place(root: ServerRoot, path: ServerPath) -> None:
-    with root.writable_file(path, OpenFiles()) as file:
-        inside(file.stat())
-        file.write_at(0, b"new")
-
-
-ACTIONS: MappingProxyType[str, Callable[[ServerRoot, ServerPath], object]] = MappingProxyType(
-    {
-        "stat": lambda root, path: inside(root.stat(path)),
-        "read": read,
-        "list": listed,
-        "read link": link_text,
-        "write": lambda root, path: root.write(path, [b"new"], FAST),
-        "write new": lambda root, path: root.write(path.joined("../new"), [b"new"], FAST),
-        "create": lambda root, path: create(root, path.joined("../new")),
-        "create in a new directory": lambda root, path: create(root, path.joined("../new/deep")),
-        "write in place": in_place,
-        "copy from": lambda root, path: inside(root.copy(path, p("copy"), FAST)),
-        "copy to": lambda root, path: root.copy(p("own"), path.joined("../new"), FAST),
-        "make directory": lambda root, path: root.make_directory(path.joined("../new/deep")),
-        "rename from": lambda root, path: root.rename(path, p("renamed")),
-        "rename to": lambda root, path: root.rename(p("own"), path, replace=True),
-        "remove": ServerRoot.remove,
-        "chmod": lambda root, path: root.set_mode(path, 0o700),
-        "utimes": lambda root, path: root.set_times(path, 1, 1),
-    }
 )
 
 
@@ -184,7 +119,7 @@ def scene() -> Iterator[Scene]:
 
 
 @pytest.mark.promise("files-stay-inside-the-server")
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("action", OPERATIONS)
 def test_a_swap_before_any_system_call_leads_nowhere(
     scene: Scene, opener: DirectoryOpener, action: str
 ) -> None:
@@ -219,7 +154,7 @@ def swap_everywhere(
             swap.before(number),
             suppress(WingsdError),
         ):
-            ACTIONS[action](root, p(path))
+            OPERATIONS[action](root, ServerPath.parse(path), "new")
             done += 1
         scene.check_events(f"{action}: {swapped} swapped before call {number}")
         if not swap.has_happened:

@@ -9,11 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.races.actions import ACTIONS, Actor
-from tests.races.naive import NAIVE
-from tests.races.runs import run
-from tests.races.scene import Touched
-from tests.races.trees import TREES
+from tests.crash.races import ACTIONS, NAIVE, TREES, Actor, race
+from tests.crash.scene import Touched
 from wingsd.filesystem.openers import DirectoryOpener, OpenatOpener
 
 pytestmark = pytest.mark.promise("files-stay-inside-the-server")
@@ -33,13 +30,13 @@ def top() -> Iterator[Path]:
 def test_no_action_leaves_the_directory_while_links_are_swapped(
     top: Path, opener: DirectoryOpener
 ) -> None:
-    counted = run(top, opener, ACTIONS, COUNT, seed=1, step=20)
+    counted = race(top, opener, ACTIONS, COUNT, seed=1, step=20)
     assert [kind for kind, each in counted.items() if not each.done] == []
     assert sum(each.refused for each in counted.values()) > COUNT
 
 
 def test_no_work_on_whole_trees_leaves_the_directory(top: Path) -> None:
-    counted = run(top, OpenatOpener(), TREES, COUNT // 4, seed=1, step=5)
+    counted = race(top, OpenatOpener(), TREES, COUNT // 4, seed=1, step=5)
     assert [kind for kind, each in counted.items() if not each.done] == []
 
 
@@ -50,4 +47,4 @@ def test_an_action_that_checks_a_path_and_then_uses_it_is_caught(top: Path, kind
             NAIVE[kind](actor)
 
     with pytest.raises(Touched):
-        run(top, OpenatOpener(), {kind: attempt}, MOST, seed=1, step=20)
+        race(top, OpenatOpener(), {kind: attempt}, MOST, seed=1, step=20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,6 +70,11 @@ class Changes:
                 self.of_any[kind](entry, second, path)
             elif (file := self.one("f", first)) and kind in self.of_files:
                 self.of_files[kind](file, second, path)
+
+    def run_one_of(self, kinds: Sequence[str], rng: random.Random) -> None:
+        """Run a step of one of these kinds at a random place."""
+        where = rng.randrange(10**6), rng.randrange(10**6)
+        self.run((rng.choice(kinds), *where, rng.choice(NAMES)))
 
     @staticmethod
     def _make(path: bytes, number: int, sizes: int) -> None:

@@ -15,12 +15,13 @@ from wingsd.filesystem.openers import OpenatOpener
 from wingsd.moves.applier import TreeApplier
 from wingsd.moves.batch import BatchKind, BatchReader, Index
 from wingsd.moves.destination import MoveDestination, PieceReader
-from wingsd.moves.filling import Batch, BatchFiller, ContentReader, deflated
+from wingsd.moves.filling import Batch, BatchFiller, ContentReader, batch_body, deflated
 from wingsd.moves.ledger import LedgerFile
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.plan import plan
 from wingsd.moves.scan import Scan
 from wingsd.moves.seen_directories import SeenDirectories
+from wingsd.moves.source import MoveSource
 from wingsd.moves.tree import HeldTree, MoveLimits, MoveTree
 
 MOVE, BOOT = b"m" * 16, b"b" * 16
@@ -170,6 +171,44 @@ def feed(
         return to.begin(index)
     to.end(begun)
     return True
+
+
+class LiveMove:
+    """Rounds of a source, as a daemon takes them, to a destination."""
+
+    def __init__(self, source: MoveSource, to: MoveDestination) -> None:
+        self.source = source
+        self.to = to
+
+    def plan(self, *, running: bool, resume: bool = False, leave_hot: bool = False) -> None:
+        goes_on = self.source.can_go_on and not resume
+        self.source.scan(running=running, goes_on=goes_on)
+        if goes_on:
+            self.source.plan(leave_hot=leave_hot)
+            return
+        held = self.to.rebase()
+        for number in range(1, held.pages + 1):
+            self.source.add_page(self.to.ledger.part(number))
+        self.source.plan(held, leave_hot=leave_hot)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of what was planned."""
+        while (batch := self.source.next_shape()) is not None:
+            yield batch
+        while (batch := self.source.next_data()) is not None:
+            yield batch
+
+    def feed(self, batch: Batch) -> int:
+        """Have a batch arrive; return the bytes of files in it."""
+        body = batch_body(batch, zstd=False)
+        feed(self.to, iter(body.blocks), zstd=False)
+        return body.data
+
+    def send(self) -> int:
+        """Send what was planned; return the bytes of files that were sent."""
+        sent = sum(map(self.feed, self.batches()))
+        self.to.close_round(self.to.received.round, self.source.last, self.source.root())
+        return sent
 
 
 def cut(pieces: Iterator[bytes | memoryview], random_: random.Random) -> Iterator[bytes]:

@@ -12,13 +12,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.moves.moving import Destination, feed
+from tests.moves.moving import Destination, LiveMove
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
 from wingsd.errors import SourceFileChanged, StorageError
 from wingsd.filesystem.walk import Listing
 from wingsd.moves import scan
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.filling import Batch, batch_body
+from wingsd.moves.filling import batch_body
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.source import LiveSource, MoveSource
@@ -28,7 +28,7 @@ BLOCK = 4096
 LARGE = 300_000
 
 
-class Move:
+class Move(LiveMove):
     """A move from a directory into a partial copy; `log` has what the rule says.
 
     Files look so many seconds older to the rule than they are.
@@ -38,7 +38,6 @@ class Move:
         self, tree: Path, to: MoveDestination, older: int = 10, *, flushes: bool = True
     ) -> None:
         self.tree = tree
-        self.to = to
         self.log: list[str] = []
         self.warnings: list[str] = []
         self.file_systems = FakeFileSystems()
@@ -50,35 +49,11 @@ class Move:
             sync=KERNEL.sync if flushes else lambda fd: None,
         )
         live = LiveSource(self.file_systems, self.log.append, kernel)
-        self.source = MoveSource(str(tree), self.warnings.append, live)
+        super().__init__(MoveSource(str(tree), self.warnings.append, live), to)
         self.source.size = 1 << 20
 
-    def plan(self, *, running: bool, resume: bool = False, leave_hot: bool = False) -> None:
-        goes_on = self.source.can_go_on and not resume
-        self.source.scan(running=running, goes_on=goes_on)
-        if goes_on:
-            self.source.plan(leave_hot=leave_hot)
-            return
-        told = self.to.rebase()
-        for number in range(1, told.pages + 1):
-            self.source.add_page(self.to.ledger.part(number))
-        self.source.plan(told, leave_hot=leave_hot)
-
-    def batches(self) -> Iterator[Batch]:
-        while (batch := self.source.next_shape()) is not None:
-            yield batch
-        while (batch := self.source.next_data()) is not None:
-            yield batch
-
     def send(self) -> int:
-        """Send what was planned; return the bytes of files that were sent."""
-        sent = 0
-        for batch in self.batches():
-            body = batch_body(batch, zstd=False)
-            feed(self.to, iter(body.blocks), zstd=False)
-            sent += body.data
-        received = self.to.received
-        self.to.close_round(received.round, self.source.last, self.source.root())
+        sent = super().send()
         self.source.closed()
         return sent
 
@@ -191,8 +166,7 @@ def test_what_was_read_of_a_round_that_broke_off_is_not_read_again(move: Move) -
     move.source.size = 256 << 10
     move.plan(running=True)
     for batch in move.batches():
-        body = batch_body(batch, zstd=False)
-        feed(move.to, iter(body.blocks), zstd=False)
+        move.feed(batch)
         if move.source.files:
             break
     move.plan(running=True, resume=True)

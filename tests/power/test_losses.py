@@ -8,33 +8,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.power.log import Kind, note, write_lost
-from tests.power.losses import lose_power
-from tests.power.moved import Broken
+from tests.crash.engine import Broken
+from tests.crash.power import KINDS, PowerLosses
+from tests.crash.recorded_disk import note, write_lost
 from wingsd.errors import StorageError
 
 LOSSES = 6
 
 
 @pytest.mark.promise("durable-batches-stay")
-@pytest.mark.parametrize("file_system", ["ext4", "xfs", "btrfs"])
-def test_what_was_told_durable_survives_a_power_loss(file_system: str) -> None:
-    assert lose_power(file_system, LOSSES, seed=1).count == LOSSES
+@pytest.mark.parametrize("file_system", KINDS)
+async def test_what_was_told_durable_survives_a_power_loss(file_system: str) -> None:
+    found = await PowerLosses(file_system).run(LOSSES, seed=1)
+    assert found.done == LOSSES
 
 
-def test_a_destination_that_flushes_nothing_is_found_out() -> None:
+async def test_a_destination_that_flushes_nothing_is_found_out() -> None:
     with pytest.raises((Broken, StorageError)):
-        lose_power("ext4", 10 * LOSSES, seed=4, flushes=False)
+        await PowerLosses("ext4", flushes=False).run(10 * LOSSES, seed=4)
 
 
 def test_a_disk_has_what_was_flushed_and_any_of_the_rest(tmp_path: Path) -> None:
     log, disk = tmp_path / "log", tmp_path / "disk"
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    note(fd, Kind.WRITE, 0, b"a" * 8192)
-    note(fd, Kind.FLUSH, 0, b"")
-    note(fd, Kind.WRITE, 4096, b"b" * 8192)
+    note(fd, 0, b"a" * 8192)
+    note(fd, 0)
+    note(fd, 4096, b"b" * 8192)
     middle = os.fstat(fd).st_size
-    note(fd, Kind.WRITE, 0, b"c" * 8192)
+    note(fd, 0, b"c" * 8192)
     os.close(fd)
     found = set()
     for seed in range(40):

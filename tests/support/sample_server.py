@@ -8,7 +8,7 @@ import io
 import os
 import tarfile
 
-#: Campaigns of kills have servers of their own, so that several can use one engine: `tests.kills`.
+#: Campaigns of kills have servers of their own, so that several can use one engine: `tests.crash`.
 UUID = os.environ.get("WINGSD_TEST_SERVER", "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10")
 
 

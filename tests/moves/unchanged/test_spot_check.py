@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
 from attrs import evolve
 
+from tests.moves.moving import Source
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
-from tests.unchanged.source import Source
 from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.tree import MoveTree
@@ -26,12 +25,11 @@ def root(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def scanned(root: int, path: Path) -> MoveTree:
+def scanned(path: Path) -> MoveTree:
     """Return the tree as it is sent, with digests."""
-    rule = UnchangedFiles(root, FakeFileSystems(), print)
-    with closing(Source(path, lambda _: rule)) as source:
-        source.round(is_final=True)
-        return source.sent
+    source = Source(root=path)
+    source.round()
+    return source.sent
 
 
 def paths(tree: MoveTree) -> list[bytes]:
@@ -59,7 +57,7 @@ def test_files_as_they_were_sent_pass(tmp_path: Path, root: int) -> None:
     (tmp_path / "large").write_bytes(os.urandom(LARGE))
     with (tmp_path / "hole").open("wb") as file:
         file.truncate(LARGE)
-    tree = scanned(root, tmp_path)
+    tree = scanned(tmp_path)
     assert len(paths(tree)) == 4
     assert all(check(root, tree, seed) is None for seed in range(20))
 
@@ -67,7 +65,7 @@ def test_files_as_they_were_sent_pass(tmp_path: Path, root: int) -> None:
 def test_a_block_that_is_not_as_sent_is_found(tmp_path: Path, root: int) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory" / "file").write_bytes(b"file")
-    tree = scanned(root, tmp_path)
+    tree = scanned(tmp_path)
     damage(tree, b"directory/file")
     assert check(root, tree) == b"directory/file"
 
@@ -87,7 +85,7 @@ def test_what_was_changed_since_is_left_to_the_last_walk(
     path = tmp_path / "directory" / "file"
     path.parent.mkdir()
     path.write_bytes(b"file")
-    tree = scanned(root, tmp_path)
+    tree = scanned(tmp_path)
     change(path)
     assert check(root, tree) is None
 
@@ -95,7 +93,7 @@ def test_what_was_changed_since_is_left_to_the_last_walk(
 def test_each_file_is_as_likely_and_at_most_64_are_read(tmp_path: Path, root: int) -> None:
     for number in range(4 * BLOCKS):
         (tmp_path / f"{number}").write_bytes(b"%d" % number)
-    tree = scanned(root, tmp_path)
+    tree = scanned(tmp_path)
     some = paths(tree)[:BLOCKS]
     for path in some:
         damage(tree, path)
@@ -110,7 +108,7 @@ def test_each_file_is_as_likely_and_at_most_64_are_read(tmp_path: Path, root: in
 
 def test_it_ends_after_a_second(tmp_path: Path, root: int) -> None:
     (tmp_path / "file").write_bytes(b"file")
-    tree = scanned(root, tmp_path)
+    tree = scanned(tmp_path)
     damage(tree, b"file")
     sample = SpotCheck(Random(1))
     sample.offer(b"", [b"file"])
@@ -125,11 +123,13 @@ def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: in
     # all files are old enough
     kernel = evolve(KERNEL, wall_time=lambda: KERNEL.wall_time() + 3_600_000_000_000)
     rule = UnchangedFiles(root, file_systems, lines.append, kernel, Random(1))
-    with closing(Source(tmp_path, lambda _: rule)) as source:
-        source.round()
-        tree = source.sent
+    tree = scanned(tmp_path)
     node = tree.find(b"file")
     assert isinstance(node, FileNode)
+    rule.begin()
+    with (tmp_path / "file").open("rb") as file:
+        assert rule.after_reading(file.fileno(), node, rule.before_reading(file.fileno()))
+    rule.end()
     rule.begin(is_final=True)
     assert rule.unchanged(node, node)
     damage(tree, b"file")
