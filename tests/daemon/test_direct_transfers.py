@@ -189,11 +189,7 @@ async def test_a_killed_source_asks_its_destination_later(nodes: TwoNodes, momen
 
 
 MIB = 1 << 20
-
-
 SIZE = 24 * MIB
-
-
 #: What may be sent twice: the batches that were under way, and what TLS and HTTP add.
 TWICE = 4 * MIB
 

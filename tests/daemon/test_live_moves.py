@@ -22,8 +22,6 @@ from tests.support.settings import process_configuration
 from tests.support.two_nodes import TwoNodes
 
 MIB = 1 << 20
-
-
 #: Appends, replaces, writes in the middle of a file, makes and removes names, until it is stopped;
 #: then it saves once more.
 WRITER = """
@@ -40,8 +38,6 @@ while :; do
   rm -rf "players/$(((n + 3) % 7))"
 done
 """
-
-
 #: Writes as well, answers on its console, and says so when it ends.
 TALKER = """
 cd /home/container
@@ -50,8 +46,6 @@ while :; do n=$((n + 1)); echo "line $n" >> latest.log; sleep 0.05; done &
 echo listening on
 while read -r word; do echo "you said $word"; done
 """
-
-
 OWNER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
 
 

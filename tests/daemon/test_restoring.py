@@ -204,8 +204,6 @@ REFUSED = {
     "into-the-nodes-network": "resolves to a blocked address.",
     "circle": "redirects too many times.",
 }
-
-
 #: What is found out while it is read, and what users are told.
 FAILING = {
     "cut": "The file could not be downloaded",
@@ -221,11 +219,7 @@ def store(daemon: ReceivingNode) -> Iterator[BackupStore]:
 
 
 KEY = "system.backups.restore_host_allowlist"
-
-
 BLOCKED = "The provided backup link resolves to a blocked address."
-
-
 ALLOWED = {"system": {"backups": {"restore_host_allowlist": ["127.0.0.1/32"]}}}
 
 

@@ -24,8 +24,6 @@ from tests.support.upload_client import UploadClient
 from wingsd.statedb import Store
 
 USED = "it was used for a transfer before; start the transfer again in the Panel for a new token"
-
-
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
 
@@ -196,11 +194,7 @@ async def test_a_new_token_is_in_force_for_the_panel_and_open_consoles(
 
 
 SERVER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
-
-
 OFTEN: dict[str, Any] = {"system": {"activity_send_interval": 1}}
-
-
 SOMETHING_ELSE = 22  # curl's exit status of an answer from 400 up, with --fail
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.moves.hostile import CORPUS
-from tests.moves.hostile_batch import BASE, LIMITS, HostileBatch
+from tests.moves.hostile import BASE, CORPUS, LIMITS, HostileBatch
 from tests.moves.moving import Destination, cut, differing, feed
 from wingsd.errors import WingsdError
 from wingsd.moves.destination import MoveDestination

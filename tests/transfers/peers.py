@@ -25,23 +25,13 @@ from wingsd.util.net import ServerCertificate
 
 #: Seconds, so that a test that goes wrong ends.
 TIMEOUT = 60
-
-
 SO_ATTACH_FILTER = 26
-
-
 #: A socket filter of one instruction (BPF_RET | BPF_K): of each packet that comes, keep nothing.
 DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
-
-
 #: Bytes that a server without bounds tries to send.
 ENDLESS = 64 * 1024 * 1024
-
-
 #: What of it the kernel's buffers on both sides may hold: the most that Linux gives to a socket.
 BUFFERS = 8 * 1024 * 1024
-
-
 Script = Callable[[socket.socket], Any]
 
 
@@ -145,14 +135,8 @@ def pem(ca: trustme.CA, path: Path) -> Path:
 
 
 reactor: Any = installed_reactor
-
-
 TYPE = "multipart/form-data; boundary=b"
-
-
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-
-
 PIECE = hashlib.shake_128(b"archive").digest(100_000)
 
 

@@ -36,14 +36,8 @@ from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 
 ONE = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
-
-
 TWO = Backup("6b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12", "tar", CALAGOPUS)
-
-
 LOG = f"install/{UUID}.log"
-
-
 KEPT = {ONE.path(UUID): b"one", TWO.path(UUID): b"two", LOG: b"installed"}
 
 

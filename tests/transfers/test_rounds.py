@@ -258,8 +258,6 @@ async def test_a_last_round_is_given_up_when_neither_node_makes_progress(
 
 
 MIB = 1 << 20
-
-
 FIGURES = RoundFigures(8 * MIB, 1.0, 8 * MIB, 8.0)
 
 

@@ -41,8 +41,6 @@ from wingsd.transfers.steps import (
 )
 
 STEPS = [*ReceiveStep, *SendStep]
-
-
 ENDS = [ReceiveStep.DONE, ReceiveStep.FAILED, SendStep.DONE, SendStep.FAILED]
 
 

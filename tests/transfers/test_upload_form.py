@@ -22,23 +22,11 @@ from wingsd.errors import (
 from wingsd.transfers.upload_form import Checksums, FormFrame, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
-
-
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
-
-
 ARCHIVE = b"\x1f\x8b archive \r\n--not-the-boundary\r\r\n"
-
-
 CHECKSUM = "AB" * 32
-
-
 CURL = 'Content-Disposition: form-data; name="{}"; filename="a.tar.gz"\r\nContent-Type: {}\r\n'
-
-
 NODE = 'content-disposition: form-data; name="{}"; filename="blob"\r\ncontent-type: {}\r\n'
-
-
 REQUESTS = 'Content-Disposition: form-data; name="{}"; filename="archive.tar.gz"\r\n'
 
 
@@ -106,14 +94,8 @@ def test_each_familys_checksum_is_read(names: list[str]) -> None:
 
 
 ID = "6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e"
-
-
 PELICANS = (f"backup_{ID}.tar.gz", f"checksum_backup_{ID}.tar.gz")
-
-
 CALAGOPUS_ = (f"backup-{ID}", f"backup-checksum-{ID}")
-
-
 WINGS = f'Content-Disposition: form-data; name="{{}}"; filename="{ID}.zip"\r\n'
 
 
@@ -246,8 +228,6 @@ def test_a_quoted_boundary_in_any_case_is_accepted() -> None:
 
 
 ONLY_ARCHIVE = body(part("archive", ARCHIVE))
-
-
 REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
     (lambda: b"", UploadPartMissing, "missing archive or checksum"),
     (body, UploadPartMissing, "missing archive or checksum"),

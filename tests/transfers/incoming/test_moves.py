@@ -42,8 +42,6 @@ from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.storage.staging import Staging, WriteBack
 
 BACKUP = "5e0c1f5c-1b5e-4d39-9f1a-0d9b6a2f0001"
-
-
 OTHER, PART = (f"{BACKUP[:-1]}{number}" for number in (2, 3))
 
 

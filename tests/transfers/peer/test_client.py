@@ -352,11 +352,7 @@ async def test_a_node_that_did_not_answer_itself_may_have_any_features(status: s
 
 
 BUSY = b'{"error": "this node is receiving 72 servers already", "detail": "send it again"}'
-
-
 SAYS_BUSY = "the destination node says: this node is receiving 72 servers already"
-
-
 REFUSALS = [
     (
         answer("503 Service Unavailable", BUSY, "Retry-After: 60\r\n"),

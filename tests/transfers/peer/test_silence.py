@@ -33,21 +33,11 @@ from wingsd.transfers.peer.moves import (
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
 reactor: Any = installed_reactor
-
-
 LIMIT = 120.0
-
-
 EVERY = LIMIT / CHECKS
-
-
 #: For real sockets: the kernel asks again after 0.2 s, and after twice as long each time.
 SHORT = 0.5
-
-
 TIMEOUT = 60
-
-
 IDLE = TcpInfo(established=True, probes=0, unacknowledged=0, silence=0.0)
 
 

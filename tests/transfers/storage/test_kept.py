@@ -230,23 +230,11 @@ def test_a_list_has_what_is_being_kept_when_it_is_whole(
 
 
 OWNER = (os.getuid(), os.getgid())
-
-
 DAY = 24 * 3600.0
-
-
 YEAR = 365 * DAY
-
-
 NOW = 1_700_000_000.0
-
-
 DAYS = 30
-
-
 WEEK = 7
-
-
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
 
 
