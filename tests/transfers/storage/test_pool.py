@@ -19,7 +19,6 @@ from wingsd.transfers.storage.shared_volume import (
     sharing_of,
 )
 
-
 OWNER = (os.getuid(), os.getgid())
 OTHER = "9d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
