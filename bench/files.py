@@ -19,7 +19,7 @@ from bench.figures import Bound, Column, Figure, Measured, Row, Table, listed
 from bench.meter import Meter
 from bench.node import BenchNode, Site
 from bench.series import Run, Series
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 
 __all__ = ["FILES"]
 

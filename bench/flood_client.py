@@ -19,7 +19,7 @@ from asyncssh.packet import String
 from attrs import evolve, field, frozen
 
 from tests.support.record_client import RecordClient
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 
 __all__ = [
     "CONNECTIONS",

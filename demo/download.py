@@ -12,7 +12,7 @@ from demo.node import RunningNode
 from demo.output import Failed, check
 from demo.process import Process
 from demo.testbed import Testbed
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 
 __all__ = ["CurlDownload"]
 

@@ -12,7 +12,7 @@ import yaml
 from machine import CONFIGURATION, VOLUMES, Machine, check, main, run
 
 from tests.browser.chromium import Chromium, PanelPage
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 
 #: As a browser shows it, in three alphabets.
 NAME = "мир 例 world.zip"

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from machine import CONFIGURATION, VOLUMES, Machine, check, main, run, serving
 
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 
 #: As a browser shows it, in three alphabets.
 NAME = "мир 例 world.zip"

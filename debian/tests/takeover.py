@@ -20,8 +20,7 @@ from twisted.internet.threads import deferToThread
 from tests.support import process_configuration, server_settings
 from tests.support.docker_engine import Engine
 from tests.support.image import CHANGES, image_tar
-from tests.support.wings_node import DIALECTS, Places, WingsNode
-from tests.support.wings_reader import Fate, configuration_faults, fates
+from tests.support.wings_node import DIALECTS, Fate, Places, WingsNode, configuration_faults, fates
 
 IMAGE = "wingsd-test/takeover"
 #: Echoes what is typed, and ends by the command "stop"; deaf to signals.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.activity.conftest import UUID
-from tests.support.recorded_activity import RecordedActivity
+from tests.support.recording_observer import RecordedActivity
 from wingsd.activity import record_crashes
 from wingsd.events import CRASHED, STATUS, Event, EventBus
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from tests.api.file_node import FileNode, Make
 from tests.api.node import ApiNode
-from tests.support.directories import home, outside
+from tests.support.fixtures import home, outside
 from wingsd.config import PTERODACTYL
 
 __all__ = ["home", "make", "node", "outside"]

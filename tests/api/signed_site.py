@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 
 from tests.api.file_server import FileServer
 from tests.api.node import TOKEN, UUID, ApiNode, Reply, reactor
-from tests.support.recorded_activity import RecordedActivity
-from tests.support.signed_urls import signed_url_token
+from tests.support.recording_observer import RecordedActivity
+from tests.support.tokens import signed_url_token
 from tests.support.workers import SynchronousWorkers
 from wingsd.auth.tokens import DenyList
 from wingsd.files.tasks import FileWork, Lane

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.api.file_server import FileServer
 from tests.api.node import UUID, Reply
 from tests.api.signed_site import SignedSite, signed_site
-from tests.support.signed_urls import USER
+from tests.support.tokens import USER
 from wingsd.auth.tokens import user_key
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.servers.operations import Operation

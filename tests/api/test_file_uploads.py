@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from tests.api.node import Reply, reactor
 from tests.api.signed_site import SignedSite, signed_site
 from tests.support.sample_server import UUID
-from tests.support.signed_urls import USER
+from tests.support.tokens import USER
 from tests.support.workers import SynchronousWorkers
 from wingsd.app.reload import Reload
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL

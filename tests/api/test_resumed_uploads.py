@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.node import Reply
 from tests.api.signed_site import SignedSite, signed_site
-from tests.support.signed_urls import USER
+from tests.support.tokens import USER
 from wingsd.config import CALAGOPUS, PTERODACTYL
 from wingsd.errors import FileTypeRefused, UploadInProgress
 from wingsd.filesystem.openers import directory_opener

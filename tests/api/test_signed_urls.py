@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.node import TOKEN, UUID, ApiNode
 from tests.api.signed_site import SignedSite, signed_site
-from tests.support.signed_urls import BACKUP, panel_tokens
+from tests.support.tokens import BACKUP, panel_tokens
 from wingsd.api.routes import CALLS
 from wingsd.auth.tokens import console_token, transfer_token
 from wingsd.config import CALAGOPUS, FAMILIES, PTERODACTYL

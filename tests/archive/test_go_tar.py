@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from tests.support.go_tar import ODD, go_tar
+from tests.support.go import ODD, go_tar
 
 #: Written by archive/tar of Go 1.24, from the headers that its FileInfoHeader makes of `ODD`.
 RECORDED = Path(__file__).parent / "go.tar.gz"

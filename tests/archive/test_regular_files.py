@@ -15,7 +15,7 @@ import pytest
 
 from tests.archive.test_sparse import write
 from tests.support.archives import END, member
-from tests.support.go_restore import GoRestoreFailed, restore_as_go
+from tests.support.go import GoRestoreFailed, restore_as_go
 from wingsd.archive.compress import Compression
 from wingsd.archive.pack import pack
 from wingsd.archive.partition import Part

@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from tests.auth.token_values import NODE, UUID
-from tests.support.signed_urls import BACKUP, USER, signed_url_token
+from tests.support.tokens import BACKUP, USER, signed_url_token
 from wingsd.auth.tokens import DenyList, SignedToken, TokenKind, signed_token, user_key
 from wingsd.config import CALAGOPUS, FAMILIES, PELICAN, PTERODACTYL
 from wingsd.errors import SignedUrlVoid, TokenExpired, TokenInvalid, TokenMissing, WingsdError

@@ -13,7 +13,7 @@ from twisted.internet.defer import DeferredLock
 
 from tests.archive.test_regular_files import contents
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
-from tests.support.go_restore import GoRestoreFailed, restore_as_go
+from tests.support.go import GoRestoreFailed, restore_as_go
 from tests.support.reactor import until
 from wingsd.backups.at_rest import BackupRewrites, Rewrite, rewrite_archive
 from wingsd.backups.store import StoredBackup

@@ -16,7 +16,7 @@ from tests.browser.chromium import CHROMIUM, WITHIN, Chromium, PanelPage
 from tests.support import server_settings
 from tests.support.reactor import reactor, until
 from tests.support.receiving_node import ReceivingNode
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 
 SERVER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 MIB = 1 << 20

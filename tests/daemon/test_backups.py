@@ -19,10 +19,10 @@ from tests.archive.test_regular_files import contents, restored
 from tests.daemon.backed_up_server import BACKUP, OTHER, UUID, BackedUpServer
 from tests.support.archives import seen
 from tests.support.faults import Answer
-from tests.support.go_restore import GoRestoreFailed
+from tests.support.go import GoRestoreFailed
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
 PLACES = {

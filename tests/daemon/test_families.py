@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.backups import without_catalogues
-from tests.support.go_tar import FIFO, ODD, GoFile, go_tar
+from tests.support.go import FIFO, ODD, GoFile, go_tar
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from tests.support.upload_client import Unanswered, begun

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.support.go_node import UNEXPECTED, GoNode
+from tests.support.go import UNEXPECTED, GoNode
 from tests.support.sample_server import UUID, sha256
 from tests.support.two_nodes import TwoNodes
 

@@ -13,9 +13,8 @@ from twisted.internet.defer import Deferred
 
 from tests.daemon.test_direct_transfers import invite
 from tests.support.archives import seen
-from tests.support.browser import browse
+from tests.support.browser import Page, browse
 from tests.support.docker_engine import Engine
-from tests.support.page import Page
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration

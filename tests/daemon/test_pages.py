@@ -9,8 +9,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support import Hang
+from tests.support.browser import Page
 from tests.support.node_process import reactor
-from tests.support.page import Page
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes

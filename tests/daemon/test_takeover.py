@@ -23,8 +23,16 @@ from tests.support.node_process import LOOPBACK, TWISTD, NodeProcess
 from tests.support.panel import Panel
 from tests.support.reactor import until
 from tests.support.settings import process_configuration, server_settings
-from tests.support.wings_node import DIALECTS, Dialect, Places, WingsNode
-from tests.support.wings_reader import Fate, configuration_faults, fates, read_states
+from tests.support.wings_node import (
+    DIALECTS,
+    Dialect,
+    Fate,
+    Places,
+    WingsNode,
+    configuration_faults,
+    fates,
+    read_states,
+)
 from wingsd.docker.container import OWN_LABELS
 
 #: Echoes what is typed, and ends by the command "stop"; deaf to signals.

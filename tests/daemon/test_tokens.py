@@ -19,7 +19,7 @@ from tests.support.node_process import reactor
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.signed_urls import USER, signed_url_token
+from tests.support.tokens import USER, signed_url_token
 from tests.support.upload_client import UploadClient
 from wingsd.statedb import Store
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import process_configuration, server_settings
 from tests.support.receiving_node import ReceivingNode
-from tests.support.signed_urls import signed_url_token
+from tests.support.tokens import signed_url_token
 from tests.support.user_archives import ZipMember, rar5, zip_of_dictionary, zipped
 from tests.transfers.peers import Peer, closed_port, read_head
 

@@ -15,7 +15,7 @@ import attrs
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from tests.support.go_node import UNEXPECTED
+from tests.support.go import UNEXPECTED
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
 #: What of a form the nodes of each family keep: the archive, then logs, then backups.

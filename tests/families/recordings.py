@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import attrs
 
-from tests.support.go_tar import GoFile, go_tar
+from tests.support.go import GoFile, go_tar
 from tests.support.upload_forms import PTERODACTYL, Family, Part, as_go_packs, calagopus, pelican
 from wingsd import config
 from wingsd.backups.store import Backup

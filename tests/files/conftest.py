@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.directories import home, outside
+from tests.support.fixtures import home, outside
 from tests.support.owner import OWNER
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard, Progress

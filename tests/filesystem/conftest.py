@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.directories import home, outside
+from tests.support.fixtures import home, outside
 from tests.support.owner import OWNER
 from wingsd.filesystem.openers import DirectoryOpener, Openat2Opener, OpenatOpener
 from wingsd.filesystem.root import ServerRoot

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration
 from tests.support.logged_errors import Logged
-from tests.support.recorded_activity import RecordedActivity
+from tests.support.recording_observer import RecordedActivity
 from tests.support.sftp_users import WRONG
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config import SftpActivityConfig, SftpConfig, SftpLimits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +17,23 @@ def workers() -> Iterator[Workers]:
     pool.start()
     yield pool
     pool.stop()
+
+
+# Fixtures of directories: that of a server, and one beside it; by import into a conftest.py
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A server's directory."""
+    path = tmp_path / "server"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory beside it, which nothing may touch or read."""
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "secret").write_text("secret")
+    return path

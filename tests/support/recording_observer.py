@@ -1,7 +1,10 @@
-"""An observer that records every call."""
+"""An observer and an activity log that record every call."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from wingsd.activity import ActivityLog
 from wingsd.util.observer import Observer, Passage
 
 
@@ -57,3 +60,31 @@ class RecordingObserver(Observer):
 
     def answered(self, error: Exception) -> None:
         self.answers.append(error)
+
+
+# An activity log that keeps what is reported, for tests of those who report
+
+
+class RecordedActivity(ActivityLog):
+    """The activity of one server: event, metadata, user and address of each entry.
+
+    `times` are those that were given with them, in seconds since the epoch.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.entries: list[tuple[str, dict[str, object], str | None, str | None]] = []
+        self.times: list[float | None] = []
+        self._server = server
+
+    def record(
+        self,
+        server: str,
+        event: str,
+        metadata: Mapping[str, object],
+        user: str | None = None,
+        ip: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        assert server == self._server
+        self.entries.append((event, dict(metadata), user, ip))
+        self.times.append(at)

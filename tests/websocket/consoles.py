@@ -15,7 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.support.browser import Browser
-from tests.support.recorded_activity import RecordedActivity
+from tests.support.recording_observer import RecordedActivity
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config

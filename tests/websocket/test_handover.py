@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from tests.support.recorded_activity import RecordedActivity
+from tests.support.recording_observer import RecordedActivity
 from tests.websocket.consoles import Door
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList

@@ -29,7 +29,7 @@ from tests.wire.normal import transcript
 #: Beginnings of tests in which the order of requests, and how many there are, is free, and why.
 FREE = {
     "tests/transfers/test_any_await_fails.py": "each of some hundred moves fails elsewhere",
-    "tests/transfers/outgoing/test_moves_through_proxies.py": "batches that are refused have no order",
+    "tests/transfers/outgoing/test_moves_through_proxies.py": "refused batches have no order",
     "tests/transfers/test_outgoing_streams.py": "streams begin in no order",
     "tests/transfers/outgoing/test_moves.py::test_nothing_gets_through_for_as_long_as_patience_last"
     "s": "questions and batches are sent again, for some time",

@@ -1,8 +1,16 @@
-"""The proxy of the tests passes on, limits, times out and drops headers as it says."""
+"""The tools of the tests do what they say."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +18,8 @@ import pytest_twisted
 import treq
 import trustme
 from treq.client import HTTPClient
-from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, ResponseFailed
@@ -20,10 +28,101 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
+from tests.support.docker_engine import LOCK, Engine
+from tests.support.forked_process import ForkedProcess
 from tests.support.http_proxy import GONE, HttpProxy
-from tests.support.reactor import until
+from tests.support.node_process import TIMEOUT, TWISTD
+from tests.support.reactor import reactor, until
+from tests.support.sample_server import archive
 
-reactor: Any = installed_reactor
+
+def test_a_test_holds_the_lock_of_the_engine(engine: Engine) -> None:
+    assert engine.client.ping()
+    with LOCK.open("w") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# The archive of the server that most tests transfer
+
+
+def test_an_archive_is_the_same_in_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that is made twice, once to be sent and once for its checksum, both must agree."""
+    monkeypatch.setattr("time.time", count(1_700_000_000).__next__)
+    assert archive() == archive()
+
+
+# Commands of the tests and benchmarks that are stopped by a signal
+
+
+# A shell has what it runs in the background ignore SIGINT, and so would this.
+COMMAND = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from tests.support.running import run_command
+
+async def command():
+    try:
+        print("begun", flush=True)
+        await deferLater(reactor, 3600)
+    finally:
+        await deferLater(reactor, 0)
+        print("cleaned up", flush=True)
+
+run_command(command)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_by_a_signal_cleans_up(number: int) -> None:
+    command = [sys.executable, "-c", COMMAND]
+    home = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "begun\n"
+        os.kill(running.pid, number)
+        out, err = running.communicate()
+    assert (out, err, running.returncode) == ("cleaned up\n", "stopped by a signal\n", 1)
+
+
+# Tests for `tests.support.forked_process`
+
+
+#: A service of Twisted's that runs until it is killed.
+SERVICE = [TWISTD, "-n", "--pidfile", "", "portforward", "--port", "tcp:0:interface=127.0.0.1"]
+
+
+async def test_daemons_that_die_at_the_same_time_are_all_noticed(tmp_path: Path) -> None:
+    ends: list[Deferred[int]] = []
+    daemons = []
+    for _ in range(12):
+        ended: Deferred[int] = Deferred()
+        ends.append(ended)
+        daemons.append(
+            ForkedProcess(SERVICE, os.environ, tmp_path, lambda _: None, ended.callback)
+        )
+    for daemon in daemons:
+        daemon.signalProcess("KILL")
+    assert set(await gatherResults(ends).addTimeout(TIMEOUT, reactor)) == {-9}
+
+
+async def test_a_signal_to_a_daemon_whose_end_is_not_noticed_yet_is_refused(
+    tmp_path: Path,
+) -> None:
+    ended: Deferred[int] = Deferred()
+    daemon = ForkedProcess(SERVICE, os.environ, tmp_path, lambda _: None, ended.callback)
+    daemon.signalProcess("KILL")
+    while Path(f"/proc/{daemon.pid}").exists():  # until the template has reaped it
+        time.sleep(0.001)
+    with pytest.raises(ProcessExitedAlready):
+        daemon.signalProcess("KILL")
+    assert await ended.addTimeout(TIMEOUT, reactor) == -9
+
+
+# The proxy of the tests passes on, limits, times out and drops headers as it says
 
 
 @implementer(IHostnameResolver)
@@ -65,7 +164,7 @@ async def proxied() -> AsyncIterator[tuple[HttpProxy, HTTPClient]]:
     authority = trustme.CA()
     pem = authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes()
     options = PrivateCertificate.loadPEM(pem).options()
-    port = reactor.listenSSL(0, Site(Node()), options, interface="127.0.0.1")
+    port: Any = reactor.listenSSL(0, Site(Node()), options, interface="127.0.0.1")
     target = f"https://127.0.0.1:{port.getHost().port}"
     proxy = HttpProxy(target, authority, body_limit=1000, answer_within=0.05)
     trusted = Certificate.loadPEM(authority.cert_pem.bytes())
