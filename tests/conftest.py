@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from tests.support.docker_engine import busybox, engine
 from tests.support.logged_errors import logged
+from wingsd.app.process import raise_limit
 from wingsd.statedb import Store
 
 __all__ = ["busybox", "engine", "logged", "store"]
@@ -23,6 +24,8 @@ __all__ = ["busybox", "engine", "logged", "store"]
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+raise_limit()  # as the daemon does: some tests open a thousand connections
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -47,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Only one of them runs at a time. So one process runs them all, and none waits for another.
     """
     items.sort(key=lambda item: "engine" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what only root can do for other users: the package is built by one without rights."""
+    if os.geteuid() != 0 and item.get_closest_marker("root") is not None:
+        pytest.skip("needs root")
 
 
 @pytest.fixture(scope="module", autouse=True)

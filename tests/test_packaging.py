@@ -72,14 +72,6 @@ def test_the_daemon_outlives_a_parser_that_the_kernel_ends_for_its_memory() -> N
     assert "\nOOMPolicy=continue\n" in unit
 
 
-def test_the_tests_that_the_packages_build_leaves_out_are_there() -> None:
-    rules = (HOME / "debian/rules").read_text()
-    listed = rules.partition("WANT_ROOT = \\\n")[2].partition("#")[0]
-    names = listed.replace("\\\n", " ").split()
-    assert names
-    assert [name for name in names if not (HOME / "tests" / name).exists()] == []
-
-
 def test_the_tests_that_ci_leaves_out_with_the_newest_versions_are_there() -> None:
     made = (HOME / "Makefile").read_text()
     listed = made.partition("\nANY_VERSION := \\\n")[2].partition("$(")[0]

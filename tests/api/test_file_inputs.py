@@ -14,7 +14,7 @@ import pytest
 from tests.api.file_node import FILES, FileNode, Make
 from wingsd.config import CALAGOPUS, PELICAN
 
-pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+pytestmark = [pytest.mark.root, pytest.mark.promise("files-stay-inside-the-server")]
 
 #: A valid body of each call, with each of its fields.
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {

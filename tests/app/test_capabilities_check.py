@@ -18,7 +18,7 @@ import pytest
 from wingsd.app.daemon import CHOWN, DAC_OVERRIDE, FOWNER, Facts, survey
 from wingsd.config import Config, SystemConfig
 
-pytestmark = pytest.mark.promise("missing-privileges-are-logged")
+pytestmark = [pytest.mark.root, pytest.mark.promise("missing-privileges-are-logged")]
 
 NOBODY = 4711
 # All is imported before: whoever it becomes may not be able to read the interpreter's files.

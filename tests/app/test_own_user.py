@@ -8,6 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.root
+
 OWNER = 988
 # All is imported before: whoever it becomes may not be able to read the interpreter's files.
 WAY = """

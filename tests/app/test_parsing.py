@@ -10,7 +10,7 @@ import pytest
 
 from tests.egg_files.test_process import spy
 
-pytestmark = pytest.mark.promise("egg-files-are-parsed-apart")
+pytestmark = [pytest.mark.root, pytest.mark.promise("egg-files-are-parsed-apart")]
 
 HELD = "+chown,+fowner,+dac_override"
 DAEMON = """

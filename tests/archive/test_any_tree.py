@@ -13,6 +13,8 @@ from tests.support.archives import seen
 from wingsd.archive.compress import Compression
 from wingsd.filesystem.walk import measure
 
+pytestmark = pytest.mark.root
+
 leaf = st.one_of(
     st.binary(min_size=1, max_size=12),
     st.text("aé\n. ", min_size=1, max_size=100).map(str.encode),

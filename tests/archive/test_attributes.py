@@ -20,6 +20,8 @@ from wingsd.archive.quota import DEFAULT as LIMITS
 from wingsd.errors import ArchiveError
 from wingsd.filesystem.attributes import MAX_COUNT
 
+pytestmark = pytest.mark.root
+
 MIB = 1 << 20
 ACL = acl(users={4033: 6, 4001: 4}, groups={4002: 7}, group=4, mask=6)
 

@@ -24,6 +24,8 @@ from wingsd.filesystem import walk
 from wingsd.filesystem.walk import ENTRY_SIZE, measure
 from wingsd.transfers.storage.staging import Staging
 
+pytestmark = pytest.mark.root
+
 MIB = 1 << 20
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OWNER = (1234, 1235)

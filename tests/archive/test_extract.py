@@ -28,6 +28,8 @@ from wingsd.archive.extract import extract
 from wingsd.archive.policy import MAX_WARNINGS, Kind
 from wingsd.errors import ArchiveError
 
+pytestmark = pytest.mark.root
+
 RANDOM = random.Random("extract")
 
 

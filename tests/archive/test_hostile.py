@@ -19,7 +19,7 @@ from tests.support.archives import END, in_blocks, member
 from wingsd.archive.extract import extract
 from wingsd.errors import WingsdError
 
-pytestmark = pytest.mark.promise("archive-stays-inside-the-server")
+pytestmark = [pytest.mark.root, pytest.mark.promise("archive-stays-inside-the-server")]
 
 ABSOLUTE = (Path("/tmp/wingsd-evil"), Path("/etc/wingsd-evil"))
 

@@ -24,6 +24,8 @@ from wingsd.archive.policy import Kind
 from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.filesystem.walk import measure
 
+pytestmark = pytest.mark.root
+
 MIB = 1 << 20
 
 

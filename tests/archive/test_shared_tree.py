@@ -25,6 +25,8 @@ from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, DiskLimitExceeded, WingsdError
 from wingsd.filesystem import walk
 
+pytestmark = pytest.mark.root
+
 
 def join(
     archives: Sequence[bytes],

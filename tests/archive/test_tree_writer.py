@@ -16,6 +16,8 @@ from wingsd.archive.policy import member_path
 from wingsd.archive.tree_writer import TreeWriter
 from wingsd.errors import StorageError
 
+pytestmark = pytest.mark.root
+
 TIME = 1_700_000_000_123_456_789
 
 

@@ -326,6 +326,7 @@ def test_the_reserve_is_kept_free() -> None:
         check_space(found, 1 << 20, free)
 
 
+@pytest.mark.root
 async def test_a_file_that_cannot_be_read_fails_the_backup(node: BackupNode) -> None:
     (node.home / "a").write_text("a")
     os.link(node.home / "a", node.home / "b")

@@ -16,7 +16,7 @@ from wingsd.filesystem.openers import OpenatOpener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 
-pytestmark = pytest.mark.promise("egg-files-stay-inside")
+pytestmark = [pytest.mark.root, pytest.mark.promise("egg-files-stay-inside")]
 
 
 def file(name: str, parser: str, *replacements: Replacement) -> ConfigurationFile:

@@ -42,6 +42,8 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 
+pytestmark = pytest.mark.root
+
 p = ServerPath.parse
 FORMATS = ["tar", "tar_gz", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd", "zip"]
 

@@ -25,6 +25,8 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 
+pytestmark = pytest.mark.root
+
 p = ServerPath.parse
 
 

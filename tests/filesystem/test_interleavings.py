@@ -21,7 +21,7 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, openat2, renameat2
 
-pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+pytestmark = [pytest.mark.root, pytest.mark.promise("files-stay-inside-the-server")]
 
 AT_FDCWD = -100
 OWNER = (54321, 54321)

@@ -12,7 +12,7 @@ from wingsd.errors import StorageError
 from wingsd.filesystem import walk
 from wingsd.filesystem.walk import LINKED_ELSEWHERE, TOO_MANY_LINKED, GivenTree, give_tree
 
-pytestmark = pytest.mark.promise("files-get-their-owner")
+pytestmark = [pytest.mark.root, pytest.mark.promise("files-get-their-owner")]
 
 OWNER = (1234, 1235)
 

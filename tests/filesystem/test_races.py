@@ -13,7 +13,7 @@ from tests.crash.races import ACTIONS, NAIVE, TREES, Actor, race
 from tests.crash.scene import Touched
 from wingsd.filesystem.openers import DirectoryOpener, OpenatOpener
 
-pytestmark = pytest.mark.promise("files-stay-inside-the-server")
+pytestmark = [pytest.mark.root, pytest.mark.promise("files-stay-inside-the-server")]
 
 COUNT = 100
 #: Of naive actions, which end as soon as one is caught.

@@ -22,6 +22,8 @@ from wingsd.errors import (
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.root import ServerRoot
 
+pytestmark = pytest.mark.root
+
 
 def test_a_listing_has_everything_as_it_is(root: ServerRoot, home: Path) -> None:
     (home / "file").write_text("four")

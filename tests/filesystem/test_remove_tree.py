@@ -7,6 +7,8 @@ import pytest
 
 from wingsd.filesystem.removal import remove_tree
 
+pytestmark = pytest.mark.root
+
 
 def test_a_tree_goes_and_what_it_points_to_stays(tmp_path: Path) -> None:
     precious = tmp_path / "precious"

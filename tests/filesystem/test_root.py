@@ -25,6 +25,8 @@ from wingsd.filesystem.openers import OpenatOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 
+pytestmark = pytest.mark.root
+
 KEEP = NewFileOptions(replace=False)
 
 

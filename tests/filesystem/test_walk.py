@@ -35,6 +35,8 @@ from wingsd.filesystem.walk import (
     walk,
 )
 
+pytestmark = pytest.mark.root
+
 
 def walked(root: Path) -> tuple[list[Listing], list[str]]:
     left_out: list[str] = []

@@ -28,6 +28,8 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.writable_file import OpenFiles
 
+pytestmark = pytest.mark.root
+
 KEEP = NewFileOptions(replace=False)
 
 

@@ -278,6 +278,7 @@ class DiskFile:
         self._file.close()
 
 
+@pytest.mark.root
 async def test_curl_gets_a_large_file_over_tls_and_resumes_it(tmp_path: Path) -> None:
     content = b"".join(number.to_bytes(8, "big") for number in range(1 << 20))
     source, target = tmp_path / "source", tmp_path / "target"

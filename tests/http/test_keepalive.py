@@ -21,6 +21,8 @@ from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.util import net as keepalive
 
+pytestmark = pytest.mark.root
+
 TIMEOUT = 60
 
 

@@ -139,6 +139,7 @@ class Downloader:
         return int.from_bytes(ioctl(self.client.fileno(), FIONREAD, bytes(4)), sys.byteorder)
 
 
+@pytest.mark.root
 @pytest.mark.promise("slow-downloads-cost-little")
 def test_a_client_that_takes_nothing_is_found_though_the_kernel_has_taken_much() -> None:
     with Downloader() as downloader:

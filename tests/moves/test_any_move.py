@@ -13,6 +13,8 @@ from tests.moves.changing import Changes, change
 from tests.moves.moving import Destination, Source, differing, send_all
 from tests.support.archives import seen
 
+pytestmark = pytest.mark.root
+
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(change, max_size=12), min_size=1, max_size=4), st.integers(0, 10**6))

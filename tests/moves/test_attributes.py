@@ -20,6 +20,8 @@ from wingsd.filesystem.attributes import EVERYTHING, NOTHING, AttributesKept
 from wingsd.moves.ledger import LedgerReader, LedgerWriter
 from wingsd.moves.source import MoveSource
 
+pytestmark = pytest.mark.root
+
 ACL = acl(users={4033: 7}, group=0, mask=7)
 LARGE = 100_000
 

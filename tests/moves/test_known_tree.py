@@ -47,6 +47,7 @@ class LookedAtFirst:
         pass
 
 
+@pytest.mark.root
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(change, max_size=8), min_size=1, max_size=5),

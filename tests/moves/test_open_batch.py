@@ -187,6 +187,7 @@ def step(to: MoveDestination, waiting: list[Batch], begun: Begun, random_: rando
             to.tree.root()
 
 
+@pytest.mark.root
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(st.lists(change, max_size=15), st.booleans()), min_size=1, max_size=3),

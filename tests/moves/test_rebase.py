@@ -71,6 +71,7 @@ def whole(to: MoveDestination, source: Source, tree: Path) -> None:
     assert differing(to, tree) == []
 
 
+@pytest.mark.root
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.lists(change, max_size=10), st.booleans()), min_size=1, max_size=5),

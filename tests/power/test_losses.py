@@ -13,6 +13,8 @@ from tests.crash.power import KINDS, PowerLosses
 from tests.crash.recorded_disk import note, write_lost
 from wingsd.errors import StorageError
 
+pytestmark = pytest.mark.root
+
 LOSSES = 6
 
 

@@ -17,6 +17,8 @@ from wingsd.errors import StorageError
 from wingsd.filesystem.walk import measure
 from wingsd.restores.storage import kept_size, overlay
 
+pytestmark = pytest.mark.root
+
 MEMORY = 1 << 20
 TIME = 1_500_000_000_000_000_000
 

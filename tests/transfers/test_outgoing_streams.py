@@ -31,6 +31,8 @@ from wingsd.transfers.outgoing.source import SentStream
 from wingsd.transfers.steps import ProgressMeter
 from wingsd.transfers.upload_form import Checksums
 
+pytestmark = pytest.mark.root
+
 JOINING = "symlinks, hard-links, streams"
 FIRST = ""
 

@@ -398,6 +398,7 @@ async def test_a_beginning_that_is_withdrawn_names_the_move_that_was_begun(
     assert len(node.store.transfers()) == 1
 
 
+@pytest.mark.root
 async def test_extended_attributes_and_acls_come_with_a_move_of_version_2(
     node: MovingNode, source: Path
 ) -> None:

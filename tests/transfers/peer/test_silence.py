@@ -32,6 +32,8 @@ from wingsd.transfers.peer.moves import (
 )
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
+pytestmark = pytest.mark.root
+
 reactor: Any = installed_reactor
 LIMIT = 120.0
 EVERY = LIMIT / CHECKS
