@@ -89,15 +89,16 @@ class Campaign:
             raise
         finally:
             await self.close()
-        report(self.summary())
         seconds = time.monotonic() - begun
         report(f"{wanted}, seed {seed}: the invariants held each time, {seconds:.0f} s")
+        if counted := self.summary():
+            report(counted)
         return self
 
 
-async def until_none(fault: Callable[[], Awaitable[str]]) -> None:
+async def until_none(fault: Callable[[], Awaitable[str]], within: float = SETTLES_WITHIN) -> None:
     """Return when there is no fault any more. Raises `Broken` when that takes too long."""
-    deadline = reactor.seconds() + SETTLES_WITHIN
+    deadline = reactor.seconds() + within
     while found := await fault():
         if reactor.seconds() > deadline:
             raise Broken(found)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import attrs
 from twisted.internet.task import deferLater
 
-from tests.crash.engine import Broken, Campaign, until_none
+from tests.crash.engine import SETTLES_WITHIN, Broken, Campaign, until_none
 from tests.support.node_process import NodeProcess, reactor
 from wingsd.statedb import Store
 from wingsd.transfers.steps import ReceiveStep, SendStep
@@ -60,6 +60,8 @@ class Kills(Campaign):
 
     #: The share of kills after which the same must go well without one; the last always must.
     succeeding: ClassVar[float] = 1 / 4
+    #: Seconds within which everything must have settled.
+    settles_within: float = SETTLES_WITHIN
 
     def __init__(self) -> None:
         #: In which steps nodes died, by their state databases.
@@ -129,7 +131,7 @@ class Kills(Campaign):
 
     async def settle(self) -> None:
         """Return when all has ended; check the invariants. Raises `Broken`."""
-        await until_none(self.unsettled)
+        await until_none(self.unsettled, self.settles_within)
         await self.check()
         for node in self.nodes.values():
             if any("Traceback" in line for line in (*node.past, *node.log)):

@@ -11,12 +11,11 @@ import subprocess
 import sys
 import venv
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.crash.engine import REPOSITORY, Broken, Campaign, place, until_none
 from tests.crash.two_nodes import VICTIMS, ByHand, Resumed, Seeded, Transfers
-from tests.support.faults import Hang
 from tests.support.node_process import FAST, NodeProcess
 from tests.support.sample_server import UUID
 
@@ -24,93 +23,91 @@ __all__ = ["KINDS", "campaigns"]
 
 #: MiB of the server, the share of them that is sent before a node dies, and bytes a second then.
 SIZE, SHARE, RATE = 16, 0.4, 4 << 20
-SUCCESS = "/transfer/success"
 
 
-class Copied(Seeded):
+class Updated(Resumed):
+    """A move whose nodes run by the interpreter `old` until `victims` die and both are updated."""
+
+    def __init__(self, directory: Path, old: str, victims: tuple[str, ...]) -> None:
+        super().__init__(directory, mebibytes=SIZE)
+        self._victims = victims
+        self._every = (self.pair.source, self.pair.destination)
+        for node in self._every:
+            node.python = old
+
+    def evidence(self) -> list[str]:
+        return ["\n".join((f"--- {n.directory.name}", *n.past, *n.log)) for n in self._every]
+
+    async def reach_middle(self) -> None:
+        """Begin; return when a part of the server has been sent."""
+        line = self.pair.destination.line
+        line.bytes_per_second = RATE
+        enough = line.sent + SHARE * (SIZE << 20)
+        await self.begin()
+        await _until(lambda: line.sent > enough, "the source does not send")
+
+    async def go_on(self) -> None:
+        """Do what has to be done when the victims were updated."""
+
+    async def trial(self, number: int) -> str:
+        """Kill the victims in the middle, update both nodes, and check."""
+        await self.reach_middle()
+        victims = [self.nodes[role] for role in self._victims]
+        if self._is_over():
+            raise Broken("the transfer was over before the update")
+        for node in victims:
+            await node.kill()
+        self.pair.destination.throttle(FAST)
+        await self._update(victims)
+        await self.go_on()
+        await _until(self._is_over, "the transfer does not end")
+        others = [node for node in self._every if node not in victims]
+        for node in others:
+            node.signal("TERM")
+            await node.ended()
+        await self._update(others)
+        await self.settle()
+        self.check_success()
+        self.done = self.count
+        return f"{' and '.join(self._victims)} killed: the server has moved"
+
+    async def _update(self, nodes: list[NodeProcess]) -> None:
+        for node in nodes:
+            node.python = ""
+            await self.restart(node)
+
+    def _is_over(self) -> bool:
+        is_open = self.pair.panel.in_transfer(UUID)
+        return not is_open and all(node.has_ended_transfers() for node in self._every)
+
+
+class Direct(Updated, ByHand):
+    """A direct transfer."""
+
+
+class Copied(Updated, Seeded):
     """A copy that follows the server; the Panel orders the transfer after the update."""
 
     async def order(self) -> None:
         await self.copy()
 
-    async def order_after_update(self) -> None:
+    async def go_on(self) -> None:
         await Transfers.order(self)
 
 
-class Update(Campaign):
-    """An update of the nodes of a scenario, which run by the interpreter `old` before."""
+class AtCommit(Updated):
+    """A move at its commit: the Panel was sent a success, which it neither notes nor answers."""
 
-    def __init__(
-        self,
-        scenario: Resumed,
-        old: str,
-        middle: Callable[[Update], Awaitable[None]],
-        victims: tuple[str, ...],
-    ) -> None:
-        self._scenario = scenario
-        self._middle = middle
-        self._victims = victims
-        self._panel = scenario.pair.panel
-        self._nodes = (scenario.pair.source, scenario.pair.destination)
-        self._answer = Hang()
-        for node in self._nodes:
-            node.python = old
+    SUCCESS = "/transfer/success"
 
-    async def start(self) -> None:
-        await self._scenario.start()
+    async def reach_middle(self) -> None:
+        self._answer = self.pair.panel.hold(self.SUCCESS)
+        await self.begin()
+        await self.pair.panel.called(self.SUCCESS)
 
-    async def close(self) -> None:
-        await self._scenario.close()
-
-    def evidence(self) -> list[str]:
-        return ["\n".join((f"--- {n.directory.name}", *n.past, *n.log)) for n in self._nodes]
-
-    async def half_sent(self) -> None:
-        """Begin; return when a part of the server has been sent."""
-        line = self._nodes[1].line
-        line.bytes_per_second = RATE
-        enough = line.sent + SHARE * (SIZE << 20)
-        await self._scenario.begin()
-        await _until(lambda: line.sent > enough, "the source does not send")
-
-    async def at_commit(self) -> None:
-        """Begin; return when the Panel was sent a success, which it neither notes nor answers."""
-        self._answer = self._panel.hold(SUCCESS)
-        await self._scenario.begin()
-        await self._panel.called(SUCCESS)
-
-    async def trial(self, number: int) -> str:
-        """Kill the victims in the middle, update both nodes, and check."""
-        await self._middle(self)
-        victims = [self._scenario.nodes[role] for role in self._victims]
-        if self._is_over():
-            raise Broken("the transfer was over before the update")
-        for node in victims:
-            await node.kill()
+    async def _update(self, nodes: list[NodeProcess]) -> None:
         self._answer.release()
-        self._nodes[1].throttle(FAST)
-        for node in victims:
-            await self._start(node)
-        if isinstance(self._scenario, Copied):
-            await self._scenario.order_after_update()
-        await _until(self._is_over, "the transfer does not end")
-        for node in self._nodes:
-            if node not in victims:
-                node.signal("TERM")
-                await node.ended()
-                await self._start(node)
-        await self._scenario.settle()
-        self._scenario.check_success()
-        self.done = self.count
-        return f"{' and '.join(self._victims)} killed: the server has moved"
-
-    async def _start(self, node: NodeProcess) -> None:
-        node.python = ""
-        await self._scenario.restart(node)
-
-    def _is_over(self) -> bool:
-        is_open = self._panel.in_transfer(UUID)
-        return not is_open and all(node.has_ended_transfers() for node in self._nodes)
+        await super()._update(nodes)
 
 
 async def _until(holds: Callable[[], bool], fault: str) -> None:
@@ -120,13 +117,7 @@ async def _until(holds: Callable[[], bool], fault: str) -> None:
     await until_none(found)
 
 
-#: What is updated in the middle: the scenario, and how its middle is reached.
-CASES: dict[str, tuple[type[Resumed], Callable[[Update], Awaitable[None]]]] = {
-    "move": (Resumed, Update.half_sent),
-    "direct transfer": (ByHand, Update.half_sent),
-    "copy": (Copied, Update.half_sent),
-    "commit": (Resumed, Update.at_commit),
-}
+CASES = {"move": Updated, "direct transfer": Direct, "copy": Copied, "commit": AtCommit}
 KINDS = tuple(CASES)
 
 
@@ -152,8 +143,6 @@ def campaigns(kinds: Sequence[str], options: Namespace) -> Iterator[tuple[str, C
     with place("updates", in_memory=False) as directory:
         old = installed(options.commit, directory)
         for case in kinds:
-            scenario, middle = CASES[case]
             for victims in VICTIMS:
-                place_of_case = directory / f"{case} {len(victims)} {victims[0]}"
-                made = scenario(place_of_case, mebibytes=SIZE)
-                yield case, Update(made, old, middle, victims)
+                name = f"{case} {len(victims)} {victims[0]}"
+                yield case, CASES[case](directory / name, old, victims)

@@ -22,7 +22,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,6 +41,15 @@ MAPPED = 0.5
 #: two changes of directories.
 BUSY, STORED = 0.3, 0.4
 _DIRECTORIES = 0.1
+FILE_CHANGES = (
+    *("write", "write_hidden", "append", "truncate", "rewrite", "rename", "swap", "link", "punch"),
+    *("zero", "set_back", "set_mode", "write_directly", "copy", "clone", "map_again", "flush"),
+)
+DIRECTORY_CHANGES = (
+    *("rename_directory", "swap_directories", "replace_directory", "remove_directory"),
+    *("make_directory", "make_directory", "make_symlinks", "make_symlinks"),
+    *("set_times_of_directory", "set_mode_of_directory"),
+)
 #: Seconds between two changes of a file.
 PACES = (0.3, 8.0)
 #: Of files that are stored into and then rest: how many stores at a time, the seconds from one to
@@ -68,112 +77,6 @@ def set_times_of(path: Path | int, found: os.stat_result) -> None:
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-class DirectoryChanges:
-    """Changes the directories `places` below a root; `moved` gets the old and the new path."""
-
-    def __init__(
-        self,
-        root: Path,
-        places: list[Path],
-        chance: random.Random,
-        moved: Callable[[Path, Path], object],
-    ) -> None:
-        self._root = root
-        self._places = places
-        self._chance = chance
-        self._moved = moved
-        self._count = 0
-        self._own: list[Path] = []
-        self._changes: list[Callable[[], object]] = [
-            self._rename,
-            self._swap,
-            self._replace,
-            self._make,
-            self._make,
-            self._remove,
-            self._set_times,
-            self._set_mode,
-            self._make_symlinks,
-            self._make_symlinks,
-        ]
-
-    def change(self) -> None:
-        """Change one. Raises OSError where it cannot be done."""
-        self._chance.choice(self._changes)()
-
-    def _name(self) -> str:
-        self._count += 1
-        return f"p{os.getpid()}.{self._count}"
-
-    def _note(self, old: Path, new: Path) -> None:
-        for paths in (self._places, self._own):
-            for at, path in enumerate(paths):
-                if path.is_relative_to(old):
-                    paths[at] = new / path.relative_to(old)
-        self._moved(old, new)
-
-    def _new(self) -> Path:
-        return self._chance.choice([self._root, *self._places]) / self._name()
-
-    def _rename(self) -> None:
-        old = self._chance.choice(self._places)
-        new = self._new()
-        if not new.is_relative_to(old):
-            old.rename(new)
-            self._note(old, new)
-
-    def _swap(self) -> None:
-        one, other = self._chance.sample(self._places, 2)
-        if not one.is_relative_to(other) and not other.is_relative_to(one):
-            exchange(one, other)
-            between = self._root / self._name()  # only in what is noted
-            for old, new in ((one, between), (other, one), (between, other)):
-                self._note(old, new)
-
-    def _replace(self) -> None:
-        """Put another directory with the same names, sizes and times in the place of one."""
-        old = self._chance.choice(self._places)
-        new = self._root / self._name()
-        shutil.copytree(old, new, symlinks=True)
-        for copied in new.rglob("*"):
-            if copied.is_file() and not copied.is_symlink():
-                found = copied.stat()
-                copied.write_bytes(self._chance.randbytes(found.st_size))
-                set_times_of(copied, found)
-        set_times_of(new, old.stat())
-        exchange(old, new)
-        shutil.rmtree(new)
-
-    def _make(self) -> None:
-        made = self._new()
-        made.mkdir()
-        for index in range(self._chance.randrange(3)):
-            (made / f"f{index}").write_bytes(self._chance.randbytes(self._chance.randrange(9_000)))
-        self._own.append(made)
-
-    def _remove(self) -> None:
-        if self._own:
-            shutil.rmtree(self._own.pop(self._chance.randrange(len(self._own))))
-
-    def _set_times(self) -> None:
-        when = self._chance.randrange(10**18)
-        os.utime(self._chance.choice(self._places), ns=(when, when))
-
-    def _set_mode(self) -> None:
-        path = self._chance.choice(self._places)
-        path.chmod(0o700 if path.stat().st_mode & 0o055 else 0o755)
-
-    def _make_symlinks(self) -> None:
-        """Replace one under the same name, by one with another target of the same length."""
-        directory = self._chance.choice(self._places)
-        found = directory.stat()
-        path = directory / "symlink"
-        for _ in range(self._chance.randrange(1, _SYMLINKS)):
-            path.unlink(missing_ok=True)
-            path.symlink_to(f"target{self._chance.randrange(1000):03}")
-        set_times_of(directory, found)
-
-
 class Writer:
     """Changes files below a directory."""
 
@@ -190,36 +93,19 @@ class Writer:
         active = self._active(self._places)
         #: From this index on files are only stored into.
         self._stored_from = len(active)
-        self._paths = dict(enumerate([*active, *self._active(places[busy:stored])]))
+        self._paths = [*active, *self._active(places[busy:stored])]
         #: Of files that rest at times: the page that is stored into, and how often it still is.
         self._bursts = {
-            index: (0, 0) for index in self._paths if index >= self._stored_from and index % 2
+            index: (0, 0) for index in range(self._stored_from, len(self._paths)) if index % 2
         }
-        self._directories = DirectoryChanges(directory, self._places, self._chance, self._moved)
+        self._root = directory
+        #: Directories that it has made.
+        self._own: list[Path] = []
         self._mappings: dict[int, mmap.mmap] = {}
         #: The indexes that a file was mapped for, by its inode: names are swapped meanwhile.
         self._mapped_by: dict[int, set[int]] = {}
         self._page = mmap.mmap(-1, PAGE)
         self._made = 0
-        self._others: list[Callable[[int], object]] = [
-            self._write,
-            self._write_hidden,
-            self._append,
-            self._truncate,
-            self._rewrite,
-            self._rename,
-            self._swap,
-            self._link,
-            lambda index: self._allocate(index, _PUNCH_HOLE | _KEEP_SIZE),
-            lambda index: self._allocate(index, _ZERO_RANGE | _KEEP_SIZE),
-            self._set_back,
-            self._set_mode,
-            self._write_directly,
-            self._copy,
-            self._clone,
-            self._map_again,
-            self._flush,
-        ]
 
     def _active(self, places: list[Path]) -> list[Path]:
         files = sorted(
@@ -230,20 +116,15 @@ class Writer:
         )
         return self._chance.sample(files, int(len(files) * ACTIVE))
 
-    def _moved(self, old: Path, new: Path) -> None:
-        for index, path in self._paths.items():
-            if path.is_relative_to(old):
-                self._paths[index] = new / path.relative_to(old)
-
     def run(self) -> None:
         """Change files for ever."""
-        for index in self._paths:
+        for index in range(len(self._paths)):
             if index >= self._stored_from or self._chance.random() < MAPPED:
                 self._map(index)
         print(READY, flush=True)
         now = time.monotonic()
         due = [(now, -1, _DIRECTORIES)]
-        for index in self._paths:
+        for index in range(len(self._paths)):
             pace = PACES[0] * (PACES[1] / PACES[0]) ** self._chance.random()
             due.append((now + pace * self._chance.random(), index, pace))
         heapq.heapify(due)
@@ -270,13 +151,13 @@ class Writer:
 
     def _change(self, index: int) -> None:
         if index < 0:
-            self._directories.change()
+            getattr(self, f"_{self._chance.choice(DIRECTORY_CHANGES)}")()
         elif index >= self._stored_from or (
             index in self._mappings and self._chance.random() < 0.8
         ):
             self._store(index)
         else:
-            self._chance.choice(self._others)(index)
+            getattr(self, f"_{self._chance.choice(FILE_CHANGES)}")(index)
 
     def _store(self, index: int) -> None:
         mapping = self._mappings.get(index)
@@ -358,15 +239,13 @@ class Writer:
         new.replace(path)
 
     def _new_path(self) -> Path:
-        self._made += 1
-        return self._chance.choice(self._places) / f"n{os.getpid()}.{self._made}"
+        return self._chance.choice(self._places) / self._name()
 
     def _rename(self, index: int) -> None:
         self._paths[index] = self._paths[index].rename(self._new_path())
 
     def _swap(self, index: int) -> None:
-        other = self._chance.choice(list(self._paths))
-        exchange(self._paths[index], self._paths[other])
+        exchange(self._paths[index], self._chance.choice(self._paths))
 
     def _link(self, index: int) -> None:
         """Give a file another name, and sometimes let it have both until the next time."""
@@ -376,6 +255,12 @@ class Writer:
         if not self._links or self._chance.random() < 0.8:
             old.unlink()
         self._paths[index] = new
+
+    def _punch(self, index: int) -> None:
+        self._allocate(index, _PUNCH_HOLE | _KEEP_SIZE)
+
+    def _zero(self, index: int) -> None:
+        self._allocate(index, _ZERO_RANGE | _KEEP_SIZE)
 
     def _allocate(self, index: int, mode: int) -> None:
         with self._opened(index) as (fd, found):
@@ -399,19 +284,93 @@ class Writer:
                 os.pwrite(fd, self._page, self._chance.randrange(pages) * PAGE)
 
     def _copy(self, index: int) -> None:
-        other = self._chance.choice(list(self._paths))
+        other = self._chance.randrange(len(self._paths))
         with self._opened(index) as (source, _), self._opened(other) as (target, _):
             os.copy_file_range(source, target, 10_000)
 
     def _clone(self, index: int) -> None:
         """Share blocks with another file, where the file system can."""
-        other = self._chance.choice(list(self._paths))
+        other = self._chance.randrange(len(self._paths))
         with self._opened(index) as (source, _), self._opened(other) as (target, _):
             fcntl.ioctl(target, _FICLONE, source)
 
     def _flush(self, index: int) -> None:
         if index in self._mappings:
             self._mappings[index].flush()
+
+    # Directories
+
+    def _name(self) -> str:
+        self._made += 1
+        return f"n{os.getpid()}.{self._made}"
+
+    def _note(self, old: Path, new: Path) -> None:
+        """Note that a directory has another path."""
+        for paths in (self._places, self._own, self._paths):
+            for at, path in enumerate(paths):
+                if path.is_relative_to(old):
+                    paths[at] = new / path.relative_to(old)
+
+    def _new(self) -> Path:
+        return self._chance.choice([self._root, *self._places]) / self._name()
+
+    def _rename_directory(self) -> None:
+        old = self._chance.choice(self._places)
+        new = self._new()
+        if not new.is_relative_to(old):
+            old.rename(new)
+            self._note(old, new)
+
+    def _swap_directories(self) -> None:
+        one, other = self._chance.sample(self._places, 2)
+        if not one.is_relative_to(other) and not other.is_relative_to(one):
+            exchange(one, other)
+            between = self._root / self._name()  # only in what is noted
+            for old, new in ((one, between), (other, one), (between, other)):
+                self._note(old, new)
+
+    def _replace_directory(self) -> None:
+        """Put another directory with the same names, sizes and times in the place of one."""
+        old = self._chance.choice(self._places)
+        new = self._root / self._name()
+        shutil.copytree(old, new, symlinks=True)
+        for copied in new.rglob("*"):
+            if copied.is_file() and not copied.is_symlink():
+                found = copied.stat()
+                copied.write_bytes(self._chance.randbytes(found.st_size))
+                set_times_of(copied, found)
+        set_times_of(new, old.stat())
+        exchange(old, new)
+        shutil.rmtree(new)
+
+    def _make_directory(self) -> None:
+        made = self._new()
+        made.mkdir()
+        for index in range(self._chance.randrange(3)):
+            (made / f"f{index}").write_bytes(self._chance.randbytes(self._chance.randrange(9_000)))
+        self._own.append(made)
+
+    def _remove_directory(self) -> None:
+        if self._own:
+            shutil.rmtree(self._own.pop(self._chance.randrange(len(self._own))))
+
+    def _set_times_of_directory(self) -> None:
+        when = self._chance.randrange(10**18)
+        os.utime(self._chance.choice(self._places), ns=(when, when))
+
+    def _set_mode_of_directory(self) -> None:
+        path = self._chance.choice(self._places)
+        path.chmod(0o700 if path.stat().st_mode & 0o055 else 0o755)
+
+    def _make_symlinks(self) -> None:
+        """Replace one under the same name, by one with another target of the same length."""
+        directory = self._chance.choice(self._places)
+        found = directory.stat()
+        path = directory / "symlink"
+        for _ in range(self._chance.randrange(1, _SYMLINKS)):
+            path.unlink(missing_ok=True)
+            path.symlink_to(f"target{self._chance.randrange(1000):03}")
+        set_times_of(directory, found)
 
 
 def main() -> None:
