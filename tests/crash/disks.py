@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 __all__ = [
@@ -76,6 +76,9 @@ def copy_sparse(source: Path, target: Path) -> None:
 
 def unmount(place: Path) -> None:
     gc.collect()  # the file of a tree is closed with the tree
+    # A process in a mount namespace of its own may keep the file system: it writes no more then.
+    with suppress(OSError):
+        run("/bin/mount", "-o", "remount,ro", place)
     try:
         run("/bin/umount", place)
     except OSError:  # of a test that has failed, whose traceback may hold a file
@@ -92,7 +95,7 @@ def mounted(path: Path, place: Path, *, direct: bool = False) -> Iterator[Path]:
         cleanup.callback(run, "/sbin/losetup", "--detach", device)
         with path.open("rb") as file:
             is_xfs = file.read(4) == b"XFSB"
-        # The process of another program may still have the mount of a copy, in its own namespace.
+        # Such a process may also keep a copy of this file system, which has the same UUID.
         # No option leaves out barriers, whatever the machine's defaults are.
         run("/bin/mount", *(("-o", "nouuid") if is_xfs else ()), device, place)
         cleanup.callback(unmount, place)
