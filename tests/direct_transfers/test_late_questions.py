@@ -120,7 +120,7 @@ async def test_a_server_that_was_deleted_has_moved(nodes: NodePair, after: str) 
     await destination.servers.delete(UUID)
     await until(lambda: destination.store.descriptions() == [] and destination.left() == [])
     if after == "restart":
-        await (await nodes.restart("destination")).recover()
+        await nodes.next("destination")
     elif after == "years":
         destination.store.prune(time() + 2 * KEPT)
         assert destination.entries() == []
@@ -136,7 +136,7 @@ async def test_a_server_whose_files_are_lost_stays_at_its_source(
     directory = nodes.destination.data / UUID
     directory.rename(directory.with_name("lost"))
     if is_restarted:
-        await (await nodes.restart("destination")).recover()
+        await nodes.next("destination")
     else:
         # A question under way may have found the files: its answer is lost, the next one counts.
         nodes.destination.asked.clear()
@@ -151,8 +151,7 @@ async def test_a_destination_whose_database_was_replaced_does_not_give_a_server_
 ) -> None:
     await unanswered(nodes)
     (nodes.destination.directory / "wingsd.db").unlink()
-    node = await nodes.restart("destination")
-    await node.recover()
+    node = await nodes.next("destination")
     await until(lambda: sum(path.endswith("/by-hand") for path in node.asked) > 1)
     assert [each.step.name for each in nodes.source.sender.progress] == ["SETTLE"]
     assert nodes.source.hold != ""

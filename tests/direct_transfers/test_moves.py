@@ -45,7 +45,7 @@ async def sent_until_container(nodes: NodePair) -> Hang:
     """Send the server; return when its container is made, what that hangs at."""
     environment = nodes.destination.environment
     environment.faults["create"] = hang = Hang()
-    await nodes.send(await nodes.destination.invite())
+    await nodes.send_now()
     await until(lambda: "create" in [name for name, *_ in environment.calls])
     return hang
 
@@ -76,8 +76,7 @@ async def test_the_next_transfer_goes_on_with_what_a_failed_one_has_left(
     nodes: NodePair, logged: Logged
 ) -> None:
     await failed(nodes)
-    await nodes.send(await nodes.destination.invite())
-    await nodes.assert_moved()
+    await nodes.move()
     assert any("resumed: " in line for line in logged.lines)
     assert kept(nodes.destination) == []
     assert nodes.destination.entries() == [("in", "failure"), ("in", "success")]
@@ -86,7 +85,7 @@ async def test_the_next_transfer_goes_on_with_what_a_failed_one_has_left(
 @pytest.mark.promise("arrived-data-is-kept")
 async def test_a_cancelled_transfer_leaves_nothing(nodes: NodePair) -> None:
     loses(nodes.destination, "batches")
-    await nodes.send(await nodes.destination.invite())
+    await nodes.send_now()
     await until(lambda: is_asked(nodes.destination, "batches"))
     nodes.source.sender.cancel(UUID)
     nodes.destination.lose = lambda _: False
@@ -135,7 +134,7 @@ async def test_a_cancel_ends_the_wait_for_a_destination_that_is_lost(nodes: Node
 @pytest.mark.promise("arrived-data-is-kept")
 async def test_a_server_whose_source_fell_silent_may_be_expected_again(nodes: NodePair) -> None:
     loses(nodes.destination, "batches")
-    await nodes.send(await nodes.destination.invite())
+    await nodes.send_now()
     await until(lambda: is_asked(nodes.destination, "batches"))
     # Its record is lost with it: it never comes back to this move.
     (nodes.source.directory / "wingsd.db").unlink()
@@ -158,7 +157,7 @@ async def test_a_source_without_a_panel_goes_on_after_a_restart(
     if at == "ASK":
         loses(nodes.destination, "POST", "GET")
     source.die_at(at)
-    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.send_now(remove=True)
     if at == "ASK":
         await until(lambda: nodes.destination.entries() == [("in", None)])
     await until(lambda: [each.step for each in source.store.transfers()] == [at])
@@ -177,20 +176,15 @@ async def test_a_source_without_a_panel_goes_on_after_a_restart(
 async def test_a_restarted_source_keeps_the_files_where_it_was_to_keep_them(
     nodes: NodePair,
 ) -> None:
-    nodes.source.die_at("SEND")
-    await nodes.send(await nodes.destination.invite())
-    await until(lambda: [each.step for each in nodes.source.store.transfers()] == ["SEND"])
-    again = await nodes.restart("source")
-    await again.recover()
+    await nodes.dies_at("source", "SEND")
+    again = await nodes.next("source")
     await nodes.assert_moved()
     assert (again.hold, again.left()) == (MOVED, [UUID])
 
 
 @pytest.mark.promise("direct-move-continues")
 async def test_a_restarted_source_learns_that_its_move_was_cancelled(nodes: NodePair) -> None:
-    nodes.source.die_at("SEND")
-    await nodes.send(await nodes.destination.invite(), remove=True)
-    await until(lambda: [each.step for each in nodes.source.store.transfers()] == ["SEND"])
+    await nodes.dies_at("source", "SEND", remove=True)
     again = await nodes.restart("source")
     nodes.destination.receiver.cancel(UUID)
     await until(nodes.destination.is_at_rest)
@@ -205,15 +199,13 @@ async def test_a_server_that_has_moved_away_is_not_started_here_after_a_restart(
     nodes: NodePair, is_replaced: bool
 ) -> None:
     """Although its Panel has not been told, and still has it here."""
-    await nodes.send(await nodes.destination.invite())
-    await nodes.assert_moved()
+    await nodes.move()
     files = nodes.source.data / UUID
     if is_replaced:  # by an operator who wants it here again
         shutil.copytree(files, files.with_name("copied"))
         files.rename(files.with_name("before"))
         files.with_name("copied").rename(files)
-    node = await nodes.restart("source")
-    await node.recover()
+    node = await nodes.next("source")
     node.servers.get_or_add(nodes.configuration)
     assert node.hold == ("" if is_replaced else MOVED_AWAY)
 
@@ -222,20 +214,16 @@ async def test_a_server_that_has_moved_away_is_not_started_here_after_a_restart(
 async def test_one_whose_files_were_deleted_here_is_not_started_here_either(
     nodes: NodePair,
 ) -> None:
-    await nodes.send(await nodes.destination.invite(), remove=True)
-    await nodes.assert_moved_and_deleted()
-    node = await nodes.restart("source")
-    await node.recover()
+    await nodes.move(remove=True)
+    node = await nodes.next("source")
     node.servers.get_or_add(nodes.configuration)
     assert node.hold == MOVED_AWAY
 
 
 async def test_a_server_that_has_come_back_is_used(nodes: NodePair) -> None:
-    await nodes.send(await nodes.destination.invite(), remove=True)
-    await nodes.assert_moved_and_deleted()
+    await nodes.move(remove=True)
     invitation = await nodes.source.invite()
     await nodes.destination.direct_transfers.send(UUID, nodes.source.url, invitation.token)
     await nodes.settled()
-    node = await nodes.restart("source")
-    await node.recover()
+    node = await nodes.next("source")
     assert (node.entries()[-1], node.hold) == (("in", "success"), "")

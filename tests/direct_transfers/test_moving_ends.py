@@ -50,8 +50,7 @@ def lose_answer(node: NodeInProcess, method: str = "POST", times: int = 1) -> No
 @pytest.mark.parametrize("remove", [False, True])
 async def test_a_lost_answer_is_asked_for(nodes: NodePair, remove: bool) -> None:
     lose_answer(nodes.destination)
-    await nodes.send(await nodes.destination.invite(), remove=remove)
-    await (nodes.assert_moved_and_deleted() if remove else nodes.assert_moved())
+    await nodes.move(remove=remove)
 
 
 async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: NodePair) -> None:
@@ -99,14 +98,13 @@ async def test_no_answer_but_the_destinations_own_decides(
 
     monkeypatch.setattr(PeerClient, "ask", ask_proxy)
     lose_answer(nodes.destination)
-    await nodes.send(await nodes.destination.invite())
-    await nodes.assert_moved()
+    await nodes.move()
     assert asked == 3
 
 
 async def test_a_failure_at_the_destination_is_logged_at_the_source(nodes: NodePair) -> None:
     nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
-    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.send_now(remove=True)
     await nodes.assert_stayed()
     assert "the engine is gone" in nodes.source.reason
     assert nodes.destination.store.descriptions() == []
@@ -118,7 +116,7 @@ async def test_a_failure_at_the_destination_is_logged_at_the_source(nodes: NodeP
 async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: NodePair) -> None:
     nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
     lose_answer(nodes.destination)
-    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.send_now(remove=True)
     await nodes.assert_stayed()
 
 
@@ -129,7 +127,7 @@ async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
     monkeypatch.setattr(
         nodes.destination.store, "mark_arrived", Mock(side_effect=StorageError("the disk is full"))
     )
-    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.send_now(remove=True)
     await nodes.assert_stayed()
     assert "the disk is full" in nodes.source.reason
 
@@ -159,7 +157,7 @@ async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: NodePair) ->
         return request.method not in (b"PUT", b"OPTIONS")
 
     nodes.destination.lose = lose
-    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.send_now(remove=True)
     await until(lambda: gone.count(True) > 2)
     assert [p.step_text for p in nodes.source.sender.progress] == [
         "asking the destination whether it has the server"
@@ -172,7 +170,7 @@ async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: NodePair) ->
 @pytest.mark.promise("destination-decides")
 async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire("another")
-    await nodes.send(await nodes.destination.invite())
+    await nodes.send_now()
     await until(nodes.is_sent_and_waits)
     await nodes.source.sender.release(UUID)
     nodes.source.sender.deleted(UUID)
@@ -182,7 +180,7 @@ async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
 
 async def test_a_server_that_is_being_received_is_not_expected(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire("another")
-    await nodes.send(await nodes.destination.invite())
+    await nodes.send_now()
     await until(lambda: bool(nodes.destination.receiver.servers))
     with pytest.raises(ServerAlreadyExists):
         await nodes.destination.invite()
@@ -207,10 +205,9 @@ async def test_a_destination_that_died_late_has_the_server(
 
     monkeypatch.setattr(sending.DirectSending, "_ask", ask_later)
     node.die_at(at)
-    await nodes.send(await node.invite())
+    await nodes.send_now()
     await until(lambda: [e.step for e in node.store.transfers()] == [at])
-    again = await nodes.restart("destination")
-    await again.recover()
+    again = await nodes.next("destination")
     await until(lambda: again.entries() == [("in", "success")])
     may_ask.callback(None)
     await nodes.assert_moved()
@@ -218,10 +215,7 @@ async def test_a_destination_that_died_late_has_the_server(
 
 
 async def test_a_question_before_arrival_fails_the_transfer(nodes: NodePair) -> None:
-    node = nodes.destination
-    node.die_at("ENVIRONMENT")
-    await nodes.send(await node.invite())
-    await until(lambda: [e.step for e in node.store.transfers()] == ["ENVIRONMENT"])
+    await nodes.dies_at("destination", "ENVIRONMENT")
     again = await nodes.restart("destination")
     again.environment.faults["create"] = hang = Hang()
     await again.recover()
@@ -242,7 +236,7 @@ async def test_a_starting_node_gets_503(nodes: NodePair, monkeypatch: pytest.Mon
         say(self, error, pause)
 
     monkeypatch.setattr(sending.DirectSending, "_log_unknown", note)
-    await nodes.send(await node.invite())
+    await nodes.send_now()
     await until(lambda: [e.step for e in node.store.transfers()] == ["SWAP"])
     again = await nodes.restart("destination")
     # It listens, and has not taken up yet what was under way.
@@ -256,11 +250,8 @@ async def test_a_starting_node_gets_503(nodes: NodePair, monkeypatch: pytest.Mon
 @pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("at", ["RECEIVE", "VERIFY", "DURABLE"])
 async def test_a_destination_that_died_early_has_nothing(nodes: NodePair, at: str) -> None:
-    node = nodes.destination
-    node.die_at(at)
-    await nodes.send(await node.invite())
-    await until(lambda: [e.step for e in node.store.transfers()] == [at])
-    await (await nodes.restart("destination")).recover()
+    await nodes.dies_at("destination", at)
+    await nodes.next("destination")
     await nodes.assert_stayed()
     assert nodes.destination.store.descriptions() == []
 
@@ -270,11 +261,10 @@ async def test_a_destination_that_died_early_has_nothing(nodes: NodePair, at: st
 async def test_a_restarted_source_asks_the_destination(nodes: NodePair, remove: bool) -> None:
     node = nodes.source
     nodes.destination.lose = lambda request: request.method in (b"POST", b"DELETE")
-    await nodes.send(await nodes.destination.invite(), remove=remove)
+    await nodes.send_now(remove=remove)
     await until(lambda: nodes.destination.entries() == [("in", "success")])
     await until(lambda: any(p.step.name == "SETTLE" for p in node.sender.progress))
-    again = await nodes.restart("source")
-    await again.recover()
+    again = await nodes.next("source")
     # Another daemon has it in no place but the directory, until its Panel tells.
     assert again.entries() == [("out", None)]
     nodes.destination.lose = lambda _: False
@@ -288,10 +278,9 @@ async def test_a_source_that_died_before_sending_keeps_the_server(nodes: NodePai
     node = nodes.source
     node.environment.containers[UUID] = node.servers.get(UUID).configuration.settings
     node.die_at("RETIRE")
-    await nodes.send(await nodes.destination.invite(), remove=True)
+    await nodes.send_now(remove=True)
     await until(lambda: [e.step for e in node.store.transfers()] == ["RETIRE"])
-    again = await nodes.restart("source")
-    await again.recover()
+    again = await nodes.next("source")
     await until(lambda: again.entries() == [("out", "failure")])
     assert again.reason == "this node was restarted during the transfer"
     assert again.left() == [UUID]
@@ -302,10 +291,9 @@ async def test_a_source_that_died_before_sending_keeps_the_server(nodes: NodePai
 @pytest.mark.promise("cancelled-direct-server-stays-off")
 async def test_a_cancel_after_a_restart_ends_the_wait(nodes: NodePair) -> None:
     nodes.destination.lose = lambda request: request.method in (b"POST", b"DELETE")
-    await nodes.send(await nodes.destination.invite())
+    await nodes.send_now()
     await until(lambda: any(p.step.name == "SETTLE" for p in nodes.source.sender.progress))
-    again = await nodes.restart("source")
-    await again.recover()
+    again = await nodes.next("source")
 
     def is_cancelled() -> bool:
         with pytest.raises(TransferNotActive):  # by the Panel, which has not ordered it

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from tests.direct_transfers.seeding import (
     END,
+    OrderingPanel,
     begin,
     come,
     copy,
@@ -18,6 +22,7 @@ from tests.direct_transfers.seeding import (
     is_used_as_ever,
     kept,
     nodes,
+    order,
     quick,
     received,
     settings,
@@ -28,13 +33,28 @@ from tests.support.node_in_process import LEVEL, NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import LiveMovesConfig, TransfersConfig
-from wingsd.errors import BadRequest, MoveNoSpace, ServerBusy, TransferInProgress
+from wingsd.direct_transfers.initiator import MOVED_AWAY
+from wingsd.errors import (
+    BadRequest,
+    DaemonStopping,
+    MoveNoSpace,
+    ServerAlreadyExists,
+    ServerBusy,
+    StorageError,
+    TransferInProgress,
+)
 from wingsd.filesystem.walk import opened
+from wingsd.http.request import StreamingRequest
+from wingsd.moves.destination import Rereading
+from wingsd.moves.source import MoveSource
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.statedb import KEPT
 from wingsd.transfers.incoming.moves import transfer
 from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.manager import IncomingMoves
 from wingsd.transfers.outgoing import move
+from wingsd.transfers.outgoing.move import Mover
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.peer import moves
 from wingsd.transfers.storage.staging import Staging
@@ -130,8 +150,7 @@ async def test_what_has_arrived_of_a_cancelled_one_is_kept_for_the_next_transfer
     assert is_used_as_ever(nodes)
     assert nodes.destination.direct_transfers.expected == {}
     assert nodes.destination.store.descriptions() == []
-    await nodes.send(await nodes.destination.invite())
-    await nodes.assert_moved()
+    await nodes.move()
     assert any("resumed: " in line for line in logged.lines)
 
 
@@ -257,7 +276,7 @@ async def test_a_copy_that_has_followed_its_server_waits_for_its_source_for_days
     await begin(nodes)
     days = nodes.destination.moves.settings.keep_days * 24 * 3600.0
     assert received(nodes).silence.seconds == days + transfer.LONGER
-    await (await nodes.restart("destination")).recover()
+    await nodes.next("destination")
     await until(lambda: received(nodes).status[-1] is not None)
     assert received(nodes).silence.seconds == days + transfer.LONGER
 
@@ -268,11 +287,7 @@ async def test_a_copy_that_has_followed_its_server_waits_for_its_source_for_days
 async def test_a_server_that_runs_is_moved_and_started_there_when_the_time_has_come(
     nodes: NodePair,
 ) -> None:
-    server = nodes.source.servers.get(UUID)
-    nodes.source.panel.known[UUID] = nodes.configuration
-    await server.power(PowerAction.START)
-    nodes.source.environment.running[UUID].say(b"listening on\n")
-    await until(lambda: server.state is PowerState.RUNNING)
+    await nodes.run()
     await begin(nodes, END)
     come(nodes.source)
     await nodes.assert_moved()
@@ -281,11 +296,7 @@ async def test_a_server_that_runs_is_moved_and_started_there_when_the_time_has_c
 
 
 async def test_a_server_that_runs_is_moved_as_soon_as_its_copy_is_whole(nodes: NodePair) -> None:
-    server = nodes.source.servers.get(UUID)
-    nodes.source.panel.known[UUID] = nodes.configuration
-    await server.power(PowerAction.START)
-    nodes.source.environment.running[UUID].say(b"listening on\n")
-    await until(lambda: server.state is PowerState.RUNNING)
+    await nodes.run()
     invitation = await nodes.destination.invite(follow=True)
     await nodes.send(invitation, seed=SeedOrder(time.time()))
     await nodes.assert_moved()
@@ -372,7 +383,7 @@ async def test_a_second_one_is_refused(nodes: NodePair) -> None:
 
 
 async def test_a_destination_that_was_not_told_of_it_refuses_it(nodes: NodePair) -> None:
-    await nodes.send(await nodes.destination.invite(), seed=SeedOrder())
+    await nodes.send_now(seed=SeedOrder())
     await nodes.settled()
     assert "wingsctl receive there with --follow" in nodes.source.reason
     assert nodes.destination.left() == []
@@ -405,3 +416,297 @@ async def test_the_file_system_is_measured_also_where_the_servers_are_on_a_mount
         objection = node.sender.parts.file_systems.objection(directory)
     await node.close()
     assert "not been measured" not in objection
+
+
+# Seeds that are due when something is not as it was, or cannot be done
+
+
+async def test_one_whose_time_is_over_moves_the_server_after_its_first_round(
+    nodes: NodePair,
+) -> None:
+    nodes.source.panel.known[UUID] = nodes.configuration
+    invitation = await nodes.destination.invite(follow=True)
+    await nodes.send(invitation, seed=SeedOrder(time.time() - 3600))
+    await nodes.assert_moved()
+
+
+@pytest.mark.promise("seed-switch-waits")
+async def test_a_server_that_was_suspended_since_is_moved_and_stays_off(nodes: NodePair) -> None:
+    await nodes.run()
+    await begin(nodes, END)
+    server = nodes.source.servers.get(UUID)
+    suspended = attrs.evolve(server.configuration.settings, suspended=True)
+    server.configuration = attrs.evolve(server.configuration, settings=suspended)
+    come(nodes.source)
+    await nodes.assert_moved()
+    assert nodes.destination.servers.get(UUID).state is PowerState.OFFLINE
+
+
+@pytest.mark.promise("seed-is-kept")
+async def test_a_server_whose_move_cannot_be_recorded_runs_on_where_it_is(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await nodes.run()
+    await begin(nodes, END)
+
+    async def fail(*_: Any) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(nodes.source.database, "change_move_state", fail)
+    come(nodes.source)
+    await nodes.settled()
+    assert "the disk is full" in nodes.source.reason
+    assert nodes.source.servers.get(UUID).state is PowerState.RUNNING
+    assert is_used_as_ever(nodes)
+    assert kept(nodes) == [UUID]
+
+
+# Servers that direct transfers have moved away, where a Panel still has them at their sources
+
+
+@pytest.mark.promise("moved-server-is-not-started")
+@pytest.mark.parametrize("is_restored", [False, True])
+async def test_one_is_held_after_restarts_for_ever(nodes: NodePair, is_restored: bool) -> None:
+    """Also where a restore has replaced its directory while the copy followed."""
+    await begin(nodes, END)
+    if is_restored:
+        files = nodes.source.data / UUID
+        files.rename(files.with_name("before"))
+        (files / "world").mkdir(parents=True)
+        (files / "world" / "level.dat").write_bytes(LEVEL)
+        (files / "world" / "restored").write_bytes(b"restored")
+        await until((copy(nodes) / "world" / "restored").exists)
+    come(nodes.source)
+    await nodes.assert_moved()
+    nodes.source.store.prune(END + KEPT + 2)
+    node = await nodes.next("source")
+    node.servers.get_or_add(nodes.configuration)
+    assert node.hold == MOVED_AWAY
+
+
+# Direct transfers that are cancelled before it is known whether the server has moved
+
+
+@pytest.mark.promise("cancelled-direct-server-stays-off")
+async def test_a_server_whose_transfer_is_cancelled_before_its_outcome_is_known_stays_off(
+    nodes: NodePair, logged: Logged
+) -> None:
+    source, destination = nodes.source, nodes.destination
+    server = await nodes.run()
+    await begin(nodes, END)
+
+    def lose(request: StreamingRequest) -> bool:
+        if b"/commit" in request.path:
+            destination.lose = lambda _: True
+        return False
+
+    destination.lose = lose
+    come(source)
+    await until(lambda: UUID in destination.environment.running)
+    source.sender.cancel(UUID)
+    await until(lambda: any(each.step.name == "SETTLE" for each in source.sender.progress))
+    source.sender.cancel(UUID)
+    await until(lambda: not source.sender.servers)
+    # As a later daemon would find it, from here on.
+    (entry,) = source.store.transfers()
+    assert (entry.step, source.hold) == ("FAILED", "")
+    record = source.store.move(entry.id)
+    assert record is not None
+    assert json.loads(record.state)["stopped"] is False
+    destination.lose = lambda _: False
+    await until(lambda: source.entries() == [("out", "failure")])
+    assert (server.state, UUID in source.environment.running) == (PowerState.OFFLINE, False)
+    assert any("is not started, since its transfer was cancelled" in each for each in logged.lines)
+
+
+# Transfers that the Panel orders of servers that a copy follows: they take its place
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directories whose reading was begun."""
+    found: list[str] = []
+    make = MoveSource.__init__
+
+    def note(self: MoveSource, directory: str, *args: Any, **options: Any) -> None:
+        found.append(directory)
+        make(self, directory, *args, **options)
+
+    monkeypatch.setattr(MoveSource, "__init__", note)
+    return found
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[MoveSource]:
+    """What has read files, and was closed."""
+    found: list[MoveSource] = []
+    close = MoveSource.close
+
+    def note(self: MoveSource) -> None:
+        close(self)
+        found.append(self)
+
+    monkeypatch.setattr(MoveSource, "close", note)
+    return found
+
+
+@pytest.mark.promise("shown-figures-are-true")
+@pytest.mark.parametrize("moment", ["between rounds", "in a round"])
+async def test_the_panels_order_goes_on_with_the_copy_and_with_what_was_read(
+    nodes: NodePair,
+    moment: str,
+    readings: list[str],
+    logged: Logged,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skipped: list[Rereading] = []
+    skip = Rereading.skip
+
+    def note(rereading: Rereading) -> None:
+        skipped.append(rereading)
+        skip(rereading)
+
+    monkeypatch.setattr(Rereading, "skip", note)
+    await begin(nodes)
+    panel = OrderingPanel(nodes)
+    await received(nodes).inbox.upkeep.catch_up()
+    write(nodes, "since")
+    if moment == "in a round":
+        asked = len(nodes.destination.asked)
+        nodes.destination.lose = lambda request: request.method == b"PUT"
+        is_sending: Callable[[str], bool] = lambda path: "batches" in path  # noqa: E731
+        await until(lambda: any(map(is_sending, nodes.destination.asked[asked:])))
+        nodes.destination.lose = lambda _: False
+    order(nodes, nodes.destination)
+    with pytest.raises(TransferInProgress):
+        order(nodes, nodes.destination)
+    await panel.see_moved()
+    assert nodes.arrived()
+    assert (nodes.destination.data / UUID / "world" / "since").read_bytes() == b"written later"
+    assert len(readings) == 1
+    # What was read back from the disk is not read back again.
+    assert len(skipped) == 1 or moment == "in a round"
+    assert any("of it are here, from an earlier transfer" in line for line in logged.lines)
+    assert kept(nodes) == []
+    await until(lambda: "seed-adopted" in nodes.source.store.transfers()[0].reason)
+    assert not any("failed" in line and "seed-adopted" in line for line in logged.lines)
+    assert any("the copy no longer follows the server" in line for line in logged.lines)
+
+
+@pytest.mark.promise("seed-follows-its-server")
+async def test_an_order_right_after_a_restore_sends_what_was_restored(nodes: NodePair) -> None:
+    await begin(nodes)
+    panel = OrderingPanel(nodes)
+    files = nodes.source.data / UUID
+    files.rename(files.with_name("before"))
+    (files / "world").mkdir(parents=True)
+    write(nodes, "restored")
+    order(nodes, nodes.destination)  # no round has begun since
+    await panel.see_moved()
+    assert [path.name for path in (nodes.destination.data / UUID / "world").iterdir()] == [
+        "restored"
+    ]
+
+
+async def test_an_order_holds_the_server_when_the_seed_has_ended(nodes: NodePair) -> None:
+    await begin(nodes)
+    panel = OrderingPanel(nodes)
+    write(nodes, "since")
+    nodes.destination.lose = lambda request: request.method == b"PUT"
+    order(nodes, nodes.destination)
+    await until(lambda: ("out", "failure") in nodes.source.entries())
+    hold = nodes.source.servers.get(UUID).operations.hold
+    assert hold is not None
+    assert hold.operation in (Operation.FOLLOW, Operation.TRANSFER_OUT)
+    nodes.destination.lose = lambda _: False
+    await panel.see_moved()
+
+
+async def test_it_goes_on_where_the_order_cannot_be_recorded(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin(nodes)
+    OrderingPanel(nodes)
+
+    async def fail(*_: Any, **__: Any) -> int:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(nodes.source.database, "begin", fail)
+    order(nodes, nodes.destination)
+    await until(lambda: is_used_as_ever(nodes))
+    await follows(nodes, "after")
+    assert nodes.source.entries() == [("out", None)]
+
+
+@pytest.mark.parametrize("end", ["order", "deletion"])
+async def test_it_goes_on_where_the_destination_of_the_order_is_away(
+    nodes: NodePair, end: str, readings: list[str]
+) -> None:
+    await begin(nodes)
+    panel = OrderingPanel(nodes)
+    nodes.destination.lose = lambda request: request.method == b"OPTIONS"
+    order(nodes, nodes.destination)
+    await until(lambda: nodes.source.entries() == [("out", None), ("out", "failure")])
+    assert is_used_as_ever(nodes)
+    await follows(nodes, "after")
+    nodes.destination.lose = lambda _: False
+    if end == "deletion":
+        await nodes.source.sender.release(UUID)
+        await nodes.settled()
+        assert (kept(nodes), nodes.destination.left()) == ([], [])
+        return
+    order(nodes, nodes.destination)
+    await panel.see_moved()
+    assert nodes.arrived()
+    assert len(readings) == 1
+
+
+@pytest.mark.promise("seed-is-kept")
+async def test_an_order_to_another_node_ends_it_and_its_copy_is_kept(
+    nodes: NodePair, tmp_path: Path, readings: list[str], closed: list[MoveSource]
+) -> None:
+    await begin(nodes)
+    (tmp_path / "third").mkdir()
+    third = NodeInProcess(
+        tmp_path / "third", nodes.workers, 0, nodes.source.config.system.transfers
+    )
+    try:
+        order(nodes, third)
+        await until(lambda: kept(nodes) == [UUID])
+        await until(lambda: not nodes.source.sender.servers)
+        # That node's Panel does not know the server: it stays.
+        assert nodes.source.hold == ""
+        await until(lambda: nodes.source.entries() == [("out", "failure"), ("out", "failure")])
+        await until(lambda: len(closed) == len(readings))
+    finally:
+        await third.close()
+
+
+async def test_the_first_request_of_a_copy_that_comes_late_does_not_end_the_ordered_transfer(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the one by which the source withdraws a copy whose beginning was not answered."""
+    begin_move, late = IncomingMoves.begin, list[tuple[Any, ...]]()
+    panel = OrderingPanel(nodes)
+
+    async def be_away(*request: Any) -> str:
+        late.append(request)
+        raise DaemonStopping
+
+    async def come_late(*_: Any, **__: Any) -> None:
+        """Send nothing: the test has the request come."""
+
+    monkeypatch.setattr(IncomingMoves, "begin", be_away)
+    monkeypatch.setattr(Mover, "withdraw", come_late)
+    await nodes.send(await nodes.destination.invite(follow=True), seed=SeedOrder())
+    await until(lambda: late)
+    monkeypatch.setattr(IncomingMoves, "begin", begin_move)
+    nodes.destination.lose = lambda request: request.method == b"PUT"
+    order(nodes, nodes.destination)
+    await until(lambda: any("batches" in path for path in nodes.destination.asked))
+    with pytest.raises(ServerAlreadyExists):
+        await begin_move(*late[0])
+    nodes.destination.lose = lambda _: False
+    await until(lambda: panel.has_moved)
+    await until(lambda: nodes.destination.entries() == [("in", "success")])
+    assert nodes.arrived()

@@ -26,6 +26,8 @@ from wingsd.docker.runtime import DockerInformation
 from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.server import Server
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import SharedSlots
@@ -254,6 +256,37 @@ class NodePair:
         await self.source.direct_transfers.send(
             UUID, self.destination.url, invitation.token, **options
         )
+
+    async def send_now(self, **options: Any) -> None:
+        """Invite the server, and send it."""
+        await self.send(await self.destination.invite(), **options)
+
+    async def move(self, *, remove: bool = False, **invited: Any) -> None:
+        """Move the server, which is to be a success; `invited` are options of the invitation."""
+        await self.send(await self.destination.invite(**invited), remove=remove)
+        await (self.assert_moved_and_deleted() if remove else self.assert_moved())
+
+    async def run(self) -> Server:
+        """Have the server run at the source, by whose Panel it is known."""
+        server = self.source.servers.get(UUID)
+        self.source.panel.known[UUID] = self.configuration
+        await server.power(PowerAction.START)
+        self.source.environment.running[UUID].say(b"listening on\n")
+        await until(lambda: server.state is PowerState.RUNNING)
+        return server
+
+    async def dies_at(self, name: str, step: str, **options: Any) -> None:
+        """Send the server; return when a node has died at a step."""
+        node: NodeInProcess = getattr(self, name)
+        node.die_at(step)
+        await self.send_now(**options)
+        await until(lambda: [entry.step for entry in node.store.transfers()] == [step])
+
+    async def next(self, name: str, transfers: Any = None) -> NodeInProcess:
+        """Have a node end as if killed; return the next one, which goes on with its work."""
+        node = await self.restart(name, transfers)
+        await node.recover()
+        return node
 
     async def settled(self) -> None:
         """Return when no transfer is under way at either node, and all of them are recorded."""
