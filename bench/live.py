@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from itertools import count
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,9 +27,9 @@ from bench.figures import Bound, Column, Measured, Table, grid
 from bench.node import BenchNode, Site
 from bench.series import FEW, Bars, Run, Series
 from tests.support import process_configuration, server_settings
-from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
+from tests.support.docker_engine import cleaned_engine, connected, imported_busybox
 
-__all__ = ["LIVE", "LIVE_CASES", "WITHIN", "copy_for_game", "downtime", "game"]
+__all__ = ["LIVE", "LIVE_CASES", "WITHIN", "copy_for_game", "downtime", "game", "played_server"]
 
 #: Seconds for which a running server is down when it is moved, also one with 500,000 files; and
 #: how much less that is than when it is stopped first, on a line of 30 MB/s.
@@ -47,7 +48,6 @@ _GAME = (
     "of=/home/container/hot/$((i % {files})) bs={block} count={blocks} "
     "seek=$((i * 37 % {places})) conv=notrunc 2>/dev/null; i=$((i + 1)); sleep {pause}; done"
 )
-_numbers = count(1)
 
 
 @frozen
@@ -99,8 +99,38 @@ LIVE_CASES = (
 )
 
 
-async def _measure_live(one: Dataset, disk: Path, case: _LiveCase, *, follows: bool) -> _LiveMove:
-    """Move a server that runs between two new nodes on `disk`; with `follows` while it runs."""
+@frozen
+class PlayedServer:
+    """A server that runs at a node and may move to another one; both share an engine."""
+
+    uuid: str
+    source: BenchNode
+    destination: BenchNode
+    client: APIClient
+
+    @property
+    def files(self) -> Path:
+        """The directory of its files at the source."""
+        return self.source.volumes / self.uuid
+
+    async def order(self) -> None:
+        """Have the Panel order its transfer."""
+        await self.source.panel.transfer(self.uuid, self.destination.node)
+
+    async def moved(self) -> None:
+        """Return when it runs at the destination, and the source knows of the success."""
+        await self.destination.wait_for_line(f"{self.uuid}: running", within=WITHIN)
+        await self.source.wait_for_line(f"{self.uuid}: state success", within=WITHIN)
+
+
+@asynccontextmanager
+async def played_server(
+    disk: Path, invocation: str, fill: Callable[[Path], None], **transfers: Any
+) -> AsyncIterator[PlayedServer]:
+    """Run a server at a new node on `disk`, with another new node; `fill` makes its files.
+
+    `transfers` are settings of both nodes, below `system.transfers`.
+    """
     with (
         TemporaryDirectory() as directory,
         connected() as client,
@@ -109,40 +139,39 @@ async def _measure_live(one: Dataset, disk: Path, case: _LiveCase, *, follows: b
     ):
         site = Site(Path(directory))
         await site.open()
+        source = BenchNode(site, disk / "source")
+        destination = BenchNode(site, disk / "destination", proxied=True)
+        server = PlayedServer(
+            site.server_uuid(time.time_ns() % 10**9), source, destination, engine.client
+        )
+        settings = server_settings(server.uuid, image=engine.image, invocation=invocation)
+        site.panel.add_server(settings, source.node, process_configuration())
         try:
-            return await _measure(one, disk, case, site, engine, follows=follows)
+            await deferToThread(fill, server.files)
+            docker = engine.for_node(server.uuid)
+            for node in (source, destination):
+                node.transfers = transfers
+                await node.start_loaded(**docker)
+            await site.panel.power(server.uuid, "start")
+            await source.wait_for_line(f"{server.uuid}: running", within=WITHIN)
+            yield server
         finally:
+            await source.close()
+            await destination.close()
             await site.close()
 
 
-async def _measure(
-    one: Dataset, disk: Path, case: _LiveCase, site: Site, engine: Engine, *, follows: bool
-) -> _LiveMove:
-    number = next(_numbers)
-    source = BenchNode(site, disk / f"source-{number}")
-    destination = BenchNode(site, disk / f"destination-{number}", proxied=True)
-    uuid = site.server_uuid(time.time_ns() % 10**9)
-    settings = server_settings(uuid, image=engine.image, invocation=game(case.rate))
-    site.panel.add_server(settings, source.node, process_configuration())
-    await deferToThread(copy_for_game, one, source.volumes / uuid)
-    docker = engine.for_node(uuid)
-    try:
-        for node in (source, destination):
-            node.transfers = {"live": {"enabled": follows}}
-            await node.start_loaded(**docker)
+async def _measure_live(one: Dataset, disk: Path, case: _LiveCase, *, follows: bool) -> _LiveMove:
+    """Move a server that runs between two new nodes on `disk`; with `follows` while it runs."""
+    fill = partial(copy_for_game, one)
+    async with played_server(disk, game(case.rate), fill, live={"enabled": follows}) as server:
         if case.line:
-            destination.throttle(case.line * 1e6)
-        await site.panel.power(uuid, "start")
-        await source.wait_for_line(f"{uuid}: running", within=WITHIN)
+            server.destination.throttle(case.line * 1e6)
         began = time.time()
-        await site.panel.transfer(uuid, destination.node)
-        await destination.wait_for_line(f"{uuid}: running", within=WITHIN)
-        await source.wait_for_line(f"{uuid}: state success", within=WITHIN)
+        await server.order()
+        await server.moved()
         seconds = time.time() - began
-        return _LiveMove(await deferToThread(downtime, engine.client, uuid, began), seconds)
-    finally:
-        await source.close()
-        await destination.close()
+        return _LiveMove(await deferToThread(downtime, server, began), seconds)
 
 
 def game(rate: int) -> str:
@@ -170,23 +199,23 @@ def copy_for_game(one: Dataset, place: Path) -> None:
     os.sync()
 
 
-def downtime(client: APIClient, uuid: str, began: float) -> float:
+def downtime(server: PlayedServer, began: float) -> float:
     """Return the seconds from the last end of the program before its last start to that."""
     times: dict[str, list[int]] = {"die": [], "start": []}
-    found: Any = client.events(
+    found: Any = server.client.events(
         since=int(began) - 1,
         until=int(time.time()) + 1,
         filters={"type": "container", "event": ["die", "start"]},
         decode=True,
     )
     for event in found:
-        if event["Actor"]["Attributes"].get("name") == uuid:
+        if event["Actor"]["Attributes"].get("name") == server.uuid:
             times[event["Action"]].append(event["timeNano"])
     start = max(times["start"])
     return (start - max(each for each in times["die"] if each < start)) / 1e9
 
 
-async def _measure_all(run: Run) -> Measured:
+async def _measure(run: Run) -> Measured:
     """Measure moves of running servers beside those that are stopped first; a real engine."""
     rows: dict[str, list[_LiveRound]] = {}
     for case in filter(lambda case: run.wants(case.name), LIVE_CASES):
@@ -233,6 +262,6 @@ LIVE = Series(
     source to the start of its container at the destination, by the engine's clock. In turns with
     that, a server is stopped first and then sent (`system.transfers.live.enabled: false`).
     """,
-    _measure_all,
+    _measure,
     (Bars("seconds down", columns=(_DOWN_FOLLOWED, _DOWN_STOPPED)),),
 )

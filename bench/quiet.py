@@ -11,10 +11,10 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from statistics import quantiles
-from tempfile import TemporaryDirectory
 
 from attrs import frozen
 from twisted.internet.task import deferLater
@@ -23,10 +23,9 @@ from twisted.internet.threads import deferToThread
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
 from bench.figures import Bound, Column, Measured, Table, grid
-from bench.node import BenchNode, Site, reactor
+from bench.live import WITHIN, played_server
+from bench.node import reactor
 from bench.series import Bars, Run, Series
-from tests.support import process_configuration, server_settings
-from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 from wingsd.filesystem.syscalls import cached_pages
 
 __all__ = ["QUIET"]
@@ -35,8 +34,7 @@ __all__ = ["QUIET"]
 _LATER = Bound(10)
 _LATE = ("ms later", "ms late in a move", "ms late without one")
 
-#: Seconds until a run times out, and for which the game is watched without a move.
-_WITHIN = 3600
+#: Seconds for which the game is watched without a move.
 _WITHOUT = 20
 #: The game: all within the shell, so that a tick needs no new process. A tick appends when it was
 #: due and how late it was, in microseconds, and writes a block of a file.
@@ -88,54 +86,28 @@ async def _measure_quiet(one: Dataset, disk: Path, *, lowered: bool) -> _QuietMo
 
     With `lowered` both daemons have a low share of the CPU.
     """
-    with (
-        TemporaryDirectory() as directory,
-        connected() as client,
-        imported_busybox(client) as image,
-        cleaned_engine(client, image, disk) as engine,
-        _cpu_group(lowered=lowered) as group,
-    ):
-        site = Site(Path(directory))
-        await site.open()
-        try:
-            return await _measure(one, disk, site, engine, group)
-        finally:
-            await site.close()
-
-
-async def _measure(
-    one: Dataset, disk: Path, site: Site, engine: Engine, group: Path | None
-) -> _QuietMove:
-    source = BenchNode(site, disk / "source")
-    destination = BenchNode(site, disk / "destination", proxied=True)
-    uuid = site.server_uuid(time.time_ns() % 10**9)
-    settings = server_settings(uuid, image=engine.image, invocation=_GAME)
-    site.panel.add_server(settings, source.node, process_configuration())
-    files = source.volumes / uuid
-    await deferToThread(_copy, one, files)
-    docker = engine.for_node(uuid)
-    try:
-        for node in (source, destination):
-            await node.start_loaded(**docker)
-            if group is not None:
-                (group / "cgroup.procs").write_text(str(node.pid))
-        await site.panel.power(uuid, "start")
-        await source.wait_for_line(f"{uuid}: running", within=_WITHIN)
-        resting = time.time()
-        await deferLater(reactor, _WITHOUT)
-        moving = time.time()
-        await site.panel.transfer(uuid, destination.node)
-        await source.wait_for_line("of downtime after its end", within=_WITHIN)
-        end = time.time()
-        ticks = (files / "ticks").read_text()
-        cached = await deferToThread(_cached, files)
-        await source.wait_for_line(f"{uuid}: state success", within=_WITHIN)
-        return _QuietMove(
-            _lateness(ticks, moving, end), _lateness(ticks, resting, moving), end - moving, cached
-        )
-    finally:
-        await source.close()
-        await destination.close()
+    with _cpu_group(lowered=lowered) as group:
+        async with played_server(disk, _GAME, partial(_copy, one)) as server:
+            source = server.source
+            for node in (source, server.destination):
+                if group is not None:
+                    (group / "cgroup.procs").write_text(str(node.pid))
+            resting = time.time()
+            await deferLater(reactor, _WITHOUT)
+            moving = time.time()
+            await server.order()
+            # "REASON: about SECONDS of downtime", which is logged before it is stopped.
+            await source.wait_for_line(": about ", within=WITHIN)
+            end = time.time()
+            ticks = (server.files / "ticks").read_text()
+            cached = await deferToThread(_cached, server.files)
+            await source.wait_for_line(f"{server.uuid}: state success", within=WITHIN)
+            return _QuietMove(
+                _lateness(ticks, moving, end),
+                _lateness(ticks, resting, moving),
+                end - moving,
+                cached,
+            )
 
 
 def _copy(one: Dataset, place: Path) -> None:
@@ -193,7 +165,7 @@ def _cpu_group(*, lowered: bool) -> Iterator[Path | None]:
         group.rmdir()
 
 
-async def _measure_all(run: Run) -> Measured:
+async def _measure(run: Run) -> Measured:
     one = await run.dataset("server")
     plain, lowered = list[_QuietMove](), list[_QuietMove]()
     for _ in range(run.rounds):
@@ -230,6 +202,6 @@ QUIET = Series(
     which have a share of the CPU of their own: in the second row both daemons have a tenth of the
     game's share, as with `CPUWeight=10` in their unit.
     """,
-    _measure_all,
+    _measure,
     (Bars("ms at the 99th percentile", columns=_LATE),),
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from attrs import frozen
@@ -21,11 +21,9 @@ from twisted.internet.threads import deferToThread
 from bench.datasets import MIB, Dataset
 from bench.disk import fresh_disk
 from bench.figures import Bound, Column, Figure, Measured, Points, Row, Table, listed
-from bench.live import WITHIN, copy_for_game, downtime, game
-from bench.node import BenchNode, Site, reactor
+from bench.live import copy_for_game, downtime, game, played_server
+from bench.node import BenchNode, reactor
 from bench.series import Bars, Lines, Run, Series
-from tests.support import process_configuration, server_settings
-from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 
 __all__ = ["SEED", "SEED_MINUTES"]
 
@@ -75,58 +73,22 @@ async def _measure_seed(
     one: Dataset, disk: Path, minutes: float, say: Callable[[str], None]
 ) -> _SeedMove:
     """Have a copy follow a server between two new nodes on `disk`, and move it then."""
-    with (
-        TemporaryDirectory() as directory,
-        connected() as client,
-        imported_busybox(client) as image,
-        cleaned_engine(client, image, disk) as engine,
-    ):
-        site = Site(Path(directory))
-        await site.open()
-        try:
-            return await _measure(one, disk, site, engine, minutes, say)
-        finally:
-            await site.close()
-
-
-async def _measure(
-    one: Dataset,
-    disk: Path,
-    site: Site,
-    engine: Engine,
-    minutes: float,
-    say: Callable[[str], None],
-) -> _SeedMove:
-    source = BenchNode(site, disk / "source")
-    destination = BenchNode(site, disk / "destination", proxied=True)
-    uuid = site.server_uuid(time.time_ns() % 10**9)
-    settings = server_settings(uuid, image=engine.image, invocation=game(_RATE))
-    site.panel.add_server(settings, source.node, process_configuration())
-    await deferToThread(copy_for_game, one, source.volumes / uuid)
-    docker = engine.for_node(uuid)
-    try:
-        for node in (source, destination):
-            await node.start_loaded(**docker)
-        await site.panel.power(uuid, "start")
-        await source.wait_for_line(f"{uuid}: running", within=WITHIN)
-        await _begin(uuid, source, destination)
+    async with played_server(disk, game(_RATE), partial(copy_for_game, one)) as server:
+        source, line = server.source, server.destination.line
+        await _begin(server.uuid, source, server.destination)
         lags = await _watch(source, minutes * 60, say)
-        before, began = destination.line.sent, time.time()
+        before, began = line.sent, time.time()
         since = len(source.log)
-        await site.panel.transfer(uuid, destination.node)
-        await destination.wait_for_line(f"{uuid}: running", within=WITHIN)
-        await source.wait_for_line(f"{uuid}: state success", within=WITHIN)
-        rounds = sum(f"{uuid}: round " in line for line in source.log[since:])
+        await server.order()
+        await server.moved()
+        rounds = sum(f"{server.uuid}: round " in logged for logged in source.log[since:])
         return _SeedMove(
-            await deferToThread(downtime, engine.client, uuid, began),
+            await deferToThread(downtime, server, began),
             time.time() - began,
             rounds,
-            destination.line.sent - before,
+            line.sent - before,
             lags,
         )
-    finally:
-        await source.close()
-        await destination.close()
 
 
 async def _begin(uuid: str, source: BenchNode, destination: BenchNode) -> None:
@@ -165,7 +127,7 @@ def _line(lag: _SeedLag) -> str:
     )
 
 
-async def _measure_all(run: Run) -> Measured:
+async def _measure(run: Run) -> Measured:
     one = await run.dataset("server")
     moves = []
     for _ in range(run.rounds):
@@ -223,7 +185,7 @@ SEED = Series(
     MiB, and after an hour the Panel orders the transfer. Down is from the end of the program at
     the source to the start of its container at the destination, by the engine's clock.
     """,
-    _measure_all,
+    _measure,
     (
         Lines("minutes", "seconds", ("the copy's age", "predicted seconds down"), points="looks"),
         Lines("minutes", "MiB", ("MiB changed", "MiB missing"), points="looks"),
