@@ -14,8 +14,6 @@ from twisted.internet.task import Clock, deferLater
 
 from tests.support.reactor import reactor
 
-__all__ = ["JumpingClock"]
-
 #: In how many turns of the reactor in a row nothing has happened before time jumps.
 QUIET_TURNS = 3
 #: Seconds of a pause while threads work, or nothing is due for `SOON` seconds.

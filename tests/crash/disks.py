@@ -10,17 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-__all__ = [
-    "FILE_SYSTEMS",
-    "copy_sparse",
-    "disk",
-    "make_disk",
-    "missing",
-    "mounted",
-    "run",
-    "unmount",
-]
-
 MIB = 1 << 20
 #: The package of its programs, the MiB of a small disk, and the options with which it is made.
 FILE_SYSTEMS: dict[str, tuple[str, int, tuple[str, ...]]] = {

@@ -17,8 +17,6 @@ from twisted.internet.task import deferLater
 
 from tests.support.reactor import reactor
 
-__all__ = ["REPOSITORY", "SETTLES_WITHIN", "Broken", "Campaign", "in_processes", "place"]
-
 REPOSITORY = Path(__file__).parents[2]
 #: A directory in memory: faster, and nothing in it has to survive this machine.
 MEMORY = "/dev/shm"

@@ -23,8 +23,6 @@ from tests.crash.two_nodes import (
 )
 from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 
-__all__ = ["KINDS", "campaigns", "parts"]
-
 #: Daemons that die in the process of the test, in memory.
 FAULTS = "live-faults"
 #: How many of these die in one process: the files that a dead one had open stay open.

@@ -19,8 +19,6 @@ from tests.crash.two_nodes import Transfers
 from tests.support.namespace_line import NamespaceLine, namespace_line
 from tests.support.node_process import reactor
 
-__all__ = ["KINDS", "campaigns"]
-
 KINDS = ("lossy", "dead")
 MIB = 1 << 20
 #: The share of lost packets, and seconds of delay one way.

@@ -45,8 +45,6 @@ from wingsd.threadio import Workers
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import SendStep
 
-__all__ = ["LiveFaults"]
-
 T = TypeVar("T")
 
 #: Seconds within which everything must have settled, and those of the daemons' time.

@@ -14,8 +14,6 @@ from pathlib import Path
 from tests.crash.engine import Broken, Campaign, place
 from tests.support.virtual_machine import Image, Ran, missing_programs, run_in_machine
 
-__all__ = ["KINDS", "QUOTAS", "UNCHANGED", "campaigns", "run_checks", "run_trials"]
-
 _QUOTA = ("-O", "quota,project", "-E", "quotatype=prjquota")
 #: XFS wants at least 300 MiB.
 QUOTAS = {

@@ -39,8 +39,6 @@ from wingsd.errors import ServerNotFound
 from wingsd.servers.power_states import PowerState
 from wingsd.threadio import Workers
 
-__all__ = ["Game", "Machine"]
-
 #: Where daemons listen.
 PORT = 8080
 #: How often the game writes: at one of so many points of a daemon.

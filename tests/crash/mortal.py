@@ -36,9 +36,6 @@ from wingsd.egg_files.rewriters import Rewriters
 from wingsd.filesystem import syscalls
 from wingsd.threadio import Workers
 
-__all__ = ["POINTS", "Death", "Life", "MortalEngine", "MortalPools", "MortalReactor"]
-__all__ += ["current_life", "outside", "points_of_the_system"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -16,8 +16,6 @@ from tests.support.node_process import NodeProcess, reactor
 from wingsd.statedb import Store
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
-__all__ = ["Kill", "Kills", "is_finished", "random_step", "steps", "steps_of"]
-
 #: Seconds that a step is waited for: it is never reached when the transfer has failed before.
 STEP_WITHIN = 5
 

@@ -34,8 +34,6 @@ from tests.support.state import Refused
 from tests.support.upload_client import Unanswered, UploadClient
 from tests.support.upload_forms import Family, calagopus, pelican
 
-__all__ = ["Arrivals", "Installations", "Makings", "Restores", "Uploads"]
-
 Content = dict[str, bytes]
 
 

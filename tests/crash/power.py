@@ -28,8 +28,6 @@ from wingsd.filesystem.syscalls import syncfs
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.filling import Batch
 
-__all__ = ["KINDS", "PowerLosses", "campaigns"]
-
 KINDS = tuple(FILE_SYSTEMS)
 #: At how many moments the power fails in one run of a move, and how many runs a move has.
 MOMENTS, RUNS = 12, 3

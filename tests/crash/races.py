@@ -32,8 +32,6 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import give_tree, survey
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 
-__all__ = ["ACTIONS", "KINDS", "NAIVE", "TREES", "Actor", "campaigns", "race"]
-
 OWNER = (54321, 54321)
 #: Paths that exist inside, and outside for an action that is tricked.
 PATHS = (

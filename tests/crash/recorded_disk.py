@@ -24,8 +24,6 @@ from attrs import frozen
 
 from tests.crash.disks import mounted, unmount
 
-__all__ = ["Note", "note", "notes", "recorded", "write_lost"]
-
 _HEAD = Struct("<QI")
 #: Bytes that are written at once or not at all: a page. A write of several may be torn.
 _PIECE = 4096

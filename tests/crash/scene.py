@@ -19,8 +19,6 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.writable_file import OpenFiles
 
-__all__ = ["MARK", "OPERATIONS", "OUTSIDE_SIZE", "Scene", "Touched"]
-
 #: The content of files outside, and the targets of symlinks there.
 MARK = b"outside"
 OUTSIDE_SIZE = 4242

@@ -41,9 +41,6 @@ from tests.support.settings import process_configuration, server_settings
 from tests.support.two_nodes import TwoNodes
 from wingsd.transfers.storage.staging import KEPT
 
-__all__ = ["CHANGED", "ByHand", "Containered", "Live", "Pooled", "Proxied", "Removals", "Resumed"]
-__all__ += ["Seeded", "Transfers"]
-
 VICTIMS = (("source",), ("destination",), ("source", "destination"))
 #: Changes of a server's files.
 CHANGED = (

@@ -39,9 +39,6 @@ from wingsd.moves.scan import ChangedPart
 from wingsd.moves.source import KnownTree, LiveSource, MoveSource
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
 
-__all__ = ["HASTY", "KINDS", "NAIVE", "QUICK", "RARE", "TRUSTED", "CountingRule", "Pace", "Rounds"]
-__all__ += ["Trials", "campaigns"]
-
 #: On these the rule holds; on the others all is read.
 TRUSTED = tuple(FILE_SYSTEMS)
 KINDS = (*TRUSTED, "tmpfs", "overlay")

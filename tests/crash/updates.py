@@ -19,8 +19,6 @@ from tests.crash.two_nodes import VICTIMS, ByHand, Resumed, Seeded, Transfers
 from tests.support.node_process import FAST, NodeProcess
 from tests.support.sample_server import UUID
 
-__all__ = ["KINDS", "campaigns"]
-
 #: MiB of the server, the share of them that is sent before a node dies, and bytes a second then.
 SIZE, SHARE, RATE = 16, 0.4, 4 << 20
 

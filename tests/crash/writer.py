@@ -28,8 +28,6 @@ from pathlib import Path
 
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2
 
-__all__ = ["LINKED", "READY"]
-
 READY = "ready"
 PAGE = mmap.PAGESIZE
 LINKED = "linked"

@@ -11,8 +11,6 @@ from pathlib import Path
 from tests.support.sample_server import UUID
 from wingsd.servers.quotas import Project, ProjectUsage, project_number, project_of, project_usage
 
-__all__ = ["BEYOND", "MIB", "NUMBER", "OWNER", "project", "unprivileged", "usage", "write"]
-
 MIB = 1 << 20
 #: The servers' user and group; root is not limited on ext4.
 OWNER = (988, 988)
