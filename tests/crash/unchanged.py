@@ -31,11 +31,9 @@ from tests.crash.engine import MEMORY, REPOSITORY, Broken, Campaign, place
 from tests.crash.writer import LINKED, READY
 from tests.moves.moving import Destination, LiveMove
 from tests.support.archives import seen
-from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.walk import opened
 from wingsd.moves import seen_directories, source
 from wingsd.moves.nodes import FileNode
-from wingsd.moves.scan import ChangedPart
 from wingsd.moves.source import KnownTree, LiveSource, MoveSource
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
 
@@ -92,19 +90,6 @@ class CountingRule(UnchangedFiles):
         super().unchanged_directory(prefix, files)
 
 
-class CountingTree(KnownTree):
-    """The knowledge of the tree; `is_part` is whether only what was changed was scanned."""
-
-    is_part = False
-
-    def rescan(
-        self, root: int, warn: Callable[[str], None], *, is_final: bool = False
-    ) -> ChangedPart | None:
-        part = super().rescan(root, warn, is_final=is_final)
-        self.is_part = part is not None
-        return part
-
-
 class SizeAndTime(CountingRule):
     """A naive rule, rsync's first look: the size and the modification time."""
 
@@ -112,7 +97,7 @@ class SizeAndTime(CountingRule):
         return (before.size, before.mtime) == (node.size, node.mtime)
 
 
-class ForgetfulTree(CountingTree):
+class ForgetfulTree(KnownTree):
     """A naive tree, which does not know which files are not settled."""
 
     def not_settled(self, path: bytes) -> None:
@@ -188,20 +173,14 @@ class Rounds:
         #: Nanoseconds that the clock is slow.
         self._slow = 0
         make_rule: type[CountingRule] = naive.get("rule", CountingRule)
-        make_tree: type[CountingTree] = naive.get("tree", CountingTree)
 
         def rule(*args: Any) -> CountingRule:
             self._rule = made = make_rule(*args)
             made.chance = self._chance
             return made
 
-        def tree(
-            of: UnchangedFiles | None, attributes: AttributeReader, scratch: str | None
-        ) -> CountingTree:
-            self._tree = made = make_tree(of, attributes, scratch)
-            return made
-
         with ExitStack() as stack:
+            tree = naive.get("tree", KnownTree)
             with mock.patch.multiple("wingsd.moves.source", UnchangedFiles=rule, KnownTree=tree):
                 kernel = attrs.evolve(self._kernel, wall_time=self._time)
                 make_source: type[MoveSource] = naive.get("source", MoveSource)
@@ -264,12 +243,13 @@ class Rounds:
     def _sent(self, is_final: bool, read: int = 0) -> Round:
         """Send what was planned; `read` files were read in a pass that broke off."""
         source = self._source
+        #: Whether only what was changed was scanned.
+        is_part = source._part is not None
         is_same = is_final and source.walk_again()
         self._move.send()
         changed = source.unproven(is_same=is_same) if is_final else ""
         source.closed()
         count = self._files() if is_final else 0
-        is_part = self._tree.is_part
         return Round(
             count,
             max(count - source.files - read, 0),
