@@ -97,7 +97,7 @@ class Side:
 
     @property
     def is_filled(self) -> bool:
-        """Whether it is no directory, or one with a usual number of names."""
+        """True if it is no directory, or one with a usual number of names."""
         if self.found() != stat.S_IFDIR:
             return True
         with suppress(OSError), opened(self.parent, self.name) as fd:

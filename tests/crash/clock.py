@@ -53,7 +53,7 @@ class JumpingClock(Clock):
         self.rightNow = max(self.rightNow, end)
 
     def start(self) -> None:
-        """Have time pass."""
+        """Let time pass."""
         self._last = reactor.seconds()
         self._running = Deferred.fromCoroutine(self._run())
 

@@ -51,7 +51,7 @@ class Campaign:
 
     @property
     def is_over(self) -> bool:
-        """Whether enough was done."""
+        """True if enough was done."""
         return self.done >= self.count
 
     def check_all(self) -> None:

@@ -56,7 +56,7 @@ TRIES, EVERY = 3, 25
 ACTING = 1 / 3
 #: The share of sources that lose their power, so that the game ends as well.
 POWER = 1 / 6
-#: The share of deaths after which the next daemon dies as well.
+#: The share of deaths after which the daemon dies again after its restart.
 AGAIN = 1 / 2
 #: In which share of the moves a copy follows the server before; of these the share in which it
 #: moves the server itself, and of the others that in which the server is off and restored.
@@ -97,7 +97,7 @@ class LiveActs:
         self._wrong = wrong
 
     def do(self, act: str, source: Machine, destination: Machine) -> None:
-        """Have somebody do something with the server, or nothing."""
+        """Do something with the server, or nothing."""
         if act == "crash":
             for program in [*source.engine.running.values()]:
                 program.end(1)
@@ -135,14 +135,14 @@ class LiveActs:
             await self._panel.ask(machine.node, method, path, body)
 
     async def transfer(self, destination: Machine) -> None:
-        """Have the Panel order a transfer; the source may refuse it, or die before it answers."""
+        """Order a transfer; the source may refuse it, or die before it answers."""
         with suppress(NodeError):
             await self._panel.transfer(UUID, destination.node)
 
     def begin(
         self, work: Coroutine[Deferred[Any], Any, None], *, needs_answer: bool = True
     ) -> None:
-        """Have something be asked; with `needs_answer` it is waited for."""
+        """Begin to ask for something; with `needs_answer` it is waited for."""
         self.is_asking = needs_answer
 
         def ended(result: Any) -> None:
@@ -240,13 +240,13 @@ class LiveSeed:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not ended, as its source has recorded."""
+        """True if it has not ended, as its source has recorded."""
         open_ = self.source.daemon.node.store.unfinished()
         return any(each.direct and each.id > self._began for each in open_)
 
     @property
     def follows(self) -> bool:
-        """Whether it follows the server, and nothing else is under way at either node."""
+        """True if it follows the server, and nothing else is under way at either node."""
         if self._starting() or not self._seeds or self.unfollowed():
             return False
         ends = self.source.daemon.node.store, self.destination.daemon.node.store
@@ -254,7 +254,7 @@ class LiveSeed:
 
     @property
     def has_copied(self) -> bool:
-        """Whether the copy has any bytes: a round may be of an empty directory, in a restore."""
+        """True if the copy has any bytes: a round may be of an empty directory, in a restore."""
         for path in self.destination.staged.rglob("*"):
             with suppress(OSError):
                 if path.is_file() and path.stat().st_size:
@@ -263,7 +263,7 @@ class LiveSeed:
 
     @property
     def has_moved(self) -> bool:
-        """Whether it has moved the server, without the Panel, and all of that is over."""
+        """True if it has moved the server, without the Panel, and all of that is over."""
         return (
             not self._starting()
             and not self.source.daemon.left_open()
@@ -288,7 +288,7 @@ class LiveSeed:
         return [each for each in open_ if each.direct and each.step in steps]
 
     def restore(self) -> None:
-        """Have other files in the place of the server's, which does not run."""
+        """Put other files in the place of the server's, which does not run."""
         files = self.source.files
         before = files.with_name("before")
         files.rename(before)
@@ -401,14 +401,14 @@ class LiveFaults(Campaign):
         return next(each for each in self.machines if each.node is self.panel.node_of(UUID))
 
     async def _succeed(self) -> None:
-        """Have the server moved while nothing dies. Raises `Broken`."""
+        """Move the server while nothing dies. Raises `Broken`."""
         for _ in range(TRIES):
             if (await self._move(deaths=False)).endswith("moved"):
                 return
         raise Broken("moves without a death do not go well")
 
     async def _move(self, *, deaths: bool = True) -> str:
-        """Have the server moved while daemons die; return what died where. Raises `Broken`."""
+        """Move the server while daemons die; return what died where. Raises `Broken`."""
         source = await self._usable()
         (destination,) = (each for each in self.machines if each is not source)
         roles = {"source": source, "destination": destination}
@@ -461,13 +461,13 @@ class LiveFaults(Campaign):
         return owner
 
     async def _run(self) -> None:
-        """Have the game run."""
+        """Start the game, unless it runs."""
         if not self.game.runs_at:
             await self.panel.power(UUID, "start")
             await self._until(lambda: self._unsettled(runs=True, but_seeds=True))
 
     def _prepare(self, roles: Roles, *, deaths: bool = True) -> Plans:
-        """Have daemons die in a new plan, or not; return it."""
+        """Plan the next deaths of daemons, if any; return the plan."""
         plans: Plans = {}
         if deaths:
             victims = self.rng.choice((("source",), ("destination",), ("source", "destination")))
@@ -501,7 +501,7 @@ class LiveFaults(Campaign):
         return moved
 
     async def _follow(self, seed: LiveSeed, roles: Roles) -> str:
-        """Have a copy follow the server while daemons die; return what died where."""
+        """Let a copy follow the server while daemons die; return what died where."""
         is_restored = self.rng.random() < RESTORED
         if is_restored and self.game.runs_at:
             await self.panel.power(UUID, "stop")
@@ -527,7 +527,7 @@ class LiveFaults(Campaign):
         return f"a copy{is_restored * ' of what is restored'} follows, {_shown(plans)}; "
 
     async def _move_when_due(self, seed: LiveSeed, roles: Roles) -> str:
-        """Have a copy move the server itself, unless the Panel orders that before."""
+        """Let a copy move the server itself, unless the Panel orders that before."""
         await self._run()
         source, destination = roles.values()
         self.game.prune()

@@ -66,7 +66,7 @@ class Game:
         self._lock = threading.RLock()
 
     def put(self, machine: Machine) -> None:
-        """Have its files at a machine, where it does not run."""
+        """Put its files at a machine, where it does not run."""
         world = machine.files / "world"
         world.mkdir(parents=True)
         for number in range(3):
@@ -224,7 +224,7 @@ class _Daemon:
 
     @property
     def has_server(self) -> bool:
-        """Whether it knows the server."""
+        """True if it knows the server."""
         try:
             self.node.servers.get(UUID)
         except ServerNotFound:
@@ -317,12 +317,12 @@ class Machine:
 
     @property
     def is_up(self) -> bool:
-        """Whether its daemon lives, and has started."""
+        """True if its daemon lives, and has started."""
         return not self.is_dead and not self.life.is_dead and self.daemon.is_booted
 
     @property
     def is_busy(self) -> bool:
-        """Whether it is being started again, or threads work for its daemon."""
+        """True while it is being started again, or threads work for its daemon."""
         return self.is_dead or self.life.is_dead or self.life.waiting > 0
 
     @property
@@ -331,12 +331,12 @@ class Machine:
         return self.life.calls + (self.deaths << 32)
 
     def after(self, points: int, act: Callable[[], None]) -> None:
-        """Have something be done after so many points of its daemons, 0 for never."""
+        """Do something after so many points of its daemons, 0 for never."""
         with self._lock:
             self._left, self._act = points, act
 
     def rest(self) -> None:
-        """Have nothing happen to its daemons any more."""
+        """Let nothing happen to its daemons any more."""
         self.after(0, lambda: None)
         self.next_death = lambda: None
         self.life.plan(None)
@@ -395,7 +395,7 @@ class Machine:
             await deferLater(reactor, 0.001)
 
     def _is_unlocked(self) -> bool:
-        """Return whether the next daemon gets the staging area.
+        """Return whether the daemon gets the staging area after its restart.
 
         A process that the other one has just begun, to delete files, has all descriptors until
         its program runs.

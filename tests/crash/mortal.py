@@ -119,7 +119,7 @@ class Life:
         self._lock = threading.Lock()
 
     def plan(self, death: Death | None) -> None:
-        """Have it die at a point, counted from now on."""
+        """Let it die at a point, counted from now on."""
         with self._lock:
             self.counts.clear()
             self.death = death
@@ -195,7 +195,7 @@ class Life:
 
 @contextmanager
 def points_of_the_system() -> Iterator[None]:
-    """Have the calls of the operating system be points."""
+    """Make the calls of the operating system points, within the `with` statement."""
     places: list[tuple[Any, str, str]] = [(os, name, "change") for name in CHANGES]
     places += [(os, name, "read") for name in READS]
     # Modules have imported some functions by their names.
@@ -273,7 +273,7 @@ class MortalReactor:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing of the daemon is under way any more."""
+        """True if nothing of the daemon is under way any more."""
         return not self.connections and not self._life.working
 
 

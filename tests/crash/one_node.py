@@ -204,7 +204,7 @@ class Makings(_Backups):
         (self.node.files() / "link").symlink_to("world/1")
 
     async def begin(self, variant: str = "") -> None:
-        """Have a backup made; the node is started again to be of another family."""
+        """Ask for a backup; the node is started again to be of another family."""
         if variant and variant != self.changes["family"]:
             self.changes["family"] = variant
             await self.node.kill()
@@ -333,7 +333,7 @@ class Restores(OneNode):
         return self.node.directory / "backups" / f"{backup}.tar.gz"
 
     async def begin(self, variant: str = "") -> None:
-        """Have the Panel restore the other backup, after the server has written a file."""
+        """Restore the other backup, after the server has written a file."""
         shutil.rmtree(self.node.staging / ".quarantine", ignore_errors=True)
         self.number += 1
         self._write({f"later/{self.number % 5}": str(self.number).encode()})
@@ -514,7 +514,7 @@ echo whole > /mnt/server/{run}\r
         self._installer = engine.will_make_container(f"{UUID}_installer")
 
     async def begin(self, variant: str = "") -> None:
-        """Have the Panel create the server, or install it again."""
+        """Create the server, or install it again."""
         self.number += 1
         node, panel, image = self.node.node, self.panel, self._engine.image
         is_known = UUID in [server["uuid"] for server in panel.servers_of(node)]

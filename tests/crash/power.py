@@ -326,7 +326,7 @@ class PowerLosses(Campaign):
         self._promises = following
 
     def _record(self) -> tuple[Promises, Path]:
-        """Have the move go to its end, once; return what was reported, and the log."""
+        """Run the move to its end, once; return what was reported, and the log."""
         disk, log = self._place / "disk", self._place / "log"
         copy_sparse(self._before, disk)
         promises = self._promises.at(0)

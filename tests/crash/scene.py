@@ -174,7 +174,7 @@ class Scene:
 
     @contextmanager
     def attacked(self, seed: int) -> Iterator[Callable[[], None]]:
-        """Have another process change the server's directory in this context.
+        """Let another process change the server's directory in this context.
 
         Yields a function that returns when everything that is swapped is there.
         """

@@ -72,7 +72,7 @@ class Containers:
         }
 
     async def run(self) -> None:
-        """Have the server run."""
+        """Start the server, unless it runs."""
         if [container["State"] for container in self._found()] != ["running"]:
             here = self._pair.owner
             mark = len(here.log)
@@ -81,7 +81,7 @@ class Containers:
 
     @property
     def owes(self) -> bool:
-        """Whether the server's node has put its container off until the next start."""
+        """True if the server's node has put its container off until the next start."""
         return bool(self._owed(self._pair.owner) - self._paid)
 
     def _owed(self, node: NodeProcess) -> set[str]:
@@ -239,7 +239,7 @@ class Transfers(Kills):
         return Kill(victims, random_step(rng, victims[0]))
 
     async def begin(self, variant: str = "") -> None:
-        """Have the Panel move the server to the other node; it may run before."""
+        """Order the move to the other node; the server may run before."""
         if self.containers and "running" in variant:
             await self.containers.run()
         for node in self.nodes.values():
@@ -252,7 +252,7 @@ class Transfers(Kills):
         """Change what is to be changed before the transfer."""
 
     async def order(self) -> None:
-        """Have the Panel order the transfer."""
+        """Order the transfer by the Panel's call."""
         await self.pair.panel.transfer(UUID, self.destination.node, **self.request)
 
     async def restart(self, node: NodeProcess) -> None:
@@ -723,7 +723,7 @@ class Seeded(Resumed):
         super().prepare(variant)
 
     async def order(self) -> None:
-        """Have a copy follow the server, and the Panel move it then or, if it is due, later."""
+        """Let a copy follow the server, and order the transfer then or, if it is due, later."""
         due = await self.copy()
         if not self._is_due:
             await super().order()
@@ -746,7 +746,7 @@ class Seeded(Resumed):
         return due
 
     async def _order_later(self) -> bool:
-        """Have the Panel order the transfer; return whether the server has moved before."""
+        """Order the transfer; return whether the server has moved before."""
         source, destination = self.nodes.values()
         await deferLater(reactor, self._delay)
         while True:
@@ -772,7 +772,7 @@ class Seeded(Resumed):
         return await super().unsettled()
 
     async def _assign(self) -> None:
-        """Have the Panel know where the server is, and restart the nodes so that they ask it."""
+        """Say in the Panel where the server is, and restart the nodes so that they ask it."""
         nodes = self.nodes.values()
         self.pair.panel.assign(UUID, self.destination.node)
         for node in nodes:

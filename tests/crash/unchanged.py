@@ -338,7 +338,7 @@ def remove_links(directory: Path) -> None:
 
 @contextmanager
 def writing(directory: Path, seed: int, *words: str) -> Iterator[None]:
-    """Have a server change its files within the `with` statement, and kill it at the end."""
+    """Let a server change its files within the `with` statement, and kill it at the end."""
     command = [sys.executable, "-m", "tests.crash.writer", str(directory), str(seed), *words]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -389,7 +389,7 @@ class Trials(Campaign):
 
     @property
     def is_over(self) -> bool:
-        """Whether enough was decided; a naive rule needs one wrong decision."""
+        """True if enough was decided; a naive rule needs one wrong decision."""
         if self._most:
             return bool(self.wrong) or self.trials >= self._most
         # in a few trials chance may have all directories be scanned

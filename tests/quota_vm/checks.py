@@ -1,4 +1,4 @@
-"""What project quotas do on ext4 and XFS, by the code that sets them. Runs in the machine only."""
+"""Project quotas on ext4 and XFS, by the code that sets them. Runs in the machine only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def path(directories: ServerDirectories) -> Path:
 
 
 def limit(quotas: ProjectQuotas, uuid: str, path: Path | str, size: int | None) -> None:
-    """Have a server limited, as the node does it."""
+    """Limit a server, as the node does it."""
     if not quotas.apply(uuid, str(path), size):
         quotas.assign(uuid, str(path))
         assert quotas.apply(uuid, str(path), size)
