@@ -1,22 +1,29 @@
-"""The format of docs/protocol.md, made here by hand: it is the same in every version."""
+"""The format of docs/moves.md, made here by hand; batches in pieces; pages of what is held."""
 
 from __future__ import annotations
 
+import random
 from hashlib import sha256
 from struct import pack
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.documents import page
+from wingsd.errors import BatchInvalid, HeldTreeInvalid
 from wingsd.moves.batch import (
     AttributesFrame,
     BatchKind,
+    BatchReader,
+    BlockRun,
     DataFrame,
     DirectoryFrame,
     FileFrame,
     Frame,
     GoneFrame,
     HardFrame,
+    Index,
     LinkFrame,
     PutFrame,
     Shape,
@@ -27,8 +34,10 @@ from wingsd.moves.batch import (
     encode_batch,
     make_index,
 )
-from wingsd.moves.digests import block_digests
-from wingsd.moves.tree import MoveTree
+from wingsd.moves.digests import block_digest, block_digests
+from wingsd.moves.filling import deflated, shrinks
+from wingsd.moves.nodes import FileNode
+from wingsd.moves.tree import MAX_PART, HeldTree, MoveLimits, MoveTree, held_limits
 
 D, E = b"d" * 16, b"e" * 16
 A = b"\x06\0user.a\x01\0v"
@@ -176,3 +185,186 @@ def test_the_root_of_a_tree_with_attributes() -> None:
     tree.apply(GoneFrame(b"n"))
     tree.apply(GoneFrame(b"w"))
     assert tree.attribute_bytes == 0
+
+
+# Batches in pieces of any size: the same runs, and no copies where none are needed
+
+
+BYTES = random.Random(1).randbytes(30_000)
+FRAMES: list[Frame] = [
+    WholeFrame(b"empty", 0o644, 1, 0, block_digest(b"")),
+    ZeroFrame(3, 0, 7),
+    DataFrame(1, 2, 4096, 100, block_digests(BYTES[: 2 * 4096 + 100], 4096)),
+    WholeFrame(b"small", 0o644, 1, 11, block_digest(b"hello world")),
+    ZeroFrame(2, 0, 1),
+]
+INDEX = make_index(BatchKind.DATA, 1, 1, 0, FRAMES)
+CONTENTS = [BYTES[: 2 * 4096 + 100], b"hello world"]
+BATCH = b"".join(encode_batch(INDEX, CONTENTS))
+
+
+def contents(events: list[Index | BlockRun]) -> list[tuple[Frame, int, int, bytes]]:
+    """Return runs, those of one frame joined."""
+    found: list[tuple[Frame, int, int, bytes]] = []
+    for event in events:
+        if isinstance(event, Index):
+            assert event == INDEX
+        elif found and found[-1][0] is event.frame:
+            frame, first, count, data = found[-1]
+            assert event.first == first + count
+            found[-1] = (frame, first, count + event.count, data + bytes(event.data))
+        else:
+            found.append((event.frame, event.first, event.count, bytes(event.data)))
+    return found
+
+
+EXPECTED = [
+    (FRAMES[0], 0, 1, b""),
+    (FRAMES[1], 0, 7, b""),
+    (FRAMES[2], 2, 3, CONTENTS[0]),
+    (FRAMES[3], 0, 1, CONTENTS[1]),
+    (FRAMES[4], 0, 1, b""),
+]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 10_000), max_size=20), st.booleans())
+def test_pieces_of_any_size_are_the_same_batch(sizes: list[int], zstd: bool) -> None:
+    data = b"".join(deflated([BATCH])) if zstd else BATCH
+    reader = BatchReader(zstd=zstd)
+    events: list[Index | BlockRun] = []
+    at = 0
+    for size in (*sizes, len(data)):
+        # slices of bytes stay as they are, and runs with them
+        events += reader.feed(data[at : at + size])
+        at += size
+    assert reader.finish() == INDEX
+    assert contents(events) == EXPECTED
+
+
+def test_blocks_within_one_piece_are_views_of_it() -> None:
+    runs = [event for event in BatchReader().feed(BATCH) if isinstance(event, BlockRun)]
+    assert [run.count for run in runs] == [1, 7, 3, 1, 1]
+    assert all(run.data.obj is BATCH for run in runs if run.data)
+
+
+def test_every_cut_is_found() -> None:
+    for end in range(0, len(BATCH), 97):
+        reader = BatchReader()
+        list(reader.feed(BATCH[:end]))
+        with pytest.raises(BatchInvalid, match="ends in the middle"):
+            reader.finish()
+
+
+def test_what_does_not_shrink_is_not_compressed() -> None:
+    assert not shrinks(BYTES)
+    assert not shrinks(b"")
+    assert shrinks(b"abcd" * 1000)
+
+
+# Pages of what a destination holds: whole trees of any size, and hostile answers
+
+
+LIMITS = MoveLimits(10, 1 << 28)
+FILE = FileFrame(1, b"f", 0o644, 1, 100_000, 4096)
+
+
+def held_page(*frames: Frame, number: int = 1, in_round: int = 1) -> bytes:
+    data = isinstance(frames[0], WholeFrame | DataFrame | ZeroFrame)
+    kind = BatchKind.DATA if data else BatchKind.SHAPE
+    return make_index(kind, number, in_round, 0, frames).raw
+
+
+def test_a_large_tree_with_unknown_blocks_comes_in_pages() -> None:
+    random_ = random.Random(1)
+    tree = MoveTree()
+    for n in range(2_000):
+        path = b"directory/%04d" % n
+        if not n:
+            tree.apply(DirectoryFrame(b"directory", 0o755, 5))
+        frame = WholeFrame(path, 0o600, n, 60_000, random_.randbytes(16))
+        tree.begin(frame)
+        tree.done(frame)
+    # more bytes than a batch may have
+    tree.apply(FileFrame(3, b"world", 0o644, 1, (1 << 30) - 1, 16_384))
+    for first in range(0, 65_536, 256):
+        if first % 1024:
+            digests = random_.randbytes(16 * 256)
+            last = 16_383 if first == 65_280 else 16_384
+            tree.done(DataFrame(3, first, 16_384, last, digests))
+    tree.apply(LinkFrame(b"link", b"world", 2))
+    tree.apply(HardFrame(b"directory/hard", b"world"))
+    found = list(tree.parts())
+    assert len(found) > 1
+    assert max(map(len, found)) <= MAX_PART
+    held = HeldTree(held_limits(MoveTree()))
+    for part in found:
+        held.add(part)
+    copy = held.finish(7)
+    assert copy.last_number == 7
+    assert [f.encode() for f in copy.frames()] == [f.encode() for f in tree.frames()]
+    missing = 64 * 256 * 16_384
+    assert copy.held_bytes() == tree.held_bytes() == 2_000 * 60_000 + (1 << 30) - 1 - missing
+    node = copy.find(b"world")
+    assert isinstance(node, FileNode)
+    assert node.blocks.missing == 64 * 256
+
+
+HOSTILE: dict[str, list[bytes]] = {
+    "no page": [b""],
+    "nonsense": [b"nonsense" * 10],
+    "too long": [bytes(MAX_PART + 1)],
+    "a batch": [held_page(FILE, number=2)],
+    "of a round": [held_page(FILE, in_round=2)],
+    "a file taken out": [held_page(FILE), held_page(TakeFrame(b"f", 1))],
+    "a file put": [held_page(PutFrame(b"f", 1))],
+    "a name that is gone": [held_page(FILE), held_page(GoneFrame(b"f"))],
+    "a path outside": [held_page(LinkFrame(b"../f", b"t", 1))],
+    "no parent": [held_page(LinkFrame(b"d/f", b"t", 1))],
+    "a name twice": [held_page(FILE), held_page(LinkFrame(b"f", b"t", 1))],
+    "a number twice": [held_page(FILE), held_page(FileFrame(1, b"g", 0o644, 1, 1, 4096))],
+    "blocks of no file": [held_page(ZeroFrame(1, 0, 1))],
+    "blocks beyond the end": [held_page(FILE), held_page(ZeroFrame(1, 24, 2))],
+    "a link to nothing": [held_page(HardFrame(b"a", b"b"))],
+    "too many names": [held_page(*(LinkFrame(b"%d" % n, b"t", 1) for n in range(11)))],
+    "too many bytes": [held_page(FileFrame(1, b"f", 0o644, 1, (1 << 28) + 1, 4096))],
+    "the same without end": [
+        held_page(FileFrame(1, b"f", 0o644, 1, 1 << 28, 4096)),
+        *([held_page(DataFrame(1, 0, 4096, 4096, b"digest of block." * (1 << 16)))] * 20),
+    ],
+}
+
+
+@pytest.mark.promise("move-requests-are-bounded")
+@pytest.mark.parametrize("pages", HOSTILE.values(), ids=HOSTILE)
+def test_pages_that_no_destination_tells_are_refused(pages: list[bytes]) -> None:
+    held = HeldTree(LIMITS)
+
+    def add() -> None:
+        for each in pages:
+            held.add(each)
+
+    with pytest.raises(HeldTreeInvalid, match="remove the partial copy"):
+        add()
+
+
+@pytest.mark.parametrize("number", [-1, 0, 1 << 31, 1 << 64])
+def test_a_highest_number_that_cannot_be_is_refused(number: int) -> None:
+    held = HeldTree(LIMITS)
+    held.add(held_page(FILE))
+    held.add(held_page(WholeFrame(b"w", 0o600, 1, 1, block_digest(b"1"))))
+    with pytest.raises(HeldTreeInvalid, match="highest number"):
+        held.finish(number)
+    assert held.finish(1).members == 2
+
+
+def test_pages_without_an_end_are_refused_however_small_they_are() -> None:
+    tree = HeldTree(MoveLimits(10, 0))
+    small = held_page(DirectoryFrame(b"", 0o755, 1))
+
+    def endless() -> None:
+        for _ in range(1000):
+            tree.add(small)
+
+    with pytest.raises(HeldTreeInvalid, match="larger than the server"):
+        endless()

@@ -1,26 +1,43 @@
-"""The source of a move: what it reads and sends in its second round."""
+"""The source of a move: how it walks through a tree, and what it reads and sends."""
 
 from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tests.moves.moving import Destination, feed
-from wingsd.errors import HeldTreeInvalid, SourceFileChanged, StorageError
-from wingsd.moves import scan
+from tests.moves.test_rebase import BIG, Move, move
+from tests.support.attributes import reading
+from wingsd.errors import FrameRefused, HeldTreeInvalid, SourceFileChanged, StorageError
+from wingsd.filesystem.walk import BATCH, Listing, opened
+from wingsd.moves import destination, scan
 from wingsd.moves.destination import MoveDestination
+from wingsd.moves.digests import WHOLE
 from wingsd.moves.filling import Batch, batch_body
-from wingsd.moves.nodes import _CHUNK, EntryStore, Row
-from wingsd.moves.seen_directories import StatResults, stat_results
+from wingsd.moves.nodes import _CHUNK, DirectoryNode, EntryStore, FileNode, Row, pack_file
+from wingsd.moves.scan import Scan, stat_stamp
+from wingsd.moves.seen_directories import (
+    SeenDirectories,
+    StatResults,
+    WalkFrame,
+    frames_in,
+    stat_results,
+)
 from wingsd.moves.source import MoveSource, SourceStopped
-from wingsd.moves.tree import Resumption
+from wingsd.moves.tree import MoveLimits, MoveTree, Resumption
+from wingsd.moves.walk_process import WalkProcess, look
+
+__all__ = ["move"]
 
 
 @pytest.fixture
@@ -281,3 +298,275 @@ def test_its_steps_change_while_it_scans_plans_and_makes_the_root(
             before = sum(source.steps)
             walks()
             assert sum(source.steps) >= before + 7
+
+
+# The source's catalogue: what a scan puts into the tree
+
+
+def test_files_added_together_are_as_those_added_one_by_one() -> None:
+    files = {b"one": 5, b"two": 0, b"three": WHOLE}
+    single, together = MoveTree(), MoveTree()
+    for tree in (single, together):
+        tree.add(b"d", DirectoryNode(0o755, 1))
+    for name, size in files.items():
+        single.add(b"d/" + name, FileNode(0o644, 7, size, (1, size), b"stamp"))
+    packed = [
+        (name, pack_file(0o644, 7, size, (1, size), b"stamp")) for name, size in files.items()
+    ]
+    together.reserve(b"d/one", len(packed), sum(files.values()))
+    together.add_reserved(b"d", packed)
+    assert (together.members, together.bytes) == (single.members, single.bytes) == (4, 5 + WHOLE)
+    assert _fields(together) == _fields(single)
+
+
+def test_files_added_together_are_counted() -> None:
+    tree = MoveTree(MoveLimits(1, 100))
+    with pytest.raises(FrameRefused):
+        tree.reserve(b"a", 2, 2)
+
+
+def test_a_scan_has_files_of_all_kinds(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"small")
+    (tmp_path / "large").write_bytes(bytes(WHOLE + 1))
+    (tmp_path / "first").write_bytes(b"linked")
+    (tmp_path / "second").hardlink_to(tmp_path / "first")
+    (tmp_path / "set-id").write_bytes(b"")
+    (tmp_path / "set-id").chmod(0o4755)
+    lines: list[str] = []
+    with opened(str(tmp_path)) as root:
+        tree = Scan(lines.append, reading(root), None, SeenDirectories()).run(root)
+    found = {path: node for path, node in tree.walk() if isinstance(node, FileNode)}
+    assert {path: (node.size, node.mode, node.names) for path, node in found.items()} == {
+        b"first": (6, 0o644, [b"first", b"second"]),
+        b"large": (WHOLE + 1, 0o644, [b"large"]),
+        b"second": (6, 0o644, [b"first", b"second"]),
+        b"set-id": (0, 0o755, [b"set-id"]),
+        b"small": (5, 0o644, [b"small"]),
+    }
+    for path, node in found.items():
+        looked = os.stat(tmp_path / path.decode())
+        assert (node.identity, node.stamp) == ((looked.st_dev, looked.st_ino), stat_stamp(looked))
+    assert lines == ['"set-id" is sent without its set-user-id or set-group-id bit']
+
+
+def test_a_scan_of_small_files_alone_has_identities(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"s")
+    with opened(str(tmp_path)) as root:
+        tree = Scan(pytest.fail, reading(root), None, SeenDirectories()).run(root)
+    assert tree.has_identities
+
+
+def test_a_name_that_is_listed_twice_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    def walk(root: int, skipped: object, passed: object) -> Iterator[Listing]:
+        yield Listing((), root, os.fstat(root), files=[b"file", b"file"])
+
+    monkeypatch.setattr("wingsd.moves.scan.walk", walk)
+    with opened(str(tmp_path)) as root, pytest.raises(FrameRefused):
+        Scan(lambda line: None, reading(root), None, SeenDirectories()).run(root)
+
+
+def _fields(tree: MoveTree) -> list[tuple[object, ...]]:
+    return [
+        (path, node.mode, node.mtime, node.size, node.identity, node.stamp, node.blocks.missing)
+        for path, node in tree.walk()
+        if isinstance(node, FileNode)
+    ]
+
+
+# A second process that looks at directories: what it finds is what the walk would
+
+
+PATHS = [b"a", b"a/b", b"a/b/c", b"links", b"many", b"z\xff"]
+#: Those that the other process leaves to the walk.
+LEFT = (b"links", b"many")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[int]:
+    for path in PATHS:
+        place = os.path.join(os.fsencode(tmp_path), path)
+        os.mkdir(place)
+        for name in (b"one", b"t\xfdwo"):
+            with open(os.path.join(place, name), "wb") as file:
+                file.write(path)
+    for number in range(BATCH):
+        (tmp_path / "many" / f"{number}").touch()
+    (tmp_path / "links" / "link").symlink_to("nowhere")
+    (tmp_path / "a" / "linked").hardlink_to(tmp_path / "a" / "one")
+    with opened(str(tmp_path)) as fd:
+        yield fd
+
+
+def seen_by_walk(root: int) -> SeenDirectories:
+    seen = SeenDirectories()
+    Scan(lambda line: None, reading(root), None, seen).run(root).store.close()
+    return seen
+
+
+def check(frames: dict[bytes, WalkFrame], root: int) -> None:
+    seen = seen_by_walk(root)
+    assert frames.keys() == set(PATHS) - set(LEFT)
+    for path, frame in frames.items():
+        assert frame.digest == seen.digests[path]
+        assert frame.is_linked == (path in seen.linked) == (path == b"a")
+        names = [b"linked"] if path == b"a" else []
+        assert frame.files == [*names, b"one", b"t\xfdwo"]
+    assert [list(frames[path].directories) for path in PATHS[:3]] == [[b"b"], [b"c"], []]
+
+
+def test_it_finds_what_the_walk_does(root: int) -> None:
+    found = BytesIO()
+    look(root, [*PATHS, b"gone", b"a/one", b"links/link"], found)
+    data = bytearray(found.getvalue())
+    frames = {}
+    arrived = bytearray()
+    for at in range(0, len(data), 7):
+        arrived += data[at : at + 7]
+        frames.update({frame.path: frame for frame, _ in frames_in(arrived)})
+    assert not arrived
+    check(frames, root)
+    assert next(iter(frames)) == PATHS[-1]
+
+
+def test_it_is_a_process(root: int) -> None:
+    process = WalkProcess(root, PATHS)
+    frames: dict[bytes, WalkFrame] = {}
+    try:
+        while len(frames) < len(PATHS) - len(LEFT):
+            for path in PATHS:
+                if (frame := process.take(path)) is not None:
+                    frames[path] = frame
+            time.sleep(0.01)
+    finally:
+        process.close()
+    check(frames, root)
+
+
+def no_process(*arguments: object) -> NoReturn:
+    raise OSError("no process can be started")
+
+
+@pytest.mark.promise("unread-files-are-unchanged")
+@pytest.mark.parametrize(
+    ("name", "instead"), [("start", no_process), ("command", lambda *words: ["/bin/false"])]
+)
+def test_nothing_is_found_without_a_process_or_when_it_has_ended(
+    root: int, monkeypatch: pytest.MonkeyPatch, name: str, instead: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(f"wingsd.sandbox.launch.{name}", instead)
+    process = WalkProcess(root, PATHS)
+    while process._process is not None:
+        assert process.take(b"a") is None
+    assert process.take(b"a") is None
+    process.close()
+
+
+# A file of several names that loses the one by which it was to be read, or was found wrong
+
+
+def _remove(move: Move) -> None:
+    (move.root / "a").unlink()
+
+
+def _remove_its_directory(move: Move) -> None:
+    (move.root / "c").mkdir()
+    (move.root / "a").rename(move.root / "c/a")
+
+
+def _rename(move: Move) -> None:
+    (move.root / "a").rename(move.root / "c")
+
+
+def _link(move: Move, to: MoveDestination, content: bytes = b"content") -> None:
+    """Send a file, and then another name of it; one that has two at first comes in blocks."""
+    (move.root / "a").write_bytes(content)
+    move.send(to)
+    os.link(move.root / "a", move.root / "b")
+    move.send(to)
+
+
+def _rewrite(move: Move, to: MoveDestination) -> None:
+    """Send a file of two names, and then other contents of it."""
+    _link(move, to)
+    move.read(to)
+    (move.root / "a").write_bytes(b"another")
+    move.send(to)
+
+
+def _damage(move: Move, name: str) -> None:
+    with (move.tree / name).open("r+b") as file:
+        file.write(b"?")
+
+
+@pytest.mark.parametrize("lose", [_remove, _remove_its_directory, _rename])
+def test_a_file_that_was_not_read_back_is_read_by_another_name(
+    move: Move, lose: Callable[[Move], None]
+) -> None:
+    with move.destination.open() as to:
+        _rewrite(move, to)
+        _damage(move, "b")
+        lose(move)
+        move.send(to)
+        assert {b"b", b"c", b"c/a"}.intersection(move.read(to)[1])
+
+
+def test_a_file_that_is_being_read_back_is_read_by_another_name(move: Move) -> None:
+    with move.destination.open() as to:
+        _rewrite(move, to)
+        _damage(move, "b")
+        pieces = to.rereading.take()
+        assert [piece.path for piece in pieces] == [b"a"]
+        _remove(move)
+        move.send(to)
+        assert list(to.rereading.settle(pieces)) == []
+        assert move.read(to)[1] == [b"b"]
+
+
+@pytest.mark.parametrize("content", [b"content", BIG])
+def test_a_file_that_was_found_wrong_is_so_by_another_name(move: Move, content: bytes) -> None:
+    with move.destination.open() as to:
+        _link(move, to, content)
+        _damage(move, "a")
+        wrong = move.read(to)[1]
+        assert set(wrong) >= {b"a"}
+        wrong = [b"a"]
+        _remove(move)
+        move.send(to)
+        to.rebase(wrong=wrong)
+        assert set(move.read(to)[1]) == {b"b"}
+        to.rebase(wrong=[b"b"])
+        assert [path for path, _ in to.tree.missing()] == ([b"b"] if content == BIG else [])
+        assert (to.tree.find(b"b") is None) is (content != BIG)
+
+
+def test_what_was_read_back_is_not_read_again_for_a_name_that_it_loses(move: Move) -> None:
+    with move.destination.open() as to:
+        _link(move, to)
+        move.read(to)
+        _remove(move)
+        move.send(to)
+        assert move.read(to) == (set(), [])
+
+
+def test_of_many_names_that_are_lost_the_files_are_read_by_a_walk(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destination, "MOST", 4)
+    for name in ("x", "y"):
+        (move.root / name).mkdir()
+    for number in range(10):
+        (move.root / "x" / str(number)).write_bytes(b"content")
+    with move.destination.open() as to:
+        move.send(to)
+        for number in range(10):
+            os.link(move.root / "x" / str(number), move.root / "y" / str(number))
+        move.send(to)
+        for number in range(10):
+            _damage(move, f"y/{number}")
+            (move.root / "x" / str(number)).unlink()
+        move.send(to)
+        assert {b"y/%d" % number for number in range(10)} <= set(move.read(to)[1])

@@ -1,13 +1,20 @@
-"""Each branch of the rule, by a clock and stat results that the test sets."""
+"""The rule of unchanged files, by a clock and stat results that the test sets."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import random
+import socket
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
 
 import pytest
+from attrs import evolve
 
+from tests.moves.moving import Source
 from tests.moves.unchanged.fake_kernel import (
     DEVICE,
     ROOT,
@@ -16,8 +23,28 @@ from tests.moves.unchanged.fake_kernel import (
     FakeKernel,
     node_of,
 )
+from tests.support.attributes import reading
+from wingsd.filesystem.walk import BATCH
+from wingsd.moves import unchanged as rule
+from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import FileNode
-from wingsd.moves.unchanged import CLOCK_STEP, MARGIN, UnchangedFiles
+from wingsd.moves.scan import Scan, first_difference
+from wingsd.moves.seen_directories import SeenDirectories
+from wingsd.moves.tree import MoveTree
+from wingsd.moves.unchanged import (
+    BLOCKS,
+    CLOCK_STEP,
+    KERNEL,
+    MARGIN,
+    PROBE_NAME,
+    MeasuredFileSystems,
+    SavedSettledFiles,
+    SettledFiles,
+    SpotCheck,
+    UnchangedFiles,
+    file_system_type,
+    measure,
+)
 
 FILE = 10
 
@@ -252,3 +279,368 @@ def test_the_next_daemon_trusts_nothing_after(move: Move, what: str) -> None:
     move.rule.restore(saved)
     assert not move.is_carried()
     assert len(move.lines) == 1
+
+
+COUNT = 20_000
+
+
+def some(count: int = COUNT) -> tuple[SettledFiles, dict[int, int]]:
+    chance = random.Random(1)
+    known = {chance.randrange(1 << 64): chance.randrange(1 << 63) for _ in range(count)}
+    files = SettledFiles()
+    for inode, ctime in (*known.items(), *known.items()):
+        files.add(inode, ctime)
+    files.sort()
+    return files, known
+
+
+def test_exactly_what_was_added_is_found() -> None:
+    files, known = some()
+    assert len(files) == COUNT
+    assert all(files.has(inode, ctime) for inode, ctime in known.items())
+    assert not any(files.has(inode, ctime + 1) for inode, ctime in known.items())
+    assert not any(files.has(inode ^ 1, ctime) for inode, ctime in known.items())
+    assert not SettledFiles().has(0, 0)
+
+
+def test_of_files_in_both_the_later_ctime_is_found() -> None:
+    files, others = SettledFiles(), SettledFiles()
+    for inode in range(10):
+        files.add(2 * inode, 5)
+        others.add(3 * inode, inode)
+    files.sort()
+    others.sort()
+    files.take(others)
+    expected = {2 * inode: 5 for inode in range(10)}
+    for inode in range(10):
+        expected[3 * inode] = max(inode, expected.get(3 * inode, 0))
+    assert len(files) == len(expected)
+    assert all(files.has(inode, ctime) for inode, ctime in expected.items())
+    files.take(others)  # once more, all of which are there
+    assert len(files) == len(expected)
+
+
+def test_many_files_are_sorted_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule, "_SLICE", COUNT // 16)
+    chance = random.Random(1)
+    inodes = list(range(COUNT))
+    chance.shuffle(inodes)
+    files = SettledFiles()
+    for inode in inodes:
+        files.add(inode, inode)
+    tracemalloc.start()
+    try:
+        files.sort()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(inodes) * (16 + 20)
+    assert all(files.has(inode, inode) for inode in inodes)
+
+
+def test_a_file_takes_16_bytes() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        files = SettledFiles()
+        for number in range(COUNT):
+            files.add(number, number)
+        files.sort()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / COUNT < 20
+
+
+def test_what_is_saved_comes_back() -> None:
+    files, known = some(100)
+    saved = SavedSettledFiles(b"b" * 16, 9, -5, files).packed()
+    found = SavedSettledFiles.unpacked(saved)
+    assert found is not None
+    assert (found.boot, found.device, found.offset) == (b"b" * 16, 9, -5)
+    assert all(found.files.has(inode, ctime) for inode, ctime in known.items())
+
+
+def test_bytes_that_are_not_whole_are_nothing() -> None:
+    saved = SavedSettledFiles(b"b" * 16, 9, 0, some(3)[0]).packed()
+    for length in range(len(saved)):
+        assert SavedSettledFiles.unpacked(saved[:length]) is None
+    for at in range(len(saved)):
+        damaged = saved[:at] + bytes([saved[at] ^ 1]) + saved[at + 1 :]
+        assert SavedSettledFiles.unpacked(damaged) is None
+
+
+LARGE = 200_000
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def scanned(path: Path) -> MoveTree:
+    """Return the tree as it is sent, with digests."""
+    source = Source(root=path)
+    source.round()
+    return source.sent
+
+
+def paths(tree: MoveTree) -> list[bytes]:
+    return [path for path, node in tree.walk() if isinstance(node, FileNode)]
+
+
+def damage(tree: MoveTree, path: bytes, content: bytes = b"other") -> None:
+    """Have a file of one block be another in the tree."""
+    node = tree.find(path)
+    assert isinstance(node, FileNode)
+    node.blocks.set(0, block_digest(content))
+    tree.changed(node)
+
+
+def check(root: int, tree: MoveTree, seed: int = 1) -> bytes | None:
+    sample = SpotCheck(Random(seed))
+    for path in paths(tree):
+        sample.offer(b"", [path])
+    return sample.differing(root, tree, KERNEL.monotonic)
+
+
+def test_files_as_they_were_sent_pass(tmp_path: Path, root: int) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "small").write_bytes(b"small")
+    (tmp_path / "large").write_bytes(os.urandom(LARGE))
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(LARGE)
+    tree = scanned(tmp_path)
+    assert len(paths(tree)) == 4
+    assert all(check(root, tree, seed) is None for seed in range(20))
+
+
+def test_a_block_that_is_not_as_sent_is_found(tmp_path: Path, root: int) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "file").write_bytes(b"file")
+    tree = scanned(tmp_path)
+    damage(tree, b"directory/file")
+    assert check(root, tree) == b"directory/file"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_bytes(b"other"),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
+        lambda path: (path.unlink(), path.parent.rmdir(), path.parent.write_bytes(b"file")),
+    ],
+)
+def test_what_was_changed_since_is_left_to_the_last_walk(
+    tmp_path: Path, root: int, change: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "directory" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"file")
+    tree = scanned(tmp_path)
+    change(path)
+    assert check(root, tree) is None
+
+
+def test_each_file_is_as_likely_and_at_most_64_are_read(tmp_path: Path, root: int) -> None:
+    for number in range(4 * BLOCKS):
+        (tmp_path / f"{number}").write_bytes(b"%d" % number)
+    tree = scanned(tmp_path)
+    some = paths(tree)[:BLOCKS]
+    for path in some:
+        damage(tree, path)
+    # a quarter of all files: none of 64 is among them in one case of 10^8
+    assert check(root, tree) is not None
+    for path in some:
+        damage(tree, path, path)
+    damage(tree, paths(tree)[-1])
+    found = [check(root, tree, seed) for seed in range(100)]
+    assert 10 < len([each for each in found if each is not None]) < 40
+
+
+def test_it_ends_after_a_second(tmp_path: Path, root: int) -> None:
+    (tmp_path / "file").write_bytes(b"file")
+    tree = scanned(tmp_path)
+    damage(tree, b"file")
+    sample = SpotCheck(Random(1))
+    sample.offer(b"", [b"file"])
+    times = iter((0, 1_000_000_000))
+    assert sample.differing(root, tree, lambda: next(times)) is None
+
+
+@pytest.mark.promise("unread-files-are-unchanged")
+def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: int) -> None:
+    (tmp_path / "file").write_bytes(b"file")
+    file_systems, lines = FakeFileSystems(), list[str]()
+    # all files are old enough
+    kernel = evolve(KERNEL, wall_time=lambda: KERNEL.wall_time() + 3_600_000_000_000)
+    rule = UnchangedFiles(root, file_systems, lines.append, kernel, Random(1))
+    tree = scanned(tmp_path)
+    node = tree.find(b"file")
+    assert isinstance(node, FileNode)
+    rule.begin()
+    with (tmp_path / "file").open("rb") as file:
+        assert rule.after_reading(file.fileno(), node, rule.before_reading(file.fileno()))
+    rule.end()
+    rule.begin(is_final=True)
+    assert rule.unchanged(node, node)
+    damage(tree, b"file")
+    assert not rule.spot_check(tree)
+    assert "live.trust to never" in lines[0]
+    assert file_systems.reason
+    rule.begin(is_final=True)
+    assert not rule.unchanged(node, node)
+    assert rule.spot_check(tree)
+
+
+@pytest.fixture
+def walked(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_bytes(b"file")
+    (tmp_path / "a" / "file").chmod(0o4755)
+    (tmp_path / "a" / "other").hardlink_to(tmp_path / "a" / "file")
+    (tmp_path / "a" / "b" / "link").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket"))
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def seen(walked: int) -> MoveTree:
+    return Scan(lambda line: None, reading(walked), None, SeenDirectories()).run(walked)
+
+
+def keep_times(path: Path, change: Callable[[Path], object]) -> None:
+    """Change something in a directory, whose times stay."""
+    found = os.stat(path)
+    change(path)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def other_link(directory: Path) -> None:
+    (directory / "link").unlink()
+    (directory / "link").symlink_to("else")
+
+
+def no_link(directory: Path) -> None:
+    (directory / "link").unlink()
+    (directory / "link").mkdir()
+
+
+def other_file(directory: Path) -> None:
+    (directory / "other").unlink()
+    (directory / "other").write_bytes(b"file")
+
+
+def test_what_nobody_has_changed_is_the_same(walked: int) -> None:
+    tree = seen(walked)
+    assert first_difference(walked, tree, reading(walked)) is None
+    assert first_difference(walked, tree, reading(walked)) is None
+
+
+def test_a_directory_with_many_names_is_the_same(walked: int, tmp_path: Path) -> None:
+    for number in range(BATCH + 10):
+        (tmp_path / "a" / "b" / f"{number}").touch()
+    assert first_difference(walked, seen(walked), reading(walked)) is None
+
+
+@pytest.mark.promise("unread-files-are-unchanged")
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda top: (top / "a/file").write_bytes(b"FILE"), b"a/file"),
+        (lambda top: (top / "a/file").chmod(0o600), b"a/file"),
+        (lambda top: os.utime(top / "a/file", ns=(1, 1)), b"a/file"),
+        (lambda top: (top / "new").touch(), b""),
+        (lambda top: (top / "a").chmod(0o700), b"a"),
+        (lambda top: (top / "a/other").unlink(), b"a"),
+        (lambda top: (top / "a/b").rename(top / "a/c"), b"a"),
+        (lambda top: keep_times(top, lambda top: (top / "new").touch()), b"new"),
+        (lambda top: keep_times(top, lambda top: (top / "new").mkdir()), b"new"),
+        (lambda top: keep_times(top / "a/b", lambda b: (b / "link").unlink()), b""),
+        (lambda top: keep_times(top / "a/b", other_link), b"a/b/link"),
+        (lambda top: keep_times(top / "a/b", no_link), b"a/b/link"),
+        # it has one name less
+        (lambda top: keep_times(top / "a", other_file), b"a/file"),
+    ],
+)
+def test_what_was_changed_is_named(
+    walked: int, tmp_path: Path, change: Callable[[Path], object], path: bytes
+) -> None:
+    tree = seen(walked)
+    change(tmp_path)
+    assert first_difference(walked, tree, reading(walked)) == path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def of_type(name: str) -> MeasuredFileSystems:
+    return MeasuredFileSystems(type_of=lambda fd: name)
+
+
+def test_the_type_of_proc_is_known() -> None:
+    fd = os.open("/proc", os.O_RDONLY)
+    try:
+        assert file_system_type(fd) == "proc"
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.promise("unread-files-are-unchanged")
+@pytest.mark.parametrize("name", ["nfs4", "cifs", "fuse", "fuse.sshfs", "ceph", "overlay", ""])
+def test_types_are_excluded_without_being_measured(directory: int, name: str) -> None:
+    file_systems = of_type(name)
+    reason = file_systems.objection(directory)
+    assert reason
+    assert file_systems.measure(directory) == reason == file_systems.objection(directory)
+
+
+def test_what_was_not_measured_is_not_trusted(directory: int) -> None:
+    assert "not been measured" in of_type("ext4").objection(directory)
+
+
+def test_with_trust_never_nothing_is_measured_and_nothing_trusted(
+    directory: int, tmp_path: Path
+) -> None:
+    never = MeasuredFileSystems(is_allowed=False, type_of=lambda fd: "ext4")
+    assert "live.trust is never" in never.measure(directory)
+    assert "live.trust is never" in never.objection(directory)
+
+
+def test_what_was_distrusted_stays_so(directory: int) -> None:
+    file_systems = of_type("ext4")
+    file_systems.distrust(directory, "it lied")
+    assert file_systems.objection(directory) == "it lied"
+    assert file_systems.measure(directory) == "it lied"
+
+
+def test_a_directory_that_cannot_be_written_to_is_not_trusted(tmp_path: Path) -> None:
+    fd = os.open("/proc", os.O_RDONLY)
+    try:
+        assert "could not be measured" in measure(fd, KERNEL)
+    finally:
+        os.close(fd)
+
+
+def test_a_clock_that_the_file_system_does_not_have_is_an_objection(directory: int) -> None:
+    other = evolve(
+        KERNEL, wall_time=lambda: KERNEL.wall_time() + 10**10, pause=lambda seconds: None
+    )
+    assert measure(directory, other)
+
+
+def test_a_file_left_by_a_killed_daemon_does_no_harm(directory: int, tmp_path: Path) -> None:
+    left = tmp_path / os.fsdecode(PROBE_NAME)
+    left.write_bytes(b"left")
+    first = measure(directory, KERNEL)
+    assert first == measure(directory, KERNEL)
+    assert not left.exists()
