@@ -312,7 +312,8 @@ FLOODS = Series(
     answers, half never do, and each is opened again when the node closes it. Meanwhile another
     client uses the node, each time on a new connection: it requests `/api/system`, logs in to a
     console, or logs in by SFTP and lists a directory; for an SFTP listing its session is open all
-    the time. All clients take CPU time from the node.
+    the time. The table has how often it did, and its waits. All clients take CPU time from the
+    node.
     """,
     _measure,
     (
