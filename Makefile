@@ -54,9 +54,9 @@ DAEMONS := clients decompress egg_files ending engine metrics move pages pulls r
 # test that is not named here runs.
 ANY_VERSION := \
 	crash power quota_vm unchanged ways wire transfers/test_any_await_fails.py \
-	filesystem fuzz moves archive/hostile archive/test_any_tree.py archive/test_disks.py \
+	filesystem fuzz moves archive/hostile archive/test_disks.py \
 	archive/test_extract.py archive/test_hostile.py archive/test_pack.py \
-	archive/test_partition.py archive/test_quota.py archive/test_shared_tree.py \
+	archive/test_quota.py archive/test_shared_tree.py \
 	archive/test_sparse.py archive/test_tree_writer.py handbook test_code_blocks.py \
 	test_documents.py test_release.py test_troubleshooting.py test_words.py \
 	$(filter-out $(DAEMONS:%=daemon/test_%.py),$(patsubst tests/%,%,$(wildcard tests/daemon/test_*.py)))

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import msgpack
 
-from tests.api.node import UUID, ApiNode, FakeServer, Reply, reactor
+from tests.api.node import CONFIG, TOKEN, UUID, ApiNode, Calls, FakeServer, Reply, reactor
+from tests.support import SynchronousWorkers
+from tests.support.game_server import FakeGameServer
 from tests.support.owner import OWNER
+from tests.support.recording_observer import RecordedActivity
+from tests.support.tokens import signed_url_token
+from wingsd.auth.tokens import DenyList
 from wingsd.config import PTERODACTYL, user_agent_of
 from wingsd.events import EventBus
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
-from wingsd.filesystem.openers import directory_opener
-from wingsd.filesystem.root import ServerRoot
-from wingsd.filesystem.usage import UsageCounter
-from wingsd.http.site import NodeSite, NotFound
 from wingsd.http_client.download import (
     AddressPolicy,
     FetchLimits,
@@ -27,65 +30,36 @@ from wingsd.http_client.download import (
     Resolve,
     host_resolver,
 )
-from wingsd.panel.schemas import Egg
-from wingsd.servers.operations import Operations
+from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import Workers
 
-__all__ = ["FILES", "FileNode", "FileServer", "Make"]
+__all__ = ["FILES", "FileNode", "FileServer", "Make", "SignedSite"]
 
-T = TypeVar("T")
 FILES = f"servers/{UUID}/files"
+SCOPES = {"upload": "file-upload", "backup": "backup-download"}
 
 
-class CountedFiles:
-    """What `Server.files` offers, of a directory whose files count against a limit."""
-
-    def __init__(self, directory: Path) -> None:
-        self.usage = UsageCounter(used=0)
-        self._directory = str(directory)
-        self._opener = directory_opener("auto")
-
-    @property
-    def disk_bytes(self) -> int | None:
-        return self.usage.used
-
-    @property
-    def limit(self) -> int | None:
-        return self.usage.limit
-
-    async def run(
-        self, work: Callable[[ServerRoot], T], *, writes: bool = False, workers: Workers
-    ) -> T:
-        return await workers.run(self._with_root, work)
-
-    def _with_root(self, work: Callable[[ServerRoot], T]) -> T:
-        with ServerRoot(self._directory, self._opener, OWNER, self.usage) as root:
-            return work(root)
-
-
-class FileServer(FakeServer):
+class FileServer(FakeGameServer, FakeServer):
     """A server with files; what is done to it, and said in its console, is written down."""
 
-    def __init__(self, node: ApiNode, directory: Path) -> None:
-        super().__init__(UUID, node.calls)
-        self.files = CountedFiles(directory)
-        self.operations = Operations()
-        self.said: list[str] = []
-        self.events: list[tuple[str, ...]] = []
+    def __init__(self, calls: Calls, directory: Path) -> None:
+        FakeServer.__init__(self, UUID, calls)
+        FakeGameServer.__init__(self, directory, UUID, OWNER)
 
-    @property
-    def disk_bytes(self) -> int | None:
-        return self.files.disk_bytes
 
-    def deny(self, *lines: str) -> None:
-        settings = attrs.evolve(self.configuration.settings, egg=Egg(file_denylist=list(lines)))
-        self.configuration = attrs.evolve(self.configuration, settings=settings)
+class CountingLane(Lane):
+    """A lane that counts the works under way."""
 
-    def say(self, message: str) -> None:
-        self.said.append(message)
+    running = 0
 
-    def publish(self, event: str, *args: str) -> None:
-        self.events.append((event, *args))
+    @asynccontextmanager
+    async def turn(self, server: str) -> AsyncIterator[None]:
+        async with super().turn(server):
+            self.running += 1
+            try:
+                yield
+            finally:
+                self.running -= 1
 
 
 class FileNode(ApiNode):
@@ -98,42 +72,52 @@ class FileNode(ApiNode):
         *,
         patience: float = 60,
         threads: int = 2,
+        waiting: int = 64,
         names: Resolve | None = None,
         limits: FetchLimits | None = None,
         clock: Any = reactor,
+        **parts: Any,
     ) -> None:
         """Downloads from a URL may be from 127.0.0.1; `names` has the addresses of names.
 
-        `clock` is their reactor.
+        `clock` is their reactor. `waiting` is how much work on files may wait.
         """
-        super().__init__()
-        self.config = attrs.evolve(self.config, family=family)
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, config=self.config)
         self.home = home
         self.workers = Workers(reactor, "files", threads)
         self.workers.start()
-        lane = Lane(self.workers, each=threads, waiting=64)
-        self.file_work: FileWork = FileWork(lane, lane, lane, lane, lane, lane, lane, self.workers)
-        self.file_tasks: FileTasks = FileTasks(reactor, lambda: 0.0, patience)
+        lane = Lane(self.workers, each=threads, waiting=waiting)
+        self.archives = CountingLane(self.workers, each=threads, waiting=waiting)
+        self.file_work = FileWork(lane, lane, lane, lane, lane, lane, lane, self.workers)
+        self.file_tasks = FileTasks(reactor, lambda: 0.0, patience)
         self.bus = EventBus()
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])
-        client = GuardedClient(clock, policy, agent, names or host_resolver(self.workers))
-        self.pulls: Pulls = Pulls(
+        self.pulls = Pulls(
             self.file_work,
             self.file_tasks,
             self.bus,
-            client,
+            GuardedClient(clock, policy, agent, names or host_resolver(self.workers)),
             lambda: 0.0,
             3,
             limits or FetchLimits(),
         )
-        self.files = FileServer(self, home)
+        super().__init__(
+            attrs.evolve(parts.pop("config", CONFIG), family=family),
+            files=self.file_work,
+            file_tasks=self.file_tasks,
+            pulls=self.pulls,
+            archives=self.archives,
+            **parts,
+        )
+        self.files = FileServer(self.calls, home)
         self.servers.known[UUID] = self.files
 
     async def close(self) -> None:
         await self.pulls.stop()
         await super().close()
         self.workers.stop()
+
+    async def get(self, path: str, **headers: str | None) -> Reply:
+        return await self.call("GET", f"{FILES}/{path}", **headers)
 
     async def post(self, call: str, body: Mapping[str, Any], method: str = "POST") -> Reply:
         return await self.call(method, f"{FILES}/{call}", body)
@@ -163,3 +147,44 @@ class FileNode(ApiNode):
 
 
 Make = Callable[..., FileNode]
+
+
+class SignedSite(FileNode):
+    """A node with signed URLs for one server's files and backups, and with used tokens."""
+
+    def __init__(self, directory: Path, family: str) -> None:
+        self.backups = directory / "backups"
+        self.backups.mkdir()
+        self.family = family
+        self.denied = DenyList(booted=time.time())
+        self.activity = RecordedActivity(UUID)
+        self._store = Store(str(directory))
+        self._store.open()
+        workers: Any = SynchronousWorkers()
+        super().__init__(
+            directory / "server",
+            family,
+            config=attrs.evolve(
+                CONFIG,
+                system=attrs.evolve(CONFIG.system, backup_directory=str(self.backups)),
+                api=attrs.evolve(CONFIG.api, upload_limit=1),
+            ),
+            denied=self.denied,
+            database=StateDatabase(self._store, workers, time.time),
+            activity=self.activity,
+        )
+
+    async def close(self) -> None:
+        await super().close()
+        self._store.close()
+
+    def url(self, what: str, server: str | None = UUID, /, **claims: Any) -> str:
+        """Return a signed URL for an `upload`, or for `file`, `backup` and other downloads."""
+        scope = SCOPES.get(what, "file-download")
+        token = signed_url_token(TOKEN, server, scope, self.family, **claims)
+        path = "/upload/file" if what == "upload" else f"/download/{what}"
+        return f"{path}?token={token}"
+
+    async def fetch(self, url: str, method: str = "GET", **headers: str) -> Reply:
+        """Send a request as a browser does, without the node's token."""
+        return await self.call(method, url, Authorization=None, **headers)

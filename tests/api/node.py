@@ -10,18 +10,16 @@ from urllib.parse import urljoin
 import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred, ensureDeferred, execute, succeed
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 
 from tests.support.workers import SynchronousWorkers
-from wingsd.activity import ActivityLog
 from wingsd.api.context import NodeContext
 from wingsd.api.routes import root
 from wingsd.auth.tokens import TransferToken
 from wingsd.backups.store import BackupStore
 from wingsd.config import Config, LiveConfig, MovesConfig
-from wingsd.config_file.updates import PanelUpdates
 from wingsd.errors import (
     ServerNotFound,
     ServerNotRunning,
@@ -29,8 +27,6 @@ from wingsd.errors import (
     TransferInProgress,
     TransferNotActive,
 )
-from wingsd.files.pulls import Pulls
-from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
@@ -129,14 +125,6 @@ class FakeServers:
         if self.may_delete is not None:
             await self.may_delete
         del self.known[uuid]
-
-
-class FakeRestores:
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-
-    async def release(self, uuid: str) -> None:
-        self._calls.note("release", "restore", uuid)
 
 
 class FakeTransfers:
@@ -277,84 +265,63 @@ def context(live: LiveConfig, **collaborators: Any) -> NodeContext:
     return made
 
 
+CONFIG = Config(
+    token_id="id",
+    token=TOKEN,
+    remote="https://panel.example.com",
+    allowed_origins=("https://status.example.com",),
+)
+
+
 class ApiNode:
-    def __init__(self) -> None:
+    """A node that listens, with a configuration and the path of its file.
+
+    `live` is the configuration in force in place of both. `parts` are collaborators in place of
+    the fakes, by their names in the context.
+    """
+
+    def __init__(
+        self,
+        config: Config = CONFIG,
+        path: str = "",
+        live: LiveConfig | None = None,
+        **parts: Any,
+    ) -> None:
         self.calls = Calls()
         self.servers = FakeServers(self.calls)
         self.sftp = NoSessions()
         self.sender = FakeTransfers("out", self.calls)
         self.receiver = FakeTransfers("in", self.calls)
-        self.restores = FakeRestores(self.calls)
         self.direct_transfers = FakeDirectTransfers(self.calls)
-        self.database: Any = FakeDatabase(self.calls)
-        self.denied: Any = FakeDenyList(self.calls)
-        self.engine: Callable[[], Any] | None = None
-        #: What runs the work on files, where a test has files.
-        self.file_work: FileWork | None = None
-        self.archives: Lane | None = None
-        #: Records what users do.
-        self.activity: ActivityLog | None = None
-        self.file_tasks: FileTasks | None = None
-        self.pulls: Pulls | None = None
-        self.updates: PanelUpdates | None = None
-        self.log_source: Callable[[int], list[str]] | None = None
-        #: The file of the configuration.
-        self.config_file = ""
-        #: The configuration in force, from the start on.
-        self.live: Any = None
-        #: A `NodeEngine`.
-        self.node_engine: Any = None
+        self.database = FakeDatabase(self.calls)
         #: The UUIDs of servers that have moved away lately.
         self.moved: set[str] = set()
         self.client = HTTPClient(Agent(reactor))
-        self.port = 0
-        self.config = Config(
-            token_id="id",
-            token=TOKEN,
-            remote="https://panel.example.com",
-            allowed_origins=("https://status.example.com",),
-        )
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, config=self.config)
-        self._listening: Any = None
+        self.live = live or LiveConfig(config, path)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, config=self.live.current)
+        usual: dict[str, Any] = {
+            "now": lambda: NOW,
+            "servers": self.servers,
+            "receiver": self.receiver,
+            "sender": self.sender,
+            "restores": FakeTransfers("restore", self.calls),
+            "sockets": self,
+            "sftp": self.sftp,
+            "denied": FakeDenyList(self.calls),
+            "direct_transfers": self.direct_transfers,
+            "database": self.database,
+        }
+        self.site.resource = root(context(self.live, **usual | parts))
+        self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+        self.port = self._listening.getHost().port
 
-    def use(self, config: Config) -> None:
-        """Have another configuration, before the start."""
-        self.config = config
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, config=config)
+    @property
+    def config(self) -> Config:
+        return self.live.current
 
     @property
     def server(self) -> FakeServer:
         return self.servers.known[UUID]
-
-    def start(self) -> None:
-        self.live = self.live or LiveConfig(self.config, self.config_file)
-        engine = self.engine
-        self.site.resource = root(
-            context(
-                self.live,
-                now=lambda: NOW,
-                servers=self.servers,
-                receiver=self.receiver,
-                sender=self.sender,
-                restores=self.restores,
-                sockets=self,
-                sftp=self.sftp,
-                denied=self.denied,
-                direct_transfers=self.direct_transfers,
-                database=self.database,
-                ask_engine=None if engine is None else lambda: ensureDeferred(engine()),
-                files=self.file_work,
-                archives=self.archives,
-                activity=self.activity,
-                file_tasks=self.file_tasks,
-                pulls=self.pulls,
-                updates=self.updates,
-                engine=self.node_engine,
-                log_source=self.log_source,
-            )
-        )
-        self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
-        self.port = self._listening.getHost().port
 
     @property
     def transfers(self) -> ApiNode:

@@ -6,34 +6,34 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.protocol import ClientCreator, Protocol
 from twisted.internet.task import deferLater
 
+from tests.api.file_node import SignedSite
 from tests.api.node import reactor
-from tests.api.signed_site import SignedSite, signed_site
 from wingsd.config import CALAGOPUS
 
 MIB = 1 << 20
 
 
+pytestmark = pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[SignedSite]:
-    with signed_site(tmp_path, CALAGOPUS) as made:
-        world = made.home / "мир"
-        (world / "region").mkdir(parents=True)
-        (world / "region" / "r.0.mca").write_bytes(b"region" * 1000)
-        (world / "level.dat").write_bytes(b"level")
-        (world / "secret.key").write_bytes(b"secret")
-        (world / "a.jar").write_bytes(b"denied")
-        (world / "link").symlink_to("/etc/passwd")
-        os.mkfifo(world / "fifo")
-        (made.home / "other").write_bytes(b"other")
-        yield made
+def site(site: SignedSite, family: str) -> SignedSite:
+    world = site.home / "мир"
+    (world / "region").mkdir(parents=True)
+    (world / "region" / "r.0.mca").write_bytes(b"region" * 1000)
+    (world / "level.dat").write_bytes(b"level")
+    (world / "secret.key").write_bytes(b"secret")
+    (world / "a.jar").write_bytes(b"denied")
+    (world / "link").symlink_to("/etc/passwd")
+    os.mkfifo(world / "fifo")
+    (site.home / "other").write_bytes(b"other")
+    return site
 
 
 def names(content: bytes) -> set[str]:
@@ -45,9 +45,9 @@ def names(content: bytes) -> set[str]:
 async def test_a_directory_is_an_archive_without_what_is_denied_or_hidden(
     site: SignedSite, form: str
 ) -> None:
-    site.server.deny("*.jar")
+    site.files.deny("*.jar")
     url = site.url("directory", file_path="/мир", ignored_files=["*.key"])
-    reply = await site.get(f"{url}&archive_format={form}" if form else url)
+    reply = await site.fetch(f"{url}&archive_format={form}" if form else url)
     assert reply.status == 200
     suffix = {"": "tar.gz"}.get(form, form.replace("_", "."))
     assert reply.headers["content-disposition"].endswith(f"%D0%BC%D0%B8%D1%80.{suffix}")
@@ -62,9 +62,9 @@ async def test_a_directory_is_an_archive_without_what_is_denied_or_hidden(
 
 async def test_chosen_files_are_an_archive(site: SignedSite) -> None:
     url = site.url("files", file_path="/мир", file_paths=["level.dat", "region", "absent"])
-    assert names((await site.get(url)).content) == {"level.dat", "region/r.0.mca"}
+    assert names((await site.fetch(url)).content) == {"level.dat", "region/r.0.mca"}
     url = site.url("files", file_path="/", file_paths=["../other"])
-    assert names((await site.get(url)).content) == {"other"}
+    assert names((await site.fetch(url)).content) == {"other"}
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ async def test_chosen_files_are_an_archive(site: SignedSite) -> None:
 async def test_what_cannot_be_packed_is_refused_and_uses_no_token(
     site: SignedSite, what: str, claims: dict[str, Any], query: str, status: int, code: str
 ) -> None:
-    site.server.deny("*.jar")
+    site.files.deny("*.jar")
     url = site.url(what, **claims) + (f"&archive_format={query}" if query else "")
     for _ in range(6):
-        reply = await site.get(url)
+        reply = await site.fetch(url)
         assert (reply.status, reply.json["code"]) == (status, code)
 
 
@@ -100,11 +100,11 @@ async def test_an_address_is_good_as_often_as_configured_and_head_is_free(
     site: SignedSite,
 ) -> None:
     url = site.url("directory", file_path="/")
-    head = await site.get(url, "HEAD")
+    head = await site.fetch(url, "HEAD")
     assert (head.status, head.content) == (200, b"")
-    statuses = [(await site.get(url, Range="bytes=0-")).status for _ in range(2)]
+    statuses = [(await site.fetch(url, Range="bytes=0-")).status for _ in range(2)]
     assert statuses == [200, 200]
-    plain = [(await site.get(url)).status for _ in range(6)]
+    plain = [(await site.fetch(url)).status for _ in range(6)]
     assert 404 in plain
 
 
@@ -124,7 +124,7 @@ async def test_a_client_that_goes_ends_the_packing(site: SignedSite) -> None:
     with (site.home / "large").open("wb") as file:
         file.truncate(500 * MIB)
     creator: Any = ClientCreator(reactor, Reader)
-    client: Reader = await creator.connectTCP("127.0.0.1", site.node.port)
+    client: Reader = await creator.connectTCP("127.0.0.1", site.port)
     url = site.url("directory", file_path="/") + "&archive_format=tar"
     assert client.transport is not None
     client.transport.write(f"GET {url} HTTP/1.1\r\nHost: node\r\n\r\n".encode())

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.api.file_server import FileServer
+from tests.api.file_node import FileServer, SignedSite
 from tests.api.node import UUID, Reply
-from tests.api.signed_site import SignedSite, signed_site
 from tests.support.tokens import USER
 from wingsd.auth.tokens import user_key
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
@@ -27,20 +24,14 @@ VOID = "The requested resource was not found on this server."
 CONTENT = bytes(range(256)) * 1000
 
 
-@pytest.fixture(params=[PTERODACTYL])
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def site(tmp_path: Path, family: str) -> Iterator[SignedSite]:
-    with signed_site(tmp_path, family) as made:
-        (made.home / "a.bin").write_bytes(CONTENT)
-        yield made
+def site(site: SignedSite, family: str) -> SignedSite:
+    (site.home / "a.bin").write_bytes(CONTENT)
+    return site
 
 
 async def test_a_file_is_downloaded_with_its_name(site: SignedSite) -> None:
-    reply = await site.get(site.url("file", file_path="/a.bin"))
+    reply = await site.fetch(site.url("file", file_path="/a.bin"))
     assert (reply.status, reply.content) == (200, CONTENT)
     assert reply.headers["content-type"] == "application/octet-stream"
     assert reply.headers["x-content-type-options"] == "nosniff"
@@ -67,7 +58,7 @@ async def test_a_name_of_any_alphabet_is_in_the_header_and_adds_none(
     site: SignedSite, name: str
 ) -> None:
     (site.home / name).write_bytes(b"x")
-    reply = await site.get(site.url("file", file_path=name))
+    reply = await site.fetch(site.url("file", file_path=name))
     assert reply.content == b"x"
     disposition = reply.headers["content-disposition"]
     assert disposition.endswith(f"filename*=UTF-8''{quote(name, safe='')}")
@@ -77,8 +68,8 @@ async def test_a_name_of_any_alphabet_is_in_the_header_and_adds_none(
 
 async def test_a_token_is_good_once(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
-    assert (await site.get(url)).status == 200
-    reply = await site.get(url)
+    assert (await site.fetch(url)).status == 200
+    reply = await site.fetch(url)
     assert (reply.status, reply.json["error"]) == (404, VOID)
     assert reply.json["code"] == "signed-url-void"
     assert "it was used before" in reply.json["detail"]
@@ -87,7 +78,7 @@ async def test_a_token_is_good_once(site: SignedSite) -> None:
 @pytest.mark.promise("signed-url-is-used-once")
 async def test_a_token_that_is_used_twice_at_once_is_good_once(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
-    gets = [Deferred.fromCoroutine(site.get(url)) for _ in range(6)]
+    gets = [Deferred.fromCoroutine(site.fetch(url)) for _ in range(6)]
     replies: list[Reply] = await gatherResults(gets)
     assert sorted(reply.status for reply in replies) == [200] + [404] * 5
 
@@ -95,31 +86,31 @@ async def test_a_token_that_is_used_twice_at_once_is_good_once(site: SignedSite)
 @pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
 async def test_calagopus_address_is_good_as_often_as_configured(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
-    statuses = [(await site.get(url)).status for _ in range(6)]
+    statuses = [(await site.fetch(url)).status for _ in range(6)]
     assert statuses == [200] * 5 + [404]
 
 
 async def test_a_download_is_resumed_with_a_range(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
-    whole = await site.get(url)
+    whole = await site.fetch(url)
     etag = whole.headers["etag"]
-    part = await site.get(url, Range="bytes=1000-1999", If_Range=etag)
+    part = await site.fetch(url, Range="bytes=1000-1999", If_Range=etag)
     assert (part.status, part.content) == (206, CONTENT[1000:2000])
     assert part.headers["content-range"] == f"bytes 1000-1999/{len(CONTENT)}"
-    changed = await site.get(url, Range="bytes=1000-", If_Range='"other"')
+    changed = await site.fetch(url, Range="bytes=1000-", If_Range='"other"')
     assert (changed.status, changed.content) == (200, CONTENT)
 
 
 async def test_what_sends_no_file_uses_no_token(site: SignedSite) -> None:
     url = site.url("file", file_path="a.bin")
-    head = await site.get(url, "HEAD")
+    head = await site.fetch(url, "HEAD")
     assert (head.status, head.content) == (200, b"")
-    behind = await site.get(url, Range=f"bytes={len(CONTENT)}-")
+    behind = await site.fetch(url, Range=f"bytes={len(CONTENT)}-")
     assert (behind.status, behind.headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
     (site.home / "a.bin").rename(site.home / "b.bin")
-    assert (await site.get(url)).status == 404
+    assert (await site.fetch(url)).status == 404
     (site.home / "b.bin").rename(site.home / "a.bin")
-    assert (await site.get(url)).status == 200
+    assert (await site.fetch(url)).status == 200
 
 
 async def test_only_regular_files_are_downloaded(site: SignedSite) -> None:
@@ -138,25 +129,25 @@ async def test_only_regular_files_are_downloaded(site: SignedSite) -> None:
         "x" * 256: (400, "file-name-too-long"),
     }
     for path, answer in expected.items():
-        reply = await site.get(site.url("file", file_path=path))
+        reply = await site.fetch(site.url("file", file_path=path))
         assert (reply.status, reply.json["code"]) == answer, path
-    assert (await site.get(site.url("file", file_path="../../a.bin"))).content == CONTENT
+    assert (await site.fetch(site.url("file", file_path="../../a.bin"))).content == CONTENT
 
 
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN, CALAGOPUS], indirect=True)
 async def test_the_denylist_and_what_a_user_may_not_see_hold(site: SignedSite) -> None:
-    site.server.deny("*.bin")
-    reply = await site.get(site.url("file", file_path="a.bin"))
+    site.files.deny("*.bin")
+    reply = await site.fetch(site.url("file", file_path="a.bin"))
     assert (reply.status, reply.json["code"]) == (403, "file-denied")
     (site.home / "b.key").touch()
     (site.home / "plugins").mkdir()
     (site.home / "link").symlink_to("plugins")
     (site.home / "plugins" / "c").touch()
-    site.server.deny("*.bin", "/plugins")
-    reply = await site.get(site.url("file", file_path="link/c"))
+    site.files.deny("*.bin", "/plugins")
+    reply = await site.fetch(site.url("file", file_path="link/c"))
     assert (reply.status, reply.json["code"]) == (403, "file-denied")
     url = site.url("file", file_path="b.key", ignored_files=["*.key"])
-    assert (await site.get(url)).json["code"] == "file-missing"
+    assert (await site.fetch(url)).json["code"] == "file-missing"
 
 
 @pytest.mark.parametrize("what", ["file", "backup"])
@@ -172,22 +163,22 @@ async def test_what_is_not_granted_is_refused_by_its_reason(site: SignedSite, wh
     )
     for changed, status, code in cases:
         server = changed.pop("server", UUID)
-        reply = await site.get(site.url(what, server, **claims | changed))
+        reply = await site.fetch(site.url(what, server, **claims | changed))
         assert (reply.status, reply.json["code"]) == (status, code), changed
-    unsigned = await site.get(f"/download/{what}?token=a.b.c")
+    unsigned = await site.fetch(f"/download/{what}?token=a.b.c")
     assert (unsigned.status, unsigned.json["code"]) == (401, "token-invalid")
     for nothing in ("", "?token=", "?token=%ff"):
-        assert (await site.get(f"/download/{what}{nothing}")).status == 401
+        assert (await site.fetch(f"/download/{what}{nothing}")).status == 401
     site.denied.deny([user_key(USER, UUID)], time.time() + 60)
-    assert (await site.get(site.url(what, **claims))).json["error"] == VOID
+    assert (await site.fetch(site.url(what, **claims))).json["error"] == VOID
 
 
 async def test_a_server_may_be_suspended_or_busy(site: SignedSite) -> None:
-    site.server.operations.place_hold(Operation.DELETE, "it is being deleted")
-    reply = await site.get(site.url("file", file_path="a.bin"))
+    site.files.operations.place_hold(Operation.DELETE, "it is being deleted")
+    reply = await site.fetch(site.url("file", file_path="a.bin"))
     assert (reply.status, reply.json["code"]) == (409, "server-busy")
-    site.server.suspended = True
-    reply = await site.get(site.url("file", file_path="a.bin"))
+    site.files.suspended = True
+    reply = await site.fetch(site.url("file", file_path="a.bin"))
     assert (reply.status, reply.json["error"]) == (403, "server is suspended")
 
 
@@ -197,16 +188,16 @@ async def test_a_backup_is_downloaded_from_either_place(site: SignedSite, place:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(CONTENT)
     url = site.url("backup", backup_uuid=BACKUP)
-    reply = await site.get(url)
+    reply = await site.fetch(url)
     assert (reply.status, reply.content) == (200, CONTENT)
     assert f'filename="{path.name}"' in reply.headers["content-disposition"]
-    assert (await site.get(url)).json["error"] == VOID
-    assert (await site.get(url, Range="bytes=5-9")).content == CONTENT[5:10]
+    assert (await site.fetch(url)).json["error"] == VOID
+    assert (await site.fetch(url, Range="bytes=5-9")).content == CONTENT[5:10]
 
 
 async def test_another_servers_backup_and_what_is_none_are_not_found(site: SignedSite) -> None:
-    site.node.servers.known[OTHER] = FileServer(site.node, site.home)
-    get = partial(site.get, site.url("backup", backup_uuid=BACKUP))
+    site.servers.known[OTHER] = FileServer(site.calls, site.home)
+    get = partial(site.fetch, site.url("backup", backup_uuid=BACKUP))
     assert (await get()).json["code"] == "backup-missing"
     (site.backups / OTHER).mkdir()
     (site.backups / OTHER / f"{BACKUP}.tar.gz").write_bytes(b"secret")
@@ -218,7 +209,7 @@ async def test_another_servers_backup_and_what_is_none_are_not_found(site: Signe
     assert reply.status == 404
     assert reply.json["error"] == "The requested backup was not found on this server."
     url = site.url("backup", OTHER, backup_uuid=BACKUP)
-    assert (await site.get(url)).content == b"secret"
+    assert (await site.fetch(url)).content == b"secret"
 
 
 @pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
@@ -226,4 +217,4 @@ async def test_a_backup_of_calagopus_needs_no_server(site: SignedSite) -> None:
     (site.backups / OTHER).mkdir()
     (site.backups / OTHER / f"{BACKUP}.tar.gz").write_bytes(b"moved here")
     url = site.url("backup", None, backup_uuid=BACKUP)
-    assert (await site.get(url)).content == b"moved here"
+    assert (await site.fetch(url)).content == b"moved here"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +14,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import ClientCreator, Protocol
 from twisted.internet.task import deferLater
 
+from tests.api.file_node import SignedSite
 from tests.api.node import Reply, reactor
-from tests.api.signed_site import SignedSite, signed_site
 from tests.support.sample_server import UUID
 from tests.support.tokens import USER
 from tests.support.workers import SynchronousWorkers
@@ -56,21 +55,10 @@ def form(*parts: bytes) -> bytes:
     return b"".join(parts) + END
 
 
-@pytest.fixture(params=[PTERODACTYL])
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def site(tmp_path: Path, family: str) -> Iterator[SignedSite]:
-    with signed_site(tmp_path, family, upload_limit=1) as made:
-        yield made
-
-
 async def upload(
     site: SignedSite, body: bytes, query: str = "", url: str = "", **headers: str
 ) -> Reply:
-    return await site.node.call(
+    return await site.call(
         "POST",
         (url or site.url("upload")) + query,
         body,
@@ -102,7 +90,7 @@ async def test_a_file_is_stored_in_its_directory(site: SignedSite) -> None:
 async def test_a_size_that_the_panel_changes_counts_at_once(
     site: SignedSite, tmp_path: Path
 ) -> None:
-    path, node = tmp_path / "config.yml", site.node
+    path, node = tmp_path / "config.yml", site
     config = node.config
     path.write_text(
         f"{{token_id: {config.token_id}, token: {config.token}, remote: '{config.remote}',"
@@ -256,7 +244,7 @@ class Talk(Protocol):
 
 async def talk(site: SignedSite, length: int, url: str, *headers: str) -> Talk:
     creator: Any = ClientCreator(reactor, Talk)
-    made: Talk = await creator.connectTCP("127.0.0.1", site.node.port)
+    made: Talk = await creator.connectTCP("127.0.0.1", site.port)
     head = [
         f"POST {url} HTTP/1.1",
         "Host: node",
@@ -323,7 +311,7 @@ async def test_a_transfer_that_begins_meanwhile_ends_the_upload(site: SignedSite
     made.transport.write(part(b"x" * 1000))
     while not left(site):
         await deferLater(reactor, 0.01)
-    site.server.operations.place_hold(Operation.TRANSFER_OUT, "it is being sent")
+    site.files.operations.place_hold(Operation.TRANSFER_OUT, "it is being sent")
     made.transport.write(b"x" * 1000)
     answer = await made.until(b'"request_id"')
     assert b"server is currently being transferred" in answer
@@ -332,7 +320,7 @@ async def test_a_transfer_that_begins_meanwhile_ends_the_upload(site: SignedSite
 
 
 async def test_a_transfer_waits_for_what_is_being_written(site: SignedSite) -> None:
-    operations, work = site.server.operations, site.node.file_work
+    operations, work = site.files.operations, site.file_work
     assert work is not None
     lane = work.short
     turns = [lane.turn(UUID) for _ in range(2)]
@@ -375,7 +363,7 @@ async def test_no_other_token_uploads(site: SignedSite) -> None:
 
 
 async def test_what_is_denied_or_in_the_way_is_not_written(site: SignedSite) -> None:
-    site.server.deny("*.jar", "/plugins")
+    site.files.deny("*.jar", "/plugins")
     (site.home / "plugins").mkdir()
     (site.home / "link").symlink_to("plugins")
     (site.home / "out").symlink_to("/tmp")

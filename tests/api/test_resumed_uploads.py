@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.api.file_node import SignedSite
 from tests.api.node import Reply
-from tests.api.signed_site import SignedSite, signed_site
 from tests.support.tokens import USER
 from wingsd.config import CALAGOPUS, PTERODACTYL
 from wingsd.errors import FileTypeRefused, UploadInProgress
@@ -25,24 +24,18 @@ OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 FILE = "&directory=saves&file=world/map.zip"
 
 
-@pytest.fixture(params=[CALAGOPUS])
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def site(tmp_path: Path, family: str) -> Iterator[SignedSite]:
-    with signed_site(tmp_path, family, upload_limit=1) as made:
-        yield made
+def family(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", CALAGOPUS))
 
 
 async def patch(site: SignedSite, url: str, body: bytes, offset: object, **headers: Any) -> Reply:
     named: dict[str, Any] = {"Upload_Offset": str(offset), **headers}
-    return await site.node.call("PATCH", url + FILE, body, Authorization=None, **named)
+    return await site.call("PATCH", url + FILE, body, Authorization=None, **named)
 
 
 async def offset(site: SignedSite, url: str) -> str:
-    reply = await site.get(url + FILE, "HEAD")
+    reply = await site.fetch(url + FILE, "HEAD")
     assert reply.status == 200
     return reply.headers["upload-offset"]
 
@@ -84,10 +77,10 @@ async def test_a_part_in_the_wrong_place_is_a_conflict_that_says_where(site: Sig
 
 
 async def test_a_file_in_parts_has_the_same_limits(site: SignedSite) -> None:
-    site.server.deny("*.zip")
+    site.files.deny("*.zip")
     url = site.url("upload")
     assert (await patch(site, url, b"x", 0)).json["code"] == "file-denied"
-    site.server.deny()
+    site.files.deny()
     reply = await patch(site, url, b"x", 0, Upload_Length=str(MIB + 1))
     assert reply.json["code"] == "upload-too-large"
     assert (await patch(site, url, bytes(MIB), 0)).status == 200
@@ -101,7 +94,7 @@ async def test_what_cannot_become_a_file_is_refused_with_its_first_part(site: Si
     assert (await patch(site, url, b"x", 0)).json["code"] == "file-name-conflict"
     for nothing in ("", ".", "a/.."):
         named = f"{url}&directory=saves&file={nothing}"
-        reply = await site.node.call("PATCH", named, b"x", Authorization=None, Upload_Offset="0")
+        reply = await site.call("PATCH", named, b"x", Authorization=None, Upload_Offset="0")
         assert (reply.status, reply.json["code"]) == (400, "file-path-invalid"), nothing
     assert files(site) == []
 
@@ -110,7 +103,7 @@ async def test_what_cannot_become_a_file_is_refused_with_its_first_part(site: Si
 async def test_a_file_above_the_disk_limit_is_refused_with_its_first_part(
     site: SignedSite,
 ) -> None:
-    site.server.files.usage = UsageCounter(used=0, limit=1000)
+    site.files.files.usage = UsageCounter(used=0, limit=1000)
     url = site.url("upload")
     assert (await patch(site, url, b"first", 0, Upload_Length="1000")).status == 200
     reply = await patch(site, url, b"second", 5, Upload_Length="1001")
@@ -124,9 +117,9 @@ async def test_what_one_user_has_begun_is_not_anothers(site: SignedSite) -> None
     await patch(site, url, b"mine", 0)
     others = site.url("upload", user_uuid=OTHER)
     assert await offset(site, others) == "0"
-    assert (await site.get(others + FILE, "DELETE")).status == 200
+    assert (await site.fetch(others + FILE, "DELETE")).status == 200
     assert await offset(site, url) == "4"
-    assert (await site.get(url + FILE, "DELETE")).status == 200
+    assert (await site.fetch(url + FILE, "DELETE")).status == 200
     assert (await offset(site, url), files(site)) == ("0", [])
 
 
@@ -137,13 +130,13 @@ async def test_an_address_that_has_uploaded_a_form_continues_nothing_elsewhere(
     url = site.url("upload")
     assert (await patch(site, url, b"1", 0)).status == 200
     assert (await patch(site, url, b"2", 1)).status == 200
-    form = await site.node.call("POST", url, b"", Authorization=None)
+    form = await site.call("POST", url, b"", Authorization=None)
     assert form.status == 400
     assert (await patch(site, site.url("upload", exp=1), b"2", 2)).status == 401
 
 
 async def test_pages_may_send_and_read_the_headers_of_parts(site: SignedSite) -> None:
-    reply = await site.get("/upload/file", "OPTIONS", Origin="https://panel.example.com")
+    reply = await site.fetch("/upload/file", "OPTIONS", Origin="https://panel.example.com")
     assert reply.headers["allow"] == "DELETE, HEAD, OPTIONS, PATCH, POST"
     assert "Upload-Offset" in reply.headers["access-control-allow-headers"]
     assert reply.headers["access-control-expose-headers"] == "Upload-Offset"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 
 import pytest
 
+from tests.api.file_node import SignedSite
 from tests.api.node import TOKEN, UUID, ApiNode
-from tests.api.signed_site import SignedSite, signed_site
 from tests.support.tokens import BACKUP, panel_tokens
 from wingsd.api.routes import CALLS
 from wingsd.auth.tokens import console_token, transfer_token
@@ -44,18 +42,18 @@ def registered(*access: Access) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.fixture(params=FAMILIES)
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SignedSite]:
-    with signed_site(tmp_path, request.param) as made:
-        (made.home / "d").mkdir()
-        for file in ("a", "d/b"):
-            (made.home / file).write_bytes(b"secret")
-        (made.backups / f"{BACKUP}.tar.gz").write_bytes(b"backup")
-        yield made
+@pytest.fixture
+def site(site: SignedSite, family: str) -> SignedSite:
+    (site.home / "d").mkdir()
+    for file in ("a", "d/b"):
+        (site.home / file).write_bytes(b"secret")
+    (site.backups / f"{BACKUP}.tar.gz").write_bytes(b"backup")
+    return site
 
 
 @pytest.mark.promise("token-is-for-one-purpose")
 @pytest.mark.parametrize("issuer", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
 async def test_a_token_opens_the_paths_of_its_kind_and_no_other(
     site: SignedSite, issuer: str
 ) -> None:
@@ -67,7 +65,7 @@ async def test_a_token_opens_the_paths_of_its_kind_and_no_other(
         served = path not in ONLY_CALAGOPUS or site.family == CALAGOPUS
         for kind, token in panel_tokens(TOKEN, UUID, issuer, **more).items():
             files = sorted(site.home.rglob("*"))
-            reply = await site.node.call(
+            reply = await site.call(
                 method,
                 f"{path}?token={token}&directory=/new&file=new",
                 {"POST": FORM, "PATCH": b"new"}.get(method),

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 import attrs
 import msgpack
 import pytest
-import pytest_twisted
 import trustme
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.api.node import TOKEN, ApiNode
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.workers import SynchronousWorkers
+from tests.support.workers import HeldWorkers, SynchronousWorkers
 from tests.transfers.peers import closed_port
 from wingsd.api.node import MAX_SETTINGS
 from wingsd.app.reload import Reload
@@ -42,30 +41,16 @@ class UpdatedNode(ApiNode):
     def __init__(
         self, directory: Path, disk: SynchronousWorkers | None = None, more: str = ""
     ) -> None:
-        super().__init__()
         self.path = directory / "config.yml"
         self.path.write_text(FILE + more)
-        self.config = load(str(self.path))[0]
-        self.live = LiveConfig(self.config, str(self.path))
+        live = LiveConfig(load(str(self.path))[0], str(self.path))
         workers: Any = disk or SynchronousWorkers()
-        self.reload = Reload(self.live, lambda ssl: False)
-        self.updates = PanelUpdates(self.live, workers, partial(self.reload, only_new=True))
-        self.start()
+        self.reload = Reload(live, lambda ssl: False)
+        updates = PanelUpdates(live, workers, partial(self.reload, only_new=True))
+        super().__init__(live=live, updates=updates)
 
     async def status(self, token: str) -> int:
         return (await self.call("GET", "system", Authorization=f"Bearer {token}")).status
-
-
-class HeldWorkers(SynchronousWorkers):
-    """Workers that begin when the test says so."""
-
-    def __init__(self) -> None:
-        self.begin: Deferred[None] = Deferred()
-        self.is_asked = False
-
-    def run(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Deferred[T]:
-        self.is_asked = True
-        return self.begin.addCallback(lambda _: work(*args, **kwargs))
 
 
 def has(logged: Logged, text: str) -> bool:
@@ -73,10 +58,8 @@ def has(logged: Logged, text: str) -> bool:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[UpdatedNode]:
-    made = UpdatedNode(tmp_path)
-    yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+def node(closing: Callable[[UpdatedNode], UpdatedNode], tmp_path: Path) -> UpdatedNode:
+    return closing(UpdatedNode(tmp_path))
 
 
 async def test_a_new_token_is_in_force_when_the_old_one_has_its_answer(
@@ -301,9 +284,9 @@ async def test_a_client_that_leaves_has_its_settings_saved(tmp_path: Path) -> No
             "POST /api/update HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             f"Authorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
-        await until(lambda: disk.is_asked)
+        await until(lambda: disk.held)
     await until(lambda: not node.site.connections)
-    disk.begin.callback(None)
+    disk.held[0].do()
     assert (await node.status(TOKEN), await node.status(NEW)) == (403, 200)
     assert load(str(node.path))[0].token == NEW
     await node.close()

@@ -26,7 +26,7 @@ class Sent:
 
 
 def packed(
-    tree: Path,
+    tree: Path | Part,
     *,
     links: bool = True,
     compression: Compression = Compression.NONE,
@@ -36,8 +36,10 @@ def packed(
     holes: bool = False,
     meanwhile: Callable[[int], None] = lambda total: None,
 ) -> Sent:
-    """Pack `tree`; `meanwhile` is called with each progress."""
+    """Pack a tree, or a part of one; `meanwhile` is called with each progress."""
     sent = Sent()
+    if not isinstance(tree, Part):
+        tree = Part(str(tree), limit=limit, attributes=attributes, holes=holes)
 
     def progress(total: int, files: int) -> None:
         sent.progress.append(total)
@@ -45,7 +47,7 @@ def packed(
         meanwhile(total)
 
     sent.packed = pack(
-        Part(str(tree), limit=limit, attributes=attributes, holes=holes),
+        tree,
         sent.archive.extend,
         links=links,
         compression=compression,

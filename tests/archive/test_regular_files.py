@@ -13,12 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.archive.test_sparse import write
+from tests.archive.test_sparse import compressed, write
 from tests.support.archives import END, member
 from tests.support.go import GoRestoreFailed, restore_as_go
 from wingsd.archive.compress import Compression
-from wingsd.archive.pack import pack
-from wingsd.archive.partition import Part
 from wingsd.archive.regular_files import NotKept, RegularFiles, has_only_files
 from wingsd.errors import ArchiveError
 
@@ -42,17 +40,7 @@ class Stored:
 
 def packed(tree: Path) -> Stored:
     """Pack a tree as a backup of it is."""
-    archive = bytearray()
-    pack(
-        Part(str(tree), holes=True),
-        archive.extend,
-        links=True,
-        compression=Compression.BEST_SPEED,
-        warn=lambda line: None,
-        progress=lambda data, files: None,
-        threads=False,
-    )
-    return Stored(bytes(archive))
+    return Stored(bytes(compressed(tree).archive))
 
 
 def rewritten(stored: Stored, limit: int | None = None) -> tuple[bytes, RegularFiles]:

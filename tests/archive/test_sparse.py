@@ -6,18 +6,17 @@ import io
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.archives import in_blocks, seen
+from tests.archive.packing import packed, unpack
+from tests.support.archives import seen
 from wingsd.archive.compress import Compression
-from wingsd.archive.extract import extract
-from wingsd.archive.pack import LEAST_HOLES, Packed, data_segments, pack
-from wingsd.archive.partition import Part
+from wingsd.archive.pack import LEAST_HOLES, data_segments
 
 MIB = 1 << 20
 
@@ -31,20 +30,7 @@ def write(path: Path, size: int, *pieces: tuple[int, bytes]) -> None:
         file.truncate(size)
 
 
-def packed(
-    tree: Path, meanwhile: Callable[[int, int], None] = lambda data, files: None
-) -> tuple[bytes, list[str], Packed]:
-    archive, notes = bytearray(), list[str]()
-    done = pack(
-        Part(str(tree), holes=True),
-        archive.extend,
-        links=True,
-        compression=Compression.BEST_SPEED,
-        warn=notes.append,
-        progress=meanwhile,
-        threads=False,
-    )
-    return bytes(archive), notes, done
+compressed = partial(packed, compression=Compression.BEST_SPEED, holes=True)
 
 
 @pytest.fixture
@@ -71,9 +57,11 @@ def is_sparse(path: Path) -> bool:
 
 def test_gnu_tar_extracts_them_as_they_were(tree: Path, tmp_path: Path) -> None:
     (tree / "large").unlink()
-    archive, notes, done = packed(tree)
-    assert (notes, len(archive) < 4 * MIB) == ([], True)
-    assert done.packed_bytes == sum(path.stat().st_size for path in tree.iterdir())
+    sent = compressed(tree)
+    archive = bytes(sent.archive)
+    assert (sent.notes, len(archive) < 4 * MIB) == ([], True)
+    assert sent.packed is not None
+    assert sent.packed.packed_bytes == sum(path.stat().st_size for path in tree.iterdir())
     (tmp_path / "out").mkdir()
     command = ["tar", "-xzpf", "-", "-C", str(tmp_path / "out")]
     subprocess.run(command, input=archive, check=True)
@@ -82,11 +70,9 @@ def test_gnu_tar_extracts_them_as_they_were(tree: Path, tmp_path: Path) -> None:
 
 
 def test_they_are_received_as_they_were(tree: Path, tmp_path: Path) -> None:
-    archive, _, _ = packed(tree)
+    archive = bytes(compressed(tree).archive)
     assert len(archive) < 4 * MIB
-    (tmp_path / "out").mkdir()
-    notes: list[str] = []
-    extract(in_blocks(archive), str(tmp_path / "out"), None, notes.append, threads=False)
+    _, notes = unpack(archive, tmp_path / "out")
     assert notes == []
     for path in tree.iterdir():
         other = tmp_path / "out" / path.name
@@ -101,7 +87,7 @@ def test_they_are_received_as_they_were(tree: Path, tmp_path: Path) -> None:
 
 def test_pythons_tarfile_reads_them(tree: Path) -> None:
     (tree / "large").unlink()
-    archive, _, _ = packed(tree)
+    archive = bytes(compressed(tree).archive)
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
         for path in tree.iterdir():
             file = members.extractfile(path.name)
@@ -116,13 +102,13 @@ def test_one_that_shrinks_is_filled_up_and_named(tmp_path: Path) -> None:
     write(tree / "s", 30 * MIB, (0, os.urandom(2 * MIB)), (20 * MIB, os.urandom(2 * MIB)))
     (tree / "z").write_bytes(b"after it")
 
-    def cut(data: int, files: int) -> None:
+    def cut(data: int) -> None:
         if data:
             os.truncate(tree / "s", 1000)
 
-    archive, notes, _ = packed(tree, cut)
-    assert any("shrank while it was read" in note for note in notes)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+    sent = compressed(tree, meanwhile=cut)
+    assert any("shrank while it was read" in note for note in sent.notes)
+    with tarfile.open(fileobj=io.BytesIO(sent.archive)) as members:
         last = members.extractfile("z")
         assert last is not None
         assert last.read() == b"after it"

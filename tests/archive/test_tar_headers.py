@@ -1,13 +1,19 @@
-"""What single fields and records of headers say."""
+"""Headers of tar: fields and records that are read, and headers that are written."""
 
 from __future__ import annotations
+
+import io
+import tarfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.archives import pax_record
-from wingsd.archive.tar_reader import number, pax_records, pax_time
+from wingsd.archive import tar_headers as pax
+from wingsd.archive.pipeline import Blocks
+from wingsd.archive.tar_headers import LATEST
+from wingsd.archive.tar_reader import Member, TarReader, number, pax_records, pax_time
 
 
 @pytest.mark.parametrize(
@@ -92,3 +98,107 @@ def test_malformed_pax_headers(payload: bytes) -> None:
 @given(st.lists(st.tuples(st.binary(min_size=1).filter(lambda k: b"=" not in k), st.binary())))
 def test_pax_records_round_trip(records: list[tuple[bytes, bytes]]) -> None:
     assert list(pax_records(b"".join(pax_record(*r) for r in records))) == records
+
+
+SECOND = 10**9
+FAR = LATEST * SECOND
+
+
+def by_tarfile(archive: bytes) -> list[tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:", encoding="utf-8") as file:
+        return file.getmembers()
+
+
+def by_reader(archive: bytes) -> Member:
+    reader = TarReader(Blocks(iter([archive])))
+    member = reader.next_member()
+    assert member is not None
+    return member
+
+
+names = st.one_of(
+    st.binary(min_size=1, max_size=400),
+    st.text(min_size=1, max_size=120).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.sampled_from([b"n" * 100, b"n" * 101, b"d/" * 49 + b"ff", b"a\nb", b"12 path=x\n"]),
+).filter(lambda name: b"\0" not in name and name.strip(b"/"))
+times = st.one_of(
+    st.integers(-FAR, FAR),
+    st.integers(-10, LATEST).map(lambda seconds: seconds * SECOND),
+    st.sampled_from(
+        [0, -1, 1, -SECOND, 8**11 * SECOND, (8**11 - 1) * SECOND, -SECOND - 1, FAR, -FAR]
+    ),
+)
+
+
+@given(names, st.integers(0, 0o7777), st.integers(0, 2**63 - 1), times, names)
+def test_all_is_read_back(name: bytes, mode: int, size: int, mtime: int, link: bytes) -> None:
+    header = pax.member_header(name, pax.FILE, mode, size, mtime, link)
+    member = by_reader(header)
+    assert (member.name, member.link) == (name, link)
+    assert (member.mode, member.size, member.mtime) == (mode, size, mtime)
+    assert len(header) % 512 == 0
+
+
+@given(names.map(lambda name: name.strip(b"/")), times, names)
+def test_the_standard_library_reads_the_same(name: bytes, mtime: int, link: bytes) -> None:
+    archive = pax.member_header(name, pax.SYMLINK, 0o777, 0, mtime, link) + pax.END
+    [found] = by_tarfile(archive)
+    assert found.name.encode("utf-8", "surrogateescape") == name
+    assert found.linkname.encode("utf-8", "surrogateescape").rstrip(b"/") == link.rstrip(b"/")
+    assert found.mtime == pytest.approx(mtime / SECOND, abs=1e-3, rel=1e-12)
+    assert (found.uid, found.gid, found.uname, found.gname) == (0, 0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "mtime", "size"),
+    [
+        (b"n" * 100, 1_700_000_000 * SECOND, 8**11 - 1),
+        (b"world/level.dat", 0, 0),
+        (b"d/", (8**11 - 1) * SECOND, 0),
+    ],
+)
+def test_what_ustar_can_say_needs_one_block(name: bytes, mtime: int, size: int) -> None:
+    assert len(pax.member_header(name, pax.FILE, 0o644, size, mtime)) == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "mtime", "size", "key"),
+    [
+        (b"n" * 101, 0, 0, "path"),
+        ("é".encode(), 0, 0, "path"),
+        (b"f", 1, 0, "mtime"),
+        (b"f", -SECOND, 0, "mtime"),
+        (b"f", 8**11 * SECOND, 0, "mtime"),
+        (b"f", 0, 8**11, "size"),
+    ],
+)
+def test_what_ustar_cannot_hold_goes_as_pax(name: bytes, mtime: int, size: int, key: str) -> None:
+    header = pax.member_header(name, pax.FILE, 0o644, size, mtime)
+    info = tarfile.TarInfo.frombuf(header[:512], "utf-8", "surrogateescape")
+    assert (info.type, info.name) == (tarfile.XHDTYPE, "././@PaxHeader")
+    records = header[512 : 512 + info.size]
+    assert records.split(b"=")[0].split(b" ")[1] == key.encode()
+
+
+def test_names_that_are_not_utf8_are_said_to_be_bytes() -> None:
+    header = pax.member_header(b"not-utf8-\xff", pax.FILE, 0o644, 0, 5)
+    assert b"21 hdrcharset=BINARY\n" in header
+    assert b"hdrcharset" not in pax.member_header("é".encode(), pax.FILE, 0o644, 0, 5)
+
+
+def test_a_cut_name_never_ends_like_a_directorys() -> None:
+    header = pax.member_header(b"d/" * 50 + b"f", pax.FILE, 0o644, 0, 0)
+    block = tarfile.TarInfo.frombuf(header[-512:], "utf-8", "surrogateescape")
+    assert block.name == "d/" * 49 + "d"
+    assert header[-512 + 99] == 0
+
+
+def test_the_length_of_a_record_counts_itself() -> None:
+    for length in range(80, 1100):
+        name = b"n" * length
+        assert by_reader(pax.member_header(name, pax.FILE, 0o644, 0, 1)).name == name
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 0), (1, 511), (512, 0), (513, 511)])
+def test_data_is_padded_to_whole_blocks(size: int, expected: int) -> None:
+    assert pax.padding(size) == bytes(expected)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 from twisted.internet.defer import DeferredSemaphore
 
 from tests.callbacks.queue_harness import ScriptedPanel
 from tests.support import SynchronousWorkers
+from tests.support.game_server import FakeGameServer
 from tests.support.reactor import reactor, until
+from tests.support.sample_server import UUID as SERVER
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.backups.creation import (
     ArchiveTerms,
@@ -22,50 +23,13 @@ from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import PTERODACTYL
 from wingsd.events import Event, EventBus
-from wingsd.filesystem.openers import directory_opener
-from wingsd.filesystem.root import ServerRoot
-from wingsd.panel.schemas import Configuration, Egg, Process, Settings, Stop
-from wingsd.servers.operations import Operations
 from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import Workers
 
-__all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode", "FakeGameServer"]
+__all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode"]
 
-SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 OTHER = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12"
-
-
-class _Files:
-    def __init__(self, home: Path) -> None:
-        self._home = str(home)
-
-    async def run(self, work: Callable[[ServerRoot], tuple[str, ...]]) -> tuple[str, ...]:
-        with ServerRoot(self._home, directory_opener("auto")) as root:
-            return work(root)
-
-
-class FakeGameServer:
-    """A server with files, that notes what it says."""
-
-    def __init__(self, home: Path, uuid: str = SERVER) -> None:
-        home.mkdir(exist_ok=True)
-        self.uuid, self.directory = uuid, str(home)
-        self.files = _Files(home)
-        self.operations = Operations()
-        self.configuration = Configuration(Settings(uuid), Process(stop=Stop("signal", "C")))
-        self.said: list[str] = []
-        self.events: list[tuple[str, ...]] = []
-
-    def deny(self, *lines: str) -> None:
-        settings = attrs.evolve(self.configuration.settings, egg=Egg(file_denylist=list(lines)))
-        self.configuration = attrs.evolve(self.configuration, settings=settings)
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def publish(self, event: str, *args: str) -> None:
-        self.events.append((event, *args))
 
 
 class BackupNode:

@@ -1,4 +1,4 @@
-"""Backups are found where each family keeps them, and only by their own server."""
+"""Backups on the disk: where they are, which part is which, and what a daemon has left."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ from pathlib import Path
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.backups.test_catalogue import BACKUP, MADE, SERVER
 from tests.support.logged_errors import Logged
-from wingsd.backups.catalogue import catalogue_name
-from wingsd.backups.store import BackupStore, StoredBackup, part_name
+from wingsd.backups.catalogue import CatalogueFiles, catalogue_name
+from wingsd.backups.store import (
+    SUFFIXES,
+    AttachedLog,
+    Backup,
+    BackupChecksum,
+    BackupStore,
+    LocalBackup,
+    StoredBackup,
+    attachment_of,
+    backup_at,
+    find_backups,
+    part_name,
+    remove_backup,
+)
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.errors import StorageError
+from wingsd.errors import BadRequest, StorageError
+from wingsd.statedb import BackupRecord
 
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 FLAT, BY_SERVER = f"{BACKUP}.tar.gz", f"{SERVER}/{BACKUP}.tar.gz"
@@ -182,3 +198,242 @@ def test_what_cannot_be_opened_is_listed_and_named_once(
     named = [line for line in logged.lines if "cannot be read" in line]
     assert sum(f"{OTHER}.tar.gz" in line for line in named) == 1
     assert len(named) == 2
+
+
+def part_in(directory: Path, family: str, size: int = 7) -> BackupRecord:
+    """Write a part of seven bytes, and the catalogue of an archive of `size` bytes."""
+    store = BackupStore(str(directory), family)
+    place = store.place(SERVER, BACKUP, "tar.gz")
+    path = Path(store.part_path(place))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"archive")
+    store.write_catalogue(place, attrs.evolve(MADE, bytes=size))
+    return BackupRecord(BACKUP, SERVER, "s3", place, 0.0)
+
+
+def left(directory: Path) -> list[str]:
+    return [path.name for path in directory.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+def test_a_complete_archive_is_found_again(tmp_path: Path, family: str) -> None:
+    record = part_in(tmp_path, family)
+    made = BackupStore(str(tmp_path), family).made_before(record.place, BACKUP)
+    assert made is not None
+    assert Path(made.path).read_bytes() == b"archive"
+    assert (made.place, made.catalogue.backup) == (record.place, BACKUP)
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+def test_what_is_not_complete_is_removed(tmp_path: Path, family: str) -> None:
+    record = part_in(tmp_path, family, size=8)
+    unfinished = Path(tmp_path / record.place).with_name(f".{BACKUP}.0a1b2c3d.json")
+    unfinished.write_text("{")
+    assert BackupStore(str(tmp_path), family).made_before(record.place, BACKUP) is None
+    assert left(tmp_path) == []
+
+
+def test_nothing_is_made_where_nothing_is(tmp_path: Path) -> None:
+    record = BackupRecord(BACKUP, SERVER, "s3", f"{SERVER}/{BACKUP}.tar.gz", 0.0)
+    assert BackupStore(str(tmp_path), PELICAN).made_before(record.place, BACKUP) is None
+
+
+@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
+def test_only_parts_that_nothing_needs_are_removed(tmp_path: Path, family: str) -> None:
+    part_in(tmp_path, family)
+    (tmp_path / f"{BACKUP}.tar.gz").write_bytes(b"a local backup")
+    store = BackupStore(str(tmp_path), family)
+    store.remove_parts(lambda backup: backup == BACKUP)
+    assert len(left(tmp_path)) == 3
+    store.remove_parts(lambda backup: False)
+    # A catalogue beside an archive is of that one, whatever becomes of a part.
+    catalogue = [] if family == PELICAN else [f"{BACKUP}.catalogue.json"]
+    assert sorted(left(tmp_path)) == [*catalogue, f"{BACKUP}.tar.gz"]
+    BackupStore(str(tmp_path / "missing"), family).remove_parts(lambda backup: False)
+
+
+def test_a_removal_that_ends_in_between_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = part_in(tmp_path, PTERODACTYL)
+    store = BackupStore(str(tmp_path), PTERODACTYL)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CatalogueFiles, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.remove_leftovers(record.place, BACKUP)
+    store.remove_parts(lambda backup: False)
+    assert left(tmp_path) == []
+
+
+def kept(path: Path, data: bytes = b"backup") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("place", ["", SERVER])
+def test_a_backup_is_found_in_any_familys_place(tmp_path: Path, place: str, suffix: str) -> None:
+    file = kept(tmp_path / place / f"{BACKUP}.{suffix}")
+    (found,) = find_backups(str(tmp_path), SERVER, [BACKUP], CALAGOPUS)
+    assert found == LocalBackup(
+        Backup(BACKUP, suffix, CALAGOPUS), str(file), 6, str(file.relative_to(tmp_path))
+    )
+    assert b"".join(found.blocks()) == b"backup"
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink", "of another server", "another's name"])
+def test_other_files_are_not_backups(tmp_path: Path, kind: str) -> None:
+    name = f"{BACKUP}.tar.gz"
+    if kind == "directory":
+        (tmp_path / name).mkdir()
+    elif kind == "symlink":
+        (tmp_path / name).symlink_to(kept(tmp_path / "secret"))
+    elif kind == "of another server":
+        kept(tmp_path / BACKUP / name)
+    else:
+        kept(tmp_path / f"{BACKUP}.exe")
+    with pytest.raises(StorageError, match=f"does not have {BACKUP}") as caught:
+        find_backups(str(tmp_path), SERVER, [BACKUP], PELICAN)
+    assert (
+        caught.value.message == "a backup that is to be sent with the server is not on this node"
+    )
+
+
+@pytest.mark.parametrize("after", [b"", b"short", b"much longer"])
+def test_a_backup_that_changes_meanwhile_is_not_sent(tmp_path: Path, after: bytes) -> None:
+    file = kept(tmp_path / f"{BACKUP}.tar.gz")
+    (found,) = find_backups(str(tmp_path), SERVER, [BACKUP], PELICAN)
+    file.write_bytes(after)
+    with pytest.raises(StorageError):
+        list(found.blocks())
+
+
+@pytest.mark.parametrize("then", ["gone", "a symlink"])
+def test_an_unreadable_backup_is_named(tmp_path: Path, then: str) -> None:
+    file = kept(tmp_path / f"{BACKUP}.tar.gz")
+    (found,) = find_backups(str(tmp_path), SERVER, [BACKUP], PELICAN)
+    file.unlink()
+    if then == "a symlink":
+        file.symlink_to(kept(tmp_path / "secret", b"secret"))
+    with pytest.raises(StorageError, match=str(file)):
+        list(found.blocks())
+
+
+@pytest.mark.parametrize("place", [f"{BACKUP}.tar", f"{SERVER}/{BACKUP}.tar.gz"])
+def test_a_moved_backup_is_removed_with_its_empty_directory(tmp_path: Path, place: str) -> None:
+    kept(tmp_path / place)
+    kept((tmp_path / place).with_name(f"{BACKUP}.catalogue.json"))
+    remove_backup(str(tmp_path), place)
+    remove_backup(str(tmp_path), place)  # as after a kill
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_backups_stay(tmp_path: Path) -> None:
+    other = kept(tmp_path / SERVER / "other.tar.gz")
+    kept(tmp_path / SERVER / f"{BACKUP}.tar.gz")
+    remove_backup(str(tmp_path), f"{SERVER}/{BACKUP}.tar.gz")
+    assert list((tmp_path / SERVER).iterdir()) == [other]
+
+
+@pytest.mark.parametrize("place", ["../secret", "", f"{BACKUP}.exe", f"{BACKUP}.tar/../../secret"])
+def test_only_backups_are_removed(tmp_path: Path, place: str) -> None:
+    secret = kept(tmp_path / "secret")
+    (tmp_path / "backups").mkdir()
+    remove_backup(str(tmp_path / "backups"), place)
+    assert secret.exists()
+
+
+def test_a_backup_that_cannot_be_removed_is_an_error(tmp_path: Path) -> None:
+    kept(tmp_path / f"{BACKUP}.tar" / "file")
+    with pytest.raises(StorageError) as caught:
+        remove_backup(str(tmp_path), f"{BACKUP}.tar")
+    assert (
+        caught.value.message == "a backup that has moved to another node could not be removed here"
+    )
+
+
+WINGS = "backup/wings"
+
+
+@pytest.mark.parametrize("name", ["install_logs", "install-logs"])
+def test_a_log_has_either_name(name: str) -> None:
+    assert attachment_of(name, "install.log", "text/plain") == AttachedLog()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_backup_goes_where_its_family_keeps_it(suffix: str) -> None:
+    file = f"{BACKUP}.{suffix}"
+    pelicans = attachment_of(f"backup_{file}", file)
+    calagopus = attachment_of(f"backup-{BACKUP}", file, WINGS)
+    assert pelicans == Backup(BACKUP, suffix, PELICAN)
+    assert calagopus == Backup(BACKUP, suffix, CALAGOPUS)
+    assert pelicans.path(SERVER) == f"{SERVER}/{file}"
+    assert calagopus.path(SERVER) == file
+    for backup in (pelicans, calagopus):
+        assert backup_at(backup.path(SERVER)) == backup
+
+
+def test_a_checksum_belongs_to_a_backup() -> None:
+    assert attachment_of(f"checksum_backup_{BACKUP}.tar.gz") == BackupChecksum(BACKUP)
+    assert attachment_of(f"backup-checksum-{BACKUP}", "x", "text/plain") == BackupChecksum(BACKUP)
+
+
+@pytest.mark.parametrize(
+    "name", [f"../../etc/{BACKUP}.tar.gz", f"/etc/{BACKUP.upper()}.tar.gz", f"..\\{BACKUP}.tar.gz"]
+)
+def test_directories_in_names_are_ignored(name: str) -> None:
+    assert attachment_of(f"backup_{name}") == Backup(BACKUP, "tar.gz", PELICAN)
+    assert attachment_of(f"backup-{BACKUP}", name, WINGS) == Backup(BACKUP, "tar.gz", CALAGOPUS)
+
+
+@pytest.mark.promise("attached-backups-arrive-whole")
+@pytest.mark.parametrize(
+    ("name", "file", "kind"),
+    [
+        ("backup_", "", ""),
+        ("backup_world.tar.gz", "world.tar.gz", ""),
+        (f"backup_{BACKUP}", BACKUP, ""),
+        (f"backup_{BACKUP}.tar.gz.exe", "", ""),
+        (f"backup_{BACKUP}.tar.gz/", "", ""),
+        (f"backup_{BACKUP}.TAR.GZ", "", ""),
+        (f"backup_{BACKUP}.tar.gz\n", "", ""),
+        (f"backup_{'-' * 36}.tar.gz", "", ""),
+        (f"checksum_backup_{BACKUP}", "", ""),
+        ("backup-x", f"{BACKUP}.tar", WINGS),
+        (f"backup-{BACKUP}", "", WINGS),
+        (f"backup-{BACKUP}", "passwd", WINGS),
+        (f"backup-{BACKUP}", f"{BACKUP}.tar", "backup/restic"),
+        (f"backup-{BACKUP}", f"{BACKUP}.tar", ""),
+        ("backup-checksum-x", "", "text/plain"),
+    ],
+)
+def test_a_backup_that_cannot_be_kept_is_refused(name: str, file: str, kind: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        attachment_of(name, file, kind)
+    assert caught.value.detail.startswith(f"the part {name[:80]!r}: ")
+
+
+@pytest.mark.parametrize("name", ["", "x", "archive", "backup", "backups", "install.log"])
+def test_other_parts_are_not_attachments(name: str) -> None:
+    assert attachment_of(name) is None
+
+
+@given(
+    st.sampled_from(["backup_", "backup-", f"backup-{BACKUP}"]),
+    st.text() | st.builds("{}{}.{}".format, st.text(), st.just(BACKUP), st.sampled_from(SUFFIXES)),
+)
+def test_no_name_leads_out_of_its_directory(prefix: str, text: str) -> None:
+    try:
+        found = attachment_of(prefix if BACKUP in prefix else prefix + text, text, WINGS)
+    except BadRequest:
+        return
+    assert isinstance(found, Backup)
+    assert found.uuid == BACKUP
+    assert found.path(SERVER) in {
+        f"{where}{BACKUP}.{suffix}" for where in ("", f"{SERVER}/") for suffix in SUFFIXES
+    }

@@ -1,9 +1,10 @@
-"""Tests for `wingsd.docker.container`: what Docker is asked for, as plain values."""
+"""What Docker is asked for, as plain values: containers, images, ports and networks."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -11,10 +12,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.docker.containers import NODE, SERVER, UUID, body, environment, host, node
-from wingsd.config import LogConfig, NetworkConfig, Overhead, Rootless, SystemConfig, User
-from wingsd.docker.container import container_spec, service_label, with_mounts
+from wingsd.config import (
+    Config,
+    Interfaces,
+    IPv6,
+    LogConfig,
+    NetworkConfig,
+    Overhead,
+    Registry,
+    Rootless,
+    SystemConfig,
+    User,
+    parse,
+)
+from wingsd.docker.container import (
+    FORMER_DEFAULTS,
+    ImageSource,
+    NetworkSpec,
+    container_spec,
+    image_source,
+    network_mode,
+    network_spec,
+    port_bindings,
+    reachable,
+    service_label,
+    with_mounts,
+)
+from wingsd.docker.containers import registry_for
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Allocations, Build, Default, Mount
+from wingsd.panel.schemas import Allocations, Build, Default, Image, Mount, Settings
 from wingsd.util.serialization import InvalidField
 
 
@@ -241,3 +267,189 @@ def test_mounts_come_after_the_servers_own_files() -> None:
         "Target": "/data",
         "ReadOnly": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("image", "source"),
+    [
+        ("example.org/java:21", ImageSource("example.org/java:21")),
+        ("~java:21", ImageSource("java:21", local_only=True)),
+        (" ~java:21 ", ImageSource("java:21", local_only=True)),
+    ],
+)
+def test_a_tilde_keeps_an_image_local(image: str, source: ImageSource) -> None:
+    assert image_source(attrs.evolve(SERVER, container=Image(image))) == source
+    assert body(container=Image(image))["Image"] == source.name
+
+
+@pytest.mark.parametrize("image", ["", "~", " "])
+def test_a_server_without_an_image_has_no_container(image: str) -> None:
+    with pytest.raises(EnvironmentFailed, match="no Docker image"):
+        body(container=Image(image))
+
+
+@pytest.mark.parametrize(
+    ("key", "image"),
+    [
+        ("registry.example", "registry.example/java:21"),
+        ("https://registry.example/", "registry.example/java"),
+        ("registry.example:5000", "registry.example:5000/java"),
+        ("registry.example/group", "registry.example/group/java"),
+        ("localhost", "localhost/java"),
+        ("docker.io", "java"),
+        ("docker.io", "someone/java:21"),
+        ("docker.io", "index.docker.io/someone/java"),
+        ("https://index.docker.io/v1/", "java"),
+    ],
+)
+def test_an_image_is_pulled_with_the_credentials_of_its_registry(key: str, image: str) -> None:
+    registry = Registry("user", "password")
+    assert registry_for({"other.example": Registry(), key: registry}, image) == registry
+
+
+@pytest.mark.parametrize(
+    ("key", "image"),
+    [
+        ("registry.example", "registry.example.org/java"),
+        ("registry.example", "registry.example:5000/java"),
+        ("registry.example", "java"),
+        ("registry.example/group", "registry.example/groups/java"),
+        ("docker.io", "registry.example/docker.io/java"),
+        ("", "java"),
+    ],
+)
+def test_credentials_go_to_no_other_registry(key: str, image: str) -> None:
+    assert registry_for({key: Registry("user", "password")}, image) is None
+
+
+def test_the_closest_credentials_count() -> None:
+    host_wide, group = Registry("host"), Registry("group")
+    registries = {"r.example/group": group, "r.example": host_wide}
+    assert registry_for(registries, "r.example/group/java") == group
+    assert registry_for(registries, "r.example/java") == host_wide
+
+
+def on(**network: Any) -> Config:
+    return node(network=NetworkConfig(**network))
+
+
+def bound_to(ip: str, forced: bool = True) -> Settings:
+    return Settings("uuid", allocations=Allocations(forced, Default(ip, 25565)))
+
+
+def test_the_main_network_is_wings_own() -> None:
+    body = json.loads(Path(__file__).with_name("network.json").read_text())
+    assert network_spec(on(), Settings("uuid")) == NetworkSpec("pterodactyl_nw", body)
+
+
+def test_the_main_network_follows_the_configuration() -> None:
+    config = on(
+        enable_icc=False,
+        is_internal=True,
+        network_mtu=1420,
+        bridge_name="wings1",
+        interfaces=Interfaces(v6=IPv6(subnet="", gateway="")),
+    )
+    spec = network_spec(config, Settings("uuid"))
+    assert spec is not None
+    assert spec.body is not None
+    assert spec.body["Internal"]
+    assert not spec.body["EnableIPv6"]
+    assert len(spec.body["IPAM"]["Config"]) == 1
+    assert spec.body["Options"]["com.docker.network.bridge.enable_icc"] == "false"
+    assert spec.body["Options"]["com.docker.network.driver.mtu"] == "1420"
+    assert spec.body["Options"]["com.docker.network.bridge.name"] == "wings1"
+
+
+@pytest.mark.parametrize("mode", ["host", "none", "bridge", "container:other"])
+def test_the_engines_own_modes_need_no_network(mode: str) -> None:
+    assert network_spec(on(network_mode=mode), Settings("uuid")) is None
+    assert network_mode(on(network_mode=mode), Settings("uuid")) == mode
+
+
+def test_a_node_of_pelicans_that_had_pterodactyls_default_is_one_of_the_former() -> None:
+    was = Config(token_id="id", token="secret", remote="http://panel").docker.network
+    now, _ = parse("{token_id: i, token: t, remote: 'http://panel', family: pelican}", "here")
+    assert {now.docker.network.name: was.name} == FORMER_DEFAULTS
+
+
+def test_a_network_of_the_administrators_has_to_exist() -> None:
+    assert network_spec(on(network_mode="theirs"), Settings("uuid")) == NetworkSpec("theirs")
+
+
+@pytest.mark.parametrize(
+    ("ip", "name"),
+    [("203.0.113.7", "ip-203-0-113-7"), ("2001:db8::1", "ip-2001-db8--1")],
+)
+def test_a_forced_outgoing_address_has_a_bridge_of_its_own(ip: str, name: str) -> None:
+    assert network_mode(on(), bound_to(ip)) == name
+    assert network_spec(on(), bound_to(ip)) == NetworkSpec(
+        name,
+        {
+            "Driver": "bridge",
+            "EnableIPv6": False,
+            "Internal": False,
+            "Options": {
+                "encryption": "false",
+                "com.docker.network.bridge.default_bridge": "false",
+                "com.docker.network.host_ipv4": ip,
+            },
+        },
+    )
+
+
+@pytest.mark.parametrize("ip", ["", "0.0.0.0", "127.0.0.1", "::", "a name"])  # noqa: S104
+def test_what_is_no_source_address_cannot_be_forced(ip: str) -> None:
+    assert network_mode(on(), bound_to(ip)) == "pterodactyl_nw"
+
+
+def test_an_outgoing_address_is_forced_only_on_request() -> None:
+    assert network_mode(on(), bound_to("203.0.113.7", forced=False)) == "pterodactyl_nw"
+
+
+def test_ports_are_bound_on_tcp_and_udp() -> None:
+    allocations = Allocations(mappings={"203.0.113.7": (25565,), "203.0.113.8": (25565, 25570)})
+    first = {"HostIp": "203.0.113.7", "HostPort": "25565"}
+    second = {"HostIp": "203.0.113.8", "HostPort": "25565"}
+    third = {"HostIp": "203.0.113.8", "HostPort": "25570"}
+    assert port_bindings(on(), allocations) == {
+        "25565/tcp": [first, second],
+        "25565/udp": [first, second],
+        "25570/tcp": [third],
+        "25570/udp": [third],
+    }
+
+
+def test_the_loopback_is_the_network_interface() -> None:
+    config = on(interface="172.30.0.1")
+    assert reachable(config, "127.0.0.1") == "172.30.0.1"
+    assert reachable(config, "127.0.0.2") == "127.0.0.2"
+    bindings = port_bindings(config, Allocations(mappings={"127.0.0.1": (1,)}))
+    assert bindings["1/tcp"] == [{"HostIp": "172.30.0.1", "HostPort": "1"}]
+
+
+def test_the_loopback_is_dropped_with_ispn() -> None:
+    allocations = Allocations(mappings={"127.0.0.1": (1, 2), "203.0.113.7": (2,)})
+    assert port_bindings(on(ispn=True), allocations) == {
+        "2/tcp": [{"HostIp": "203.0.113.7", "HostPort": "2"}],
+        "2/udp": [{"HostIp": "203.0.113.7", "HostPort": "2"}],
+    }
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["127.0.0.1", "172.18.0.1", "0.0.0.0", "203.0.113.7"]),  # noqa: S104
+        st.lists(st.integers(-1, 70_000)).map(tuple),
+    ),
+    st.booleans(),
+)
+def test_bindings_are_valid_and_unique(mappings: dict[str, tuple[int, ...]], ispn: bool) -> None:
+    bindings = port_bindings(on(ispn=ispn), Allocations(mappings=mappings))
+    for port, addresses in bindings.items():
+        number, protocol = port.split("/")
+        assert 1 <= int(number) <= 65535
+        assert protocol in ("tcp", "udp")
+        assert addresses
+        assert len({address["HostIp"] for address in addresses}) == len(addresses)
+        assert all(address["HostPort"] == number for address in addresses)
+        assert all(address["HostIp"] != "127.0.0.1" for address in addresses)

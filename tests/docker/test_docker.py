@@ -1,16 +1,21 @@
-"""Tests for `wingsd.docker.containers` against a real engine."""
+"""Containers of a real engine: made, rehearsed, and their images pulled."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Awaitable
 from ipaddress import ip_network
+from itertools import count
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import attrs
 import pytest
 from docker import APIClient
+from docker.errors import ImageNotFound
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.docker.image_registry import Registry as FakeRegistry
@@ -20,12 +25,18 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from wingsd.config import Config, Interfaces, Registry
 from wingsd.docker import engine as engine_calls
-from wingsd.docker.container import FORMER_DEFAULTS
-from wingsd.docker.containers import DockerContainers
+from wingsd.docker.container import FORMER_DEFAULTS, installer_name, rehearsal_spec
+from wingsd.docker.containers import (
+    PULL_REPORT,
+    DockerContainers,
+    ImagesAndNetworks,
+    PullProgress,
+    follow,
+)
 from wingsd.docker.engine import container_state
-from wingsd.docker.runtime import ContainerRuntime, ContainerState
+from wingsd.docker.runtime import ContainerRuntime, ContainerState, LayerProgress
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Allocations, Default, Mount, Settings
+from wingsd.panel.schemas import Allocations, Build, Default, Image, InstallScript, Mount, Settings
 from wingsd.threadio import Workers
 
 T = TypeVar("T")
@@ -409,3 +420,285 @@ async def test_the_engines_explanation_is_passed_on(engine: Engine, workers: Wor
     server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))
     detail = await refusal(DockerContainers(engine.config(), workers, reactor), server)
     assert "Docker refuses: Requested CPUs are not available" in detail
+
+
+def containers(engine: Engine, server: str) -> list[str]:
+    """Return the containers whose names begin with the server's."""
+    found = engine.client.containers(all=True, filters={"name": f"^/{server}"})
+    return [name.lstrip("/") for each in found for name in each["Names"]]
+
+
+@pytest.mark.promise("rehearsal-starts-nothing")
+async def test_nothing_is_left_but_the_network(engine: Engine, workers: Workers) -> None:
+    config, server = engine.config(), engine.server()
+    environment = DockerContainers(config, workers, reactor)
+    await environment.rehearse(server)
+    assert containers(engine, server.uuid) == []
+    assert engine.client.networks(names=[config.docker.network.name])
+    assert not (engine.volumes.parent / f"{engine.volumes.name}.machine-id").exists()
+
+
+async def test_the_servers_own_container_runs_on(engine: Engine, workers: Workers) -> None:
+    config, server = engine.config(), engine.server("sleep 60")
+    environment = DockerContainers(config, workers, reactor)
+    await environment.create(server)
+    engine.client.start(server.uuid)
+    await environment.rehearse(server)
+    assert containers(engine, server.uuid) == [server.uuid]
+    assert engine.client.inspect_container(server.uuid)["State"]["Running"]
+
+
+async def test_what_an_earlier_daemon_has_left_is_removed(
+    engine: Engine, workers: Workers
+) -> None:
+    config, server = engine.config(), engine.server()
+    environment = DockerContainers(config, workers, reactor)
+    await environment.rehearse(server)
+    spec = rehearsal_spec(config, server)
+    name = engine.will_make_container(spec.name)
+    engine.client.create_container_from_config(spec.body, name)
+    await environment.rehearse(server)
+    assert containers(engine, server.uuid) == []
+    engine.client.create_container_from_config(spec.body, name)
+    for _ in range(2):
+        await environment.end_rehearsal(server.uuid)
+        assert containers(engine, server.uuid) == []
+
+
+@pytest.mark.promise("rehearsal-before-the-stop")
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_a_port_that_is_taken_is_told_with_its_number(
+    engine: Engine, workers: Workers, protocol: str
+) -> None:
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    config, server = engine.config_without_network(), engine.server("sleep 60")
+    environment = DockerContainers(config, workers, reactor)
+    with socket.socket(socket.AF_INET, kind) as program:
+        program.bind(("127.0.0.2", 0))
+        if protocol == "tcp":
+            program.listen()
+        port = program.getsockname()[1]
+        allocations = attrs.evolve(server.allocations, mappings={"127.0.0.2": (port,)})
+        server = attrs.evolve(server, allocations=allocations)
+        why = f"the port {port}/{protocol} of 127.0.0.2 is in use on this machine"
+        with pytest.raises(EnvironmentFailed, match=why) as raised:
+            await environment.rehearse(server)
+        assert raised.value.is_final
+        assert containers(engine, server.uuid) == []
+        # Of a server that moves from another node on this machine, it may be its own.
+        await environment.create(server)
+        engine.client.start(server.uuid)
+        await environment.rehearse(server)
+    engine.client.stop(server.uuid, timeout=0)
+    await environment.rehearse(server)
+
+
+@pytest.mark.promise("rehearsal-before-the-stop")
+async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None:
+    server = engine.server(image="~wingsd-test/none")
+    with pytest.raises(EnvironmentFailed, match="there is no image wingsd-test/none") as raised:
+        await DockerContainers(engine.config(), workers, reactor).rehearse(server)
+    assert raised.value.is_final
+
+
+@pytest.mark.promise("rehearsal-before-the-stop")
+@pytest.mark.parametrize(
+    ("why", "is_final"),
+    [
+        ("manifest for busybox:none not found: manifest unknown", True),
+        ("pull access denied for x, repository does not exist or may require login", True),
+        ("no matching manifest for linux/arm64/v8 in the manifest list entries", True),
+        ("failed to resolve reference: docker.io/library/x:1: not found", True),
+        ("dial tcp: lookup registry-1.docker.io: no such host", False),
+        ("toomanyrequests: You have reached your pull rate limit", False),
+    ],
+)
+async def test_it_is_told_whether_a_pull_fails_for_good(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch, why: str, is_final: bool
+) -> None:
+    async def fails(*_: object) -> str:
+        return why
+
+    monkeypatch.setattr(ImagesAndNetworks, "_pull", fails)
+    server = engine.server(image="wingsd-test/none")
+    with pytest.raises(EnvironmentFailed, match="could not be pulled") as raised:
+        await DockerContainers(engine.config(), workers, reactor).rehearse(server)
+    assert raised.value.is_final is is_final
+
+
+@pytest.mark.promise("rehearsal-before-the-stop")
+async def test_what_the_engine_refuses_is_told_and_left_nowhere(
+    engine: Engine, workers: Workers
+) -> None:
+    server = attrs.evolve(engine.server(), build=Build(memory_limit=64, threads="no-cpu"))
+    with pytest.raises(EnvironmentFailed) as raised:
+        await DockerContainers(engine.config(), workers, reactor).rehearse(server)
+    assert raised.value.is_final
+    assert containers(engine, server.uuid) == []
+
+
+async def test_a_rehearsed_image_is_not_pulled_again_soon(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = engine.tag(f"{NO_REGISTRY}/busybox:latest")
+    server = attrs.evolve(engine.server(), container=Image(name))
+    environment = DockerContainers(engine.config(), workers, reactor)
+    pulled: list[str] = []
+    pull = ImagesAndNetworks._pull
+
+    async def noted(self: object, session: object, uuid: str, *more: object) -> str:
+        pulled.append(uuid)
+        return await pull(self, session, uuid, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImagesAndNetworks, "_pull", noted)
+    await environment.rehearse(server)
+    await environment.create(server)
+    await environment.recreate(server)
+    assert pulled == [server.uuid]
+    monkeypatch.setattr("wingsd.docker.containers.monotonic", lambda: float("inf"))
+    await environment.recreate(server)
+    assert pulled == [server.uuid] * 2
+
+
+async def test_a_rehearsed_image_that_was_removed_is_pulled(
+    engine: Engine, workers: Workers
+) -> None:
+    name = engine.tag(f"{NO_REGISTRY}/gone:latest")
+    server = attrs.evolve(engine.server(), container=Image(name))
+    environment = DockerContainers(engine.config(), workers, reactor)
+    await environment.rehearse(server)
+    engine.client.remove_image(name)
+    with pytest.raises(ImageNotFound):
+        engine.client.inspect_image(name)
+    with pytest.raises(EnvironmentFailed, match="could not be pulled"):
+        await environment.create(server)
+
+
+async def test_an_installation_pulls_an_image_that_was_rehearsed(
+    engine: Engine, workers: Workers
+) -> None:
+    name = engine.tag(f"{NO_REGISTRY}/both:latest")
+    server = attrs.evolve(engine.server(), container=Image(name))
+    environment = DockerContainers(engine.config(), workers, reactor)
+    engine.will_make_container(installer_name(server.uuid))
+    shown: list[object] = []
+    await environment.rehearse(server)
+    await environment.create_installer(
+        server, InstallScript(name, "sh", ""), str(engine.volumes), shown.append
+    )
+    assert shown[0] == ""  # The beginning of a pull.
+
+
+async def test_an_installers_name_that_stays_taken_is_named(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.docker.containers.CREATE_TIMEOUT", 0.3)
+    monkeypatch.setattr("wingsd.docker.engine.create_container", lambda *_: None)
+    server = engine.server()
+    creating = DockerContainers(engine.config(), workers, reactor).create_installer(
+        server, InstallScript(engine.image, "sh", ""), str(engine.volumes), lambda _: None
+    )
+    with pytest.raises(EnvironmentFailed) as raised:
+        await creating
+    assert raised.value.detail == (
+        f"the name {server.uuid}_installer is taken on this Docker engine; see the engine's log, "
+        "and restart it"
+    )
+
+
+LINES: list[dict[str, Any]] = [
+    {"status": "Pulling from group/java", "id": "21"},
+    {"status": "Pulling fs layer", "progressDetail": {}, "id": "one"},
+    {"status": "Already exists", "progressDetail": {}, "id": "two"},
+    {"status": "Downloading", "progressDetail": {"current": 0, "total": 5e6}, "id": "one"},
+    {"status": "Downloading", "progressDetail": {"current": 2.5e6, "total": 5e6}, "id": "one"},
+    {"status": "Download complete", "progressDetail": {}, "id": "one"},
+    {"status": "Extracting", "progressDetail": {"current": 1, "total": 9}, "id": "one"},
+    {"status": "Pull complete", "progressDetail": {}, "id": "one"},
+    {"status": "Digest: sha256:0123"},
+]
+
+
+def progress_after(lines: int) -> PullProgress:
+    progress = PullProgress()
+    for line in LINES[:lines]:
+        progress.update(line)
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (0, "0 of 0 layers, 0.0 of 0.0 MB"),
+        (1, "0 of 0 layers, 0.0 of 0.0 MB"),
+        (3, "1 of 2 layers, 0.0 of 0.0 MB"),
+        (5, "1 of 2 layers, 2.5 of 5.0 MB"),
+        (7, "1 of 2 layers, 5.0 of 5.0 MB"),
+        (9, "2 of 2 layers, 5.0 of 5.0 MB"),
+    ],
+)
+def test_progress_is_in_layers_and_megabytes(lines: int, words: str) -> None:
+    assert str(progress_after(lines)) == words
+    assert progress_after(lines).error == ""
+
+
+def layers_shown(progress: PullProgress, *, at_end: bool = False) -> list[LayerProgress]:
+    shown: list[str | LayerProgress | None] = []
+    (progress.end if at_end else progress.show)(shown.append)
+    return [news for news in shown if isinstance(news, LayerProgress)]
+
+
+def test_the_latest_progress_of_each_layer_is_shown_once() -> None:
+    progress = progress_after(5)
+    assert layers_shown(progress) == [LayerProgress("one", "pulling", 2_500_000, 5_000_000)]
+    assert layers_shown(progress) == []
+    for line in LINES[5:7]:
+        progress.update(line)
+    assert layers_shown(progress) == [LayerProgress("one", "extracting", 1, 9)]
+    progress.update(LINES[7])
+    assert layers_shown(progress) == [LayerProgress("one", "")]
+    # The other layer was there, and needs no end.
+    assert layers_shown(progress, at_end=True) == []
+
+
+def test_no_layer_is_left_under_way_by_a_pull_that_fails() -> None:
+    progress = progress_after(5)
+    layers_shown(progress)
+    progress.update({"error": "no space left"})
+    assert layers_shown(progress, at_end=True) == [LayerProgress("one", "")]
+
+
+def test_the_first_error_of_a_pull_is_kept() -> None:
+    progress = progress_after(5)
+    progress.update({"errorDetail": {"message": "no space left"}, "error": "no space left"})
+    progress.update({"error": "and another"})
+    assert progress.error == "no space left"
+
+
+def test_a_pull_is_followed_some_seconds_at_a_time() -> None:
+    clock = count()
+    progress = PullProgress()
+    lines = iter([{"status": "Pulling fs layer", "id": str(n)} for n in range(PULL_REPORT + 3)])
+    assert follow(progress, lines, lambda: float(next(clock)))
+    assert str(progress).startswith(f"0 of {PULL_REPORT} layers")
+    assert not follow(progress, lines, lambda: float(next(clock)))
+    assert str(progress).startswith(f"0 of {PULL_REPORT + 3} layers")
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "id": st.sampled_from("ab"),
+                "status": st.sampled_from(["Downloading", "Extracting", "Pull complete", ""]),
+                "progressDetail": st.none()
+                | st.fixed_dictionaries({}, optional={"current": st.integers(0)}),
+            },
+        )
+    )
+)
+def test_no_line_of_the_engine_upsets_the_progress(lines: list[dict[str, Any]]) -> None:
+    progress = PullProgress()
+    assert not follow(progress, iter(lines), lambda: 0.0)
+    assert "layers" in str(progress)

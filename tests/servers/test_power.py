@@ -1,27 +1,29 @@
-"""Starting, stopping and killing servers."""
+"""Starting, stopping and killing servers: the order, the states, and times."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, running
-from tests.support import FakeContainers
-from tests.support.environment import FakeProcess
+from tests.support import Hang
+from tests.support.environment import FakeContainers, FakeProcess
 from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import ContainerUsage, LayerProgress, Watcher
 from wingsd.errors import (
     BadRequest,
     Conflict,
+    ConsoleBlocked,
     EnvironmentFailed,
     PanelUnreachable,
     ServerNotRunning,
 )
 from wingsd.panel.schemas import Stop
-from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.server import KILL_TIMEOUT
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
+from wingsd.servers.server import KILL_TIMEOUT, Server, request_stop
 
 
 def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: FakeNode) -> None:
@@ -315,3 +317,348 @@ def test_one_that_is_up_before_the_engine_says_that_it_runs_can_be_spoken_to(
     starting.value()
     assert node.told("status") == ["starting", "running"]
     Outcome.of(server.command("list")).value()
+
+
+def test_a_restart_is_a_stop_and_a_start(node: FakeNode) -> None:
+    server = running(node)
+    do(server, PowerAction.RESTART).value()
+    assert node.told("status") == ["stopping", "offline", "starting"]
+    assert node.called("command", "recreate", "start") == ["command", "recreate", "start"]
+
+
+def test_a_restart_of_what_is_offline_is_a_start(node: FakeNode) -> None:
+    server = node.server()
+    do(server, PowerAction.RESTART).value()
+    assert server.state is PowerState.STARTING
+
+
+def test_a_start_waits_for_a_stop(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
+    stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START)
+    node.clock.advance(10)
+    assert not starting.over
+    node.process().end()
+    stopping.value()
+    starting.value()
+    assert node.told("status") == ["stopping", "offline", "starting"]
+
+
+@pytest.mark.parametrize("wait", [0, 30])
+def test_a_start_waits_for_another_action_within_its_time(node: FakeNode, wait: int) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
+    stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START, wait)
+    node.clock.advance(wait + 1)
+    assert "another power action" in str(starting.error(Conflict))
+    node.process().end()
+    stopping.value()
+    assert node.told("status") == ["stopping", "offline"]
+
+
+@pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
+@pytest.mark.parametrize("where", ["panel", "recreate", "start"])
+def test_an_unfinished_start_is_cancelled(node: FakeNode, where: str, action: PowerAction) -> None:
+    server = node.server()
+    if where == "panel":
+        node.panel.faults["describe"] = Deferred()
+    else:
+        node.environment.faults[where] = Hang()
+    starting = do(server, PowerAction.START)
+    do(server, action).value()
+    assert "was cancelled" in str(starting.error(Conflict))
+    between = [] if where == "panel" else ["stopping"]
+    assert node.told("status") == ["starting", *between, "offline"]
+    assert node.called("remove") == (["remove"] if where == "start" else [])
+    assert node.clock.getDelayedCalls() == []
+    node.panel.faults.clear()
+    node.environment.faults.clear()
+    do(server, PowerAction.START).value()
+
+
+def test_a_cancelled_start_is_undone(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.faults["recreate"] = Hang()
+    starting = do(server, PowerAction.START)
+    starting.deferred.cancel()
+    starting.error(CancelledError)
+    assert server.state is PowerState.OFFLINE
+    node.environment.faults.clear()
+    do(server, PowerAction.START).value()
+
+
+def test_a_held_server_can_only_be_ended(node: FakeNode) -> None:
+    server = running(node)
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
+    for action in (PowerAction.START, PowerAction.RESTART):
+        error = do(server, action).error(Conflict)
+        assert error.message == "server is currently being transferred"
+    do(server, PowerAction.STOP).value()
+    do(server, PowerAction.STOP).error(Conflict)
+    server.release()
+    do(server, PowerAction.START).value()
+
+
+def test_a_held_server_cannot_be_held_again(node: FakeNode) -> None:
+    server = node.server()
+    server.place_hold(Operation.TRANSFER_OUT, "one thing")
+    with pytest.raises(Conflict, match="one thing"):
+        server.place_hold(Operation.TRANSFER_OUT, "another")
+    server.release()
+    server.place_hold(Operation.TRANSFER_OUT, "another")
+
+
+def test_a_server_taken_while_it_is_being_started_does_not_start(node: FakeNode) -> None:
+    server = node.server()
+    waiting = node.panel.faults["describe"] = Deferred()
+    starting = do(server, PowerAction.START)
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
+    waiting.callback(None)
+    starting.error(Conflict)
+    assert node.called("recreate", "start") == []
+    assert server.state is PowerState.OFFLINE
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        [
+            (PowerEvent.START, "starting"),
+            (PowerEvent.READY, "running"),
+            (PowerEvent.END, "offline"),
+        ],
+        [(PowerEvent.START, "starting"), (PowerEvent.END, "offline")],
+        [
+            (PowerEvent.START, "starting"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.END, "offline"),
+        ],
+        [
+            (PowerEvent.ADOPTED, "running"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.STOP, "stopping"),
+        ],
+        [
+            (PowerEvent.ADOPTED, "running"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.READY, "stopping"),
+        ],
+        [
+            (PowerEvent.ADOPTED, "running"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.STOP_FAILED, "running"),
+            (PowerEvent.STOP_FAILED, "running"),
+        ],
+        [(PowerEvent.END, "offline")],
+    ],
+)
+def test_events_change_the_state(way: list[tuple[PowerEvent, str]]) -> None:
+    state = PowerState.OFFLINE
+    for event, word in way:
+        state = next_state(state, event)
+        assert state.value == word
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        (PowerState.OFFLINE, PowerEvent.READY),
+        (PowerState.OFFLINE, PowerEvent.STOP),
+        (PowerState.RUNNING, PowerEvent.START),
+        (PowerState.STARTING, PowerEvent.START),
+        (PowerState.STARTING, PowerEvent.ADOPTED),
+    ],
+)
+def test_an_impossible_event_is_a_value_error(state: PowerState, event: PowerEvent) -> None:
+    with pytest.raises(ValueError, match=state.value):
+        next_state(state, event)
+
+
+def test_every_state_can_end() -> None:
+    assert {next_state(state, PowerEvent.END) for state in PowerState} == {PowerState.OFFLINE}
+
+
+def test_which_actions_lead_to_a_running_server() -> None:
+    assert [action.value for action in PowerAction if action.starts] == ["start", "restart"]
+
+
+AWAY = EnvironmentFailed("the engine is away")
+
+
+@pytest.fixture
+def server(node: FakeNode) -> Server:
+    """A server of which the engine has not told yet that it runs."""
+    node.environment.run(configuration().settings)
+    node.environment.faults["adopt"] = AWAY
+    server = node.server()
+    assert server.state is PowerState.OFFLINE
+    return server
+
+
+@pytest.mark.parametrize(
+    ("action", "how"),
+    [(PowerAction.STOP, "command"), (PowerAction.RESTART, "command"), (PowerAction.KILL, "kill")],
+)
+def test_a_server_adopted_late_is_stopped_and_killed(
+    node: FakeNode, server: Server, action: PowerAction, how: str
+) -> None:
+    node.environment.faults.clear()
+    do(server, action).value()
+    assert node.called("command", "kill") == [how]
+
+
+def test_a_transfer_stops_it_before_its_container_goes(node: FakeNode, server: Server) -> None:
+    node.environment.faults.clear()
+    Outcome.of(server.stop_within(60)).value()
+    assert node.called("command", "kill") == ["command"]
+    assert node.environment.running == {}
+
+
+@pytest.mark.parametrize("action", list(PowerAction))
+def test_actions_wait_for_an_unreachable_engine(server: Server, action: PowerAction) -> None:
+    do(server, action).error(EnvironmentFailed)
+
+
+def test_one_that_runs_though_its_start_failed_can_be_stopped(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.faults["recreate"] = EnvironmentFailed("it is running; stop it first")
+    node.environment.run(configuration().settings)
+    do(server, PowerAction.START).error(EnvironmentFailed)
+    node.environment.faults.clear()
+    do(server, PowerAction.START).error(Conflict)
+    assert server.state is PowerState.RUNNING
+    do(server, PowerAction.STOP).value()
+    assert UUID not in node.environment.running
+
+
+def test_a_server_that_stops_in_time_is_not_killed(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
+    stopping = Outcome.of(server.stop_within(60))
+    node.clock.advance(59)
+    node.process().end()
+    stopping.value()
+    assert node.called("command", "kill") == ["command"]
+    assert node.clock.getDelayedCalls() == []
+
+
+def test_a_server_that_does_not_stop_within_a_time_is_killed(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
+    stopping = Outcome.of(server.stop_within(60))
+    node.clock.advance(61)
+    stopping.value()
+    assert server.state is PowerState.OFFLINE
+    assert "60 s" in node.told("daemon message")[0]
+
+
+def test_an_offline_server_is_not_stopped(node: FakeNode) -> None:
+    server = node.server()
+    Outcome.of(server.stop_within(60)).value()
+    assert node.events == []
+
+
+def test_a_start_under_way_is_cancelled(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.faults["recreate"] = Hang()
+    starting = do(server, PowerAction.START)
+    Outcome.of(server.stop_within(60)).value()
+    starting.error(Conflict)
+    assert server.state is PowerState.OFFLINE
+
+
+@pytest.mark.parametrize("seconds", [20, 70])
+def test_a_stop_under_way_is_waited_for_within_the_same_time(node: FakeNode, seconds: int) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
+    earlier = do(server, PowerAction.STOP)
+    stopping = Outcome.of(server.stop_within(60))
+    node.clock.advance(seconds)
+    if seconds < 60:
+        assert not stopping.over
+        node.process().end()
+    earlier.value()
+    stopping.value()
+    assert node.called("kill") == ([] if seconds < 60 else ["kill"])
+    assert node.clock.getDelayedCalls() == []
+
+
+def test_a_restart_under_way_ends_offline(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
+    restarting = do(server, PowerAction.RESTART)
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
+    stopping = Outcome.of(server.stop_within(60))
+    node.process().end()
+    restarting.error(Conflict)
+    stopping.value()
+    assert server.state is PowerState.OFFLINE
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_cancelled_stop_does_not_kill(node: FakeNode, earlier: bool) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
+    stop = do(server, PowerAction.STOP) if earlier else None
+    stopping = Outcome.of(server.stop_within(60))
+    stopping.deferred.cancel()
+    stopping.error(CancelledError)
+    node.clock.advance(120)
+    assert node.called("kill") == []
+    node.process().end()
+    assert server.state is PowerState.OFFLINE
+    assert node.told("daemon message") == []
+    if stop is not None:
+        stop.value()
+    do(server, PowerAction.START).value()
+
+
+def test_a_stop_cancelled_during_its_command_leaves_the_server_running(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.faults["command"] = Hang()
+    stopping = Outcome.of(server.stop_within(60))
+    stopping.deferred.cancel()
+    stopping.error(CancelledError)
+    assert server.state is PowerState.RUNNING
+    # It may have heard it: no crash.
+    node.process().end()
+    assert node.told("daemon message") == []
+
+
+def test_a_server_that_does_not_read_its_console_is_killed(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.faults["command"] = ConsoleBlocked("it did not read its console")
+    stopping = Outcome.of(server.stop_within(60))
+    assert node.told("status")[-1] == "stopping"
+    node.clock.advance(61)
+    stopping.value()
+    assert server.state is PowerState.OFFLINE
+    assert "did not read its console" in node.told("daemon message")[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "request_"),
+    [
+        ("command", "stop", ("command", "stop")),
+        ("command", "^C", ("signal", "SIGINT")),
+        ("command", "", ("stop",)),
+        ("signal", "C", ("signal", "SIGINT")),
+        ("signal", "^C", ("signal", "SIGINT")),
+        ("signal", "sigint", ("signal", "SIGINT")),
+        ("signal", "SIGTERM", ("signal", "SIGTERM")),
+        ("signal", "SIGABRT", ("signal", "SIGABRT")),
+        ("signal", "SIGUSR1", ("signal", "SIGKILL")),
+        ("signal", "", ("signal", "SIGKILL")),
+        ("stop", "", ("stop",)),
+        ("stop", "whatever", ("stop",)),
+        ("", "", ("stop",)),
+        ("nonsense", "x", ("stop",)),
+    ],
+)
+def test_a_configuration_names_a_way(kind: str, value: str, request_: tuple[str, ...]) -> None:
+    containers = FakeContainers()
+    containers.running[UUID] = process = FakeProcess(UUID, containers, None)
+    Outcome.of(request_stop(process, Stop(kind, value))).value()
+    name, *argument = request_
+    assert containers.calls == [(name, UUID, *argument)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import attrs
 import pytest
@@ -15,12 +16,13 @@ from tests.support.logged_errors import Logged
 from wingsd.config import Registry, ThrottlesConfig
 from wingsd.docker.runtime import ContainerUsage, DiskIo, NetworkUsage
 from wingsd.egg_files.rewriters import public_configuration
-from wingsd.errors import EnvironmentFailed, PanelUnreachable, ServerNotRunning
-from wingsd.panel.schemas import ConfigurationFile, Replacement
+from wingsd.errors import BadRequest, EnvironmentFailed, PanelUnreachable, ServerNotRunning
+from wingsd.events import SUSPENDED
+from wingsd.panel.schemas import Build, Configuration, ConfigurationFile, Image, Mount, Replacement
 from wingsd.servers.console import WINDOW
 from wingsd.servers.files import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.server import THROTTLING
+from wingsd.servers.server import THROTTLING, Server
 from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines
@@ -380,3 +382,133 @@ def test_an_egg_sees_no_secret_of_the_node(node: FakeNode) -> None:
     assert seen["docker"]["network"]["interface"] == "172.18.0.1"
     for secret in ("a secret", "an id", "a password"):
         assert secret not in repr(seen)
+
+
+UPDATE = ("update", UUID)
+
+
+def limited(build: Build) -> Configuration:
+    known = configuration()
+    return attrs.evolve(known, settings=attrs.evolve(known.settings, build=build))
+
+
+def test_changed_limits_are_applied_while_it_runs(node: FakeNode) -> None:
+    server = running(node)
+    node.panel.known[UUID] = limited(Build(memory_limit=512))
+    Outcome.of(server.sync()).value()
+    assert node.environment.calls.count(UPDATE) == 1
+    assert node.environment.containers[UUID].build.memory_limit == 512
+    Outcome.of(server.sync()).value()
+    assert node.environment.calls.count(UPDATE) == 1
+
+
+def test_limits_given_with_the_call_are_applied_without_asking_the_panel(node: FakeNode) -> None:
+    server = running(node)
+    asked = len(node.panel.calls)
+    Outcome.of(server.sync(limited(Build(cpu_limit=30)))).value()
+    assert node.environment.containers[UUID].build.cpu_limit == 30
+    assert server.configuration.settings.build.cpu_limit == 30
+    assert len(node.panel.calls) == asked
+
+
+def test_a_server_that_is_offline_gets_its_limits_at_the_next_start(node: FakeNode) -> None:
+    server = node.server()
+    Outcome.of(server.sync(limited(Build(cpu_limit=30)))).value()
+    assert UPDATE not in node.environment.calls
+
+
+def test_limits_that_the_engine_refuses_are_told_in_the_console(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.faults["update"] = EnvironmentFailed("Docker refuses: too little")
+    Outcome.of(server.sync(limited(Build(memory_limit=1)))).value()
+    (message,) = node.told("daemon message")
+    assert message.endswith("take effect at its next start: Docker refuses: too little")
+    del node.environment.faults["update"]
+    node.environment.update_warnings.append("no weight")
+    Outcome.of(server.sync(limited(Build(io_weight=10)))).value()
+    assert node.told("daemon message")[-1].endswith("not applied to the running server: no weight")
+    assert server.state is PowerState.RUNNING
+
+
+def test_a_suspended_server_says_so_to_this_node_and_is_not_started(node: FakeNode) -> None:
+    server = node.server()
+    Outcome.of(server.sync(configuration(suspended=True))).value()
+    assert node.told(SUSPENDED) == [""]
+    for action in (PowerAction.START, PowerAction.RESTART):
+        Outcome.of(server.power(action)).error(BadRequest)
+    for action in (PowerAction.STOP, PowerAction.KILL):
+        Outcome.of(server.power(action)).value()
+    assert server.details().is_suspended
+    node.panel.known[UUID] = configuration()
+    Outcome.of(server.sync()).value()
+    assert server.state is PowerState.OFFLINE
+    Outcome.of(server.power(PowerAction.START)).value()
+
+
+def test_a_suspension_that_the_start_learns_of_closes_consoles_too(node: FakeNode) -> None:
+    server = node.server()
+    node.panel.known[UUID] = configuration(suspended=True)
+    Outcome.of(server.power(PowerAction.START)).error(BadRequest)
+    assert node.told(SUSPENDED) == [""]
+    assert server.state is PowerState.OFFLINE
+
+
+@pytest.mark.parametrize("suspended", [True, False])
+def test_a_server_that_runs_suspended_at_the_nodes_start_is_stopped(
+    node: FakeNode, suspended: bool
+) -> None:
+    node.panel.known[UUID] = configuration(suspended=suspended)
+    (node.data / UUID).mkdir()
+    node.environment.run(configuration().settings)
+    Outcome.of(node.servers.boot()).value()
+    assert (UUID in node.environment.running) is not suspended
+
+
+def changed(node: FakeNode, server: Server, **settings: Any) -> list[str]:
+    """Return what is told when the Panel changes the settings to these."""
+    node.events.clear()
+    known = configuration()
+    new = attrs.evolve(known, settings=attrs.evolve(known.settings, **settings))
+    node.panel.known[UUID] = new
+    Outcome.of(server.sync()).value()
+    return node.told("pending restart")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"invocation": "other"},
+        {"environment": {"A": "1"}},
+        {"container": Image("other")},
+        {"mounts": (Mount("/a", "/b"),)},
+        {"build": Build(oom_disabled=True)},
+    ],
+)
+def test_settings_that_only_a_start_applies_are_pending(
+    node: FakeNode, settings: dict[str, Any]
+) -> None:
+    server = running(node)
+    assert changed(node, server, **settings) == ["true"]
+    assert changed(node, server, **settings) == []
+    assert server.pending_restart
+    # The Panel has the first ones again.
+    assert changed(node, server) == ["false"]
+    assert not server.pending_restart
+
+
+def test_limits_and_a_suspension_are_not(node: FakeNode) -> None:
+    server = running(node)
+    assert changed(node, server, build=Build(memory_limit=5, cpu_limit=3)) == []
+    assert changed(node, server, suspended=True) == []
+
+
+def test_the_next_start_has_them(node: FakeNode) -> None:
+    server = running(node)
+    changed(node, server, invocation="other")
+    Outcome.of(server.power(PowerAction.KILL)).value()
+    assert node.told("pending restart") == ["true", "false"]
+    assert changed(node, server, invocation="third") == []
+    Outcome.of(server.power(PowerAction.START)).value()
+    assert node.told("pending restart") == []
+    assert changed(node, server, invocation="third") == []
+    assert changed(node, server, invocation="fourth") == ["true"]

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration
 from tests.support.logged_errors import Logged
@@ -20,7 +21,8 @@ from wingsd.errors import InvalidData, NodeTokenRefused, PanelRefused, PanelUnre
 from wingsd.events import SUSPENDED, Event
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Hold, Operation
-from wingsd.sftp.logins import GrantedLogin, SftpLogins
+from wingsd.sftp import logins
+from wingsd.sftp.logins import GrantedLogin, LoginTries, SftpLogins
 from wingsd.sftp.messages import (
     Begun,
     Disconnect,
@@ -655,3 +657,52 @@ def test_a_connection_that_begins_twice_is_a_fault_of_the_process(made: SftpNode
         made.connect()
     made.sessions.ended(1)
     assert not made.server.operations.runs(Operation.CHANGE_FILES)
+
+
+def tries_of(most: int = 3) -> tuple[LoginTries, Clock]:
+    clock = Clock()
+    limits = SftpLimits(authentication_password_attempts=most)
+    return LoginTries(limits, clock.seconds), clock
+
+
+def test_the_same_login_is_refused_for_seconds_without_another_call() -> None:
+    tries, clock = tries_of()
+    tries.refused("192.0.2.1", "anna.5b0c7a6e", "wrong", is_password=True)
+    assert tries.is_refused("anna.5b0c7a6e", "wrong")
+    assert not tries.is_refused("anna.5b0c7a6e", "other")
+    assert not tries.is_refused("anna.5b0c7a6ew", "rong")
+    clock.advance(logins.REFUSAL_KEPT)
+    assert not tries.is_refused("anna.5b0c7a6e", "wrong")
+
+
+def test_an_address_is_blocked_for_one_user_name_and_then_for_all() -> None:
+    tries, clock = tries_of()
+    for number in range(3):
+        assert not tries.is_blocked("192.0.2.1", "anna")
+        tries.refused("192.0.2.1", "anna", f"wrong {number}", is_password=True)
+    assert tries.is_blocked("192.0.2.1", "anna")
+    assert not tries.is_blocked("192.0.2.1", "ben")
+    assert not tries.is_blocked("192.0.2.2", "anna")
+    for number in range(27):
+        tries.refused("192.0.2.1", f"name {number}", "wrong", is_password=True)
+    assert tries.is_blocked("192.0.2.1", "ben")
+    clock.advance(60)
+    assert not tries.is_blocked("192.0.2.1", "anna")
+
+
+def test_a_login_forgives_the_tries_before_it() -> None:
+    tries, _ = tries_of(most=2)
+    tries.refused("192.0.2.1", "anna", "wrong", is_password=True)
+    tries.granted("192.0.2.1", "anna")
+    tries.refused("192.0.2.1", "anna", "wrong again", is_password=True)
+    assert not tries.is_blocked("192.0.2.1", "anna")
+
+
+@pytest.mark.promise("sftp-logins-are-limited")
+def test_memory_is_bounded_whatever_is_tried() -> None:
+    tries, _ = tries_of()
+    for number in range(logins._MAX_REFUSALS + 100):
+        is_password = number % 2 == 0
+        tries.refused(f"192.0.2.{number}", "anna", str(number), is_password=is_password)
+    assert len(tries._refused) == logins._MAX_REFUSALS
+    assert len(tries._counted) == logins._MAX_COUNTED

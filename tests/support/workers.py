@@ -1,10 +1,11 @@
-"""Pools for tests: one without threads, and a node's share of one, which can be cut off."""
+"""Pools for tests: without threads, with work that is held, and one that can be cut off."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred, execute
 
 from wingsd.threadio import Workers
@@ -50,4 +51,29 @@ class CutOffWorkers:
         result: Deferred[T] = Deferred()
         working = self._workers.run(work, *args, **kwargs)
         working.addBoth(lambda value: None if self._is_cut_off else result.callback(value))
+        return result
+
+
+@attrs.define(eq=False)
+class HeldWork:
+    """Work that a pool was given: `do` does it, or a test gives its `result`."""
+
+    args: tuple[Any, ...]
+    do: Callable[[], object]
+    result: Deferred[Any]
+
+
+class HeldWorkers(SynchronousWorkers):
+    """A pool whose work is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.held: list[HeldWork] = []
+
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        result: Deferred[T] = Deferred()
+
+        def do() -> None:
+            execute(work, *args, **kwargs).chainDeferred(result)
+
+        self.held.append(HeldWork(args, do, result))
         return result

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from threading import Semaphore
 
 import asyncssh
 import pytest
@@ -14,7 +16,10 @@ from asyncssh.sftp import SFTPClient, SFTPClientFile
 
 from tests.sftp.server.harness import SERVER, Served, serve
 from wingsd.config import SftpActivityConfig, SftpConfig, SftpLimits
+from wingsd.filesystem.directory import Entry, OpenFile
+from wingsd.filesystem.writable_file import OpenFiles
 from wingsd.sftp.messages import ChangedSettings, Disconnect, ServerState, Used
+from wingsd.sftp.server.operations import Handles
 
 Scenario = Callable[[Served, SFTPClient], Awaitable[None]]
 
@@ -365,3 +370,42 @@ def test_names_that_are_not_utf8_and_names_too_long_are_handled(tmp_path: Path) 
         await refused(sftp.stat(b"a\0b"), asyncssh.FX_FAILURE)
 
     scenario(tmp_path, test)
+
+
+def test_a_file_that_is_open_for_writing_is_read_with_the_permission_only(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        (served.files / "settings").write_text("password: secret")
+        async with (
+            served.client() as sftp,
+            sftp.open("/settings", asyncssh.FXF_WRITE, encoding=None) as file,
+        ):
+            with pytest.raises(asyncssh.SFTPPermissionDenied):
+                await file.read(100, 0)
+
+    serve(tmp_path, test, permissions=("file.read", "file.update"))
+
+
+def test_a_write_of_nothing_behind_the_end_takes_no_disk(tmp_path: Path) -> None:
+    async def test(served: Served) -> None:
+        async with served.client() as sftp, sftp.open("/file", "wb", encoding=None) as file:
+            await file.write(b"", 1 << 40)
+        assert [usage.total for usage in served.server.usages.values()] == [0]
+
+    serve(tmp_path, test)
+
+
+def test_a_file_that_cannot_be_closed_keeps_no_other_one_open(tmp_path: Path) -> None:
+    class Broken(OpenFile):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    budget = Semaphore(2)
+    handles = Handles(SftpConfig(), budget, OpenFiles())
+    entry = Entry.of(b"x", os.stat(tmp_path))
+    files = [kind(os.open(tmp_path, os.O_PATH), entry) for kind in (Broken, OpenFile)]
+    for file in files:
+        handles.add(file)
+    handles.close_all()
+    assert [file.fileno() for file in files] == [-1, -1]
+    assert all(budget.acquire(blocking=False) for _ in range(2)), "one is still counted"
