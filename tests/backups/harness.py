@@ -6,24 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import DeferredSemaphore
+import attrs
 
 from tests.callbacks.queue_harness import ScriptedPanel
-from tests.support import SynchronousWorkers
+from tests.support import FakeContainers
 from tests.support.game_server import FakeGameServer
+from tests.support.harness import Harness, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID as SERVER
-from wingsd.archive.compress import ArchiveFormat, Compression
-from wingsd.backups.creation import (
-    ArchiveTerms,
-    Backups,
-    checksum_type_of,
-)
-from wingsd.backups.store import BackupStore
-from wingsd.callbacks import CallbackQueue
-from wingsd.config import PTERODACTYL
-from wingsd.events import Event, EventBus
-from wingsd.statedb import StateDatabase, Store
+from wingsd.config import PTERODACTYL, BackupsConfig
+from wingsd.events import Event
 from wingsd.threadio import Workers
 
 __all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode"]
@@ -44,46 +36,19 @@ class BackupNode:
         self.panel = ScriptedPanel()
         self.workers = Workers(reactor, "backup", 4)
         self.workers.start()
-        self.store = BackupStore(str(self.backups), family)
-        self.database_store = Store(str(directory))
-        self.database_store.open()
-        synchronous: Any = SynchronousWorkers()
-        self.database = StateDatabase(self.database_store, synchronous, reactor.seconds)
-        panel: Any = self.panel
-        self.callbacks = CallbackQueue(panel, self.database, reactor)
-        self.bus = EventBus()
+        backups = BackupsConfig(concurrent=concurrent)
+        config = node_config(directory, family=family, backups=backups)
+        self.daemon = Harness(config, self.workers, self.panel, FakeContainers())
+        self.store, self.database = self.daemon.backup_store, self.daemon.database
+        self.database_store, self.callbacks = self.daemon.store, self.daemon.callbacks
         self.published: list[Event] = []
-        self.bus.subscribe_to_all(self.published.append)
-        usual: dict[str, Any] = {
-            "form": ArchiveFormat.TAR_GZ,
-            "compression": Compression.BEST_SPEED,
-            "checksum_type": checksum_type_of(family),
-            "write_limit": 0,
-            "reserve": 0,
-        }
-        self.terms = ArchiveTerms(**usual | terms)
-        self.concurrent = concurrent
-        self.made = self._backups()
-
-    def _backups(self) -> Backups:
-        return Backups(
-            family=self.family,
-            store=self.store,
-            terms=self.terms,
-            database=self.database,
-            callbacks=self.callbacks,
-            bus=self.bus,
-            workers=self.workers,
-            disk=self.workers,
-            long=self.workers,
-            reactor=reactor,
-            adapters={"wings": None},
-            slots=DeferredSemaphore(self.concurrent),
-        )
+        self.daemon.bus.subscribe_to_all(self.published.append)
+        self.made = self.daemon.backups
+        self.terms = self.made.terms = attrs.evolve(self.made.terms, **terms)
 
     async def restart(self) -> None:
         """Be the next daemon."""
-        self.made = self._backups()
+        self.made = attrs.evolve(self.made)
         await self.made.settle()
 
     def close(self) -> None:

@@ -14,10 +14,10 @@ from twisted.python.failure import Failure
 
 from tests.support import FakeContainers, SynchronousWorkers
 from tests.support.environment import FakeProcess
-from tests.support.installer import fake_installations
-from wingsd.config import Config, CrashDetectionConfig, SystemConfig, User
+from tests.support.harness import Harness, node_config
+from wingsd.config import CrashDetectionConfig, TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
-from wingsd.events import Event, EventBus
+from wingsd.events import Event
 from wingsd.panel.schemas import (
     Build,
     Configuration,
@@ -27,12 +27,8 @@ from wingsd.panel.schemas import (
     Startup,
     Stop,
 )
-from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.quotas import ProjectQuotas
-from wingsd.servers.registry import Servers
-from wingsd.servers.server import Server, ServerParts
-from wingsd.statedb import StateDatabase, Store
+from wingsd.servers.server import Server
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -141,7 +137,7 @@ class Outcome:
 
 
 class FakeNode:
-    """A registry, and the collaborators of its servers; `system` are keys of its configuration.
+    """A node on a clock of the test's; `system` are keys of its configuration.
 
     A program that ends with the exit status 0 has not crashed, so that tests can end one.
     """
@@ -151,68 +147,42 @@ class FakeNode:
         self.data.mkdir()
         self.clock = Clock()
         self.panel = PanelInMemory()
-        self.store: Store | None = None
         self.environment = FakeContainers()
         self.events: list[tuple[str, ...]] = []
-        self.bus = EventBus()
+        usual: dict[str, Any] = {
+            "stop_timeout": 600,
+            "websocket_log_count": 150,
+            "crash_detection": CrashDetectionConfig(detect_clean_exit_as_crash=False),
+        }
+        self.config = node_config(directory, TransfersConfig(durable=False), **usual | system)
+        self._open()
+
+    def _open(self, rewriters: Rewriters | None = None) -> None:
+        workers: Any = SynchronousWorkers()
+        self.daemon = Harness(
+            self.config,
+            workers,
+            self.panel,
+            self.environment,
+            clock=self.clock,
+            rewriters=rewriters,
+        )
+        self.daemon.database.now = self.clock.seconds
+        self.bus, self.store = self.daemon.bus, self.daemon.store
+        self.servers, self.installations = self.daemon.servers, self.daemon.installations
         for uuid in (UUID, OTHER):
             self.bus.subscribe(uuid, self._note)
-        self.config = Config(
-            token_id="an id",
-            token="a secret",
-            remote="http://panel.invalid",
-            system=SystemConfig(
-                **{"user": User(os.getuid(), os.getgid()), **system},
-                root_directory=str(directory / "root"),
-                data=str(self.data),
-                tmp_directory=str(directory / "tmp"),
-                log_directory=str(directory / "logs"),
-                stop_timeout=600,
-                websocket_log_count=150,
-                crash_detection=CrashDetectionConfig(detect_clean_exit_as_crash=False),
-            ),
-        )
-        self.owner = (os.getuid(), os.getgid())
-        self.quotas = ProjectQuotas(str(self.data), enabled=False)
-        self.restart()
 
-    def restart(self) -> None:
+    def restart(self, rewriters: Rewriters | None = None) -> None:
         """Be the next daemon; the containers are those that there were."""
         self.close()
-        self.store = Store(str(self.data.parent))
-        self.store.open()
-        if connection := self.store._connection:
-            connection.execute("PRAGMA synchronous = OFF")
-        disk: Any = SynchronousWorkers()
-        database = StateDatabase(self.store, disk, self.clock.seconds)
-        self.installations = fake_installations(
-            self.config, self.panel, database, disk, self.clock, self.environment
-        )
-        self.servers = self.make_servers()
+        self._open(rewriters)
 
     def close(self) -> None:
         """Let go of the containers, as the end of a daemon does."""
-        if self.store is not None:
-            Deferred.fromCoroutine(self.servers.stop())
-            self.store.close()
-            self.store = None
-
-    def make_servers(self, rewriters: Rewriters | None = None) -> Servers:
-        """Return a registry whose servers' egg files are rewritten by `rewriters`."""
-        panel: Any = self.panel
-        disk: Any = SynchronousWorkers()
-        parts = ServerParts(
-            self.config,
-            panel,
-            self.environment,
-            self.bus,
-            ServerStorage(
-                ServerDirectories.configured(self.config, self.owner, self.quotas), disk, disk
-            ),
-            rewriters or Rewriters(disk, disk),
-            self.clock,
-        )
-        return Servers(parts, self.installations)
+        Deferred.fromCoroutine(self.servers.stop())
+        Outcome.of(self.daemon.running.stop()).value()
+        self.store.close()
 
     def _note(self, event: Event) -> None:
         self.events.append((event.name, *event.args))
@@ -231,7 +201,6 @@ class FakeNode:
 
     def unfinished(self) -> list[str]:
         """Return the servers with an installation that is recorded as under way."""
-        assert self.store is not None
         return [record.server for record in self.store.installations()]
 
     def scripts(self) -> list[str]:

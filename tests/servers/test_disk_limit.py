@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from twisted.internet.defer import Deferred, execute
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
+from tests.support.workers import HeldWorkers
 from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import DiskLimitExceeded, StorageError, TreeTooLarge
 from wingsd.filesystem.directory import Entry
@@ -207,29 +207,18 @@ def test_without_counting_nothing_is_enforced(tmp_path: Path) -> None:
     node.close()
 
 
-@attrs.define
-class WalksOnDemand:
-    """Threads whose walks end when the test says so."""
-
-    begun: list[Deferred[Any]] = attrs.field(factory=list)
-
-    def run(self, *_: object) -> Deferred[Any]:
-        self.begun.append(Deferred())
-        return self.begun[-1]
-
-
 def test_a_start_does_not_wait_for_the_walks_of_other_servers(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = limited(node)
-    threads = WalksOnDemand()
+    threads = HeldWorkers()
     monkeypatch.setattr(server.files._walks, "_disk", threads)
     server.files.measure()
     starting = do(server, PowerAction.START)
-    background, fresh = threads.begun
-    fresh.callback(20)
+    background, fresh = threads.held
+    fresh.result.callback(20)
     starting.value()
-    background.callback(10)  # It began earlier, and does not count any more.
+    background.result.callback(10)  # It began earlier, and does not count any more.
     assert server.disk_bytes == 20
 
 
@@ -331,50 +320,34 @@ def test_of_a_server_that_cannot_be_counted_files_can_be_deleted(node: FakeNode)
     assert server.disk_bytes == 11
 
 
-class SlowWorkers:
-    """Work that ends when the test says so; `begun` holds the directories in order."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self._ends: list[Deferred[int]] = []
-
-    def run(self, work: object, directory: str) -> Deferred[int]:
-        self.begun.append(directory)
-        self._ends.append(Deferred())
-        return self._ends[-1]
-
-    def end(self, result: Any) -> None:
-        deferred = self._ends.pop(0)
-        if isinstance(result, Exception):
-            deferred.errback(result)
-        else:
-            deferred.callback(result)
+def walked(workers: HeldWorkers) -> list[object]:
+    return [each.args[0] for each in workers.held]
 
 
 def test_directories_are_measured_one_at_a_time_and_once() -> None:
-    workers = SlowWorkers()
+    workers = HeldWorkers()
     told: list[int] = []
     usage = DiskWalks(workers, BackgroundTasks())  # type: ignore[arg-type]
     for uuid in ("a", "b", "a", "b", "c"):
         usage.request(uuid, f"/{uuid}", told.append)
-    assert workers.begun == ["/a"]
+    assert walked(workers) == ["/a"]
     usage.discard("c")
-    workers.end(1)
-    workers.end(StorageError("not to be read"))
-    assert workers.begun == ["/a", "/b"]
+    workers.held[0].result.callback(1)
+    workers.held[1].result.errback(StorageError("not to be read"))
+    assert walked(workers) == ["/a", "/b"]
     assert told == [1]
     usage.request("a", "/a", told.append)
-    assert workers.begun == ["/a", "/b", "/a"]
+    assert walked(workers) == ["/a", "/b", "/a"]
 
 
 def test_background_work_ends_with_the_node() -> None:
-    workers, tasks = SlowWorkers(), BackgroundTasks()
+    workers, tasks = HeldWorkers(), BackgroundTasks()
     told: list[int] = []
     usage = DiskWalks(workers, tasks)  # type: ignore[arg-type]
     for uuid in ("a", "b"):
         usage.request(uuid, f"/{uuid}", told.append)
     tasks.stop()
-    assert workers.begun == ["/a"]
+    assert walked(workers) == ["/a"]
     assert told == []
 
 
@@ -413,9 +386,10 @@ class RecordedQuotas(ProjectQuotas):
 
 
 @pytest.fixture
-def quotas(node: FakeNode) -> RecordedQuotas:
-    made = node.quotas = RecordedQuotas(str(node.data))
-    node.servers = node.make_servers()
+def quotas(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> RecordedQuotas:
+    made = RecordedQuotas(str(node.data))
+    monkeypatch.setattr("wingsd.app.wiring.ProjectQuotas", lambda *_, **__: made)
+    node.restart()
     return made
 
 
@@ -427,25 +401,19 @@ def test_servers_are_limited_when_the_node_starts(node: FakeNode, quotas: Record
     assert quotas.limits == {UUID: 5 * MIB, OTHER: None}
 
 
-@attrs.define
-class ThreadsOnDemand:
+class OldServersWait(HeldWorkers):
     """Threads that end what they do when the test says so, but for setting limits."""
 
-    quotas: RecordedQuotas
-    pending: list[Callable[[], object]] = attrs.field(factory=list)
-
-    def run(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        if work == self.quotas.apply:
+    def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        if work.__name__ == "apply":
             return execute(work, *args)
-        done: Deferred[Any] = Deferred()
-        self.pending.append(lambda: execute(work, *args).chainDeferred(done))
-        return done
+        return super().run(work, *args, **kwargs)
 
 
 def test_limits_do_not_wait_for_old_servers_which_get_their_projects_one_by_one(
     quotas: RecordedQuotas,
 ) -> None:
-    threads = ThreadsOnDemand(quotas)
+    threads = OldServersWait()
     directories = ServerDirectories("/nowhere", (1, 1), quotas=quotas)
     disk: Any = threads
     storage = ServerStorage(directories, disk, disk)
@@ -453,12 +421,12 @@ def test_limits_do_not_wait_for_old_servers_which_get_their_projects_one_by_one(
     quotas.old = {UUID, OTHER}
     for quota in (old, second, new):
         quota.request(5)
-    assert (quotas.limits, len(threads.pending)) == ({"new": 5}, 1)
+    assert (quotas.limits, len(threads.held)) == ({"new": 5}, 1)
     new.request(6)
     old.request(7)
-    threads.pending[0]()
+    threads.held[0].do()
     assert quotas.limits == {"new": 6, UUID: 7}
-    threads.pending[1]()
+    threads.held[1].do()
     assert quotas.limits == {"new": 6, UUID: 7, OTHER: 5}
 
 

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+import pytest_twisted
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 
 from tests.servers.harness import BY_COMMAND, PanelInMemory
 from tests.support.docker_engine import NO_REGISTRY, Engine
-from tests.support.installer import fake_installations
+from tests.support.harness import Harness
 from tests.support.reactor import reactor, until
 from wingsd.config import User
-from wingsd.docker.containers import DockerContainers
-from wingsd.egg_files.rewriters import Rewriters
 from wingsd.errors import DiskLimitExceeded, EnvironmentFailed
-from wingsd.events import Event, EventBus
+from wingsd.events import Event
 from wingsd.panel.schemas import Configuration, Image, InstallScript, Process, Settings, Startup
 from wingsd.servers.console import daemon_line
-from wingsd.servers.files import ServerDirectories, ServerStorage
-from wingsd.servers.installations import Installations
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.registry import Servers
-from wingsd.servers.server import STOPPING, Server, ServerParts
-from wingsd.statedb import StateDatabase, Store
+from wingsd.servers.server import STOPPING, Server
 from wingsd.threadio import Workers
 
 #: Echoes what is typed, and ends by the command "stop"; deaf to signals.
@@ -55,14 +49,13 @@ class EngineNode:
         self.workers = Workers(reactor, "servers-test", 4)
         self.events: list[tuple[str, ...]] = []
         self._waiting: list[tuple[tuple[str, ...], Deferred[None]]] = []
-        self.bus = EventBus()
-        self.bus.subscribe(self.settings.uuid, self._note)
         config = engine.config_without_network()
         self.config = attrs.evolve(
             config,
             system=attrs.evolve(
                 config.system,
                 stop_timeout=1,
+                root_directory=str(engine.volumes / "state"),
                 log_directory=str(engine.volumes / "logs"),
                 tmp_directory=str(engine.volumes / "tmp"),
                 user=User(os.getuid(), os.getgid()),
@@ -70,42 +63,41 @@ class EngineNode:
         )
         self.say(self.settings)
         self.workers.start()
-        self.store = Store(str(engine.volumes / "state"))
-        self.store.open()
 
     def say(self, settings: Settings) -> None:
         """Let the Panel describe the server so from now on."""
         described = Configuration(settings, Process(Startup(("up",)), BY_COMMAND))
         self.panel.known[settings.uuid] = described
 
-    def make_servers(self) -> Servers:
-        """Return a node as it starts."""
-        parts = ServerParts(
-            self.config,
-            self.panel,  # type: ignore[arg-type]
-            DockerContainers(self.config, self.workers, reactor),
-            self.bus,
-            ServerStorage(
-                ServerDirectories(self.config.system.data, (os.getuid(), os.getgid())),
-                self.workers,
-                self.workers,
-            ),
-            Rewriters(self.workers, self.workers),
-            reactor,
-        )
-        return Servers(parts, self.make_installations())
+    async def boot(self) -> Server:
+        """Be a daemon at its start; return its server."""
+        self.daemon = Harness(self.config, self.workers, self.panel, None)
+        self.daemon.bus.subscribe(self.settings.uuid, self._note)
+        self.servers, self.store = self.daemon.servers, self.daemon.store
+        await self.servers.boot()
+        return self.servers.get(self.settings.uuid)
 
-    def make_installations(self) -> Installations:
-        database = StateDatabase(self.store, self.workers, time.time)
-        containers = DockerContainers(self.config, self.workers, reactor)
-        self.installations = fake_installations(
-            self.config, self.panel, database, self.workers, reactor, containers
-        )
-        return self.installations
+    async def stop(self) -> None:
+        await self.servers.stop()
+        await self.daemon.running.stop()
+        self.store.close()
 
     async def reinstall(self, server: Server) -> None:
-        """Begin to install a server of the last node again."""
-        await self.installations.repeat(server, reinstall=True)
+        """Begin to install a server again."""
+        await self.daemon.installations.repeat(server, reinstall=True)
+
+    async def install(self, image: str, entrypoint: str, script: str) -> None:
+        """Have the server installed again by a script, to its end."""
+        self.panel.script = InstallScript(image, entrypoint, script)
+        server, ended = await self.boot(), self.event("install completed")
+        await self.reinstall(server)
+        await ended
+
+    async def begin_install(self, image: str) -> None:
+        """Have the server installed by a script that waits, until it has begun."""
+        self.panel.script = InstallScript(image, "sh", WAITING)
+        await self.reinstall(await self.boot())
+        await until(lambda: any(event[0] == "install output" for event in self.events))
 
     def event(self, *event: str) -> Deferred[None]:
         """Return what fires with the next event of that name and text."""
@@ -131,14 +123,12 @@ class EngineNode:
 def node(engine: Engine) -> Iterator[EngineNode]:
     made = EngineNode(engine)
     yield made
-    made.store.close()
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.stop()))
     made.workers.stop()
 
 
 async def test_a_server_starts_restarts_and_is_deleted(node: EngineNode) -> None:
-    uuid, servers = node.settings.uuid, node.make_servers()
-    await servers.boot()
-    server = servers.get(uuid)
+    uuid, server = node.settings.uuid, await node.boot()
     await node.starts(server, PowerAction.START)
     answered = node.event("console output", "got hello")
     await server.command("hello")
@@ -147,10 +137,9 @@ async def test_a_server_starts_restarts_and_is_deleted(node: EngineNode) -> None
     await node.starts(server, PowerAction.RESTART)
     assert server.console.lines(9) == ["up"]
     assert ("daemon message",) not in {event[:1] for event in node.events}
-    await servers.delete(uuid)
+    await node.servers.delete(uuid)
     assert node.events[-1] == ("deleted",)
-    assert not os.path.exists(servers.directory(uuid))
-    await servers.stop()
+    assert not os.path.exists(node.servers.directory(uuid))
 
 
 @pytest.mark.promise("growing-server-is-stopped")
@@ -160,16 +149,14 @@ async def test_a_server_that_fills_its_directory_is_stopped(node: EngineNode) ->
     )
     build = attrs.evolve(node.settings.build, disk_space=1)
     node.say(attrs.evolve(node.settings, invocation=FILLING, build=build))
-    uuid, servers = node.settings.uuid, node.make_servers()
-    await servers.boot()
+    uuid, server = node.settings.uuid, await node.boot()
     ended = node.event("status", "offline")
-    await servers.get(uuid).power(PowerAction.START)
+    await server.power(PowerAction.START)
     await ended
     assert ("console output", daemon_line("Pterodactyl", STOPPING)) in node.events
     with pytest.raises(DiskLimitExceeded):
-        await servers.get(uuid).power(PowerAction.START)
-    await servers.delete(uuid)
-    await servers.stop()
+        await server.power(PowerAction.START)
+    await node.servers.delete(uuid)
 
 
 @pytest.mark.promise("failed-installation-is-explained")
@@ -178,15 +165,12 @@ async def test_a_server_without_its_image_starts_when_it_is_there(
 ) -> None:
     name = f"{engine.image.removeprefix('~')}-later"
     node.say(attrs.evolve(node.settings, container=Image(f"~{name}")))
-    uuid, servers = node.settings.uuid, node.make_servers()
-    await servers.boot()
-    server = servers.get(uuid)
+    uuid, server = node.settings.uuid, await node.boot()
     with pytest.raises(EnvironmentFailed, match=f"there is no image {name} on this node"):
         await server.power(PowerAction.START)
     engine.tag(name)
     await node.starts(server, PowerAction.START)
-    await servers.delete(uuid)
-    await servers.stop()
+    await node.servers.delete(uuid)
 
 
 #: Crashes by the command "crash", and by "eat" fills its memory, of which it has 64 MB.
@@ -197,9 +181,7 @@ case $line in crash) exit 3;; eat) exec dd if=/dev/zero of=/dev/null bs=512M;; e
 @pytest.mark.promise("crashed-server-is-restarted")
 async def test_a_crashed_server_is_started_again_and_memory_is_named(node: EngineNode) -> None:
     node.say(attrs.evolve(node.settings, invocation=CRASHING))
-    uuid, servers = node.settings.uuid, node.make_servers()
-    await servers.boot()
-    server = servers.get(uuid)
+    uuid, server = node.settings.uuid, await node.boot()
     await node.starts(server, PowerAction.START)
     up = node.event("status", "running")
     await server.command("crash")
@@ -215,33 +197,22 @@ async def test_a_crashed_server_is_started_again_and_memory_is_named(node: Engin
         "Out of memory: true",
     ):
         assert ("console output", daemon_line("Pterodactyl", line)) in node.events
-    await servers.delete(uuid)
-    await servers.stop()
+    await node.servers.delete(uuid)
 
 
 async def test_a_server_outlives_its_node_and_is_killed_by_the_next(node: EngineNode) -> None:
     node.say(attrs.evolve(node.settings, invocation=STUBBORN))
-    uuid, servers = node.settings.uuid, node.make_servers()
-    await servers.boot()
-    up = node.event("status", "running")
-    await servers.get(uuid).power(PowerAction.START)
-    await up
-    await servers.stop()
+    await node.starts(await node.boot(), PowerAction.START)
+    await node.stop()
     node.events.clear()
-
-    later = node.make_servers()
-    await later.boot()
-    server = later.get(uuid)
+    server = await node.boot()
     assert node.events[0] == ("status", "running")
     assert await server.logs(9) == ["up"]
     await server.stop_within(0.5)
     assert server.state is PowerState.OFFLINE
     messages = [event[1] for event in node.events if event[0] == "daemon message"]
     assert messages == ["The server has not stopped within 0.5 s and is killed."]
-    await later.stop()
 
-
-__all__ = ["node"]
 
 #: Waits for a file in the server's directory, so that a test can look at its container.
 WAITING = """echo "begun as $(id -u), $SERVER_PORT $GREETING"\r
@@ -272,11 +243,9 @@ def assert_nothing_left(engine: Engine, node: EngineNode) -> None:
 async def test_a_script_runs_in_the_container_that_wings_gives_it(
     node: EngineNode, engine: Engine
 ) -> None:
-    uuid, servers = node.settings.uuid, node.make_servers()
-    home = engine.volumes / uuid
     node.panel.script = InstallScript(engine.image, "sh", WAITING, {"greeting": "hello"})
-    await servers.boot()
-    server = servers.get(uuid)
+    uuid, server = node.settings.uuid, await node.boot()
+    home = engine.volumes / uuid
     begun = node.event("install output", "begun as 0, 25565 hello")
     await node.reinstall(server)
     await begun
@@ -311,7 +280,6 @@ async def test_a_script_runs_in_the_container_that_wings_gives_it(
     assert "begun as 0, 25565 hello\r\ndone\r\n[wingsd] The installation script ended" in log
     assert (home / "world").read_text() == "made\n"
     assert_nothing_left(engine, node)
-    await servers.stop()
 
 
 @pytest.mark.parametrize(
@@ -325,90 +293,64 @@ async def test_a_script_runs_in_the_container_that_wings_gives_it(
 async def test_what_cannot_be_run_is_named(
     node: EngineNode, engine: Engine, image: str, entrypoint: str, why: str
 ) -> None:
-    uuid, servers = node.settings.uuid, node.make_servers()
-    node.panel.script = InstallScript(image or engine.image, entrypoint, "exit 0")
-    await servers.boot()
-    ended = node.event("install completed")
-    await node.reinstall(servers.get(uuid))
-    await ended
-    assert node.panel.calls[-1] == ("reinstalled", uuid, False)
+    await node.install(image or engine.image, entrypoint, "exit 0")
+    assert node.panel.calls[-1] == ("reinstalled", node.settings.uuid, False)
     assert why in [event[1] for event in node.events if event[0] == "daemon message"][-1]
     assert why in log_of(node)
     assert_nothing_left(engine, node)
-    await servers.stop()
 
 
 async def test_a_script_of_a_megabyte_runs_and_all_its_output_is_in_the_log(
     node: EngineNode, engine: Engine
 ) -> None:
-    uuid, servers = node.settings.uuid, node.make_servers()
     line = "echo " + "x" * 60 + "\r\n"
     script = line * (1_048_576 // len(line)) + "echo the end\r\n"
-    node.panel.script = InstallScript(engine.image, "sh", script)
-    await servers.boot()
-    ended = node.event("install completed")
-    await node.reinstall(servers.get(uuid))
-    await ended
-    assert node.panel.calls[-1] == ("reinstalled", uuid, True)
+    await node.install(engine.image, "sh", script)
+    assert node.panel.calls[-1] == ("reinstalled", node.settings.uuid, True)
     assert log_of(node).endswith("x\r\nthe end\r\n")
     assert log_of(node).count("x" * 60) == script.count("echo x")
     assert_nothing_left(engine, node)
-    await servers.stop()
 
 
 @pytest.mark.parametrize("ends", ["before the next node", "after it has begun"])
 async def test_the_next_node_goes_on_with_a_script(
     node: EngineNode, engine: Engine, ends: str
 ) -> None:
-    uuid, servers = node.settings.uuid, node.make_servers()
-    node.panel.script = InstallScript(engine.image, "sh", WAITING)
-    await servers.boot()
-    await node.reinstall(servers.get(uuid))
-    await until(lambda: any(event[0] == "install output" for event in node.events))
-    await servers.stop()
+    uuid = node.settings.uuid
+    await node.begin_install(engine.image)
+    await node.stop()
     if ends == "before the next node":
         (engine.volumes / uuid / "go").touch()
         await until(lambda: not inspected(engine, node)["State"]["Running"])
-    later = node.make_servers()
     ended = node.event("install completed")
-    await later.boot()
+    server = await node.boot()
     if ends == "after it has begun":
-        assert later.get(uuid).operations.runs(Operation.INSTALL)
+        assert server.operations.runs(Operation.INSTALL)
         (engine.volumes / uuid / "go").touch()
     await ended
     assert node.panel.calls[-1] in [("reinstalled", uuid, True), ("reset",)]
     assert "begun as 0" in log_of(node)
     assert "done\r\n" in log_of(node)
     assert_nothing_left(engine, node)
-    await later.stop()
 
 
 async def test_a_deletion_stops_a_script_and_leaves_nothing(
     node: EngineNode, engine: Engine
 ) -> None:
-    uuid, servers = node.settings.uuid, node.make_servers()
-    node.panel.script = InstallScript(engine.image, "sh", WAITING)
-    await servers.boot()
-    await node.reinstall(servers.get(uuid))
-    await until(lambda: any(event[0] == "install output" for event in node.events))
-    await servers.delete(uuid)
+    uuid = node.settings.uuid
+    await node.begin_install(engine.image)
+    await node.servers.delete(uuid)
     assert_nothing_left(engine, node)
     assert not any("installed" in call[0] for call in node.panel.calls)
-    await servers.stop()
 
 
 async def test_an_installer_of_another_node_is_named_and_stays(
     node: EngineNode, engine: Engine
 ) -> None:
-    uuid, servers = node.settings.uuid, node.make_servers()
+    uuid = node.settings.uuid
     name = engine.will_make_container(f"{uuid}_installer")
     engine.client.create_container(engine.image.removeprefix("~"), name=name)
-    node.panel.script = InstallScript(engine.image, "sh", "exit 0")
-    await servers.boot()
-    ended = node.event("install completed")
-    await node.reinstall(servers.get(uuid))
-    await ended
+    await node.install(engine.image, "sh", "exit 0")
     assert node.panel.calls[-1] == ("reinstalled", uuid, False)
     assert "it is not this node's" in log_of(node)
     assert inspected(engine, node)["State"]["Status"] == "created"
-    await servers.stop()

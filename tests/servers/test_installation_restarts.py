@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -219,17 +218,10 @@ def test_a_container_that_the_engine_keeps_is_removed_later(node: FakeNode) -> N
     ended(node, successful=True)
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[FakeNode]:
-    node = FakeNode(tmp_path)
+def begun_by_wings(node: FakeNode, output: bytes = b"") -> FakeScript:
+    """Return the installer that Wings has left running, of a server that the Panel lists."""
     node.panel.known[UUID] = configuration()
     (node.data / UUID).mkdir()
-    yield node
-    node.close()
-
-
-def begun_by_wings(node: FakeNode, output: bytes = b"") -> FakeScript:
-    """Return the installer that Wings has left running."""
     script = FakeScript(
         UUID,
         InstallScript("egg/image", "bash", ""),

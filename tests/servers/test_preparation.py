@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do
+from tests.support.workers import HeldWorkers
 from wingsd.config import Rootless, User
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import GivenTree
@@ -102,30 +102,17 @@ def test_files_that_keep_their_owner_are_named_and_do_not_prevent_a_start(
     assert says in node.told("daemon message")[0]
 
 
-@attrs.define
-class PendingWorkers:
-    """Threads that never answer."""
-
-    stops: list[Callable[[], bool]] = attrs.field(factory=list)
-
-    def run(
-        self, work: object, path: str, owner: object, cancelled: Callable[[], bool]
-    ) -> Deferred[None]:
-        self.stops.append(cancelled)
-        return Deferred()
-
-
 def test_the_thread_that_changes_owners_ends_with_the_start(tmp_path: Path) -> None:
-    workers: Any = PendingWorkers()
+    workers: Any = HeldWorkers()
     walks: Any = None
     directories = ServerDirectories(str(tmp_path), (1, 1))
     storage = ServerStorage(directories, walks, workers)  # walking a tree is long work
     files = ServerFiles(UUID, storage, Clock(), 150, print)
     giving = Outcome.of(files.give_to_user())
-    assert not workers.stops[0]()
+    assert not workers.held[0].args[2]()
     giving.deferred.cancel()
     giving.error(CancelledError)
-    assert workers.stops[0]()
+    assert workers.held[0].args[2]()
 
 
 def test_a_kill_ends_a_start_that_changes_owners(

@@ -400,7 +400,7 @@ def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(node: FakeNod
     )
     system = attrs.evolve(config.system, transfers=transfers)
     node.config = attrs.evolve(config, uuid=UUID, system=system)
-    node.servers = node.make_servers()
+    node.restart()
     (node.data / name).mkdir()
     (node.data / f".deleting-{UUID}-abc.{UUID}").mkdir()
     boot(node)

@@ -6,17 +6,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 from twisted._threads import AlreadyQuit
-from twisted.internet.defer import CancelledError, Deferred, execute, succeed
-from twisted.internet.task import deferLater
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from tests.egg_files.helpers import DOTTED_KEYS, processes_of
 from tests.servers.harness import UUID, FakeNode, configuration
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
+from tests.support.workers import HeldWorkers
 from wingsd.app.process import REWRITERS, SLOW_NICE, SLOW_REWRITERS
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
@@ -31,18 +30,6 @@ from wingsd.threadio import Workers
 OWNER = (os.getuid(), os.getgid())
 
 
-class SlowWorkers:
-    """Threads that have been given work, and have not ended it."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], object]] = []
-
-    def run(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred()
-        self.work.append(lambda: execute(work, *args).chainDeferred(done))
-        return done
-
-
 def with_file(name: str) -> Configuration:
     file = ConfigurationFile(name, "file", (Replacement("a", replace_with="b"),))
     plain = configuration()
@@ -50,8 +37,8 @@ def with_file(name: str) -> Configuration:
 
 
 @pytest.fixture
-def threads() -> SlowWorkers:
-    return SlowWorkers()
+def threads() -> HeldWorkers:
+    return HeldWorkers()
 
 
 @pytest.fixture
@@ -65,14 +52,14 @@ def opened(place: Path) -> Callable[[], ServerRoot]:
 
 @pytest.fixture
 def egg_files(
-    node: FakeNode, threads: SlowWorkers, tmp_path: Path, grown: list[int]
+    node: FakeNode, threads: HeldWorkers, tmp_path: Path, grown: list[int]
 ) -> ServerEggFiles:
     rewriters = Rewriters(threads, threads)  # type: ignore[arg-type]
     return ServerEggFiles(rewriters, opened(tmp_path), node.config, grown.append)
 
 
 def test_a_server_has_one_thread_although_starts_are_cancelled(
-    egg_files: ServerEggFiles, threads: SlowWorkers, tmp_path: Path
+    egg_files: ServerEggFiles, threads: HeldWorkers, tmp_path: Path
 ) -> None:
     given_up = Deferred.fromCoroutine(egg_files.rewrite(with_file("first")))
     given_up.cancel()
@@ -82,28 +69,28 @@ def test_a_server_has_one_thread_although_starts_are_cancelled(
     never_begun.addErrback(lambda failure: failure.trap(CancelledError))
     second = Deferred.fromCoroutine(egg_files.rewrite(with_file("second")))
     assert (given_up.called, never_begun.called, second.called) == (True, True, False)
-    assert len(threads.work) == 1
-    threads.work[0]()
-    assert len(threads.work) == 2
-    threads.work[1]()
+    assert len(threads.held) == 1
+    threads.held[0].do()
+    assert len(threads.held) == 2
+    threads.held[1].do()
     assert second.result == []
     # A cancelled start has no process any more, and writes nothing.
     assert (tmp_path / "second").exists()
     assert not any((tmp_path / name).exists() for name in ("first", "never"))
 
 
-def test_no_egg_files_need_no_thread(egg_files: ServerEggFiles, threads: SlowWorkers) -> None:
+def test_no_egg_files_need_no_thread(egg_files: ServerEggFiles, threads: HeldWorkers) -> None:
     assert Deferred.fromCoroutine(egg_files.rewrite(configuration())).result == []
-    assert threads.work == []
+    assert threads.held == []
 
 
 def test_the_growth_of_all_files_is_reported(
-    egg_files: ServerEggFiles, threads: SlowWorkers, tmp_path: Path, grown: list[int]
+    egg_files: ServerEggFiles, threads: HeldWorkers, tmp_path: Path, grown: list[int]
 ) -> None:
     path = tmp_path / "server.properties"
     path.write_bytes(b"a long line\nx\n")
     Deferred.fromCoroutine(egg_files.rewrite(with_file(path.name)))
-    threads.work[0]()
+    threads.held[0].do()
     assert grown == [path.stat().st_size - len(b"a long line\nx\n")] != [0]
 
 
@@ -141,9 +128,9 @@ def test_a_start_that_turns_out_to_be_slow_goes_on_apart(node: FakeNode, tmp_pat
 
 
 def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
-    node: FakeNode, threads: SlowWorkers, tmp_path: Path
+    node: FakeNode, threads: HeldWorkers, tmp_path: Path
 ) -> None:
-    slow = SlowWorkers()
+    slow = HeldWorkers()
     rewriters = Rewriters(threads, slow, attrs.evolve(BOUNDS, slow_seconds=0))  # type: ignore[arg-type]
     egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)
 
@@ -151,14 +138,14 @@ def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
         return Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))
 
     first = start()
-    threads.work[0]()
+    threads.held[0].do()
     assert first.result == []
     second = start()
     second.cancel()
     second.addErrback(lambda failure: failure.trap(CancelledError))
-    slow.work[0]()
+    slow.held[0].do()
     start()
-    assert (len(threads.work), len(slow.work)) == (1, 2)
+    assert (len(threads.held), len(slow.held)) == (1, 2)
 
 
 @attrs.frozen
@@ -192,15 +179,10 @@ def real(node: FakeNode, bounds: RewriteBounds) -> Iterator[RewritingNode]:
         bounds,
     )
     rewriters.start()
-    servers = node.make_servers(rewriters)
-    yield RewritingNode(node, rewriters, servers)
+    node.restart(rewriters)
+    yield RewritingNode(node, rewriters, node.servers)
     with suppress(AlreadyQuit):
         rewriters.stop()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await deferLater(reactor, 0.01)
 
 
 @pytest.mark.promise("egg-files-are-parsed-apart")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -16,98 +15,83 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.running import RunningServers
 from wingsd.servers.server import Server
+from wingsd.statedb import Outcome as Ending
 
 pytestmark = pytest.mark.promise("servers-start-after-a-reboot")
-
-
-@attrs.define
-class Records:
-    """The states of servers, in memory."""
-
-    states: dict[str, str] = attrs.field(factory=dict)
-
-    async def load(self) -> dict[str, str]:
-        return dict(self.states)
-
-    def record(self, server: str, state: str | None) -> None:
-        if state is None:
-            self.states.pop(server, None)
-        else:
-            self.states[server] = state
-
-    async def flush(self) -> None:
-        """Nothing is in the background."""
-
-
-@attrs.define
-class Due:
-    """The servers that are to be started, in memory."""
-
-    servers: set[str] = attrs.field(factory=set)
-
-    async def due_starts(self) -> set[str]:
-        return set(self.servers)
-
-    async def end_start(self, server: str) -> None:
-        self.servers.discard(server)
 
 
 class RestartedNode(FakeNode):
     """A node with records of an earlier one."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.records, self.due = Records(), Due()
-        self.running = self.starter()
+    @property
+    def running(self) -> RunningServers:
+        return self.daemon.running
 
-    def starter(self) -> RunningServers:
-        """Return what starts the servers that ran."""
-        records: Any = self.records
-        due: Any = self.due
-        return RunningServers(records, due, self.bus, self.clock)
+    @property
+    def states(self) -> dict[str, str]:
+        """The states that are recorded."""
+        path = self.data.parent / "states.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
 
-    def boot_after(self, *ran: str, stopped: tuple[str, ...] = ()) -> Server:
-        """Start the node on which these servers ran; return one of them.
+    def boot_after(
+        self, *ran: str, stopped: tuple[str, ...] = (), held: Operation | None = None
+    ) -> Server:
+        """Start the node on which these servers ran; return one of them, held by that.
 
         `stopped` ones were stopped for a restore.
         """
-        self.records.states |= dict.fromkeys(ran, "running")
+        states = json.dumps(dict.fromkeys(ran, "running"))
+        (self.data.parent / "states.json").write_text(states)
         before = Outcome.of(self.running.load()).value()
         server = self.server()
+        if held is not None:
+            server.place_hold(held, "it is moved")
         self.running.start({*before, *stopped}, self.servers, stopped)
         return server
+
+    def restore(self, *servers: str) -> None:
+        """Have backups of servers restored, for which these were stopped."""
+        for server in servers:
+            record = self.store.begin_restore(1, server, "a backup", truncate=False)
+            self.store.start_after_restore(server)
+            self.store.end_restore(2, record, Ending.SUCCESS)
+
+    def go_on(self) -> None:
+        """Have the engine and the Panel answer, and what waits be tried again."""
+        self.environment.faults.clear()
+        self.panel.faults.clear()
+        self.clock.pump([10] * 12)
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[RestartedNode]:
     node = RestartedNode(tmp_path)
     yield node
-    Outcome.of(node.running.stop()).value()
     node.close()
 
 
 def test_servers_are_recorded_from_their_start_to_their_stop(node: RestartedNode) -> None:
     server = node.server()
     do(server, PowerAction.START).value()
-    assert node.records.states == {UUID: "starting"}
+    assert node.states == {UUID: "starting"}
     node.process().say(b"up\n")
-    assert node.records.states == {UUID: "running"}
+    assert node.states == {UUID: "running"}
     do(server, PowerAction.STOP).value()
-    assert node.records.states == {UUID: "offline"}
+    assert node.states == {UUID: "offline"}
 
 
 def test_a_crashed_server_that_stays_offline_is_not_recorded(node: RestartedNode) -> None:
     running(node)
     node.process().end(1)
-    assert node.records.states == {UUID: "starting"}, "it was started again"
+    assert node.states == {UUID: "starting"}, "it was started again"
     node.process().end(1)
-    assert node.records.states == {UUID: "offline"}
+    assert node.states == {UUID: "offline"}
 
 
 def test_a_deleted_server_is_not_recorded(node: RestartedNode) -> None:
     running(node)
     Outcome.of(node.servers.delete(UUID)).value()
-    assert node.records.states == {}
+    assert node.states == {}
 
 
 def test_the_end_of_the_node_leaves_its_servers_recorded(node: RestartedNode) -> None:
@@ -116,7 +100,7 @@ def test_the_end_of_the_node_leaves_its_servers_recorded(node: RestartedNode) ->
     do(server, PowerAction.START)
     Outcome.of(node.running.stop()).value()
     do(server, PowerAction.KILL).value()
-    assert node.records.states == {UUID: "starting"}
+    assert node.states == {UUID: "starting"}
 
 
 def test_a_server_that_ran_and_does_not_is_started(node: RestartedNode) -> None:
@@ -130,7 +114,7 @@ def test_a_server_that_still_runs_is_not_started(node: RestartedNode) -> None:
     server = node.boot_after(UUID)
     assert server.state is PowerState.RUNNING
     assert node.called("start") == []
-    assert node.records.states == {UUID: "running"}
+    assert node.states == {UUID: "running"}
 
 
 def test_a_server_that_did_not_run_stays_offline(node: RestartedNode) -> None:
@@ -139,27 +123,20 @@ def test_a_server_that_did_not_run_stays_offline(node: RestartedNode) -> None:
 
 def test_a_server_that_is_gone_is_forgotten(node: RestartedNode) -> None:
     node.boot_after(OTHER)
-    assert node.records.states == {}
-
-
-def test_an_engine_that_does_not_answer_is_waited_for(node: RestartedNode) -> None:
-    node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
-    server = node.boot_after(UUID)
-    node.clock.advance(10)
-    assert node.called("recreate", "start") == []
-    node.environment.faults.clear()
-    node.clock.pump([10] * 12)
-    assert server.state is PowerState.STARTING
+    assert node.states == {}
 
 
 @pytest.mark.promise("arrived-server-is-started")
-def test_a_panel_that_does_not_answer_is_waited_for(node: RestartedNode) -> None:
-    node.panel.faults["describe"] = PanelUnreachable("no answer", "it is a test")
+@pytest.mark.parametrize("silent", ["engine", "panel"])
+def test_what_does_not_answer_is_waited_for(node: RestartedNode, silent: str) -> None:
+    if silent == "engine":
+        node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
+    else:
+        node.panel.faults["describe"] = PanelUnreachable("no answer", "it is a test")
     server = node.boot_after(UUID)
     node.clock.advance(10)
     assert node.called("recreate", "start") == []
-    node.panel.faults.clear()
-    node.clock.pump([10] * 12)
+    node.go_on()
     assert server.state is PowerState.STARTING
 
 
@@ -168,33 +145,24 @@ def test_a_server_that_somebody_starts_meanwhile_is_left_to_that(node: Restarted
     node.panel.faults["describe"] = PanelUnreachable("no answer", "it is a test")
     server = node.boot_after(UUID)
     do(server, PowerAction.START).error(PanelUnreachable)
-    node.panel.faults.clear()
-    node.clock.pump([10] * 12)
+    node.go_on()
     assert server.state is PowerState.OFFLINE
 
 
 def test_a_held_server_is_not_started_and_says_why(node: RestartedNode) -> None:
-    node.records.states[UUID] = "running"
-    before = Outcome.of(node.running.load()).value()
-    server = node.server()
-    server.place_hold(Operation.TRANSFER_IN, "the server is being transferred")
-    node.running.start(before, node.servers)
+    server = node.boot_after(UUID, held=Operation.TRANSFER_IN)
     assert server.state is PowerState.OFFLINE
     assert (
         "is not started: server is currently being transferred" in (node.told("daemon message")[0])
     )
-    assert node.records.states == {UUID: "offline"}
+    assert node.states == {UUID: "offline"}
 
 
 def test_a_server_that_a_transfer_holds_is_left_to_that(node: RestartedNode) -> None:
-    node.records.states[UUID] = "running"
-    before = Outcome.of(node.running.load()).value()
-    server = node.server()
-    server.place_hold(Operation.TRANSFER_OUT, "it is asked who has it")
-    node.running.start(before, node.servers)
+    server = node.boot_after(UUID, held=Operation.TRANSFER_OUT)
     assert server.starts_if_it_stays
     assert server.state is PowerState.OFFLINE
-    assert node.records.states == {UUID: "running"}
+    assert node.states == {UUID: "running"}
 
 
 def test_a_server_that_a_transfer_takes_before_its_turn_is_left_to_that(
@@ -203,23 +171,19 @@ def test_a_server_that_a_transfer_takes_before_its_turn_is_left_to_that(
     node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
     server = node.boot_after(UUID)
     server.place_hold(Operation.TRANSFER_OUT, "it is moved")
-    node.environment.faults.clear()
-    node.clock.pump([10] * 12)
+    node.go_on()
     assert server.starts_if_it_stays
-    assert node.records.states == {UUID: "running"}
+    assert node.states == {UUID: "running"}
     assert node.told("daemon message") == []
 
 
 def test_a_due_start_is_left_to_a_transfer_until_somebody_starts_or_stops_the_server(
     node: RestartedNode,
 ) -> None:
-    node.due.servers = {UUID}
-    before = Outcome.of(node.running.load()).value()
-    server = node.server()
-    server.place_hold(Operation.TRANSFER_OUT, "it is asked who has it")
-    node.running.start(before, node.servers)
-    assert (server.starts_if_it_stays, node.records.states) == (True, {UUID: "running"})
-    assert node.due.servers == set(), "the next daemon would start it after its stop as well"
+    node.restore(UUID)
+    server = node.boot_after(held=Operation.TRANSFER_OUT)
+    assert (server.starts_if_it_stays, node.states) == (True, {UUID: "running"})
+    assert node.store.due_starts() == [], "the next daemon would start it after its stop as well"
     server.release()
     do(server, PowerAction.START).value()
     assert not server.starts_if_it_stays
@@ -231,14 +195,10 @@ def test_a_due_start_is_left_to_a_transfer_until_somebody_starts_or_stops_the_se
 def test_a_server_that_another_node_may_run_is_not_started_by_a_later_daemon(
     node: RestartedNode,
 ) -> None:
-    node.records.states[UUID] = "running"
-    before = Outcome.of(node.running.load()).value()
-    server = node.server()
-    server.place_hold(Operation.TRANSFER_OUT, "it is moved")
-    node.running.start(before, node.servers)
+    server = node.boot_after(UUID, held=Operation.TRANSFER_OUT)
     node.servers.leave_off(UUID)
     server.release()
-    assert (server.starts_if_it_stays, node.records.states) == (False, {UUID: "offline"})
+    assert (server.starts_if_it_stays, node.states) == (False, {UUID: "offline"})
 
 
 @pytest.mark.parametrize("is_engine_away", [False, True])
@@ -251,13 +211,13 @@ def test_a_server_that_another_node_may_run_is_not_started_by_this_daemon(
         node.servers.leave_off(UUID)
         node.environment.faults.clear()
     else:
-        node.records.states[UUID] = "running"
+        (node.data.parent / "states.json").write_text(json.dumps({UUID: "running"}))
         before = Outcome.of(node.running.load()).value()
         node.servers.leave_off(UUID)  # before its Panel has listed it
         server = node.server()
         node.running.start(before, node.servers)
     node.clock.pump([10] * 12)
-    assert (server.state, node.records.states) == (PowerState.OFFLINE, {UUID: "offline"})
+    assert (server.state, node.states) == (PowerState.OFFLINE, {UUID: "offline"})
     assert node.called("start") == []
 
 
@@ -300,13 +260,13 @@ def test_servers_whose_starts_are_repeated_do_not_keep_others_waiting(
     node: RestartedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wingsd.servers.running.CONCURRENT_STARTS", 1)
-    running = node.starter()
+    node.restart()
     node.server()
     other = node.server(configuration(OTHER))
     node.environment.faults["recreate"] = EnvironmentFailed("the port 25565 is taken")
-    Outcome.of(running.start_in_turn(node.servers.get(UUID), "elsewhere", repeat_for=300.0))
+    Outcome.of(node.running.start_in_turn(node.servers.get(UUID), "elsewhere", repeat_for=300.0))
     node.environment.faults.clear()
-    Outcome.of(running.start_in_turn(other, "elsewhere", repeat_for=300.0))
+    Outcome.of(node.running.start_in_turn(other, "elsewhere", repeat_for=300.0))
     assert other.state is PowerState.STARTING
 
 
@@ -314,7 +274,7 @@ def test_a_start_that_fails_is_not_repeated(node: RestartedNode) -> None:
     node.environment.faults["recreate"] = EnvironmentFailed("no image")
     server = node.boot_after(UUID)
     assert server.state is PowerState.OFFLINE
-    assert node.records.states == {UUID: "offline"}
+    assert node.states == {UUID: "offline"}
 
 
 def test_a_server_that_was_stopped_since_is_not_started(node: RestartedNode) -> None:
@@ -335,8 +295,7 @@ def test_an_engine_that_goes_away_during_a_start_is_waited_for(node: RestartedNo
     node.clock.pump([10] * 12)
     assert (server.state, len(node.called("recreate"))) == (PowerState.OFFLINE, 1)
     assert server.starts_if_it_stays, "where a transfer takes it meanwhile"
-    node.environment.faults.clear()
-    node.clock.pump([10] * 12)
+    node.go_on()
     assert (server.state, server.starts_if_it_stays) == (PowerState.STARTING, False)
 
 
@@ -352,19 +311,19 @@ def test_a_server_that_an_engine_has_started_without_an_answer_is_left_running(
 
 
 def test_a_server_whose_start_was_due_is_started_once(node: RestartedNode) -> None:
-    node.due.servers = {UUID, OTHER}
+    node.restore(UUID, OTHER)
     server = node.boot_after()
     assert server.state is PowerState.STARTING
     assert "was running before its backup was restored" in node.told("daemon message")[0]
-    assert node.due.servers == set(), "the other one is gone"
+    assert node.store.due_starts() == [], "the other one is gone"
 
 
 def test_a_start_stays_due_until_the_engine_has_answered(node: RestartedNode) -> None:
-    node.due.servers = {UUID}
+    node.restore(UUID)
     node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
     node.boot_after()
     Outcome.of(node.running.stop()).value()
-    assert node.due.servers == {UUID}
+    assert node.store.due_starts() == [UUID]
 
 
 @pytest.mark.promise("restore-starts-what-it-stopped")
@@ -385,8 +344,7 @@ def test_a_stop_that_an_engine_does_not_take_is_tried_again(node: RestartedNode)
     node.environment.faults["command"] = EnvironmentFailed("the engine is away", is_silent=True)
     server = node.boot_after(stopped=(UUID,))
     assert server.state is PowerState.RUNNING
-    node.environment.faults.clear()
-    node.clock.pump([10] * 12)
+    node.go_on()
     assert (server.state, len(node.called("start"))) == (PowerState.STARTING, 1)
 
 

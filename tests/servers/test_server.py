@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, running
 from tests.support import Hang
 from tests.support.logged_errors import Logged
+from tests.support.workers import HeldWorkers
 from wingsd.config import Registry, ThrottlesConfig
 from wingsd.docker.runtime import ContainerUsage, DiskIo, NetworkUsage
 from wingsd.egg_files.rewriters import public_configuration
@@ -290,31 +290,20 @@ def test_a_server_that_runs_is_measured_though_nobody_asks(node: FakeNode) -> No
     assert server.disk_bytes == 1000
 
 
-@attrs.define
-class LateWorkers:
-    """Measures when the test says so, and counts how often."""
-
-    asked: list[Deferred[int]] = attrs.field(factory=list)
-
-    def run(self, *_: object) -> Deferred[int]:
-        self.asked.append(Deferred())
-        return self.asked[-1]
-
-
 def test_a_server_that_takes_long_to_measure_is_measured_less_often(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = node.server()
-    workers = LateWorkers()
+    workers = HeldWorkers()
     monkeypatch.setattr(server.files._walks, "_disk", workers)
     server.files.measure()
     node.clock.advance(0.1)
     server.details()
-    workers.asked[0].callback(1000)
+    workers.held[0].result.callback(1000)
     for seconds, measured in ((99, 1), (2, 2)):
         node.clock.advance(seconds)
         server.details()
-        assert len(workers.asked) == measured
+        assert len(workers.held) == measured
 
 
 def test_what_cannot_be_measured_is_logged(node: FakeNode, logged: Logged) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, Outcome
 from tests.support.logged_errors import Logged
-from tests.support.workers import SynchronousWorkers
+from tests.support.workers import HeldWorkers, SynchronousWorkers
 from wingsd.servers.running import StatesFile
 from wingsd.threadio import Workers
 
@@ -20,23 +18,6 @@ pytestmark = pytest.mark.promise("takeover-keeps-servers-running")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class SlowWorkers(SynchronousWorkers):
-    """Threads whose work is done when the test says so."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], None]] = []
-
-    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        result: Deferred[T] = Deferred()
-        done = super().run
-
-        def finish() -> None:
-            done(work, *args, **kwargs).addBoth(result.callback)
-
-        self.waiting.append(finish)
-        return result
 
 
 def opened(root: Path, disk: SynchronousWorkers | None = None) -> StatesFile:
@@ -103,15 +84,15 @@ def test_a_change_keeps_the_other_states_and_the_mode(tmp_path: Path) -> None:
 
 
 def test_changes_during_a_write_are_written_together(tmp_path: Path) -> None:
-    disk = SlowWorkers()
+    disk = HeldWorkers()
     file = opened(tmp_path, disk)
     for state in ("starting", "running", "stopping"):
         file.record(UUID, state)
     flushed = Outcome.of(file.flush())
-    assert len(disk.waiting) == 1
-    disk.waiting.pop()()
+    assert len(disk.held) == 1
+    disk.held.pop().do()
     assert (states(tmp_path), flushed.over) == ({UUID: "starting"}, False)
-    disk.waiting.pop()()
+    disk.held.pop().do()
     assert (states(tmp_path), flushed.over) == ({UUID: "stopping"}, True)
 
 

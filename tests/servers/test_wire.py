@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,24 +14,16 @@ from tests.support import (
     Answer,
     Call,
     FakeContainers,
-    SynchronousWorkers,
     process_configuration,
     server_settings,
 )
 from tests.support import Panel as FakePanel
-from tests.support.installer import fake_installations
+from tests.support.harness import Harness, node_config
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor, until
-from wingsd.config import Config, RemoteQuery, SystemConfig, User
-from wingsd.egg_files.rewriters import Rewriters
-from wingsd.events import EventBus
+from wingsd.config import RemoteQuery
 from wingsd.panel import client as panel_module
-from wingsd.panel.client import Panel
-from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.registry import Servers
-from wingsd.servers.server import ServerParts
-from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
 
@@ -42,55 +32,31 @@ class NodeWithPanel:
     """A node with threads and files, and a Panel on loopback."""
 
     def __init__(self, directory: Path) -> None:
-        self.data = directory / "volumes"
-        self.store = Store(str(directory))
+        self.directory, self.data = directory, directory / "volumes"
         self.data.mkdir()
         self.panel = FakePanel()
         self.registered = self.panel.add_node("https://here.invalid:8080")
         self.environment = FakeContainers()
-        self.disk = Workers(reactor, "disk", 2)
-        self.servers: Servers
+        self.workers = Workers(reactor, "disk", 2)
 
     async def open(self) -> None:
-        self.disk.start()
-        config = Config(
+        self.workers.start()
+        config = node_config(
+            self.directory,
             remote=await self.panel.listen(reactor),
             token_id=self.registered.token_id,
             token=self.registered.token,
             remote_query=RemoteQuery(boot_servers_per_page=2),
-            system=SystemConfig(
-                data=str(self.data),
-                log_directory=str(self.data.parent / "logs"),
-                tmp_directory=str(self.data.parent / "tmp"),
-                user=User(os.getuid(), os.getgid()),
-            ),
         )
-        panel = Panel(config, reactor)
-        database = StateDatabase(self.store, SynchronousWorkers(), time.time)  # type: ignore[arg-type]
-        self.store.open()
-        parts = ServerParts(
-            config,
-            panel,
-            self.environment,
-            EventBus(),
-            ServerStorage(
-                ServerDirectories(str(self.data), (os.getuid(), os.getgid())),
-                self.disk,
-                self.disk,
-            ),
-            Rewriters(self.disk, self.disk),
-            reactor,
-        )
-        self.servers = Servers(
-            parts,
-            fake_installations(config, panel, database, self.disk, reactor, self.environment),
-        )
+        self.daemon = Harness(config, self.workers, None, self.environment)
+        self.servers = self.daemon.servers
 
     async def close(self) -> None:
         await self.servers.stop()
+        await self.daemon.running.stop()
         await self.panel.close()
-        self.store.close()
-        self.disk.stop()
+        self.daemon.store.close()
+        self.workers.stop()
 
 
 @pytest.fixture

@@ -67,10 +67,10 @@ class TransferEvents:
 class _OnePool:
     """One pool in place of each of `Pools`; the database is used in the caller's thread."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, rewriters: Rewriters | None) -> None:
         self._shared = CutOffWorkers(workers)
         rewriting = cast("Workers", self._shared)
-        self.rewriters = Rewriters(rewriting, rewriting)
+        self.rewriters = rewriters or Rewriters(rewriting, rewriting)
         self.database = CutOffWorkers(SynchronousWorkers())
 
     def __getattr__(self, name: str) -> CutOffWorkers:
@@ -128,14 +128,17 @@ class Harness(NodeContext):
         servers: Any = None,
         *,
         port: int = 0,
+        clock: Any = reactor,
+        rewriters: Rewriters | None = None,
     ) -> None:
+        """None for the Panel or the environment is the daemon's own."""
         heard: Any = RecordingObserver()
-        pools: Any = _OnePool(workers)
+        pools: Any = _OnePool(workers, rewriters)
         self.heard = heard
         made = build_node(
             config,
             f"tcp:{port}:interface=127.0.0.1",
-            reactor,
+            clock,
             pools=pools,
             observer=heard,
             panel=panel,
