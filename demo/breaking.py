@@ -29,7 +29,7 @@ class BrokenLine:
     _cut_at: int = 0
 
     def cut_halfway(self) -> None:
-        """Have the line cut when half of the server has gone over it."""
+        """Cut the line when half of the server has gone over it."""
         wire = self.destination.line
         before = wire.sent
 

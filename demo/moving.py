@@ -48,7 +48,7 @@ class Move:
     player: Player
 
     async def run(self) -> Departure:
-        """Have the Panel move it; return when the Panel has it at the destination."""
+        """Order the move in the Panel; return when the Panel has it at the destination."""
         began = await self._order()
         return await self._completed(began)
 
@@ -150,7 +150,7 @@ class Move:
         return Departure(began, changes, compared)
 
     def _has_failed(self) -> bool:
-        """Return False. Raises `Failed` when the page has been told that the transfer failed."""
+        """Return False. Raises `Failed` when the page has an event of a failed transfer."""
         if self.watch.has_seen("transfer status", "failed"):
             raise Failed("the transfer failed")
         return False

@@ -31,7 +31,7 @@ _READY_WITHIN = 120
 _END_WITHIN = 15
 #: What a node's line carries, in bytes a second: a transfer takes long enough to be watched.
 _LINE = 6 * 1024 * 1024
-#: Whom the servers' files belong to: nobody in particular, or us where only that is possible.
+#: The user and group of the servers' files: an account of no one, or ours without root.
 OWNER = 988 if os.getuid() == 0 else os.getuid()
 GROUP = 988 if os.getuid() == 0 else os.getgid()
 

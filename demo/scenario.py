@@ -101,7 +101,7 @@ class Scenario:
     # The steps
 
     async def _install(self, node: RunningNode) -> None:
-        """Have the Panel create the server: its egg's script puts the files into place."""
+        """Create the server in the Panel; its egg's script puts the files into place."""
         game = self._game
         settings = server_settings(
             SERVER,
@@ -255,7 +255,7 @@ class Scenario:
         check(there, True, "nothing new")
 
     async def _restore(self, node: RunningNode) -> None:
-        """Have the node restore a backup; it starts the game again, whose world is as before."""
+        """Restore a backup; the node starts the game again, and its world is as before."""
         watch = self._watch
         assert watch is not None  # noqa: S101 - the game is played
         await Restoring(self._reactor, self._panel, SERVER, node, watch, self._game.treasure).run()

@@ -1,4 +1,4 @@
-"""The smallest talk with a Luanti server: one UDP packet from nobody, and its answer.
+"""The shortest exchange with a Luanti server: one UDP packet of no player, and the answer.
 
 The format is that of Luanti's network layer: a protocol number, a peer's number, a channel, and a
 packet. A server gives a number to whom it does not know.
