@@ -245,7 +245,7 @@ async def test_the_panels_order_sends_only_what_has_changed_since(
     assert seen(nodes.destination.files()) == seen(files)
     assert (files / "world" / "saved").exists()
     report.release()
-    await until(lambda: not files.exists())
+    await until(lambda: not files.exists() and nodes.source.has_ended_transfers())
     assert nodes.panel.reports() == [(UUID, "success")]
     past = (await nodes.source.wingsctl("transfers", "--json")).json["past"]
     assert "seed-adopted" in past[-1]["reason"]
