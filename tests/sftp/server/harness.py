@@ -6,16 +6,19 @@ Tests are plain functions with a loop of their own: the daemon's reactor takes n
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import attrs
 
-from wingsd.config import SftpConfig, SystemConfig
+from wingsd.config import SftpConfig, SftpLimits, SystemConfig
 from wingsd.sftp.host_key import load_host_key
 from wingsd.sftp.messages import (
     Begin,
@@ -27,7 +30,9 @@ from wingsd.sftp.messages import (
     SftpMessage,
     Start,
 )
+from wingsd.sftp.server import packets
 from wingsd.sftp.server.ciphers import use_fast_ciphers
+from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.main import DaemonLink, SftpServer
 from wingsd.sftp.server.turns import Turns
 
@@ -88,6 +93,27 @@ class Served:
     server: SftpServer
     port: int
 
+    @property
+    def own(self) -> SftpConnection:
+        """The server's end of the only connection."""
+        (own,) = self.server._connections.values()
+        return own
+
+    async def emptied(self) -> None:
+        """Return when there is no connection left."""
+        while self.server._connections:
+            await asyncio.sleep(0.01)
+
+    async def serves(self) -> None:
+        """Check that a client that means no harm is served."""
+        async with self.client() as sftp:
+            assert await sftp.realpath(".") == "/"
+
+    def fill(self, name: str) -> None:
+        """Make a file of a GiB of zeros."""
+        with (self.files / name).open("wb") as file:
+            file.truncate(1 << 30)
+
     @asynccontextmanager
     async def connection(
         self, username: str = NAME, password: str | None = PASSWORD, **options: Any
@@ -107,19 +133,84 @@ class Served:
             yield sftp
 
 
-def serve(
-    directory: Path,
-    test: Callable[[Served], Awaitable[None]],
-    *,
-    sftp: SftpConfig | None = None,
-    **granted: Any,
-) -> None:
-    """Run a test with a server; `granted` are fields of `Granted`."""
-    files = directory / "files"
-    files.mkdir(exist_ok=True)
-    usual: dict[str, Any] = {"permissions": ("*",)}
-    grant = Granted(0, USER, SERVER, str(files), **usual | granted)
-    asyncio.run(asyncio.wait_for(_serve(directory, files, grant, sftp or SftpConfig(), test), 60))
+def serving(
+    *, sftp: SftpConfig | None = None, limits: SftpLimits | None = None, **granted: Any
+) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Run a test with a server as its `served`, whose settings or limits these are.
+
+    `granted` are fields of `Granted`.
+    """
+    config = sftp or SftpConfig(limits=limits or SftpLimits())
+
+    def decorate(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        signature = inspect.signature(test)
+
+        @wraps(test)
+        def run(tmp_path: Path, **fixtures: Any) -> None:
+            if "tmp_path" in signature.parameters:
+                fixtures["tmp_path"] = tmp_path
+            files = tmp_path / "files"
+            files.mkdir()
+            usual: dict[str, Any] = {"permissions": ("*",)}
+            grant = Granted(0, USER, SERVER, str(files), **usual | granted)
+
+            async def work(served: Served) -> None:
+                await test(served=served, **fixtures)
+
+            asyncio.run(asyncio.wait_for(_serve(tmp_path, files, grant, config, work), 60))
+
+        others = [
+            each
+            for name, each in signature.parameters.items()
+            if name not in ("served", "tmp_path")
+        ]
+        path = inspect.Parameter("tmp_path", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        run.__signature__ = inspect.Signature([path, *others])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def connected(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Run a test with a server and a client of it, its `sftp`."""
+
+    def decorate(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @wraps(test)
+        async def with_client(served: Served, **fixtures: Any) -> None:
+            async with served.client() as sftp:
+                await test(served=served, sftp=sftp, **fixtures)
+
+        signature = inspect.signature(test)
+        others = [each for name, each in signature.parameters.items() if name != "sftp"]
+        with_client.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+        return serving(**options)(with_client)
+
+    return decorate
+
+
+# Packets
+
+
+INIT = struct.pack(">IBI", 5, packets.INIT, 3)
+FIRST_HANDLE = (0).to_bytes(8, "big")
+
+
+def string(text: bytes) -> bytes:
+    return struct.pack(">I", len(text)) + text
+
+
+def packet(kind: int, body: bytes, request: int = 1) -> bytes:
+    return string(struct.pack(">BI", kind, request) + body)
+
+
+def opening(path: bytes, flags: int = packets.READ, request: int = 1) -> bytes:
+    return packet(packets.OPEN, string(path) + struct.pack(">II", flags, 0), request)
+
+
+def reading(size: int = packets.MAX_DATA, request: int = 1) -> bytes:
+    """Return a request that reads the beginning of the file that was opened first."""
+    body = string(FIRST_HANDLE) + struct.pack(">QI", 0, size)
+    return packet(packets.READ_DATA, body, request)
 
 
 async def _serve(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from pathlib import Path
 
 import asyncssh
 import pytest
 
-from tests.sftp.server.harness import NAME, Served, serve
-from wingsd.config import SftpConfig, SftpLimits
+from tests.sftp.server.harness import NAME, Served, serving
+from wingsd.config import SftpLimits
 from wingsd.sftp.messages import Begun, ChangedSettings, Closed, Disconnect
 from wingsd.sftp.server.connection import SftpConnection
 
@@ -28,22 +27,21 @@ async def opens(connection: asyncssh.SSHClientConnection) -> bool:
         return False
 
 
-def test_a_key_is_asked_for_once_though_a_client_shows_it_twice(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        wrong, right = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-        served.daemon.keys.add(key_text(right))
-        async with served.connection(client_keys=[wrong, right], password=""):
-            asked = [login.secret for login in served.daemon.logins]
-            assert asked == [key_text(wrong), key_text(right)]
-        while not served.daemon.begun:
-            await asyncio.sleep(0.01)
-        assert served.daemon.begun[0].request == served.daemon.logins[1].request
-
-    serve(tmp_path, test)
+@serving()
+async def test_a_key_is_asked_for_once_though_a_client_shows_it_twice(served: Served) -> None:
+    wrong, right = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    served.daemon.keys.add(key_text(right))
+    async with served.connection(client_keys=[wrong, right], password=""):
+        asked = [login.secret for login in served.daemon.logins]
+        assert asked == [key_text(wrong), key_text(right)]
+    while not served.daemon.begun:
+        await asyncio.sleep(0.01)
+    assert served.daemon.begun[0].request == served.daemon.logins[1].request
 
 
 @pytest.mark.promise("sftp-logins-are-limited")
-def test_a_key_without_its_private_half_does_not_log_in(tmp_path: Path) -> None:
+@serving()
+async def test_a_key_without_its_private_half_does_not_log_in(served: Served) -> None:
     """The Panel knows the key, but the signature is another one's."""
 
     class Pretender(asyncssh.SSHKeyPair):
@@ -55,19 +53,16 @@ def test_a_key_without_its_private_half_does_not_log_in(tmp_path: Path) -> None:
         def sign(self, data: bytes) -> bytes:
             return self._own.sign(data, b"ssh-ed25519")
 
-    async def test(served: Served) -> None:
-        shown, own = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-        served.daemon.keys.add(key_text(shown))
-        with pytest.raises(asyncssh.PermissionDenied):
-            async with served.connection(client_keys=[Pretender(shown, own)], password=""):
-                pass
-        assert served.daemon.begun == []
-
-    serve(tmp_path, test)
+    shown, own = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    served.daemon.keys.add(key_text(shown))
+    with pytest.raises(asyncssh.PermissionDenied):
+        async with served.connection(client_keys=[Pretender(shown, own)], password=""):
+            pass
+    assert served.daemon.begun == []
 
 
-def test_after_too_many_wrong_passwords_or_keys_the_connection_is_closed(tmp_path: Path) -> None:
-    limits = SftpLimits(authentication_password_attempts=2, authentication_pubkey_attempts=3)
+async def guess(served: Served, passwords: int, keys: int) -> None:
+    """Try wrong passwords and keys until the connection is closed; it is after so many."""
 
     class Guessing(asyncssh.SSHClient):
         guesses = 0
@@ -76,139 +71,139 @@ def test_after_too_many_wrong_passwords_or_keys_the_connection_is_closed(tmp_pat
             Guessing.guesses += 1
             return f"guess {Guessing.guesses}"
 
-    async def test(served: Served) -> None:
-        with pytest.raises(asyncssh.DisconnectError):
-            async with served.connection(client_factory=Guessing, password=None):
-                pass
-        assert [login.kind for login in served.daemon.logins] == ["password"] * 2
+    with pytest.raises(asyncssh.DisconnectError):
+        async with served.connection(client_factory=Guessing, password=None):
+            pass
+    assert [login.kind for login in served.daemon.logins] == ["password"] * passwords
+    served.daemon.logins.clear()
+    pairs = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(keys + 2)]
+    with pytest.raises(asyncssh.DisconnectError):
+        async with served.connection(client_keys=pairs, password=None):
+            pass
+    assert len(served.daemon.logins) == keys
+    assert served.daemon.begun == []
+
+
+@serving(limits=SftpLimits(authentication_password_attempts=2, authentication_pubkey_attempts=3))
+async def test_after_too_many_wrong_passwords_or_keys_the_connection_is_closed(
+    served: Served,
+) -> None:
+    await guess(served, 2, 3)
+
+
+@serving()
+async def test_by_default_6_passwords_or_20_keys_are_tried_and_others_are_served(
+    served: Served,
+) -> None:
+    async with served.client() as sftp:
         served.daemon.logins.clear()
-        keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(5)]
-        with pytest.raises(asyncssh.DisconnectError):
-            async with served.connection(client_keys=keys, password=None):
-                pass
-        assert len(served.daemon.logins) == 3
-        assert served.daemon.begun == []
-
-    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+        served.daemon.sent.clear()
+        await guess(served, 6, 20)
+        assert await sftp.realpath(".") == "/"
 
 
-def test_where_only_keys_are_accepted_no_password_is_asked_for(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
+@serving()
+async def test_where_only_keys_are_accepted_no_password_is_asked_for(served: Served) -> None:
+    async with served.connection():
+        pass
+    served.daemon.received(ChangedSettings(read_only=False, passwords=False))
+    served.daemon.logins.clear()
+    with pytest.raises(asyncssh.PermissionDenied):
         async with served.connection():
             pass
-        served.daemon.received(ChangedSettings(read_only=False, passwords=False))
-        served.daemon.logins.clear()
-        with pytest.raises(asyncssh.PermissionDenied):
-            async with served.connection():
-                pass
-        assert served.daemon.logins == []
-
-    serve(tmp_path, test)
+    assert served.daemon.logins == []
 
 
 @pytest.mark.parametrize("command", [None, "ls", "scp -t /"])
-def test_a_shell_and_commands_are_refused_with_a_sentence(
-    tmp_path: Path, command: str | None
+@serving()
+async def test_a_shell_and_commands_are_refused_with_a_sentence(
+    served: Served, command: str | None
 ) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            process = await connection.create_process(command, encoding=None)
-            found = await process.wait()
-            assert b"use an SFTP client" in found.stderr  # type: ignore[operator]
-            assert (found.exit_status, bool(found.stdout)) == (1, command == "scp -t /")
-
-    serve(tmp_path, test)
+    async with served.connection() as connection:
+        process = await connection.create_process(command, encoding=None)
+        found = await process.wait()
+        assert b"use an SFTP client" in found.stderr  # type: ignore[operator]
+        assert (found.exit_status, bool(found.stdout)) == (1, command == "scp -t /")
 
 
 @pytest.mark.promise("sftp-has-no-shell")
-def test_nothing_is_forwarded(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            with pytest.raises(asyncssh.ChannelOpenError):
-                await connection.open_connection("127.0.0.1", served.port)
-            with pytest.raises(asyncssh.ChannelListenError):
-                await connection.forward_remote_port("", 0, "127.0.0.1", 1)
-
-    serve(tmp_path, test)
+@serving()
+async def test_nothing_is_forwarded(served: Served) -> None:
+    async with served.connection() as connection:
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.open_connection("127.0.0.1", served.port)
+        with pytest.raises(asyncssh.ChannelListenError):
+            await connection.forward_remote_port("", 0, "127.0.0.1", 1)
 
 
-def test_a_connection_has_no_more_channels_than_it_may(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            first = await connection.start_sftp_client()
-            with pytest.raises(asyncssh.ChannelOpenError):
-                await connection.start_sftp_client()
-            first.exit()
-            await first.wait_closed()
-            while not await opens(connection):
-                await asyncio.sleep(0.01)
-
-    limits = SftpLimits(max_channels_per_connection=1)
-    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+@serving(limits=SftpLimits(max_channels_per_connection=1))
+async def test_a_connection_has_no_more_channels_than_it_may(served: Served) -> None:
+    async with served.connection() as connection:
+        first = await connection.start_sftp_client()
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.start_sftp_client()
+        first.exit()
+        await first.wait_closed()
+        while not await opens(connection):
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.promise("sftp-connection-limits-wait")
-def test_a_channel_opens_when_the_daemon_has_begun_the_session(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        served.daemon.has_places = False
-        async with served.connection() as connection, served.connection() as other:
-            opening = asyncio.ensure_future(connection.start_sftp_client())
-            refused = asyncio.ensure_future(other.start_sftp_client())
-            channels = served.server._connections
-            while not all(each._channels for each in channels.values()):
-                await asyncio.sleep(0.01)
-            assert not opening.done()
-            served.daemon.received(Begun(1))
-            assert await (await opening).listdir("/") == []
-            served.daemon.received(Disconnect(2, "the user has 1 connections already"))
-            with pytest.raises(asyncssh.ChannelOpenError):
-                await refused
-            await other.wait_closed()
-        while len(served.daemon.of(Closed)) < 2 or served.server._connections:
+@serving()
+async def test_a_channel_opens_when_the_daemon_has_begun_the_session(served: Served) -> None:
+    served.daemon.has_places = False
+    async with served.connection() as connection, served.connection() as other:
+        opening = asyncio.ensure_future(connection.start_sftp_client())
+        refused = asyncio.ensure_future(other.start_sftp_client())
+        channels = served.server._connections
+        while not all(each._channels for each in channels.values()):
             await asyncio.sleep(0.01)
-
-    serve(tmp_path, test)
+        assert not opening.done()
+        served.daemon.received(Begun(1))
+        assert await (await opening).listdir("/") == []
+        served.daemon.received(Disconnect(2, "the user has 1 connections already"))
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await refused
+        await other.wait_closed()
+    while len(served.daemon.of(Closed)) < 2 or served.server._connections:
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.promise("sftp-memory-is-bounded")
-def test_the_channels_of_a_connection_share_what_may_wait(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
+@serving()
+async def test_the_channels_of_a_connection_share_what_may_wait(served: Served) -> None:
+    async with served.connection() as connection:
+        for _ in range(10):
+            await connection.start_sftp_client()
+        own = served.own
+        windows = [each._chan.get_recv_window() for each in own._channels]
+        assert max(windows) <= 2 << 20
+        assert sum(windows) < 6 << 20
+
+
+@serving()
+async def test_a_connection_that_is_cut_while_a_channel_opens_is_over(served: Served) -> None:
+    for _ in range(5):
         async with served.connection() as connection:
-            for _ in range(10):
-                await connection.start_sftp_client()
-            (own,) = served.server._connections.values()
-            windows = [each._chan.get_recv_window() for each in own._channels]
-            assert max(windows) <= 2 << 20
-            assert sum(windows) < 6 << 20
-
-    serve(tmp_path, test)
-
-
-def test_a_connection_that_is_cut_while_a_channel_opens_is_over(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        for _ in range(5):
-            async with served.connection() as connection:
-                opening = asyncio.ensure_future(connection.start_sftp_client())
-                await asyncio.sleep(0)
-                connection.abort()
-                with pytest.raises((asyncssh.Error, asyncio.CancelledError, OSError)):
-                    await opening
-        while len(served.daemon.of(Closed)) < 5 or served.server._connections:
-            await asyncio.sleep(0.01)
-        assert len(served.daemon.of(Closed)) == 5
-
-    serve(tmp_path, test)
+            opening = asyncio.ensure_future(connection.start_sftp_client())
+            await asyncio.sleep(0)
+            connection.abort()
+            with pytest.raises((asyncssh.Error, asyncio.CancelledError, OSError)):
+                await opening
+    while len(served.daemon.of(Closed)) < 5 or served.server._connections:
+        await asyncio.sleep(0.01)
+    assert len(served.daemon.of(Closed)) == 5
 
 
-def test_passwords_that_are_sent_without_waiting_are_not_all_asked_for(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        connection = SftpConnection(7, served.server)
-        answers = [connection.validate_password(NAME, f"guess {each}") for each in range(9)]
-        connection._conn = Unconnected()  # type: ignore[assignment]
-        assert await asyncio.gather(*answers) == [False] * 9
-        assert len(served.daemon.logins) == 6
-
-    serve(tmp_path, test)
+@serving()
+async def test_passwords_that_are_sent_without_waiting_are_not_all_asked_for(
+    served: Served,
+) -> None:
+    connection = SftpConnection(7, served.server)
+    answers = [connection.validate_password(NAME, f"guess {each}") for each in range(9)]
+    connection._conn = Unconnected()  # type: ignore[assignment]
+    assert await asyncio.gather(*answers) == [False] * 9
+    assert len(served.daemon.logins) == 6
 
 
 class Unconnected:
@@ -222,107 +217,77 @@ class Unconnected:
 
 
 @pytest.mark.promise("sftp-logins-are-limited")
-def test_half_open_connections_make_place_and_do_not_keep_others_out(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(12)]
-        async with served.client() as sftp:
-            assert await sftp.listdir("/") == []
-            # All but the newest of this address were closed.
-            ended = [asyncio.wait_for(reader.read(), 20) for reader, _ in idle[:8]]
-            for each in await asyncio.gather(*ended, return_exceptions=True):
-                assert isinstance(each, bytes | ConnectionError)
-        for _, writer in idle:
-            writer.close()
-
-    limits = SftpLimits(max_half_open=4)
-    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+@serving(limits=SftpLimits(max_half_open=4))
+async def test_half_open_connections_make_place_and_do_not_keep_others_out(served: Served) -> None:
+    idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(12)]
+    async with served.client() as sftp:
+        assert await sftp.listdir("/") == []
+        # All but the newest of this address were closed.
+        ended = [asyncio.wait_for(reader.read(), 20) for reader, _ in idle[:8]]
+        for each in await asyncio.gather(*ended, return_exceptions=True):
+            assert isinstance(each, bytes | ConnectionError)
+    for _, writer in idle:
+        writer.close()
 
 
-@pytest.mark.promise("sftp-survives-any-bytes")
-@pytest.mark.parametrize(
-    "sent",
-    [
-        struct.pack(">I", 0xFFFFFFFF),
-        struct.pack(">I", 0),
-        struct.pack(">IBI", 5, 16, 1),  # a request before the beginning
-        struct.pack(">IBI", 5, 1, 3) * 2,  # two beginnings
-    ],
-)
-def test_what_is_no_sftp_closes_the_channel(tmp_path: Path, sent: bytes) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            process = await connection.create_process(subsystem="sftp", encoding=None)
-            process.stdin.write(sent)
-            found = await asyncio.wait_for(process.wait(), 10)
-            assert found.exit_status == 1
-
-    serve(tmp_path, test)
+@serving()
+async def test_a_broken_request_is_answered_and_the_next_one_done(served: Served) -> None:
+    async with served.connection() as connection:
+        process = await connection.create_process(subsystem="sftp", encoding=None)
+        process.stdin.write(struct.pack(">IBI", 5, 1, 3))
+        process.stdin.write(struct.pack(">IBII", 9, 17, 8, 0xFFFF))  # STAT of a long path
+        process.stdin.write(struct.pack(">IBII", 9, 16, 9, 0))  # REALPATH of an empty one
+        process.stdin.write_eof()
+        found = await asyncio.wait_for(process.wait(), 10)
+        assert struct.pack(">BII", 101, 8, 5) in found.stdout  # type: ignore[operator]
+        assert struct.pack(">BI", 104, 9) in found.stdout  # type: ignore[operator]
+        assert found.exit_status == 0
 
 
-def test_a_broken_request_is_answered_and_the_next_one_done(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            process = await connection.create_process(subsystem="sftp", encoding=None)
-            process.stdin.write(struct.pack(">IBI", 5, 1, 3))
-            process.stdin.write(struct.pack(">IBII", 9, 17, 8, 0xFFFF))  # STAT of a long path
-            process.stdin.write(struct.pack(">IBII", 9, 16, 9, 0))  # REALPATH of an empty one
-            process.stdin.write_eof()
-            found = await asyncio.wait_for(process.wait(), 10)
-            assert struct.pack(">BII", 101, 8, 5) in found.stdout  # type: ignore[operator]
-            assert struct.pack(">BI", 104, 9) in found.stdout  # type: ignore[operator]
-            assert found.exit_status == 0
-
-    serve(tmp_path, test)
-
-
-def test_the_daemon_is_told_when_a_connection_is_over(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.client() as sftp:
-            await sftp.open("file", "wb")
-        while not served.daemon.of(Closed):
-            await asyncio.sleep(0.01)
-        assert [each.connection for each in served.daemon.of(Closed)] == [1]
-
-    serve(tmp_path, test)
+@serving()
+async def test_the_daemon_is_told_when_a_connection_is_over(served: Served) -> None:
+    async with served.client() as sftp:
+        await sftp.open("file", "wb")
+    while not served.daemon.of(Closed):
+        await asyncio.sleep(0.01)
+    assert [each.connection for each in served.daemon.of(Closed)] == [1]
 
 
 @pytest.mark.promise("sftp-idle-clients-stay")
-def test_a_client_that_answers_no_probe_is_cut_off_and_an_idle_one_is_not(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as idle, served.connection() as silent:
-            answering, gone = (each._conn for each in served.server._connections.values())
-            probed: list[int] = []
+@serving()
+async def test_a_client_that_answers_no_probe_is_cut_off_and_an_idle_one_is_not(
+    served: Served,
+) -> None:
+    async with served.connection() as idle, served.connection() as silent:
+        answering, gone = (each._conn for each in served.server._connections.values())
+        probed: list[int] = []
 
-            def probe() -> None:
-                answering._probe()
-                answering._probe()
-                probed.append(1)
+        def probe() -> None:
+            answering._probe()
+            answering._probe()
+            probed.append(1)
 
-            for number in range(1, 11):
-                answering.owner.call(probe)
-                while len(probed) < number or answering.unanswered:
-                    await asyncio.sleep(0.01)
-            assert silent._transport is not None
-            silent._transport.pause_reading()
-            while len(served.server._connections) > 1:
-                gone.owner.call(gone._probe)
+        for number in range(1, 11):
+            answering.owner.call(probe)
+            while len(probed) < number or answering.unanswered:
                 await asyncio.sleep(0.01)
-            assert await opens(idle)
-
-    serve(tmp_path, test)
+        assert silent._transport is not None
+        silent._transport.pause_reading()
+        while len(served.server._connections) > 1:
+            gone.owner.call(gone._probe)
+            await asyncio.sleep(0.01)
+        assert await opens(idle)
 
 
 @pytest.mark.parametrize(
     "cipher",
     ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-ctr"],
 )
-def test_clients_of_wings_find_their_ciphers(tmp_path: Path, cipher: str) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection(
-            encryption_algs=[cipher], mac_algs=["hmac-sha2-256"]
-        ) as connection:
-            assert connection.get_extra_info("server_version") == "SSH-2.0-Go"
-            assert connection.get_extra_info("recv_cipher") == cipher
-            assert connection.get_extra_info("username") == NAME
-
-    serve(tmp_path, test)
+@serving()
+async def test_clients_of_wings_find_their_ciphers(served: Served, cipher: str) -> None:
+    async with served.connection(
+        encryption_algs=[cipher], mac_algs=["hmac-sha2-256"]
+    ) as connection:
+        assert connection.get_extra_info("server_version") == "SSH-2.0-Go"
+        assert connection.get_extra_info("recv_cipher") == cipher
+        assert connection.get_extra_info("username") == NAME

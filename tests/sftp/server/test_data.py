@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from pathlib import Path
 from sys import getsizeof
 from typing import Any
 
@@ -16,7 +15,7 @@ from asyncssh.constants import MSG_CHANNEL_DATA
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
 from asyncssh.packet import String, UInt32
 
-from tests.sftp.server.harness import Served, serve
+from tests.sftp.server.harness import INIT, Served, opening, reading, serving
 from wingsd.sftp.messages import FrameReader, Start
 from wingsd.sftp.server import main, packets
 from wingsd.sftp.server.ciphers import ChaCha, Gcm
@@ -24,7 +23,6 @@ from wingsd.sftp.server.connection import FIRST_WINDOW, SshConnection
 from wingsd.sftp.server.main import ssh_options
 
 CIPHERS = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
-INIT = struct.pack(">IBI", 5, packets.INIT, 3)
 
 
 def request(number: int, path: bytes = b"/") -> bytes:
@@ -33,13 +31,7 @@ def request(number: int, path: bytes = b"/") -> bytes:
 
 
 #: Answers of 2 MiB, of which no more than half are made before they are read.
-READS = String(
-    struct.pack(">BI", packets.OPEN, 1) + String(b"/a") + struct.pack(">II", packets.READ, 0)
-) + 8 * String(
-    struct.pack(">BI", packets.READ_DATA, 1)
-    + String(bytes(8))
-    + struct.pack(">QI", 0, packets.MAX_DATA)
-)
+READS = opening(b"/a") + 8 * reading()
 
 
 class Answers(asyncssh.SSHClientSession[bytes]):
@@ -55,35 +47,35 @@ class Answers(asyncssh.SSHClientSession[bytes]):
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
-def test_single_bytes_wait_together_until_answers_are_read(tmp_path: Path, cipher: str) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "a").write_bytes(bytes(packets.MAX_DATA))
-        async with served.connection(encryption_algs=[cipher]) as connection:
-            chan, session = await connection.create_session(
-                Answers, subsystem="sftp", encoding=None, window=1 << 10
-            )
-            assert isinstance(session, Answers)
-            chan.pause_reading()
-            chan.write(INIT + READS)
-            long = b"/" * 4_000
-            many = (FIRST_WINDOW >> 1) // len(request(1, long))
-            total = many * len(request(1, long)) + 50 * len(request(1))
-            chan.write(b"".join(request(number, long) for number in range(many)))
-            (own,) = served.server._connections.values()
-            (channel,) = own._channels
-            for number in range(many, many + 50):
-                for byte in request(number):
-                    chan.write(bytes((byte,)))
-            while len(channel._frames) < total:
-                await asyncio.sleep(0.01)
-            assert getsizeof(channel._frames._buffer) < 2 * total
-            assert not channel._chan._recv_buf
-            chan.resume_reading()
-            while len(session.ids) < many + 50 + 10:
-                await asyncio.sleep(0.01)
-            assert session.ids[10:] == list(range(many + 50))
-
-    serve(tmp_path, test)
+@serving()
+async def test_single_bytes_wait_together_until_answers_are_read(
+    served: Served, cipher: str
+) -> None:
+    (served.files / "a").write_bytes(bytes(packets.MAX_DATA))
+    async with served.connection(encryption_algs=[cipher]) as connection:
+        chan, session = await connection.create_session(
+            Answers, subsystem="sftp", encoding=None, window=1 << 10
+        )
+        assert isinstance(session, Answers)
+        chan.pause_reading()
+        chan.write(INIT + READS)
+        long = b"/" * 4_000
+        many = (FIRST_WINDOW >> 1) // len(request(1, long))
+        total = many * len(request(1, long)) + 50 * len(request(1))
+        chan.write(b"".join(request(number, long) for number in range(many)))
+        own = served.own
+        (channel,) = own._channels
+        for number in range(many, many + 50):
+            for byte in request(number):
+                chan.write(bytes((byte,)))
+        while len(channel._frames) < total:
+            await asyncio.sleep(0.01)
+        assert getsizeof(channel._frames._buffer) < 2 * total
+        assert not channel._chan._recv_buf
+        chan.resume_reading()
+        while len(session.ids) < many + 50 + 10:
+            await asyncio.sleep(0.01)
+        assert session.ids[10:] == list(range(many + 50))
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
@@ -99,131 +91,105 @@ def test_single_bytes_wait_together_until_answers_are_read(tmp_path: Path, ciphe
     ],
     ids=["unknown channel", "too short", "too long", "no data", "no length", "no number"],
 )
-def test_data_that_no_channel_takes_ends_the_connection(
-    tmp_path: Path, cipher: str, payload: bytes
+@serving()
+async def test_data_that_no_channel_takes_ends_the_connection(
+    served: Served, cipher: str, payload: bytes
 ) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection(encryption_algs=[cipher]) as connection:
-            await connection.create_session(Answers, subsystem="sftp", encoding=None)
-            connection.send_packet(MSG_CHANNEL_DATA, payload)
-            await connection.wait_closed()
-        async with served.client() as sftp:
-            assert await sftp.realpath(".") == "/"
-
-    serve(tmp_path, test)
+    async with served.connection(encryption_algs=[cipher]) as connection:
+        await connection.create_session(Answers, subsystem="sftp", encoding=None)
+        connection.send_packet(MSG_CHANNEL_DATA, payload)
+        await connection.wait_closed()
+    await served.serves()
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
-def test_more_data_than_the_window_ends_the_connection(tmp_path: Path, cipher: str) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection(encryption_algs=[cipher]) as connection:
-            chan, _ = await connection.create_session(Answers, subsystem="sftp", encoding=None)
-            chan.pause_reading()
-            with_length = UInt32(packets.MAX_PACKET) + bytes(100_000)
-            chan._send_window = 1 << 30
-            (own,) = served.server._connections.values()
-            (channel,) = own._channels
-            own.call(lambda: setattr(channel, "_window", 50_000))
-            chan.write(with_length)
-            await connection.wait_closed()
-
-    serve(tmp_path, test)
+@serving()
+async def test_more_data_than_the_window_ends_the_connection(served: Served, cipher: str) -> None:
+    async with served.connection(encryption_algs=[cipher]) as connection:
+        chan, _ = await connection.create_session(Answers, subsystem="sftp", encoding=None)
+        chan.pause_reading()
+        with_length = UInt32(packets.MAX_PACKET) + bytes(100_000)
+        chan._send_window = 1 << 30
+        own = served.own
+        (channel,) = own._channels
+        own.call(lambda: setattr(channel, "_window", 50_000))
+        chan.write(with_length)
+        await connection.wait_closed()
 
 
 @pytest.mark.promise("sftp-memory-is-bounded")
 @pytest.mark.parametrize(("size", "window"), [(4_000, 1 << 18), (32 << 10, 2 << 20)])
-def test_a_client_that_sends_large_requests_may_send_more_of_them(
-    tmp_path: Path, size: int, window: int
+@serving()
+async def test_a_client_that_sends_large_requests_may_send_more_of_them(
+    served: Served, size: int, window: int
 ) -> None:
-    async def test(served: Served) -> None:
-        async with served.client() as sftp, sftp.open("/a", "wb", block_size=size) as file:
-            await file.write(bytes(1 << 20))
-            (own,) = served.server._connections.values()
-            (channel,) = own._channels
-            assert channel._most == window
-            assert channel._window >= window // 2
-
-    serve(tmp_path, test)
+    async with served.client() as sftp, sftp.open("/a", "wb", block_size=size) as file:
+        await file.write(bytes(1 << 20))
+        own = served.own
+        (channel,) = own._channels
+        assert channel._most == window
+        assert channel._window >= window // 2
 
 
 @pytest.mark.promise("sftp-memory-is-bounded")
-def test_a_large_window_is_one_of_a_few_and_given_back(tmp_path: Path) -> None:
+@serving()
+async def test_a_large_window_is_one_of_a_few_and_given_back(served: Served) -> None:
     async def window(served: Served) -> int:
         async with served.client() as sftp, sftp.open("/a", "wb", block_size=32 << 10) as file:
             await file.write(bytes(1 << 20))
-            (own,) = served.server._connections.values()
+            own = served.own
             (channel,) = own._channels
             most = channel._most
-        while served.server._connections:
-            await asyncio.sleep(0.01)
+        await served.emptied()
         return most
 
-    async def test(served: Served) -> None:
-        windows = served.server.windows
-        while windows.acquire(blocking=False):
-            pass
-        assert await window(served) == FIRST_WINDOW
-        windows.release()
-        assert [await window(served) for _ in range(2)] == [2 << 20] * 2
-
-    serve(tmp_path, test)
+    windows = served.server.windows
+    while windows.acquire(blocking=False):
+        pass
+    assert await window(served) == FIRST_WINDOW
+    windows.release()
+    assert [await window(served) for _ in range(2)] == [2 << 20] * 2
 
 
-def test_a_request_that_is_larger_than_the_window_of_its_channel_is_done(tmp_path: Path) -> None:
+@serving()
+async def test_a_request_that_is_larger_than_the_window_of_its_channel_is_done(
+    served: Served,
+) -> None:
     data = os.urandom(packets.MAX_DATA)
-
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            *_, last = [await connection.start_sftp_client() for _ in range(10)]
-            async with last.open("/a", "wb", encoding=None, block_size=0) as file:
-                await file.write(data)
-        assert (served.files / "a").read_bytes() == data
-
-    serve(tmp_path, test)
+    async with served.connection() as connection:
+        *_, last = [await connection.start_sftp_client() for _ in range(10)]
+        async with last.open("/a", "wb", encoding=None, block_size=0) as file:
+            await file.write(data)
+    assert (served.files / "a").read_bytes() == data
 
 
 @pytest.mark.promise("sftp-survives-any-bytes")
-def test_a_packet_that_does_not_end_ends_the_connection(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
-            await connection.create_session(Answers, subsystem="sftp", encoding=None)
-            assert connection._transport is not None
-            connection._transport.write(UInt32(1 << 30) + bytes(400_000))
-            await connection.wait_closed()
-
-    serve(tmp_path, test)
+@serving()
+async def test_a_packet_that_does_not_end_ends_the_connection(served: Served) -> None:
+    async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
+        await connection.create_session(Answers, subsystem="sftp", encoding=None)
+        assert connection._transport is not None
+        connection._transport.write(UInt32(1 << 30) + bytes(400_000))
+        await connection.wait_closed()
 
 
-def test_a_changed_packet_ends_the_connection(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
-            await connection.create_session(Answers, subsystem="sftp", encoding=None)
-            assert connection._transport is not None
-            connection._transport.write(UInt32(64) + bytes(80))
-            await connection.wait_closed()
-
-    serve(tmp_path, test)
+@serving()
+async def test_a_changed_packet_ends_the_connection(served: Served) -> None:
+    async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
+        await connection.create_session(Answers, subsystem="sftp", encoding=None)
+        assert connection._transport is not None
+        connection._transport.write(UInt32(64) + bytes(80))
+        await connection.wait_closed()
 
 
 ALL_CIPHERS = [*CIPHERS, "aes128-ctr"]
 SIZE = 200_000
-FIRST_HANDLE = (0).to_bytes(8, "big")
 
 
-def string(text: bytes) -> bytes:
-    return struct.pack(">I", len(text)) + text
-
-
-def packet(kind: int, request: int, body: bytes) -> bytes:
-    return string(struct.pack(">BI", kind, request) + body)
-
-
-def reading(count: int) -> bytes:
+def reads(count: int) -> bytes:
     """Return requests that read the file `a` so many times."""
-    opening = packet(packets.OPEN, 0, string(b"/a") + struct.pack(">II", packets.READ, 0))
-    read = string(FIRST_HANDLE) + struct.pack(">QI", 0, SIZE)
-    reads = [packet(packets.READ_DATA, number, read) for number in range(1, count + 1)]
-    return struct.pack(">IBI", 5, packets.INIT, 3) + opening + b"".join(reads)
+    each = [reading(SIZE, number) for number in range(1, count + 1)]
+    return INIT + opening(b"/a", request=0) + b"".join(each)
 
 
 class Collector(asyncssh.SSHClientSession[bytes]):
@@ -249,7 +215,7 @@ async def answered(served: Served, count: int, cipher: str, **channel: Any) -> C
             Collector, subsystem="sftp", encoding=None, **channel
         )
         assert isinstance(session, Collector)
-        chan.write(reading(count))
+        chan.write(reads(count))
         chan.write_eof()
         await session.over.wait()
         assert chan.get_exit_status() == 0
@@ -258,43 +224,41 @@ async def answered(served: Served, count: int, cipher: str, **channel: Any) -> C
 
 @pytest.mark.parametrize("cipher", ALL_CIPHERS)
 @pytest.mark.parametrize(("window", "size"), [(3_000, 1_000), (100_000, 32 << 10), (1 << 31, 999)])
-def test_all_answers_come_before_the_end_by_any_window(
-    tmp_path: Path, cipher: str, window: int, size: int
+@serving()
+async def test_all_answers_come_before_the_end_by_any_window(
+    served: Served, cipher: str, window: int, size: int
 ) -> None:
-    async def test(served: Served) -> None:
-        data = os.urandom(SIZE)
-        (served.files / "a").write_bytes(data)
-        session = await answered(served, 3, cipher, window=window, max_pktsize=size)
-        assert max(session.pieces) <= size
-        frames = list(FrameReader(packets.MAX_PACKET).feed(bytes(session.data)))[2:]
-        assert [int.from_bytes(frame[1:5], "big") for frame in frames] == [1, 2, 3]
-        assert all(frame[9:] == data for frame in frames)
-
-    serve(tmp_path, test)
+    data = os.urandom(SIZE)
+    (served.files / "a").write_bytes(data)
+    session = await answered(served, 3, cipher, window=window, max_pktsize=size)
+    assert max(session.pieces) <= size
+    frames = list(FrameReader(packets.MAX_PACKET).feed(bytes(session.data)))[2:]
+    assert [int.from_bytes(frame[1:5], "big") for frame in frames] == [1, 2, 3]
+    assert all(frame[9:] == data for frame in frames)
 
 
 @pytest.mark.parametrize("cipher", ALL_CIPHERS)
-def test_data_comes_in_full_packets_and_a_short_answer_in_one(tmp_path: Path, cipher: str) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "a").write_bytes(bytes(SIZE))
-        session = await answered(served, 2, cipher, window=1 << 30, max_pktsize=32 << 10)
-        assert set(session.pieces[2:-1]) == {32 << 10}
-        async with (
-            served.connection(encryption_algs=[cipher]) as connection,
-            connection.start_sftp_client() as sftp,
-        ):
-            await sftp.mkdir("/first")
-            before = connection._recv_seq
-            await sftp.mkdir("/second")
-            assert connection._recv_seq == before + 1
-
-    serve(tmp_path, test)
-
-
-@pytest.mark.parametrize("cipher", ALL_CIPHERS)
-def test_new_keys_of_the_servers_own_wish_lose_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cipher: str
+@serving()
+async def test_data_comes_in_full_packets_and_a_short_answer_in_one(
+    served: Served, cipher: str
 ) -> None:
+    (served.files / "a").write_bytes(bytes(SIZE))
+    session = await answered(served, 2, cipher, window=1 << 30, max_pktsize=32 << 10)
+    assert set(session.pieces[2:-1]) == {32 << 10}
+    async with (
+        served.connection(encryption_algs=[cipher]) as connection,
+        connection.start_sftp_client() as sftp,
+    ):
+        await sftp.mkdir("/first")
+        before = connection._recv_seq
+        await sftp.mkdir("/second")
+        assert connection._recv_seq == before + 1
+
+
+@pytest.fixture
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exchanges of keys at a server that begins one after each 200 kB."""
+
     def options(start: Start) -> asyncssh.SSHServerConnectionOptions:
         return asyncssh.SSHServerConnectionOptions(ssh_options(start), rekey_bytes=200_000)
 
@@ -307,19 +271,27 @@ def test_new_keys_of_the_servers_own_wish_lose_nothing(
         begin(connection)
 
     monkeypatch.setattr(SshConnection, "_send_kexinit", noting)
-    data = os.urandom(10 * SIZE)
+    return exchanges
 
-    async def test(served: Served) -> None:
-        (served.files / "a").write_bytes(data)
-        async with (
-            served.client(encryption_algs=[cipher]) as sftp,
-            sftp.open("/a", "rb") as file,
-        ):
+
+async def transferred(served: Served, size: int, **options: Any) -> None:
+    """Write a file and read it again, as it was written."""
+    data = os.urandom(size)
+    async with served.client(**options) as sftp:
+        async with sftp.open("/a", "wb") as file:
+            await file.write(data)
+        async with sftp.open("/a", "rb") as file:
             found: object = await file.read()
             assert found == data
-        assert len(exchanges) > 4
 
-    serve(tmp_path, test)
+
+@pytest.mark.parametrize("cipher", ALL_CIPHERS)
+@serving()
+async def test_new_keys_of_the_servers_own_wish_lose_nothing(
+    served: Served, exchanges: list[int], cipher: str
+) -> None:
+    await transferred(served, 10 * SIZE, encryption_algs=[cipher])
+    assert len(exchanges) > 4
 
 
 @pytest.mark.parametrize("name", ["aes128-gcm", "aes256-gcm", "chacha20-poly1305"])
@@ -346,39 +318,29 @@ def test_packets_of_the_ciphers_are_read_and_changed_ones_are_not(name: str) -> 
 
 
 @pytest.mark.parametrize("other", ["aes256-gcm@openssh.com", "aes128-ctr"])
-@pytest.mark.parametrize("first", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
-def test_new_keys_can_be_of_another_cipher(tmp_path: Path, first: str, other: str) -> None:
+@pytest.mark.parametrize("first", CIPHERS)
+@serving()
+async def test_new_keys_can_be_of_another_cipher(served: Served, first: str, other: str) -> None:
     data = os.urandom(1_000_000)
-
-    async def test(served: Served) -> None:
-        async with (
-            served.connection(encryption_algs=[first]) as connection,
-            connection.start_sftp_client() as sftp,
-        ):
-            connection._enc_algs = [other.encode()]
-            connection._send_kexinit()
-            connection._kexinit_sent = True
-            while connection.get_extra_info("send_cipher") != other:
-                await asyncio.sleep(0.01)
-            async with sftp.open("/a", "wb") as file:
-                await file.write(data)
-            async with sftp.open("/a", "rb") as file:
-                found: object = await file.read()
-                assert found == data
-
-    serve(tmp_path, test)
+    async with (
+        served.connection(encryption_algs=[first]) as connection,
+        connection.start_sftp_client() as sftp,
+    ):
+        connection._enc_algs = [other.encode()]
+        connection._send_kexinit()
+        connection._kexinit_sent = True
+        while connection.get_extra_info("send_cipher") != other:
+            await asyncio.sleep(0.01)
+        async with sftp.open("/a", "wb") as file:
+            await file.write(data)
+        async with sftp.open("/a", "rb") as file:
+            found: object = await file.read()
+            assert found == data
 
 
-@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
-def test_each_cipher_serves_across_an_exchange_of_new_keys(tmp_path: Path, cipher: str) -> None:
-    data = os.urandom(3_000_000)
-
-    async def test(served: Served) -> None:
-        async with served.client(encryption_algs=[cipher], rekey_bytes=1 << 20) as sftp:
-            async with sftp.open("/a", "wb") as file:
-                await file.write(data)
-            async with sftp.open("/a", "rb") as file:
-                found: object = await file.read()
-                assert found == data
-
-    serve(tmp_path, test)
+@pytest.mark.parametrize("cipher", CIPHERS)
+@serving()
+async def test_each_cipher_serves_across_an_exchange_of_new_keys(
+    served: Served, cipher: str
+) -> None:
+    await transferred(served, 3_000_000, encryption_algs=[cipher], rekey_bytes=1 << 20)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from sys import getsizeof
 from typing import Any
 from unicodedata import normalize
@@ -26,38 +25,22 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, MPInt, NameList, String, UInt32
 
-from tests.sftp.server.harness import NAME, Served, serve
-from wingsd.config import SftpConfig, SftpLimits
+from tests.sftp.server.harness import INIT, NAME, Served, opening, packet, reading, serving, string
+from wingsd.config import SftpLimits
 from wingsd.sftp.messages import Granted, Login, Rejected
 from wingsd.sftp.server import packets
 from wingsd.sftp.server.connection import FIRST_WINDOW, SftpConnection, SshConnection
 
 pytestmark = pytest.mark.promise("sftp-reads-no-faster-than-its-client")
 
-INIT = struct.pack(">IBI", 5, packets.INIT, 3)
-FIRST_HANDLE = (0).to_bytes(8, "big")
 WINDOW = (1 << 32) - 1
 #: The client's end of a channel, and its connection at the server.
 Unfinished = tuple[asyncssh.SSHClientChannel[bytes], SftpConnection]
 
 
-def string(text: bytes) -> bytes:
-    return struct.pack(">I", len(text)) + text
-
-
-def packet(kind: int, body: bytes) -> bytes:
-    return string(struct.pack(">BI", kind, 1) + body)
-
-
 def waiting_answers(served: Served) -> int:
     """Return the bytes that wait for the socket of the only connection."""
-    (connection,) = served.server._connections.values()
-    return connection._conn.socket.get_write_buffer_size()
-
-
-async def is_served(served: Served) -> None:
-    async with served.client() as sftp:
-        assert await sftp.realpath(".") == "/"
+    return served.own._conn.socket.get_write_buffer_size()
 
 
 class Sending(asyncssh.SSHClient):
@@ -110,44 +93,39 @@ LONG = "\ufdfa" * 80_000  # of which 18 characters each are made: 240 KB
         *("ignored", "debug", "unimplemented", "extensions", "new keys"),
     ],
 )
-def test_a_client_that_has_not_logged_in_sends_a_few_kib_at_most(
-    tmp_path: Path, sent: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+@serving()
+async def test_a_client_that_has_not_logged_in_sends_a_few_kib_at_most(
+    served: Served, sent: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = received = 0
+    prepared, received = Counter[str](), Counter[str]()
 
     def prepare(text: str) -> str:
-        nonlocal prepared
-        prepared += len(normalize("NFKC", text))
+        prepared["bytes"] += len(normalize("NFKC", text))
         return text
 
     def receive(own: SshConnection, data: bytes) -> None:
-        nonlocal received
-        received += len(data)
+        received["bytes"] += len(data)
         take_in(own, data)
 
     take_in = SshConnection._take_in
     monkeypatch.setattr(SshConnection, "_take_in", receive)
     monkeypatch.setattr("asyncssh.auth.saslprep", prepare)
     monkeypatch.setattr("asyncssh.connection.saslprep", prepare)
-
-    async def test(served: Served) -> None:
-        with pytest.raises((asyncssh.DisconnectError, OSError)) as caught:
-            async with served.connection(password=None, client_factory=lambda: Sending(*sent)):
-                pass
-        # The client does not give up by itself: it is cut off, or has tried too often.
-        is_denied = isinstance(caught.value, asyncssh.PermissionDenied)
-        assert not is_denied or "Too many authentication failures" in str(caught.value)
-        assert received < 40 << 10
-        assert prepared < 10 << 10
-        async with served.client() as sftp:
-            assert await sftp.realpath(".") == "/"
-
-    serve(tmp_path, test)
+    with pytest.raises((asyncssh.DisconnectError, OSError)) as caught:
+        async with served.connection(password=None, client_factory=lambda: Sending(*sent)):
+            pass
+    # The client does not give up by itself: it is cut off, or has tried too often.
+    is_denied = isinstance(caught.value, asyncssh.PermissionDenied)
+    assert not is_denied or "Too many authentication failures" in str(caught.value)
+    assert received.total() < 40 << 10
+    assert prepared.total() < 10 << 10
+    await served.serves()
 
 
 @pytest.mark.promise("sftp-sends-little-before-a-login")
-def test_keys_by_the_dozen_and_a_long_password_are_not_too_much_before_a_login(
-    tmp_path: Path,
+@serving()
+async def test_keys_by_the_dozen_and_a_long_password_are_not_too_much_before_a_login(
+    served: Served,
 ) -> None:
     password = "\u044f" * 512  # as long as a Panel takes
 
@@ -161,20 +139,20 @@ def test_keys_by_the_dozen_and_a_long_password_are_not_too_much_before_a_login(
         def sign(self, _: bytes) -> bytes:
             raise AssertionError
 
-    async def test(served: Served) -> None:
-        served.daemon.passwords.add(password)
-        keys = [Certified(b"ssh-rsa", 512, number) for number in range(10)]
-        keys += [Certified(b"ssh-rsa-cert-v01@openssh.com", 3000, 0)]
-        async with served.connection(client_keys=keys, password=password):
-            pass
-        assert [each.kind for each in served.daemon.logins] == ["public_key"] * 10 + ["password"]
-
-    serve(tmp_path, test)
+    served.daemon.passwords.add(password)
+    keys = [Certified(b"ssh-rsa", 512, number) for number in range(10)]
+    keys += [Certified(b"ssh-rsa-cert-v01@openssh.com", 3000, 0)]
+    async with served.connection(client_keys=keys, password=password):
+        pass
+    assert [each.kind for each in served.daemon.logins] == ["public_key"] * 10 + ["password"]
 
 
 @pytest.mark.promise("sftp-logins-are-limited")
 @pytest.mark.parametrize("kind", ["password", "publickey"])
-def test_logins_that_do_not_wait_for_an_answer_are_counted(tmp_path: Path, kind: str) -> None:
+@serving(limits=SftpLimits(authentication_password_attempts=3, authentication_pubkey_attempts=3))
+async def test_logins_that_do_not_wait_for_an_answer_are_counted(
+    served: Served, kind: str
+) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519").public_data
     asked = asyncio.Event()
 
@@ -198,61 +176,50 @@ def test_logins_that_do_not_wait_for_an_answer_are_counted(tmp_path: Path, kind:
                     self._conn.send_packet(MSG_USERAUTH_REQUEST, *parts)
                     await asyncio.wait_for(asked.wait(), 5)
 
-    async def test(served: Served) -> None:
-        async def never(login: Login) -> Granted | Rejected:
-            served.daemon.logins.append(login)
-            asked.set()
-            await asyncio.Event().wait()
-            raise AssertionError
+    async def never(login: Login) -> Granted | Rejected:
+        served.daemon.logins.append(login)
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
 
-        served.daemon.login = never  # type: ignore[method-assign]
-        with pytest.raises(asyncssh.DisconnectError):
-            async with served.connection(password=None, client_factory=Client):
-                pass
-        assert len(served.daemon.logins) == 3
-
-    limits = SftpLimits(authentication_password_attempts=3, authentication_pubkey_attempts=3)
-    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+    served.daemon.login = never  # type: ignore[method-assign]
+    with pytest.raises(asyncssh.DisconnectError):
+        async with served.connection(password=None, client_factory=Client):
+            pass
+    assert len(served.daemon.logins) == 3
 
 
-def test_connections_that_come_at_once_do_not_stay_beyond_the_limit(tmp_path: Path) -> None:
-    limits = SftpLimits(max_connections=128, max_half_open=8)
-
-    async def test(served: Served) -> None:
-        with ExitStack() as stack:
-            for _ in range(120):
-                stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
-            await is_served(served)
-            assert len(served.server._connections) <= 8
-
-    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+@serving(limits=SftpLimits(max_connections=128, max_half_open=8))
+async def test_connections_that_come_at_once_do_not_stay_beyond_the_limit(served: Served) -> None:
+    with ExitStack() as stack:
+        for _ in range(120):
+            stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+        await served.serves()
+        assert len(served.server._connections) <= 8
 
 
-def test_answers_that_are_not_read_are_not_made_whatever_window_is_granted(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        with (served.files / "big").open("wb") as file:
-            file.truncate(1 << 30)
-        async with served.connection() as connection:
-            chan, _ = await connection.create_session(
-                asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=WINDOW
-            )
-            assert connection._transport is not None
-            connection._transport.pause_reading()
-            opening = packet(packets.OPEN, string(b"/big") + struct.pack(">II", 1, 0))
-            reading = string(FIRST_HANDLE) + struct.pack(">QI", 0, packets.MAX_DATA)
-            chan.write(INIT + opening + packet(packets.READ_DATA, reading) * 400)
-            (own,) = served.server._connections.values()
-            while not own._conn.is_full:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)  # for all of them there would be 100 MiB
-            assert waiting_answers(served) < 2 << 20
-            connection._transport.resume_reading()
-            while waiting_answers(served):
-                await asyncio.sleep(0.01)
-            connection.abort()
-        await is_served(served)
-
-    serve(tmp_path, test)
+@serving()
+async def test_answers_that_are_not_read_are_not_made_whatever_window_is_granted(
+    served: Served,
+) -> None:
+    served.fill("big")
+    async with served.connection() as connection:
+        chan, _ = await connection.create_session(
+            asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=WINDOW
+        )
+        assert connection._transport is not None
+        connection._transport.pause_reading()
+        chan.write(INIT + opening(b"/big") + reading() * 400)
+        own = served.own
+        while not own._conn.is_full:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # for all of them there would be 100 MiB
+        assert waiting_answers(served) < 2 << 20
+        connection._transport.resume_reading()
+        while waiting_answers(served):
+            await asyncio.sleep(0.01)
+        connection.abort()
+    await served.serves()
 
 
 @asynccontextmanager
@@ -262,13 +229,12 @@ async def unfinished_exchange(served: Served, cipher: str) -> AsyncIterator[Unfi
         chan, _ = await connection.create_session(
             asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=WINDOW
         )
-        opening = packet(packets.OPEN, string(b"/big") + struct.pack(">II", 1, 0))
-        chan.write(INIT + opening)
+        chan.write(INIT + opening(b"/big"))
         assert connection._transport is not None
         connection._transport.pause_reading()
         connection._send_kexinit()
         connection._kex_complete = True
-        (own,) = served.server._connections.values()
+        own = served.own
         while own._conn._kex_complete:
             await asyncio.sleep(0.01)
         yield chan, own
@@ -276,126 +242,108 @@ async def unfinished_exchange(served: Served, cipher: str) -> AsyncIterator[Unfi
 
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes128-ctr"])
-def test_answers_are_not_made_while_an_exchange_of_keys_does_not_end(
-    tmp_path: Path, cipher: str
+@serving()
+async def test_answers_are_not_made_while_an_exchange_of_keys_does_not_end(
+    served: Served, cipher: str
 ) -> None:
-    async def test(served: Served) -> None:
-        with (served.files / "big").open("wb") as file:
-            file.truncate(1 << 30)
-        async with unfinished_exchange(served, cipher) as (chan, own):
-            reading = string(FIRST_HANDLE) + struct.pack(">QI", 0, packets.MAX_DATA)
-            chan.write(packet(packets.READ_DATA, reading) * 40)
-            (channel,) = own._channels
-            while not len(channel._frames):
-                await asyncio.sleep(0.01)
-            waits = own._conn._deferred_packets
-            assert sum(len(field) for _, fields in waits for field in fields) < 1 << 20
-        await is_served(served)
-
-    serve(tmp_path, test)
+    served.fill("big")
+    async with unfinished_exchange(served, cipher) as (chan, own):
+        chan.write(reading() * 40)
+        (channel,) = own._channels
+        while not len(channel._frames):
+            await asyncio.sleep(0.01)
+        waits = own._conn._deferred_packets
+        assert sum(len(field) for _, fields in waits for field in fields) < 1 << 20
+    await served.serves()
 
 
-def test_requests_of_ssh_during_an_exchange_of_keys_are_counted(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "big").touch()
-        async with unfinished_exchange(served, "aes128-gcm@openssh.com") as (chan, _):
-            for _ in range(1100):
-                fields = String(b"x"), Boolean(value=True)
-                chan.get_connection().send_packet(MSG_GLOBAL_REQUEST, *fields)
-            while served.server._connections:
-                await asyncio.sleep(0.01)
-
-    serve(tmp_path, test)
+@serving()
+async def test_requests_of_ssh_during_an_exchange_of_keys_are_counted(served: Served) -> None:
+    (served.files / "big").touch()
+    async with unfinished_exchange(served, "aes128-gcm@openssh.com") as (chan, _):
+        for _ in range(1100):
+            fields = String(b"x"), Boolean(value=True)
+            chan.get_connection().send_packet(MSG_GLOBAL_REQUEST, *fields)
+        await served.emptied()
 
 
 @pytest.mark.parametrize("size", [0, 1, 255])
-def test_a_client_that_takes_almost_nothing_in_a_packet_is_cut_off(
-    tmp_path: Path, size: int
+@serving()
+async def test_a_client_that_takes_almost_nothing_in_a_packet_is_cut_off(
+    served: Served, size: int
 ) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            with suppress(asyncssh.Error, OSError):
-                await connection.create_process(subsystem="sftp", encoding=None, max_pktsize=size)
-            with suppress(OSError):
-                await connection.wait_closed()
-        while served.server._connections:
-            await asyncio.sleep(0.01)
-        await is_served(served)
-
-    serve(tmp_path, test)
+    async with served.connection() as connection:
+        with suppress(asyncssh.Error, OSError):
+            await connection.create_process(subsystem="sftp", encoding=None, max_pktsize=size)
+        with suppress(OSError):
+            await connection.wait_closed()
+    await served.emptied()
+    await served.serves()
 
 
 @pytest.mark.promise("sftp-memory-is-bounded")
-def test_many_small_requests_wait_as_little_as_a_few_large_ones(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            chan, _ = await connection.create_session(
-                asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=1 << 10
-            )
-            chan.pause_reading()
-            asking = packet(packets.REALPATH, string(b"/"))
-            chan.write(INIT)
-            chan.write(asking * 500_000)
-            (own,) = served.server._connections.values()
-            (channel,) = own._channels
-            while channel._window >= len(asking):
-                await asyncio.sleep(0.01)
-            assert getsizeof(channel._frames._buffer) < 2 * FIRST_WINDOW
-            assert len(channel._unsent) < 10_000
-            chan.abort()
-        await is_served(served)
-
-    serve(tmp_path, test)
+@serving()
+async def test_many_small_requests_wait_as_little_as_a_few_large_ones(served: Served) -> None:
+    async with served.connection() as connection:
+        chan, _ = await connection.create_session(
+            asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=1 << 10
+        )
+        chan.pause_reading()
+        asking = packet(packets.REALPATH, string(b"/"))
+        chan.write(INIT)
+        chan.write(asking * 500_000)
+        own = served.own
+        (channel,) = own._channels
+        while channel._window >= len(asking):
+            await asyncio.sleep(0.01)
+        assert getsizeof(channel._frames._buffer) < 2 * FIRST_WINDOW
+        assert len(channel._unsent) < 10_000
+        chan.abort()
+    await served.serves()
 
 
-def test_requests_of_ssh_whose_answers_are_not_read_are_not_taken_in(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            assert connection._transport is not None
-            connection._transport.pause_reading()
-            (own,) = served.server._connections.values()
-            own._conn.pause_writing()  # as the transport does above a MiB
-            for _ in range(2000):
-                name = String(b"x" * 30_000)
-                connection.send_packet(MSG_GLOBAL_REQUEST, name, Boolean(value=True))
-            await is_served(served)
-            assert connection._transport.get_write_buffer_size() > 1 << 20
-            connection.abort()
-
-    serve(tmp_path, test)
+@serving()
+async def test_requests_of_ssh_whose_answers_are_not_read_are_not_taken_in(served: Served) -> None:
+    async with served.connection() as connection:
+        assert connection._transport is not None
+        connection._transport.pause_reading()
+        own = served.own
+        own._conn.pause_writing()  # as the transport does above a MiB
+        for _ in range(2000):
+            name = String(b"x" * 30_000)
+            connection.send_packet(MSG_GLOBAL_REQUEST, name, Boolean(value=True))
+        await served.serves()
+        assert connection._transport.get_write_buffer_size() > 1 << 20
+        connection.abort()
 
 
-def test_the_variables_that_a_client_sends_are_not_kept(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection() as connection:
-            chan, _ = await connection.create_session(
-                asyncssh.SSHClientSession, subsystem="sftp", encoding=None
-            )
-            for number in range(100):
-                fields = String(b"env"), Boolean(value=False), String(b"%d" % number), String(b"x")
-                chan.send_packet(MSG_CHANNEL_REQUEST, *fields)
-            (own,) = served.server._connections.values()
-            chan.write(INIT)
-            async with connection.start_sftp_client() as sftp:
-                assert await sftp.realpath(".") == "/"
-            for each in own._channels:
-                assert not each._chan.get_environment()
-
-    serve(tmp_path, test)
+@serving()
+async def test_the_variables_that_a_client_sends_are_not_kept(served: Served) -> None:
+    async with served.connection() as connection:
+        chan, _ = await connection.create_session(
+            asyncssh.SSHClientSession, subsystem="sftp", encoding=None
+        )
+        for number in range(100):
+            fields = String(b"env"), Boolean(value=False), String(b"%d" % number), String(b"x")
+            chan.send_packet(MSG_CHANNEL_REQUEST, *fields)
+        own = served.own
+        chan.write(INIT)
+        async with connection.start_sftp_client() as sftp:
+            assert await sftp.realpath(".") == "/"
+        for each in own._channels:
+            assert not each._chan.get_environment()
 
 
-def test_the_port_is_free_while_work_is_waited_for_at_the_end(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        never = SftpConnection(0, served.server)
-        served.server._connections[0] = never  # one whose work does not end
-        stopping = asyncio.create_task(served.server.stop())
-        await asyncio.sleep(0)
-        with socket.socket() as other:
-            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            other.bind(("127.0.0.1", served.port))
-            other.listen()
-        assert not stopping.done()
-        served.server._connections.clear()
-        await stopping
-
-    serve(tmp_path, test)
+@serving()
+async def test_the_port_is_free_while_work_is_waited_for_at_the_end(served: Served) -> None:
+    never = SftpConnection(0, served.server)
+    served.server._connections[0] = never  # one whose work does not end
+    stopping = asyncio.create_task(served.server.stop())
+    await asyncio.sleep(0)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", served.port))
+        other.listen()
+    assert not stopping.done()
+    served.server._connections.clear()
+    await stopping

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -14,25 +13,10 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from tests.sftp.server.harness import NAME, PASSWORD, Served, serve
-from wingsd.config import SftpConfig, SftpLimits
+from tests.sftp.server.harness import FIRST_HANDLE, INIT, Served, opening, packet, serving, string
+from wingsd.config import SftpLimits
 from wingsd.sftp.messages import FrameReader
 from wingsd.sftp.server import packets
-
-INIT = struct.pack(">IBI", 5, packets.INIT, 3)
-FIRST = (0).to_bytes(8, "big")
-
-
-def string(text: bytes) -> bytes:
-    return struct.pack(">I", len(text)) + text
-
-
-def packet(kind: int, body: bytes, request: int = 1) -> bytes:
-    return string(struct.pack(">BI", kind, request) + body)
-
-
-def opening(path: bytes, flags: int, request: int = 1) -> bytes:
-    return packet(packets.OPEN, string(path) + struct.pack(">II", flags, 0), request)
 
 
 class Raw:
@@ -83,62 +67,6 @@ async def raw(served: Served, *, begin: bool = True) -> AsyncIterator[Raw]:
         yield channel
 
 
-async def is_served(served: Served) -> None:
-    """Check that a client that means no harm is served."""
-    async with served.client() as sftp:
-        assert await sftp.realpath(".") == "/"
-
-
-def test_wrong_passwords_by_the_hundred_end_their_connections_and_no_other(tmp_path: Path) -> None:
-    async def attempts(served: Served) -> int:
-        class Guessing(asyncssh.SSHClient):
-            def __init__(self) -> None:
-                self.guesses = 0
-
-            def password_auth_requested(self) -> str:
-                self.guesses += 1
-                return f"wrong {self.guesses}"
-
-        client = Guessing()
-        with pytest.raises(asyncssh.DisconnectError):
-            async with served.connection(password=None, client_factory=lambda: client):
-                pass
-        return client.guesses
-
-    async def test(served: Served) -> None:
-        async with served.client() as sftp:
-            counts = await asyncio.gather(*(attempts(served) for _ in range(10)))
-            counts += await asyncio.gather(*(attempts(served) for _ in range(10)))
-            assert counts == [6] * 20
-            assert await sftp.realpath(".") == "/"
-        assert len(served.daemon.logins) == 121
-
-    serve(tmp_path, test)
-
-
-def test_many_wrong_keys_are_asked_about_up_to_the_limit(tmp_path: Path) -> None:
-    keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(30)]
-
-    async def test(served: Served) -> None:
-        with pytest.raises(asyncssh.DisconnectError):
-            async with served.connection(client_keys=keys, password=None):
-                pass
-        assert len(served.daemon.logins) == 20
-        await is_served(served)
-
-    serve(tmp_path, test)
-
-
-def test_connections_that_say_nothing_leave_room_for_others(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        silent = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(100)]
-        await is_served(served)
-        for _, writer in silent:
-            writer.close()
-
-    serve(tmp_path, test)
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -148,37 +76,35 @@ def test_connections_that_say_nothing_leave_room_for_others(tmp_path: Path) -> N
     ],
     ids=["HTTP", "zeros", "a packet of 4 GiB"],
 )
-def test_what_is_not_ssh_is_cut_off(tmp_path: Path, data: bytes) -> None:
-    async def test(served: Served) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-        writer.write(data)
-        with suppress(ConnectionError):
-            await asyncio.wait_for(reader.read(), 10)
-        writer.close()
-        await is_served(served)
-
-    serve(tmp_path, test)
+@serving()
+async def test_what_is_not_ssh_is_cut_off(served: Served, data: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(data)
+    with suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    await served.serves()
 
 
+@pytest.mark.promise("sftp-survives-any-bytes")
 @pytest.mark.parametrize(
     "data",
     [
         b"\xff\xff\xff\xff" + bytes(1000),  # 4 GiB that never come
         bytes(4),
         string(b"\x01"),
-        opening(b"a", 1),  # before the beginning
+        opening(b"a"),  # before the beginning
+        INIT * 2,
     ],
 )
-def test_a_packet_that_lies_about_its_length_closes_the_channel(
-    tmp_path: Path, data: bytes
+@serving()
+async def test_a_packet_that_lies_about_its_length_closes_the_channel(
+    served: Served, data: bytes
 ) -> None:
-    async def test(served: Served) -> None:
-        async with raw(served, begin=False) as channel:
-            channel.send(data)
-            assert await channel.end() == 1
-        await is_served(served)
-
-    serve(tmp_path, test)
+    async with raw(served, begin=False) as channel:
+        channel.send(data)
+        assert await channel.end() == 1
+    await served.serves()
 
 
 @pytest.mark.parametrize(
@@ -186,47 +112,41 @@ def test_a_packet_that_lies_about_its_length_closes_the_channel(
     [
         (packets.OPEN, b""),
         (packets.OPEN, b"\xff\xff\xff\xffa"),
-        (packets.WRITE_DATA, string(FIRST) + bytes(8) + b"\0\0\xff\xffshort"),
+        (packets.WRITE_DATA, string(FIRST_HANDLE) + bytes(8) + b"\0\0\xff\xffshort"),
         (packets.MKDIR, string(b"made") + struct.pack(">II", 0x80000000, 0xFFFFFFFF)),
         (packets.EXTENDED, string(b"posix-rename@openssh.com") + string(b"a")),
     ],
 )
-def test_a_field_that_is_cut_is_a_bad_message(tmp_path: Path, kind: int, body: bytes) -> None:
-    async def test(served: Served) -> None:
-        async with raw(served) as channel:
-            channel.send(packet(kind, body))
-            assert await channel.status() == packets.BAD_MESSAGE
-
-    serve(tmp_path, test)
+@serving()
+async def test_a_field_that_is_cut_is_a_bad_message(
+    served: Served, kind: int, body: bytes, tmp_path: Path
+) -> None:
+    async with raw(served) as channel:
+        channel.send(packet(kind, body))
+        assert await channel.status() == packets.BAD_MESSAGE
     assert list((tmp_path / "files").iterdir()) == []
 
 
-def test_handles_by_the_ten_thousand_are_refused_above_the_limit(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "file").write_text("x")
-        async with raw(served) as channel:
-            channel.send(b"".join(opening(b"/file", 1, number) for number in range(10_000)))
-            found = await channel.kinds(10_000)
-            assert found == {102: 128, 101: 10_000 - 128}
-            channel.send(packet(packets.CLOSE, string(FIRST)))
-            assert await channel.status() == packets.OK
-            channel.send(opening(b"/file", 1))
-            assert (await channel.answer())[0] == 102
-
-    serve(tmp_path, test)
+@serving()
+async def test_handles_by_the_ten_thousand_are_refused_above_the_limit(served: Served) -> None:
+    (served.files / "file").write_text("x")
+    async with raw(served) as channel:
+        channel.send(b"".join(opening(b"/file", request=number) for number in range(10_000)))
+        found = await channel.kinds(10_000)
+        assert found == {102: 128, 101: 10_000 - 128}
+        channel.send(packet(packets.CLOSE, string(FIRST_HANDLE)))
+        assert await channel.status() == packets.OK
+        channel.send(opening(b"/file"))
+        assert (await channel.answer())[0] == 102
 
 
-def test_all_channels_together_have_a_limit_of_handles(tmp_path: Path) -> None:
-    limits = SftpLimits(max_handles_total=3)
-
-    async def test(served: Served) -> None:
-        (served.files / "file").write_text("x")
-        async with raw(served) as first, raw(served) as second:
-            for channel, kind in ((first, 102), (second, 102), (first, 102), (second, 101)):
-                channel.send(opening(b"/file", 1))
-                assert (await channel.answer())[0] == kind
-
-    serve(tmp_path, test, sftp=SftpConfig(limits=limits))
+@serving(limits=SftpLimits(max_handles_total=3))
+async def test_all_channels_together_have_a_limit_of_handles(served: Served) -> None:
+    (served.files / "file").write_text("x")
+    async with raw(served) as first, raw(served) as second:
+        for channel, kind in ((first, 102), (second, 102), (first, 102), (second, 101)):
+            channel.send(opening(b"/file"))
+            assert (await channel.answer())[0] == kind
 
 
 @pytest.mark.parametrize(
@@ -243,60 +163,21 @@ def test_all_channels_together_have_a_limit_of_handles(tmp_path: Path) -> None:
         b"loop/x",
     ],
 )
-def test_a_hostile_name_is_refused_or_leads_into_the_servers_directory(
-    tmp_path: Path, name: bytes
+@serving()
+async def test_a_hostile_name_is_refused_or_leads_into_the_servers_directory(
+    served: Served, name: bytes, tmp_path: Path
 ) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "out").symlink_to("/etc")
-        (served.files / "loop").symlink_to("loop")
-        async with raw(served) as channel:
-            for sent in (
-                opening(name, 0x1A),
-                packet(packets.MKDIR, string(name) + bytes(4)),
-                packet(packets.RENAME, string(b"/loop") + string(name)),
-                packet(packets.REMOVE, string(name)),
-            ):
-                channel.send(sent)
-                assert (await channel.answer())[0] in (101, 102)
-
     before = sorted(os.listdir("/etc"))
-    serve(tmp_path, test)
+    (served.files / "out").symlink_to("/etc")
+    (served.files / "loop").symlink_to("loop")
+    async with raw(served) as channel:
+        for sent in (
+            opening(name, 0x1A),
+            packet(packets.MKDIR, string(name) + bytes(4)),
+            packet(packets.RENAME, string(b"/loop") + string(name)),
+            packet(packets.REMOVE, string(name)),
+        ):
+            channel.send(sent)
+            assert (await channel.answer())[0] in (101, 102)
     assert sorted(os.listdir("/etc")) == before
     assert sorted(os.listdir(tmp_path)) == [".sftp", "files"]
-
-
-def test_a_client_that_reads_no_answers_costs_little_memory(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        with (served.files / "big").open("wb") as file:
-            file.truncate(1 << 30)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        async with served.connection() as connection:
-            chan, _ = await connection.create_session(
-                asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=1 << 16
-            )
-            chan.pause_reading()
-            chan.write(INIT + opening(b"/big", 1))
-            body = string(FIRST) + struct.pack(">QI", 0, packets.MAX_DATA)
-            chan.write(packet(packets.READ_DATA, body) * 4000)
-            await is_served(served)
-            chan.abort()
-        growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        assert growth < 64 << 10  # KiB; the answers would be a GiB
-
-    serve(tmp_path, test)
-
-
-def test_requests_without_an_end_are_not_taken_in_before_answers_are_read(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        async with served.connection(username=NAME, password=PASSWORD) as connection:
-            chan, _ = await connection.create_session(
-                asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=1 << 10
-            )
-            chan.pause_reading()
-            chan.write(INIT)
-            chan.write(packet(packets.REALPATH, string(b"/")) * 1_000_000)
-            await is_served(served)
-            assert chan.get_write_buffer_size() > 0
-            chan.abort()
-
-    serve(tmp_path, test)

@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Event, Thread
 
 import asyncssh
 import pytest
 from twisted.internet.task import Clock
 
-from tests.sftp.server.harness import Served, serve
+from tests.sftp.server.harness import Served, serving
 from wingsd.filesystem.directory import OpenFile
 from wingsd.sftp.messages import Closed
 from wingsd.sftp.server import operations
@@ -23,25 +22,23 @@ from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.turns import Turns, cpu_time
 
 
-def test_a_thread_takes_calls_while_its_loop_runs(tmp_path: Path) -> None:
-    async def test(served: Served) -> None:
-        calls = list[str]()
+@serving()
+async def test_a_thread_takes_calls_while_its_loop_runs(served: Served) -> None:
+    calls = list[str]()
 
-        def call(own: SftpConnection, name: str) -> None:
-            own.call(lambda: calls.append(f"{name} {threading.current_thread().name}"))
+    def call(own: SftpConnection, name: str) -> None:
+        own.call(lambda: calls.append(f"{name} {threading.current_thread().name}"))
 
-        call(SftpConnection(0, served.server), "too early")
-        async with served.client():
-            (own,) = served.server._connections.values()
-            call(own, "in time")
-            while not calls:
-                await asyncio.sleep(0.01)
-        while any(each.name == "wingsd-sftp-connection" for each in threading.enumerate()):
+    call(SftpConnection(0, served.server), "too early")
+    async with served.client():
+        own = served.own
+        call(own, "in time")
+        while not calls:
             await asyncio.sleep(0.01)
-        call(own, "too late")
-        assert calls == ["in time wingsd-sftp-connection"]
-
-    serve(tmp_path, test)
+    while any(each.name == "wingsd-sftp-connection" for each in threading.enumerate()):
+        await asyncio.sleep(0.01)
+    call(own, "too late")
+    assert calls == ["in time wingsd-sftp-connection"]
 
 
 class Stuck:
@@ -60,71 +57,64 @@ class Stuck:
             await asyncio.sleep(0.01)
 
 
-def test_a_disk_that_stands_still_holds_up_no_other_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@serving()
+async def test_a_disk_that_stands_still_holds_up_no_other_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "file").write_text("x")
-        stuck = Stuck()
-        monkeypatch.setattr(OpenFile, "read_at", stuck)
-        async with served.client() as held:
-            file = await held.open("file", "rb")
-            reading = asyncio.ensure_future(file.read())
-            await stuck.wait()
-            async with served.client() as sftp:
-                assert await sftp.listdir("/") == ["file"]
-            assert not reading.done()
-            (own, *_) = served.server._connections.values()
-            own.disconnect("the server is suspended")
-            stuck.released.set()
-            await reading
-            with pytest.raises((asyncssh.Error, OSError)):  # reset, if it asks in that moment
-                await held.listdir("/")
-
-    serve(tmp_path, test)
+    (served.files / "file").write_text("x")
+    stuck = Stuck()
+    monkeypatch.setattr(OpenFile, "read_at", stuck)
+    async with served.client() as held:
+        file = await held.open("file", "rb")
+        reading = asyncio.ensure_future(file.read())
+        await stuck.wait()
+        async with served.client() as sftp:
+            assert await sftp.listdir("/") == ["file"]
+        assert not reading.done()
+        (own, *_) = served.server._connections.values()
+        own.disconnect("the server is suspended")
+        stuck.released.set()
+        await reading
+        with pytest.raises((asyncssh.Error, OSError)):  # reset, if it asks in that moment
+            await held.listdir("/")
 
 
-def test_a_deletion_that_lasts_holds_up_no_other_channel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@serving()
+async def test_a_deletion_that_lasts_holds_up_no_other_channel(
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def test(served: Served) -> None:
-        (served.files / "tree").mkdir()
-        stuck = Stuck()
-        monkeypatch.setattr(operations, "delete", stuck)
-        async with served.connection() as connection:
-            first, second = [await connection.start_sftp_client() for _ in range(2)]
-            deleting = asyncio.ensure_future(first.rmdir("tree"))
-            await stuck.wait()
-            assert await second.listdir("/") == ["tree"]
-            assert not deleting.done()
-            stuck.released.set()
-            await deleting
-
-    serve(tmp_path, test)
+    (served.files / "tree").mkdir()
+    stuck = Stuck()
+    monkeypatch.setattr(operations, "delete", stuck)
+    async with served.connection() as connection:
+        first, second = [await connection.start_sftp_client() for _ in range(2)]
+        deleting = asyncio.ensure_future(first.rmdir("tree"))
+        await stuck.wait()
+        assert await second.listdir("/") == ["tree"]
+        assert not deleting.done()
+        stuck.released.set()
+        await deleting
 
 
 @pytest.mark.promise("sftp-process-is-restarted")
-def test_a_connection_ends_whole_where_no_thread_can_be_started_for_its_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@serving()
+async def test_a_connection_ends_whole_where_no_thread_can_be_started_for_its_request(
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    async def test(served: Served) -> None:
-        (served.files / "file").write_text("x")
-        monkeypatch.setattr(served.server.threads, "submit", refuse)
-        with suppress(asyncssh.Error, OSError):
-            async with served.client() as sftp:
-                await sftp.open("file", "rb")
-                await sftp.rename("file", "other")
-        while served.server._connections:
-            await asyncio.sleep(0.01)
-        assert len(served.daemon.of(Closed)) == 1
-        (usage,) = served.server.usages.values()
-        assert not usage.files._opened
-        assert not (served.files / "other").exists()
-
-    serve(tmp_path, test)
+    (served.files / "file").write_text("x")
+    monkeypatch.setattr(served.server.threads, "submit", refuse)
+    with suppress(asyncssh.Error, OSError):
+        async with served.client() as sftp:
+            await sftp.open("file", "rb")
+            await sftp.rename("file", "other")
+    await served.emptied()
+    assert len(served.daemon.of(Closed)) == 1
+    (usage,) = served.server.usages.values()
+    assert not usage.files._opened
+    assert not (served.files / "other").exists()
 
 
 class Machine:
