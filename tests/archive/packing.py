@@ -22,7 +22,12 @@ class Sent:
     notes: list[str] = Factory(list)
     progress: list[int] = Factory(list)
     files: int = 0
-    packed: Packed | None = None
+    _packed: Packed | None = None
+
+    @property
+    def packed(self) -> Packed:
+        assert self._packed is not None
+        return self._packed
 
 
 def packed(
@@ -46,7 +51,7 @@ def packed(
         sent.files = files
         meanwhile(total)
 
-    sent.packed = pack(
+    sent._packed = pack(
         tree,
         sent.archive.extend,
         links=links,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.archives import in_blocks, run
+from tests.support.present import present
 from wingsd.archive.compress import (
     OUTPUT,
     SILENT_INPUT,
@@ -39,8 +40,7 @@ each_compression = pytest.mark.parametrize("compression", Compression)
 
 
 def stream(form: ArchiveFormat, compression: Compression, blocks: Iterator[bytes]) -> Any:
-    made = compressor(form, compression)
-    assert made is not None
+    made = present(compressor(form, compression))
     return compressed(blocks, made)
 
 

@@ -19,7 +19,7 @@ from tests.archive.packing import packed
 from tests.support.archives import END, header, in_blocks, member
 from wingsd.archive.extract import extract
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
-from wingsd.errors import BadRequest, StorageError
+from wingsd.errors import BadRequest, StorageError, WingsdError
 from wingsd.filesystem import walk
 from wingsd.filesystem.walk import ENTRY_SIZE, measure
 from wingsd.transfers.storage.staging import Staging
@@ -64,6 +64,20 @@ class DiskReceiver:
 
     def close(self) -> None:
         self.staging.close()
+
+    def refuses(
+        self,
+        archive: bytes | Iterator[bytes],
+        kind: type[WingsdError],
+        words: str,
+        limits: ArchiveLimits = NO_RESERVE,
+    ) -> WingsdError:
+        """Check that an archive is refused with these words, and leaves nothing."""
+        blocks = in_blocks(archive) if isinstance(archive, bytes) else archive
+        with pytest.raises(kind, match=words) as caught:
+            self.receive(blocks, limits)
+        assert self.state() == self.before
+        return caught.value
 
     def receive(self, archive: Iterator[bytes], limits: ArchiveLimits = NO_RESERVE) -> None:
         """Extract as a transfer does, and undo as it does."""
@@ -142,29 +156,24 @@ def bomb(size: int) -> bytes:
 @pytest.mark.promise("full-disk-leaves-nothing")
 def test_one_file_fills_the_disk(receiver: DiskReceiver) -> None:
     archive = member(b"world/r.0.0.mca", noise(20 * MIB)) + END
-    with pytest.raises(
-        StorageError, match=r'"world/r.0.0.mca" could not be .*the disk is full; fr'
-    ):
-        receiver.receive(in_blocks(archive))
-    assert receiver.state() == receiver.before
+    words = r'"world/r.0.0.mca" could not be .*the disk is full; fr'
+    receiver.refuses(archive, StorageError, words)
 
 
 @pytest.mark.promise("full-disk-leaves-nothing")
 def test_many_files_fill_the_disk(receiver: DiskReceiver) -> None:
     data = noise(64 << 10)
     archive = b"".join(member(b"d/%d" % n, data) for n in range(280)) + END
-    with pytest.raises(StorageError, match=r'"d/\d+" could not be written: the disk is full'):
-        receiver.receive(in_blocks(archive))
-    assert receiver.state() == receiver.before
+    words = r'"d/\d+" could not be written: the disk is full'
+    receiver.refuses(archive, StorageError, words)
 
 
 @pytest.mark.promise("full-disk-leaves-nothing")
 def test_directories_use_up_the_inodes(tmpfs: Path) -> None:
     archive = b"".join(directory(b"d%d/" % n) for n in range(400)) + END
+    words = r'"d\d+" could not be written: the disk is full'
     with closing(DiskReceiver(tmpfs)) as receiver:
-        with pytest.raises(StorageError, match=r'"d\d+" could not be written: the disk is full'):
-            receiver.receive(in_blocks(archive))
-        assert receiver.state() == receiver.before
+        receiver.refuses(archive, StorageError, words)
 
 
 @pytest.mark.promise("full-disk-leaves-nothing")
@@ -172,17 +181,14 @@ def test_what_is_known_of_directories_fills_the_disk(mount: Mount) -> None:
     small = mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=20000", "tmpfs")
     archive = b"".join(directory(b"d" * 90 + b"%d/" % n) for n in range(15_000)) + END
     with closing(DiskReceiver(small)) as receiver:
-        with pytest.raises(StorageError, match="the disk is full"):
-            receiver.receive(in_blocks(archive))
-        assert receiver.state() == receiver.before
+        receiver.refuses(archive, StorageError, "the disk is full")
 
 
 @pytest.mark.promise("archive-respects-the-disk-limit")
 @pytest.mark.parametrize("size", [32 * MIB, 96 * MIB])
 def test_a_bomb_stops_at_the_reserve(receiver: DiskReceiver, size: int) -> None:
-    with pytest.raises(StorageError, match=r'"world/bomb" takes \d+ MiB more, \d+ MiB are free'):
-        receiver.receive(in_blocks(bomb(size)), DEFAULT)
-    assert receiver.state() == receiver.before
+    words = r'"world/bomb" takes \d+ MiB more, \d+ MiB are free'
+    receiver.refuses(bomb(size), StorageError, words, DEFAULT)
 
 
 @pytest.mark.promise("archive-respects-the-disk-limit")
@@ -197,22 +203,17 @@ def test_a_bomb_stops_at_the_servers_limit(receiver: DiskReceiver) -> None:
             yield bytes(MIB)
         yield END
 
-    with pytest.raises(BadRequest) as caught:
-        receiver.receive(archive(), DEFAULT.for_server(3))
-    assert (caught.value.status, caught.value.message) == (400, WORDS)
-    assert "5 MiB, its disk limit is 3 MiB" in caught.value.detail
-    assert receiver.state() == receiver.before
+    words = "5 MiB, its disk limit is 3 MiB"
+    error = receiver.refuses(archive(), BadRequest, words, DEFAULT.for_server(3))
+    assert (error.status, error.message) == (400, WORDS)
 
 
 @pytest.mark.promise("archive-respects-the-disk-limit")
 def test_small_files_stop_at_the_servers_limit(receiver: DiskReceiver) -> None:
     data = noise(100 << 10)
     archive = b"".join(member(b"d/%d" % n, data) for n in range(50)) + END
-    with pytest.raises(
-        BadRequest, match=r'with "d/20" the server.* 3 MiB, its disk limit is 2 MiB'
-    ):
-        receiver.receive(in_blocks(archive), DEFAULT.for_server(2))
-    assert receiver.state() == receiver.before
+    words = r'with "d/20" the server.* 3 MiB, its disk limit is 2 MiB'
+    receiver.refuses(archive, BadRequest, words, DEFAULT.for_server(2))
     receiver.receive(in_blocks(archive), DEFAULT.for_server(5))
 
 
@@ -220,13 +221,9 @@ def test_small_files_stop_at_the_servers_limit(receiver: DiskReceiver) -> None:
 def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
     large = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=200000", "tmpfs")
     archive = b"".join(directory(b"d%d/" % n) for n in range(51_000)) + END
+    words = r'with "d50257/" .* 2 MiB, its disk limit is 1 MiB \(of its 50257 directories'
     with closing(DiskReceiver(large)) as receiver:
-        with pytest.raises(
-            BadRequest,
-            match=r'with "d50257/" .* 2 MiB, its disk limit is 1 MiB \(of its 50257 directories',
-        ):
-            receiver.receive(in_blocks(archive), DEFAULT.for_server(1))
-        assert receiver.state() == receiver.before
+        receiver.refuses(archive, BadRequest, words, DEFAULT.for_server(1))
 
 
 @pytest.mark.promise("archive-respects-the-disk-limit")
@@ -235,9 +232,8 @@ def test_implied_directories_count_against_the_servers_limit(
 ) -> None:
     monkeypatch.setattr(walk, "FREE_ENTRIES", 50)
     few = b"".join(member(b"%d/" % n + b"d/" * 40 + b"f", b"") for n in range(3)) + END
-    with pytest.raises(BadRequest, match=r"of its 123 directories and links"):
-        receiver.receive(in_blocks(few), evolve(NO_RESERVE, disk=72 * ENTRY_SIZE))
-    assert receiver.state() == receiver.before
+    limits = evolve(NO_RESERVE, disk=72 * ENTRY_SIZE)
+    receiver.refuses(few, BadRequest, "of its 123 directories and links", limits)
     receiver.receive(in_blocks(few), evolve(NO_RESERVE, disk=73 * ENTRY_SIZE))
 
 
@@ -270,8 +266,7 @@ def test_what_is_sent_counts_as_much_as_what_is_received(
     assert size == 5000 + (3 + 5 + 5 - 4) * ENTRY_SIZE
     archive = bytes(packed(tree).archive)
     receiver.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size))
-    with pytest.raises(BadRequest):
-        receiver.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size - 1))
+    receiver.refuses(archive, BadRequest, "limit", evolve(NO_RESERVE, disk=size - 1))
 
 
 def test_as_much_as_there_is_fits(receiver: DiskReceiver) -> None:

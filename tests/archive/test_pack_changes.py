@@ -72,7 +72,6 @@ def test_a_file_that_shrinks_ends_in_zeros(top: Path, tmp_path: Path) -> None:
     assert sent.notes == [
         '"a-big" shrank while it was read; 300007 zeros replace its end',
     ]
-    assert sent.packed is not None
     assert sent.packed.packed_bytes == sent.progress[-1] == BIG + 6
 
 
@@ -138,7 +137,6 @@ def test_what_vanishes_before_its_turn_is_left_out(top: Path, tmp_path: Path, na
     # what is in a directory is listed when its turn comes
     expected = [] if "/" in name else [f'"{name}" is left out: it vanished meanwhile']
     assert sent.notes == expected
-    assert sent.packed is not None
     assert sent.packed.counts[Kind.SKIPPED] == len(expected)
 
 
@@ -282,5 +280,4 @@ def test_notes_are_bounded(tmp_path: Path) -> None:
     sent = packed(tmp_path / "t", threads=True)
     assert len(sent.notes) == MAX_WARNINGS + 1
     assert sent.notes[-1] == "and 5 more warnings"
-    assert sent.packed is not None
     assert sent.packed.counts[Kind.SKIPPED] == MAX_WARNINGS + 5

@@ -23,43 +23,6 @@ names = st.one_of(
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        (b"a/b", (b"a", b"b")),
-        (b"./a//b/./c/", (b"a", b"b", b"c")),
-        (b"./", ()),
-        (b".", ()),
-        (b"...", (b"...",)),
-        (b"a\\..\\b", (b"a\\..\\b",)),
-        (b"n" * 255, (b"n" * 255,)),
-    ],
-)
-def test_a_name_becomes_a_path(name: bytes, path: tuple[bytes, ...]) -> None:
-    assert member_path(name) == path
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        (b"/etc/passwd", "absolute"),
-        (b"//a", "absolute"),
-        (b"/", "absolute"),
-        (b"..", "contains"),
-        (b"a/../b", "contains"),
-        (b"./../b", "contains"),
-        (b"a/..", "contains"),
-        (b"a\0b", "NUL"),
-        (b"", "no name"),
-        (b"a/" + b"n" * 256, "longer than 255"),
-        (b"a/" * (MAX_DEPTH + 1), "deep"),
-    ],
-)
-def test_a_name_is_refused(name: bytes, why: str) -> None:
-    with pytest.raises(MemberRefused, match=why):
-        member_path(name)
-
-
 @given(names)
 def test_a_path_never_leaves_the_root(name: bytes) -> None:
     try:
@@ -112,12 +75,6 @@ def test_a_mode_never_keeps_set_id_bits(mode: int) -> None:
 )
 def test_a_type_is_known(typeflag: bytes, name: bytes, kind: Kind) -> None:
     assert member_kind(typeflag, name) is kind
-
-
-@pytest.mark.parametrize("typeflag", [b"M", b"N", b"Z", b"\xff"])
-def test_other_types_are_refused_by_name(typeflag: bytes) -> None:
-    with pytest.raises(MemberRefused, match=r'"the name" is refused.*(multi-volume|unknown type)'):
-        member_kind(typeflag, b"the name")
 
 
 def test_a_symlink_text_is_kept_as_it_is() -> None:

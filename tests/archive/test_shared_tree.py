@@ -105,7 +105,6 @@ def test_a_tree_that_was_divided_is_the_same_again(
     done = join(archives[::-1] if backwards else archives, tmp_path / "out", threads=threads)
     assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
     whole = packed(tree).packed
-    assert whole is not None
     assert sum(each.counts[Kind.FILE] for each in done) == whole.counts[Kind.FILE]
     assert sum(each.counts[Kind.HARD_LINK] for each in done) == whole.counts[Kind.HARD_LINK]
     assert sum(each.counts[Kind.SYMLINK] for each in done) == whole.counts[Kind.SYMLINK]
@@ -120,7 +119,6 @@ def test_a_tree_read_in_batches_is_the_same_again(
     done = join([pack(part) for part in parts], tmp_path / "out")
     assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
     whole = packed(tree).packed
-    assert whole is not None
     assert sum(each.counts[Kind.FILE] for each in done) == whole.counts[Kind.FILE]
     assert sum(each.counts[Kind.DIRECTORY] for each in done) == whole.counts[Kind.DIRECTORY]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from tests.callbacks.queue_harness import ScriptedPanel
 from tests.support import FakeContainers
 from tests.support.game_server import FakeGameServer
 from tests.support.harness import Harness, node_config
+from tests.support.present import present
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID as SERVER
+from wingsd.backups.catalogue import Catalogue
+from wingsd.backups.store import StoredBackup
 from wingsd.config import PTERODACTYL, BackupsConfig
 from wingsd.events import Event
 from wingsd.threadio import Workers
@@ -61,6 +65,12 @@ class BackupNode:
         server: Any = self.server
         await self.made.begin(server, backup, adapter, ignore)
 
+    async def begin_slowly(self) -> None:
+        """Begin a backup that does not end by itself."""
+        self.terms = self.made.terms = attrs.evolve(self.terms, write_limit=1)
+        (self.home / "a").write_bytes(os.urandom(100_000))
+        await self.begin()
+
     async def over(self) -> None:
         await until(lambda: not self.made.making)
 
@@ -70,6 +80,12 @@ class BackupNode:
         await self.over()
         told: Any = self.panel.bodies[-1]
         return dict(told)
+
+    def stored(self, backup: str = BACKUP) -> StoredBackup:
+        return present(self.store.find("", backup))
+
+    def catalogue(self, backup: str = BACKUP) -> Catalogue:
+        return present(self.stored(backup).catalogue)
 
     def left(self) -> list[str]:
         """Return the names below the directory of backups."""

@@ -58,10 +58,7 @@ async def test_a_backup_is_reported_with_its_catalogue_beside_it(node: BackupNod
     data = (node.backups / PLACE).read_bytes()
     assert told["checksum"] == hashlib.sha1(data, usedforsecurity=False).hexdigest()
     assert (told["size"], told["successful"], told["parts"]) == (len(data), True, None)
-    found = node.store.find(SERVER, BACKUP)
-    assert found is not None
-    made = found.catalogue
-    assert made is not None
+    made = node.catalogue()
     assert (made.server, made.state, made.files) == (SERVER, COMPLETE, 1)
     assert (made.bytes, made.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert (made.checksum_type, made.checksum) == ("sha1", told["checksum"])
@@ -124,9 +121,7 @@ async def test_each_format_of_calagopus_is_made(make_node: Make, form: ArchiveFo
     node = make_node(CALAGOPUS, form=form)
     (node.home / "a").write_bytes(b"content")
     await node.make()
-    found = node.store.find(SERVER, BACKUP)
-    assert found is not None
-    assert found.suffix == form.suffix
+    assert node.stored().suffix == form.suffix
 
 
 async def test_what_the_lists_name_is_left_out(make_node: Make) -> None:
@@ -213,11 +208,9 @@ async def test_what_cannot_begin_is_refused_and_leaves_nothing(node: BackupNode)
     [Operation.INSTALL, Operation.RESTORE, Operation.TRANSFER_OUT, Operation.TRANSFER_IN],
 )
 async def test_while_a_backup_is_made_others_are_refused(
-    make_node: Make, operation: Operation
+    node: BackupNode, operation: Operation
 ) -> None:
-    node = make_node(write_limit=1)
-    (node.home / "a").write_bytes(os.urandom(100_000))
-    await node.begin()
+    await node.begin_slowly()
     with pytest.raises(ServerBusy, match="a backup of the server is being made"):
         node.server.operations.place_hold(operation, "a reason")
     for allowed in (Operation.START, Operation.KILL, Operation.CHANGE_FILES, Operation.BACKUP):
@@ -255,10 +248,8 @@ async def test_as_many_are_made_at_a_time_as_configured(make_node: Make) -> None
 # Ended early
 
 
-async def test_a_cancelled_backup_is_reported_as_failed(make_node: Make) -> None:
-    node = make_node(write_limit=1)
-    (node.home / "a").write_bytes(os.urandom(100_000))
-    await node.begin()
+async def test_a_cancelled_backup_is_reported_as_failed(node: BackupNode) -> None:
+    await node.begin_slowly()
     assert await node.made.cancel(BACKUP)
     assert not await node.made.cancel(BACKUP)
     assert node.panel.bodies == [FAILED]
@@ -267,10 +258,8 @@ async def test_a_cancelled_backup_is_reported_as_failed(make_node: Make) -> None
 
 
 @pytest.mark.promise("deletion-cancels-a-backup")
-async def test_a_deleted_server_ends_its_backup(make_node: Make) -> None:
-    node = make_node(write_limit=1)
-    (node.home / "a").write_bytes(os.urandom(100_000))
-    await node.begin()
+async def test_a_deleted_server_ends_its_backup(node: BackupNode) -> None:
+    await node.begin_slowly()
     node.server.operations.hold = Hold(Operation.DELETE, "it is being deleted")
     await node.over()
     assert (node.left(), node.panel.bodies) == ([], [FAILED])
@@ -422,10 +411,8 @@ async def test_an_uploaded_archive_goes_with_its_report_though_another_part_stay
     assert node.left() == [stays]
 
 
-async def test_a_stopped_node_leaves_the_report_to_the_next(make_node: Make) -> None:
-    node = make_node(write_limit=1)
-    (node.home / "a").write_bytes(os.urandom(100_000))
-    await node.begin()
+async def test_a_stopped_node_leaves_the_report_to_the_next(node: BackupNode) -> None:
+    await node.begin_slowly()
     node.made.stop()
     await node.over()
     assert (node.left(), node.panel.calls, node.records()) == ([], [], [BACKUP])

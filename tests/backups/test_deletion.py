@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from tests.backups.conftest import Make
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.logged_errors import Logged
+from tests.support.present import present
 from tests.support.reactor import until
 from wingsd.backups.at_rest import DroppedBackups
 from wingsd.backups.store import StoredBackup
@@ -42,21 +43,17 @@ async def test_a_backup_of_wings_is_deleted_like_ones_own(node: BackupNode) -> N
 
 
 @pytest.mark.promise("deletion-cancels-a-backup")
-async def test_a_backup_that_is_being_made_is_cancelled(make_node: Make) -> None:
-    node = make_node(write_limit=1)
-    (node.home / "a").write_bytes(os.urandom(100_000))
-    await node.begin()
+async def test_a_backup_that_is_being_made_is_cancelled(node: BackupNode) -> None:
+    await node.begin_slowly()
     with pytest.raises(BackupMissing):
         await node.made.delete(STRANGER, BACKUP)
     await node.made.delete(SERVER, BACKUP)
     assert (node.left(), dict(node.made.making)) == ([], {})
 
 
-async def test_the_server_of_a_backup_is_known_without_being_named(make_node: Make) -> None:
-    node = make_node(write_limit=4096)
+async def test_the_server_of_a_backup_is_known_without_being_named(node: BackupNode) -> None:
     await node.make(OTHER)
-    (node.home / "a").write_bytes(os.urandom(100_000))
-    await node.begin()
+    await node.begin_slowly()
     for backup in (BACKUP, OTHER):
         assert await node.made.owner("", backup) == SERVER
     await node.made.cancel(BACKUP)
@@ -68,8 +65,7 @@ async def test_the_server_of_a_backup_is_known_without_being_named(make_node: Ma
 @pytest.mark.promise("deletion-cancels-a-backup")
 async def test_a_download_of_a_deleted_backup_goes_on(node: BackupNode) -> None:
     await node.make()
-    opened = node.store.open(SERVER, BACKUP)
-    assert opened is not None
+    opened = present(node.store.open(SERVER, BACKUP))
     await node.made.delete(SERVER, BACKUP)
     with opened[1] as file:
         assert len(file.read(1 << 20)) == opened[0].size

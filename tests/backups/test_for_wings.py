@@ -14,15 +14,16 @@ from twisted.internet.defer import DeferredLock
 from tests.archive.test_regular_files import contents
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.support.go import GoRestoreFailed, restore_as_go
+from tests.support.present import present
 from tests.support.reactor import until
 from wingsd.backups.at_rest import BackupRewrites, Rewrite, rewrite_archive
-from wingsd.backups.store import StoredBackup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BackupMissing, BackupNotForWings, ServerBusy
 from wingsd.files.guard import Progress
 from wingsd.servers.operations import Operation
 
 pytestmark = pytest.mark.promise("backups-suit-the-destination")
+Make = Callable[..., BackupNode]
 
 
 class _Servers:
@@ -45,28 +46,24 @@ async def rewritten(node: BackupNode, backup: str = BACKUP) -> Rewrite:
     return rewrite
 
 
-def stored(node: BackupNode, backup: str = BACKUP) -> StoredBackup:
-    found = node.store.find("", backup)
-    assert found is not None
-    return found
+def archive_of(node: BackupNode) -> Path:
+    return Path(node.store.path(node.stored().place))
 
 
 def is_whole(node: BackupNode) -> bool:
     """Return whether the archive in its place is the one of its catalogue."""
-    found = stored(node)
-    data = Path(node.store.path(found.place)).read_bytes()
-    assert found.catalogue is not None
+    found, data = node.catalogue(), archive_of(node).read_bytes()
     sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     return (
-        found.catalogue.bytes,
-        found.catalogue.sha256,
-        found.catalogue.checksum,
+        found.bytes,
+        found.sha256,
+        found.checksum,
     ) == (len(data), hashlib.sha256(data).hexdigest(), sha1)
 
 
 def restored(node: BackupNode, at: Path) -> Path:
     at.mkdir()
-    restore_as_go(Path(node.store.path(stored(node).place)), at)
+    restore_as_go(archive_of(node), at)
     return at
 
 
@@ -77,13 +74,11 @@ def fill(node: BackupNode) -> None:
     (node.home / "link").symlink_to("a")
 
 
-async def test_wings_restores_a_backup_that_was_rewritten(
-    make_node: Callable[..., BackupNode], tmp_path: Path
-) -> None:
+async def test_wings_restores_a_backup_that_was_rewritten(make_node: Make, tmp_path: Path) -> None:
     node = make_node(PELICAN)
     fill(node)
     await node.make()
-    before = stored(node)
+    before = node.stored()
     with pytest.raises(GoRestoreFailed):
         restored(node, tmp_path / "before")
     rewrite = await rewritten(node)
@@ -92,7 +87,7 @@ async def test_wings_restores_a_backup_that_was_rewritten(
         "1 hard link as whole copies (293.0 KiB more), without 1 symlink, 1 empty directory"
     )
     assert contents(restored(node, tmp_path / "after")) == contents(node.home)
-    after = stored(node)
+    after = node.stored()
     assert (after.place, after.server, after.size) == (before.place, SERVER, rewrite.size)
     assert after.modified == pytest.approx(before.modified, abs=1e-3)
     assert is_whole(node)
@@ -103,10 +98,10 @@ async def test_a_second_time_nothing_is_written(node: BackupNode) -> None:
     fill(node)
     await node.make()
     await rewritten(node)
-    inode = os.stat(node.store.path(stored(node).place)).st_ino
+    inode = archive_of(node).stat().st_ino
     rewrite = await rewritten(node)
-    assert (rewrite.is_unchanged, rewrite.error, rewrite.size) == (True, None, stored(node).size)
-    assert os.stat(node.store.path(stored(node).place)).st_ino == inode
+    assert (rewrite.is_unchanged, rewrite.error, rewrite.size) == (True, None, node.stored().size)
+    assert archive_of(node).stat().st_ino == inode
 
 
 async def test_one_without_a_catalogue_gets_none(node: BackupNode, tmp_path: Path) -> None:
@@ -149,7 +144,7 @@ async def test_meanwhile_no_transfer_or_restore_may_take_the_server(node: Backup
 
 
 async def test_what_cannot_be_rewritten_is_refused(
-    make_node: Callable[..., BackupNode],
+    make_node: Make,
 ) -> None:
     node = make_node()
     with pytest.raises(BackupMissing):
@@ -172,7 +167,7 @@ async def test_what_cannot_be_rewritten_is_refused(
 async def test_a_damaged_one_stays(node: BackupNode, place: int) -> None:
     fill(node)
     await node.make()
-    path = Path(node.store.path(stored(node).place))
+    path = archive_of(node)
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
@@ -188,7 +183,7 @@ async def test_one_that_is_deleted_meanwhile_does_not_come_back(
 ) -> None:
     fill(node)
     await node.make()
-    found = stored(node)
+    found = node.stored()
     replace = node.store.replace
 
     def deleted_first(*arguments: Any) -> bool:
@@ -201,9 +196,7 @@ async def test_one_that_is_deleted_meanwhile_does_not_come_back(
     assert node.left() == []
 
 
-async def test_a_full_disk_leaves_the_old_one(
-    make_node: Callable[..., BackupNode], tmp_path: Path
-) -> None:
+async def test_a_full_disk_leaves_the_old_one(make_node: Make, tmp_path: Path) -> None:
     node = make_node()
     fill(node)
     await node.make()
@@ -248,21 +241,17 @@ class MortalDisk:
         return mortal
 
 
-@pytest.mark.promise("backups-suit-the-destination")
 async def test_after_a_kill_at_any_moment_there_is_one_whole_archive(
-    make_node: Callable[..., BackupNode], tmp_path: Path
+    make_node: Make, tmp_path: Path
 ) -> None:
     node = make_node(PELICAN)
     fill(node)
     await node.make()
-    found = stored(node)
-    path = Path(node.store.path(found.place))
-    old, catalogue = path.read_bytes(), found.catalogue
-    assert catalogue is not None
+    found, path = node.stored(), archive_of(node)
+    old, catalogue = path.read_bytes(), node.catalogue()
     outcomes = []
     for count in range(100):
-        opened = node.store.open(SERVER, BACKUP)
-        assert opened is not None
+        opened = present(node.store.open(SERVER, BACKUP))
         with pytest.MonkeyPatch.context() as patch:
             disk = MortalDisk(patch, count)
             try:

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import attrs
 import pytest
 
+from tests.support.present import present
 from tests.support.sample_server import sha256
 from wingsd.backups import received as incomingfile
 from wingsd.backups.received import ReceivedBackups
@@ -277,8 +278,7 @@ def test_published_backups_have_catalogues_of_what_was_received(
     found = {each.uuid: each for each in BackupStore(str(directory), PELICAN).all(SERVER)}
     assert set(found) == {ONE.uuid, TWO.uuid}
     for uuid, data in ((ONE.uuid, b"one"), (TWO.uuid, b"two")):
-        catalogue = found[uuid].catalogue
-        assert catalogue is not None
+        catalogue = present(found[uuid].catalogue)
         assert (catalogue.server, catalogue.sha256) == (SERVER, sha256(data))
         assert (catalogue.bytes, catalogue.checksum, catalogue.files) == (3, "", None)
 
@@ -291,8 +291,7 @@ def test_a_catalogue_that_is_there_stays(backups: ReceivedBackups, directory: Pa
         backups.publish(SERVER)
         shared = BackupStore(str(directory), PELICAN)
         (found,) = (each for each in shared.all(SERVER) if each.uuid == ONE.uuid)
-        catalogue = found.catalogue
-        assert catalogue is not None
+        catalogue = present(found.catalogue)
         if catalogue.files is None:
             shared.write_catalogue(found.place, attrs.evolve(catalogue, files=7))
     assert catalogue is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 import trustme
@@ -336,14 +337,29 @@ async def put_by_tls(store: PartStore, tls: Certificate) -> S3Store:
     return other
 
 
-async def test_a_store_is_trusted_by_the_systems_authorities(
-    store: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """An authority that the system trusts."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    other = await put_by_tls(store, Certificate(authority, "127.0.0.1"))
-    assert other.object("up") == DATA
+    return authority
+
+
+@pytest_twisted.async_yield_fixture
+async def other() -> AsyncIterator[S3Store]:
+    """A store without TLS."""
+    other = S3Store(reactor)
+    other.listen()
+    yield other
+    await other.close()
+
+
+async def test_a_store_is_trusted_by_the_systems_authorities(
+    store: PartStore, authority: trustme.CA
+) -> None:
+    stored = await put_by_tls(store, Certificate(authority, "127.0.0.1"))
+    assert stored.object("up") == DATA
 
 
 async def test_a_store_of_an_unknown_authority_gets_nothing(store: PartStore) -> None:
@@ -352,22 +368,16 @@ async def test_a_store_of_an_unknown_authority_gets_nothing(store: PartStore) ->
 
 
 async def test_a_store_with_the_certificate_of_another_name_gets_nothing(
-    store: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: PartStore, authority: trustme.CA
 ) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with pytest.raises(BackupUploadFailed, match="is for another name"):
         await put_by_tls(store, Certificate(authority, "store.example"))
 
 
 @pytest.mark.promise("tls-is-modern")
 async def test_a_store_with_cbc_suites_alone_gets_nothing(
-    store: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: PartStore, authority: trustme.CA
 ) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     certificate = Certificate(authority, "127.0.0.1")
     certificate.getContext().set_options(SSL.OP_NO_TLSv1_3)
     certificate.getContext().set_cipher_list(b"ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES128-SHA")
@@ -382,29 +392,21 @@ async def test_a_store_that_does_not_listen_may_listen_later(store: PartStore) -
         await store.put(f"http://127.0.0.1:{port}/?uploadId=up", WHOLE)
 
 
-async def test_what_does_not_speak_http_is_no_store(store: PartStore) -> None:
-    other = S3Store(reactor)
-    other.listen()
-    try:
-        with pytest.raises(PartNotSent, match="no TLS"):
-            await store.put(other.sign("up", [1])[0].replace("http:", "https:"), WHOLE)
-    finally:
-        await other.close()
+async def test_what_does_not_speak_http_is_no_store(store: PartStore, other: S3Store) -> None:
+    with pytest.raises(PartNotSent, match="no TLS"):
+        await store.put(other.sign("up", [1])[0].replace("http:", "https:"), WHOLE)
 
 
-async def test_an_archive_that_has_become_shorter_is_not_sent(store: PartStore) -> None:
-    other = S3Store(reactor)
-    other.listen()
-    try:
-        with pytest.raises(StorageError, match="shorter"):
-            await store.put(other.sign("up", [1])[0], Range(1, 0, 2 * len(DATA)))
-        assert other.parts == {}
-    finally:
-        await other.close()
+async def test_an_archive_that_has_become_shorter_is_not_sent(
+    store: PartStore, other: S3Store
+) -> None:
+    with pytest.raises(StorageError, match="shorter"):
+        await store.put(other.sign("up", [1])[0], Range(1, 0, 2 * len(DATA)))
+    assert other.parts == {}
 
 
 async def test_of_a_part_that_is_not_taken_little_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: PartStore, other: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size, read = 256 << 20, []
 
@@ -414,20 +416,11 @@ async def test_of_a_part_that_is_not_taken_little_is_read(
 
     pread = os.pread
     monkeypatch.setattr(os, "pread", counting)
-    disk = Workers(reactor, "disk", 1)
-    disk.start()
-    other = S3Store(reactor)
-    other.listen()
     other.behave(Stall())
-    try:
-        with (tmp_path / "backup").open("wb+") as file:
-            file.truncate(size)
-            store = PartStore(reactor, disk, file.fileno(), "application/gzip", stall_limit=1)
-            with pytest.raises(PartNotSent, match="nothing moved on"):
-                await store.put(other.sign("up", [1])[0], Range(1, 0, size))
-    finally:
-        await other.close()
-        disk.stop()
+    os.truncate(tmp_path / "backup", size)
+    store = attrs.evolve(store, stall_limit=1)
+    with pytest.raises(PartNotSent, match="nothing moved on"):
+        await store.put(other.sign("up", [1])[0], Range(1, 0, size))
     # What the kernel keeps for both ends of the connection, and a piece.
     assert 0 < max(read) < 16 << 20
 

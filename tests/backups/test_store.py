@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.backups.test_catalogue import BACKUP, MADE, SERVER
 from tests.support.logged_errors import Logged
+from tests.support.present import present
 from wingsd.backups.catalogue import CatalogueFiles, catalogue_name
 from wingsd.backups.store import (
     SUFFIXES,
@@ -81,8 +82,7 @@ def test_a_backup_is_found_by_its_server_alone_where_something_tells_whose_it_is
 
 def test_an_opened_backup_has_what_was_stored(store: BackupStore) -> None:
     put(store, FLAT, SERVER)
-    opened = store.open(SERVER, BACKUP)
-    assert opened is not None
+    opened = present(store.open(SERVER, BACKUP))
     found, file = opened
     with file:
         assert file.read(100) == b"archive"
@@ -112,8 +112,7 @@ def test_all_are_listed_with_those_that_wings_has_made(store: BackupStore) -> No
 @pytest.mark.parametrize("place", [FLAT, BY_SERVER])
 def test_a_removed_backup_leaves_nothing(store: BackupStore, place: str) -> None:
     put(store, place, SERVER)
-    found = store.find(SERVER, BACKUP)
-    assert found is not None
+    found = present(store.find(SERVER, BACKUP))
     store.remove(found)
     store.remove(found)
     assert list(Path(store.directory).rglob("*")) == []
@@ -122,8 +121,7 @@ def test_a_removed_backup_leaves_nothing(store: BackupStore, place: str) -> None
 def test_the_directory_of_a_server_stays_while_something_is_in_it(store: BackupStore) -> None:
     put(store, BY_SERVER)
     put(store, f"{SERVER}/{OTHER}.tar.gz")
-    found = store.find(SERVER, BACKUP)
-    assert found is not None
+    found = present(store.find(SERVER, BACKUP))
     store.remove(found)
     assert [each.uuid for each in store.all()] == [OTHER]
 
@@ -143,8 +141,7 @@ def test_a_part_gets_its_place_with_its_catalogue(store: BackupStore, place: str
     path.parent.mkdir(exist_ok=True)
     path.with_name(part_name(place)).write_bytes(b"archive")
     store.put_into_place(place, MADE)
-    found = store.find(SERVER, BACKUP)
-    assert found is not None
+    found = present(store.find(SERVER, BACKUP))
     assert (found.catalogue, path.read_bytes()) == (MADE, b"archive")
     assert not path.with_name(part_name(place)).exists()
 
@@ -218,8 +215,7 @@ def left(directory: Path) -> list[str]:
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
 def test_a_complete_archive_is_found_again(tmp_path: Path, family: str) -> None:
     record = part_in(tmp_path, family)
-    made = BackupStore(str(tmp_path), family).made_before(record.place, BACKUP)
-    assert made is not None
+    made = present(BackupStore(str(tmp_path), family).made_before(record.place, BACKUP))
     assert Path(made.path).read_bytes() == b"archive"
     assert (made.place, made.catalogue.backup) == (record.place, BACKUP)
 

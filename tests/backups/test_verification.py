@@ -17,6 +17,7 @@ from tests.archive.hostile.streams import bomb
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.backups.test_catalogue import MADE
 from tests.support.logged_errors import Logged
+from tests.support.present import present
 from tests.support.reactor import until
 from tests.support.sample_server import archive
 from wingsd.backups.at_rest import BackupChecks, VerifiedBackup, verified_catalogue, verify_archive
@@ -42,8 +43,7 @@ def verified(
         sha256 = hashlib.sha256(made).hexdigest()
         catalogue = attrs.evolve(MADE, archive=place, bytes=len(made), sha256=sha256)
         store.write_catalogue(place, catalogue)
-    opened = store.open(SERVER, BACKUP)
-    assert opened is not None
+    opened = present(store.open(SERVER, BACKUP))
     with opened[1] as file:
         return verify_archive(opened[0], file, Progress())
 
@@ -114,8 +114,7 @@ def test_it_is_cancelled(tmp_path: Path) -> None:
     (tmp_path / PLACE).write_bytes(GOOD)
     progress = Progress()
     progress.cancel()
-    opened = store.open(SERVER, BACKUP)
-    assert opened is not None
+    opened = present(store.open(SERVER, BACKUP))
     with opened[1] as file, pytest.raises(FileWorkCancelled):
         verify_archive(opened[0], file, progress)
 
@@ -123,12 +122,9 @@ def test_it_is_cancelled(tmp_path: Path) -> None:
 def test_the_catalogue_notes_the_result(tmp_path: Path) -> None:
     store = BackupStore(str(tmp_path), PTERODACTYL)
     verified(tmp_path, GOOD, GOOD)
-    found = store.find(SERVER, BACKUP)
-    assert found is not None
-    good = verified_catalogue(found, VerifiedBackup(3, "ab" * 32, 1))
-    bad = verified_catalogue(found, VerifiedBackup(3, "ab" * 32, 1, "it is cut"))
-    assert good is not None
-    assert bad is not None
+    found = present(store.find(SERVER, BACKUP))
+    good = present(verified_catalogue(found, VerifiedBackup(3, "ab" * 32, 1)))
+    bad = present(verified_catalogue(found, VerifiedBackup(3, "ab" * 32, 1, "it is cut")))
     assert (good.state, good.fault) == (COMPLETE, "")
     assert (bad.state, bad.fault) == (DAMAGED, "it is cut")
     assert good.checked > 0
@@ -137,16 +133,13 @@ def test_the_catalogue_notes_the_result(tmp_path: Path) -> None:
 def test_a_backup_without_catalogue_gets_one_where_its_server_is_known(tmp_path: Path) -> None:
     store = BackupStore(str(tmp_path), PTERODACTYL)
     (tmp_path / PLACE).write_bytes(GOOD)
-    flat = store.find(SERVER, BACKUP)
+    flat = present(store.find(SERVER, BACKUP))
     (tmp_path / SERVER).mkdir()
     (tmp_path / PLACE).rename(tmp_path / SERVER / PLACE)
-    known = store.find(SERVER, BACKUP)
-    assert flat is not None
-    assert known is not None
+    known = present(store.find(SERVER, BACKUP))
     result = VerifiedBackup(len(GOOD), "ab" * 32, 2)
     assert verified_catalogue(flat, result) is None
-    made = verified_catalogue(known, result)
-    assert made is not None
+    made = present(verified_catalogue(known, result))
     assert (made.server, made.files, made.checksum) == (SERVER, 2, "")
     assert verified_catalogue(known, VerifiedBackup(1, "ab" * 32, None, "damaged")) is None
 
@@ -176,12 +169,6 @@ def damage(node: BackupNode) -> None:
     path.write_bytes(data)
 
 
-def stored(node: BackupNode, backup: str = BACKUP) -> StoredBackup:
-    found = node.store.find(SERVER, backup)
-    assert found is not None
-    return found
-
-
 @pytest.mark.promise("damaged-backup-is-found")
 async def test_a_whole_backup_is_noted_as_checked(node: BackupNode, checks_of: MakeChecks) -> None:
     await node.make()
@@ -191,8 +178,7 @@ async def test_a_whole_backup_is_noted_as_checked(node: BackupNode, checks_of: M
     await until(lambda: check.result is not None)
     assert check.result is not None
     assert (check.result.fault, check.result.files) == ("", 0)
-    catalogue = stored(node).catalogue
-    assert catalogue is not None
+    catalogue = node.catalogue()
     assert (catalogue.state, catalogue.checked > 0) == (COMPLETE, True)
     assert checks.last(BACKUP) is check
     assert (checks.count, list(checks.damaged)) == (1, [])
@@ -209,8 +195,7 @@ async def test_a_damaged_one_is_named_and_counted(
     await until(lambda: checks.count == 1)
     assert check.result is not None
     assert check.result.fault
-    catalogue = stored(node).catalogue
-    assert catalogue is not None
+    catalogue = node.catalogue()
     assert (catalogue.state, catalogue.fault) == (DAMAGED, check.result.fault)
     assert list(checks.damaged) == [BACKUP]
     assert (node.backups / f"{BACKUP}.tar.gz").exists()
@@ -232,15 +217,14 @@ async def test_backups_that_are_due_are_checked_by_themselves(
     await node.make()
     await node.make(OTHER)
     damage(node)
-    made = stored(node, OTHER)
-    assert made.catalogue is not None
-    fresh = attrs.evolve(made.catalogue, checked=time.time() + 5 * DAY)
+    made = node.stored(OTHER)
+    fresh = attrs.evolve(present(made.catalogue), checked=time.time() + 5 * DAY)
     node.store.write_catalogue(made.place, fresh)
     checks = checks_of(7, lambda: time.time() + 8 * DAY)
     checks.start()
     await until(lambda: checks.count == 1)
     await until(lambda: list(checks.damaged) == [BACKUP])
-    assert stored(node, OTHER).catalogue == fresh
+    assert node.stored(OTHER).catalogue == fresh
     checks.stop()
     later = checks_of(7, lambda: time.time() + 9 * DAY)
     later.start()
@@ -267,9 +251,8 @@ async def test_one_that_cannot_be_checked_does_not_keep_the_others_from_it(
 ) -> None:
     for backup in (BACKUP, OTHER):
         await node.make(backup)
-        found = stored(node, backup)
-        assert found.catalogue is not None
-        long_ago = attrs.evolve(found.catalogue, made=time.time() - 8 * DAY)
+        found = node.stored(backup)
+        long_ago = attrs.evolve(present(found.catalogue), made=time.time() - 8 * DAY)
         node.store.write_catalogue(found.place, long_ago)
     tries: list[str] = []
     opened = node.store.open

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.docker.containers import NODE, SERVER, UUID, body, environment, host, node
+from tests.support.present import present
 from wingsd.config import (
     Config,
     Interfaces,
@@ -350,8 +351,7 @@ def test_the_main_network_follows_the_configuration() -> None:
         bridge_name="wings1",
         interfaces=Interfaces(v6=IPv6(subnet="", gateway="")),
     )
-    spec = network_spec(config, Settings("uuid"))
-    assert spec is not None
+    spec = present(network_spec(config, Settings("uuid")))
     assert spec.body is not None
     assert spec.body["Internal"]
     assert not spec.body["EnableIPv6"]

@@ -20,6 +20,7 @@ from twisted.internet.task import Clock
 from tests.docker.watcher import Notes
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import Logged
+from tests.support.present import present
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine
 from wingsd.docker.process import (
@@ -236,9 +237,7 @@ def changed(section: str, **fields: Any) -> dict[str, Any]:
 
 
 def used(sample: dict[str, Any]) -> ContainerUsage:
-    found = usage(sample, STARTED)
-    assert found is not None
-    return found
+    return present(usage(sample, STARTED))
 
 
 def test_the_figures_of_a_sample() -> None:

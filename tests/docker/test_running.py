@@ -22,6 +22,7 @@ from zope.interface import implementer
 from tests.docker.relay import Relay
 from tests.docker.watcher import Notes
 from tests.support.docker_engine import Engine
+from tests.support.present import present
 from tests.support.reactor import reactor
 from wingsd.config import Config
 from wingsd.docker import async_engine
@@ -177,8 +178,7 @@ async def test_what_runs_already_is_adopted(node: EngineNode) -> None:
     first.detach()
 
     after = Notes()
-    running = await node.environment.adopt(server.uuid, after)
-    assert running is not None
+    running = present(await node.environment.adopt(server.uuid, after))
     await running.command("after")
     await after.seen(b"got after")
     await after.measured()

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
 from tests.support.logged_errors import Logged
+from tests.support.present import present
 from wingsd.config import StoragePool
 from wingsd.errors import (
     Conflict,
@@ -481,8 +482,7 @@ def test_a_deletion_moves_the_files_first(directories: ServerDirectories, data: 
     directories.make(UUID)
     (data / UUID / "world").mkdir()
     (data / UUID / "world" / "region").write_bytes(b"x")
-    apart = directories.set_aside(UUID)
-    assert apart is not None
+    apart = present(directories.set_aside(UUID))
     assert not (data / UUID).exists()
     directories.make(UUID)
     assert directories.unfinished() == [apart]
@@ -499,8 +499,7 @@ def test_what_is_deleted_may_be_of_any_depth(directories: ServerDirectories, dat
         (data / "outer").mkdir()
         (data / UUID).rename(data / "outer" / "inner")
         (data / "outer").rename(data / UUID)
-    apart = directories.set_aside(UUID)
-    assert apart is not None
+    apart = present(directories.set_aside(UUID))
     directories.delete(apart)
     assert os.listdir(data) == []
 
@@ -520,8 +519,7 @@ def test_symlinks_go_and_what_they_point_to_stays(
     (data / UUID / "link").symlink_to(precious)
     (data / OTHER).symlink_to(precious)
     for uuid in (UUID, OTHER):
-        apart = directories.set_aside(uuid)
-        assert apart is not None
+        apart = present(directories.set_aside(uuid))
         directories.delete(apart)
     assert os.listdir(data) == []
     assert (precious / "file").exists()

@@ -89,6 +89,9 @@ PAX = [
     refused("a record without an end", raw_pax(b"9 path=gh"), MALFORMED),
     refused("a record without a key", raw_pax(b"5 =g\n"), MALFORMED),
     refused("a record without a value", raw_pax(b"7 path\n"), MALFORMED),
+    refused("a length that begins with a blank", raw_pax(b" 6 a=\n"), MALFORMED),
+    refused("something that is no record", raw_pax(b"x"), MALFORMED),
+    refused("something after the last record", raw_pax(b"6 a=b\nx"), MALFORMED),
     refused("a length of a thousand digits", raw_pax(b"0" * 1000 + b"9 path=g\n"), MALFORMED),
     refused(
         "a header that says more than it has",
@@ -150,6 +153,17 @@ SPARSE = [
     refused("half a sparse segment", sparse(b"9", b"0,4,5", b"abcd"), "without a length"),
     refused("a negative sparse offset", sparse(b"9", b"-1,4", b"abcd"), "a number in its pax"),
     refused("a sparse map of letters", sparse(b"9", b"a,b", b"abcd"), "a number in its pax"),
+    refused("data at the largest offset", sparse(b"9", b"0,1," + LARGEST + b",1"), "does not fit"),
+    refused("data at an offset of twenty digits", sparse(b"9", b"%d,1" % 10**20), "a number in"),
+    refused("a sparse map of nothing", sparse(b"9", b"", b"abcd"), "does not fit"),
+    refused(
+        "a sparse file without a size",
+        pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")) + file(b"f", padded(b"0\n")),
+        "a number in its pax",
+    ),
+    refused(
+        "a sparse map of fewer than it says", sparse_in_data(padded(b"3\n1\n1\n")), "does not end"
+    ),
     refused(
         "a sparse map that does not end", sparse_in_data(b"5\n" + b"1" * 2000), "does not end"
     ),

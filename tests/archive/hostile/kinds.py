@@ -118,6 +118,8 @@ SPECIAL = [
         {},
         '"../label" is left out: it is a volume label',
     ),
+    taken("a file of before ustar", member(b"f", b"x", typeflag=b"\0") + END, {b"f": b"x"}),
+    refused("a continued file", member(b"f", b"x", typeflag=b"N") + END, "unknown type"),
     taken("a contiguous file", member(b"f", b"x", typeflag=b"7") + END, {b"f": b"x"}),
     taken("a directory by its slash", member(b"d/") + END, {b"d": None}),
     taken(

@@ -110,6 +110,7 @@ ENDINGS = [
         member(b"f", b"x") + ZERO + file(b"g"),
         "a block of zeros is followed by",
     ),
+    refused("a part of a second block of zeros", member(b"f", b"x") + ZERO + bytes(9), SHORT),
     refused("no end", member(b"f", b"evil"), SHORT),
     refused("cut in a header", PLAIN[:300], UNKNOWN + "|" + SHORT),
     refused("cut in the data", member(b"f", b"x" * 2000)[:1500], SHORT),
