@@ -68,18 +68,18 @@ SEED_TRIES = 8
 #: The destination's line about a transfer that goes on with a copy.
 ADOPTED = "of it are here, from an earlier transfer"
 
-#: Requests to the source, sent once, whether it answers or not.
-_REQUESTS: dict[str, tuple[str, str, Any]] = {
-    "stop": ("POST", f"/api/servers/{UUID}/power", {"action": "stop"}),
-    "restart": ("POST", f"/api/servers/{UUID}/power", {"action": "restart"}),
-    "kill": ("POST", f"/api/servers/{UUID}/power", {"action": "kill"}),
-    "cancel": ("DELETE", f"/api/servers/{UUID}/transfer", None),
+#: Requests to a node, sent once, whether it answers or not.
+_REQUESTS: dict[str, tuple[str, str, str, Any]] = {
+    **{
+        act: ("source", "POST", f"/api/servers/{UUID}/power", {"action": act})
+        for act in ("stop", "restart", "kill")
+    },
+    "cancel": ("source", "DELETE", f"/api/servers/{UUID}/transfer", None),
+    "refuse": ("destination", "DELETE", f"/api/transfers/{UUID}", None),
 }
-#: The same to the destination.
-_THERE = {"refuse": ("DELETE", f"/api/transfers/{UUID}", None)}
 #: After these acts the server runs as before.
 RUNS_AFTER = ("", "cancel", "refuse")
-ACTS = (*_REQUESTS, *_THERE, "crash", "suspend", "delete")
+ACTS = (*_REQUESTS, "crash", "suspend", "delete")
 #: Seconds until a node is asked again that has died, or is busy.
 ASKED_AGAIN = 0.05
 
@@ -96,19 +96,18 @@ class LiveActs:
         self._panel = panel
         self._wrong = wrong
 
-    def do(self, act: str, source: Machine, destination: Machine) -> None:
+    def do(self, act: str, roles: Roles) -> None:
         """Do something with the server, or nothing."""
         if act == "crash":
-            for program in [*source.engine.running.values()]:
+            for program in [*roles["source"].engine.running.values()]:
                 program.end(1)
         elif act == "suspend":
             self.begin(self.suspend(suspended=True))
         elif act == "delete":
             self.begin(self._delete())
-        elif act in _THERE:
-            self.begin(self._ask(destination, *_THERE[act]), needs_answer=False)
         elif act:
-            self.begin(self._ask(source, *_REQUESTS[act]), needs_answer=False)
+            role, *request = _REQUESTS[act]
+            self.begin(self._ask(roles[role], *request), needs_answer=False)
 
     async def suspend(self, *, suspended: bool) -> None:
         """Suspend the server, or let it be used again; return when its node has heard of that."""
@@ -424,7 +423,7 @@ class LiveFaults(Campaign):
         plans = self._prepare(roles, deaths=deaths)
         act = self.rng.choice([*ACTS]) if deaths and self.rng.random() < ACTING else ""
         at = self.rng.randint(1, self._points["source"].total())
-        source.after(at if act else 0, partial(self.acts.do, act, source, destination))
+        source.after(at if act else 0, partial(self.acts.do, act, roles))
         await self.acts.transfer(destination)
         runs = act in RUNS_AFTER
         await self._until(lambda: self._unsettled_but(seed, runs=runs))

@@ -13,17 +13,16 @@ import os
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
-from twisted.internet._resolver import HostResolution
-from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, execute
-from twisted.internet.interfaces import IHostnameResolver
+from twisted.internet._resolver import SimpleResolverComplexifier
+from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.interfaces import IResolverSimple
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -107,8 +106,8 @@ class Life:
         self.death: Death | None = None
         self.counts: Counter[str] = Counter()
         self.last: deque[str] = deque(maxlen=SHOWN)
-        #: How many threads work for it, and how much it has given to threads that is not done.
-        self.working = self.waiting = 0
+        #: How much it has given to threads that is not done.
+        self.waiting = 0
         #: How often it was called.
         self.calls = 0
         self._died = died
@@ -180,17 +179,11 @@ class Life:
     def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function of the daemon in a thread. Raises `Died`."""
         name = getattr(function, "__qualname__", type(function).__name__)
-        with self._lock:
-            self.working += 1
-        try:
-            with _within(self):
-                self.point("thread", f"begin {name}")
-                result = function(*args, **kwargs)
-                self.point("thread", f"end {name}")
-                return result
-        finally:
-            with self._lock:
-                self.working -= 1
+        with _within(self):
+            self.point("thread", f"begin {name}")
+            result = function(*args, **kwargs)
+            self.point("thread", f"end {name}")
+            return result
 
 
 @contextmanager
@@ -236,7 +229,7 @@ class MortalReactor:
         self._clock = clock
         self.ports: list[Any] = []
         self.connections: set[_Connection] = set()
-        self.nameResolver = _Resolver()
+        self.nameResolver = SimpleResolverComplexifier(_Resolver())
         directlyProvides(self, providedBy(reactor))
 
     def __getattr__(self, name: str) -> Any:
@@ -274,26 +267,15 @@ class MortalReactor:
     @property
     def is_quiet(self) -> bool:
         """True if nothing of the daemon is under way any more."""
-        return not self.connections and not self._life.working
+        return not self.connections and not self._life.waiting
 
 
-@implementer(IHostnameResolver)
+@implementer(IResolverSimple)
 class _Resolver:
     """Resolves addresses, at once: threads that are no daemon's are not waited for."""
 
-    def resolveHostName(
-        self,
-        resolutionReceiver: Any,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Any = None,
-        transportSemantics: str = "TCP",
-    ) -> Any:
-        resolution = HostResolution(hostName)
-        resolutionReceiver.resolutionBegan(resolution)
-        resolutionReceiver.addressResolved(IPv4Address("TCP", hostName, portNumber))
-        resolutionReceiver.resolutionComplete()
-        return resolution
+    def getHostByName(self, name: str, timeout: Sequence[int] = ()) -> Deferred[str]:
+        return succeed(name)
 
 
 class _Call:

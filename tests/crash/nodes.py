@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import ClassVar
 
 import attrs
 from twisted.internet.task import deferLater
@@ -56,8 +55,6 @@ def random_step(rng: random.Random, role: str) -> str:
 class Kills(Campaign):
     """Kills of nodes in the course of something, and what must hold afterwards."""
 
-    #: The share of kills after which the same must go well without one; the last always must.
-    succeeding: ClassVar[float] = 1 / 4
     #: Seconds within which everything must have settled.
     settles_within: float = SETTLES_WITHIN
 
@@ -97,7 +94,8 @@ class Kills(Campaign):
     async def trial(self, number: int) -> str:
         self.plan_of_trial = self.kill = kill = self.plan(self.rng)
         await self.strike(kill)
-        if number == self.count or self.rng.random() < self.succeeding:
+        # After some kills, and the last, the same must go well without one.
+        if number == self.count or self.rng.random() < 1 / 4:
             await self.begin(kill.variant)
             await self.settle()
             self.check_success()

@@ -32,7 +32,7 @@ from tests.support.sample_server import UUID, archive
 from tests.support.settings import process_configuration, server_settings
 from tests.support.state import Refused
 from tests.support.upload_client import Unanswered, UploadClient
-from tests.support.upload_forms import Family, calagopus, pelican
+from tests.support.upload_forms import calagopus, pelican
 
 Content = dict[str, bytes]
 
@@ -381,22 +381,6 @@ class Restores(OneNode):
             raise Broken("the next restore does not go well")
 
 
-class _Arrival:
-    """One server on its way, and the files that come with it: the data by the path."""
-
-    LOG = b"installed\n"
-
-    def __init__(self, number: int, family: str) -> None:
-        self.uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"server {number}"))
-        names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"backup {number} {n}")) for n in range(2)]
-        backups = {name: hashlib.shake_128(name.encode()).digest(200_000) for name in names}
-        is_pelican = family == "pelican"
-        self.family: Family = (pelican if is_pelican else calagopus)(self.LOG, backups)
-        prefix = f"{self.uuid}/" if is_pelican else ""
-        self.files = {f"backups/{prefix}{name}.tar.gz": data for name, data in backups.items()}
-        self.files[f"logs/install/{self.uuid}.log"] = self.LOG
-
-
 class Arrivals(OneNode):
     """A server arrives with both backups and the log, by the Panel's word, or nothing of it does.
 
@@ -410,7 +394,7 @@ class Arrivals(OneNode):
     half_at_once = True
     variants = ("pelican", "calagopus")
     role = "destination"
-    PRECIOUS = b"another backup"
+    LOG, PRECIOUS = b"installed\n", b"another backup"
 
     def __init__(self, directory: Path) -> None:
         self._receiver = ReceivingNode(directory)
@@ -418,7 +402,9 @@ class Arrivals(OneNode):
         # It describes a server to a transfer's nodes only, by which they know what is over.
         self.panel.strict = True
         self._precious = directory / "backups" / "precious.tar.gz"
-        self._arrival = _Arrival(0, "")
+        #: The server on its way, and the files that come with it: the data by the path.
+        self._server = ""
+        self._files: Content = {}
         self._sending: Deferred[None] = Deferred()
 
     def prepare(self) -> None:
@@ -429,11 +415,18 @@ class Arrivals(OneNode):
     async def begin(self, variant: str = "") -> None:
         """Begin to send a new server, as a node of the family named `variant` does."""
         self.number += 1
-        arrival = self._arrival = _Arrival(self.number, variant)
-        self._receiver.expect(arrival.uuid)
-        token = self._receiver.token(arrival.uuid)
-        client = UploadClient(self._receiver, archive(), token=token, family=arrival.family)
-        self._sending = Deferred.fromCoroutine(self._send(client, arrival.uuid))
+        number, oid = self.number, uuid.NAMESPACE_OID
+        self._server = server = str(uuid.uuid5(oid, f"server {number}"))
+        names = [str(uuid.uuid5(oid, f"backup {number} {each}")) for each in range(2)]
+        backups = {name: hashlib.shake_128(name.encode()).digest(200_000) for name in names}
+        prefix = f"{server}/" if variant == "pelican" else ""
+        self._files = {f"backups/{prefix}{name}.tar.gz": data for name, data in backups.items()}
+        self._files[f"logs/install/{server}.log"] = self.LOG
+        self._receiver.expect(server)
+        family = (pelican if variant == "pelican" else calagopus)(self.LOG, backups)
+        token = self._receiver.token(server)
+        client = UploadClient(self._receiver, archive(), token=token, family=family)
+        self._sending = Deferred.fromCoroutine(self._send(client, server))
 
     async def _send(self, client: UploadClient, server: str) -> None:
         status = 0
@@ -451,16 +444,16 @@ class Arrivals(OneNode):
         await node.start_loaded()
 
     async def unsettled(self) -> str:
-        if not self._sending.called or self.panel.in_transfer(self._arrival.uuid):
+        if not self._sending.called or self.panel.in_transfer(self._server):
             return "the Panel's transfer does not end"
         areas = (self.node.staging.glob("*"), self._precious.parent.glob(".wingsd-*/*"))
         return self.unfinished([path for area in areas for path in area])
 
     async def check(self) -> None:
         is_here = self._is_here()
-        if (self.node.volumes / self._arrival.uuid).exists() is not is_here:
+        if (self.node.volumes / self._server).exists() is not is_here:
             raise Broken("the server's files are not where the Panel says")
-        for path, data in self._arrival.files.items():
+        for path, data in self._files.items():
             place = self.node.directory / path
             if place.exists() is not is_here:
                 raise Broken(f"{path} {'is lost' if is_here else 'is left over'}")
@@ -474,7 +467,7 @@ class Arrivals(OneNode):
             raise Broken("the next transfer does not go well")
 
     def _is_here(self) -> bool:
-        return self.panel.node_of(self._arrival.uuid) is self.node.node
+        return self.panel.node_of(self._server) is self.node.node
 
 
 class Installations(OneNode):
