@@ -55,10 +55,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def end_by_signal() -> None:
+    """Let SIGTERM end this process as an error does: processes are killed, disks unmounted."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 async def _run(module: Any, kinds: list[str], options: argparse.Namespace) -> None:
     if options.target in BLOCKING:
-        # As after an error: processes are killed, and disks unmounted.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        end_by_signal()
     failed = []
     with closing(module.campaigns(kinds, options)) as campaigns:
         for name, campaign in campaigns:
@@ -92,8 +96,8 @@ def main() -> None:
     kinds = options.kind or [*module.KINDS]
     parts = module.parts(kinds, options) if hasattr(module, "parts") else []
     if parts:
-        words = [options.target, *kinds]
-        in_processes(", ".join(kinds), words, parts, options.seed, options.at_once)
+        end_by_signal()
+        in_processes(", ".join(kinds), parts, options.seed, options.at_once)
         return
     run_command(partial(_run, module, kinds, options))
 

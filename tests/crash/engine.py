@@ -111,24 +111,28 @@ def place(name: str, *, in_memory: bool = True) -> Iterator[Path]:
         yield Path(made)
 
 
-def in_processes(
-    name: str, words: Sequence[str], counts: Sequence[int], seed: int, at_once: int
-) -> None:
+def in_processes(name: str, counts: Sequence[int], seed: int, at_once: int) -> None:
     """Run parts of a campaign in processes, each with the next seed. Raises `SystemExit`.
 
+    Their command lines are that of this process otherwise; only the first one runs naive rules.
     After a failure no further part begins.
     """
-    command = [sys.executable, "-m", "tests.crash", *words]
+    command = [sys.executable, "-m", "tests.crash", *sys.argv[1:], "--at-once", "1"]
     processes: list[subprocess.Popen[bytes]] = []
-    done = 0
-    for part in range(0, len(counts), at_once):
-        for number in range(part, min(part + at_once, len(counts))):
-            options = ["--count", str(counts[number]), "--seed", str(seed + number)]
-            processes.append(subprocess.Popen([*command, *options]))
-        status = max([abs(process.wait()) for process in processes])
-        if status:
-            raise SystemExit(status)
-        done += sum(counts[part : part + at_once])
-        left = sum(counts) - done
-        goes_on = f"; go on with COUNT={left} SEED={seed + part + at_once}" if left else ""
-        print(f"{name}: held {done} of {sum(counts)}{goes_on}", flush=True)
+    try:
+        for first in range(0, len(counts), at_once):
+            last = min(first + at_once, len(counts))
+            for number in range(first, last):
+                options = ["--count", str(counts[number]), "--seed", str(seed + number)]
+                options += ["--no-naive"] if number else []
+                processes.append(subprocess.Popen([*command, *options]))
+            if status := max(abs(process.wait()) for process in processes):
+                raise SystemExit(status)
+            left = sum(counts[last:])
+            goes_on = f"; go on with COUNT={left} SEED={seed + last}" if left else ""
+            print(f"{name}: held {sum(counts[:last])} of {sum(counts)}{goes_on}", flush=True)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()

@@ -38,7 +38,6 @@ _GETATTR = Struct("<QII")
 _OPEN = Struct("<QII")
 _IO = Struct("<QQIIQII")
 _WRITTEN = Struct("<II")
-_STATFS = Struct("<QQQQQIIII24x")
 
 _TOP, _FILE = 1, 2
 _NAME = b"disk"
@@ -138,14 +137,8 @@ class _Server:
             14: lambda *_: _OPEN.pack(0, _DIRECT_IO, 0),
             15: self._read,
             16: self._write,
-            17: lambda *_: _STATFS.pack(0, 0, 0, 0, 0, 4096, 255, 4096, 0),
-            18: lambda *_: b"",
             20: self._flush,
-            25: lambda *_: b"",
             26: self._init,
-            27: lambda *_: _OPEN.pack(0, 0, 0),
-            29: lambda *_: b"",
-            38: lambda *_: b"",
         }
 
     def serve(self, device: int) -> None:

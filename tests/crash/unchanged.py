@@ -370,10 +370,7 @@ class Trials(Campaign):
         self._naive = naive
         self._files = files
         self._most = most
-        self._file_systems = MeasuredFileSystems()
-        with opened(str(directory)) as fd:
-            self.objection = self._file_systems.measure(fd)
-            assert self.objection == self._file_systems.objection(fd)
+        self.objection = self._measure()
         self._pace = HASTY if self.objection else pace
         self._rounds: Rounds | None = None
         #: Trials, how many of them were with the present files, and moves so far.
@@ -395,6 +392,18 @@ class Trials(Campaign):
         # in a few trials chance may have all directories be scanned
         is_met = self.objection or self.in_directories or self.trials >= _SKIPPED_IN
         return super().is_over and bool(is_met)
+
+    def _measure(self) -> str:
+        """Measure the file system; return why the rule does not hold there."""
+        self._file_systems = MeasuredFileSystems()
+        with opened(str(self._directory.parent)) as fd:
+            objection = self._file_systems.measure(fd)
+        assert objection == self._objection()
+        return objection
+
+    def _objection(self) -> str:
+        with opened(str(self._directory.parent)) as fd:
+            return self._file_systems.objection(fd)
 
     async def trial(self, number: int) -> str:
         if self._rounds is None or self._with_files == _SAME_FILES:
@@ -423,8 +432,12 @@ class Trials(Campaign):
         for path in rounds.differing():
             found = os.lstat(path) if os.path.lexists(path) else "does not exist"
             self.wrong.append(f"trial {self.trials}: {path} {found}")
-        if self._naive is None and (self.wrong or self.found):
+        is_distrusted = self._objection() != self.objection
+        if self._naive is None and (self.wrong or self.found or is_distrusted):
             raise Broken("a decision was wrong")
+        if is_distrusted:  # of a naive rule: with trust again, it may be wrong the next time
+            self._measure()
+            self._with_files = _SAME_FILES
         return self.summary()
 
     def _round(self, *, is_final: bool = False) -> Round:
