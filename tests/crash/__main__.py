@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from contextlib import closing
 from functools import partial
 from importlib import import_module
@@ -68,8 +69,8 @@ async def _run(module: Any, kinds: list[str], options: argparse.Namespace) -> No
         for name, campaign in campaigns:
             try:
                 await campaign.run(options.count, options.seed, partial(_report, name))
-            except AssertionError as error:
-                _report(name, f"BROKEN: {error!r}")
+            except AssertionError:
+                traceback.print_exc()
                 failed.append(name)
     if failed:
         raise SystemExit(f"invariants are broken: {', '.join(failed)}")

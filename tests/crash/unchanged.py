@@ -243,7 +243,7 @@ class Rounds:
     def _sent(self, is_final: bool, read: int = 0) -> Round:
         """Send what was planned; `read` files were read in a pass that broke off."""
         source = self._source
-        #: Whether only what was changed was scanned.
+        # whether only what was changed was scanned
         is_part = source._part is not None
         is_same = is_final and source.walk_again()
         self._move.send()
