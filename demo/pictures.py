@@ -19,7 +19,7 @@ import attrs
 __all__ = ["MoveTimes", "Recording", "terminal", "timeline", "write_pictures"]
 
 #: Characters of a line of the terminal, and lines.
-_COLUMNS, _ROWS = 112, 34
+_COLUMNS, _ROWS = 116, 34
 #: Colours of lines by their mark, a check that holds or not and the view of a browser, and of how
 #: many characters.
 _MARKS = {"+": ("y", 3), "!": ("n", 3), "|": ("v", _COLUMNS)}
