@@ -174,7 +174,7 @@ class LiveSeed:
 
         Raises `Broken`.
         """
-        store = self.source.daemon.node.store
+        store = self.source.daemon.store
         self._began = max((each.id for each in store.transfers()), default=0)
         for _ in range(SEED_TRIES):
             stop_at = time.time() + self._random.uniform(0, DUE_WITHIN) if is_due else None
@@ -188,11 +188,11 @@ class LiveSeed:
         raise Broken("no copy can be begun")
 
     async def _invite(self) -> Invitation:
-        incoming = self.destination.daemon.node.direct_transfers
+        incoming = self.destination.daemon.direct_transfers
         return await incoming.expect(UUID, seconds=3600, follow=True)
 
     async def _send(self, invitation: Invitation, stop_at: float | None) -> None:
-        outgoing = self.source.daemon.node.direct_transfers
+        outgoing = self.source.daemon.direct_transfers
         url, order = self.destination.node.address, SeedOrder(stop_at)
         await outgoing.send(UUID, url, invitation.token, remove=True, seed=order)
 
@@ -232,7 +232,7 @@ class LiveSeed:
         if not self.is_open:
             self._check_ended()
             return ""
-        found = self.source.daemon.node.sender.seeds
+        found = self.source.daemon.sender.seeds
         if not found or not found[0].rounds or found[0].trouble:
             return f"the copy does not follow the server: {found}"
         return ""
@@ -240,7 +240,7 @@ class LiveSeed:
     @property
     def is_open(self) -> bool:
         """True if it has not ended, as its source has recorded."""
-        open_ = self.source.daemon.node.store.unfinished()
+        open_ = self.source.daemon.store.unfinished()
         return any(each.direct and each.id > self._began for each in open_)
 
     @property
@@ -248,7 +248,7 @@ class LiveSeed:
         """True if it follows the server, and nothing else is under way at either node."""
         if self._starting() or not self._seeds or self.unfollowed():
             return False
-        ends = self.source.daemon.node.store, self.destination.daemon.node.store
+        ends = self.source.daemon.store, self.destination.daemon.store
         return [len(store.unfinished()) for store in ends] == [1, 1]
 
     @property
@@ -265,15 +265,15 @@ class LiveSeed:
         """True if it has moved the server, without the Panel, and all of that is over."""
         return (
             not self._starting()
-            and not self.source.daemon.left_open()
-            and not self.destination.daemon.left_open()
+            and not self.source.left_open()
+            and not self.destination.left_open()
             and not self.source.files.exists()
-            and self.destination.daemon.has_server
+            and self.destination.has_server
         )
 
     def _check_ended(self) -> None:
         """Raise `Broken` where it was forgotten: it had followed, and ended by itself."""
-        for entry in self.source.daemon.node.store.transfers():
+        for entry in self.source.daemon.store.transfers():
             if entry.id <= self._began or not entry.direct or entry.outcome is not Outcome.FAILURE:
                 continue
             had_followed = entry.step == SendStep.SEED.name or SendStep.SEED.text in entry.reason
@@ -283,7 +283,7 @@ class LiveSeed:
     @property
     def _seeds(self) -> list[TransferRecord]:
         steps = (SendStep.ASK.name, SendStep.SEED.name)
-        open_ = self.source.daemon.node.store.unfinished()
+        open_ = self.source.daemon.store.unfinished()
         return [each for each in open_ if each.direct and each.step in steps]
 
     def restore(self) -> None:
@@ -379,7 +379,7 @@ class LiveFaults(Campaign):
             name = machine.name
             found.append(f"{name}: {machine.life.counts}, {[*machine.life.last]}")
             try:
-                entries = machine.daemon.node.store.transfers()[-2:]
+                entries = machine.daemon.store.transfers()[-2:]
             except StateDatabaseError as error:  # it may have died at its start
                 found.append(f"{name}: {error}")
             else:
@@ -583,7 +583,7 @@ class LiveFaults(Campaign):
         for machine in self.machines:
             if machine.is_dead or machine.life.is_dead:
                 return f"{machine.name} is being started"
-            if not but_seeds and (left := machine.daemon.left_open()):
+            if not but_seeds and (left := machine.left_open()):
                 return f"{machine.name}: {left}"
         return ""
 
@@ -594,11 +594,11 @@ class LiveFaults(Campaign):
         for other in self.machines if not but_seeds else ():
             if other is not owner and (paths := other.left()):
                 return f"of the server {other.name} still has {paths}"
-            if other is not owner and other.daemon.has_server:
+            if other is not owner and other.has_server:
                 return f"{other.name} still has the server"
         if owner is None:
             return ""
-        return owner.daemon.stuck(runs=runs, suspended=self.panel.settings_of(UUID)["suspended"])
+        return owner.stuck(runs=runs, suspended=self.panel.settings_of(UUID)["suspended"])
 
     def _check(self) -> None:
         wrong = [*self.game.wrong]

@@ -185,66 +185,6 @@ class _Engine(FakeContainers):
         return program
 
 
-class _Daemon:
-    """The daemon as a whole, but for its engine and its messages to systemd."""
-
-    def __init__(self, machine: Machine, life: Life, workers: Workers) -> None:
-        self.mortal = MortalReactor(life, machine.clock)
-        mortal: Any = self.mortal
-        pools: Any = MortalPools(workers, life)
-        engine: Any = MortalEngine(machine.engine, life)
-        endpoint = f"tcp:{PORT}:interface={machine.host}"
-        self._service: Any = build_node(
-            machine.config, endpoint, mortal, pools=pools, containers=engine
-        )
-        self.node: NodeContext = self._service.context
-        vars(self._service)["_log_shortcomings"] = lambda: None
-        self.is_booted = False
-
-    def start(self) -> None:
-        self._service.startService()
-        self._service.booted.addCallback(self._booted)
-
-    def _booted(self, result: object) -> None:
-        self.is_booted = True
-
-    def left_open(self) -> str:
-        """Return what it has begun and not ended, empty for nothing."""
-        if not self.is_booted:
-            return "it does not start"
-        store = self.node.store
-        under_way = {
-            "transfers": [f"{each.direction.value} {each.step}" for each in store.unfinished()],
-            "reports": [each.kind.value for each in store.unsettled()],
-            "starts": [each.server for each in store.arrived_to_start()],
-            "sent": self.node.sender.servers,
-            "received": self.node.receiver.servers,
-        }
-        return ", ".join(f"{what}: {found}" for what, found in under_way.items() if found)
-
-    @property
-    def has_server(self) -> bool:
-        """True if it knows the server."""
-        try:
-            self.node.servers.get(UUID)
-        except ServerNotFound:
-            return False
-        return True
-
-    def stuck(self, *, runs: bool, suspended: bool) -> str:
-        """Return why the server, which is this node's, is not as it should be."""
-        server = self.node.servers.get(UUID)
-        if server.operations.hold is not None:
-            return f"the server is held: {server.operations.hold}"
-        if suspended != server.suspended:
-            return f"the server is {'not ' * suspended}suspended according to the Panel"
-        if suspended and server.state is not PowerState.OFFLINE:
-            return f"the server is suspended, and {server.state.value}"
-        if runs and not suspended and server.state is not PowerState.RUNNING:
-            return f"the server is {server.state.value}"
-        return ""
-
-
 class Machine:
     """A machine with its disk, its engine and its daemon."""
 
@@ -263,8 +203,9 @@ class Machine:
         self.engine = _Engine(machine=self)
         self.node = panel.add_node(f"http://{host}:{PORT}", reachable=True)
         self.deaths = 0
-        self.daemon: _Daemon
+        self.daemon: NodeContext
         self.life: Life
+        self._mortal: MortalReactor
         #: Whether the daemon has died, and the next one is not there yet.
         self.is_dead = False
         #: Whether the machine goes down with the daemon: then the game ends, too.
@@ -275,7 +216,8 @@ class Machine:
         #: How many points are left before something is done, and what.
         self._left, self._act = 0, lambda: None
         self._lock = threading.Lock()
-        self._dead: list[_Daemon] = []
+        #: All of its daemons: what dead ones have begun must not be collected.
+        self._services: list[Any] = []
         transfers = TransfersConfig(
             durable=False,
             answer_grace=60,
@@ -306,19 +248,68 @@ class Machine:
         return self._staging / UUID
 
     def start(self, death: Death | None = None) -> None:
-        """Start a daemon, which dies at a point."""
-        self.is_dead = False
-        if hasattr(self, "daemon"):
-            self._dead.append(self.daemon)
-        self.life = Life(self.name, self._died, self._passed)
-        self.life.plan(death)
-        self.daemon = daemon = _Daemon(self, self.life, self._workers)
-        self.life.run(daemon.start)
+        """Start a daemon, which dies at a point: as a whole, but for its engine."""
+        self.life = life = Life(self.name, self._died, self._passed)
+        life.plan(death)
+        self._mortal = MortalReactor(life, self.clock)
+        mortal: Any = self._mortal
+        pools: Any = MortalPools(self._workers, life)
+        engine: Any = MortalEngine(self.engine, life)
+        endpoint = f"tcp:{PORT}:interface={self.host}"
+        made = build_node(self.config, endpoint, mortal, pools=pools, containers=engine)
+        self._services.append(made)
+        self.daemon = made.context
+        vars(made)["_log_shortcomings"] = lambda: None
+        self.is_dead = self._is_booted = False
+        life.run(self._start, made)
+
+    def _start(self, made: Any) -> None:
+        made.startService()
+        made.booted.addCallback(self._booted)
+
+    def _booted(self, result: object) -> None:
+        self._is_booted = True
+
+    def left_open(self) -> str:
+        """Return what it has begun and not ended, empty for nothing."""
+        if not self._is_booted:
+            return "it does not start"
+        store = self.daemon.store
+        under_way = {
+            "transfers": [f"{each.direction.value} {each.step}" for each in store.unfinished()],
+            "reports": [each.kind.value for each in store.unsettled()],
+            "starts": [each.server for each in store.arrived_to_start()],
+            "sent": self.daemon.sender.servers,
+            "received": self.daemon.receiver.servers,
+        }
+        return ", ".join(f"{what}: {found}" for what, found in under_way.items() if found)
+
+    @property
+    def has_server(self) -> bool:
+        """True if its daemon knows the server."""
+        try:
+            self.daemon.servers.get(UUID)
+        except ServerNotFound:
+            return False
+        return True
+
+    def stuck(self, *, runs: bool, suspended: bool) -> str:
+        """Return why the server, which is this node's, is not as it should be."""
+        server = self.daemon.servers.get(UUID)
+        if server.operations.hold is not None:
+            return f"the server is held: {server.operations.hold}"
+        if suspended != server.suspended:
+            return f"the server is {'not ' * suspended}suspended according to the Panel"
+        if suspended and server.state is not PowerState.OFFLINE:
+            return f"the server is suspended, and {server.state.value}"
+        if runs and not suspended and server.state is not PowerState.RUNNING:
+            return f"the server is {server.state.value}"
+        return ""
 
     @property
     def is_up(self) -> bool:
         """True if its daemon lives, and has started."""
-        return not self.is_dead and not self.life.is_dead and self.daemon.is_booted
+        return not self.is_dead and not self.life.is_dead and self._is_booted
 
     @property
     def is_busy(self) -> bool:
@@ -382,15 +373,15 @@ class Machine:
         """End the daemon, as by SIGKILL; return when nothing of it is under way any more."""
         self.life.die()
         self.is_dead = True
-        mortal = self.daemon.mortal
+        mortal = self._mortal
         for port in mortal.ports:
             await maybeDeferred(port.stopListening)
         while not mortal.is_quiet:
             mortal.cut()
             await deferLater(reactor, 0.001)
         with outside():
-            self.daemon.node.store.close()
-            self.daemon.node.staging.close()
+            self.daemon.store.close()
+            self.daemon.staging.close()
         while not self._is_unlocked():
             await deferLater(reactor, 0.001)
 

@@ -342,7 +342,7 @@ class PowerLosses(Campaign):
 
     def _moments(self, log: Path) -> list[int]:
         """Return positions in a log: any ones, and some where a flush has just ended."""
-        flushes = [each.end for each in notes(log) if not each.data]
+        flushes = [end for _, data, end in notes(log) if not data]
         end = log.stat().st_size
         found = [
             self.rng.choice(flushes)

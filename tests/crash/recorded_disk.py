@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
 
-from attrs import frozen
-
 from tests.crash.disks import mounted, unmount
 
 _HEAD = Struct("<QI")
@@ -50,28 +48,22 @@ _UNANSWERED = (2, 36, 42)
 _ALLOCATE = 43
 
 
-@frozen(repr=False)
-class Note:
-    """A write, or a flush, which has no data; `end` is the position in the log after it."""
-
-    at: int
-    data: bytes
-    end: int
-
-
 def note(log: int, at: int, data: bytes = b"") -> None:
     """Append a write, or a flush, to a log, a descriptor."""
     os.write(log, _HEAD.pack(at, len(data)) + data)
 
 
-def notes(log: Path) -> Iterator[Note]:
-    """Yield all that is in a log."""
+def notes(log: Path) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the places and data of writes, and flushes without data; and the positions after each.
+
+    The positions are those in the log.
+    """
     end = 0
     with log.open("rb") as file:
         while head := file.read(_HEAD.size):
             at, length = _HEAD.unpack(head)
             end += _HEAD.size + length
-            yield Note(at, file.read(length), end)
+            yield at, file.read(length), end
 
 
 def write_lost(disk: int, log: Path, position: int, share: float, rng: random.Random) -> int:
@@ -80,21 +72,21 @@ def write_lost(disk: int, log: Path, position: int, share: float, rng: random.Ra
     A disk that loses its power has all writes before its last flush. Of the later ones each page
     is there with the probability `share`. Returns how many pages are not.
     """
-    open_: list[Note] = []
+    open_: list[tuple[int, bytes]] = []
     lost = 0
-    for each in notes(log):
-        if each.end > position:
+    for at, data, end in notes(log):
+        if end > position:
             break
-        if each.data:
-            open_.append(each)
+        if data:
+            open_.append((at, data))
             continue
-        for write in open_:
-            os.pwrite(disk, write.data, write.at)
+        for place, written in open_:
+            os.pwrite(disk, written, place)
         open_.clear()
-    for write in open_:
-        for start in range(0, len(write.data), _PIECE):
+    for at, data in open_:
+        for start in range(0, len(data), _PIECE):
             if rng.random() < share:
-                os.pwrite(disk, write.data[start : start + _PIECE], write.at + start)
+                os.pwrite(disk, data[start : start + _PIECE], at + start)
             else:
                 lost += 1
     return lost

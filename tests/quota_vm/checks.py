@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.quota_vm.projects import BEYOND, MIB, NUMBER, OWNER, project, unprivileged, usage, write
+from tests.quota_vm.projects import (
+    BEYOND,
+    MIB,
+    NUMBER,
+    OWNER,
+    give,
+    project,
+    unprivileged,
+    usage,
+    write,
+)
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.servers.files import ServerDirectories
-from wingsd.servers.quotas import Project, ProjectQuotas, set_project
+from wingsd.servers.quotas import Project, ProjectQuotas
 from wingsd.transfers.storage.staging import Staging
 
 #: The last 32 bits are those of UUID.
@@ -119,9 +129,7 @@ def test_an_interrupted_assignment_is_finished_later(quotas: ProjectQuotas, plac
     path = place / "volumes" / UUID
     (path / "world").mkdir(parents=True)
     (path / "world" / "region").touch()
-    fd = os.open(path, os.O_RDONLY)
-    set_project(fd, Project(NUMBER))
-    os.close(fd)
+    give(path, Project(NUMBER))
     later = ProjectQuotas(str(place / "volumes"), enabled=True)
     later.open(str(place))
     limit(later, UUID, path, MIB)
@@ -150,9 +158,7 @@ def test_a_project_is_kept_over_restarts_and_never_shared(
     # Its owner can give it another, which must not be limited.
     for foreign in (NUMBER, 5):
         with unprivileged():
-            fd = os.open(directories.path(NAMESAKE), os.O_RDONLY)
-            set_project(fd, Project(foreign, passed_on=True))
-            os.close(fd)
+            give(Path(directories.path(NAMESAKE)), Project(foreign, passed_on=True))
         limit(later, NAMESAKE, directories.path(NAMESAKE), 3 * MIB)
         assert project(Path(directories.path(NAMESAKE))).id not in (NUMBER, 5)
     assert usage(place, 5).limit == 0
@@ -221,9 +227,7 @@ def test_without_quotas_the_log_says_what_to_do(logged: Logged, data: str, what:
 def test_a_directory_that_passes_on_a_project_cannot_hold_servers(
     logged: Logged, place: Path
 ) -> None:
-    fd = os.open(place, os.O_RDONLY)
-    set_project(fd, Project(7, passed_on=True))
-    os.close(fd)
+    give(place, Project(7, passed_on=True))
     assert f"chattr -P -p 0 {place}" in obstacle(logged, str(place.parent), str(place))
     logged.lines.clear()
     assert f"chattr -P -p 0 {place}" in obstacle(logged, str(place), str(place.parent))

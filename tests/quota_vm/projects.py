@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.sample_server import UUID
-from wingsd.servers.quotas import Project, ProjectUsage, project_number, project_of, project_usage
+from wingsd.servers.quotas import (
+    Project,
+    ProjectUsage,
+    project_number,
+    project_of,
+    project_usage,
+    set_project,
+)
 
 MIB = 1 << 20
 #: The servers' user and group; root is not limited on ext4.
@@ -19,21 +26,30 @@ NUMBER = project_number(UUID)
 BEYOND = {"ext4": errno.EDQUOT, "xfs": errno.ENOSPC}
 
 
-def project(path: Path) -> Project:
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        return project_of(fd)
+        yield fd
     finally:
         os.close(fd)
+
+
+def project(path: Path) -> Project:
+    with opened(path) as fd:
+        return project_of(fd)
+
+
+def give(path: Path, project: Project) -> None:
+    """Give a directory a project."""
+    with opened(path) as fd:
+        set_project(fd, project)
 
 
 def usage(path: Path, number: int = NUMBER) -> ProjectUsage:
     """Return the usage of a project on the file system of `path`."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as fd:
         return project_usage(fd, number)
-    finally:
-        os.close(fd)
 
 
 @contextmanager
