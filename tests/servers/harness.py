@@ -67,6 +67,11 @@ def configuration(
     )
 
 
+def with_settings(**settings: Any) -> Configuration:
+    known = configuration()
+    return attrs.evolve(known, settings=attrs.evolve(known.settings, **settings))
+
+
 class PanelInMemory:
     """What servers ask of a Panel. `faults` are raised, by the call's name, or waited for."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from time import thread_time
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.servers.harness import FakeNode, Outcome, configuration
+from tests.servers.harness import FakeNode, Outcome, with_settings
 from wingsd.config import ThrottlesConfig
-from wingsd.panel.schemas import Configuration, Egg, Process, Startup
+from wingsd.panel.schemas import Configuration, Egg, Startup
 from wingsd.servers import console
 from wingsd.servers.console import (
     BYTES,
@@ -171,11 +170,8 @@ def test_a_flood_without_end_is_told_of_now_and_then() -> None:
 FEATURES = {"eula": ["agree to the EULA", "eula.txt"], "java": ["UnsupportedClassVersion"]}
 
 
-def with_features(features: object, *, strip_ansi: bool = False) -> Configuration:
-    known = configuration()
-    settings = attrs.evolve(known.settings, egg=Egg(features=features))
-    process = Process(Startup(("up",), strip_ansi), known.process.stop)
-    return attrs.evolve(known, settings=settings, process=process)
+def with_features(features: object) -> Configuration:
+    return with_settings(egg=Egg(features=features))
 
 
 def test_the_first_text_of_the_egg_is_found_in_any_case() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def fill(node: FakeNode, size: int) -> None:
     (node.data / UUID).mkdir(exist_ok=True)
     with (node.data / UUID / "world").open("wb") as file:
         file.truncate(size)
+
+
+def written(server: Server, size: int = 1) -> Outcome:
+    """Write a new file of the server."""
+
+    def work(root: ServerRoot) -> Entry:
+        return root.write(ServerPath.parse("new"), [bytes(size)])
+
+    return Outcome.of(server.files.run(work, writes=True))
 
 
 def start(node: FakeNode, server: Server) -> None:
@@ -236,13 +246,7 @@ def test_a_file_that_would_exceed_the_limit_is_refused_and_what_is_deleted_count
     server = limited(node, MIB - 10)
     files, path = server.files, ServerPath.parse
     node.events.clear()
-
-    def write(size: int) -> Outcome:
-        def work(root: ServerRoot) -> Entry:
-            return root.write(path("new"), [bytes(size)])
-
-        return Outcome.of(files.run(work, writes=True))
-
+    write = partial(written, server)
     write(11).error(DiskLimitExceeded)
     assert write(10).value().size == 10
     assert server.disk_bytes == MIB
@@ -262,13 +266,9 @@ def test_files_that_were_never_counted_are_counted_before_one_is_written(
 ) -> None:
     server = limited(node, MIB)
     server.files._usage.used = None
-
-    def work(root: ServerRoot) -> Entry:
-        return root.write(ServerPath.parse("new"), [b"x"])
-
     Outcome.of(server.files.run(lambda root: root.stat(ServerPath()))).value()
     assert server.disk_bytes is None
-    Outcome.of(server.files.run(work, writes=True)).error(DiskLimitExceeded)
+    written(server).error(DiskLimitExceeded)
     assert server.disk_bytes == MIB
 
 
@@ -307,16 +307,13 @@ def test_of_a_server_that_cannot_be_counted_files_can_be_deleted(node: FakeNode)
     nest(node.data / UUID)
     server.files._usage.used = None
 
-    def write(root: ServerRoot) -> Entry:
-        return root.write(ServerPath.parse("new"), [b"x"])
-
     def delete(root: ServerRoot) -> None:
         root.remove(ServerPath.parse("n" * 250))
 
-    Outcome.of(server.files.run(write, writes=True)).error(DiskLimitExceeded)
+    written(server).error(DiskLimitExceeded)
     Outcome.of(server.files.run(delete, writes=True)).value()
     Outcome.of(server.files.measured()).value()
-    Outcome.of(server.files.run(write, writes=True)).value()
+    written(server).value()
     assert server.disk_bytes == 11
 
 

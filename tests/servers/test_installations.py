@@ -95,18 +95,23 @@ def test_the_log_has_everything_and_only_its_owner_reads_it(node: FakeNode) -> N
     assert log(node) == output
 
 
-def test_another_exit_code_than_0_is_a_warning(node: FakeNode) -> None:
+@pytest.mark.parametrize(
+    ("status", "out_of_memory", "was_lost", "words"),
+    [
+        (7, False, False, "exit code 7"),
+        (137, True, False, "since memory ran out"),
+        (1, False, True, "exit code 1"),  # the engine was away, but the script ended by itself
+    ],
+)
+def test_another_exit_code_than_0_is_a_warning(
+    node: FakeNode, status: int, out_of_memory: bool, was_lost: bool, words: str
+) -> None:
     installing(node)
-    node.environment.scripts[UUID].end(7)
-    assert any("exit code 7" in line for line in node.told("daemon message"))
-    assert any("exit code 7" in line for line in node.told("install output"))
-    ended(node, successful=True)
-
-
-def test_memory_that_ran_out_is_named(node: FakeNode) -> None:
-    installing(node)
-    node.environment.scripts[UUID].end(137, out_of_memory=True)
-    assert any("since memory ran out" in line for line in node.told("daemon message"))
+    script = node.environment.scripts[UUID]
+    script.was_lost = was_lost
+    script.end(status, out_of_memory=out_of_memory)
+    for event in ("daemon message", "install output"):
+        assert any(words in line for line in node.told(event))
     ended(node, successful=True)
 
 
@@ -139,15 +144,6 @@ def test_a_script_that_does_not_come_to_its_end_has_failed(node: FakeNode, how: 
     ended(node, successful=False)
 
 
-def test_an_engine_that_was_away_does_not_fail_a_script_that_ended_by_itself(
-    node: FakeNode,
-) -> None:
-    installing(node)
-    node.environment.scripts[UUID].was_lost = True
-    node.environment.scripts[UUID].end(1)
-    ended(node, successful=True)
-
-
 @pytest.mark.promise("failed-installation-is-explained")
 @pytest.mark.parametrize("where", ["create_installer", "start_installer"])
 def test_what_the_engine_refuses_is_shown_and_reported(node: FakeNode, where: str) -> None:
@@ -162,24 +158,17 @@ def test_what_the_engine_refuses_is_shown_and_reported(node: FakeNode, where: st
     ended(node, successful=False)
 
 
-def test_a_panel_that_gives_no_script_is_named(node: FakeNode) -> None:
-    server = node.server()
-    node.panel.faults["install_script"] = DOWN
-    reinstall(node, server).value()
-    assert node.told("daemon message") == ["The installation failed: no answer"]
-    ended(node, successful=False)
-
-
-@pytest.mark.parametrize("fails", ["describe", "directory"])
+@pytest.mark.parametrize("fails", ["describe", "install_script", "directory"])
 def test_a_failure_before_the_script_is_shown_and_logged(node: FakeNode, fails: str) -> None:
     server = node.server()
-    if fails == "describe":
+    if fails != "directory":
         node.panel.faults[fails] = DOWN
     else:
         (node.data / UUID).rmdir()
         (node.data / UUID).write_bytes(b"")
     reinstall(node, server).value()
     (why,) = node.told("daemon message")
+    assert fails == "directory" or why == "The installation failed: no answer"
     assert why in log(node)
     ended(node, successful=False)
 

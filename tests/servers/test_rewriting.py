@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -46,8 +47,12 @@ def grown() -> list[int]:
     return []
 
 
-def opened(place: Path) -> Callable[[], ServerRoot]:
-    return lambda: ServerRoot(str(place), OpenatOpener(), OWNER)
+def rewriting(
+    node: FakeNode, rewriters: Any, place: Path, grew: Callable[[int], object] = lambda _: None
+) -> ServerEggFiles:
+    return ServerEggFiles(
+        rewriters, lambda: ServerRoot(str(place), OpenatOpener(), OWNER), node.config, grew
+    )
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def egg_files(
     node: FakeNode, threads: HeldWorkers, tmp_path: Path, grown: list[int]
 ) -> ServerEggFiles:
     rewriters = Rewriters(threads, threads)  # type: ignore[arg-type]
-    return ServerEggFiles(rewriters, opened(tmp_path), node.config, grown.append)
+    return rewriting(node, rewriters, tmp_path, grown.append)
 
 
 def test_a_server_has_one_thread_although_starts_are_cancelled(
@@ -113,7 +118,7 @@ class Rewritten:
 @pytest.mark.promise("egg-files-are-parsed-apart")
 def test_a_slow_server_is_rewritten_apart_for_now(node: FakeNode, tmp_path: Path) -> None:
     rewriters = Rewritten(True, True, False, False)
-    egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)  # type: ignore[arg-type]
+    egg_files = rewriting(node, rewriters, tmp_path)
     for _ in range(4):
         Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))
     assert rewriters.asked == [False, True, True, False]
@@ -121,7 +126,7 @@ def test_a_slow_server_is_rewritten_apart_for_now(node: FakeNode, tmp_path: Path
 
 def test_a_start_that_turns_out_to_be_slow_goes_on_apart(node: FakeNode, tmp_path: Path) -> None:
     rewriters = Rewritten(False, True, True, unfinished=1)
-    egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)  # type: ignore[arg-type]
+    egg_files = rewriting(node, rewriters, tmp_path)
     for lines in (["of the job 1"], ["of the job 3"]):
         assert Deferred.fromCoroutine(egg_files.rewrite(with_file("a"))).result == lines
     assert rewriters.asked == [False, False, True]
@@ -132,7 +137,7 @@ def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
 ) -> None:
     slow = HeldWorkers()
     rewriters = Rewriters(threads, slow, attrs.evolve(BOUNDS, slow_seconds=0))  # type: ignore[arg-type]
-    egg_files = ServerEggFiles(rewriters, opened(tmp_path), node.config, lambda _: None)
+    egg_files = rewriting(node, rewriters, tmp_path)
 
     def start() -> Deferred[list[str]]:
         return Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))

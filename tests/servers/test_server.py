@@ -9,7 +9,15 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, running
+from tests.servers.harness import (
+    OTHER,
+    UUID,
+    FakeNode,
+    Outcome,
+    configuration,
+    running,
+    with_settings,
+)
 from tests.support import Hang
 from tests.support.logged_errors import Logged
 from tests.support.workers import HeldWorkers
@@ -18,7 +26,7 @@ from wingsd.docker.runtime import ContainerUsage, DiskIo, NetworkUsage
 from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import BadRequest, EnvironmentFailed, PanelUnreachable, ServerNotRunning
 from wingsd.events import SUSPENDED
-from wingsd.panel.schemas import Build, Configuration, ConfigurationFile, Image, Mount, Replacement
+from wingsd.panel.schemas import Build, ConfigurationFile, Image, Mount, Replacement
 from wingsd.servers.console import WINDOW
 from wingsd.servers.files import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -376,14 +384,9 @@ def test_an_egg_sees_no_secret_of_the_node(node: FakeNode) -> None:
 UPDATE = ("update", UUID)
 
 
-def limited(build: Build) -> Configuration:
-    known = configuration()
-    return attrs.evolve(known, settings=attrs.evolve(known.settings, build=build))
-
-
 def test_changed_limits_are_applied_while_it_runs(node: FakeNode) -> None:
     server = running(node)
-    node.panel.known[UUID] = limited(Build(memory_limit=512))
+    node.panel.known[UUID] = with_settings(build=Build(memory_limit=512))
     Outcome.of(server.sync()).value()
     assert node.environment.calls.count(UPDATE) == 1
     assert node.environment.containers[UUID].build.memory_limit == 512
@@ -394,7 +397,7 @@ def test_changed_limits_are_applied_while_it_runs(node: FakeNode) -> None:
 def test_limits_given_with_the_call_are_applied_without_asking_the_panel(node: FakeNode) -> None:
     server = running(node)
     asked = len(node.panel.calls)
-    Outcome.of(server.sync(limited(Build(cpu_limit=30)))).value()
+    Outcome.of(server.sync(with_settings(build=Build(cpu_limit=30)))).value()
     assert node.environment.containers[UUID].build.cpu_limit == 30
     assert server.configuration.settings.build.cpu_limit == 30
     assert len(node.panel.calls) == asked
@@ -402,19 +405,19 @@ def test_limits_given_with_the_call_are_applied_without_asking_the_panel(node: F
 
 def test_a_server_that_is_offline_gets_its_limits_at_the_next_start(node: FakeNode) -> None:
     server = node.server()
-    Outcome.of(server.sync(limited(Build(cpu_limit=30)))).value()
+    Outcome.of(server.sync(with_settings(build=Build(cpu_limit=30)))).value()
     assert UPDATE not in node.environment.calls
 
 
 def test_limits_that_the_engine_refuses_are_told_in_the_console(node: FakeNode) -> None:
     server = running(node)
     node.environment.faults["update"] = EnvironmentFailed("Docker refuses: too little")
-    Outcome.of(server.sync(limited(Build(memory_limit=1)))).value()
+    Outcome.of(server.sync(with_settings(build=Build(memory_limit=1)))).value()
     (message,) = node.told("daemon message")
     assert message.endswith("take effect at its next start: Docker refuses: too little")
     del node.environment.faults["update"]
     node.environment.update_warnings.append("no weight")
-    Outcome.of(server.sync(limited(Build(io_weight=10)))).value()
+    Outcome.of(server.sync(with_settings(build=Build(io_weight=10)))).value()
     assert node.told("daemon message")[-1].endswith("not applied to the running server: no weight")
     assert server.state is PowerState.RUNNING
 
@@ -434,14 +437,6 @@ def test_a_suspended_server_says_so_to_this_node_and_is_not_started(node: FakeNo
     Outcome.of(server.power(PowerAction.START)).value()
 
 
-def test_a_suspension_that_the_start_learns_of_closes_consoles_too(node: FakeNode) -> None:
-    server = node.server()
-    node.panel.known[UUID] = configuration(suspended=True)
-    Outcome.of(server.power(PowerAction.START)).error(BadRequest)
-    assert node.told(SUSPENDED) == [""]
-    assert server.state is PowerState.OFFLINE
-
-
 @pytest.mark.parametrize("suspended", [True, False])
 def test_a_server_that_runs_suspended_at_the_nodes_start_is_stopped(
     node: FakeNode, suspended: bool
@@ -456,9 +451,7 @@ def test_a_server_that_runs_suspended_at_the_nodes_start_is_stopped(
 def changed(node: FakeNode, server: Server, **settings: Any) -> list[str]:
     """Return what is told when the Panel changes the settings to these."""
     node.events.clear()
-    known = configuration()
-    new = attrs.evolve(known, settings=attrs.evolve(known.settings, **settings))
-    node.panel.known[UUID] = new
+    node.panel.known[UUID] = with_settings(**settings)
     Outcome.of(server.sync()).value()
     return node.told("pending restart")
 
