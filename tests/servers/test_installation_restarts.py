@@ -123,9 +123,9 @@ def test_an_abort_holds_when_the_node_ends_before_the_engine_has_answered(
     node.installations.abort(UUID)
     node.restart()
     node.environment.faults.clear()
-    node.events.clear()
     boot(node).value()
-    ended(node, successful=False)
+    assert ("reinstalled", UUID, False) in node.panel.calls
+    assert (node.environment.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
     hang.release()
 
 
