@@ -7,6 +7,7 @@ from collections.abc import Callable
 from threading import Event as Flag
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.api.file_node import FILES, FileNode, Make
 from tests.api.file_pulls import (
@@ -145,11 +146,12 @@ def hold(operation: Operation) -> Callable[[FileNode], None]:
         hold(Operation.DELETE),
         hold(Operation.INSTALL),
         hold(Operation.TRANSFER_OUT),
+        lambda node: Deferred.fromCoroutine(node.pulls.stop()),
     ],
-    ids=["suspended", "deleted", "installed", "transferred"],
+    ids=["suspended", "deleted", "installed", "transferred", "the daemon ends"],
 )
 async def test_what_takes_the_server_cancels_its_downloads(
-    make: Make, end: Callable[[FileNode], None]
+    make: Make, end: Callable[[FileNode], object]
 ) -> None:
     node = make()
     server, _ = await slowly(node)
@@ -164,13 +166,6 @@ async def test_no_download_begins_while_the_server_is_taken(
     node = make()
     hold(operation)(node)
     assert (await pull(node, "http://127.0.0.1:1/a"))[0] == 409
-
-
-async def test_the_end_of_the_daemon_cancels_downloads(make: Make) -> None:
-    node = make()
-    server, _ = await slowly(node)
-    await node.pulls.stop()
-    await gone(node, server)
 
 
 async def test_a_download_ends_when_it_takes_too_long(make: Make) -> None:

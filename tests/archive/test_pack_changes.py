@@ -50,7 +50,7 @@ def _nothing_stays(tmp_path: Path) -> Iterator[None]:
 
 
 def packed_while(top: Path, change: Callable[[], None]) -> Sent:
-    """Pack, and make one change while the first file is being read."""
+    """Pack, make one change while the first file is being read, and unpack to `out`."""
     changes = iter([change])
 
     def meanwhile(total: int) -> None:
@@ -59,13 +59,13 @@ def packed_while(top: Path, change: Callable[[], None]) -> Sent:
 
     sent = packed(top, meanwhile=meanwhile)
     assert next(changes, None) is None, "the change was not made"
+    unpacked(sent, top.parent / "out")
     return sent
 
 
 def test_a_file_that_shrinks_ends_in_zeros(top: Path, tmp_path: Path) -> None:
     cut = BIG - 300_007
     sent = packed_while(top, lambda: os.truncate(top / "a-big", cut))
-    unpacked(sent, tmp_path / "out")
     content = (tmp_path / "out/a-big").read_bytes()
     assert content == (top / "a-big").read_bytes() + bytes(300_007)
     assert (tmp_path / "out/zone/below/f").read_bytes() == b"f"
@@ -96,32 +96,32 @@ def test_what_a_shrunk_file_gets_again_is_not_sent(top: Path, tmp_path: Path) ->
     assert sent.notes == [f'"a-big" shrank while it was read; {missing} zeros replace its end']
 
 
-def test_a_file_that_grows_is_sent_as_it_was(top: Path, tmp_path: Path) -> None:
-    def grow() -> None:
-        with (top / "a-big").open("ab") as file:
-            file.write(b"more" * 100_000)
+@pytest.mark.parametrize(
+    ("mode", "written", "note"),
+    [
+        ("ab", b"more" * 100_000, f"grew while it was read; its first {BIG} bytes are sent"),
+        ("r+b", b"new", "changed while it was read"),
+    ],
+    ids=["grows", "changes"],
+)
+def test_a_file_that_is_written_to_has_its_former_size(
+    top: Path, tmp_path: Path, mode: str, written: bytes, note: str
+) -> None:
+    before = (top / "a-big").read_bytes()
 
-    sent = packed_while(top, grow)
-    unpacked(sent, tmp_path / "out")
-    assert (tmp_path / "out/a-big").read_bytes() == (top / "a-big").read_bytes()[:BIG]
-    assert sent.notes == [f'"a-big" grew while it was read; its first {BIG} bytes are sent']
+    def write() -> None:
+        with (top / "a-big").open(mode) as file:
+            file.write(written)
 
-
-def test_a_file_that_changes_is_noted(top: Path, tmp_path: Path) -> None:
-    def change() -> None:
-        with (top / "a-big").open("r+b") as file:
-            file.write(b"new")
-
-    sent = packed_while(top, change)
-    unpacked(sent, tmp_path / "out")
-    assert (tmp_path / "out/a-big").stat().st_size == BIG
-    assert sent.notes == ['"a-big" changed while it was read']
+    sent = packed_while(top, write)
+    after = (tmp_path / "out/a-big").read_bytes()
+    assert (len(after), after[3:]) == (BIG, before[3:])
+    assert sent.notes == [f'"a-big" {note}']
 
 
 def test_a_file_that_vanishes_while_it_is_read_is_whole(top: Path, tmp_path: Path) -> None:
     before = (top / "a-big").read_bytes()
     sent = packed_while(top, (top / "a-big").unlink)
-    unpacked(sent, tmp_path / "out")
     assert (tmp_path / "out/a-big").read_bytes() == before
     assert sent.notes == []
 
@@ -132,7 +132,6 @@ def test_what_vanishes_before_its_turn_is_left_out(top: Path, tmp_path: Path, na
         (top / name).rename(tmp_path / "moved")
 
     sent = packed_while(top, vanish)
-    unpacked(sent, tmp_path / "out")
     assert not (tmp_path / "out" / name).exists()
     # what is in a directory is listed when its turn comes
     expected = [] if "/" in name else [f'"{name}" is left out: it vanished meanwhile']
@@ -160,7 +159,6 @@ def test_what_becomes_something_else_is_neither_followed_nor_waited_for(
         become(top / name)
 
     sent = packed_while(top, swap)
-    unpacked(sent, tmp_path / "out")
     same = become is (Path.touch if name == "later" else Path.mkdir)
     assert (tmp_path / "out" / name).exists() == same
     note = f'"{name}" is left out: it was replaced by something else meanwhile'

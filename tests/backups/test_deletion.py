@@ -208,19 +208,11 @@ async def test_one_that_cannot_be_deleted_does_not_keep_the_others(
 
 
 @pytest.mark.promise("dropped-backups-are-kept-for-days")
-async def test_nothing_is_deleted_where_the_configuration_has_backups_kept_since(
-    make_node: Make,
-) -> None:
+@pytest.mark.parametrize("why", ["backups are kept since", "servers are not loaded"])
+async def test_nothing_is_deleted_for_now(make_node: Make, why: str) -> None:
     left = await left_by(make_node)
-    left.dropped = attrs.evolve(left.dropped, deletes=False)
-    asked = len(left.asked)
-    assert await left.days(9) == [BACKUP, OTHER]
-    assert len(left.asked) == asked
-
-
-async def test_nothing_is_deleted_while_the_servers_are_not_loaded(make_node: Make) -> None:
-    left = await left_by(make_node)
-    left.loaded = False
+    left.dropped = attrs.evolve(left.dropped, deletes=why != "backups are kept since")
+    left.loaded = why != "servers are not loaded"
     asked = len(left.asked)
     assert await left.days(9) == [BACKUP, OTHER]
     assert len(left.asked) == asked

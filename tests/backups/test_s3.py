@@ -40,6 +40,7 @@ from wingsd.errors import (
     PanelRefused,
     PanelUnreachable,
     StorageError,
+    WingsdError,
 )
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
@@ -236,20 +237,6 @@ async def test_urls_that_are_always_expired_end_the_upload(site: Site) -> None:
     assert site.uploads == 4
 
 
-async def test_before_urls_expire_all_parts_that_are_left_are_begun(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploading, "BEGIN_ALL_BEFORE", 3600)
-    site.store.behave(Stall(), times=4)  # Else one may have ended before another begins.
-    running = Deferred.fromCoroutine(site.upload().run())
-    while len(site.store.puts) < 4:
-        await turn()
-    running.cancel()
-    with pytest.raises(CancelledError):
-        await running
-    await no_connections(site)
-
-
 async def test_parts_are_sent_while_the_archive_is_made(site: Site) -> None:
     archive = GrowingArchive()
     running = Deferred.fromCoroutine(site.upload(site.two_parts, archive).run())
@@ -270,12 +257,17 @@ async def test_an_archive_that_ends_with_a_part_has_no_empty_one(site: Site) -> 
     assert [part.part_number for part in parts] == [1, 2]
 
 
-async def test_a_cancelled_upload_leaves_no_connection(site: Site) -> None:
-    site.store.behave(Stall(), times=2)
+@pytest.mark.parametrize(("begin_all_before", "begun"), [(90, 2), (3600, 4)])
+async def test_a_cancelled_upload_leaves_no_connection(
+    site: Site, monkeypatch: pytest.MonkeyPatch, begin_all_before: int, begun: int
+) -> None:
+    """Before their URLs expire, all parts that are left are begun."""
+    monkeypatch.setattr(uploading, "BEGIN_ALL_BEFORE", begin_all_before)
+    site.store.behave(Stall(), times=begun)  # Else one may have ended before another begins.
     running = Deferred.fromCoroutine(site.upload().run())
-    while len(site.store.puts) < 2:
+    while len(site.store.puts) < begun:
         await turn()
-    assert site.store.at_once == 2
+    assert site.store.at_once == begun
     running.cancel()
     with pytest.raises(CancelledError):
         await running
@@ -469,28 +461,30 @@ async def test_calagopus_is_asked_page_by_page() -> None:
     assert panel.paths == [f"/backups/b/s3/parts?from_part={n}" for n in (1, 3)]
 
 
-async def test_urls_that_are_about_to_expire_are_asked_anew() -> None:
-    panel, clock = FakePanel(answer(3)), Clock()
-    urls = all_parts(panel, clock)
-    await urls.of(1)
-    clock.advance(3600 - MARGIN)
-    await urls.of(2)
-    assert len(panel.paths) == 2
-
-
-async def test_a_forgotten_answer_is_not_used_any_more() -> None:
+@pytest.mark.parametrize("why", ["they are about to expire", "they are forgotten"])
+async def test_urls_are_asked_anew(why: str) -> None:
     panel, clock = FakePanel(answer(3)), Clock()
     urls = all_parts(panel, clock)
     url = await urls.of(1)
-    urls.forget(url)
-    urls.forget(url)
+    if why == "they are about to expire":
+        clock.advance(3600 - MARGIN)
+    else:
+        urls.forget(url)
+        urls.forget(url)
     await urls.of(2)
     assert len(panel.paths) == 2
 
 
-async def test_a_panel_that_cannot_be_reached_is_asked_until_it_answers() -> None:
-    panel, clock = FakePanel(PanelUnreachable("down", ""), answer(3)), Clock()
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [(PanelUnreachable("down", ""), 1), (PanelRefused("no", "", 429, 60.0), 60)],
+)
+async def test_a_panel_that_does_not_answer_now_is_asked_again(
+    fault: WingsdError, seconds: int
+) -> None:
+    panel, clock = FakePanel(fault, answer(3)), Clock()
     waiting = Deferred.fromCoroutine(all_parts(panel, clock).of(1))
+    clock.advance(seconds - 1)
     assert not waiting.called
     clock.advance(1)
     assert (await waiting).upload == "up"
@@ -515,15 +509,6 @@ async def test_a_panel_that_refuses_is_not_asked_again(
     with pytest.raises(error, match="not of S3"):
         await all_parts(panel, Clock()).of(1)
     assert len(panel.paths) == 1
-
-
-async def test_a_panel_that_is_asked_too_often_is_asked_again() -> None:
-    panel, clock = FakePanel(PanelRefused("no", "", 429, 60.0), answer(3)), Clock()
-    waiting = Deferred.fromCoroutine(all_parts(panel, clock).of(1))
-    clock.advance(59)
-    assert not waiting.called
-    clock.advance(1)
-    await waiting
 
 
 @pytest.mark.parametrize(

@@ -244,11 +244,13 @@ def do(server: Server, action: PowerAction, wait_seconds: float = 30) -> Outcome
     return Outcome.of(server.power(action, wait_seconds))
 
 
-def running(node: FakeNode, stop: Stop = BY_COMMAND) -> Server:
-    """Return a server that has been started and is up."""
+def running(node: FakeNode, stop: Stop = BY_COMMAND, *, stubborn: bool = False) -> Server:
+    """Return a server that has been started and is up; a stubborn one goes on when stopped."""
     server = node.server(configuration(stop=stop))
     do(server, PowerAction.START).value()
     node.process().say(b"up\n")
+    if stubborn:
+        node.environment.stubborn.add(UUID)
     node.events.clear()
     node.environment.calls.clear()
     return server

@@ -228,8 +228,7 @@ def test_a_running_server_is_stopped_and_its_settings_are_fetched(node: FakeNode
 
 
 def test_a_server_that_does_not_stop_is_killed_after_10_seconds(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     reinstall(node, server).value()
     node.clock.advance(9)
     assert UUID not in node.environment.scripts

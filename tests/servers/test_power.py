@@ -250,8 +250,7 @@ def test_a_stop_of_an_offline_server_does_nothing(node: FakeNode) -> None:
 
 
 def test_a_server_that_does_not_stop_in_time_is_killed(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     stopping = do(server, PowerAction.STOP)
     node.clock.advance(599)
     assert server.state is PowerState.STOPPING
@@ -265,8 +264,7 @@ def test_a_server_that_does_not_stop_in_time_is_killed(node: FakeNode) -> None:
 
 
 def test_a_kill_during_a_stop_works_at_once(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     stopping = do(server, PowerAction.STOP)
     do(server, PowerAction.KILL).value()
     stopping.value()
@@ -335,8 +333,7 @@ def test_a_restart_of_what_is_offline_is_a_start(node: FakeNode) -> None:
 
 
 def test_a_start_waits_for_a_stop(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START)
     node.clock.advance(10)
     assert not starting.over
@@ -348,8 +345,7 @@ def test_a_start_waits_for_a_stop(node: FakeNode) -> None:
 
 @pytest.mark.parametrize("wait", [0, 30])
 def test_a_start_waits_for_another_action_within_its_time(node: FakeNode, wait: int) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START, wait)
     node.clock.advance(wait + 1)
     assert "another power action" in str(starting.error(Conflict))
@@ -525,8 +521,7 @@ def test_one_that_runs_though_its_start_failed_can_be_stopped(node: FakeNode) ->
 
 
 def test_a_server_that_stops_in_time_is_not_killed(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     stopping = Outcome.of(server.stop_within(60))
     node.clock.advance(59)
@@ -536,14 +531,26 @@ def test_a_server_that_stops_in_time_is_not_killed(node: FakeNode) -> None:
     assert node.clock.getDelayedCalls() == []
 
 
-def test_a_server_that_does_not_stop_within_a_time_is_killed(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (None, "60 s"),
+        (ConsoleBlocked("it did not read its console"), "did not read its console"),
+    ],
+    ids=["no reaction", "console not read"],
+)
+def test_a_server_that_does_not_stop_within_a_time_is_killed(
+    node: FakeNode, fault: ConsoleBlocked | None, words: str
+) -> None:
+    server = running(node, stubborn=True)
+    if fault is not None:
+        node.environment.faults["command"] = fault
     stopping = Outcome.of(server.stop_within(60))
+    assert node.told("status")[-1] == "stopping"
     node.clock.advance(61)
     stopping.value()
     assert server.state is PowerState.OFFLINE
-    assert "60 s" in node.told("daemon message")[0]
+    assert words in node.told("daemon message")[0]
 
 
 def test_an_offline_server_is_not_stopped(node: FakeNode) -> None:
@@ -563,8 +570,7 @@ def test_a_start_under_way_is_cancelled(node: FakeNode) -> None:
 
 @pytest.mark.parametrize("seconds", [20, 70])
 def test_a_stop_under_way_is_waited_for_within_the_same_time(node: FakeNode, seconds: int) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     earlier = do(server, PowerAction.STOP)
     stopping = Outcome.of(server.stop_within(60))
     node.clock.advance(seconds)
@@ -578,8 +584,7 @@ def test_a_stop_under_way_is_waited_for_within_the_same_time(node: FakeNode, sec
 
 
 def test_a_restart_under_way_ends_offline(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     restarting = do(server, PowerAction.RESTART)
     server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     stopping = Outcome.of(server.stop_within(60))
@@ -591,8 +596,7 @@ def test_a_restart_under_way_ends_offline(node: FakeNode) -> None:
 
 @pytest.mark.parametrize("earlier", [False, True])
 def test_a_cancelled_stop_does_not_kill(node: FakeNode, earlier: bool) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     stop = do(server, PowerAction.STOP) if earlier else None
     stopping = Outcome.of(server.stop_within(60))
     stopping.deferred.cancel()
@@ -617,17 +621,6 @@ def test_a_stop_cancelled_during_its_command_leaves_the_server_running(node: Fak
     # It may have heard it: no crash.
     node.process().end()
     assert node.told("daemon message") == []
-
-
-def test_a_server_that_does_not_read_its_console_is_killed(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.faults["command"] = ConsoleBlocked("it did not read its console")
-    stopping = Outcome.of(server.stop_within(60))
-    assert node.told("status")[-1] == "stopping"
-    node.clock.advance(61)
-    stopping.value()
-    assert server.state is PowerState.OFFLINE
-    assert "did not read its console" in node.told("daemon message")[0]
 
 
 @pytest.mark.parametrize(

@@ -343,8 +343,7 @@ def test_sync_fetches_the_settings_again(node: FakeNode) -> None:
 
 
 def test_a_server_that_becomes_suspended_is_stopped(node: FakeNode) -> None:
-    server = running(node)
-    node.environment.stubborn.add(UUID)
+    server = running(node, stubborn=True)
     node.panel.known[UUID] = configuration(suspended=True)
     Outcome.of(server.sync()).value()
     assert server.suspended

@@ -164,21 +164,17 @@ async def test_a_request_that_is_larger_than_the_window_of_its_channel_is_done(
 
 
 @pytest.mark.promise("sftp-survives-any-bytes")
+@pytest.mark.parametrize(
+    "packet",
+    [UInt32(1 << 30) + bytes(400_000), UInt32(64) + bytes(80)],
+    ids=["without an end", "changed"],
+)
 @serving()
-async def test_a_packet_that_does_not_end_ends_the_connection(served: Served) -> None:
+async def test_a_wrong_packet_ends_the_connection(served: Served, packet: bytes) -> None:
     async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
         await connection.create_session(Answers, subsystem="sftp", encoding=None)
         assert connection._transport is not None
-        connection._transport.write(UInt32(1 << 30) + bytes(400_000))
-        await connection.wait_closed()
-
-
-@serving()
-async def test_a_changed_packet_ends_the_connection(served: Served) -> None:
-    async with served.connection(encryption_algs=[CIPHERS[0]]) as connection:
-        await connection.create_session(Answers, subsystem="sftp", encoding=None)
-        assert connection._transport is not None
-        connection._transport.write(UInt32(64) + bytes(80))
+        connection._transport.write(packet)
         await connection.wait_closed()
 
 
