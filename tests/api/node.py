@@ -133,13 +133,16 @@ class FakeTransfers:
         #: Whether files of servers that have moved are kept.
         self.keeps = False
         self.servers: tuple[str, ...] = ()
+        #: Fires when a transfer that was started is recorded.
+        self.recorded: Deferred[None] = succeed(None)
         self._calls = calls
 
-    def start(self, server: FakeServer, order: TransferRequest) -> None:
+    def start(self, server: FakeServer, order: TransferRequest) -> Deferred[None]:
         self._calls.note("start", server.uuid, order)
         if server.uuid in self.servers:
             raise TransferInProgress("A transfer is already in progress for this server.")
         self.servers = (server.uuid,)
+        return self.recorded
 
     def cancel(self, uuid: str) -> None:
         self._calls.note("cancel", self._direction, uuid)

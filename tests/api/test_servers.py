@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from tests.api.node import NOW, TOKEN, UUID, ApiNode, FakeServer, context
 from tests.support.logged_errors import Logged
+from tests.support.reactor import until
 from tests.support.workers import SynchronousWorkers
 from wingsd.api.servers import revoke
 from wingsd.auth.tokens import ConsoleToken, DenyList, user_key
@@ -322,6 +323,17 @@ async def test_settings_are_fetched_where_the_body_has_none(
 ) -> None:
     reply = await node.call("POST", f"{HOME}/sync", content)
     assert (reply.status, node.calls) == (204, [("sync",)])
+
+
+@pytest.mark.promise("one-whole-copy-after-a-kill")
+async def test_an_order_is_answered_when_the_transfer_is_recorded(node: ApiNode) -> None:
+    node.sender.recorded = Deferred()
+    answered = Deferred.fromCoroutine(node.call("POST", f"{HOME}/transfer", ORDER))
+    await until(lambda: bool(node.sender.servers))
+    await node.call("GET", HOME)  # which is answered after all that the order has had time for
+    assert not answered.called
+    node.sender.recorded.callback(None)
+    assert (await answered).status == 202
 
 
 async def test_a_transfer_is_started(node: ApiNode, logged: Logged) -> None:

@@ -69,6 +69,15 @@ async def test_a_server_goes_through_every_step_in_order(sender: Sender) -> None
     assert sender.server.hold == MOVED
 
 
+async def test_a_start_is_over_when_the_transfer_is_recorded(sender: Sender) -> None:
+    server: Any = sender.server
+    with closed_port() as port:
+        url = f"http://127.0.0.1:{port}/api/transfers"
+        await sender.transfers.start(server, TransferRequest(url, "Bearer token"))
+        assert [each.server for each in sender.store.unfinished()] == [UUID]
+        await sender.transfers.stop()
+
+
 @pytest.mark.promise("activity-precedes-the-move")
 async def test_the_panel_gets_what_users_did_before_the_destination_has_the_server(
     sender: Sender,

@@ -410,7 +410,7 @@ class OutgoingEndpoint(ServerResource):
         backups = canonical_uuids(body.backups)
         if backups is None:
             raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
-        self._node.sender.start(
+        await self._node.sender.start(
             self.game_server,
             TransferRequest(
                 url=body.url,

@@ -636,7 +636,7 @@ class DirectTransfers(Initiator):
             json.dumps(description or describe(known.configuration)),
         )
         request = TransferRequest(destination.url, destination.token)
-        self._sender.start(
+        await self._sender.start(
             known, request, DirectSending(server, destination, self._sender, seed=seed)
         )
 

@@ -505,8 +505,11 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         server: Server,
         request: TransferRequest,
         coordinator: SendingCoordinator | None = None,
-    ) -> None:
+    ) -> Deferred[None]:
         """Begin to send `server`; its progress and outcome are events.
+
+        Return what fires when the transfer is recorded. Until then it is lost without a report
+        when the daemon dies, so the order is not to be answered before.
 
         Without a `coordinator` it is the Panel, whose order ends a seed of the server. One of a
         seed has a copy of it kept up to date at its destination, while the server is used as ever.
@@ -533,6 +536,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         if seed is not None:
             transfer.over.addCallback(seed.drop_left)
             transfer.over.addCallback(self._put_back, seed)
+        return transfer.recorded
 
     def go_on(
         self,

@@ -106,6 +106,8 @@ class OutgoingTransfer:
         #: Fires when the transfer is over, whatever its outcome. The Panel is then sure to get
         #: the report of a failure.
         self.over: Deferred[None] = Deferred()
+        #: Fires when the transfer is recorded, or cannot be: a later start then reports its end.
+        self.recorded: Deferred[None] = Deferred()
         cleaning = "{server}: cleaning up after the transfer failed"
         #: Logs why something after the transfer has failed, unless it was cancelled.
         self.log_failure = failure_logger(self._log, cleaning, server=server.uuid)
@@ -160,8 +162,11 @@ class OutgoingTransfer:
     async def _run(self, resumed: ResumedMove | None, seed: SeedRead | None) -> None:
         try:
             if resumed is None:
-                self.coordinator.begin()
-                await self.coordinator.save(await self._steps.begin())
+                try:
+                    self.coordinator.begin()
+                    await self.coordinator.save(await self._steps.begin())
+                finally:
+                    self.recorded.callback(None)
                 await self._ask(seed)
             else:
                 entry, record = resumed
