@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from tests.callbacks.queue_harness import ScriptedPanel
+from tests.callbacks.queue_harness import AnsweringPanel
 from tests.support import FakeContainers
 from tests.support.game_server import FakeGameServer
 from tests.support.harness import Harness, node_config
@@ -37,7 +37,7 @@ class BackupNode:
         self.home, self.backups = directory / "server", directory / "backups"
         self.server = FakeGameServer(self.home)
         self.family = family
-        self.panel = ScriptedPanel()
+        self.panel = AnsweringPanel()
         self.workers = Workers(reactor, "backup", 4)
         self.workers.start()
         backups = BackupsConfig(concurrent=concurrent)

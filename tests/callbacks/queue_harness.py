@@ -22,7 +22,7 @@ def refused(code: int, retry_after: float = 0) -> PanelRefused:
     return PanelRefused("no", f"it was answered {code}", code, retry_after)
 
 
-class ScriptedPanel:
+class AnsweringPanel:
     """Answers each call with the next of its server's `answers`; an exception is raised."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class ScriptedPanel:
 class QueueHarness:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.panel = ScriptedPanel()
+        self.panel = AnsweringPanel()
         self.clock = Clock()
         #: By how much the wall clock is ahead of the one that nobody sets.
         self.set_by = 0.0

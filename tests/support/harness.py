@@ -41,6 +41,14 @@ class CallRecorder:
         if name in self.faults:
             raise self.faults[name]
 
+    async def call(self, name: str) -> None:
+        """Record a call that takes its time before it fails."""
+        self.calls.append(name)
+        self.before.get(name, lambda: None)()
+        await self.wait(name)
+        if name in self.faults:
+            raise self.faults[name]
+
     def wait(self, name: str) -> Deferred[None]:
         return self.waits.get(name, succeed(None))
 

@@ -12,12 +12,13 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from tests.support.environment import FakeContainers
 from tests.support.harness import Harness, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
+from tests.support.scripted_panel import ScriptedPanel
 from tests.support.settings import process_configuration, server_settings
 from wingsd.config import Control, MovesConfig, TransfersConfig
 from wingsd.control import ControlListener, StatusEndpoint
@@ -25,7 +26,7 @@ from wingsd.direct_transfers.initiator import Invitation
 from wingsd.docker.runtime import DockerInformation
 from wingsd.errors import DaemonStopping, PanelUnreachable, ServerNotFound, ServersNotLoaded
 from wingsd.http.request import StreamingRequest
-from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import TransferRecord
@@ -47,43 +48,6 @@ def description(**settings: Any) -> dict[str, Any]:
     }
 
 
-class SilentPanel:
-    """A Panel that does not take part, unless it knows servers."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Configuration] = {}
-        self.calls: list[str] = []
-        self.heard: float | None = None
-        self.date: float | None = None
-        #: Whether the node has ended: it is not to ask again.
-        self.is_gone = False
-        self.greeting: Deferred[None] = succeed(None)
-
-    async def greet(self) -> None:
-        await self.greeting
-
-    async def owns(self, uuid: str) -> bool:
-        self.calls.append("owns")
-        return uuid in self.known
-
-    async def describe(self, uuid: str) -> Configuration:
-        self.calls.append("describe")
-        if uuid not in self.known:
-            raise ServerNotFound("the Panel does not know this server")
-        return self.known[uuid]
-
-    async def servers(self) -> list[Configuration]:
-        return list(self.known.values())
-
-    async def reset(self) -> None:
-        pass
-
-    async def transfer_failed(self, uuid: str) -> bool:
-        if self.is_gone:
-            await Deferred()
-        raise PanelUnreachable("the request to the Panel failed", "it is silent")
-
-
 class _LossyRequest(StreamingRequest):
     """A request whose answer can be lost."""
 
@@ -97,8 +61,6 @@ class _LossyRequest(StreamingRequest):
 class NodeInProcess(Harness):
     """A node in `directory`, which listens; its files outlive it."""
 
-    panel_kind: Callable[[], Any] = SilentPanel
-
     def __init__(
         self,
         directory: Path,
@@ -109,7 +71,9 @@ class NodeInProcess(Harness):
     ) -> None:
         """`system` is more of the configuration's `system`."""
         self.directory = directory
-        self.panel: Any = self.panel_kind()
+        self.panel: Any = ScriptedPanel()
+        # It does not take part.
+        self.panel.faults["failure"] = PanelUnreachable("the request failed", "it is silent")
         self.environment = FakeContainers()
         config = node_config(
             directory,
@@ -217,7 +181,7 @@ class NodeInProcess(Harness):
         await self.http.site.drain(0)
         await self._close_moves()
         await self.servers.stop()
-        self.panel.is_gone = True
+        self.panel.waits["failure"] = Deferred()
         self.cut_off()
         self.store.close()
         self.staging.close()

@@ -15,9 +15,10 @@ from tests.support.harness import CallRecorder, Harness, TransferEvents, node_co
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID, sha256
 from tests.support.sample_server import archive as packed
+from tests.support.scripted_panel import ScriptedPanel
 from wingsd.backups.store import Attachment, Backup
 from wingsd.config import PELICAN, PTERODACTYL, TransfersConfig
-from wingsd.errors import PanelRefused, ServerNotAssigned, WingsdError
+from wingsd.errors import WingsdError
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers.operations import Operations
 from wingsd.statedb import TransferRecord
@@ -32,44 +33,6 @@ DATA = packed()
 FRAME = FormFrame(boundary="x")
 #: The steps that are recorded in the state database before they are taken.
 RECORDED = {"RECEIVE", "VERIFY", "DURABLE", "SWAP", "ENVIRONMENT", "REPORT"}
-
-
-class _Panel:
-    """A Panel that is asked which servers are this node's, and hears how transfers ended."""
-
-    def __init__(self, recorder: CallRecorder) -> None:
-        self._recorder = recorder
-        #: The next answers to the question whether the server is this node's.
-        self.owned = [False]
-        #: The variables of the server.
-        self.variables: dict[str, Any] = {}
-        #: Whether it describes a server of which it refuses the success.
-        self.describes_all = False
-        #: The time of its last answer by its own clock.
-        self.date: float | None = None
-        #: The backups reported with each success.
-        self.reported_backups: list[tuple[str, ...] | None] = []
-
-    async def owns(self, uuid: str) -> bool:
-        self._recorder.record("owns")
-        return self.owned.pop(0)
-
-    async def describe(self, uuid: str) -> Configuration:
-        refuses = isinstance(self._recorder.faults.get("success"), PanelRefused)
-        if self.reported_backups and refuses and not self.describes_all:
-            raise ServerNotAssigned("not for this node")
-        self._recorder.record("server")
-        return Configuration(Settings(uuid, environment=self.variables))
-
-    async def transfer_succeeded(self, uuid: str, backups: tuple[str, ...] | None = None) -> None:
-        self.reported_backups.append(backups)
-        await self._recorder.wait("success")
-        self._recorder.record("success")
-
-    async def transfer_failed(self, uuid: str) -> bool:
-        self._recorder.record("failure")
-        await self._recorder.wait("failure")
-        return True
 
 
 class _Environment:
@@ -93,13 +56,11 @@ class _Environment:
         self._recorder.record("end_rehearsal")
 
     async def create(self, server: Settings) -> bool:
-        self._recorder.record("create")
-        await self._recorder.wait("create")
+        await self._recorder.call("create")
         return True
 
     async def remove(self, uuid: str) -> None:
-        self._recorder.record("remove")
-        await self._recorder.wait("remove")
+        await self._recorder.call("remove")
 
 
 class _Server:
@@ -256,7 +217,9 @@ class Receiver(Harness):
         limits = TransfersConfig(concurrent=2, waiting=1, durable=durable)
         config = node_config(directory, limits, family=family)
         self.environment = _Environment(recorder)
-        super().__init__(config, workers, _Panel(recorder), self.environment, _Servers(recorder))
+        panel = ScriptedPanel([Configuration(Settings(UUID))], recorder)
+        panel.owned = [False]
+        super().__init__(config, workers, panel, self.environment, _Servers(recorder))
         self.staging.prepare()
         self.transfers = self.receiver
         events = TransferEvents(self.bus, UUID)

@@ -19,6 +19,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
+from tests.support.scripted_panel import ScriptedPanel
 from wingsd.config import LiveMovesConfig, MovesConfig, StoragePool, TransfersConfig
 from wingsd.errors import StorageError
 from wingsd.filesystem.walk import measure
@@ -92,21 +93,18 @@ class _Server:
         self.operations.check(Operation.START)
         self.power_actions += 1
         self.starts_if_it_stays = False
-        self._recorder.record(action.value)
-        await self._recorder.wait(action.value)
+        await self._recorder.call(action.value)
         self.state = PowerState.RUNNING
 
     async def command(self, line: str) -> None:
         self._recorder.record(line)
 
     async def stop_within(self, grace: float) -> None:
-        self._recorder.record("stop")
-        await self._recorder.wait("stop")
+        await self._recorder.call("stop")
         self.state = PowerState.OFFLINE
 
     async def restore_environment(self) -> None:
-        self._recorder.record("restore")
-        await self._recorder.wait("restore")
+        await self._recorder.call("restore")
 
 
 class _Servers:
@@ -169,38 +167,7 @@ class _Environment:
         self._recorder = recorder
 
     async def remove(self, uuid: str) -> None:
-        self._recorder.record("remove")
-        await self._recorder.wait("remove")
-
-
-class _Panel:
-    """A Panel that is asked whose a server is, and hears of failures."""
-
-    def __init__(self, server: _Server) -> None:
-        self._server = server
-        self.calls: list[str] = []
-        self.owned = True
-        #: How often it refuses the report of a failure.
-        self.denials = 0
-        #: The events of the activity log that it got, and what its answer waits for.
-        self.activity: list[str] = []
-        self.activity_answer: Deferred[None] = succeed(None)
-
-    async def owns(self, uuid: str) -> bool:
-        self.calls.append("owns")
-        return self.owned
-
-    async def transfer_failed(self, uuid: str) -> bool:
-        self.calls.append("failure")
-        self.denials -= 1
-        return self.denials < 0
-
-    async def describe(self, uuid: str) -> Configuration:
-        return self._server.configuration
-
-    async def post_once(self, operation: str, path: str, body: Any) -> None:
-        self.activity += [entry["event"] for entry in body["data"]]
-        await self.activity_answer
+        await self._recorder.call("remove")
 
 
 Kind = TypeVar("Kind", bound="Sender")
@@ -306,10 +273,12 @@ class Sender(Harness):
             storage_pool=StoragePool(enabled=bool(storage_pool), pool_name=storage_pool),
         )
         self.server = _Server(self.tree, recorder)
+        panel = ScriptedPanel([self.server.configuration])
+        panel.owned = True
         super().__init__(
             node_config(directory, limits, data=str(directory), **options),
             workers,
-            _Panel(self.server),
+            panel,
             _Environment(recorder),
             _Servers(self.server, self.tree, recorder),
         )
@@ -397,6 +366,7 @@ class Sender(Harness):
     async def close(self) -> None:
         await self._port.stopListening()
         self._recorder.release()
+        self.panel.recorder.release()
         for waiting in self.destination.waits.values():
             if not waiting.called:
                 waiting.callback(None)

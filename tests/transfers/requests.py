@@ -108,7 +108,7 @@ class UploadRequests:
         assert isinstance(error, kind)
         assert [stream.answer for stream in streams] == [error] * len(streams)
         await self.settled()
-        assert self.receiver.calls == ["owns", "server", "failure"]
+        assert self.receiver.calls == ["owns", "describe", "failure"]
         assert self.receiver.left() == []
         assert self.receiver.kept() == {}
         assert await self.receiver.database.was_used(self.token.digest, self.token.expires)

@@ -227,7 +227,7 @@ async def check_received(node: Receiver, fault: str) -> None:
     else:
         assert hold is None or fault in UNDO
         # Before that nothing has begun that could fail.
-        was_admitted = "server" in node.calls and fault not in ADMISSION
+        was_admitted = "describe" in node.calls and fault not in ADMISSION
         assert "failure" in node.calls or not was_admitted or fault.endswith(REPORT)
         assert outcome is Outcome.FAILURE or not rows or fault.endswith(RECORD)
 

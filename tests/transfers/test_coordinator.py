@@ -32,7 +32,7 @@ def refused(code: int) -> PanelRefused:
     return PanelRefused("no", "x", code)
 
 
-class ScriptedPanel:
+class AnsweringPanel:
     """Answers each call with the next of `answers`; an exception is raised."""
 
     def __init__(self, *answers: object) -> None:
@@ -80,7 +80,7 @@ class Sending:
         refused: bool = False,
     ) -> None:
         self.clock = Clock()
-        self.panel, self.reports = ScriptedPanel(*answers), Reports()
+        self.panel, self.reports = AnsweringPanel(*answers), Reports()
         panel: Any = self.panel
         reports: Any = self.reports
         parts = PanelCoordinators(panel, reports, self.clock, PTERODACTYL)
@@ -262,7 +262,7 @@ def test_a_panel_that_is_down_for_long_is_asked_once_a_minute() -> None:
 # The Panel's word for a server that comes, in the first minute of its transfer
 
 
-class AssigningPanel(ScriptedPanel):
+class AssigningPanel(AnsweringPanel):
     """Raises `answers`, one with each question about the server, and then describes it."""
 
     async def owns(self, uuid: str) -> bool:

@@ -46,7 +46,7 @@ async def test_a_good_upload_goes_through_every_step_in_order(receiver: Receiver
     transfer = receiver.transfers.open(UploadTransfer, UUID)
     assert list(receiver.transfers.servers) == [UUID]
     await transfer.run(Source(), SINGLE)
-    assert receiver.calls == ["owns", "server", "create", "success", "sync"]
+    assert receiver.calls == ["owns", "describe", "create", "success", "sync"]
     assert receiver.states == ["pending", "processing", "success", "completed"]
     assert receiver.servers.holds == {UUID: ""}
     assert receiver.left() == [UUID]
@@ -66,7 +66,7 @@ async def test_another_nodes_container_is_found_before_the_body(receiver: Receiv
     receiver.environment.conflict = "a container of that name is another node's"
     error = await receiver.fails(Conflict, Unread())
     assert error.detail.startswith("a container of that name is another node's. ")
-    assert receiver.calls == ["owns", "server", "failure"]
+    assert receiver.calls == ["owns", "describe", "failure"]
     assert (receiver.left(), receiver.servers.holds) == ([], {})
     (ended,) = receiver.store.transfers()
     assert "a container of that name" in ended.reason
@@ -76,15 +76,15 @@ async def test_another_nodes_container_is_found_before_the_body(receiver: Receiv
 async def test_an_engine_that_is_silent_is_found_before_the_first_byte(receiver: Receiver) -> None:
     receiver.faults["conflict"] = EnvironmentFailed("the engine does not answer")
     await receiver.fails(EnvironmentFailed, Unread())
-    assert receiver.calls == ["owns", "server", "failure"]
+    assert receiver.calls == ["owns", "describe", "failure"]
 
 
 async def test_an_impossible_variable_is_refused_before_the_archive(receiver: Receiver) -> None:
-    receiver.panel.variables = {"STARTUP=sh": "x"}
+    receiver.panel.known[UUID].settings.environment["STARTUP=sh"] = "x"
     source = Source()
     with pytest.raises(EnvironmentFailed):
         await receiver.receive(source)
-    assert receiver.calls == ["owns", "server"]
+    assert receiver.calls == ["owns", "describe"]
     assert receiver.left() == []
 
 
@@ -100,8 +100,8 @@ async def test_the_files_are_in_place_before_the_environment_is_made(receiver: R
     ("call", "error"),
     [
         ("owns", PanelUnreachable("down", "x")),
-        ("server", ServerNotFound("unknown", "x")),
-        ("server", PanelRefused("no", "x", 401)),
+        ("describe", ServerNotFound("unknown", "x")),
+        ("describe", PanelRefused("no", "x", 401)),
     ],
 )
 async def test_a_transfer_that_was_not_admitted_is_not_reported(
@@ -140,7 +140,7 @@ async def test_an_invalid_upload_is_rolled_back_and_reported_once(
     receiver: Receiver, source: Source, kind: type[WingsdError]
 ) -> None:
     await receiver.fails(kind, source)
-    assert receiver.calls == ["owns", "server", "failure"]
+    assert receiver.calls == ["owns", "describe", "failure"]
     assert receiver.states[-2:] == ["failed", "failure"]
     assert receiver.servers.holds == {}
     assert receiver.left() == []
@@ -149,7 +149,7 @@ async def test_an_invalid_upload_is_rolled_back_and_reported_once(
 async def test_a_failed_container_rolls_back_the_files(receiver: Receiver) -> None:
     receiver.faults["create"] = EnvironmentFailed("no image")
     await receiver.fails(EnvironmentFailed)
-    assert receiver.calls == ["owns", "server", "create", "failure", "remove"]
+    assert receiver.calls == ["owns", "describe", "create", "failure", "remove"]
     assert receiver.left() == []
 
 
@@ -159,7 +159,7 @@ async def test_a_disk_failure_is_reported_and_rolled_back(
 ) -> None:
     monkeypatch.setattr(receiver.staging, step, Mock(side_effect=StorageError("the disk is full")))
     await receiver.fails(StorageError)
-    assert receiver.calls == ["owns", "server", "failure"]
+    assert receiver.calls == ["owns", "describe", "failure"]
     assert receiver.left() == []
 
 
@@ -212,7 +212,7 @@ async def test_a_refused_report_of_a_server_owned_here_is_a_success(receiver: Re
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.owned = [False, True]
     await receiver.receive()
-    assert receiver.calls == ["owns", "server", "create", "success", "owns", "sync"]
+    assert receiver.calls == ["owns", "describe", "create", "success", "owns", "sync"]
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 
 
@@ -322,8 +322,8 @@ def give_up_at(receiver: Receiver, call: str) -> UploadTransfer:
 
 async def test_a_stop_before_the_archive_aborts_the_transfer(receiver: Receiver) -> None:
     with pytest.raises(DaemonStopping):
-        await give_up_at(receiver, "server").run(Source(), SINGLE)
-    assert receiver.calls == ["owns", "server", "failure"]
+        await give_up_at(receiver, "describe").run(Source(), SINGLE)
+    assert receiver.calls == ["owns", "describe", "failure"]
     assert receiver.left() == []
 
 
@@ -470,7 +470,7 @@ async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: Receiv
     assert list(receiver.transfers.servers) == []
 
 
-@pytest.mark.parametrize("call", ["server", "create"])
+@pytest.mark.parametrize("call", ["describe", "create"])
 async def test_a_cancelled_transfer_leaves_nothing(receiver: Receiver, call: str) -> None:
     receiver.before[call] = lambda: receiver.transfers.cancel(UUID)
     if call == "create":

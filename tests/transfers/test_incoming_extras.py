@@ -75,7 +75,7 @@ async def test_backups_are_placed_before_the_container_the_log_last(receiver: Re
 
 @pytest.mark.parametrize(
     ("call", "error"),
-    [("create", EnvironmentFailed("no image")), ("server", ServerNotFound("unknown"))],
+    [("create", EnvironmentFailed("no image")), ("describe", ServerNotFound("unknown"))],
 )
 async def test_no_attachment_stays_when_the_transfer_fails(
     receiver: Receiver, call: str, error: WingsdError
@@ -212,7 +212,7 @@ async def test_a_shared_server_is_not_copied_and_its_success_reported(pooled: Re
     before = seen(pooled.data / UUID)
     inode = (pooled.data / UUID).stat().st_ino
     await pooled.receive(source())
-    assert pooled.calls == ["owns", "server", "create", "success", "sync"]
+    assert pooled.calls == ["owns", "describe", "create", "success", "sync"]
     assert (seen(pooled.data / UUID), (pooled.data / UUID).stat().st_ino) == (before, inode)
     assert pooled.left() == [UUID]
     assert pooled.servers.pools == ["Attic", ""]
@@ -289,7 +289,7 @@ async def test_missing_files_fail_the_transfer(pooled: Receiver) -> None:
     (pooled.data / UUID).rename(pooled.data / "elsewhere")
     error = await pooled.fails(StorageError, source())
     assert "is not there" in error.detail
-    assert pooled.calls == ["owns", "server", "failure"]
+    assert pooled.calls == ["owns", "describe", "failure"]
     assert pooled.left() == ["elsewhere"]
 
 
@@ -389,7 +389,7 @@ async def resumed(receiver: Receiver, step: ReceiveStep, *, told: bool = False) 
         receiver.received_backups.place(UUID)
     if told:
         receiver.store.add_report(1.0, UUID, Outcome.SUCCESS)
-        receiver.before["server"] = lambda: telling.callback(None)
+        receiver.before["describe"] = lambda: telling.callback(None)
         telling: Deferred[None] = Deferred()
         receiver.waits["success"] = telling
         await receiver.callbacks.load()
@@ -421,7 +421,7 @@ async def test_a_transfer_without_a_report_fails_after_a_restart(pooled: Receive
     pooled.panel.owned = [False]
     before = seen(pooled.data / UUID)
     await resumed(pooled, ReceiveStep.REPORT)
-    assert pooled.calls == ["owns", "server", "failure", "remove"]
+    assert pooled.calls == ["owns", "describe", "failure", "remove"]
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 

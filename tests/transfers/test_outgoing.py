@@ -95,7 +95,7 @@ async def test_a_panel_that_takes_no_activity_delays_a_transfer_for_a_bounded_ti
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "ACTIVITY_WITHIN", 0.05)
-    sender.panel.activity_answer = Deferred()
+    sender.panel.waits["activity"] = Deferred()
     sender.use()
     await sender.start()
     assert sender.states[-1] == "completed"

@@ -101,7 +101,7 @@ async def resumed(receiver: Receiver, step: ReceiveStep, begun: float = 1.0) -> 
 async def test_a_complete_server_continues(receiver: Receiver, step: ReceiveStep) -> None:
     await resumed(receiver, step)
     made = ["create"] if step is not ReceiveStep.REPORT else []
-    assert receiver.calls == ["owns", "server", *made, "success", "sync"]
+    assert receiver.calls == ["owns", "describe", *made, "success", "sync"]
     assert (receiver.data / UUID / "world").read_text() == "whole"
     assert receiver.states[-1] == "completed"
     assert receiver.store.unfinished() == []
@@ -112,7 +112,7 @@ async def test_a_complete_server_continues(receiver: Receiver, step: ReceiveStep
 async def test_a_clock_step_does_not_stop_a_recovery(receiver: Receiver, ahead: float) -> None:
     begun = time.time() + ahead
     await resumed(receiver, ReceiveStep.SWAP, begun)
-    assert receiver.calls == ["owns", "server", "create", "success", "sync"]
+    assert receiver.calls == ["owns", "describe", "create", "success", "sync"]
     assert receiver.states[-1] == "completed"
     (entry,) = receiver.store.transfers()
     assert (entry.begun, entry.outcome) == (begun, Outcome.SUCCESS)
@@ -169,7 +169,7 @@ async def test_a_settled_report_is_not_sent_again(receiver: Receiver) -> None:
     receiver.panel.owned = [True, True]
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     await resumed(receiver, ReceiveStep.REPORT)
-    assert receiver.calls == ["owns", "server", "success", "owns", "sync"]
+    assert receiver.calls == ["owns", "describe", "success", "owns", "sync"]
     assert receiver.left() == [UUID]
 
 
@@ -551,17 +551,12 @@ async def test_a_seed_that_was_adopted_leaves_the_server_to_the_later_transfer(
     later = sender.store.begin(now, UUID, Direction.OUT, step.name)
     sender.store.enter(now, seed, SendStep.FAILED.name)
     sender.server.starts_if_it_stays = True
-    answer: Deferred[bool] = Deferred()
-
-    async def owns(uuid: str) -> bool:
-        return await answer
-
-    sender.panel.owns = owns
+    sender.panel.waits["owns"] = answer = Deferred[None]()
     sender.running = starter = _Starter()  # type: ignore[assignment]
     sender.next_daemon()
     await until(lambda: [entry.id for entry in sender.store.unfinished()] == [later])
     assert (sender.server.hold, sender.calls, starter.started) == (PanelInitiator.hold, [], [])
-    answer.callback(True)
+    answer.callback(None)
     assert await end(sender) is Outcome.FAILURE
     assert (sender.server.hold, sender.calls) == ("", ["restore"])
     assert starter.started == [(sender.server, "before its transfer")]

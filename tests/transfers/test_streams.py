@@ -54,7 +54,7 @@ async def test_streams_in_any_order_are_one_transfer(requests: UploadRequests, o
     assert [stream.answer for stream in streams.values()] == [None] * 3
     await requests.settled()
     receiver = requests.receiver
-    assert receiver.calls == ["owns", "server", "create", "success", "sync"]
+    assert receiver.calls == ["owns", "describe", "create", "success", "sync"]
     assert receiver.panel.reported_backups == [(BACKUP.uuid,)]
     world = receiver.data / UUID / "world"
     assert sorted(path.name for path in world.iterdir()) == sorted(order)
@@ -202,7 +202,7 @@ async def test_a_second_single_upload_is_refused_alone(requests: UploadRequests)
 @pytest.mark.promise("transfer-token-is-used-once")
 async def test_an_upload_with_a_used_token_is_not_read(requests: UploadRequests) -> None:
     receiver, first = requests.receiver, Stream("first")
-    receiver.before["server"] = lambda: receiver.database.use_token(
+    receiver.before["describe"] = lambda: receiver.database.use_token(
         requests.token.digest, requests.token.expires
     )
     await requests.first(first)
@@ -230,7 +230,7 @@ async def test_an_upload_is_not_read_if_its_token_cannot_be_recorded(
 async def test_a_missing_stream_fails_all(requests: UploadRequests) -> None:
     first, good = Stream("first"), Stream("good")
     jobs = [requests.first(first, "2"), requests.further(good, "1")]
-    await until(lambda: "server" in requests.receiver.calls)
+    await until(lambda: "describe" in requests.receiver.calls)
     requests.clock.advance(59)
     assert first.answers == []
     requests.clock.advance(1)
@@ -276,7 +276,7 @@ async def test_a_stream_that_left_before_the_first_fails_it(requests: UploadRequ
     assert isinstance(first.answer, UploadTruncated)
     assert first.answer.detail.startswith("stream 0: ")
     await requests.settled()
-    assert requests.receiver.calls == ["owns", "server", "failure"]
+    assert requests.receiver.calls == ["owns", "describe", "failure"]
 
 
 async def test_a_stream_whose_sender_disconnects_fails_all(requests: UploadRequests) -> None:

@@ -11,16 +11,15 @@ import attrs
 import jwt
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from tests.support.harness import Harness
 from tests.support.move_client import MoveClient
-from tests.support.node_in_process import NodeInProcess, SilentPanel, description
+from tests.support.node_in_process import NodeInProcess, description
 from tests.support.reactor import reactor, until
 from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.config import TransfersConfig
-from wingsd.errors import WingsdError
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.threadio import Workers
 from wingsd.transfers.recovery import clear_leftovers
@@ -125,58 +124,26 @@ class MovingNode(Receiver, _TakesMoves):
         self.make_recovery(unfinished, moves).begin()
 
 
-class RunningPanel(SilentPanel):
-    """A Panel that moves the server when it hears of the success, unless `answer` says else.
-
-    Methods wait for what `waits` has for their names, and raise what `faults` has.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.owned: set[str] = set()
-        self.settings: dict[str, Any] = {}
-        self.waits: dict[str, Deferred[None]] = {}
-        self.faults: dict[str, WingsdError] = {}
-
-    async def _called(self, name: str) -> None:
-        self.calls.append(name)
-        await self.waits.get(name, succeed(None))
-        if name in self.faults:
-            raise self.faults[name]
-
-    async def owns(self, uuid: str) -> bool:
-        await self._called("owns")
-        return uuid in self.owned
-
-    async def describe(self, uuid: str) -> Any:
-        await self._called("describe")
-        return configuration_from_panel(description(**self.settings))
-
-    async def transfer_succeeded(self, uuid: str, backups: Any = None) -> None:
-        await self._called("success")
-        self.owned.add(uuid)
-
-    async def transfer_failed(self, uuid: str) -> bool:
-        if self.is_gone:
-            await Deferred()
-        await self._called("failure")
-        return True
-
-
 class RunningNode(NodeInProcess, _TakesMoves):
     """A node with a Panel and real servers; `live` are settings of moves of running servers."""
 
     panel: Any
-    panel_kind = RunningPanel
 
     def __init__(self, directory: Path, workers: Workers, **live: Any) -> None:
         usual = TransfersConfig()
         transfers = attrs.evolve(usual, live=attrs.evolve(usual.live, **live))
         super().__init__(directory, workers, 0, transfers)
+        self.panel.faults.clear()
+        self.panel.owned = False
+        self.describe_as()
         self.servers.loaded = True
         #: What consoles are shown.
         self.told: list[str] = []
         self.bus.subscribe(UUID, lambda event: self.told.extend(event.args))
+
+    def describe_as(self, **settings: Any) -> None:
+        """Have the Panel describe the server with some settings."""
+        self.panel.known[UUID] = configuration_from_panel(description(**settings))
 
     @property
     def runs(self) -> bool:
@@ -191,13 +158,13 @@ class RunningNode(NodeInProcess, _TakesMoves):
 
     async def take_over(self, last: RunningNode) -> None:
         """Have the Panel and the containers of an earlier one; go on as a daemon at its start."""
-        self.panel.owned, self.panel.settings = last.panel.owned, last.panel.settings
+        self.panel.owned, self.panel.known = last.panel.owned, last.panel.known
         self.environment.containers |= last.environment.containers
         await self.callbacks.load()
         await self.arrived.load()
         await self.recover()
-        for uuid in self.panel.owned:
-            self.servers.get_or_add(await self.panel.describe(uuid))
+        if self.panel.owned:
+            self.servers.get_or_add(await self.panel.describe(UUID))
         self.arrived.start_left()
 
 

@@ -27,6 +27,7 @@ from wingsd.moves.batch import (
 )
 from wingsd.moves.digests import block_digest
 from wingsd.moves.filling import deflated
+from wingsd.panel.schemas import Configuration, Settings
 from wingsd.transfers.incoming.moves import partial_copy
 from wingsd.transfers.incoming.uploads import UploadTransfer
 
@@ -293,6 +294,7 @@ async def test_a_slow_source_has_its_streams_and_leaves_slots_to_other_servers(
         await until(lambda: earlier.over.called)
         goes_on[1].set()
         assert refused(await sent[1]) == (409, "move-resume-needed")
+        node.panel.known[OTHER] = Configuration(Settings(OTHER))
         await node.receiver.open(UploadTransfer, OTHER).run(Source(), SINGLE)
     finally:
         for event in goes_on:

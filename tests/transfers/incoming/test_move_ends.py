@@ -249,34 +249,30 @@ async def test_a_copy_that_somebody_has_removed_is_begun_anew(
 
 
 @pytest.mark.usefixtures("no_checkpoints")
-async def test_a_batch_waits_for_a_flush_when_much_was_written_since_the_last_one(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("most", "bound", "reached"),
+    [
+        # Much was written since the last flush, or many files were.
+        (2 * len(LEVEL), "MOST_UNFLUSHED", 1),
+        (1 << 40, "LEAST_UNFLUSHED", 1 << 40),
+    ],
+)
+async def test_a_batch_waits_for_a_flush_of_much_or_of_many_files(
+    node: MovingNode,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    bound: str,
+    reached: int,
 ) -> None:
     client = await node.client(source).open()
     first, *batches = client.round()
     await client.put(first)
-    monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 2 * len(LEVEL))
+    monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", most)
     await client.put(batches[0])
     status = (await client.status()).json
     assert status["received"] > status["durable"]
-    monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 1)
-    await client.put_all(batches[1:])
-    status = (await client.status()).json
-    assert status["received"] == status["durable"] == batches[-1].index.number
-
-
-@pytest.mark.usefixtures("no_checkpoints")
-async def test_a_batch_waits_for_a_flush_when_many_files_were_written_since_the_last_one(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = await node.client(source).open()
-    first, *batches = client.round()
-    await client.put(first)
-    monkeypatch.setattr(partial_copy, "MOST_UNFLUSHED", 1 << 40)
-    await client.put(batches[0])
-    status = (await client.status()).json
-    assert status["received"] > status["durable"]
-    monkeypatch.setattr(partial_copy, "LEAST_UNFLUSHED", 1 << 40)
+    monkeypatch.setattr(partial_copy, bound, reached)
     await client.put_all(batches[1:])
     status = (await client.status()).json
     assert status["received"] == status["durable"] == batches[-1].index.number
@@ -354,15 +350,7 @@ async def test_a_source_is_given_up_at_the_end_of_its_time_and_not_before(
 async def test_a_move_that_was_cancelled_while_it_was_begun_is_not_begun_again(
     node: MovingNode, source: Path
 ) -> None:
-    asked: Deferred[None] = Deferred()
-    owns = node.panel.owns
-
-    async def slow(uuid: str) -> bool:
-        await asked
-        answer: bool = await owns(uuid)
-        return answer
-
-    node.panel.owns = slow
+    node.waits["owns"] = asked = Deferred[None]()
     client = node.client(source)
     requests = [Deferred.fromCoroutine(client.begin()) for _ in range(2)]
     await until(lambda: node.receiver.servers != ())

@@ -51,7 +51,7 @@ async def test_a_server_moves(node: MovingNode, source: Path) -> None:
     assert (status["phase"], status["outcome"]) == ("over", "success")
     assert node.has_level()
     assert (node.data / UUID / "latest").readlink() == Path("world")
-    assert node.calls == ["owns", "server", "create", "success", "sync"]
+    assert node.calls == ["owns", "describe", "create", "success", "sync"]
     assert node.states == ["pending", "processing", "success", "completed"]
     await until(lambda: node.left() == [UUID])
     assert node.servers.sizes == [len(LEVEL) + len("port=25565\n")]
@@ -197,7 +197,7 @@ async def test_the_first_request_may_come_again(node: MovingNode, source: Path) 
 async def test_a_server_that_the_panel_does_not_send_here_is_refused(
     node: MovingNode, source: Path
 ) -> None:
-    node.faults["server"] = ServerNotAssigned("not for this node")
+    node.faults["describe"] = ServerNotAssigned("not for this node")
     node.panel.owned = [True]
     answer = await node.client(source).begin()
     assert (answer.status, answer.code) == (409, "server-already-exists")
@@ -458,13 +458,13 @@ async def test_a_move_that_the_panel_has_ended_while_this_node_was_away_is_kept(
     nodes: Nodes[MovingNode], source: Path
 ) -> None:
     node = await left_by_a_daemon(nodes, source)
-    node.faults["server"] = ServerNotAssigned("not for this node")
+    node.faults["describe"] = ServerNotAssigned("not for this node")
     await node.recover()
     await node.rest()
     assert node.copies() == [UUID]
     (copy,) = node.partial_copies.kept()
     assert copy.bytes >= len(LEVEL)
-    del node.faults["server"]
+    del node.faults["describe"]
     await goes_on_with_all(node, source)
 
 

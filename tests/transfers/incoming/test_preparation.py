@@ -123,7 +123,7 @@ async def test_what_is_in_the_way_is_told_and_the_move_goes_on(
 
 async def test_a_server_that_is_here_is_not_ready_to_come(node: RunningNode, source: Path) -> None:
     client = await begun(node, source)
-    node.panel.owned.add(UUID)
+    node.panel.owned = True
     found = await prepared(client)
     assert (found["state"], found["code"]) == ("failed", "server-already-exists")
 
@@ -363,14 +363,19 @@ async def test_the_next_daemon_starts_it_after_a_kill_in_the_commit(
     assert later.panel.calls.index("success") < len(later.panel.calls)
 
 
-@pytest.mark.promise("arrived-server-is-started")
-async def test_the_next_daemon_starts_it_after_a_kill_before_the_start(
-    running_nodes: Nodes[RunningNode], node: RunningNode, source: Path
-) -> None:
+async def hang_at_the_start(node: RunningNode, source: Path) -> None:
+    """Have a server arrive, and the engine not answer when it is to be started."""
     node.environment.faults["recreate"] = Hang()
     client = await committed(node, source)
     assert (await client.outcome())["outcome"] == "success"
     await until(lambda: ("recreate", UUID) in node.environment.calls)
+
+
+@pytest.mark.promise("arrived-server-is-started")
+async def test_the_next_daemon_starts_it_after_a_kill_before_the_start(
+    running_nodes: Nodes[RunningNode], node: RunningNode, source: Path
+) -> None:
+    await hang_at_the_start(node, source)
     assert not node.store.unfinished()
     later = await running_nodes.next()
     await until(lambda: later.runs)
@@ -394,7 +399,7 @@ async def test_what_a_person_has_asked_since_counts(
 
 
 async def test_a_suspended_server_is_not_started(node: RunningNode, source: Path) -> None:
-    node.panel.settings = {"suspended": True}
+    node.describe_as(suspended=True)
     await committed(node, source)
     await settled(node)
     assert not started(node)
@@ -404,11 +409,8 @@ async def test_a_suspended_server_is_not_started(node: RunningNode, source: Path
 async def test_a_deleted_server_is_not_started_by_the_next_daemon(
     running_nodes: Nodes[RunningNode], node: RunningNode, source: Path
 ) -> None:
-    node.environment.faults["recreate"] = Hang()
-    client = await committed(node, source)
-    assert (await client.outcome())["outcome"] == "success"
-    await until(lambda: ("recreate", UUID) in node.environment.calls)
-    node.panel.owned.clear()
+    await hang_at_the_start(node, source)
+    node.panel.owned = False
     later = await running_nodes.next()
     await settled(later)
     assert not started(later)

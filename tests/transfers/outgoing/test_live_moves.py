@@ -310,19 +310,12 @@ async def test_the_console_of_a_server_that_has_ended_gets_no_line(
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
-async def test_it_is_not_stopped_while_the_panel_does_not_answer(
-    sender: Mover, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = sender.panel.describe
-
-    async def silent(uuid: str) -> None:
-        raise PanelUnreachable("the Panel is away", "it is a test")
-
-    monkeypatch.setattr(sender.panel, "describe", silent)
+async def test_it_is_not_stopped_while_the_panel_does_not_answer(sender: Mover) -> None:
+    sender.panel.faults["describe"] = PanelUnreachable("the Panel is away", "it is a test")
     over = sender.start()
     await until(lambda: sender.said("the server is not stopped yet, and runs on"))
     assert sender.calls == []
-    monkeypatch.setattr(sender.panel, "describe", answers)
+    sender.panel.faults.clear()
     await over
     sender.check_moved(running=True)
 

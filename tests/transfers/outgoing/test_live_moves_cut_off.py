@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("slow_to_settle")
 async def test_the_server_runs_on_while_the_daemon_is_started_anew(sender: Mover) -> None:
     await sender.stop_at("rounds", 2)
     assert sender.calls == []
-    assert sender.panel.calls == []
+    assert sender.panel.settled_by == []
     await sender.go_on()
     sender.check_moved(running=True)
     assert sender.calls == ["adopt", "stop", "remove"]
@@ -196,7 +196,7 @@ async def test_a_daemon_that_stops_while_it_starts_the_server_again_fails_no_mov
     await sender.transfers.stop()
     await going
     assert (step(sender), is_to_run(sender)) == (SendStep.FOLLOW, True)
-    assert sender.panel.calls == []
+    assert sender.panel.settled_by == []
 
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
@@ -537,7 +537,7 @@ async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the
     await over
     await until(lambda: sender.server.state is PowerState.RUNNING)
     assert sender.states[-1] == "failure"
-    assert sender.panel.calls == ["failure"]
+    assert sender.panel.settled_by == ["failure"]
 
 
 async def test_the_third_halt_after_a_commit_fails_the_move_and_the_server_runs(

@@ -310,7 +310,7 @@ async def test_roots_that_stay_different_end_the_move(sender: Mover, node: MoveN
     )
     await sender.fails()
     assert node.sessions == 4
-    assert sender.panel.calls == ["failure"]
+    assert sender.panel.settled_by == ["failure"]
 
 
 async def test_sessions_that_never_last_end_the_move(sender: Mover, node: MoveNode) -> None:
@@ -588,7 +588,7 @@ async def test_a_failure_at_the_destination_has_the_panel_decide(
     failed = {"phase": "over", "outcome": "failure", "error": "no space", "detail": "free some"}
     node.fault = lambda kind, count: (200, dict(failed)) if is_after_commit(node, kind) else None
     await sender.start()
-    assert sender.panel.calls == ["owns", "failure"]
+    assert sender.panel.settled_by == ["owns", "failure"]
     assert sender.said("the destination node says: no space")
     assert sender.states[-1] == "failure"
 

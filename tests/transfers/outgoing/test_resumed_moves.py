@@ -52,7 +52,7 @@ async def test_the_next_daemon_goes_on(
     start_anew(sender)
     assert sender.server.hold != ""
     assert await finished(sender) is Outcome.SUCCESS
-    assert (sender.calls, sender.panel.calls) == (calls, [])
+    assert (sender.calls, sender.panel.settled_by) == (calls, [])
     assert node.key == key or not key
     assert tree_of(sender.tree) == tree_of(node.copy.tree)
     numbers = [number for number, _ in node.batches]
@@ -116,7 +116,7 @@ async def test_after_the_commit_the_next_daemon_asks_the_destination(
         node.of.finish()
         node.outcome = "success"
     assert await finished(sender) is Outcome.SUCCESS
-    assert (sender.calls, sender.panel.calls) == (["stop", "remove", "adopt"], [])
+    assert (sender.calls, sender.panel.settled_by) == (["stop", "remove", "adopt"], [])
     assert tree_of(sender.tree) == tree_of(node.copy.tree)
     # only a node that was started anew is asked what it holds, and has all of it
     assert node.sessions == sessions + (outcome == "open")
@@ -129,7 +129,7 @@ async def test_a_commit_that_was_not_heard_of_is_asked_for_again(sender: Mover) 
     assert entry.step == "AWAIT"
     start_anew(sender)
     assert await finished(sender) is Outcome.SUCCESS
-    assert sender.panel.calls == []
+    assert sender.panel.settled_by == []
 
 
 @pytest.mark.parametrize("is_good", [True, False])
@@ -152,10 +152,10 @@ async def test_a_commit_that_comes_late_is_waited_for(
     start_anew(sender)
     if is_good:
         assert await finished(sender) is Outcome.SUCCESS
-        assert sender.panel.calls == []
+        assert sender.panel.settled_by == []
     else:
         await until(lambda: sender.store.unfinished() == [])
-        assert sender.panel.calls == ["owns", "failure"]
+        assert sender.panel.settled_by == ["owns", "failure"]
     assert node.count("commit") == commits
     assert not sender.said("internal error")
 
@@ -168,7 +168,7 @@ async def test_a_move_that_has_failed_meanwhile_has_the_panel_decide(
     node.phase, node.outcome = "over", "failure"
     start_anew(sender)
     await until(lambda: sender.store.unfinished() == [])
-    assert sender.panel.calls == ["owns", "failure"]
+    assert sender.panel.settled_by == ["owns", "failure"]
     assert sender.calls == ["stop", "remove", "adopt", "restore"]
     assert sender.server.hold == ""
 
@@ -182,7 +182,7 @@ async def test_the_panel_is_asked_while_the_destination_is_silent(
     sender.panel.owned = False
     start_anew(sender)
     assert await finished(sender) is Outcome.SUCCESS
-    assert set(sender.panel.calls) == {"owns"}
+    assert set(sender.panel.settled_by) == {"owns"}
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "move-busy"), (429, ""), (500, "")])
@@ -197,7 +197,7 @@ async def test_a_destination_that_cannot_tell_yet_is_asked_until_it_can(
     node.fault = lambda *_: refused(status, code) if len(node.asked) < asked + 20 else None
     start_anew(sender)
     assert await finished(sender) is Outcome.SUCCESS
-    assert set(sender.panel.calls) == {"owns"}
+    assert set(sender.panel.settled_by) == {"owns"}
 
 
 @pytest.mark.parametrize("owned", [False, True])
@@ -231,7 +231,7 @@ async def test_a_destination_that_forgot_the_move_ends_it(sender: Mover, node: M
     node.fault = lambda kind, count: refused(401, "token-expired") if kind == "begin" else None
     start_anew(sender)
     await until(lambda: sender.store.unfinished() == [])
-    assert sender.panel.calls == ["failure"]
+    assert sender.panel.settled_by == ["failure"]
     assert sender.calls == ["stop", "remove", "adopt", "restore"]
     assert sender.server.hold == ""
 
@@ -252,4 +252,4 @@ async def test_a_resumed_move_can_be_cancelled(sender: Mover, node: MoveNode) ->
     sender.transfers.cancel(UUID)
     await until(lambda: sender.store.unfinished() == [])
     assert node.deleted == ["all"]
-    assert sender.panel.calls == ["failure"]
+    assert sender.panel.settled_by == ["failure"]
