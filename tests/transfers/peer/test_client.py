@@ -7,6 +7,7 @@ import hashlib
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -219,8 +220,18 @@ async def test_an_unknown_name_is_unreachable() -> None:
         await PeerClient("http://node.invalid:8080/", "Bearer t", reactor, "").features()
 
 
-async def test_a_port_without_tls_is_unreachable() -> None:
-    peer = Peer(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+@pytest.mark.parametrize(
+    "script",
+    [
+        lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        lambda connection: connection.recv(65536),
+    ],
+    ids=["no TLS", "closed before"],
+)
+async def test_a_port_where_tls_does_not_come_up_is_unreachable(
+    script: Callable[[socket.socket], object],
+) -> None:
+    peer = Peer(script)
     url = f"https://127.0.0.1:{peer.port}/"
     with pytest.raises(DestinationUnreachable):
         await PeerClient(url, "Bearer t", reactor, "").features()
@@ -235,14 +246,6 @@ async def test_http_to_a_tls_port_fails_with_advice() -> None:
     assert "its address begins with https://" in caught.value.detail
     # It was only asked.
     assert "whole server" not in caught.value.detail
-    await peer.outcome
-
-
-async def test_a_connection_closed_before_tls_is_up() -> None:
-    peer = Peer(lambda connection: connection.recv(65536))
-    url = f"https://127.0.0.1:{peer.port}/"
-    with pytest.raises(DestinationUnreachable):
-        await PeerClient(url, "Bearer t", reactor, "").features()
     await peer.outcome
 
 
