@@ -17,13 +17,16 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.support.s3_store import NO_UPLOAD, Cut, Endless, S3Store, Say, Stall, StoreAs
+from tests.support.workers import HeldWorkers
 from wingsd.backups import s3 as uploading
 from wingsd.backups.s3 import (
     ASK_PANEL_FOR,
     MARGIN,
+    FileRange,
     GrowingArchive,
     MultipartUpload,
     PartNotSent,
@@ -415,6 +418,32 @@ async def test_of_a_part_that_is_not_taken_little_is_read(
         await store.put(other.sign("up", [1])[0], Range(1, 0, size))
     # What the kernel keeps for both ends of the connection, and a piece.
     assert 0 < max(read) < 16 << 20
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize(
+    ("read", "delivered"),
+    [(DATA, bytes), (b"", StorageError), (Failure(OSError(5, "it failed")), StorageError)],
+    ids=["all", "nothing", "a failure"],
+)
+def test_what_is_read_after_the_end_of_a_part_is_dropped(
+    tmp_path: Path, read: Any, delivered: type[object], closed: bool
+) -> None:
+    disk, got = HeldWorkers(), list[object]()
+    (tmp_path / "backup").write_bytes(DATA)
+    with (tmp_path / "backup").open("rb") as file:
+        part = FileRange(file.fileno(), 0, len(DATA), disk, got.append)  # type: ignore[arg-type]
+    part.start(got.append, lambda: None)
+    if closed:
+        part.close()
+    (reading,) = disk.held
+    descriptor = reading.args[0]
+    assert os.fstat(descriptor).st_size == len(DATA)
+    reading.result.callback(read)
+    assert [type(each) for each in got] == ([] if closed else [delivered])
+    part.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 URL = "https://store/bucket/b.tar.gz?partNumber={}&uploadId=up&X-Amz-Expires=3600"
