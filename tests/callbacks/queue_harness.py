@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -20,6 +22,12 @@ DOWN = PanelUnreachable("down", "x")
 
 def refused(code: int, retry_after: float = 0) -> PanelRefused:
     return PanelRefused("no", f"it was answered {code}", code, retry_after)
+
+
+def answer_to(adding: Coroutine[Any, Any, object]) -> Deferred[bool]:
+    """Return what becomes of a report that is added."""
+    pending: Any = Deferred.fromCoroutine(adding).result
+    return pending.answer  # type: ignore[no-any-return]
 
 
 class AnsweringPanel:
@@ -102,9 +110,15 @@ class QueueHarness:
         self.store.begin(begun, A, Direction.IN, "RECEIVE")
 
     def tell(self, outcome: Outcome, server: str = A) -> Deferred[bool]:
-        adding = Deferred.fromCoroutine(self.callbacks.add(server, outcome))
-        pending: Any = adding.result
-        return pending.answer  # type: ignore[no-any-return]
+        return answer_to(self.callbacks.add(server, outcome))
 
     def unsettled(self) -> list[str]:
         return [report.server for report in self.store.unsettled()]
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[QueueHarness]:
+    made = QueueHarness(tmp_path)
+    yield made
+    made.callbacks.stop()
+    made.store.close()
