@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from tests.support.backups import packed_backup
 from tests.support.node_in_process import NodeInProcess, description
@@ -22,7 +25,7 @@ from wingsd.servers import Server
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.threadio import Workers
 
-__all__ = ["BACKUP", "BEFORE", "BROKEN", "HeldArchive", "RestoreHarness", "archive"]
+__all__ = ["BACKUP", "BEFORE", "BROKEN", "HeldArchive", "RestoreHarness", "archive", "restoring"]
 
 BACKUP = "0d0fbd6f-6b3e-4f8e-a9a4-52a2d7d2f1c3"
 #: What the backup has, and what the server has now.
@@ -171,3 +174,10 @@ class RestoreHarness:
         await self.node.restores.stop()
         await self.node.close()
         self.workers.stop()
+
+
+@pytest.fixture
+def restoring(tmp_path: Path) -> Iterator[RestoreHarness]:
+    made = RestoreHarness(tmp_path)
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

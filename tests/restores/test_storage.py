@@ -47,18 +47,24 @@ class StorageHarness:
         os.close(fd)
         return inode
 
-    def make_old(self) -> None:
+    def prepare(self) -> int:
+        """Make the old content, and stage the new; return its inode."""
         self.place.mkdir()
         (self.place / "old").write_text("old")
+        return self.stage()
+
+    def recover(self, inode: int | None, *, keep: bool = True) -> str | None:
+        """Do as the next daemon does with the record of a restore."""
+        record = RestoreRecord(UUID, UUID, 0.0, truncate=True, inode=inode)
+        self.staging.clear(self.storage.names([record]))
+        self.staging.delete_cleared()
+        return self.storage.recover(record, keep=keep)
 
     def names(self, path: Path) -> list[str]:
         return sorted(each.name for each in path.iterdir())
 
     def staged(self) -> list[str]:
         return [name for name in self.names(Path(self.staging.path)) if name != ".lock"]
-
-    def record(self, inode: int | None) -> RestoreRecord:
-        return RestoreRecord(UUID, UUID, 0.0, truncate=True, inode=inode)
 
 
 @pytest.fixture(params=[True, False], ids=["exchange", "two renames"])
@@ -68,9 +74,12 @@ def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StorageH
     made.staging.close()
 
 
+EXCHANGE = pytest.mark.parametrize("harness", [True], indirect=True)
+TWO_RENAMES = pytest.mark.parametrize("harness", [False], indirect=True)
+
+
 def test_new_content_takes_the_place_of_the_old(harness: StorageHarness) -> None:
-    harness.make_old()
-    inode = harness.stage()
+    inode = harness.prepare()
     assert not harness.storage.is_in_place(UUID, inode)
     harness.storage.put_into_place(UUID, inode)
     assert harness.storage.is_in_place(UUID, inode)
@@ -82,8 +91,7 @@ def test_new_content_takes_the_place_of_the_old(harness: StorageHarness) -> None
 
 
 def test_replaced_content_that_is_not_kept_is_deleted(harness: StorageHarness) -> None:
-    harness.make_old()
-    harness.storage.put_into_place(UUID, harness.stage())
+    harness.storage.put_into_place(UUID, harness.prepare())
     assert harness.storage.retire(UUID, keep=False) is None
     harness.storage.discard(UUID)
     assert harness.staged() == []
@@ -112,8 +120,7 @@ def test_a_symlink_in_the_servers_place_is_replaced_and_not_followed(
 
 
 def test_a_failed_restore_leaves_nothing_and_meets_no_later_one(harness: StorageHarness) -> None:
-    harness.make_old()
-    harness.stage()
+    harness.prepare()
     harness.storage.withdraw(UUID)
     second = harness.stage()
     harness.storage.discard(UUID)
@@ -127,54 +134,40 @@ def test_a_failed_restore_leaves_nothing_and_meets_no_later_one(harness: Storage
 def test_the_next_daemon_completes_what_was_whole(
     harness: StorageHarness, done: str, keep: bool
 ) -> None:
-    harness.make_old()
-    inode = harness.stage()
-    record = harness.record(inode)
+    inode = harness.prepare()
     if done != "nothing":
         harness.storage.put_into_place(UUID, inode)
     if done == "retired":
         harness.storage.retire(UUID, keep=keep)
-    harness.staging.clear(harness.storage.names([record]))
-    harness.staging.delete_cleared()
-    harness.storage.recover(record, keep=keep)
+    harness.recover(inode, keep=keep)
     harness.storage.discard(UUID)
     assert harness.names(harness.place) == ["new"]
     assert harness.staged() == ([".quarantine"] if keep else [])
 
 
-def test_the_next_daemon_completes_the_second_of_two_renames(tmp_path: Path) -> None:
-    harness = StorageHarness(tmp_path, exchanges=False)
-    harness.make_old()
-    inode = harness.stage()
+@TWO_RENAMES
+def test_the_next_daemon_completes_the_second_of_two_renames(harness: StorageHarness) -> None:
+    inode = harness.prepare()
     harness.place.rename(Path(harness.staging.path) / f"{UUID}.replaced")
-    record = harness.record(inode)
-    harness.staging.clear(harness.storage.names([record]))
-    harness.staging.delete_cleared()
-    kept = harness.storage.recover(record, keep=True)
+    kept = harness.recover(inode)
     assert harness.names(harness.place) == ["new"]
     assert kept is not None
     assert harness.names(Path(kept)) == ["old"]
-    harness.staging.close()
 
 
 def test_what_was_not_whole_is_deleted_and_the_old_content_stays(harness: StorageHarness) -> None:
-    harness.make_old()
-    harness.stage()
-    record = harness.record(None)
-    harness.staging.clear(harness.storage.names([record]))
-    harness.staging.delete_cleared()
-    assert harness.storage.recover(record, keep=True) is None
+    harness.prepare()
+    assert harness.recover(None) is None
     assert harness.names(harness.place) == ["old"]
     assert harness.staged() == []
 
 
 @pytest.mark.promise("restore-is-old-or-new")
+@TWO_RENAMES
 def test_a_second_rename_that_fails_is_undone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: StorageHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = StorageHarness(tmp_path, exchanges=False)
-    harness.make_old()
-    inode = harness.stage()
+    inode = harness.prepare()
     rename = Path.rename
 
     def fails(self: Path, target: Path) -> Path:
@@ -186,15 +179,13 @@ def test_a_second_rename_that_fails_is_undone(
     with pytest.raises(StorageError):
         harness.storage.put_into_place(UUID, inode)
     assert harness.names(harness.place) == ["old"]
-    harness.staging.close()
 
 
+@TWO_RENAMES
 def test_a_disk_that_fails_between_two_renames_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: StorageHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = StorageHarness(tmp_path, exchanges=False)
-    harness.make_old()
-    inode = harness.stage()
+    inode = harness.prepare()
     rename = Path.rename
 
     def fails(self: Path, target: Path) -> Path:
@@ -207,22 +198,17 @@ def test_a_disk_that_fails_between_two_renames_loses_nothing(
         with pytest.raises(StorageError):
             harness.storage.put_into_place(UUID, inode)
     assert harness.storage.is_undecided(UUID)
-    record = harness.record(inode)
-    harness.staging.clear(harness.storage.names([record]))
-    harness.staging.delete_cleared()
-    assert harness.storage.recover(record, keep=True) is not None
+    assert harness.recover(inode) is not None
     assert harness.names(harness.place) == ["new"]
     assert not harness.storage.is_undecided(UUID)
-    harness.staging.close()
 
 
 @pytest.mark.promise("restore-is-old-or-new")
+@EXCHANGE
 def test_an_exchange_that_cannot_be_made_durable_is_undone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: StorageHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = StorageHarness(tmp_path, exchanges=True)
-    harness.make_old()
-    inode = harness.stage()
+    inode = harness.prepare()
 
     def fails(_: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -232,14 +218,12 @@ def test_an_exchange_that_cannot_be_made_durable_is_undone(
         harness.storage.put_into_place(UUID, inode)
     assert harness.names(harness.place) == ["old"]
     assert not harness.storage.is_in_place(UUID, inode)
-    harness.staging.close()
 
 
 def test_something_else_in_the_staging_area_is_not_put_into_place(
     harness: StorageHarness,
 ) -> None:
-    harness.make_old()
-    inode = harness.stage()
+    inode = harness.prepare()
     with pytest.raises(StorageError, match="is not the content that was prepared"):
         harness.storage.put_into_place(UUID, inode + 1)
     assert harness.names(harness.place) == ["old"]
