@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.activity.conftest import USER, UUID
+from tests.support.recording_observer import RecordedActivity
 from tests.support.state import is_activity
 from wingsd.activity import (
     CALL_MAX,
@@ -14,17 +16,18 @@ from wingsd.activity import (
     MetadataTooLarge,
     merge,
     metadata_text,
+    record_crashes,
 )
+from wingsd.events import CRASHED, STATUS, Event, EventBus
 from wingsd.statedb import ActivityEntry
 
-A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
-USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
+B = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 WRITE = "server:sftp.write"
 MINUTE = 1_700_000_040  # a whole minute
 
 
 def row(metadata: Any, event: str = WRITE, **changes: Any) -> ActivityEntry:
-    usual: dict[str, Any] = {"server": A, "user": USER, "ip": "192.0.2.1", "at": MINUTE}
+    usual: dict[str, Any] = {"server": UUID, "user": USER, "ip": "192.0.2.1", "at": MINUTE}
     return ActivityEntry(event=event, metadata=json.dumps(metadata), **usual | changes)
 
 
@@ -47,7 +50,7 @@ def test_the_form_is_that_of_wings() -> None:
     (entry,), _ = merge([row({"command": "x"}, "server:console.command", at=MINUTE + 1.9)], 100)
     assert entry == {
         "user": USER,
-        "server": A,
+        "server": UUID,
         "event": "server:console.command",
         "metadata": {"command": "x"},
         "ip": "192.0.2.1",
@@ -100,3 +103,31 @@ def test_merged_metadata_and_a_call_are_bounded() -> None:
     entries, taken = merge(rows, 100)
     assert len(entries) == taken, "two of them are too long for one"
     assert CALL_MAX - METADATA_MAX < len(json.dumps(entries)) < CALL_MAX + METADATA_MAX
+
+
+# A crash in the activity log of each family
+
+
+RESTARTED = {"exit_code": 3, "out_of_memory": True, "restarted": True, "lines": ["a", "b"]}
+TOO_SOON = RESTARTED | {"restarted": False}
+PELICAN = (
+    "server:crashed",
+    {"exit_code": 3, "oomkilled": True, "logs": ["a", "b"]},
+    None,
+    "127.0.0.1",
+)
+CALAGOPUS = ("server:crash.detected", {"exit_code": 3, "oom_killed": True}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "entries"),
+    [("pterodactyl", []), ("pelican", [PELICAN]), ("calagopus", [CALAGOPUS, CALAGOPUS])],
+)
+def test_each_family_records_what_its_node_does(family: str, entries: list[Any]) -> None:
+    recorded, bus = RecordedActivity(UUID), EventBus()
+    record_crashes(family, recorded, bus)
+    bus.publish(Event(UUID, STATUS, ("offline",)))
+    for crash in (RESTARTED, TOO_SOON):
+        bus.publish(Event(UUID, CRASHED, (json.dumps(crash),)))
+    assert recorded.entries == entries
+    assert recorded.times == [None] * len(entries)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.task import Clock
 
 from tests.activity.conftest import COMMAND, IP, USER, UUID, ActivityNode
+from tests.support.fixtures import worker
 from tests.support.logged_errors import Logged
-from tests.support.reactor import reactor, until
+from tests.support.reactor import until
 from wingsd.activity import BUFFER_MAX, QUIET, RETRY_AFTER, STORE_AT, ActivityLog
 from wingsd.errors import StorageError
 from wingsd.statedb import ActivityEntry, StateDatabase, Store
 from wingsd.threadio import Workers
+
+__all__ = ["worker"]
 
 FULL = StorageError("the disk is full")
 
@@ -143,48 +146,47 @@ def test_what_cannot_be_counted_at_the_start_is_sent(node: ActivityNode) -> None
     assert node.panel.commands == ["a"]
 
 
+@attrs.frozen
+class BusyLog:
+    """A log whose database waits until `goes_on` is set."""
+
+    store: Store
+    worker: Workers
+    database: StateDatabase
+    log: ActivityLog
+    goes_on: threading.Event
+
+    def record(self, count: int) -> None:
+        for number in range(count):
+            self.log.record(UUID, COMMAND, {"command": number}, USER, IP)
+
+
 @pytest.fixture
-def worker() -> Iterator[Workers]:
-    made = Workers(reactor, "database", 1)
-    made.start()
-    yield made
-    made.stop()
+def busy(store: Store, worker: Workers) -> BusyLog:
+    database = StateDatabase(store, worker, lambda: 10.0)
+    panel: Any = None
+    log = ActivityLog(database, panel, Clock(), 100_000, 60, 100)
+    made = BusyLog(store, worker, database, log, threading.Event())
+    worker.run(made.goes_on.wait)
+    return made
 
 
 @pytest.mark.promise("activity-survives-a-kill")
-async def test_all_is_stored_before_the_database_closes(tmp_path: Path, worker: Workers) -> None:
-    store = Store(str(tmp_path))
-    store.open()
-    database = StateDatabase(store, worker, lambda: 10.0)
-    panel: Any = None
-    log = ActivityLog(database, panel, Clock(), 100_000, 60, 100)
-    busy = threading.Event()
-    worker.run(busy.wait)
+async def test_all_is_stored_before_the_database_closes(busy: BusyLog) -> None:
     # The first are being stored when the last one comes.
-    for number in range(STORE_AT + 1):
-        log.record(UUID, COMMAND, {"command": number}, USER, IP)
-    log.stop()
-    closed = database.close()
-    busy.set()
+    busy.record(STORE_AT + 1)
+    busy.log.stop()
+    closed = busy.database.close()
+    busy.goes_on.set()
     await closed
-    await until(lambda: log.waiting == STORE_AT + 1)
-    store.open()
-    assert len(store.activity(0, 1000)) == STORE_AT + 1
-    store.close()
+    await until(lambda: busy.log.waiting == STORE_AT + 1)
+    busy.store.open()
+    assert len(busy.store.activity(0, 1000)) == STORE_AT + 1
 
 
-async def test_a_slow_disk_does_not_block_the_reactor(tmp_path: Path, worker: Workers) -> None:
-    store = Store(str(tmp_path))
-    store.open()
-    panel: Any = None
-    database = StateDatabase(store, worker, lambda: 10.0)
-    log = ActivityLog(database, panel, Clock(), 100_000, 60, 100)
-    busy = threading.Event()
-    worker.run(busy.wait)
-    for number in range(3 * STORE_AT):
-        log.record(UUID, COMMAND, {"command": number}, USER, IP)
-    assert log.waiting == 2 * STORE_AT, "a write is under way"
-    log.stop()
-    busy.set()
-    await until(lambda: log.waiting == 3 * STORE_AT)
-    await worker.run(store.close)
+async def test_a_slow_disk_does_not_block_the_reactor(busy: BusyLog) -> None:
+    busy.record(3 * STORE_AT)
+    assert busy.log.waiting == 2 * STORE_AT, "a write is under way"
+    busy.log.stop()
+    busy.goes_on.set()
+    await until(lambda: busy.log.waiting == 3 * STORE_AT)

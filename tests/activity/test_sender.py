@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from wingsd.errors import NodeTokenRefused, PanelRefused, PanelUnreachable, Stor
 from wingsd.statedb import ActivityEntry
 
 DOWN = PanelUnreachable("the Panel gave no usable answer", "connection refused")
+
+
+def results(work: Coroutine[Any, Any, object]) -> list[Any]:
+    """Return a list that gets the result of `work` when it has ended."""
+    ended: list[Any] = []
+    Deferred.fromCoroutine(work).addBoth(ended.append)
+    return ended
 
 
 @pytest.mark.promise("user-data-is-bounded")
@@ -199,8 +207,7 @@ def test_the_end_of_the_daemon_waits_for_the_answer_of_a_call(node: ActivityNode
     waiting: Deferred[None] = Deferred()
     node.panel.faults = [waiting]
     node.pass_time(60)
-    ended: list[Any] = []
-    Deferred.fromCoroutine(node.log.stop_sending(2)).addBoth(ended.append)
+    ended = results(node.log.stop_sending(2))
     assert ended == []
     waiting.callback(None)
     assert ended == [None]
@@ -211,23 +218,15 @@ def test_it_does_not_wait_for_long(node: ActivityNode) -> None:
     node.type("a")
     node.panel.faults = [Deferred()]
     node.pass_time(60)
-    ended: list[Any] = []
-    Deferred.fromCoroutine(node.log.stop_sending(2)).addBoth(ended.append)
+    ended = results(node.log.stop_sending(2))
     node.clock.advance(2)
     assert ended == [None]
     assert len(node.stored()) == 1
 
 
-def send_now(node: ActivityNode, within: float = 5) -> list[Any]:
-    """Call `send_now`; return a list that gets its result when it has ended."""
-    ended: list[Any] = []
-    Deferred.fromCoroutine(node.log.send_now(within)).addBoth(ended.append)
-    return ended
-
-
 def test_before_the_interval_is_over_all_can_be_sent(node: ActivityNode) -> None:
     node.type("a")
-    assert send_now(node) == [None]
+    assert results(node.log.send_now(5)) == [None]
     assert (node.panel.commands, node.log.waiting) == (["a"], 0)
     node.type("b")
     node.pass_time(60)
@@ -243,7 +242,7 @@ def test_what_is_being_stored_is_sent_as_well(node: ActivityNode) -> None:
     node.database.add_activity = slow
     node.type("a")
     node.pass_time(1)
-    ended = send_now(node)
+    ended = results(node.log.send_now(5))
     assert ended == []
     written.callback(None)
     assert (node.panel.commands, ended) == (["a"], [None])
@@ -253,7 +252,7 @@ def test_a_panel_without_an_answer_holds_nothing_up(node: ActivityNode) -> None:
     node.type("a")
     waiting: Deferred[None] = Deferred()
     node.panel.faults = [waiting]
-    ended = send_now(node)
+    ended = results(node.log.send_now(5))
     node.pass_time(4)
     assert ended == []
     node.pass_time(1)
@@ -268,7 +267,7 @@ def test_a_call_under_way_is_awaited_and_followed_by_the_rest(node: ActivityNode
     node.type("a")
     node.pass_time(60)
     node.type("b")
-    ended = send_now(node), send_now(node)
+    ended = results(node.log.send_now(5)), results(node.log.send_now(5))
     assert (len(node.panel.calls), ended) == (1, ([], []))
     waiting.callback(None)
     assert (node.panel.commands, ended) == (["a", "b"], ([None], [None]))
@@ -277,5 +276,5 @@ def test_a_call_under_way_is_awaited_and_followed_by_the_rest(node: ActivityNode
 def test_after_its_end_nothing_is_sent(node: ActivityNode) -> None:
     Deferred.fromCoroutine(node.log.stop_sending(2))
     node.type("a")
-    assert send_now(node) == [None]
+    assert results(node.log.send_now(5)) == [None]
     assert node.panel.calls == []

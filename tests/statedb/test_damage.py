@@ -17,10 +17,8 @@ from wingsd.statedb import (
 )
 from wingsd.statedb.__main__ import main
 
-DAY = 24 * 3600.0
 #: Bytes of a page, SQLite's default.
 PAGE = 4096
-YEAR = 365 * DAY
 A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 

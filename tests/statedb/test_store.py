@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
-from wingsd.errors import StateDatabaseError
+from tests.support.fixtures import worker
+from wingsd.errors import StateDatabaseError, StorageError
 from wingsd.statedb import (
     FILE,
     KEPT,
     SCHEMAS,
     TOKENS_KEPT,
+    ActivityEntry,
     DirectDestination,
     Direction,
     DroppedBackup,
     InstallationRecord,
+    MoveRecord,
     Outcome,
     Report,
     ReportKind,
     RestoreRecord,
     ServerDescription,
+    StateDatabase,
     Store,
     TransferRecord,
     TransferResult,
 )
+from wingsd.threadio import Workers
+
+__all__ = ["worker"]
 
 DAY = 24 * 3600.0
 #: Bytes of a page, SQLite's default.
@@ -54,7 +63,6 @@ def test_a_transfer_is_kept_with_its_step(store: Store) -> None:
     assert store.unfinished() == [unfinished]
     ended = TransferRecord(second, B, Direction.OUT, "ASK", 11, 13, Outcome.FAILURE)
     assert store.transfers() == [unfinished, ended]
-    store.close()
 
 
 def test_a_transfer_is_kept_with_its_pool_and_removals(store: Store) -> None:
@@ -65,7 +73,6 @@ def test_a_transfer_is_kept_with_its_pool_and_removals(store: Store) -> None:
     assert (one.id, one.pool, one.removals, one.inode) == (plain, "", (), None)
     assert (two.pool, two.removals) == ("the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
     assert two.inode == 2**64 - 1
-    store.close()
 
 
 def test_a_dropped_backup_counts_when_its_transfer_has_moved_the_server(store: Store) -> None:
@@ -105,7 +112,6 @@ def test_a_dropped_backup_counts_when_its_transfer_has_moved_the_server(store: S
     again_away = store.begin(25 + YEAR, A, Direction.OUT, "ASK")
     store.end(26 + YEAR, again_away, Outcome.SUCCESS)
     assert store.dropped() == []
-    store.close()
 
 
 @pytest.mark.parametrize("backups", [None, (), (A,), (A, B)])
@@ -114,7 +120,6 @@ def test_backups_stay_in_reports(store: Store, backups: tuple[str, ...] | None) 
     store = again(store)
     assert store.reports() == [report]
     assert report.backups == backups
-    store.close()
 
 
 def test_a_restore_is_kept_until_its_report_takes_its_place(store: Store) -> None:
@@ -134,7 +139,6 @@ def test_a_restore_is_kept_until_its_report_takes_its_place(store: Store) -> Non
     assert store.unsettled() == [report]
     assert (report.kind, report.backups) == (ReportKind.RESTORE, (A,))
     assert report.what == "restore success"
-    store.close()
 
 
 def test_how_it_ended_is_kept_with_it(store: Store) -> None:
@@ -144,7 +148,6 @@ def test_how_it_ended_is_kept_with_it(store: Store) -> None:
     (entry,) = store.transfers()
     assert (entry.direct, entry.reason) == (True, "the disk is full")
     assert (entry.bytes, entry.files) == (2**40, 3)
-    store.close()
 
 
 def test_past_transfers_are_listed_latest_first(store: Store) -> None:
@@ -167,7 +170,6 @@ def test_a_server_that_is_described_stays_so(store: Store) -> None:
     store.delete_description(A)
     store.clear_description(B)
     assert store.descriptions() == [ServerDescription(B, "second", "", 12)]
-    store.close()
 
 
 def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store) -> None:
@@ -182,7 +184,6 @@ def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store) -> None:
     assert store.destination(transfer) == destination
     store.end(11, transfer, Outcome.FAILURE)
     assert store.destination(transfer) is None
-    store.close()
 
 
 def test_a_report_is_kept_until_it_is_settled(store: Store) -> None:
@@ -195,7 +196,6 @@ def test_a_report_is_kept_until_it_is_settled(store: Store) -> None:
     store.close_report(12, report, "heard")
     assert store.unsettled() == [other]
     assert store.reports()[0].settled == 12
-    store.close()
 
 
 def test_an_installation_is_kept_until_its_end_is_reported(store: Store) -> None:
@@ -210,7 +210,6 @@ def test_an_installation_is_kept_until_its_end_is_reported(store: Store) -> None
     report = store.end_installation(12, A, ReportKind.REINSTALL, Outcome.FAILURE)
     assert (store.installations(), store.unsettled()) == ([], [report])
     assert (report.kind, report.what) == (ReportKind.REINSTALL, "reinstall failure")
-    store.close()
 
 
 def test_a_second_installation_takes_the_place_of_the_first(store: Store) -> None:
@@ -228,7 +227,6 @@ def test_a_token_is_used_once(store: Store) -> None:
     assert (store.was_used("digest", 100), store.was_used("other", 100)) == (True, False)
     assert not store.use_token("digest", 100)
     assert store.use_token("other", 100)
-    store.close()
 
 
 @pytest.mark.promise("transfer-token-is-used-once")
@@ -243,7 +241,6 @@ def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store) -> None:
     assert not store.use_token("long", 2 * YEAR)
     assert not store.was_used("later", 101)
     assert store.use_token("later", 101)
-    store.close()
 
 
 def test_a_token_is_remembered_for_a_day_after_it_has_expired(store: Store) -> None:
@@ -265,7 +262,6 @@ def test_a_signed_url_is_used_as_often_as_it_may_be(store: Store) -> None:
     assert [store.use_url("always", 100, 0, "", resumes=False) for _ in range(9)] == [True] * 9
     store.prune(YEAR)
     assert not store.use_url("once", 100, 1, "192.0.2.1", resumes=False)
-    store.close()
 
 
 def test_a_download_is_resumed_from_the_address_that_began_it(store: Store) -> None:
@@ -286,7 +282,6 @@ def test_the_last_direct_transfer_of_a_server_away_is_kept(store: Store) -> None
     store.prune(YEAR)
     kept = [(each.id, each.server) for each in store.transfers()]
     assert kept == [(1, "away"), (5, "twice")]
-    store.close()
 
 
 def test_denied_tokens_outlive_the_daemon(store: Store) -> None:
@@ -295,7 +290,6 @@ def test_denied_tokens_outlive_the_daemon(store: Store) -> None:
     store.deny(15, ["a"])  # The clock was set back.
     store = again(store)
     assert store.denied() == {"a": 20, "b": 10}
-    store.close()
 
 
 @pytest.mark.promise("revoked-console-token-stays-refused")
@@ -308,7 +302,6 @@ def test_of_denials_that_are_forgotten_their_time_is_known(store: Store) -> None
     store.prune(30)
     store = again(store)
     assert (store.denied(), store.denied_before()) == ({}, 20)
-    store.close()
 
 
 def test_what_is_kept_has_its_age_counted_by_looking_at_it(store: Store) -> None:
@@ -317,7 +310,6 @@ def test_what_is_kept_has_its_age_counted_by_looking_at_it(store: Store) -> None
     store = again(store)
     assert store.ages(DAY + 5, ["room"]) == {"room": DAY - 5}
     assert store.ages(DAY + 6, ["other"]) == {"other": 0}
-    store.close()
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
@@ -469,7 +461,6 @@ def test_a_failure_that_was_reported_is_known_by_its_transfer(store: Store) -> N
     store.begin(12, A, Direction.OUT, "ASK")
     store.add_report(13, A, Outcome.SUCCESS)
     assert not store.is_failure_reported(A, 12)
-    store.close()
 
 
 def test_a_start_is_due_from_the_end_of_a_restore_until_it_was_tried(store: Store) -> None:
@@ -483,3 +474,164 @@ def test_a_start_is_due_from_the_end_of_a_restore_until_it_was_tried(store: Stor
     store.end_start(A)
     assert store.due_starts() == []
     store.close()
+
+
+# The activity in the state database
+
+
+USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
+MANY = 100_000
+
+
+def entries(number: int) -> list[ActivityEntry]:
+    return [ActivityEntry(A, "server:x", "{}", USER, "192.0.2.1", at) for at in range(number)]
+
+
+def times(store: Store, after: int = 0) -> list[float]:
+    return [entry.at for entry in store.activity(after, MANY)]
+
+
+def test_entries_are_kept_in_their_order_until_they_are_deleted(store: Store) -> None:
+    first = ActivityEntry(A, "server:console.command", '{"command":"é"}', USER, "2001:db8::1", 1.5)
+    second = ActivityEntry(A, "server:crashed", "{}", None, None, 1)
+    assert store.add_activity([first, second], MANY) == 0
+    kept = again(store).activity(0, 10)
+    assert kept == [attrs.evolve(first, id=1), attrs.evolve(second, id=2)]
+    assert store.activity(1, 10) == kept[1:]
+    assert store.activity(0, 1) == kept[:1]
+    assert store.delete_activity(1) == 1
+    assert store.activity(0, 10) == kept[1:]
+
+
+@pytest.mark.promise("user-data-is-bounded")
+def test_only_the_newest_are_kept(store: Store) -> None:
+    assert store.add_activity(entries(3), 3) == 0
+    assert store.add_activity(entries(5)[3:], 3) == 2
+    assert times(store) == [2, 3, 4]
+    assert store.add_activity(entries(4), 2) == 5
+    assert times(store) == [2, 3]
+
+
+def test_an_id_is_not_used_again(store: Store) -> None:
+    store.add_activity(entries(3), MANY)
+    store.delete_activity(3)
+    store.add_activity(entries(1), MANY)
+    assert [entry.id for entry in store.activity(0, 10)] == [4]
+
+
+def test_100_000_entries_are_trimmed_and_deleted(store: Store) -> None:
+    store.add_activity(entries(MANY), MANY)
+    assert store.trim_activity(MANY) == (MANY, 0)
+    assert store.trim_activity(70_000) == (70_000, 30_000)
+    assert store.activity(0, 1)[0].at == 30_000
+    assert store.delete_activity(90_000) == 60_000
+    assert store.trim_activity(MANY) == (10_000, 0)
+
+
+def test_an_empty_table_has_nothing_to_trim(store: Store) -> None:
+    assert store.trim_activity(1) == (0, 0)
+    assert store.add_activity([], 1) == 0
+    assert store.delete_activity(5) == 0
+
+
+# The moves in the state database
+
+
+def outgoing(store: Store) -> MoveRecord:
+    transfer = store.begin(1, A, Direction.OUT, "ASK")
+    return MoveRecord(transfer, A, Direction.OUT, "", "key", "token", "https://node", "pelican")
+
+
+def incoming(move: str = "id", token: str = "token", **fields: Any) -> MoveRecord:  # noqa: S107
+    return MoveRecord(0, A, Direction.IN, move, "key", token, "", "pelican", **fields)
+
+
+def admit(store: Store, record: MoveRecord) -> int:
+    transfer = store.admit_move(1, record, "ADMIT", 100, direct=False)
+    assert transfer is not None
+    return transfer
+
+
+def test_a_move_to_this_node_is_added_with_its_transfer_and_the_use_of_its_token(
+    store: Store,
+) -> None:
+    transfer = admit(store, incoming())
+    record = attrs.evolve(incoming(), transfer=transfer)
+    assert [(each.id, each.step) for each in store.unfinished()] == [(transfer, "ADMIT")]
+    assert store.was_used("token", 100)
+    assert store.move(transfer) == record
+    assert store.find_move(Direction.IN, "id") == record
+    assert store.find_admitted("token") == record
+    assert store.open_moves() == [record]
+
+
+def test_a_used_token_begins_no_move(store: Store) -> None:
+    store.use_token("token", 100)
+    assert store.admit_move(1, incoming(), "ADMIT", 100, direct=False) is None
+    assert (store.unfinished(), store.open_moves()) == ([], [])
+
+
+def test_a_move_that_cannot_be_added_leaves_nothing(store: Store) -> None:
+    record = incoming(request=None)
+    with pytest.raises(StateDatabaseError):
+        store.admit_move(1, record, "ADMIT", 100, direct=False)
+    assert not store.was_used("token", 100)
+    assert store.unfinished() == []
+
+
+def test_what_a_source_learns_is_kept_until_the_move_ends(store: Store) -> None:
+    record = outgoing(store)
+    store.add_move(record)
+    store.set_move(record.transfer, "id")
+    store.set_move_state(record.transfer, '{"round": 2}')
+    expected = attrs.evolve(record, move="id", state='{"round": 2}')
+    assert store.find_move(Direction.OUT, "id") == expected
+    assert store.find_move(Direction.IN, "id") is None
+    store.end(2, record.transfer, Outcome.SUCCESS)
+    assert store.move(record.transfer) is None
+
+
+def test_a_move_to_this_node_can_be_asked_about_as_long_as_its_transfer_is_kept(
+    store: Store,
+) -> None:
+    record = attrs.evolve(incoming(), transfer=admit(store, incoming()))
+    store.end(2, record.transfer, Outcome.FAILURE)
+    store.prune(KEPT)
+    assert store.find_move(Direction.IN, "id") == record
+    assert store.open_moves() == []
+    store.prune(KEPT + 3)
+    assert store.find_move(Direction.IN, "id") is None
+
+
+def test_servers_are_to_be_started_after_a_success_only(store: Store) -> None:
+    moves = [admit(store, incoming(f"id{number}", token=f"token{number}")) for number in range(4)]
+    for move, starts in zip(moves, (True, True, False, True), strict=True):
+        store.set_start(move, starts=starts)
+    assert [store.starts(move) for move in moves] == [True, True, False, True]
+    assert store.arrived_to_start() == []
+    succeeded, failed, *_ = moves
+    for move in moves[:3]:
+        store.end(2, move, Outcome.FAILURE if move == failed else Outcome.SUCCESS)
+    assert [each.transfer for each in store.arrived_to_start()] == [succeeded]
+    store.set_start(succeeded, starts=False)
+    assert store.arrived_to_start() == []
+
+
+# The state database from the reactor: one thread, in order, to the very end
+
+
+async def test_the_store_closes_after_pending_writes(store: Store, worker: Workers) -> None:
+    database = StateDatabase(store, worker, lambda: 10.0)
+    entry = await database.begin(A, Direction.IN, "RECEIVE")
+    busy = threading.Event()
+    worker.run(busy.wait)
+    ended = database.end(entry, Outcome.FAILURE)
+    closed = database.close()
+    busy.set()
+    await closed
+    assert ended.called
+    await ended
+    with pytest.raises(StorageError, match="is not open"):
+        store.transfers()
+    store.open()
+    assert [kept.outcome for kept in store.transfers()] == [Outcome.FAILURE]

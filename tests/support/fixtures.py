@@ -19,6 +19,15 @@ def workers() -> Iterator[Workers]:
     pool.stop()
 
 
+@pytest.fixture
+def worker() -> Iterator[Workers]:
+    """One thread, as the state database has."""
+    pool = Workers(reactor, "database", 1)
+    pool.start()
+    yield pool
+    pool.stop()
+
+
 # Fixtures of directories: that of a server, and one beside it; by import into a conftest.py
 
 
