@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionRefusedError as NoConnection
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from tests.panel.client_harness import UNKNOWN, UUID, Harness
-from tests.support import Answer, Drop, server_settings
+from tests.support import Answer, Call, Drop, Hang, Node, server_settings
 from tests.support.logged_errors import Logged
+from tests.support.reactor import reactor
+from tests.support.recording_observer import RecordingObserver
+from tests.transfers.peers import Peer, read_head
 from wingsd import __version__
-from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, Config
 from wingsd.errors import (
     NodeTokenRefused,
     PanelError,
@@ -21,7 +29,9 @@ from wingsd.errors import (
     ServerNotAssigned,
     ServerNotFound,
 )
-from wingsd.panel.client import Panel
+from wingsd.panel import client as panel_module
+from wingsd.panel.client import MAX_BODY, MAX_VALUES, BoundedClient, Panel
+from wingsd.util.observer import PANEL, Observer
 
 
 async def test_a_server_is_described(harness: Harness) -> None:
@@ -69,9 +79,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 async def test_a_panel_of_another_family_is_logged_once(
     harness: Harness, logged: Logged, family: str, answers: str
 ) -> None:
-    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(3)]
-    for uuid in others:
-        harness.fake.add_server(server_settings(uuid, **ANSWERS[answers]), harness.here)
+    others = harness.add_servers(3, **ANSWERS[answers])
     client = harness.client(family=family)
     assert len(await client.servers()) == 3
     await client.describe(others[0])
@@ -98,9 +106,7 @@ async def test_a_server_it_does_not_know_for_us_is_unknown(harness: Harness, uui
 
 
 async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> None:
-    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
-    for other in others:
-        harness.fake.add_server(server_settings(other), harness.here)
+    others = harness.add_servers(5)
     client = harness.client()
     assert await client.owns(others[4])
     asked = [f"/api/remote/servers?page={page}&per_page=2" for page in (1, 2, 3)]
@@ -112,9 +118,7 @@ async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> No
 async def test_a_server_that_leaves_between_two_pages_hides_no_other(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
-    for other in others:
-        harness.fake.add_server(server_settings(other), harness.here)
+    others = harness.add_servers(5)
     client = harness.client()
     pages, is_gone = client._pages, False
 
@@ -266,3 +270,278 @@ async def test_a_greeting_is_tried_once_and_may_fail(harness: Harness) -> None:
     with pytest.raises(PanelUnreachable, match="refused"):
         await client.greet()
     assert client.heard is None
+
+
+# Answers of the Panel that are not as they should be, and requests that are repeated
+
+
+FAULTS = [
+    Answer(500),
+    Answer(502, b"<html>Bad gateway</html>", "text/html"),
+    Answer(200, b"<html>We are updating</html>", "text/html"),
+    Answer(200, b'{"data": 5}'),
+    Answer(200, b"[" * 100_000),
+    Answer(500, b"[" * 100_000),
+    Answer(302, b""),
+    Drop(),
+    Drop(carried_out=True),
+]
+
+
+@pytest.mark.promise("answers-are-bounded")
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_an_invalid_answer_is_retried(harness: Harness, fault: Any) -> None:
+    harness.fake.inject("/servers", fault, times=2)
+    assert not await harness.client().owns(UUID)
+    assert len(harness.fake.calls) == 3
+
+
+@pytest.mark.promise("answers-are-bounded")
+async def test_too_long_an_answer_is_retried(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_module, "MAX_BODY", 10_000)
+    harness.fake.inject("/servers", Answer(200, b" " * 10_001), times=2)
+    assert not await harness.client().owns(UUID)
+    assert len(harness.fake.calls) == 3
+
+
+async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
+    harness.fake.inject("/servers", Answer(200, b" " * (MAX_BODY + 1)))
+    with pytest.raises(PanelUnreachable) as caught:
+        await harness.client().owns(UUID)
+    assert caught.value.detail == (
+        f"GET {harness.fake.url}/api/remote/servers?page=1&per_page=2: its answer is longer than "
+        "16 MiB; see whether remote in the configuration is the Panel's address, and what a "
+        "proxy in front of it sends; try again when it answers"
+    )
+
+
+@pytest.mark.promise("answers-are-bounded")
+@pytest.mark.parametrize("status", [200, 500])
+async def test_json_of_more_values_than_its_bound_is_not_decoded(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
+    values = b"[],{}," * (MAX_VALUES // 4)
+    body = b'{"data": [], "errors": [{"detail": "why"}], "x": [%s1]}' % values
+    harness.fake.inject("/servers", Answer(status, body))
+    says = {200: "its answer has more than 2,000,000 values", 500: "it answered 500: no reason"}
+    with pytest.raises(PanelUnreachable, match=says[status]):
+        await harness.client().owns(UUID)
+
+
+async def test_an_answer_about_another_server_is_not_believed(harness: Harness) -> None:
+    harness.fake.open_transfer(UUID, harness.here)
+    harness.fake.settings_of(UUID)["uuid"] = UNKNOWN
+    with pytest.raises(PanelUnreachable, match="the Panel's answer is invalid"):
+        await harness.client().describe(UUID)
+
+
+async def test_an_html_page_is_retried(harness: Harness) -> None:
+    harness.fake.open_transfer(UUID, harness.here)
+    harness.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
+    await harness.client().transfer_succeeded(UUID)
+    assert harness.fake.reports() == [(UUID, "success")] * 2
+    assert harness.fake.node_of(UUID) == harness.here
+
+
+async def test_a_request_that_came_too_early_is_repeated(harness: Harness) -> None:
+    harness.fake.inject("/servers", Answer(429, retry_after="1"))
+    assert not await harness.client().owns(UUID)
+    assert len(harness.fake.calls) == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_kept_in_the_error(harness: Harness, status: int) -> None:
+    answer = Answer(status, retry_after="90")
+    harness.fake.inject("/servers", answer)
+    with pytest.raises(PanelError) as caught:
+        await harness.client().owns(UUID)
+    assert caught.value.retry_after == 90
+    assert len(harness.fake.calls) == 1
+
+
+@pytest.mark.promise("dropped-backups-are-kept-for-days")
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (None, True),
+        (Answer(404, b"<html>Not Found</html>", "text/html"), False),
+        (Answer(404, b'{"error": "no such route"}'), False),
+        (Answer(403, b'{"errors": [{"detail": "of another node"}]}'), False),
+        (Answer(401, b'{"errors": [{"detail": "no token"}]}'), False),
+        (Answer(409, b'{"errors": [{"detail": "completed"}]}'), False),
+        (Answer(200, b'{"parts": []}'), False),
+    ],
+)
+async def test_only_the_panels_own_404_says_that_it_lacks_a_backup(
+    harness: Harness, answer: Any, expected: bool
+) -> None:
+    if answer is not None:
+        harness.fake.inject("/backups", answer)
+    assert await harness.client().lacks_backup(UNKNOWN) is expected
+
+
+@pytest.mark.promise("sftp-access-ends-at-once")
+@pytest.mark.parametrize(
+    ("body", "why", "is_own"),
+    [
+        (b'{"errors": [{"detail": "wrong"}, {"detail": "and late"}]}', "wrong; and late", True),
+        (b'{"errors": ["user not found"]}', "user not found", True),  # Calagopus
+        (b'{"errors": [1]}', "no reason given", False),
+        (b"<html>Not Found</html>", "no reason given", False),
+    ],
+)
+async def test_a_refusal_has_the_reason_and_whether_it_is_the_panels_own(
+    harness: Harness, body: bytes, why: str, is_own: bool
+) -> None:
+    harness.fake.inject("/sftp/auth", Answer(404, body))
+    with pytest.raises(PanelRefused) as caught:
+        await harness.client().sftp_access({})
+    assert str(caught.value).endswith(f"was answered 404: {why}")
+    assert caught.value.is_own is is_own
+
+
+@pytest.mark.parametrize("answer", [Answer(500), Answer(200, b"<html>maintenance</html>")])
+async def test_a_panel_that_fails_says_nothing_of_a_backup(harness: Harness, answer: Any) -> None:
+    harness.fake.inject("/backups", answer)
+    with pytest.raises(PanelUnreachable):
+        await harness.client().lacks_backup(UNKNOWN)
+
+
+# How long the Panel is waited for, by a clock, and what is observed of it
+
+
+class DeadHttp:
+    """An HTTP client whose requests all end the same way."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.requests: list[Call] = []
+        self._outcome = outcome
+
+    def request(self, method: str, url: str, **_: Any) -> Deferred[Any]:
+        self.requests.append(Call(method, url, None))
+        return self._outcome()  # type: ignore[no-any-return]
+
+
+def dead_panel(outcome: Any, observer: Observer | None = None) -> tuple[Panel, DeadHttp, Clock]:
+    node = Node("")
+    config = Config(token_id=node.token_id, token=node.token, remote="http://panel.invalid")
+    http, clock = DeadHttp(outcome), Clock()
+    return Panel(config, clock, http, observer), http, clock  # type: ignore[arg-type]
+
+
+def test_the_pauses_grow_and_end_after_half_a_minute() -> None:
+    panel, http, clock = dead_panel(lambda: fail(NoConnection()))
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    pauses = []
+    while not outcome.called:
+        (call,) = clock.getDelayedCalls()
+        pauses.append(round(call.getTime() - clock.seconds(), 2))
+        clock.advance(call.getTime() - clock.seconds())
+    assert pauses == [0.5, 0.75, 1.12, 1.69, 2.53, 3.8, 5.7, 8.54]
+    assert len(http.requests) == 9
+    errors: list[Failure] = []
+    outcome.addErrback(errors.append)
+    assert errors[0].check(PanelUnreachable)
+    assert "panel.invalid" in errors[0].getErrorMessage()
+
+
+@pytest.mark.parametrize(
+    ("ask", "seconds"),
+    [(lambda panel: panel.owns(UUID), 30), (lambda panel: panel.transfer_succeeded(UUID), 120)],
+)
+def test_an_answer_is_waited_for(ask: Any, seconds: float) -> None:
+    panel, http, clock = dead_panel(Deferred)
+    outcome = Deferred.fromCoroutine(ask(panel))
+    clock.advance(seconds - 0.1)
+    assert not outcome.called
+    clock.advance(0.2)
+    errors: list[Failure] = []
+    outcome.addErrback(errors.append)
+    assert f"no answer within {seconds} s" in errors[0].getErrorMessage()
+    assert errors[0].check(PanelUnreachable)
+    assert len(http.requests) == 1
+    assert clock.getDelayedCalls() == []
+
+
+async def test_a_real_request_that_is_cancelled_is_over_at_once(harness: Harness) -> None:
+    harness.fake.inject("/servers", Hang(), times=5)
+    outcome = Deferred.fromCoroutine(harness.client().owns(UUID))
+    await harness.fake.called("/servers")
+    outcome.cancel()
+    with pytest.raises(CancelledError):
+        await outcome
+    assert len(harness.fake.calls) == 1
+
+
+@pytest.mark.promise("answers-are-bounded")
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n "])
+@pytest.mark.parametrize("ask", [lambda panel: panel.owns(UUID), lambda panel: panel.greet()])
+async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: bytes) -> None:
+    begins: Deferred[None] = Deferred()
+
+    def drip(connection: socket.socket) -> bytes:
+        read_head(connection)
+        connection.sendall(begun)
+        reactor.callFromThread(begins.callback, None)
+        try:
+            return connection.recv(100)  # until the client closes
+        except ConnectionResetError:
+            return b""
+
+    peer = Peer(drip)
+    clock: Any = Clock()  # the client makes no connections of its own
+    config = Config(remote=f"http://127.0.0.1:{peer.port}", token_id="x", token="y")
+    outcome = Deferred.fromCoroutine(ask(Panel(config, clock, BoundedClient(reactor))))
+    await begins
+    clock.advance(29)
+    assert not outcome.called
+    clock.advance(2)
+    with pytest.raises(PanelUnreachable, match="no answer within 30 s"):
+        await outcome
+    assert await peer.outcome == b""
+    assert clock.getDelayedCalls() == []
+
+
+async def test_each_attempt_is_reported_to_the_observer(harness: Harness) -> None:
+    heard = RecordingObserver()
+    harness.fake.inject("/servers", Answer(502), times=1)
+    panel = harness.client(observer=heard)
+    assert not await panel.owns(UUID)
+    with pytest.raises(PanelRefused) as caught:
+        await panel.transfer_succeeded(UUID)
+    (failed, again, refused) = heard.calls
+    assert failed[:2] == again[:2] == (PANEL, "list")
+    assert isinstance(failed[3], ValueError)
+    assert again[3] is None
+    assert (*refused[:2], refused[3]) == (PANEL, "success", caught.value)
+    assert all(0 <= seconds < 5 for _, _, seconds, _ in heard.calls)
+
+
+def test_the_pauses_between_attempts_are_not_the_panels_time() -> None:
+    heard = RecordingObserver()
+    panel, _, clock = dead_panel(Deferred, heard)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    outcome.addErrback(lambda failure: failure.trap(PanelUnreachable))
+    for _ in range(100):
+        clock.advance(1)
+    ((peer, operation, seconds, error),) = heard.calls
+    assert (peer, operation, seconds) == (PANEL, "list", 30)
+    assert isinstance(error, TimeoutError)
+
+
+def test_a_cancelled_call_is_observed() -> None:
+    heard = RecordingObserver()
+    panel, _, clock = dead_panel(Deferred, heard)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    clock.advance(7)
+    outcome.cancel()
+    outcome.addErrback(lambda failure: failure.trap(CancelledError))
+    ((_, _, seconds, error),) = heard.calls
+    assert seconds == 7
+    assert isinstance(error, CancelledError)

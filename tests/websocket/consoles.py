@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+import pytest_twisted
 import trustme
 from twisted.internet import reactor as installed_reactor
 from twisted.internet import ssl
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
@@ -147,3 +150,10 @@ class ConsoleNode:
         assert self.bus._subscribers == {}
         now = time.time()
         assert all(at is not None and abs(at - now) < 60 for at in self.activity.times)
+
+
+@pytest.fixture
+def node() -> Iterator[ConsoleNode]:
+    made = ConsoleNode()
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

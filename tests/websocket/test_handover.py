@@ -15,16 +15,14 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from tests.support.recording_observer import RecordedActivity
-from tests.websocket.consoles import Door
+from tests.websocket.consoles import ORIGIN, Door, FakeServer
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.events import Event, EventBus
 from wingsd.http.site import NodeSite, NotFound
-from wingsd.servers.power_states import PowerState
 from wingsd.websocket.resource import ConsoleSockets
 
-ORIGIN = "https://panel.example.com"
 HANDSHAKE = (
     b"GET /ws?x=%FF HTTP/1.1\r\n"
     b"Host: localhost\r\n"
@@ -36,15 +34,6 @@ HANDSHAKE = (
     b"Sec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
 )
-
-
-class FakeServer:
-    uuid = UUID
-    disowned = suspended = False
-    state = PowerState.RUNNING
-
-    def stats(self) -> str:
-        return "{}"
 
 
 class Talk:
@@ -61,9 +50,8 @@ class Talk:
         self.sockets = ConsoleSockets(
             config, self.bus, denied, activity, clock, self.clock.seconds
         )
-        server: Any = FakeServer()
         root = NotFound()
-        root.putChild(b"ws", Door(self.sockets, lambda: server))
+        root.putChild(b"ws", Door(self.sockets, FakeServer))
         self.site = NodeSite(root, reactor=self.clock, timeout=30)
         self.transport = StringTransport()
         self.channel = self.site.buildProtocol(None)
