@@ -72,7 +72,6 @@ def listed(path: Path, kind: str) -> list[str]:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("compression", [Compression.NONE, Compression.GOOD_COMPRESSION])
 def test_each_format_is_read_by_its_own_program(
-    root: ServerRoot,
     home: Path,
     tmp_path: Path,
     free: Guard,
@@ -198,7 +197,7 @@ def test_what_is_denied_is_left_out(
 
 
 def test_a_link_to_the_directory_hides_nothing_that_is_denied(
-    root: ServerRoot, home: Path, progress: Progress
+    root: ServerRoot, home: Path
 ) -> None:
     plant(home, "real/x/secret", "real/x/a")
     (home / "link").symlink_to("real")
@@ -208,18 +207,14 @@ def test_a_link_to_the_directory_hides_nothing_that_is_denied(
     assert listed(home / "real/x/made", "tar") == ["a"]
 
 
-def test_an_archive_does_not_hold_itself(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
-) -> None:
+def test_an_archive_does_not_hold_itself(home: Path, free: Guard) -> None:
     plant(home, "a", "made")
     what = asked("", "a", kind="tar", overwrite=True)
     compress(free, what, [p("made")])
     assert listed(home / "made", "tar") == ["a"]
 
 
-def test_an_archive_gets_the_first_free_name(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
-) -> None:
+def test_an_archive_gets_the_first_free_name(home: Path, free: Guard) -> None:
     plant(home, "a", "x")
     os.mkfifo(home / "y")
     path, _ = compress(free, asked("a"), map(p, ("x", "y", "z")))
@@ -230,7 +225,7 @@ def test_an_archive_gets_the_first_free_name(
 @pytest.mark.parametrize("kind", ["tar_gz", "zip"])
 @pytest.mark.parametrize("where", ["archive", "at the end"])
 def test_an_archive_above_the_limit_is_removed(
-    root: ServerRoot, home: Path, usage: UsageCounter, free: Guard, kind: str, where: str
+    home: Path, usage: UsageCounter, free: Guard, kind: str, where: str
 ) -> None:
     (home / "a").write_bytes(os.urandom(1_000_000))
     usage.used, usage.limit = 1_000_000, 1_000_000 + (500_000 if where == "archive" else 1_000_050)
@@ -242,7 +237,7 @@ def test_an_archive_above_the_limit_is_removed(
 
 @pytest.mark.parametrize("kind", ["tar_gz", "zip"])
 def test_an_archive_that_is_cancelled_is_removed(
-    root: ServerRoot, home: Path, usage: UsageCounter, free: Guard, kind: str
+    root: ServerRoot, home: Path, usage: UsageCounter, kind: str
 ) -> None:
     plant(home, "a")
 
@@ -275,12 +270,7 @@ def replace_by_a_pipe(path: Path) -> None:
 @pytest.mark.parametrize("change", [shrink, Path.unlink, replace_by_a_pipe])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_files_that_change_while_they_are_read_damage_nothing(
-    root: ServerRoot,
-    home: Path,
-    free: Guard,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[Path], None],
-    kind: str,
+    root: ServerRoot, home: Path, free: Guard, change: Callable[[Path], None], kind: str
 ) -> None:
     (home / "a").write_bytes(b"a" * 1_000_000)
     (home / "b").write_bytes(b"b" * 1_000_000)
@@ -300,9 +290,7 @@ def test_files_that_change_while_they_are_read_damage_nothing(
         assert zipfile.ZipFile(home / "made.archive").testzip() is None
 
 
-def test_missing_files_are_an_error_or_are_passed_over(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
-) -> None:
+def test_missing_files_are_an_error_or_are_passed_over(home: Path, free: Guard) -> None:
     plant(home, "a")
     with pytest.raises(FileMissing):
         compress(free, asked("a", "gone"), [p("x")])
@@ -316,13 +304,7 @@ def test_missing_files_are_an_error_or_are_passed_over(
 @pytest.mark.promise("server-files-are-bounded")
 @pytest.mark.parametrize(("limit", "most"), [("MAX_ZIP_MEMBERS", 3), ("MAX_ZIP_NAMES", 200)])
 def test_a_zip_of_too_many_files_is_refused(
-    root: ServerRoot,
-    home: Path,
-    free: Guard,
-    progress: Progress,
-    monkeypatch: pytest.MonkeyPatch,
-    limit: str,
-    most: int,
+    home: Path, free: Guard, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
     monkeypatch.setattr(archives, limit, most)
     plant(home, *(f"d/{number}" for number in range(4)))
@@ -343,7 +325,7 @@ def test_names_and_times_that_a_zip_does_not_have_are_changed(
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_times_that_no_calendar_has_are_packed(free: Guard, progress: Progress, kind: str) -> None:
+def test_times_that_no_calendar_has_are_packed(progress: Progress, kind: str) -> None:
     # In memory, where a file may have any time.
     with TemporaryDirectory(dir="/dev/shm") as top, ServerRoot(top, Openat2Opener()) as root:
         for name, seconds in (("first", -(2**60)), ("last", 2**60)):

@@ -9,22 +9,28 @@ from pathlib import Path
 import pytest
 
 from tests.files.conftest import guard, plant, plant_special, tree
+from tests.support.owner import OWNER
 from wingsd.errors import (
     BadRequest,
+    DiskLimitExceeded,
     FileDenied,
     FileMissing,
     FileTypeRefused,
     FileWorkCancelled,
     InvalidMode,
     NameConflict,
+    NameTooLong,
     PathInvalid,
     WingsdError,
 )
 from wingsd.files import guard as guards
 from wingsd.files.changes import (
     Mode,
+    copy,
+    copy_names,
     create_directory,
     delete,
+    divided,
     parse_mode,
     rename,
     set_modes,
@@ -36,6 +42,7 @@ from wingsd.filesystem.usage import UsageCounter
 
 pytestmark = pytest.mark.root
 
+
 p = ServerPath.parse
 
 
@@ -44,7 +51,7 @@ def renaming(source: str, target: str) -> tuple[ServerPath, ServerPath]:
 
 
 def test_renaming_makes_directories_and_passes_over_what_is_missing(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
+    home: Path, free: Guard
 ) -> None:
     plant(home, "a", "b/c")
     files = [renaming("a", "x/y/a"), renaming("gone", "z"), renaming("b", "d")]
@@ -52,9 +59,7 @@ def test_renaming_makes_directories_and_passes_over_what_is_missing(
     assert tree(home) == ["d", "d/c", "x", "x/y", "x/y/a"]
 
 
-def test_renaming_to_a_name_in_use_changes_nothing(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
-) -> None:
+def test_renaming_to_a_name_in_use_changes_nothing(home: Path, free: Guard) -> None:
     plant(home, "a", "b")
     with pytest.raises(NameConflict):
         rename(free, [renaming("a", "b")])
@@ -74,7 +79,7 @@ def test_renaming_to_a_name_in_use_changes_nothing(
     ],
 )
 def test_what_is_denied_is_not_renamed_whichever_path_leads_there(
-    root: ServerRoot, home: Path, progress: Progress, source: str, target: str
+    root: ServerRoot, home: Path, source: str, target: str
 ) -> None:
     plant(home, "secret.key", "a", "config/deep/secret.key", "hidden/inner", "harmless/cache/b")
     (home / "link").symlink_to("hidden")
@@ -86,12 +91,7 @@ def test_what_is_denied_is_not_renamed_whichever_path_leads_there(
 
 
 def test_deleting_follows_no_links_and_counts_at_once(
-    root: ServerRoot,
-    home: Path,
-    outside: Path,
-    free: Guard,
-    progress: Progress,
-    usage: UsageCounter,
+    home: Path, outside: Path, free: Guard, usage: UsageCounter
 ) -> None:
     usage.used = 1000
     plant(home, "d/e/f", "kept")
@@ -105,18 +105,14 @@ def test_deleting_follows_no_links_and_counts_at_once(
 
 
 @pytest.mark.parametrize("path", ["", "/", ".", "..", "d/.."])
-def test_the_servers_directory_is_not_deleted(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress, path: str
-) -> None:
+def test_the_servers_directory_is_not_deleted(home: Path, free: Guard, path: str) -> None:
     plant(home, "d/e")
     with pytest.raises(PathInvalid):
         delete(free, [p(path)])
     assert tree(home) == ["d", "d/e"]
 
 
-def test_deleting_leaves_what_is_denied_and_its_directories(
-    root: ServerRoot, home: Path, progress: Progress
-) -> None:
+def test_deleting_leaves_what_is_denied_and_its_directories(root: ServerRoot, home: Path) -> None:
     plant(home, "d/a", "d/b/secret.key", "d/b/x", "d/c/y", "d/hidden/z", "e/f")
     (home / "link").symlink_to("d")
     denied = guard(root, "*.key", "hidden/")
@@ -124,9 +120,7 @@ def test_deleting_leaves_what_is_denied_and_its_directories(
     assert tree(home) == ["d", "d/b", "d/b/secret.key", "d/hidden", "d/hidden/z", "link"]
 
 
-def test_deleting_only_what_is_denied_is_an_error(
-    root: ServerRoot, home: Path, progress: Progress
-) -> None:
+def test_deleting_only_what_is_denied_is_an_error(root: ServerRoot, home: Path) -> None:
     plant(home, "hidden/z")
     (home / "link").symlink_to("hidden")
     for path in ("hidden", "hidden/z", "link/z"):
@@ -137,12 +131,7 @@ def test_deleting_only_what_is_denied_is_an_error(
 
 @pytest.mark.parametrize(("bound", "most"), [("MAX_KEPT", 3), ("MAX_KEPT_NAMES", 6)])
 def test_directories_with_denied_files_are_bounded(
-    root: ServerRoot,
-    home: Path,
-    progress: Progress,
-    monkeypatch: pytest.MonkeyPatch,
-    bound: str,
-    most: int,
+    root: ServerRoot, home: Path, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
     monkeypatch.setattr(guards, bound, most)
     plant(home, *(f"d/{number}/a.key" for number in range(5)))
@@ -152,9 +141,7 @@ def test_directories_with_denied_files_are_bounded(
     assert tree(home) == before
 
 
-def test_what_is_missing_is_an_error_or_is_passed_over(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
-) -> None:
+def test_what_is_missing_is_an_error_or_is_passed_over(home: Path, free: Guard) -> None:
     plant(home, "a")
     with pytest.raises(FileMissing):
         delete(free, [p("gone")])
@@ -162,9 +149,7 @@ def test_what_is_missing_is_an_error_or_is_passed_over(
     assert tree(home) == []
 
 
-def test_work_that_is_cancelled_ends(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
-) -> None:
+def test_work_that_is_cancelled_ends(home: Path, free: Guard, progress: Progress) -> None:
     plant(home, "a")
     progress.cancel()
     with pytest.raises(FileWorkCancelled):
@@ -191,9 +176,7 @@ def modes(home: Path) -> dict[str, int]:
     return {name: stat.S_IMODE((home / name).lstat().st_mode) for name in tree(home)}
 
 
-def test_modes_are_set_and_what_is_missing_is_passed_over(
-    root: ServerRoot, home: Path, free: Guard, progress: Progress
-) -> None:
+def test_modes_are_set_and_what_is_missing_is_passed_over(home: Path, free: Guard) -> None:
     plant(home, "a", "d/b")
     files = [Mode(p("a"), 0o600), Mode(p("gone"), 0o600), Mode(p("d"), 0o700)]
     assert set_modes(free, files) == 2
@@ -201,7 +184,7 @@ def test_modes_are_set_and_what_is_missing_is_passed_over(
 
 
 def test_recursive_modes_follow_no_links_and_leave_what_is_denied(
-    root: ServerRoot, home: Path, outside: Path, progress: Progress
+    root: ServerRoot, home: Path, outside: Path
 ) -> None:
     plant(home, "d/a", "d/e/f", "d/secret.key")
     plant_special(home / "d")
@@ -216,9 +199,7 @@ def test_recursive_modes_follow_no_links_and_leave_what_is_denied(
     assert stat.S_IMODE((outside / "secret").stat().st_mode) == before
 
 
-def test_what_has_no_mode_and_what_is_denied_are_refused(
-    root: ServerRoot, home: Path, progress: Progress
-) -> None:
+def test_what_has_no_mode_and_what_is_denied_are_refused(root: ServerRoot, home: Path) -> None:
     plant(home, "secret.key")
     plant_special(home)
     errors: list[WingsdError] = []
@@ -243,3 +224,145 @@ def test_modes_are_octal(text: str, mode: int) -> None:
 def test_other_modes_are_refused(text: str) -> None:
     with pytest.raises(InvalidMode):
         parse_mode(text)
+
+
+# Copies of files and directories, their names, and what counts against the limit
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        (b"a.txt", (b"a", b".txt")),
+        (b"a.tar.gz", (b"a", b".tar.gz")),
+        (b"a.b.c", (b"a.b", b".c")),
+        (b"a", (b"a", b"")),
+        (b".env", (b"", b".env")),
+        (b"a.tar", (b"a", b".tar")),
+    ],
+)
+def test_names_are_divided_as_wings_does(name: bytes, parts: tuple[bytes, bytes]) -> None:
+    assert divided(name) == parts
+
+
+def test_the_names_of_copies_are_numbered_and_then_have_the_time() -> None:
+    names = list(copy_names(b"a", b".txt", now=lambda: 0.0))
+    assert names[:3] == [b"a copy.txt", b"a copy 1.txt", b"a copy 2.txt"]
+    assert names[49] == b"a copy 49.txt"
+    assert len(names) == 51
+    assert names[50].startswith(b"a copy.19")
+    assert names[50].endswith(b".txt")
+
+
+def test_a_copy_is_beside_the_file_with_its_mode_and_owner(
+    home: Path, free: Guard, progress: Progress
+) -> None:
+    plant(home, "d/a.tar.gz")
+    (home / "d/a.tar.gz").chmod(0o750)
+    made = [str(copy(free, p("d/a.tar.gz"), None)[0]) for _ in range(3)]
+    assert made == ["d/a copy.tar.gz", "d/a copy 1.tar.gz", "d/a copy 2.tar.gz"]
+    found = (home / made[2]).stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o750, *OWNER)
+    assert (home / made[2]).read_text() == "d/a.tar.gz"
+    assert progress.files_done == 3
+
+
+def test_names_in_use_by_anything_are_passed_over(home: Path, free: Guard) -> None:
+    plant(home, "a", "a copy/")
+    os.mkfifo(home / "a copy 1")
+    (home / "a copy 2").symlink_to("nowhere")
+    path, _ = copy(free, p("a"), None)
+    assert str(path) == "a copy 3"
+
+
+@pytest.mark.parametrize("name", ["d", "fifo", "device", "socket", "link", "gone", "/", "link/x"])
+def test_only_a_regular_file_is_copied(home: Path, free: Guard, name: str) -> None:
+    plant(home, "d/")
+    plant_special(home)
+    before = tree(home)
+    with pytest.raises(FileMissing):
+        copy(free, p(name), None)
+    assert tree(home) == before
+
+
+def test_a_copy_above_the_limit_is_refused_and_leaves_nothing(
+    home: Path, usage: UsageCounter, free: Guard
+) -> None:
+    plant(home, "a", "d/b", "d/c")
+    usage.used, usage.limit = 7, 8
+    (home / "a").write_bytes(b"12")
+    with pytest.raises(DiskLimitExceeded):
+        copy(free, p("a"), None)
+    with pytest.raises(DiskLimitExceeded):
+        copy(free, p("d"), None, directories=True)
+    assert tree(home) == ["a", "d", "d/b", "d/c"]
+    assert usage.used == 7
+
+
+def test_a_name_too_long_for_a_copy_is_refused(home: Path, free: Guard) -> None:
+    plant(home, "n" * 255)
+    with pytest.raises(NameTooLong):
+        copy(free, p("n" * 255), None)
+
+
+def test_a_denied_file_is_not_copied_nor_a_copy_made_where_it_would_be_denied(
+    root: ServerRoot, home: Path
+) -> None:
+    plant(home, "a.key", "b", "hidden/c")
+    (home / "link").symlink_to("hidden")
+    denied = guard(root, "*.key", "/hidden/", "* copy")
+    for source, target in (("a.key", None), ("link/c", None), ("b", None), ("b", p("link/d"))):
+        with pytest.raises(FileDenied):
+            copy(denied, p(source), target)
+    assert tree(home) == ["a.key", "b", "hidden", "hidden/c", "link"]
+
+
+def test_an_existing_file_is_replaced_only_on_demand(home: Path, free: Guard) -> None:
+    plant(home, "a", "b")
+    with pytest.raises(NameConflict):
+        copy(free, p("a"), p("b"))
+    assert (home / "b").read_text() == "b"
+    copy(free, p("a"), p("b"), overwrite=True)
+    assert (home / "b").read_text() == "a"
+    with pytest.raises(NameConflict):
+        copy(free, p("a"), p("a"), overwrite=True)
+    assert (home / "a").read_text() == "a"
+
+
+def test_a_directory_is_copied_with_modes_and_links_and_without_what_is_denied(
+    root: ServerRoot, home: Path, outside: Path
+) -> None:
+    plant(home, "d/a", "d/e/f", "d/secret.key", "d/hidden/x", "d/empty/")
+    plant_special(home / "d")
+    (home / "d/out").symlink_to(outside)
+    (home / "d/e").chmod(0o700)
+    denied = guard(root, "*.key", "hidden/")
+    path, entry = copy(denied, p("d"), None, directories=True)
+    assert (str(path), entry.is_directory) == ("d copy", True)
+    copied = home / "d copy"
+    assert tree(copied) == ["a", "e", "e/f", "empty", "link", "out"]
+    assert os.readlink(copied / "link") == "/etc/passwd"
+    assert stat.S_IMODE((copied / "e").stat().st_mode) == 0o700
+    assert (copied / "e/f").read_text() == "d/e/f"
+    assert (copied / "e/f").stat().st_uid == OWNER[0]
+
+
+def test_a_directory_is_not_copied_into_itself(home: Path, free: Guard) -> None:
+    plant(home, "d/e/a")
+    (home / "link").symlink_to("d")
+    for target in ("d/x", "d/e/x", "link/x"):
+        with pytest.raises(PathInvalid):
+            copy(free, p("d"), p(target), directories=True)
+    assert tree(home) == ["d", "d/e", "d/e/a", "link"]
+
+
+def test_a_copy_that_is_cancelled_leaves_nothing(
+    home: Path, usage: UsageCounter, free: Guard, progress: Progress
+) -> None:
+    plant(home, *(f"d/{number}/a" for number in range(3)))
+    before = tree(home)
+    progress.cancel()
+    for directories, name in ((True, "d"), (False, "d/0/a")):
+        with pytest.raises(FileWorkCancelled):
+            copy(free, p(name), None, directories=directories)
+    assert tree(home) == before
+    assert usage.used == 0

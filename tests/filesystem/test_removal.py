@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from wingsd.errors import FileMissing, FileWorkCancelled, PathInvalid
 from wingsd.filesystem import removal
 from wingsd.filesystem.openers import DirectoryOpener
 from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 
@@ -193,3 +195,27 @@ def test_a_directory_that_is_filled_for_ever_ends_the_deletion(
     with ServerRoot(str(home), opener) as root, pytest.raises(PathInvalid) as caught:
         root.remove(p("top"))
     assert caught.value.status == 400
+
+
+@pytest.mark.root
+def test_a_tree_goes_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    tree = tmp_path / "-rf"
+    (tree / "closed").mkdir(parents=True)
+    (tree / "closed" / "file").touch()
+    (tree / "closed").chmod(0)
+    (tree / "link").symlink_to(precious)
+    remove_tree(str(tree))
+    remove_tree(str(tree))
+    assert list(tmp_path.iterdir()) == [precious]
+
+
+@pytest.mark.root
+def test_what_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    complaint = b"/bin/rm: cannot remove 'x/y': Operation not permitted\nand more\n"
+    monkeypatch.setattr(
+        subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, b"", complaint)
+    )
+    with pytest.raises(OSError, match=r"^cannot remove 'x/y': Operation not permitted$"):
+        remove_tree(str(tmp_path))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.fixtures import workers
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from tests.support.workers import SynchronousWorkers
 from wingsd.node import figures
 from wingsd.node.figures import DiskDetails, NodeDisks
 from wingsd.threadio import Workers
+
+__all__ = ["workers"]
 
 SYNCHRONOUS: Any = SynchronousWorkers()
 
@@ -78,16 +80,8 @@ async def test_a_directory_behind_a_symlink_is_found(
     assert [disk.tags for disk in await node.look()] == [(), ("Data",)]
 
 
-@pytest.fixture
-def threads() -> Iterator[Workers]:
-    workers = Workers(reactor, "statvfs", 2)
-    workers.start()
-    yield workers
-    workers.stop()
-
-
 async def test_a_disk_that_hangs_shows_its_last_figures_and_delays_no_other(
-    table: Table, threads: Workers, monkeypatch: pytest.MonkeyPatch, logged: Logged
+    table: Table, workers: Workers, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     table.entries = [("/dev/a", "/", "ext4"), ("/dev/b", "/srv", "ext4")]
     used = {"/": 1, "/srv": 1}
@@ -101,7 +95,7 @@ async def test_a_disk_that_hangs_shows_its_last_figures_and_delays_no_other(
         return 9, used[path]
 
     monkeypatch.setattr(figures, "_size", size)
-    node = NodeDisks({}, SYNCHRONOUS, threads, reactor)
+    node = NodeDisks({}, SYNCHRONOUS, workers, reactor)
     try:
         assert [disk.used_space for disk in await node.look()] == [1, 1]
         used |= {"/": 2, "/srv": 2}

@@ -159,16 +159,11 @@ def test_images_that_nothing_uses_are_removed(engine: Engine) -> None:
     assert removed["SpaceReclaimed"] >= 0
 
 
-async def test_one_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    workers = Workers(reactor, "engine", 1)
-    workers.start()
-    try:
-        node = NodeEngine(AsyncEngine(workers, f"unix://{tmp_path}/docker.sock"), reactor)
-        with pytest.raises(EngineUnavailable) as raised:
-            await node.disk()
-        assert "does not answer" in raised.value.detail
-    finally:
-        workers.stop()
+async def test_one_that_is_not_there_is_said_so(tmp_path: Path, workers: Workers) -> None:
+    node = NodeEngine(AsyncEngine(workers, f"unix://{tmp_path}/docker.sock"), reactor)
+    with pytest.raises(EngineUnavailable) as raised:
+        await node.disk()
+    assert "does not answer" in raised.value.detail
 
 
 # Containers without a server

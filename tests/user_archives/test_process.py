@@ -201,7 +201,7 @@ def test_a_dictionary_that_takes_too_much_memory_is_refused(tmp_path: Path) -> N
     assert refusal.reason is Reason.EXCESSIVE, refusal
 
 
-def test_much_output_of_brotli_is_not_copied_again_and_again(tmp_path: Path) -> None:
+def test_much_output_of_brotli_is_not_copied_again_and_again() -> None:
     made = brotli.Compressor(quality=5)
     size, block = 128 * MIB, bytes(16 * MIB)
     packed = b"".join(made.process(block) for _ in range(8)) + made.finish()

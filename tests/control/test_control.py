@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from twisted.internet.defer import Deferred, fail
 
 from tests.control.operators import Operator, operating
+from tests.support.node_in_process import NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
+from wingsd import __version__
+from wingsd import control as module
 from wingsd.cli.client import Exit
-from wingsd.config import TransfersConfig
+from wingsd.config import ApiConfig, Config, Ssl, TransfersConfig
+from wingsd.control import reachable_at
+from wingsd.docker.runtime import Cgroups, Containers, DockerInformation, Runc, Storage
+from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
 from wingsd.statedb import Direction, Outcome
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -204,3 +215,196 @@ async def test_an_order_that_makes_no_sense_is_refused(
 async def test_an_unknown_path_or_method_is_refused(operator: Operator) -> None:
     assert (await operator.refusal("GET", "what")).exit_code == Exit.UNKNOWN
     assert "not allowed for this path" in (await operator.refusal("POST", "status", {})).message
+
+
+# How the node is, as its operator is told
+
+
+ENGINE = DockerInformation(
+    "27.1", Cgroups("", ""), Containers(0, 0, 0, 0), Storage("", ""), Runc("")
+)
+
+
+async def gathered(nodes: NodePair) -> dict[str, Any]:
+    found: dict[str, Any] = await nodes.source.status().get_status()
+    return found
+
+
+async def test_status_has_the_node_and_its_disks(nodes: NodePair) -> None:
+    found = await gathered(nodes)
+    assert (found["version"], found["pid"]) == (__version__, os.getpid())
+    assert 0 <= found["uptime_seconds"] < 60
+    assert found["address"] == nodes.source.url
+    assert found["servers"] == {"loaded": False, "count": None, "running": None}
+    assert found["transfers"] == {"receiving": 0, "sending": 0, "expected": 0}
+    assert found["engine"] == {"enabled": False, "version": "", "error": "", "code": ""}
+    assert found["limits"]["download_mib_per_second"] is None
+    assert found["limits"]["concurrent"] == nodes.source.config.system.transfers.concurrent
+    assert [disk["purpose"] for disk in found["disks"]] == ["servers", "arriving", "journal"]
+    for disk in found["disks"]:
+        held = os.statvfs(disk["path"])
+        assert disk["total_bytes"] == held.f_blocks * held.f_frsize
+        assert 0 < disk["free_bytes"] <= disk["total_bytes"]
+
+
+async def test_arriving_servers_are_shown_where_they_are_received(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = nodes.source.status()
+    staging = nodes.source.staging
+    staging.close()
+    # As where nothing beside `system.data` is on its file system.
+    monkeypatch.setattr(staging, "_is_same_filesystem", lambda: False)
+    staging.prepare()
+    found = await asked.get_status()
+    (arriving,) = [disk for disk in found["disks"] if disk["purpose"] == "arriving"]
+    assert arriving["path"] == str(nodes.source.data / ".staging")
+
+
+async def test_a_missing_disk_is_reported_with_its_error(nodes: NodePair) -> None:
+    nodes.source.data.rename(nodes.source.directory / "elsewhere")
+    found = await gathered(nodes)
+    disk = found["disks"][0]
+    assert (disk["free_bytes"], disk["error"]) == (None, "No such file or directory")
+
+
+async def test_a_panel_that_answers_is_reachable(nodes: NodePair) -> None:
+    nodes.source.panel.heard = time.time()
+    panel = (await gathered(nodes))["panel"]
+    assert (panel["reachable"], panel["error"]) == (True, "")
+    assert panel["last_heard"] == nodes.source.panel.heard
+    assert panel["url"] == "https://panel.invalid"
+
+
+@pytest.mark.parametrize(
+    ("error", "reachable", "says"),
+    [
+        (PanelUnreachable("the Panel did not answer", "refused"), False, "refused"),
+        (PanelRefused("the Panel refused", "answered 401", 401), True, "answered 401"),
+    ],
+)
+async def test_an_unreachable_or_refusing_panel_is_reported_with_its_reason(
+    nodes: NodePair, error: Exception, reachable: bool, says: str
+) -> None:
+    nodes.source.panel.greeting = fail(error)
+    panel = (await gathered(nodes))["panel"]
+    assert (panel["reachable"], panel["error"]) == (reachable, says)
+
+
+async def test_the_panel_and_the_engine_are_probed_with_a_timeout(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.05)
+    nodes.source.panel.greeting = Deferred()
+
+    async def silent() -> DockerInformation:
+        return await Deferred()
+
+    nodes.source.set_engine(silent)
+    found = await gathered(nodes)
+    assert found["panel"]["error"] == "no answer within 0.05 s"
+    assert found["engine"]["error"] == "no answer within 0.05 s"
+
+
+async def test_status_has_the_engines_version_or_error(nodes: NodePair) -> None:
+    async def answers() -> DockerInformation:
+        return ENGINE
+
+    async def does_not() -> DockerInformation:
+        raise EnvironmentFailed("the socket is not there")
+
+    nodes.source.set_engine(answers)
+    engine = (await gathered(nodes))["engine"]
+    assert engine == {"enabled": True, "version": "27.1", "error": "", "code": ""}
+    nodes.source.set_engine(does_not)
+    assert (await gathered(nodes))["engine"]["error"] == "the socket is not there"
+
+
+# By which address other nodes reach this one
+
+
+def config(api: ApiConfig) -> Config:
+    return Config(token_id="id", token="secret", remote="https://panel.invalid", api=api)
+
+
+def certified(directory: Path, *names: str) -> ApiConfig:
+    """Return a node with a certificate for those names."""
+    path = directory / "cert.pem"
+    issued = trustme.CA().issue_cert(*names)
+    path.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    return ApiConfig(ssl=Ssl(True, str(path), str(path)))
+
+
+def test_what_is_configured_is_certain() -> None:
+    api = ApiConfig(public_url="https://node.example.com:8080/")
+    found = reachable_at(config(api), "https://0.0.0.0:8080")
+    assert found == ("https://node.example.com:8080", True)
+
+
+@pytest.mark.parametrize(
+    ("names", "host"),
+    [
+        (("node.example.com", "other.example.com"), "node.example.com"),
+        (("*.example.com", "node.example.net"), "node.example.net"),
+        (("203.0.113.5",), "203.0.113.5"),
+        (("2001:db8::5",), "[2001:db8::5]"),
+    ],
+)
+def test_a_certificate_has_the_name(tmp_path: Path, names: tuple[str, ...], host: str) -> None:
+    api = certified(tmp_path, *names)
+    assert reachable_at(config(api), "https://0.0.0.0:1234") == (f"https://{host}:1234", False)
+
+
+def test_without_a_certificate_the_listening_address_is_a_guess() -> None:
+    found = reachable_at(config(ApiConfig()), "http://192.0.2.7:8080")
+    assert found == ("http://192.0.2.7:8080", False)
+
+
+@pytest.mark.parametrize("listens", ["http://0.0.0.0:81", "http://[::]:81"])
+def test_a_wildcard_address_is_replaced_by_the_host_name(listens: str) -> None:
+    assert reachable_at(config(ApiConfig()), listens) == (f"http://{platform.node()}:81", False)
+
+
+@pytest.mark.parametrize("content", ["", "nonsense"])
+def test_an_invalid_certificate_is_ignored(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "cert.pem"
+    path.write_text(content)
+    api = ApiConfig(ssl=Ssl(True, str(path), str(path)))
+    assert reachable_at(config(api), "https://127.0.0.1:81") == ("https://127.0.0.1:81", False)
+
+
+# The JSON that programs get is what wingsctl(1) says it is
+
+
+MANUAL = Path(__file__).parent.parent.parent / "man" / "wingsctl.1"
+
+
+def documented() -> set[str]:
+    """Return the words that the manual's section on JSON sets as literals."""
+    section = MANUAL.read_text().partition("\n.Sh JSON\n")[2].partition("\n.Sh ")[0]
+    lines = re.findall(r"^\.(?:Li|Pq Li) (.*)", section, re.M)
+    return {word for line in lines for word in re.findall(r"\w+", line)}
+
+
+def keys(told: Any) -> Iterator[str]:
+    if isinstance(told, dict):
+        for key, value in told.items():
+            yield key
+            yield from keys(value)
+    elif isinstance(told, list):
+        for each in told:
+            yield from keys(each)
+
+
+@pytest.mark.parametrize("path", ["status", "diagnostics", "transfers", f"transfers/{UUID}"])
+async def test_every_key_is_documented(operator: Operator, path: str) -> None:
+    store = operator.nodes.source.store
+    store.end(2.0, store.begin(1.0, UUID, Direction.IN, "SWAP"), Outcome.SUCCESS)
+    store.begin(3.0, UUID, Direction.OUT, "SEND")
+    store.add_report(4.0, UUID, Outcome.FAILURE)
+    other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+    invited = await operator.ask("POST", "receive", {"server": other})
+    told = await operator.ask("GET", path)
+    found = {*keys(told), *keys(invited)}
+    assert len(found) > 6
+    assert found <= documented()
