@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ from wingsd.systemd.journald import Journald, JournalObserver
 from wingsd.util.text import escaped
 
 USUAL = {"logfile": None, "logger": None, "nodaemon": 1, "prefix": "twisted", "syslog": 0}
-
-
-@pytest.fixture(autouse=True)
-def kept_signals() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGUSR1)
-    yield
-    signal.signal(signal.SIGUSR1, before)
 
 
 def a_reactor() -> Any:

@@ -70,13 +70,6 @@ class Harness:
         return [message[key] for message in self.manager.heard() if key in message]
 
 
-@pytest.fixture(autouse=True)
-def kept_signals() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGHUP)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.fixture
 def harness(tmp_path: Path) -> Iterator[Harness]:
     with Manager(tmp_path) as manager:

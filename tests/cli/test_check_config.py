@@ -173,7 +173,7 @@ def test_a_key_of_another_certificate(check: Any, good: dict[str, Any], tmp_path
 
 @pytest.mark.parametrize(("days", "word"), [(-1, "has expired"), (5, "expires")])
 def test_a_certificate_that_ends_soon_is_named(
-    check: Any, good: dict[str, Any], tmp_path: Path, days: int, word: str
+    check: Any, good: dict[str, Any], days: int, word: str
 ) -> None:
     pem = good["api"]["ssl"]["cert"]
     until = datetime.now(UTC) + timedelta(days=days)
