@@ -13,7 +13,7 @@ import pytest
 
 from tests.daemon.test_file_changes import JSON, send, temporary
 from tests.daemon.test_files import UUID, curl
-from tests.egg_files.helpers import lives
+from tests.support.parsers import lives
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.user_archives import ZipMember, rar5, zipped

@@ -7,9 +7,10 @@ from signal import SIGTERM
 import pytest
 from twisted.internet.task import deferLater
 
-from tests.egg_files.helpers import DOTTED_KEYS, lives, processes_of
+from tests.egg_files.helpers import DOTTED_KEYS
 from tests.support import process_configuration, server_settings
 from tests.support.node_process import reactor
+from tests.support.parsers import lives, processes_of
 from tests.support.receiving_node import ReceivingNode
 
 pytestmark = pytest.mark.promise("egg-files-are-parsed-apart")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,30 +50,3 @@ def tried(parser: str, text: str, *replacements: Replacement) -> tuple[str, list
     changes = [Change.from_replacement(replacement, NODE) for replacement in replacements]
     rewritten = format_of(parser).rewrite(text.encode(), changes)
     return rewritten.data.decode(), rewritten.failures
-
-
-def processes_of(daemon: int) -> list[int]:
-    """Return the ids of the processes that parse egg files for a process now."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = (path / "stat").read_text().rpartition(") ")[2].split()[1]
-            if int(parent) == daemon and b"egg_files.child" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-    return found
-
-
-def is_confined(pid: int) -> bool:
-    """Return whether a process has a filter of system calls."""
-    with suppress(OSError):
-        return "Seccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
-    return False
-
-
-def lives(pid: int) -> bool:
-    """Return whether a process has not ended; one that nobody has waited for has."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(") ")[2][0] not in "ZX"

@@ -10,30 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import attrs
 import pytest
 
-from tests.egg_files.helpers import DOTTED_KEYS, is_confined, lives, processes_of
+from tests.egg_files.helpers import DOTTED_KEYS
+from tests.support.parsers import TRIES, is_confined, lives, open_secret, processes_of, program
 from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.process import BOUNDS, RewriteJob, child
+
+__all__ = ["open_secret"]
 
 pytestmark = pytest.mark.promise("egg-files-are-parsed-apart")
 
 CHANGES = [Change("a.b", "2")]
 MIB = 1 << 20
-
-
-def program(code: str) -> list[str]:
-    """Return a program that stands in for the parser's: `out(bytes)` is its answer."""
-    return [
-        sys.executable,
-        "-I",
-        "-c",
-        f"import os, signal\nout = lambda b: os.write(1, b)\n{code}",
-    ]
 
 
 def has_process(job: RewriteJob) -> bool:
@@ -190,39 +182,27 @@ def test_a_job_that_is_cancelled_ends_its_process_and_starts_no_other() -> None:
 
 # What it sees and may do. The spy stands in the place of a form: what it finds is the new file.
 SPY = """
-import json, os, re, socket, sys, time
-sys.path[:] = json.loads(sys.argv[1])
 import wingsd.egg_files.child as child
 from wingsd.egg_files.child import Rewritten
 
-def tried(what, *args):
-    try:
-        what(*args)
-    except OSError as error:
-        return error.errno
-    return "done"
-
 class Spy:
     def load(self, data):
-        descriptors = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-                       if os.path.exists(f"/proc/self/fd/{fd}")}
-        with open("/proc/self/environ") as file:
-            self.found = {"descriptors": descriptors, "environment": file.read(),
-                          "arguments": sys.argv[2:], "directory": os.getcwd()}
+        self.found = {"descriptors": descriptors(), "arguments": sys.argv[2:],
+                      "environment": open("/proc/self/environ").read(), "directory": os.getcwd()}
         self.files = [open(f"/proc/self/{name}") for name in ("status", "limits")]
 
     def rewrite(self, data, changes):
         DO
         status, limits = (file.read() for file in self.files)
-        field = lambda name: re.search(f"^{name}:\\s*(.*)$", status, re.M)[1].split()
         self.found |= {
             "tried": [tried(open, "/etc/passwd"), tried(socket.socket), tried(os.fork),
                       tried(os.mkdir, "/tmp/made"), tried(os.stat, "/"),
                       tried(os.kill, os.getppid(), 0)],
-            "capabilities": [field(name) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")],
-            "users": field("Uid"), "groups": field("Groups"),
-            "seccomp": field("Seccomp"), "no new privileges": field("NoNewPrivs"),
-            "limits": {name: re.search(f"Max {name} +([0-9]+) +([0-9]+)", limits).groups()
+            "capabilities": [field(status, name)
+                             for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")],
+            "users": field(status, "Uid"), "groups": field(status, "Groups"),
+            "seccomp": field(status, "Seccomp"), "no new privileges": field(status, "NoNewPrivs"),
+            "limits": {name: limit(limits, name)
                        for name in ("core file size", "file size", "processes", "open files")},
         }
         return Rewritten(json.dumps(self.found).encode(), [])
@@ -235,17 +215,7 @@ child.main(int(sys.argv[2]), int(sys.argv[3]))
 def spy(do: str = "pass") -> list[str]:
     """Return the program with a spy that does that once it is confined."""
     *start, _code, path, cpu_seconds, memory = child(10, BOUNDS.memory)
-    return [*start, SPY.replace("DO", do), path, cpu_seconds, memory]
-
-
-@pytest.fixture
-def open_secret(tmp_path: Path) -> Iterator[str]:
-    """A file that the daemon has open, in a way that other programs would inherit."""
-    path = tmp_path / "database"
-    path.write_text("hunter2")
-    with path.open() as file:
-        os.set_inheritable(file.fileno(), True)
-        yield str(path)
+    return [*start, TRIES + SPY.replace("DO", do), path, cpu_seconds, memory]
 
 
 @pytest.mark.promise("egg-files-are-parsed-apart")

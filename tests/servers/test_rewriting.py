@@ -13,8 +13,9 @@ import pytest
 from twisted._threads import AlreadyQuit
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
-from tests.egg_files.helpers import DOTTED_KEYS, processes_of
+from tests.egg_files.helpers import DOTTED_KEYS
 from tests.servers.harness import UUID, FakeNode, configuration
+from tests.support.parsers import processes_of
 from tests.support.reactor import reactor, until
 from tests.support.workers import HeldWorkers
 from wingsd.app.process import REWRITERS, SLOW_NICE, SLOW_REWRITERS

@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ import attrs
 import brotli
 import pytest
 
-from tests.egg_files.helpers import lives
 from tests.support.archives import END, header, member
+from tests.support.parsers import TRIES, lives, open_secret, program
 from tests.support.user_archives import (
     ZipMember,
     rar4,
@@ -38,6 +37,8 @@ from wingsd.user_archives.frames import (
 )
 from wingsd.user_archives.kinds import BROTLI, name_hint
 from wingsd.user_archives.process import BOUNDS, ArchiveProcess, ParserBounds, ParserFailed
+
+__all__ = ["open_secret"]
 
 pytestmark = pytest.mark.promise("user-archive-stays-inside")
 
@@ -247,12 +248,7 @@ def test_a_process_that_breaks_is_no_fault_of_the_archive(
     path = tmp_path / "a.zip"
     path.write_bytes(zipped())
     started = process(path, bounds=attrs.evolve(BOUNDS, **bounds))
-    started.program = [
-        sys.executable,
-        "-I",
-        "-c",
-        f"import os\nout = lambda b: os.write(1, b)\n{code}",
-    ]
+    started.program = program(code)
     with path.open("rb") as file:
         started.archive = file.fileno()
         with pytest.raises(ParserFailed, match=why):
@@ -303,48 +299,31 @@ def is_parser(pid: int) -> bool:
 
 # What it sees and may do, told by what stands in the place of the parser.
 SPY = """
-import json, os, re, socket, sys
-sys.path[:] = json.loads(sys.argv[1])
 import wingsd.user_archives.child as child
-from wingsd.user_archives.frames import ArchiveRefused
-from wingsd.user_archives.frames import Reason
-
-def tried(what, *args):
-    try:
-        what(*args)
-    except OSError as error:
-        return error.errno
-    return "done"
 
 class Spy(child.ArchiveParser):
     def prepare(self):
         super().prepare()
-        links = {fd: f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")}
-        self.fds = {fd: os.readlink(link) for fd, link in links.items() if os.path.exists(link)}
+        self.fds = descriptors()
         self.environment = open("/proc/self/environ").read()
         self.files = [open(f"/proc/self/{name}") for name in ("status", "limits")]
 
     def run(self):
         status, limits = (file.read() for file in self.files)
-        field = lambda name: re.search(f"^{name}:\\\\s*(.*)$", status, re.M)[1].split()[0]
-        limit = lambda name: re.search(f"Max {name} +([0-9]+) +([0-9]+)", limits).groups()
         found = {
-            "fds": self.fds, "environment": self.environment, "arguments": sys.argv[2:],
+            "fds": self.fds, "environment": self.environment,
             "tried": [tried(open, "/etc/passwd"), tried(socket.socket), tried(os.fork),
                       tried(os.mkdir, "/tmp/made"), tried(os.stat, "/"), tried(os.fchmod, 0, 511),
                       tried(os.kill, os.getppid(), 0), tried(os.listdir, "/proc/self")],
-            "status": [field(name) for name in ("CapEff", "CapPrm", "CapAmb", "Seccomp",
-                                                "NoNewPrivs", "Uid")],
-            "limits": [limit(name) for name in ("file size", "processes", "open files",
-                                                "address space")],
+            "status": [field(status, name)[0] for name in ("CapEff", "CapPrm", "CapAmb", "Seccomp",
+                                                           "NoNewPrivs", "Uid")],
+            "limits": [limit(limits, name) for name in ("file size", "processes", "open files",
+                                                        "address space")],
         }
         self._write(child.ArchivePlan(-1, 1).encode())
-        self._single_of(json.dumps(found).encode())
-
-    def _single_of(self, data):
         member = child.ArchiveMember(child.MemberKind.FILE, b"", 0o644, None, -1)
         self._write(member.encode())
-        self._data(data)
+        self._data(json.dumps(found).encode())
         self._write(child.frame(child.FrameKind.MEMBER_END) + child.frame(child.FrameKind.END))
 
 child.ArchiveParser = Spy
@@ -355,21 +334,11 @@ child.main(*map(int, sys.argv[2:]))
 def spied(path: Path) -> dict[str, object]:
     started = process(path)
     *start, _code, modules, cpu, memory, most, hint = started.program
-    started.program = [*start, SPY, modules, cpu, memory, most, hint]
+    started.program = [*start, TRIES + SPY, modules, cpu, memory, most, hint]
     with path.open("rb") as file:
         started.archive = file.fileno()
         (data,) = files(list(started.contents())).values()
     return dict(json.loads(data))
-
-
-@pytest.fixture
-def open_secret(tmp_path: Path) -> Iterator[str]:
-    """A file that the daemon has open, in a way that other programs would inherit."""
-    path = tmp_path / "database"
-    path.write_text("hunter2")
-    with path.open() as file:
-        os.set_inheritable(file.fileno(), True)
-        yield str(path)
 
 
 @pytest.mark.promise("user-archive-process-is-confined")
