@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.egg_files.helpers import put
+from tests.egg_files.helpers import changed, put, sample, tried
 from wingsd.egg_files.changes import Change, NotDone
 from wingsd.egg_files.child import Rewritten, format_of
+from wingsd.panel.schemas import Replacement
 
 
 def rewritten(parser: str, data: bytes, match: str, value: Any) -> Rewritten:
@@ -123,3 +124,93 @@ def test_a_file_does_not_become_larger_than_what_is_read() -> None:
     assert rewritten("yaml", before, "a", "2").failures == []
     with pytest.raises(NotDone, match="it would become larger than 256 KiB"):
         rewritten("yaml", before, "b", "2")
+
+
+@pytest.mark.parametrize(
+    ("parser", "text", "same"),
+    [
+        ("json", sample("factorio.json"), [("max_players", "0"), ("tags.0", "game")]),
+        ("properties", "motd=A Server\\: \\u00a7bblue\n", [("motd", "A Server: §bblue")]),
+        ("xml", sample("space_engineers.xml"), [("MyConfigDedicated.ServerPort", "27016")]),
+        (
+            "yaml",
+            "a:   {x: 1}\nb: !!str 5\nc: 0x10\nd: yes\ne: ~\n",
+            [("a.x", "1"), ("d", "true"), ("c", "16")],
+        ),
+    ],
+    ids=["json", "properties", "xml", "yaml"],
+)
+def test_what_has_its_value_already_is_the_same_text(
+    parser: str, text: str, same: list[tuple[str, str]]
+) -> None:
+    assert changed(parser, text, *(put(*each) for each in same)) == text
+
+
+@pytest.mark.parametrize(
+    ("parser", "text", "changes", "new"),
+    [
+        (
+            "ini",
+            '[s]\na=1\na=2\nb="old"\n',
+            [put("s.a", "9", "2"), put("s.b", "new", "old"), put("s.c", "x", "y")],
+            '[s]\na=1\na=9\nb="new"\n',
+        ),
+        (
+            "properties",
+            "a=1\nb=1\n",
+            [
+                put("a", "2", "1"),
+                put("b", "2", "3"),
+                put("c", "2", "1"),
+                put("b", "x$1", r"regex:^(\d)$"),
+            ],
+            "a=2\nb=x1\n",
+        ),
+        (
+            "xml",
+            '<r><a> 1 </a><b v="x1"/></r>',
+            [
+                put("r.a", "2", "1"),
+                put("r.b", "[v='y$1']", r"regex:^x(\d)$"),
+                put("r.c", "3", "1"),
+                put("r.a", "9", "1"),
+            ],
+            '<r><a>2</a><b v="y1"/></r>',
+        ),
+    ],
+    ids=["ini", "properties", "xml"],
+)
+def test_conditions(parser: str, text: str, changes: list[Replacement], new: str) -> None:
+    assert changed(parser, text, *changes) == new
+
+
+INVALID = {
+    "json": ["{", '{"a": 1} x', "// comment\n{}", '"text"', "3", "null", '{"a": 1e999}'],
+    "toml": ["a = ", "a = 1\na = 2\n", "[a\n", "a = 1 b = 2\n"],
+    "xml": ["<a>", "<a></b>", "text", "<a>&nothing;</a>", "<a/><b/>"],
+}
+
+
+@pytest.mark.parametrize(
+    ("parser", "text", "why"),
+    [
+        *((parser, text, "") for parser, texts in INVALID.items() for text in texts),
+        ("yaml", "a: [1", "line 2: did not find"),
+        ("yaml", "a: 1\nb: *nothing\n", "line 2: found undefined alias"),
+        ("yaml", "a: 1\na: 2\n", "line 2: found duplicate key"),
+        ("yaml", "a: 1\n\tb: 2\n", "line 2: "),
+        ("yaml", "a: 1\n---\nb: 1\n", "but found another document"),
+        ("yaml", "just a text\n", "neither keys nor a list"),
+        ("yaml", "a: \x01\n", "unacceptable character"),
+        ("yaml", "? {c: {}}\n", "it is not YAML: "),
+        ("yaml", "? {c: []}\n: 1\n", "it is not YAML: "),
+        ("yaml", "a: 2001-99-99\n", "it is not YAML: "),
+        ("properties", "path=C:\\users\n", "not a properties file"),
+        ("properties", "a\\\n" * 100_000, "continued on the next"),
+    ],
+)
+def test_what_is_not_of_its_format_is_refused(parser: str, text: str, why: str) -> None:
+    with pytest.raises(NotDone) as refused:
+        tried(parser, text, put("a", "1"))
+    expected = f"it is not {parser.upper()}" if parser in ("toml", "xml") else why
+    assert expected in str(refused.value)

@@ -11,10 +11,13 @@ from unittest.mock import Mock
 import pytest
 
 from tests.egg_files.helpers import NODE, in_process, put
+from tests.support.fixtures import home
 from wingsd.egg_files.process import rewrite
 from wingsd.filesystem.openers import OpenatOpener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.panel.schemas import ConfigurationFile, Replacement
+
+__all__ = ["home"]
 
 pytestmark = [pytest.mark.root, pytest.mark.promise("egg-files-stay-inside")]
 
@@ -31,17 +34,10 @@ def run(root: Path, *files: ConfigurationFile, owner: tuple[int, int] | None = N
     return rewrite(lambda: ServerRoot(str(root), OpenatOpener(), owner), files, NODE, in_process)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "volume"
-    root.mkdir()
-    return root
-
-
-def test_several_files_one_after_the_other(root: Path) -> None:
-    (root / "server.properties").write_text("# mine\nserver-port=1\n")
+def test_several_files_one_after_the_other(home: Path) -> None:
+    (home / "server.properties").write_text("# mine\nserver-port=1\n")
     lines = run(
-        root,
+        home,
         properties("server.properties"),
         file("config/deep/a.yml", "yaml", put("host", "{{config.docker.interface}}")),
         file("/config/b.json", "json", put("a.b", "1")),
@@ -49,49 +45,49 @@ def test_several_files_one_after_the_other(root: Path) -> None:
         file("server.properties", "file", put("# mine", "# yours")),
     )
     assert lines == []
-    assert (root / "server.properties").read_text() == "# yours\nserver-port=25570\n"
-    assert (root / "config/deep/a.yml").read_text() == "host: 172.18.0.1\n"
-    assert (root / "config/b.json").read_text() == '{\n  "a": {\n    "b": 1\n  }\n}\n'
-    assert (root / "c.cfg").read_text() == ""
-    assert stat.S_IMODE((root / "config/deep").stat().st_mode) == 0o755
-    assert stat.S_IMODE((root / "config/b.json").stat().st_mode) == 0o644
-    assert sorted(os.listdir(root)) == ["c.cfg", "config", "server.properties"]
+    assert (home / "server.properties").read_text() == "# yours\nserver-port=25570\n"
+    assert (home / "config/deep/a.yml").read_text() == "host: 172.18.0.1\n"
+    assert (home / "config/b.json").read_text() == '{\n  "a": {\n    "b": 1\n  }\n}\n'
+    assert (home / "c.cfg").read_text() == ""
+    assert stat.S_IMODE((home / "config/deep").stat().st_mode) == 0o755
+    assert stat.S_IMODE((home / "config/b.json").stat().st_mode) == 0o644
+    assert sorted(os.listdir(home)) == ["c.cfg", "config", "server.properties"]
 
 
-def test_everything_that_is_made_belongs_to_the_owner(root: Path) -> None:
-    (root / "there").mkdir()
-    (root / "there" / "old.properties").write_text("server-port=1\n")
-    assert run(root, properties("a/b/c.properties"), owner=(12345, 23456)) == []
-    assert run(root, properties("there/old.properties"), owner=(12345, 23456)) == []
+def test_everything_that_is_made_belongs_to_the_owner(home: Path) -> None:
+    (home / "there").mkdir()
+    (home / "there" / "old.properties").write_text("server-port=1\n")
+    assert run(home, properties("a/b/c.properties"), owner=(12345, 23456)) == []
+    assert run(home, properties("there/old.properties"), owner=(12345, 23456)) == []
     for name in ("a", "a/b", "a/b/c.properties", "there/old.properties"):
-        status = (root / name).stat()
+        status = (home / name).stat()
         assert (status.st_uid, status.st_gid) == (12345, 23456), name
-    assert (root / "there").stat().st_uid == os.geteuid()
+    assert (home / "there").stat().st_uid == os.geteuid()
 
 
-def test_mode_stays_without_set_id_bits(root: Path) -> None:
-    path = root / "server.properties"
+def test_mode_stays_without_set_id_bits(home: Path) -> None:
+    path = home / "server.properties"
     path.write_text("server-port=1\n")
     path.chmod(0o4640)
-    assert run(root, properties("server.properties")) == []
+    assert run(home, properties("server.properties")) == []
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_a_umask_changes_nothing(root: Path) -> None:
+def test_a_umask_changes_nothing(home: Path) -> None:
     before = os.umask(0o077)
     try:
-        assert run(root, properties("a/b.properties")) == []
+        assert run(home, properties("a/b.properties")) == []
     finally:
         os.umask(before)
-    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o755
-    assert stat.S_IMODE((root / "a/b.properties").stat().st_mode) == 0o644
+    assert stat.S_IMODE((home / "a").stat().st_mode) == 0o755
+    assert stat.S_IMODE((home / "a/b.properties").stat().st_mode) == 0o644
 
 
-def test_a_file_that_has_its_values_is_not_written(root: Path) -> None:
-    path = root / "server.properties"
+def test_a_file_that_has_its_values_is_not_written(home: Path) -> None:
+    path = home / "server.properties"
     path.write_text("server-port=25570\n")
     before = path.stat()
-    assert run(root, properties("server.properties"), owner=(12345, 23456)) == []
+    assert run(home, properties("server.properties"), owner=(12345, 23456)) == []
     after = path.stat()
     assert (after.st_ino, after.st_mtime_ns, after.st_uid) == (
         before.st_ino,
@@ -100,28 +96,28 @@ def test_a_file_that_has_its_values_is_not_written(root: Path) -> None:
     )
 
 
-def test_a_hard_link_to_another_file_is_left_alone(root: Path, tmp_path: Path) -> None:
+def test_a_hard_link_to_another_file_is_left_alone(home: Path, tmp_path: Path) -> None:
     other = tmp_path / "passwd"
     other.write_text("server-port=1\n")
-    (root / "server.properties").hardlink_to(other)
-    assert run(root, properties("server.properties"), owner=(12345, 23456)) == []
+    (home / "server.properties").hardlink_to(other)
+    assert run(home, properties("server.properties"), owner=(12345, 23456)) == []
     assert other.read_text() == "server-port=1\n"
     assert other.stat().st_uid == os.geteuid()
-    assert (root / "server.properties").read_text() == "server-port=25570\n"
+    assert (home / "server.properties").read_text() == "server-port=25570\n"
 
 
-def test_symlinks_inside_are_followed_and_stay(root: Path) -> None:
-    (root / "data/config").mkdir(parents=True)
-    (root / "data/config/real").write_text("server-port=1\n")
-    (root / "config").symlink_to("data/config")
-    (root / "data/config/up").symlink_to("../../data/./config/real")
-    (root / "server.properties").symlink_to("config/up")
-    (root / "new.properties").symlink_to("data/not-yet/made")
-    assert run(root, properties("server.properties"), properties("new.properties")) == []
-    assert (root / "data/config/real").read_text() == "server-port=25570\n"
-    assert (root / "data/not-yet/made").read_text() == "server-port=25570\n"
-    assert (root / "server.properties").is_symlink()
-    assert (root / "new.properties").is_symlink()
+def test_symlinks_inside_are_followed_and_stay(home: Path) -> None:
+    (home / "data/config").mkdir(parents=True)
+    (home / "data/config/real").write_text("server-port=1\n")
+    (home / "config").symlink_to("data/config")
+    (home / "data/config/up").symlink_to("../../data/./config/real")
+    (home / "server.properties").symlink_to("config/up")
+    (home / "new.properties").symlink_to("data/not-yet/made")
+    assert run(home, properties("server.properties"), properties("new.properties")) == []
+    assert (home / "data/config/real").read_text() == "server-port=25570\n"
+    assert (home / "data/not-yet/made").read_text() == "server-port=25570\n"
+    assert (home / "server.properties").is_symlink()
+    assert (home / "new.properties").is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -139,14 +135,14 @@ def test_symlinks_inside_are_followed_and_stay(root: Path) -> None:
     ],
 )
 def test_a_planted_symlink_leads_nowhere(
-    root: Path, tmp_path: Path, link: str, target: str, name: str, word: str
+    home: Path, tmp_path: Path, link: str, target: str, name: str, word: str
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "passwd").write_text("server-port=1\n")
-    (root / "d").mkdir()
-    (root / link).symlink_to(target.format(outside=outside))
-    (line,) = run(root, properties(name))
+    (home / "d").mkdir()
+    (home / link).symlink_to(target.format(outside=outside))
+    (line,) = run(home, properties(name))
     assert word in line
     assert line.startswith(f'"{name}" is left as it was: ')
     assert os.listdir(outside) == ["passwd"]
@@ -171,36 +167,36 @@ def test_a_planted_symlink_leads_nowhere(
         ("\ud800", "left as it was"),
     ],
 )
-def test_names_that_are_no_files(root: Path, tmp_path: Path, name: str, word: str) -> None:
-    (root / "file").write_text("x=1\n")
-    (root / "directory").mkdir()
-    os.mkfifo(root / "fifo")
-    os.mknod(root / "socket", stat.S_IFSOCK | 0o600)
-    before = sorted(os.listdir(root))
-    (line,) = run(root, properties(name))
+def test_names_that_are_no_files(home: Path, tmp_path: Path, name: str, word: str) -> None:
+    (home / "file").write_text("x=1\n")
+    (home / "directory").mkdir()
+    os.mkfifo(home / "fifo")
+    os.mknod(home / "socket", stat.S_IFSOCK | 0o600)
+    before = sorted(os.listdir(home))
+    (line,) = run(home, properties(name))
     assert word in line
     assert line.isprintable()
-    assert sorted(os.listdir(root)) == before
+    assert sorted(os.listdir(home)) == before
     assert os.listdir(tmp_path) == ["volume"]
 
 
 @pytest.mark.parametrize(
     ("parser", "limit"), [("file", 10240), ("xml", 10240), ("ini", 1024), ("yaml", 256)]
 )
-def test_a_large_file_is_left_alone(root: Path, parser: str, limit: int) -> None:
-    path = root / "large"
+def test_a_large_file_is_left_alone(home: Path, parser: str, limit: int) -> None:
+    path = home / "large"
     with path.open("wb") as large:
         large.truncate((limit << 10) + 1)
-    (line,) = run(root, file("large", parser, put("a", "b")))
+    (line,) = run(home, file("large", parser, put("a", "b")))
     assert line == f'"large" is left as it was: it is larger than {limit} KiB'
     assert path.stat().st_size == (limit << 10) + 1
 
 
-def test_what_cannot_be_parsed_is_left_and_the_others_are_done(root: Path) -> None:
-    (root / "bad.yml").write_text("a: [\n")
-    (root / "half.json").write_text('{"a": 1, "b": 1}')
+def test_what_cannot_be_parsed_is_left_and_the_others_are_done(home: Path) -> None:
+    (home / "bad.yml").write_text("a: [\n")
+    (home / "half.json").write_text('{"a": 1, "b": 1}')
     lines = run(
-        root,
+        home,
         file("bad.yml", "yaml", put("a", 1)),
         file("none.csv", "csv", put("a", 1)),
         file("half.json", "json", put("a.x", 2), put("b", 2), put("c", "{{config.token}}")),
@@ -211,16 +207,16 @@ def test_what_cannot_be_parsed_is_left_and_the_others_are_done(root: Path) -> No
     assert lines[1].startswith('"none.csv" is left as it was: there is no parser "csv"')
     assert lines[2].startswith('"half.json": "c": config.token cannot be read by eggs')
     assert lines[3].startswith('"half.json": "a.x": "a" is a single value')
-    assert (root / "bad.yml").read_text() == "a: [\n"
-    assert (root / "half.json").read_text() == '{"a": 1, "b": 2}'
-    assert (root / "server.properties").read_text() == "server-port=25570\n"
-    assert not (root / "none.csv").exists()
+    assert (home / "bad.yml").read_text() == "a: [\n"
+    assert (home / "half.json").read_text() == '{"a": 1, "b": 2}'
+    assert (home / "server.properties").read_text() == "server-port=25570\n"
+    assert not (home / "none.csv").exists()
 
 
-def test_no_line_has_a_value(root: Path) -> None:
-    (root / "a.ini").write_text("[s]\n")
+def test_no_line_has_a_value(home: Path) -> None:
+    (home / "a.ini").write_text("[s]\n")
     lines = run(
-        root,
+        home,
         file("a.ini", "ini", put("s.k", "hunter2\nhunter2")),
         file("a.xml", "xml", put("a.b", "hunter2\x01")),
         file("a.json", "json", put("a", ["hunter2"])),
@@ -235,17 +231,17 @@ def test_no_root(tmp_path: Path) -> None:
     assert "it does not exist" in line
 
 
-def test_a_full_disk_leaves_only_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "server.properties").write_text("server-port=1\n")
+def test_a_full_disk_leaves_only_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "server.properties").write_text("server-port=1\n")
     monkeypatch.setattr(os, "rename", Mock(side_effect=OSError(28, "No space left on device")))
-    (line,) = run(root, properties("server.properties"))
+    (line,) = run(home, properties("server.properties"))
     assert line == '"server.properties" is left as it was: No space left on device'
-    assert os.listdir(root) == ["server.properties"]
-    assert (root / "server.properties").read_text() == "server-port=1\n"
+    assert os.listdir(home) == ["server.properties"]
+    assert (home / "server.properties").read_text() == "server-port=1\n"
 
 
-def test_no_descriptor_is_left_open(root: Path) -> None:
-    (root / "directory").mkdir()
+def test_no_descriptor_is_left_open(home: Path) -> None:
+    (home / "directory").mkdir()
     files: Sequence[ConfigurationFile] = [
         *(properties(f"{n}/a/b.properties") for n in range(80)),
         properties("../x"),
@@ -253,6 +249,6 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
         file("bad", "csv"),
     ]
     before = len(os.listdir("/proc/self/fd"))
-    assert len(run(root, *files)) == 3
+    assert len(run(home, *files)) == 3
     assert len(os.listdir("/proc/self/fd")) == before
-    assert len(os.listdir(root)) == 81
+    assert len(os.listdir(home)) == 81

@@ -55,24 +55,6 @@ def test_elements_texts() -> None:
     assert new.startswith('<?xml version="1.0" encoding="utf-8"?>\n<MyConfigDedicated xmlns:xsi=')
 
 
-def test_what_has_its_value_already_is_the_same_text() -> None:
-    same = put("MyConfigDedicated.ServerPort", "27016")
-    assert changed("xml", SPACE_ENGINEERS, same) == SPACE_ENGINEERS
-
-
-def test_conditions() -> None:
-    text = '<r><a> 1 </a><b v="x1"/></r>'
-    new = changed(
-        "xml",
-        text,
-        put("r.a", "2", "1"),
-        put("r.b", "[v='y$1']", r"regex:^x(\d)$"),
-        put("r.c", "3", "1"),
-        put("r.a", "9", "1"),
-    )
-    assert new == '<r><a>2</a><b v="y1"/></r>'
-
-
 @pytest.mark.parametrize("text", ["", "\n", '<?xml version="1.0" encoding="utf-8"?>\n'])
 def test_a_missing_document_is_made(text: str) -> None:
     assert changed("xml", text, put("Root.A.B", "1"), put("Root.C", "[d='2']")) == (
@@ -116,12 +98,6 @@ def test_a_value_that_xml_cannot_hold() -> None:
     text, failures = tried("xml", SPACE_ENGINEERS, put("MyConfigDedicated.ServerPort", "\x01"))
     assert text == SPACE_ENGINEERS
     assert "cannot be written in XML" in failures[0]
-
-
-@pytest.mark.parametrize("text", ["<a>", "<a></b>", "text", "<a>&nothing;</a>", "<a/><b/>"])
-def test_what_is_no_xml_is_refused(text: str) -> None:
-    with pytest.raises(NotDone, match="it is not XML"):
-        tried("xml", text, put("a", "1"))
 
 
 def test_nothing_outside_the_file_is_read(tmp_path: Path) -> None:

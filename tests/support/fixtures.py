@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.reactor import reactor
+from wingsd.filesystem.usage import UsageCounter
 from wingsd.threadio import Workers
 
 
@@ -46,3 +47,9 @@ def outside(tmp_path: Path) -> Path:
     path.mkdir()
     (path / "secret").write_text("secret")
     return path
+
+
+@pytest.fixture
+def usage() -> UsageCounter:
+    """What the server's files take."""
+    return UsageCounter(used=0)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.egg_files.helpers import put, tried
+from tests.egg_files.helpers import changed, put, sample, tried
+from wingsd.egg_files.changes import NotDone
 from wingsd.panel.schemas import Replacement
 
 
@@ -106,3 +107,53 @@ def test_one_change_that_cannot_be_made_does_not_hold_up_the_others() -> None:
     text, failures = tried("json", '{"a": 1, "b": 1}', put("a.x", 2), put("b", 2))
     assert json.loads(text) == {"a": 1, "b": 2}
     assert len(failures) == 1
+
+
+FACTORIO = sample("factorio.json")
+
+
+def test_factorios_settings() -> None:
+    new = changed(
+        "json",
+        FACTORIO,
+        put("name", "Ünser Server"),
+        put("max_players", "20"),
+        put("visibility.public", "false"),
+        put("game_password", "12345"),
+        put("tags[1]", "wingsd"),
+        put("require_user_verification", True),
+    )
+    assert new.startswith('{\n  "name": "Ünser Server",\n  "_comment_max_players": "Max')
+    assert list(json.loads(new)) == [*json.loads(FACTORIO), "require_user_verification"]
+    assert json.loads(new) == {
+        **json.loads(FACTORIO),
+        "name": "Ünser Server",
+        "max_players": 20,
+        "visibility": {"public": False, "lan": True},
+        "game_password": "12345",
+        "tags": ["game", "wingsd"],
+        "require_user_verification": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "new"),
+    [
+        ("", '{\n  "a": 2\n}\n'),
+        ("  \n", '{\n  "a": 2\n}\n'),
+        ('{"a":1}', '{"a": 2}'),
+        ('{\n\t"a": 1\n}', '{\n\t"a": 2\n}'),
+        ('{\n    "b": [],\n    "a": 1\n}\n', '{\n    "b": [],\n    "a": 2\n}\n'),
+    ],
+)
+def test_the_layout_is_the_files_own(text: str, new: str) -> None:
+    assert changed("json", text, put("a", "2")) == new
+
+
+def test_an_empty_file_becomes_an_empty_map() -> None:
+    assert changed("json", "", put("a", "b", "c")) == "{}\n"
+
+
+def test_json_that_is_too_deep_is_refused() -> None:
+    with pytest.raises(NotDone, match="too deeply"):
+        tried("json", "[" * 100_000 + "]" * 100_000, put("a", 1))
