@@ -13,7 +13,7 @@ import jwt
 import pytest
 
 import wingsd
-from tests.auth.token_values import NODE, UUID, bearer, refusal
+from tests.auth.token_values import NODE, UUID, bearer, read, refusal
 from wingsd.auth.tokens import (
     EXPIRED,
     RENEW_DIRECT,
@@ -53,16 +53,16 @@ def test_without_a_token_the_panel_is_not_known(header: str | None) -> None:
 
 
 def test_the_panels_token_is_good() -> None:
-    assert transfer_token(bearer(), NODE.token, PTERODACTYL).server == UUID
+    assert read(bearer()).server == UUID
 
 
 def test_an_upper_case_uuid_is_the_same_server() -> None:
-    assert transfer_token(bearer(sub=UUID.upper()), NODE.token, PTERODACTYL).server == UUID
+    assert read(bearer(sub=UUID.upper())).server == UUID
 
 
 @pytest.mark.parametrize("audience", [None, "https://other", ["https://other"], 5])
 def test_a_node_that_does_not_know_its_address_judges_no_audience(audience: Any) -> None:
-    assert transfer_token(bearer(aud=audience), NODE.token, PTERODACTYL).server == UUID
+    assert read(bearer(aud=audience)).server == UUID
 
 
 @pytest.mark.parametrize(
@@ -74,17 +74,13 @@ def test_a_node_that_does_not_know_its_address_judges_no_audience(audience: Any)
     ],
 )
 def test_the_audience_is_the_nodes_own_address(audience: Any) -> None:
-    token = transfer_token(
-        bearer(aud=audience), NODE.token, PTERODACTYL, "https://node.invalid:8080/"
-    )
+    token = read(bearer(aud=audience), "https://node.invalid:8080/")
     assert token.server == UUID
 
 
 def test_a_port_that_is_the_usual_one_need_not_be_written() -> None:
     token = bearer(aud=["https://node.invalid"])
-    assert (
-        transfer_token(token, NODE.token, PTERODACTYL, "https://node.invalid:443").server == UUID
-    )
+    assert read(token, "https://node.invalid:443").server == UUID
 
 
 @pytest.mark.promise("token-is-for-one-purpose")
@@ -116,7 +112,7 @@ def test_a_token_for_another_node_is_refused(audience: Any) -> None:
 
 @pytest.mark.parametrize("scope", [None, "transfer", "other transfer"])
 def test_a_scope_that_there_is_must_be_that_of_transfers(scope: str | None) -> None:
-    assert transfer_token(bearer(scope=scope), NODE.token, PTERODACTYL).server == UUID
+    assert read(bearer(scope=scope)).server == UUID
 
 
 @pytest.mark.parametrize("family", [PELICAN, CALAGOPUS])
@@ -136,23 +132,23 @@ def test_another_scope_moves_no_server(scope: Any) -> None:
 
 def test_tokens_are_told_apart() -> None:
     header = bearer()
-    first, same = (transfer_token(header, NODE.token, PTERODACTYL) for _ in range(2))
+    first, same = (read(header) for _ in range(2))
     assert first == same
-    assert transfer_token(bearer(), NODE.token, PTERODACTYL).digest != first.digest
+    assert read(bearer()).digest != first.digest
     assert first.digest not in header
 
 
 @pytest.mark.promise("transfer-token-is-used-once")
 def test_a_signature_written_otherwise_is_no_other_token() -> None:
     header = bearer()
-    known = transfer_token(header, NODE.token, PTERODACTYL).digest
+    known = read(header).digest
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     # Its last letter holds four bits of the signature, and two that nobody has to look at.
     ways = [f"{header}=", f"{header}!", *(header[:-1] + letter for letter in letters)]
     accepted = 0
     for way in ways:
         try:
-            found = transfer_token(way, NODE.token, PTERODACTYL).digest
+            found = read(way).digest
         except Unauthorized:
             continue
         accepted += 1
@@ -162,17 +158,17 @@ def test_a_signature_written_otherwise_is_no_other_token() -> None:
 
 def test_a_transfer_token_has_its_expiry() -> None:
     at = time.time() + 60.5
-    assert int(at) <= transfer_token(bearer(exp=at), NODE.token, PTERODACTYL).expires <= at
+    assert int(at) <= read(bearer(exp=at)).expires <= at
 
 
 def test_times_may_be_floats() -> None:
     now = time.time()
     token = bearer(iat=now + 0.5, nbf=now - 0.5, exp=now + 60.5)
-    assert transfer_token(token, NODE.token, PTERODACTYL).server == UUID
+    assert read(token).server == UUID
 
 
 def test_a_node_whose_clock_is_behind_the_panels_accepts_its_tokens() -> None:
-    assert transfer_token(bearer(now=time.time() + 200), NODE.token, PTERODACTYL).server == UUID
+    assert read(bearer(now=time.time() + 200)).server == UUID
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc.def.ghi"])
@@ -230,13 +226,13 @@ def test_what_is_no_time_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.promise("token-is-for-one-purpose")
 def test_a_time_can_be_too_large_for_a_float() -> None:
-    token = transfer_token(f"Bearer {signed(sub=UUID, exp=10**400)}", NODE.token, PTERODACTYL)
+    token = read(f"Bearer {signed(sub=UUID, exp=10**400)}")
     assert 1e15 < token.expires < 1e16
     claims = {"server_uuid": UUID, "jti": "c", "iat": -(10**400), "exp": 10**400}
     claims["permissions"] = []
-    watcher = console_token(signed(**claims), NODE.token, PTERODACTYL)
-    assert watcher.issued < 0 < watcher.expires
-    assert DenyList(booted=1000.0).refuses(watcher)
+    opened = watcher(signed(**claims))
+    assert opened.issued < 0 < opened.expires
+    assert DenyList(booted=1000.0).refuses(opened)
 
 
 @pytest.mark.promise("token-is-for-one-purpose")
@@ -262,14 +258,14 @@ def test_a_time_that_is_not_a_number_is_refused_and_named(name: str, value: Any)
 def test_an_expiry_that_is_a_text_is_refused_also_when_expired_tokens_are_taken() -> None:
     token = f"Bearer {signed(sub=UUID, exp='1000')}"
     with pytest.raises(Unauthorized, match="its exp is not a time in seconds"):
-        transfer_token(token, NODE.token, PTERODACTYL, accept_expired=True)
+        read(token, accept_expired=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1000", True])
 def test_a_consoles_token_with_an_issue_time_that_is_no_number_is_refused(value: Any) -> None:
     claims = {"server_uuid": UUID, "jti": "c", "exp": 4e9, "iat": value, "permissions": []}
     with pytest.raises(Unauthorized, match="its iat is not a time in seconds"):
-        console_token(signed(**claims), NODE.token, PTERODACTYL)
+        watcher(signed(**claims))
 
 
 @pytest.mark.promise("secrets-are-not-shown")
@@ -283,11 +279,11 @@ def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
 def test_a_direct_token_is_distinguished_from_the_panels() -> None:
     now = time.time()
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
-    known = transfer_token(token, NODE.token, PTERODACTYL)
+    known = read(token)
     assert (known.server, known.direct) == (UUID, True)
     assert known.expires == int(now + 60)
-    assert not transfer_token(bearer(), NODE.token, PTERODACTYL).direct
-    assert transfer_token(bearer(by_hand="yes"), NODE.token, PTERODACTYL).direct is False
+    assert not read(bearer()).direct
+    assert read(bearer(by_hand="yes")).direct is False
     assert direct_token(UUID, NODE.token, now, now + 60) not in token
 
 
@@ -295,7 +291,7 @@ def test_a_direct_token_of_another_node_says_where_to_get_one() -> None:
     now = time.time()
     token = f"Bearer {direct_token(UUID, 'k' * 64, now, now + 60)}"
     with pytest.raises(Unauthorized) as raised:
-        transfer_token(token, NODE.token, PTERODACTYL, again=RENEW_DIRECT)
+        read(token, again=RENEW_DIRECT)
     assert "it is another node's" in raised.value.detail
     assert RENEW_DIRECT in raised.value.detail
 
@@ -303,7 +299,7 @@ def test_a_direct_token_of_another_node_says_where_to_get_one() -> None:
 def test_a_direct_token_is_for_the_nodes_own_address() -> None:
     now, here = time.time(), "https://node.invalid:8080"
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60, here)}"
-    assert transfer_token(token, NODE.token, PTERODACTYL, here).direct
+    assert read(token, here).direct
     assert "not for this node" in refusal(token, "https://other.invalid").detail
 
 
@@ -311,7 +307,7 @@ def test_an_expired_token_is_accepted_only_with_accept_expired() -> None:
     now = time.time() - 7200
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
     assert "expired" in refusal(token).detail
-    assert transfer_token(token, NODE.token, PTERODACTYL, accept_expired=True).server == UUID
+    assert read(token, accept_expired=True).server == UUID
     with pytest.raises(Unauthorized, match="not signed with this node's key"):
         transfer_token(token, "another", PTERODACTYL, accept_expired=True)
 
@@ -359,16 +355,18 @@ def console(**claims: Any) -> str:
     return jwt.encode(payload, NODE.token, "HS256")
 
 
+def watcher(token: str) -> ConsoleToken:
+    return console_token(token, NODE.token, PTERODACTYL)
+
+
 def console_refusal(token: str) -> Unauthorized:
     with pytest.raises(Unauthorized) as caught:
-        console_token(token, NODE.token, PTERODACTYL)
+        watcher(token)
     return caught.value
 
 
 def test_a_consoles_token_says_who_may_do_what_where() -> None:
-    token = console_token(
-        console(iat=1000, exp=4e9, permissions=["websocket.connect"]), NODE.token, PTERODACTYL
-    )
+    token = watcher(console(iat=1000, exp=4e9, permissions=["websocket.connect"]))
     assert token == ConsoleToken(
         user="6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5",
         server=UUID,
@@ -382,32 +380,24 @@ def test_a_consoles_token_says_who_may_do_what_where() -> None:
 def test_calagopus_writes_null_for_no_time_from_which_a_token_is_valid() -> None:
     claims = {"exp": 4e9, "iat": 1000, "jti": "c", "server_uuid": UUID, "nbf": None}
     claims["permissions"] = ["*"]
-    assert (
-        console_token(jwt.encode(claims, NODE.token, "HS256"), NODE.token, PTERODACTYL).server
-        == UUID
-    )
+    assert watcher(jwt.encode(claims, NODE.token, "HS256")).server == UUID
 
 
 def test_everything_is_everything_but_what_administrators_see() -> None:
-    token = console_token(console(permissions=["*"]), NODE.token, PTERODACTYL)
+    token = watcher(console(permissions=["*"]))
     assert token.allows("control.start")
     assert not token.allows("admin.websocket.transfer")
 
 
 def test_what_is_granted_by_name_is_granted_to_administrators_too() -> None:
-    token = console_token(
-        console(permissions=["admin.websocket.transfer"]), NODE.token, PTERODACTYL
-    )
+    token = watcher(console(permissions=["admin.websocket.transfer"]))
     assert token.allows("admin.websocket.transfer")
     assert not token.allows("control.start")
 
 
 @pytest.mark.parametrize("nothing", [[], {}])
 def test_no_permissions_are_none(nothing: Any) -> None:
-    assert (
-        console_token(console(permissions=nothing), NODE.token, PTERODACTYL).permissions
-        == frozenset()
-    )
+    assert watcher(console(permissions=nothing)).permissions == frozenset()
 
 
 def test_an_expired_consoles_token_is_refused_in_the_words_the_page_acts_on() -> None:
@@ -438,7 +428,7 @@ def test_a_bad_console_token_is_refused_with_reason(claims: dict[str, Any], reas
 
 @pytest.mark.parametrize("scope", [None, "websocket", "websocket other", "other,websocket"])
 def test_a_scope_that_there_is_must_be_that_of_consoles(scope: str | None) -> None:
-    assert console_token(console(scope=scope), NODE.token, PTERODACTYL).server == UUID
+    assert watcher(console(scope=scope)).server == UUID
 
 
 def test_another_scope_opens_no_console() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support import Node, Panel
-from wingsd.auth.tokens import transfer_token
+from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.config import PTERODACTYL
 from wingsd.errors import Unauthorized
 
@@ -20,8 +20,13 @@ def bearer(**claims: Any) -> str:
     return f"Bearer {Panel().transfer_token(UUID, NODE, **claims)}"
 
 
+def read(authorization: str | None, public_url: str = "", **options: Any) -> TransferToken:
+    """Return what a Panel's or another node's token says to the node."""
+    return transfer_token(authorization, NODE.token, PTERODACTYL, public_url, **options)
+
+
 def refusal(authorization: str | None, public_url: str = "") -> Unauthorized:
     with pytest.raises(Unauthorized) as caught:
-        transfer_token(authorization, NODE.token, PTERODACTYL, public_url)
+        read(authorization, public_url)
     assert caught.value.status == 401
     return caught.value

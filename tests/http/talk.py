@@ -142,6 +142,17 @@ class Conversation:
             self.clock.advance(0)
 
     @property
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The only answer so far: its status, its headers, and its body."""
+        (found,) = self.transport.answers()
+        return found
+
+    @property
+    def statuses(self) -> list[int]:
+        """The statuses of all answers so far."""
+        return [status for status, _, _ in self.transport.answers()]
+
+    @property
     def request(self) -> StreamingRequest:
         (request,) = self.protocol.requests
         assert isinstance(request, StreamingRequest)

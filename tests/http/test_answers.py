@@ -39,8 +39,7 @@ def headers_for(origin: str, **settings: object) -> dict[str, str]:
 def answer(sent: bytes, **settings: object) -> tuple[int, dict[str, str], bytes]:
     talk = Conversation(Taker(REFUSAL), config=config_of(**settings))
     talk.send(sent)
-    (found,) = talk.transport.answers()
-    return found
+    return talk.answer
 
 
 @pytest.mark.promise("version-suits-the-panel")

@@ -119,11 +119,6 @@ class FileTalk(Conversation):
         for _ in range(50):
             self.clock.advance(0)
 
-    @property
-    def answer(self) -> tuple[int, dict[str, str], bytes]:
-        ((status, headers, body),) = self.transport.answers()
-        return status, headers, body
-
 
 def test_a_file_is_sent_with_its_validators() -> None:
     content = bytes(range(256)) * 1000

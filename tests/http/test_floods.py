@@ -22,10 +22,6 @@ pytestmark = pytest.mark.promise("floods-delay-others-a-second")
 GET = head("/nothing", method="GET")
 
 
-def statuses(talk: Conversation) -> list[int]:
-    return [status for status, _, _ in talk.transport.answers()]
-
-
 def turns_until_it_reads(talk: Conversation) -> int:
     turns = 0
     while talk.transport.producerState == "paused":
@@ -41,9 +37,9 @@ def test_one_request_of_each_connection_is_answered_in_a_turn() -> None:
         talk.protocol.dataReceived(GET * 5)
     for count in range(1, 6):
         turn(first.clock)
-        assert statuses(first) == statuses(second) == [404] * count
+        assert first.statuses == second.statuses == [404] * count
     turn(first.clock)
-    assert len(statuses(first)) == 5
+    assert len(first.statuses) == 5
 
 
 def test_no_more_is_read_while_requests_wait_for_their_turn() -> None:
@@ -59,28 +55,28 @@ def test_no_request_is_taken_while_answers_wait_to_be_written() -> None:
     talk.protocol.pauseProducing()
     for _ in range(10):
         talk.send(GET * 10)
-    assert statuses(talk) == [404]
+    assert talk.statuses == [404]
     assert talk.transport.producerState == "paused"
     talk.protocol.resumeProducing()
     turn(talk.clock)
-    assert statuses(talk) == [404, 404]
+    assert talk.statuses == [404, 404]
     talk.protocol.pauseProducing()
     talk.clock.advance(0)
-    assert statuses(talk) == [404, 404]
+    assert talk.statuses == [404, 404]
     talk.protocol.resumeProducing()
     talk.clock.advance(0)
-    assert statuses(talk) == [404] * 101
+    assert talk.statuses == [404] * 101
     assert talk.transport.producerState == "producing"
 
 
 def test_nothing_is_read_behind_a_request_that_is_not_answered_yet() -> None:
     talk = Conversation(Taker())
     talk.send(head("/endless", method="GET") + GET)
-    assert statuses(talk) == []
+    assert talk.statuses == []
     assert talk.transport.producerState == "paused"
     talk.request.answer(200)
     talk.clock.advance(0)
-    assert statuses(talk) == [200, 404]
+    assert talk.statuses == [200, 404]
     assert talk.transport.producerState == "producing"
 
 
@@ -104,7 +100,7 @@ def test_a_body_of_known_length_is_taken_at_once() -> None:
     talk.send(head("/whole", Content_Length=100_000))
     talk.protocol.dataReceived(bytes(100_000))
     assert turns_until_it_reads(talk) == 1
-    assert statuses(talk) == [200]
+    assert talk.statuses == [200]
 
 
 def test_the_body_of_an_upload_waits_for_no_turn() -> None:
@@ -128,7 +124,7 @@ def test_a_connection_that_closes_reads_on_so_that_its_end_is_seen() -> None:
     talk.protocol.dataReceived(b"nonsense\r\n" + GET * 5)
     assert talk.transport.producerState == "paused"
     talk.clock.advance(0)
-    assert statuses(talk) == [400]
+    assert talk.statuses == [400]
     assert talk.transport.disconnecting
     assert talk.transport.producerState == "producing"
 
@@ -171,4 +167,4 @@ def test_a_request_of_http_1_1_has_one_host(version: str, hosts: list[str], stat
     talk = Conversation(Taker())
     lines = [f"GET /nothing HTTP/{version}", *(f"Host: {host}" for host in hosts), "", ""]
     talk.send("\r\n".join(lines).encode())
-    assert statuses(talk) == [status]
+    assert talk.statuses == [status]

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
 from wingsd.metrics import Exposition, Recorder, Sources
-from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep
+from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.observer import ENGINE, PANEL
 
 #: Labels, as they are read back.
@@ -30,37 +30,6 @@ class FakePassage:
     step: str = "receive"
     step_seconds: float = 0.0
     moved: int = 0
-
-
-@attrs.define
-class Queue:
-    waiting: int = 0
-    seeds: tuple[SeedFigures, ...] = ()
-
-
-@attrs.define
-class Reports:
-    depth: int = 0
-
-
-@attrs.define
-class Activity:
-    waiting: int = 0
-    sent: int = 0
-    dropped: dict[str, int] = attrs.field(factory=lambda: {"refused": 0})
-
-
-@attrs.define
-class Checks:
-    damaged: tuple[str, ...] = ()
-    count: int = 0
-
-
-@attrs.define
-class Sftp:
-    sessions: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(count=0))
-    refused: dict[str, int] = attrs.field(factory=lambda: {"password": 0, "public_key": 0})
-    moved: dict[str, int] = attrs.field(factory=lambda: {"in": 0, "out": 0})
 
 
 class Samples:
@@ -87,21 +56,36 @@ def kept() -> int:
     return 5_000
 
 
-def sources_of(*parts: Any) -> Sources:
-    """Return sources that have their figures alone, in the order of their fields."""
+def sources(**figures: Any) -> Sources:
+    """Return sources with these figures alone, and nothing of all others."""
+    has = {
+        "receiving": SimpleNamespace(waiting=0),
+        "sending": SimpleNamespace(waiting=0, seeds=()),
+        "reports": SimpleNamespace(depth=0),
+        "activity": SimpleNamespace(waiting=0, sent=0, dropped={"refused": 0}),
+        "checks": SimpleNamespace(damaged=(), count=0),
+        "sftp": SimpleNamespace(
+            sessions=SimpleNamespace(count=0),
+            refused={"password": 0, "public_key": 0},
+            moved={"in": 0, "out": 0},
+        ),
+    }
+    for name, figure in figures.items():
+        source, _, attribute = name.partition("_")
+        setattr(has[source], attribute, figure)
+    parts: list[Any] = [*has.values()]
     return Sources(*parts)
 
 
 def exposition(
     recorder: Recorder,
-    sources: Sources | None = None,
+    shown: Sources | None = None,
     workers: Any = None,
     clock: Any = None,
     kept: Callable[[], int] = kept,
 ) -> Exposition:
-    sources = sources or sources_of(Queue(), Queue(), Reports(), Activity(), Checks(), Sftp())
     workers = workers or SynchronousWorkers()
-    return Exposition(recorder, sources, workers, "/", kept, clock or Clock())
+    return Exposition(recorder, shown or sources(), workers, "/", kept, clock or Clock())
 
 
 def rendered(exposed: Exposition, accept: str = "") -> tuple[str, str]:

@@ -11,19 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from tests.metrics.exposed import (
-    Activity,
-    Checks,
-    FakePassage,
-    Queue,
-    Reports,
-    Samples,
-    Sftp,
-    exposition,
-    rendered,
-    sources_of,
-    told,
-)
+from tests.metrics.exposed import FakePassage, Samples, exposition, rendered, sources, told
 from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.errors import StorageError
@@ -93,24 +81,32 @@ def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
         SeedFigures(2, 80, 80, 7200.0, None, 1e9, "it is gone (destination-unreachable)"),
         SeedFigures(0, 0, None, None, None, None, ""),
     )
-    sources = sources_of(Queue(), Queue(0, seeds), Reports(), Activity(), Checks(), Sftp())
-    found = Samples(rendered(exposition(Recorder(), sources))[0])
+    found = Samples(rendered(exposition(Recorder(), sources(sending_seeds=seeds)))[0])
     assert found.get("wingsd_seeds") == 3
     assert found.get("wingsd_seeds_failing") == 1
     assert found.get("wingsd_seed_age_seconds") == 7200
     assert found.get("wingsd_seed_missing_bytes") == 380
     assert found.get("wingsd_seed_predicted_downtime_seconds") == 1.5
-    sources = sources_of(Queue(), Queue(0, seeds[2:]), Reports(), Activity(), Checks(), Sftp())
-    unknown = rendered(exposition(Recorder(), sources))[0]
+    unknown = rendered(exposition(Recorder(), sources(sending_seeds=seeds[2:])))[0]
     assert "wingsd_seeds 1" in unknown
     assert "wingsd_seed_missing_bytes" not in unknown
 
 
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
-    sftp = Sftp(SimpleNamespace(count=8), {"password": 9}, {"in": 10, "out": 11})
-    activity = Activity(waiting=4, sent=5, dropped={"refused": 6})
-    sources = sources_of(Queue(3), Queue(1), Reports(2), activity, Checks(("a", "b"), 7), sftp)
-    exposed = exposition(Recorder(), sources)
+    shown = sources(
+        receiving_waiting=3,
+        sending_waiting=1,
+        reports_depth=2,
+        activity_waiting=4,
+        activity_sent=5,
+        activity_dropped={"refused": 6},
+        checks_damaged=("a", "b"),
+        checks_count=7,
+        sftp_sessions=SimpleNamespace(count=8),
+        sftp_refused={"password": 9},
+        sftp_moved={"in": 10, "out": 11},
+    )
+    exposed = exposition(Recorder(), shown)
     found = Samples(rendered(exposed)[0])
     assert found.get("wingsd_transfers_waiting", direction="in") == 3
     assert found.get("wingsd_transfers_waiting", direction="out") == 1
@@ -124,7 +120,7 @@ def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     assert found.get("wingsd_sftp_logins_refused_total", kind="password") == 9
     assert found.get("wingsd_sftp_bytes_total", direction="in") == 10
     assert found.get("wingsd_sftp_bytes_total", direction="out") == 11
-    sources.reports.depth = 0  # type: ignore[misc]  # the test's own
+    shown.reports.depth = 0  # type: ignore[misc]  # the test's own
     assert Samples(rendered(exposed)[0]).get("wingsd_outbox_reports") == 0
 
 
