@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import home, outside
+from tests.support.fixtures import home, outside, usage
 from tests.support.owner import OWNER
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard, Progress
@@ -23,17 +21,11 @@ __all__ = [
     "home",
     "outside",
     "plant",
-    "plant_special",
     "progress",
     "root",
     "tree",
     "usage",
 ]
-
-
-@pytest.fixture
-def usage() -> UsageCounter:
-    return UsageCounter(used=0)
 
 
 @pytest.fixture
@@ -66,14 +58,6 @@ def plant(home: Path, *names: str) -> None:
             path.mkdir(exist_ok=True)
         else:
             path.write_text(name)
-
-
-def plant_special(home: Path) -> None:
-    """Make one of everything that is neither file nor directory."""
-    os.mkfifo(home / "fifo")
-    os.mknod(home / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(home / "socket", stat.S_IFSOCK | 0o666)
-    (home / "link").symlink_to("/etc/passwd")
 
 
 def tree(home: Path) -> list[str]:

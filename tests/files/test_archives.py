@@ -16,7 +16,8 @@ import lz4.frame
 import pytest
 import pyzstd
 
-from tests.files.conftest import guard, plant, plant_special, tree
+from tests.files.conftest import guard, plant, tree
+from tests.filesystem.places import special
 from tests.support.owner import OWNER
 from wingsd.archive.compress import Compression
 from wingsd.errors import (
@@ -137,7 +138,7 @@ def test_no_link_is_followed_and_no_pipe_is_opened(
     root: ServerRoot, home: Path, outside: Path, free: Guard, progress: Progress, kind: str
 ) -> None:
     plant(home, "d/a")
-    plant_special(home / "d")
+    special(home / "d")
     (home / "d/out").symlink_to(outside)
     done = threading.Event()
     found: list[list[str]] = []

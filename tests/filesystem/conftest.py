@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import home, outside
+from tests.support.fixtures import home, outside, usage
 from tests.support.owner import OWNER
 from wingsd.filesystem.openers import DirectoryOpener, Openat2Opener, OpenatOpener
 from wingsd.filesystem.root import ServerRoot
@@ -19,11 +19,6 @@ __all__ = ["home", "opener", "outside", "root", "usage"]
 @pytest.fixture(params=["openat2", "openat"])
 def opener(request: pytest.FixtureRequest) -> DirectoryOpener:
     return Openat2Opener() if request.param == "openat2" else OpenatOpener()
-
-
-@pytest.fixture
-def usage() -> UsageCounter:
-    return UsageCounter(used=0)
 
 
 @pytest.fixture
