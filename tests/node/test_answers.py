@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from tests.support.workers import HeldWorkers
 from wingsd.node.answers import LatestAnswer, SharedAnswer
 
 
@@ -67,36 +68,25 @@ async def test_one_who_leaves_leaves_the_answer_to_the_others() -> None:
     assert await staying == "an answer"
 
 
-class SlowWorkers:
-    """Threads that hang until the test ends the work."""
-
-    def __init__(self) -> None:
-        self.running: list[Deferred[Any]] = []
-
-    def run(self, work: Any, *args: Any) -> Deferred[Any]:
-        self.running.append(Deferred())
-        return self.running[-1]
-
-
 async def test_what_hangs_is_not_called_again_and_shows_its_last_value() -> None:
     clock = Clock()
-    workers: Any = SlowWorkers()
+    workers: Any = HeldWorkers()
     latest: LatestAnswer[int] = LatestAnswer(lambda: 0, workers, clock)
     asking = Deferred.fromCoroutine(latest.get(1.0))
-    workers.running[0].callback(7)
+    workers.held[0].result.callback(7)
     assert (await asking, latest.value) == (True, 7)
     for _ in range(3):
         asking = Deferred.fromCoroutine(latest.get(1.0))
         clock.advance(1.0)
         assert (await asking, latest.value) == (False, 7)
-    assert len(workers.running) == 2
-    workers.running[1].callback(8)
+    assert len(workers.held) == 2
+    workers.held[1].result.callback(8)
     assert latest.value == 8
 
 
 async def test_what_fails_has_no_value() -> None:
-    workers: Any = SlowWorkers()
+    workers: Any = HeldWorkers()
     latest: LatestAnswer[int] = LatestAnswer(lambda: 0, workers, Clock())
     asking = Deferred.fromCoroutine(latest.get(1.0))
-    workers.running[0].errback(PermissionError("closed"))
+    workers.held[0].result.errback(PermissionError("closed"))
     assert (await asking, latest.value) == (True, None)

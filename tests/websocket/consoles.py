@@ -116,7 +116,9 @@ class ConsoleNode:
     async def open(
         self, *permissions: str, origin: str | None = ORIGIN, **headers: str
     ) -> Browser:
-        """Return a browser that is connected and has shown no token."""
+        """Return a browser that is connected and has shown no token; the site listens for it."""
+        if not self.url:
+            self.listen()
         ca = ssl.Certificate.loadPEM(self.authority.cert_pem.bytes())
         browser = Browser(self.url, self.token(*permissions), origin, ca)
         browser.headers = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -32,7 +32,6 @@ UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "http://panel.example.com", None])
 async def test_a_foreign_origin_is_refused_with_403(node: ConsoleNode, origin: str | None) -> None:
-    node.listen()
     with pytest.raises(NotOpened, match="403"):
         await node.open(origin=origin)
     assert node.sockets.count(UUID) == 0
@@ -60,7 +59,6 @@ async def test_connections_above_the_limit_are_refused_with_400(node: ConsoleNod
 
 
 async def test_the_connections_of_all_users_count_and_lost_ones_do_not(node: ConsoleNode) -> None:
-    node.listen()
     browsers = [await node.watch() for _ in range(SOCKETS_MAX - 1)]
     other = await node.open()
     await other.auth(node.token(user_uuid=OTHER))
@@ -73,7 +71,6 @@ async def test_the_connections_of_all_users_count_and_lost_ones_do_not(node: Con
 
 
 async def test_connections_without_a_token_make_way_for_others(node: ConsoleNode) -> None:
-    node.listen()
     watching = await node.watch()
     waiting = [await node.open() for _ in range(SOCKETS_MAX - 1)]
     late = [await node.watch() for _ in range(2)]
@@ -170,7 +167,6 @@ async def test_pelicans_websocket_of_a_suspended_server_is_closed_at_once(
 
 
 async def test_only_the_websockets_of_the_user_are_closed(node: ConsoleNode) -> None:
-    node.listen()
     theirs, other, waiting = await node.watch(), await node.watch(), await node.open()
     await theirs.auth(node.token("websocket.connect", user_uuid=USER.upper()))
     assert node.sockets.close_user(USER, (OTHER,)) == 0
@@ -283,7 +279,6 @@ async def test_a_browser_watches_a_server(node: ConsoleNode, secure: bool) -> No
 
 
 async def test_a_browser_drives_a_server(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch("*")
     browser.send("set state", "restart")
     browser.send("send command", "say hello")
@@ -294,7 +289,6 @@ async def test_a_browser_drives_a_server(node: ConsoleNode) -> None:
 
 
 async def test_what_a_user_does_is_activity(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch("*")
     browser.send("set state", "restart")
     browser.send("send command", "say ", "hello")
@@ -323,7 +317,6 @@ async def test_activity_has_the_address_of_a_user_behind_a_trusted_proxy(
 
 
 async def test_what_is_not_done_is_no_activity(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch("control.start")
     node.server.fault = Conflict("another power action is under way", "try again")
     browser.send("set state", "start")
@@ -336,7 +329,6 @@ async def test_what_is_not_done_is_no_activity(node: ConsoleNode) -> None:
 
 
 async def test_previous_lines_are_sent_on_request(node: ConsoleNode) -> None:
-    node.listen()
     # More than a transport likes to take at once, and all of it at once.
     node.server.lines = [f"{number} {'x' * 2000}" for number in range(200)]
     browser = await node.watch()
@@ -367,7 +359,6 @@ async def test_a_page_that_asks_for_it_gets_binary_messages(node: ConsoleNode) -
 
 
 async def test_failures_are_explained(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch("control.start")
     node.server.state = PowerState.OFFLINE
     node.server.fault = Conflict("another power action is under way", "try again")
@@ -387,7 +378,6 @@ async def test_failures_are_explained(node: ConsoleNode) -> None:
 async def test_an_internal_error_is_logged_and_not_shown(
     node: ConsoleNode, logged: Logged
 ) -> None:
-    node.listen()
     node.server.fault = RuntimeError("secret")
     browser = await node.watch("*")
     browser.send("set state", "start")
@@ -407,7 +397,6 @@ async def test_a_shutdown_closes_connections_with_1012(node: ConsoleNode, secure
 
 
 async def test_a_client_that_ignores_the_close_is_aborted(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch()
     browser.pause()
     await node.site.drain(0.05)
@@ -551,7 +540,6 @@ FLOODS = 5
 
 
 async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch("*")
     for _ in range(100):
         browser.send("send command", "x")
@@ -610,7 +598,6 @@ def resident_mib() -> float:
 
 
 async def test_a_flood_of_pings_or_fragments_is_closed_with_1008(node: ConsoleNode) -> None:
-    node.listen()
     pinging, piecing = await node.watch(), await node.watch()
     piecing.wire.beginMessage()
     for _ in range(300):
@@ -621,7 +608,6 @@ async def test_a_flood_of_pings_or_fragments_is_closed_with_1008(node: ConsoleNo
 
 
 async def test_a_message_too_long_is_closed_with_1009(node: ConsoleNode, logged: Logged) -> None:
-    node.listen()
     browser = await node.watch("*")
     browser.send("send command", "x" * 4000)
     browser.send("send stats")
@@ -648,7 +634,6 @@ async def test_a_long_token_of_calagopus_is_taken(node: ConsoleNode) -> None:
 
 
 async def test_a_message_in_fragments_is_measured_as_a_whole(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch("*")
     browser.wire.beginMessage()
     for _ in range(3):
@@ -705,7 +690,6 @@ def held_for(client: Any) -> int:
 
 
 async def test_a_reader_that_never_reads_is_closed_with_1013(node: ConsoleNode) -> None:
-    node.listen()
     browser = await node.watch()
     browser.pause()
     client = nodes_end(node, browser)
@@ -727,7 +711,6 @@ async def test_pings_find_dead_peers(node: ConsoleNode, monkeypatch: pytest.Monk
     # Autobahn cuts its times down to whole seconds.
     monkeypatch.setattr(protocol, "PING_INTERVAL", 1)
     monkeypatch.setattr(protocol, "PONG_TIMEOUT", 2)
-    node.listen()
     alive, gone = await node.watch(), await node.watch()
     gone.pause()
     while node.sockets.count(UUID) > 1:

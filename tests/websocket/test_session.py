@@ -37,28 +37,20 @@ class LastTransfer:
     """The server's last transfer: it has taken the server away or not, and `state` is its end."""
 
     def __init__(self) -> None:
-        self.has_moved = False
+        self.moved = False
         self.state = ""
-        self.heard: set[str] = set()
+        self.hearers: set[str] = set()
         self.asked: list[float] = []
 
-    def missed(self, issued: float) -> str:
-        self.asked.append(issued)
-        return self.state
-
-
-class _Transfers:
-    def __init__(self, last: LastTransfer) -> None:
-        self._last = last
-
     def has_moved(self, server: str) -> bool:
-        return self._last.has_moved
+        return self.moved
 
     def heard(self, server: str) -> set[str]:
-        return self._last.heard
+        return self.hearers
 
     def missed(self, server: str, issued: float, *, is_here: bool) -> str:
-        return self._last.missed(issued)
+        self.asked.append(issued)
+        return self.state
 
 
 class _Server:
@@ -73,7 +65,7 @@ class _Server:
 
     @property
     def disowned(self) -> bool:
-        return self._talk.transfer.has_moved
+        return self._talk.transfer.moved
 
     def stats(self) -> str:
         return "{}"
@@ -93,7 +85,7 @@ class Talk:
 
     def connect(self, *, has_left: bool = False, family: str = PTERODACTYL) -> Session:
         server: Any = None if has_left else _Server(self)
-        transfers: Any = _Transfers(self.transfer)
+        transfers: Any = self.transfer
         limits = MessageRateLimits(self.clock.seconds)
         self.session = Session(UUID, KEY, family, self.denied, limits, server, transfers)
         return self.session
@@ -413,7 +405,7 @@ def test_a_page_that_heard_a_failure_live_is_not_sent_it_again() -> None:
     talk = authenticated()
     for word in ("starting", "success"):
         talk.event("transfer status", word)
-    assert talk.transfer.heard == set()
+    assert talk.transfer.hearers == set()
     talk.event("transfer status", "failed")
     talk.transfer.state = "failed"
     talk.connect()
@@ -423,8 +415,8 @@ def test_a_page_that_heard_a_failure_live_is_not_sent_it_again() -> None:
 def test_a_page_that_left_at_an_earlier_state_has_not_heard_the_failure() -> None:
     talk = authenticated()
     talk.event("transfer status", "processing")
-    assert talk.transfer.heard == {"user"}
-    talk.transfer.heard = set()
+    assert talk.transfer.hearers == {"user"}
+    talk.transfer.hearers = set()
     talk.event("transfer status", "failed")
     talk.transfer.state = "failed"
     talk.connect()
@@ -476,7 +468,7 @@ def test_a_browser_of_a_server_that_has_left_is_sent_away_soon() -> None:
 @pytest.mark.promise("pages-follow-a-transfer")
 def test_one_whose_token_is_still_on_its_way_when_the_server_leaves_is_sent_the_end() -> None:
     talk = Talk()
-    talk.transfer.has_moved, talk.transfer.state = True, "completed"
+    talk.transfer.moved, talk.transfer.state = True, "completed"
     assert talk.event("deleted") == []
     assert talk.auth("*") == [SUCCESS, Message("transfer status", ("completed",))]
     assert "moved to another node" in error(talk.send("set state", "start"))
@@ -484,7 +476,7 @@ def test_one_whose_token_is_still_on_its_way_when_the_server_leaves_is_sent_the_
 
 def test_one_that_saw_the_end_is_closed_when_the_server_leaves() -> None:
     talk = authenticated()
-    talk.transfer.has_moved = True
+    talk.transfer.moved = True
     deleted, close = talk.event("deleted")
     assert deleted == Message("deleted")
     assert isinstance(close, Close)
