@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from handbook.keys import Key, Undocumented, sections
-from tests.config.test_loader import EXAMPLE, leaves
+from tests.config.test_config import EXAMPLE, leaves
 from tests.support.configurations import config
 from wingsd.config import positive
 from wingsd.util.serialization import InvalidField
