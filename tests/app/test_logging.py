@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher
 from twisted.python.syslog import SyslogObserver
 
-from tests.systemd.journal import Journal
+from tests.systemd.listeners import Journal
 from wingsd.app.logging import EscapingObserver, LogOutput
 from wingsd.errors import ConfigError, StorageError
 from wingsd.systemd.journald import Journald, JournalObserver

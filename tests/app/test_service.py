@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, textFileLogObserver
 
 from tests.support.logged_errors import Logged
-from tests.systemd.manager import Manager
+from tests.systemd.listeners import Manager
 from wingsd.app.service import READY_WITHIN, STATUS_INTERVAL, Supervision
 from wingsd.systemd.sd_daemon import Notifier
 

@@ -13,8 +13,7 @@ from tests.support.node_process import LOOPBACK
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import begun
-from tests.systemd.journal import Journal
-from tests.systemd.manager import Manager
+from tests.systemd.listeners import Journal, Manager
 
 #: Have the socket $1 for that of journald, and the output for what systemd has made a way to it.
 UNDER_THE_JOURNAL = """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +15,12 @@ from wingsd.errors import DirectoryMissing, FileWorkCancelled
 from wingsd.files import search
 from wingsd.files.denylist import Denylist
 from wingsd.files.search import (
+    Algorithm,
     ContentFilter,
     FileFilter,
     Search,
     SearchLimits,
+    fingerprint,
     name_matcher,
 )
 from wingsd.filesystem.paths import ServerPath
@@ -212,3 +216,69 @@ def test_a_name_that_is_longer_in_lower_case_is_compared_as_it_is(
     wanted = FileFilter(included=Denylist(["\u0130*"]), ignore_case=True)
     found = Search(root, ServerPath(), LIMITS, lambda: False).by_content(wanted, [])
     assert [entry["name"] for entry in found] == [name]
+
+
+# Fingerprints, against known ones
+
+
+CONTENT = b"The quick brown fox\n" * 1000
+
+#: Those of hashlib.
+DIGESTS = [each for each in Algorithm if each.value in hashlib.algorithms_guaranteed]
+
+
+def of(root: ServerRoot, algorithm: Algorithm) -> str:
+    with root.open_file(ServerPath.parse("file")) as file:
+        return fingerprint(file, algorithm, lambda: False)
+
+
+@pytest.mark.parametrize("algorithm", DIGESTS)
+def test_digests_are_those_of_hashlib(home: Path, root: ServerRoot, algorithm: Algorithm) -> None:
+    (home / "file").write_bytes(CONTENT)
+    assert of(root, algorithm) == hashlib.new(algorithm.value, CONTENT).hexdigest()
+
+
+def test_a_checksum_is_that_of_zlib(home: Path, root: ServerRoot) -> None:
+    (home / "file").write_bytes(CONTENT)
+    assert of(root, Algorithm.CRC32) == f"{zlib.crc32(CONTENT):x}"
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b" a\t\r\n", b"ab cd\n", b"\tabc\rde"])
+def test_curseforge_leaves_whitespace_out(home: Path, root: ServerRoot, content: bytes) -> None:
+    (home / "file").write_bytes(content)
+    plain = b"".join(content.split())
+    assert of(root, Algorithm.CURSEFORGE) == str(murmur2(plain))
+
+
+def murmur2(data: bytes) -> int:
+    """MurmurHash2 as its author writes it: four bytes at a time."""
+    m, mask = 0x5BD1E995, 0xFFFFFFFF
+    h = 1 ^ len(data)
+    while len(data) >= 4:
+        k = int.from_bytes(data[:4], "little") * m & mask
+        k ^= k >> 24
+        h = (h * m & mask) ^ (k * m & mask)
+        data = data[4:]
+    for at in range(len(data) - 1, -1, -1):
+        h ^= data[at] << 8 * at
+    if data:
+        h = h * m & mask
+    h ^= h >> 13
+    h = h * m & mask
+    return h ^ h >> 15
+
+
+def test_curseforge_agrees_with_a_plain_implementation(home: Path, root: ServerRoot) -> None:
+    for size in (1, 2, 3, 4, 5, 1023, 5000):
+        content = bytes(33 + number % 90 for number in range(size))
+        (home / "file").write_bytes(content)
+        assert of(root, Algorithm.CURSEFORGE) == str(murmur2(content))
+
+
+def test_the_work_ends_when_the_client_has_gone(home: Path, root: ServerRoot) -> None:
+    (home / "file").write_bytes(CONTENT)
+    with (
+        root.open_file(ServerPath.parse("file")) as file,
+        pytest.raises(FileWorkCancelled),
+    ):
+        fingerprint(file, Algorithm.MD5, lambda: True)

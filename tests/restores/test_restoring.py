@@ -30,6 +30,15 @@ from wingsd.util.retry import Backoff
 RESTORED = {**BROKEN, **BEFORE}
 
 
+async def unreported(restoring: RestoreHarness) -> Deferred[None]:
+    """Begin a restore of a server that runs; return what answers its report."""
+    unanswered: Deferred[None] = Deferred()
+    restoring.node.panel.restored = lambda *_, **__: unanswered
+    await restoring.run()
+    await restoring.begin()
+    return unanswered
+
+
 async def test_a_server_that_runs_is_stopped_when_all_is_verified_and_started_again(
     restoring: RestoreHarness,
 ) -> None:
@@ -250,10 +259,7 @@ async def test_a_daemon_that_ends_before_the_start_leaves_it_to_the_next_one(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager, "ANSWER_PATIENCE", 60.0)
-    unanswered: Deferred[None] = Deferred()
-    restoring.node.panel.restored = lambda *_, **__: unanswered
-    await restoring.run()
-    await restoring.begin()
+    await unreported(restoring)
     await until(lambda: restoring.node.store.restores() == [])
     await restoring.node.restores.stop()
     assert restoring.server.state is PowerState.OFFLINE
@@ -283,10 +289,7 @@ async def test_a_server_that_a_transfer_takes_before_its_start_is_left_to_that(
     restoring: RestoreHarness, is_left: bool
 ) -> None:
     node, server = restoring.node, restoring.server
-    unanswered: Deferred[None] = Deferred()
-    node.panel.restored = lambda *_, **__: unanswered
-    await restoring.run()
-    await restoring.begin()
+    unanswered = await unreported(restoring)
     await until(lambda: server.operations.hold is None)
     assert server.starts_if_it_stays
     server.place_hold(Operation.TRANSFER_OUT, "it is being transferred")
@@ -303,10 +306,7 @@ async def test_a_server_that_somebody_has_used_after_its_restore_is_left_as_it_i
     restoring: RestoreHarness,
 ) -> None:
     node, server = restoring.node, restoring.server
-    unanswered: Deferred[None] = Deferred()
-    node.panel.restored = lambda *_, **__: unanswered
-    await restoring.run()
-    await restoring.begin()
+    unanswered = await unreported(restoring)
     await until(lambda: server.operations.hold is None)
     await restoring.run()
     await server.power(PowerAction.STOP)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from tests.systemd.journal import Journal, parse
+from tests.systemd.listeners import Journal, parse
 from wingsd.errors import StorageError
 from wingsd.systemd import journald
 from wingsd.systemd.journald import Journald, JournalObserver, entry, is_journal, own_field

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
-from tests.systemd.manager import Manager
+from tests.systemd.listeners import Manager
 from wingsd.systemd import sd_daemon
 from wingsd.systemd.sd_daemon import STUCK_AFTER, Notifier, Watchdog, watchdog_period
 

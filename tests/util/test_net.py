@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from wingsd.util.net import ACCEPTS, PAUSE, limit_accepts
+from wingsd.errors import ConfigError
+from wingsd.util.net import ACCEPTS, PAUSE, ServerCertificate, limit_accepts
 
 
 class Full:
@@ -97,3 +109,173 @@ def test_few_connections_are_taken_in_one_turn(port: Any) -> None:
         assert port.sessionno == turn * ACCEPTS
     for other in others:
         other.close()
+
+
+# The certificate files, good and bad. How they serve is shown in tests/daemon
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> tuple[Path, Path]:
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    return cert, key
+
+
+def test_good_files_are_taken(pem: tuple[Path, Path]) -> None:
+    ServerCertificate(*map(str, pem))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("content", [None, b"", b"not a PEM file"])
+def test_a_bad_file_is_named(pem: tuple[Path, Path], which: int, content: bytes | None) -> None:
+    bad = pem[which]
+    bad.unlink() if content is None else bad.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        ServerCertificate(*map(str, pem))
+    assert str(bad) in str(caught.value)
+    assert ("api.ssl.cert", "api.ssl.key")[which] in str(caught.value)
+
+
+@pytest.mark.promise("node-token-does-not-open-the-machine")
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_fifo_and_a_huge_file_are_refused_and_not_read(
+    pem: tuple[Path, Path], which: int
+) -> None:
+    bad = pem[which]
+    bad.unlink()
+    os.mkfifo(bad)
+    with pytest.raises(ConfigError, match="it is not a regular file"):
+        ServerCertificate(*map(str, pem))
+    bad.unlink()
+    bad.touch()
+    os.truncate(bad, 1 << 40)
+    with pytest.raises(ConfigError, match="it is larger than 1 MiB"):
+        ServerCertificate(*map(str, pem))
+
+
+def test_a_key_of_another_certificate_is_refused(pem: tuple[Path, Path]) -> None:
+    pem[1].write_bytes(trustme.CA().issue_cert("x").private_key_pem.bytes())
+    with pytest.raises(ConfigError, match=r"api\.ssl\.key: .*not the key of"):
+        ServerCertificate(*map(str, pem))
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_asked(pem: tuple[Path, Path]) -> None:
+    key = load_pem_private_key(pem[1].read_bytes(), None)
+    secret = BestAvailableEncryption(b"secret")
+    pem[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))
+    with pytest.raises(ConfigError, match=r"api\.ssl\.key: .*passphrase"):
+        ServerCertificate(*map(str, pem))
+
+
+def test_a_bad_file_at_reload_leaves_the_certificate_in_use(pem: tuple[Path, Path]) -> None:
+    certificate = ServerCertificate(*map(str, pem))
+    before = certificate._context
+    pem[0].write_bytes(b"")
+    with pytest.raises(ConfigError):
+        certificate.reload(*map(str, pem))
+    assert certificate._context is before
+
+
+class Pair:
+    """A server's connection as `ServerCertificate` makes it, and a client's, in memory."""
+
+    def __init__(self, pem: tuple[Path, Path], offers: SSL.Context | None = None) -> None:
+        certificate = ServerCertificate(*map(str, pem))
+        protocol: Any = None
+        self.server = certificate.serverConnectionForTLS(protocol)
+        self.client = SSL.Connection(offers or SSL.Context(SSL.TLS_METHOD), None)
+        self.server.set_accept_state()
+        self.client.set_connect_state()
+        for _ in range(3):
+            for one, other in ((self.client, self.server), (self.server, self.client)):
+                with suppress(SSL.WantReadError):
+                    one.do_handshake()
+                self.carry(one, other)
+
+    def carry(self, one: SSL.Connection, other: SSL.Connection, damage: int = 0) -> None:
+        """Bring what `one` has written to `other`, its last `damage` bytes turned over."""
+        data = b""
+        with suppress(SSL.WantReadError):
+            while True:
+                data += one.bio_read(1 << 20)
+        if data:
+            whole = len(data) - damage
+            other.bio_write(data[:whole] + bytes(byte ^ 255 for byte in data[whole:]))
+
+    def send(self, *records: bytes, damage: int = 0) -> None:
+        """Have the client write these records, and all of them arrive at once."""
+        for record in records:
+            assert self.client.send(record) == len(record)
+        self.carry(self.client, self.server, damage)
+
+    def receive(self) -> list[bytes]:
+        """Return what the server reads until it would have to wait."""
+        read = []
+        with suppress(SSL.WantReadError):
+            while True:
+                read.append(self.server.recv(1 << 15))
+        return read
+
+
+FULL = bytes(range(256)) * 64
+
+
+def test_of_what_the_client_offers_the_least_work_is_taken(pem: tuple[Path, Path]) -> None:
+    assert Pair(pem).server.get_cipher_name() == "TLS_AES_128_GCM_SHA256"
+
+
+def tls12(suite: bytes) -> SSL.Context:
+    """Return what a client offers that speaks TLS 1.2 by one cipher suite."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(suite)
+    return context
+
+
+@pytest.mark.parametrize(
+    "suite", [b"ECDHE-ECDSA-AES128-GCM-SHA256", b"ECDHE-ECDSA-CHACHA20-POLY1305"]
+)
+def test_tls_12_with_aead_is_accepted(pem: tuple[Path, Path], suite: bytes) -> None:
+    assert Pair(pem, tls12(suite)).server.get_cipher_name() == suite.decode()
+
+
+@pytest.mark.promise("tls-is-modern")
+@pytest.mark.parametrize("suite", [b"ECDHE-ECDSA-AES128-SHA256", b"ECDHE-ECDSA-AES256-SHA"])
+def test_tls_12_with_a_cbc_suite_is_refused(pem: tuple[Path, Path], suite: bytes) -> None:
+    with pytest.raises(SSL.Error, match="no shared cipher"):
+        Pair(pem, tls12(suite))
+
+
+def test_full_records_in_a_row_come_as_one_of_bounded_size(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.send(*[FULL] * 72, b"end")
+    assert [len(data) for data in pair.receive()] == [512 << 10, 512 << 10, (128 << 10) + 3]
+    pair.send(FULL, b"short", FULL)
+    assert pair.receive() == [FULL + b"short", FULL]
+
+
+def test_small_records_come_as_they_are_sent(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.send(b"GET / HTTP/1.1\r\n", b"\r\n")
+    assert pair.receive() == [b"GET / HTTP/1.1\r\n", b"\r\n"]
+
+
+def test_the_end_of_a_connection_comes_after_all_that_was_sent(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.client.send(FULL)
+    pair.client.shutdown()
+    pair.carry(pair.client, pair.server)
+    assert pair.server.recv(1 << 15) == FULL
+    for _ in range(2):
+        with pytest.raises(SSL.ZeroReturnError):
+            pair.server.recv(1 << 15)
+
+
+def test_damage_is_reported_after_earlier_data(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.send(FULL, FULL, damage=20)
+    assert pair.server.recv(1 << 15) == FULL
+    with pytest.raises(SSL.Error, match="bad record mac"):
+        pair.server.recv(1 << 15)
