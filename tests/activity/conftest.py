@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
+from tests.support.faults import meet
 from tests.support.state import is_activity
 from wingsd.activity import ActivityLog
 from wingsd.errors import PanelRefused, StorageError
@@ -40,11 +41,7 @@ class ActivityPanel:
     async def post_once(self, operation: str, path: str, body: Any) -> None:
         assert (operation, path, list(body)) == ("activity", "/activity", ["data"])
         self.calls.append(body["data"])
-        fault = self.faults.pop(0) if self.faults else None
-        if isinstance(fault, Deferred):
-            await fault
-        elif fault is not None:
-            raise fault
+        await meet(self.faults.pop(0) if self.faults else None)
         if any(map(self.refuses, body["data"])):
             raise PanelRefused("the Panel refused this node's request", "a field", self.status)
         self.accepted += body["data"]

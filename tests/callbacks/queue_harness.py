@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
+from tests.support.faults import meet
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, StateDatabase, Store
@@ -44,12 +45,7 @@ class AnsweringPanel:
     async def _answer(self, call: str, server: str) -> bool:
         self.calls.append((call, server))
         answers = self.answers.get(server)
-        answer = answers.pop(0) if answers else True
-        if isinstance(answer, Deferred):
-            answer = await answer
-        if isinstance(answer, Exception):
-            raise answer
-        return bool(answer)
+        return bool(await meet(answers.pop(0) if answers else True))
 
     async def owns(self, server: str) -> bool:
         return await self._answer("owns", server)

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tests.support.faults import meet
 from tests.support.logged_errors import Logged
 from wingsd.callbacks import CONCURRENT, STATUS_BACKOFF, ContainerStatuses
 from wingsd.errors import NodeTokenRefused, PanelRefused, PanelUnreachable
@@ -44,11 +45,7 @@ class StatusNode:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            fault = self.faults.get(uuid)
-            if isinstance(fault, Deferred):
-                await fault
-            elif fault is not None:
-                raise fault
+            await meet(self.faults.get(uuid))
         finally:
             self.under_way -= 1
         self.accepted.append(call)

@@ -177,7 +177,7 @@ def test_names_that_are_no_files(home: Path, tmp_path: Path, name: str, word: st
     assert word in line
     assert line.isprintable()
     assert sorted(os.listdir(home)) == before
-    assert os.listdir(tmp_path) == ["volume"]
+    assert os.listdir(tmp_path) == ["server"]
 
 
 @pytest.mark.parametrize(

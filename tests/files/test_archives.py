@@ -138,7 +138,7 @@ def test_no_link_is_followed_and_no_pipe_is_opened(
     root: ServerRoot, home: Path, outside: Path, free: Guard, progress: Progress, kind: str
 ) -> None:
     plant(home, "d/a")
-    special(home / "d")
+    special(home / "d", "/etc/passwd")
     (home / "d/out").symlink_to(outside)
     done = threading.Event()
     found: list[list[str]] = []

@@ -96,7 +96,7 @@ def test_deleting_follows_no_links_and_counts_at_once(
 ) -> None:
     usage.used = 1000
     plant(home, "d/e/f", "kept")
-    special(home)
+    special(home, "/etc/passwd")
     (home / "d/out").symlink_to(outside)
     paths = [p(name) for name in ("d", "fifo", "device", "socket", "link")]
     assert delete(free, paths) == 5
@@ -188,7 +188,7 @@ def test_recursive_modes_follow_no_links_and_leave_what_is_denied(
     root: ServerRoot, home: Path, outside: Path
 ) -> None:
     plant(home, "d/a", "d/e/f", "d/secret.key")
-    special(home / "d")
+    special(home / "d", "/etc/passwd")
     (home / "d/out").symlink_to(outside)
     before = stat.S_IMODE((outside / "secret").stat().st_mode)
     os.chmod(home / "d/secret.key", 0o604)
@@ -202,7 +202,7 @@ def test_recursive_modes_follow_no_links_and_leave_what_is_denied(
 
 def test_what_has_no_mode_and_what_is_denied_are_refused(root: ServerRoot, home: Path) -> None:
     plant(home, "secret.key")
-    special(home)
+    special(home, "/etc/passwd")
     errors: list[WingsdError] = []
     for name in ("fifo", "device", "socket", "link", "secret.key"):
         with pytest.raises((FileTypeRefused, FileDenied)) as caught:
@@ -278,7 +278,7 @@ def test_names_in_use_by_anything_are_passed_over(home: Path, free: Guard) -> No
 @pytest.mark.parametrize("name", ["d", "fifo", "device", "socket", "link", "gone", "/", "link/x"])
 def test_only_a_regular_file_is_copied(home: Path, free: Guard, name: str) -> None:
     plant(home, "d/")
-    special(home)
+    special(home, "/etc/passwd")
     before = tree(home)
     with pytest.raises(FileMissing):
         copy(free, p(name), None)
@@ -333,7 +333,7 @@ def test_a_directory_is_copied_with_modes_and_links_and_without_what_is_denied(
     root: ServerRoot, home: Path, outside: Path
 ) -> None:
     plant(home, "d/a", "d/e/f", "d/secret.key", "d/hidden/x", "d/empty/")
-    special(home / "d")
+    special(home / "d", "/etc/passwd")
     (home / "d/out").symlink_to(outside)
     (home / "d/e").chmod(0o700)
     denied = guard(root, "*.key", "hidden/")

@@ -26,10 +26,10 @@ def owner(path: Path) -> tuple[int, int]:
     return found.st_uid, found.st_gid
 
 
-def special(home: Path) -> dict[str, int]:
-    """Make one of everything that is no regular file; return the kinds."""
+def special(home: Path, link: str = "file") -> dict[str, int]:
+    """Make one of everything that is neither file nor directory; return the kinds."""
     os.mkfifo(home / "fifo")
     os.mknod(home / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(home / "socket", stat.S_IFSOCK | 0o666)
-    (home / "link").symlink_to("file")
+    (home / "link").symlink_to(link)
     return {name: (home / name).lstat().st_mode for name in ("fifo", "device", "socket", "link")}

@@ -22,6 +22,7 @@ from tests.http_client.fetching import (
     LIMITS,
     OK,
     Collector,
+    Fetched,
     Names,
     fetch,
     make_client,
@@ -54,12 +55,19 @@ def says(data: bytes, pieces: int = 1 << 20) -> Callable[[socket.socket], bytes]
     return script
 
 
+async def answered(data: bytes, limits: FetchLimits = LIMITS) -> Fetched:
+    """Return what is made of an answer."""
+    peer = Peer(says(data))
+    try:
+        return await fetch(url_of(peer), limits)
+    finally:
+        await peer.outcome
+
+
 async def why_failed(data: bytes, limits: FetchLimits = LIMITS) -> str:
     """Return why an answer is not taken."""
-    peer = Peer(says(data))
     with pytest.raises(DownloadFailed) as raised:
-        await fetch(url_of(peer), limits)
-    await peer.outcome
+        await answered(data, limits)
     return raised.value.detail
 
 
@@ -110,30 +118,24 @@ async def test_a_file_is_received(pieces: int) -> None:
     ],
 )
 async def test_a_body_of_unknown_length_is_received(answer: bytes) -> None:
-    peer = Peer(says(answer))
-    found = await fetch(url_of(peer))
+    found = await answered(answer)
     assert (found.length, found.body) == (None, b"body")
-    await peer.outcome
 
 
 async def test_other_statuses_are_answers() -> None:
-    peer = Peer(says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"))
-    assert (await fetch(url_of(peer))).status == 404
-    await peer.outcome
+    found = await answered(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+    assert found.status == 404
 
 
 async def test_an_answer_that_has_no_body_has_no_length_either() -> None:
-    peer = Peer(says(b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody"))
-    found = await fetch(url_of(peer))
+    found = await answered(b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody")
     assert (found.status, found.length, found.body) == (204, 0, b"")
-    await peer.outcome
 
 
 async def test_what_is_received_is_not_decoded() -> None:
     packed = gzip.compress(b"text")
-    peer = Peer(says(OK + b"Content-Length: %d\r\n\r\n" % len(packed) + packed))
-    assert (await fetch(url_of(peer))).body == packed
-    await peer.outcome
+    head = OK + b"Content-Length: %d\r\n\r\n" % len(packed)
+    assert (await answered(head + packed)).body == packed
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"x-gzip", b"identity, br", b"deflate"])
@@ -194,9 +196,7 @@ async def test_endless_answers_are_ended(first: bytes) -> None:
 
 async def test_a_body_may_be_as_long_as_its_limit() -> None:
     limits = attrs.evolve(LIMITS, body=4)
-    peer = Peer(says(OK + b"\r\nbody"))
-    assert (await fetch(url_of(peer), limits)).body == b"body"
-    await peer.outcome
+    assert (await answered(OK + b"\r\nbody", limits)).body == b"body"
     assert "more than 4 bytes" in await why_failed(OK + b"\r\nbodyx", limits)
 
 

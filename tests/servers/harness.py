@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from tests.support import FakeContainers, SynchronousWorkers
 from tests.support.environment import FakeProcess
+from tests.support.faults import meet
 from tests.support.harness import Harness, node_config
 from wingsd.config import CrashDetectionConfig, TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
@@ -83,11 +84,7 @@ class PanelInMemory:
 
     async def _called(self, name: str, *args: Any) -> None:
         self.calls.append((name, *args))
-        fault = self.faults.get(name)
-        if isinstance(fault, Deferred):
-            await fault
-        elif fault is not None:
-            raise fault
+        await meet(self.faults.get(name))
 
     async def describe(self, uuid: str) -> Configuration:
         await self._called("describe", uuid)

@@ -51,3 +51,12 @@ class Hang:
 
 
 Fault = Answer | Drop | Hang
+
+
+async def meet(fault: object) -> object:
+    """Raise an error, wait for a `Deferred`, or return anything else, as the answer of a fake."""
+    if isinstance(fault, Deferred):
+        fault = await fault
+    if isinstance(fault, Exception):
+        raise fault
+    return fault

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
+from tests.support.faults import meet
 from tests.support.sample_server import UUID
 from wingsd.callbacks import COMMITS_WITHIN, FirstMinute, QueuedReport
 from wingsd.config import PTERODACTYL
@@ -41,12 +42,7 @@ class AnsweringPanel:
 
     async def _answer(self, call: str) -> bool:
         self.calls.append(call)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Deferred):
-            answer = await answer
-        if isinstance(answer, Exception):
-            raise answer
-        return bool(answer)
+        return bool(await meet(self.answers.pop(0)))
 
     async def owns(self, uuid: str) -> bool:
         return await self._answer("owns")
