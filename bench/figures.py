@@ -74,13 +74,13 @@ class Figure:
 
     @property
     def is_held(self) -> bool | None:
-        """Whether its bound is held; None without one."""
+        """True if the bound is held; None without a bound."""
         bound = self.bound
         return bound.is_reached(self.median, bound.required) if bound else None
 
     @property
     def is_goal(self) -> bool:
-        """Whether the goal is reached, where there is one."""
+        """True if there is a goal and it is reached."""
         bound = self.bound
         return bool(bound and bound.goal and bound.is_reached(self.median, bound.goal))
 
@@ -94,7 +94,7 @@ class Row:
 
     @property
     def bounded(self) -> list[Figure]:
-        """Those that have a bound."""
+        """The figures that have a bound."""
         return [figure for figure in self.figures if figure and figure.bound]
 
 

@@ -1,4 +1,4 @@
-"""What a node costs that does nothing: CPU time to its first answer, and memory at rest."""
+"""The costs of an idle node: CPU time to its first answer, and memory at rest."""
 
 from __future__ import annotations
 

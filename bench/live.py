@@ -68,7 +68,7 @@ class _LiveRound:
 
 @frozen
 class _LiveCase:
-    """What is measured: the game writes `rate` MB/s, `line` is in MB/s or 0 for none.
+    """A game that writes `rate` MB/s, moved over a line of `line` MB/s, or 0 for no limit.
 
     `is_compared` is whether the server is also stopped first and then sent.
     """
@@ -114,7 +114,7 @@ class PlayedServer:
         return self.source.volumes / self.uuid
 
     async def order(self) -> None:
-        """Have the Panel order its transfer."""
+        """Order the server's transfer, as its Panel does."""
         await self.source.panel.transfer(self.uuid, self.destination.node)
 
     async def moved(self) -> None:

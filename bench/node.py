@@ -66,7 +66,7 @@ class Site:
         issued.private_key_and_cert_chain_pem.write_to_path(str(self.pem))
 
     async def open(self) -> None:
-        """Have the Panel listen."""
+        """Open the Panel's port."""
         await self.panel.listen(reactor)
 
     def add_server(self, number: int, node: Any) -> str:

@@ -43,13 +43,13 @@ _WITHIN = 1800
 
 
 async def receive(dataset: Dataset, disk: Path, *, durable: bool, at_once: int = 1) -> Cost:
-    """Have a new node on `disk` receive the dataset over TLS, from as many curls at once."""
+    """Send the dataset to a new node on `disk` over TLS, by `at_once` processes of curl."""
     async with _receiving(dataset, disk, durable=durable, at_once=at_once) as (node, send_all):
         return (await _measured([node], send_all, dataset.size * at_once))[0]
 
 
 async def memory_after(dataset: Dataset, disk: Path, *, at_once: int, rest: float) -> float:
-    """Have a node receive the dataset as often at once; return its MiB `rest` seconds later."""
+    """Send the dataset to a node, `at_once` times; return its MiB `rest` seconds later."""
     async with _receiving(dataset, disk, durable=False, at_once=at_once) as (node, send_all):
         await send_all()
         await deferLater(reactor, rest)
@@ -80,7 +80,7 @@ async def _receiving(
 
 
 async def send(dataset: Dataset, disk: Path) -> Cost:
-    """Have a new node send the dataset to a server that discards everything."""
+    """Measure a new node that sends the dataset to a server that discards everything."""
     async with _site() as site:
         with _sink(site.pem) as url:
             destination = site.panel.add_node(url, ca=str(site.ca))
@@ -243,7 +243,7 @@ def _sink(pem: Path) -> Iterator[str]:
 
 
 def upload(url: str, ca: Path, token: str, dataset: Dataset) -> None:
-    """Have curl send the dataset to a node over TLS. Blocking."""
+    """Send the dataset to a node over TLS by curl. Blocking."""
     _run(
         *("curl", "-sSf", "--cacert", str(ca), "--max-time", str(_WITHIN)),
         *("-H", f"Authorization: Bearer {token}"),

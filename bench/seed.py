@@ -72,7 +72,7 @@ class _SeedMove:
 async def _measure_seed(
     one: Dataset, disk: Path, minutes: float, say: Callable[[str], None]
 ) -> _SeedMove:
-    """Have a copy follow a server between two new nodes on `disk`, and move it then."""
+    """Keep a copy of a server up to date between two new nodes on `disk`, then move it."""
     async with played_server(disk, game(_RATE), partial(copy_for_game, one)) as server:
         source, line = server.source, server.destination.line
         await _begin(server.uuid, source, server.destination)

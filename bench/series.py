@@ -58,7 +58,7 @@ class Stacks:
 
 @frozen
 class Run:
-    """What a series is given: where it may work, how often it measures, and which cases.
+    """The settings of a series: its directory, the number of rounds, and the cases.
 
     `minutes` is how long a copy follows its server in the series `seed`.
     """
@@ -80,7 +80,7 @@ class Run:
         return one
 
     def wants(self, case: str) -> bool:
-        """Whether that case is measured."""
+        """Return whether `case` is to be measured."""
         return not self.cases or case in self.cases
 
     @staticmethod

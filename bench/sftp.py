@@ -85,7 +85,7 @@ class _SftpTimes:
 
 @frozen
 class _BusyNode:
-    """What happened while the clients were busy.
+    """Figures of a node whose clients are busy.
 
     `peak` is the memory of SFTP's process in MiB, `delays` are seconds of lines of the console,
     with the clients and without, and `grown` is how many MiB the daemon had more when SFTP's
@@ -351,7 +351,7 @@ async def _ended(pid: int) -> None:
 async def _measure_transfers(
     directory: Path, dataset: Dataset, rounds: int
 ) -> list[_TransferTimes]:
-    """Have a node without Docker receive servers in turns, as often as there are rounds."""
+    """Measure a node without Docker that receives servers, `rounds` times in each situation."""
     source, times = directory / "source", []
     await deferToThread(_make_file, source, _CLIENT_SIZE)
     async with _sftp_node(directory, ()) as (node, own, _):
@@ -376,7 +376,7 @@ async def _measure_transfers(
 
 
 async def _receive_some(node: BenchNode, dataset: Dataset, servers: Iterator[int]) -> float:
-    """Have the node receive other servers, one after the other; return the seconds of all."""
+    """Send servers to the node, one after the other; return the seconds of all."""
     total = 0.0
     for number in islice(servers, _TRANSFERS):
         total += await _receive(node, dataset, number)
@@ -384,7 +384,7 @@ async def _receive_some(node: BenchNode, dataset: Dataset, servers: Iterator[int
 
 
 async def _receive(node: BenchNode, dataset: Dataset, number: int) -> float:
-    """Have the node receive another server, and forget its files; return the seconds."""
+    """Send a server to the node, and delete its files there; return the seconds."""
     site = node.site
     elsewhere = node.panel.add_node("https://elsewhere.invalid:8080")
     uuid = site.add_server(number, elsewhere)

@@ -32,7 +32,7 @@ _NAMES = ("stone", "deepslate", "grass_block", "oak_leaves", "gravel", "iron_ore
 
 @frozen
 class _Move:
-    """What a move cost at its source, and bytes on the line, with all headers."""
+    """The cost of a move at its source, and bytes on the line, with all headers."""
 
     cost: Cost
     sent: int

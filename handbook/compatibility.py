@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Way(Enum):
-    """Whether wingsd receives a server from a node of the family, or sends it one."""
+    """The direction of a transfer: wingsd receives from a node of the family, or sends to it."""
 
     RECEIVE = "receive"
     SEND = "send"

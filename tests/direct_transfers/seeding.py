@@ -127,7 +127,7 @@ class OrderingPanel:
 
 
 def order(nodes: NodePair, destination: NodeInProcess) -> None:
-    """Have the Panel order the server's transfer."""
+    """Order the server's transfer, as its Panel does."""
     claims = {
         "iss": "https://panel.invalid",
         "aud": [destination.url],

@@ -377,17 +377,25 @@ async def test_an_engine_behind_tls(
     await lives(engine, DockerContainers(config, workers, reactor))
 
 
-async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
-    engine: Engine, workers: Workers, relay: Relay, tmp_path: Path
-) -> None:
-    address = str(tmp_path / "relay.sock")
+async def started_behind(
+    relay: Relay, engine: Engine, workers: Workers, directory: Path, notes: Notes
+) -> tuple[str, Running]:
+    """Start a server whose node has the engine behind `relay`; return its UUID and process."""
+    address = str(directory / "relay.sock")
     await relay.listen(UNIXServerEndpoint(reactor, address))
     environment = DockerContainers(
         through(engine.config_without_network(), address), workers, reactor
     )
-    server, notes = engine.server(PARROT), Notes()
+    server = engine.server(PARROT)
     await environment.create(server)
-    running = await environment.start(server.uuid, notes)
+    return server.uuid, await environment.start(server.uuid, notes)
+
+
+async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
+    engine: Engine, workers: Workers, relay: Relay, tmp_path: Path
+) -> None:
+    notes = Notes()
+    _, running = await started_behind(relay, engine, workers, tmp_path, notes)
     await running.command("before")
     await notes.seen(b"got before")
     await notes.measured()
@@ -407,14 +415,8 @@ async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
 async def test_detaching_closes_the_connections(
     engine: Engine, workers: Workers, relay: Relay, tmp_path: Path
 ) -> None:
-    address = str(tmp_path / "relay.sock")
-    await relay.listen(UNIXServerEndpoint(reactor, address))
-    environment = DockerContainers(
-        through(engine.config_without_network(), address), workers, reactor
-    )
-    server, notes = engine.server(PARROT), Notes()
-    await environment.create(server)
-    running = await environment.start(server.uuid, notes)
+    notes = Notes()
+    uuid, running = await started_behind(relay, engine, workers, tmp_path, notes)
     await notes.measured()
     assert len(relay.connections) == 2
     running.detach()
@@ -422,7 +424,7 @@ async def test_detaching_closes_the_connections(
     told = list(notes.told)
     # It can still be spoken to.
     await running.command("quit")
-    assert engine.client.wait(server.uuid, timeout=30)["StatusCode"] == 4
+    assert engine.client.wait(uuid, timeout=30)["StatusCode"] == 4
     assert notes.told == told
 
 

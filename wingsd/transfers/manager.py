@@ -508,8 +508,8 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     ) -> Deferred[None]:
         """Begin to send `server`; its progress and outcome are events.
 
-        Return what fires when the transfer is recorded. Until then it is lost without a report
-        when the daemon dies, so the order is not to be answered before.
+        The Deferred fires when the transfer is recorded. Answer the order then, not before: a
+        daemon that dies earlier forgets the transfer, and the Panel gets no report.
 
         Without a `coordinator` it is the Panel, whose order ends a seed of the server. One of a
         seed has a copy of it kept up to date at its destination, while the server is used as ever.

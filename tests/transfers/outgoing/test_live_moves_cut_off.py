@@ -509,13 +509,19 @@ async def test_a_daemon_that_ends_meanwhile_has_the_next_one_start_the_server(
     assert sender.calls[-3:] == ["start", "stop", "remove"]
 
 
-async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_server(
-    sender: Mover, node: MoveNode
-) -> None:
+async def comes_to_the_restore(sender: Mover, node: MoveNode) -> Deferred[None]:
+    """Lose a commit, and wait until the source restores its server; return the transfer's end."""
     loses_the_commit(sender, node, "rounds", silent)
     sender.waits["restore"] = Deferred()
     over = sender.start()
     await until(lambda: "restore" in sender.calls)
+    return over
+
+
+async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_server(
+    sender: Mover, node: MoveNode
+) -> None:
+    over = await comes_to_the_restore(sender, node)
     assert (step(sender), is_to_run(sender)) == (SendStep.FOLLOW, True)
     await sender.transfers.stop()
     await over
@@ -528,10 +534,7 @@ async def test_a_daemon_that_ends_before_the_start_has_the_next_one_start_the_se
 async def test_a_move_that_is_cancelled_after_its_commit_came_to_nothing_has_the_server_run(
     sender: Mover, node: MoveNode
 ) -> None:
-    loses_the_commit(sender, node, "rounds", silent)
-    sender.waits["restore"] = Deferred()
-    over = sender.start()
-    await until(lambda: "restore" in sender.calls)
+    over = await comes_to_the_restore(sender, node)
     del sender.waits["restore"]
     sender.transfers.cancel(UUID)
     await over

@@ -106,7 +106,7 @@ class OutgoingTransfer:
         #: Fires when the transfer is over, whatever its outcome. The Panel is then sure to get
         #: the report of a failure.
         self.over: Deferred[None] = Deferred()
-        #: Fires when the transfer is recorded, or cannot be: a later start then reports its end.
+        #: Fires when the transfer is recorded, or when that has failed.
         self.recorded: Deferred[None] = Deferred()
         cleaning = "{server}: cleaning up after the transfer failed"
         #: Logs why something after the transfer has failed, unless it was cancelled.
