@@ -27,7 +27,7 @@ from twisted.logger import Logger
 
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import PanelError, PanelRefused, StorageError
-from wingsd.events import CRASHED, Event, EventBus
+from wingsd.events import CRASHED, EXPLAINED, Event, EventBus
 from wingsd.panel.client import Panel
 from wingsd.statedb import ActivityEntry, StateDatabase
 from wingsd.util.addresses import parse_address
@@ -470,23 +470,27 @@ def record_crashes(family: str, log: ActivityLog, bus: EventBus) -> None:
     """Record the crashes that are published on `bus`, in the form of each family's node.
 
     Pelican's Wings records a crash after which the server is started again, Calagopus' every one,
-    and Pterodactyl's none.
+    and Pterodactyl's none. Both also get what a server lacks, as `reason`.
     """
+    address = _LOCAL if family == PELICAN else None
 
     def record(event: Event) -> None:
-        if event.name != CRASHED:
-            return
-        crash = json.loads(event.args[0])
-        if family == CALAGOPUS:
-            metadata = {"exit_code": crash["exit_code"], "oom_killed": crash["out_of_memory"]}
-            log.record(event.server, "server:crash.detected", metadata)
-        elif crash["restarted"]:
-            metadata = {
-                "exit_code": crash["exit_code"],
-                "oomkilled": crash["out_of_memory"],
-                "logs": crash["lines"],
-            }
-            log.record(event.server, "server:crashed", metadata, None, _LOCAL)
+        if event.name == EXPLAINED:
+            name, text = event.args
+            log.record(event.server, f"server:{name}", {"reason": text}, None, address)
+        elif event.name == CRASHED:
+            crash = json.loads(event.args[0])
+            reason = {"reason": crash["reason"]} if crash["reason"] else {}
+            if family == CALAGOPUS:
+                metadata = {"exit_code": crash["exit_code"], "oom_killed": crash["out_of_memory"]}
+                log.record(event.server, "server:crash.detected", metadata | reason)
+            elif crash["restarted"]:
+                metadata = {
+                    "exit_code": crash["exit_code"],
+                    "oomkilled": crash["out_of_memory"],
+                    "logs": crash["lines"],
+                }
+                log.record(event.server, "server:crashed", metadata | reason, None, address)
 
     if family in (PELICAN, CALAGOPUS):
         bus.subscribe_to_all(record)

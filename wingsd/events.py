@@ -39,9 +39,13 @@ DELETED = "deleted"
 STAYS_OFF = "stays off"
 #: The Panel has suspended the server. It is for this node only, and not sent to browsers.
 SUSPENDED = "suspended"
-#: Its program has crashed: JSON with its `exit_code`, whether it was `out_of_memory`, whether it
-#: is `restarted`, and the last `lines` of the console. It is for this node only, as `suspended`.
+#: Its program has crashed: JSON with its `exit_code`, whether it was `out_of_memory`, the `reason`
+#: as a sentence (empty for an exit by itself), whether it is `restarted`, and the last `lines` of
+#: the console. It is for this node only, as `suspended`.
 CRASHED = "crashed"
+#: It lacks something: the name of an entry of the activity log without `server:`, and a sentence.
+#: It is for this node only, as `suspended`.
+EXPLAINED = "explained"
 #: Its installation: the beginning, a line, and the end.
 INSTALL_STARTED = "install started"
 INSTALL_OUTPUT = "install output"

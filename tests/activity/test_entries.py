@@ -18,7 +18,7 @@ from wingsd.activity import (
     metadata_text,
     record_crashes,
 )
-from wingsd.events import CRASHED, STATUS, Event, EventBus
+from wingsd.events import CRASHED, EXPLAINED, STATUS, Event, EventBus
 from wingsd.statedb import ActivityEntry
 
 B = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -108,7 +108,13 @@ def test_merged_metadata_and_a_call_are_bounded() -> None:
 # A crash in the activity log of each family
 
 
-RESTARTED = {"exit_code": 3, "out_of_memory": True, "restarted": True, "lines": ["a", "b"]}
+RESTARTED = {
+    "exit_code": 3,
+    "out_of_memory": True,
+    "reason": "",
+    "restarted": True,
+    "lines": ["a", "b"],
+}
 TOO_SOON = RESTARTED | {"restarted": False}
 PELICAN = (
     "server:crashed",
@@ -131,3 +137,26 @@ def test_each_family_records_what_its_node_does(family: str, entries: list[Any])
         bus.publish(Event(UUID, CRASHED, (json.dumps(crash),)))
     assert recorded.entries == entries
     assert recorded.times == [None] * len(entries)
+
+
+@pytest.mark.parametrize(
+    ("family", "crash", "address"),
+    [
+        ("pterodactyl", "", None),
+        ("pelican", "server:crashed", "127.0.0.1"),
+        ("calagopus", "server:crash.detected", None),
+    ],
+)
+def test_the_sentences_about_what_a_server_lacked_are_entries(
+    family: str, crash: str, address: str | None
+) -> None:
+    recorded, bus = RecordedActivity(UUID), EventBus()
+    record_crashes(family, recorded, bus)
+    bus.publish(Event(UUID, EXPLAINED, ("cpu.throttled", "It was slow.")))
+    bus.publish(Event(UUID, CRASHED, (json.dumps(RESTARTED | {"reason": "It was killed."}),)))
+    if not crash:
+        assert recorded.entries == []
+        return
+    throttled, killed = recorded.entries
+    assert throttled == ("server:cpu.throttled", {"reason": "It was slow."}, None, address)
+    assert (killed[0], killed[1]["reason"]) == (crash, "It was killed.")

@@ -156,11 +156,13 @@ class _Program(FakeProcess):
         if self.runs:
             self.say(b"listening on\n")
 
-    def end(self, status: int | None = 0, *, out_of_memory: bool = False) -> None:
+    def end(
+        self, status: int | None = 0, *, out_of_memory: bool = False, of_node: bool = False
+    ) -> None:
         if self.runs:
             self.machine.game.ended(self.machine)
             with outside():
-                super().end(status, out_of_memory=out_of_memory)
+                super().end(status, out_of_memory=out_of_memory, of_node=of_node)
 
     def _obey(self, status: int, *, always: bool = False) -> None:
         seconds = 0.0 if always else self.machine.game.seconds_to_stop()

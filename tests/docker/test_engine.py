@@ -279,7 +279,9 @@ INSPECTED: dict[str, Any] = {
         "OOMKilled": True,
         "ExitCode": 137,
         "StartedAt": "2026-11-25T09:16:14.15351676Z",
+        "Pid": 4711,
     },
+    "HostConfig": {"NetworkMode": "host"},
     "Config": {"StopSignal": "SIGINT"},
     "Mounts": [
         {"Type": "bind", "Source": "/mnt/maps", "Destination": "/home/container/maps"},
@@ -297,6 +299,8 @@ def test_what_an_inspection_says() -> None:
         running=False,
         exit_status=137,
         out_of_memory=True,
+        pid=4711,
+        has_machine_network=True,
         started=datetime(2026, 11, 25, 9, 16, 14, 153516, UTC),
         stop_signal="SIGINT",
     )

@@ -23,6 +23,7 @@ from tests.support.logged_errors import Logged
 from tests.support.present import present
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine
+from wingsd.docker.cgroups import INTERVAL, Readings
 from wingsd.docker.process import (
     BACKOFF,
     MAX_SAMPLE,
@@ -72,20 +73,28 @@ class Harness:
     #: What an inspection tells: a state, or an error.
     state: dict[str, Any] | Exception = attrs.field(factory=lambda: dict(RUNNING))
     inspections: int = 0
+    #: Where the kernel shows its control groups, if it does.
+    machine: str = "/nowhere"
+    has_machine_network: bool = False
 
     def inspect_container(self, name: str) -> dict[str, Any]:
         assert name == "0123"
         self.inspections += 1
         if isinstance(self.state, Exception):
             raise self.state
-        return {"Id": name, "State": self.state}
+        mode = "host" if self.has_machine_network else "bridge"
+        return {"Id": name, "State": self.state, "HostConfig": {"NetworkMode": mode}}
 
     def close(self) -> None:
         pass
 
     def process(self) -> ContainerProcess:
-        calls = AsyncEngine(SynchronousWorkers(), "unix:///faked")  # type: ignore[arg-type]
-        process = ContainerProcess("uuid", "0123", self.notes, calls, self.streams, self.clock)
+        workers: Any = SynchronousWorkers()
+        calls = AsyncEngine(workers, "unix:///faked")
+        readings = Readings(workers, self.clock, f"{self.machine}/cgroup", f"{self.machine}/proc")
+        process = ContainerProcess(
+            "uuid", "0123", self.notes, calls, self.streams, readings, self.clock
+        )
         Deferred.fromCoroutine(process.attach())
         process.follow()
         return process
@@ -111,6 +120,30 @@ def test_the_end_is_reported_once_and_last(harness: Harness) -> None:
     harness.pass_time(60)
     assert harness.notes.told == [b"bye", ContainerUsage(7, 9, uptime=1000), (3, False)]
     assert len(harness.streams.measurements) == 1
+    assert not harness.clock.getDelayedCalls()
+
+
+def test_its_control_group_is_read_in_place_of_the_engines_statistics(
+    harness: Harness, tmp_path: Path
+) -> None:
+    group = tmp_path / "cgroup" / "docker" / "0123"
+    group.mkdir(parents=True)
+    (group / "cpu.stat").write_text("usage_usec 5000000\n")
+    (group / "memory.current").write_text("7\n")
+    harness.machine, harness.state = str(tmp_path), RUNNING | {"Pid": 9}
+    harness.has_machine_network = True
+    harness.process()
+    harness.pass_time(2 * INTERVAL + 0.2)
+    assert [each.memory_bytes for each in harness.notes.usages] == [7, 7]
+    # The kernel kills it, and its group is gone at once.
+    (tmp_path / "cgroup" / "docker" / "memory.events").write_text("oom 0\noom_kill 1\n")
+    (group / "cpu.stat").unlink()
+    harness.state = {"Running": False, "ExitCode": 137}
+    harness.pass_time(2 * INTERVAL)
+    harness.streams.consoles[0].connectionLost()
+    assert harness.notes.ends == [(137, True)]
+    assert harness.notes.of_node
+    assert harness.streams.measurements == []
     assert not harness.clock.getDelayedCalls()
 
 
@@ -215,9 +248,9 @@ def test_a_watcher_may_detach_during_the_end(
     ended = harness.notes.ended
     processes: list[ContainerProcess] = []
 
-    def let_go(_: Notes, status: int | None, *, out_of_memory: bool) -> None:
+    def let_go(_: Notes, status: int | None, **why: bool) -> None:
         processes[0].detach()
-        ended(status, out_of_memory=out_of_memory)
+        ended(status, **why)
 
     monkeypatch.setattr(Notes, "ended", let_go)
     processes.append(harness.process())
@@ -248,6 +281,7 @@ def test_the_figures_of_a_sample() -> None:
         network=NetworkUsage(rx_bytes=120, tx_bytes=12, rx_packets=0, tx_packets=0),
         disk_io=DiskIo(read_bytes=4097, write_bytes=514),
         uptime=29_764,
+        cpu_seconds=FIGURES["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
     )
 
 

@@ -15,6 +15,8 @@ class Notes:
     """All that was told, in order: output as bytes, a usage, and the end as a pair."""
 
     told: list[object] = attrs.field(factory=list)
+    #: Whether the memory of the node ran out at the end.
+    of_node: bool = False
     _waiting: list[tuple[Callable[[], bool], Deferred[None]]] = attrs.field(factory=list)
 
     @property
@@ -47,7 +49,8 @@ class Notes:
     def usage(self, usage: ContainerUsage) -> None:
         self._note(usage)
 
-    def ended(self, status: int | None, *, out_of_memory: bool) -> None:
+    def ended(self, status: int | None, *, out_of_memory: bool, of_node: bool = False) -> None:
+        self.of_node = of_node
         self._note((status, out_of_memory))
 
     def _note(self, what: object) -> None:

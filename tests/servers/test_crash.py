@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, running
 from tests.support.logged_errors import Logged
 from wingsd.config import CrashDetectionConfig
+from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import daemon_line
@@ -194,6 +195,7 @@ def test_each_crash_is_published_with_the_last_lines_of_its_run(
     first = {
         "exit_code": 3,
         "out_of_memory": False,
+        "reason": "",
         "restarted": True,
         "lines": ["two", "x" * LINE_MAX],
     }
@@ -202,9 +204,47 @@ def test_each_crash_is_published_with_the_last_lines_of_its_run(
     assert crashes(node)[1] == {
         "exit_code": 137,
         "out_of_memory": True,
+        "reason": "The server was killed: out of memory; raise its memory limit, or have its "
+        "program take less.",
         "restarted": False,
         "lines": [],
     }
+
+
+@pytest.mark.promise("kill-is-explained")
+@pytest.mark.parametrize(
+    ("of_node", "says", "counted"),
+    [
+        (False, "killed: out of memory, it used 1.2 GiB of 1.2 GiB;", "memory_limit"),
+        (
+            True,
+            "killed: the memory of the node ran out, it used 1.0 GiB of 1.2 GiB;",
+            "node_memory",
+        ),
+    ],
+)
+def test_a_kill_for_memory_is_said_with_its_figures(
+    node: FakeNode, server: Server, of_node: bool, says: str, counted: str
+) -> None:
+    node.process().use(ContainerUsage(1 << 30, (12 << 30) // 10))
+    node.process().end(137, out_of_memory=True, of_node=of_node)
+    (told, *_) = node.told("daemon message")
+    assert says in told
+    assert crashes(node)[0]["reason"] == told
+    assert {name: n for name, n in server.figures.crashes.items() if n} == {counted: 1}
+    assert server.figures.oom_kills == 1
+    node.process().end(1)
+    assert crashes(node)[1]["reason"] == ""
+    assert server.figures.crashes["exit"] == 1
+    assert (server.figures.starts, server.figures.oom_kills) == (2, 1)
+
+
+def test_without_crash_detection_a_kill_is_said_as_well(node: FakeNode, server: Server) -> None:
+    settings = attrs.evolve(server.configuration.settings, crash_detection_enabled=False)
+    server.configuration = Configuration(settings, server.configuration.process)
+    node.process().end(137, out_of_memory=True)
+    assert "was killed: out of memory" in node.told("daemon message")[0]
+    assert any("was killed" in line for line in server.console.lines(9))
 
 
 def test_an_end_that_is_no_crash_is_not_published(node: FakeNode, server: Server) -> None:
@@ -256,8 +296,8 @@ def test_the_exit_code_and_the_reason_are_logged(
 ) -> None:
     node.process().end(9, out_of_memory=True)
     node.process().end(9)
-    ended = [line for line in logged.lines if "ended by itself" in line]
+    ended = [line for line in logged.lines if "its program" in line and "exit code" in line]
     assert ended == [
-        f"{UUID}: its program ended by itself, exit code 9, out of memory: it is started again",
+        f"{UUID}: its program was killed, out of memory, exit code 9: it is started again",
         f"{UUID}: its program ended by itself, exit code 9: {CrashDecision.TOO_SOON.value}",
     ]

@@ -134,6 +134,9 @@ def test_a_server_that_grows_above_its_limit_is_stopped_once_in_each_run(node: F
         node.process().use(ContainerUsage())
     assert node.process().commands == ["stop"]
     assert (node.daemon_lines[0], node.daemon_lines[-1]) == (CHECKING, STOPPING)
+    says = "The server is stopped: its files take 2.0 MiB of 1.0 MiB;"
+    assert [line.startswith(says) for line in node.told("daemon message")] == [True]
+    assert server.figures.crashes["disk_limit"] == 1
     node.clock.advance(59)
     assert UUID in node.environment.running
     node.clock.advance(2)

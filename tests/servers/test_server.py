@@ -232,13 +232,13 @@ def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
         "disk_bytes": 0,
     }
     assert server.stats() == stats
-    assert server.usage == USAGE
+    assert server.figures.usage == USAGE
     node.process().end()
     offline = json.loads(node.told("stats")[-1])
     assert (offline["memory_bytes"], offline["uptime"]) == (0, 0)
     assert offline["disk_io"] == {"read_bytes": 0, "write_bytes": 0}
     assert offline["state"] == "offline"
-    assert server.usage == ContainerUsage()
+    assert server.figures.usage == ContainerUsage()
 
 
 def test_the_details_are_the_panels(node: FakeNode) -> None:

@@ -50,11 +50,13 @@ class FakeProcess:
         if self.watcher is not None:
             self.watcher.usage(usage)
 
-    def end(self, status: int | None = 0, *, out_of_memory: bool = False) -> None:
+    def end(
+        self, status: int | None = 0, *, out_of_memory: bool = False, of_node: bool = False
+    ) -> None:
         self._environment.running.pop(self.uuid, None)
         watcher, self.watcher = self.watcher, None
         if watcher is not None:
-            watcher.ended(status, out_of_memory=out_of_memory)
+            watcher.ended(status, out_of_memory=out_of_memory, of_node=of_node)
 
     @property
     def runs(self) -> bool:

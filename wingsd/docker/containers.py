@@ -29,6 +29,7 @@ from twisted.logger import Logger, LogLevel
 from wingsd.config import Config, Registry
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
+from wingsd.docker.cgroups import Readings
 from wingsd.docker.container import (
     FORMER_DEFAULTS,
     HOME,
@@ -531,8 +532,14 @@ class DockerContainers(ContainerRuntime):
     _log = Logger()
 
     def __init__(
-        self, config: Config, workers: Workers, reactor: Reactor, observer: Observer | None = None
+        self,
+        config: Config,
+        workers: Workers,
+        reactor: Reactor,
+        observer: Observer | None = None,
+        readers: Workers | None = None,
     ) -> None:
+        """`workers` are threads that call the engine, `readers` those that read control groups."""
         self._config = config
         self._workers = workers
         self._images = ImagesAndNetworks(config)
@@ -542,6 +549,7 @@ class DockerContainers(ContainerRuntime):
         address = engine_address(config.docker.socket, os.environ)
         self._engine = AsyncEngine(workers, address, observer)
         self._streams = ContainerStreams(reactor, address)
+        self._readings = Readings(readers or workers, reactor)
 
     def use(self, config: Config) -> None:
         """Create later containers by another configuration."""
@@ -926,7 +934,13 @@ class DockerContainers(ContainerRuntime):
         if state is None:
             raise EnvironmentFailed(f"there is no container {name} that could be started")
         return ContainerProcess(
-            uuid, state.id, watcher, self._engine, self._streams, self._reactor
+            uuid,
+            state.id,
+            watcher,
+            self._engine,
+            self._streams,
+            self._readings,
+            self._reactor,
         )
 
     def _foreign_reason(self, state: ContainerState, uuid: str, name: str = "") -> str:

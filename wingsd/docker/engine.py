@@ -124,6 +124,8 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
         is_removed=state.get("Status") in ("removing", "dead"),
         exit_status=state.get("ExitCode"),
         out_of_memory=bool(state.get("OOMKilled")),
+        pid=state.get("Pid") or 0,
+        has_machine_network=(inspected.get("HostConfig") or {}).get("NetworkMode") == "host",
         started=parse_time(state.get("StartedAt")),
         stop_signal=made_of.get("StopSignal") or "SIGTERM",
         labels=made_of.get("Labels") or {},

@@ -1,7 +1,8 @@
 """A server's process in its container: its output, usage and end go to its watcher.
 
-Console and statistics last as long as a server runs, so each is a connection of the reactor,
-without a thread. Data is passed on at once, in the pieces it is received in.
+Its console lasts as long as it runs, so it is a connection of the reactor, without a thread. So
+are the engine's statistics, where control groups cannot be read (`docker.cgroups`). Data is passed
+on at once, in the pieces it is received in.
 
 The connection to a console can break while the server runs, as when the engine is restarted with
 `live-restore`. It is then made again; only an answer of the engine that the container is stopped
@@ -44,8 +45,16 @@ from zope.interface import implementer
 
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
+from wingsd.docker.cgroups import Meter, Readings, throttled_seconds
 from wingsd.docker.engine import parse_time
-from wingsd.docker.runtime import ContainerState, ContainerUsage, DiskIo, NetworkUsage, Watcher
+from wingsd.docker.runtime import (
+    ContainerState,
+    ContainerUsage,
+    DiskIo,
+    NetworkUsage,
+    Operations,
+    Watcher,
+)
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.deferreds import failure_logger
 from wingsd.util.reactor import Reactor
@@ -85,20 +94,35 @@ def usage(sample: Mapping[str, Any], started: datetime | None) -> ContainerUsage
     read = parse_time(sample.get("read"))
     if read is None:
         return None
-    memory = sample.get("memory_stats") or {}
+    memory, cpu = sample.get("memory_stats") or {}, sample.get("cpu_stats") or {}
     networks = [network or {} for network in (sample.get("networks") or {}).values()]
+    totals = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")
+    moved = _disk(sample, "io_service_bytes_recursive")
+    operations = _disk(sample, "io_serviced_recursive")
+    throttling = cpu.get("throttling_data") or {}
     return ContainerUsage(
         memory_bytes=_memory(memory),
         memory_limit_bytes=_count(memory, "limit"),
-        cpu_absolute=_cpu(sample.get("precpu_stats") or {}, sample.get("cpu_stats") or {}),
-        network=NetworkUsage(
-            rx_bytes=sum(_count(network, "rx_bytes") for network in networks),
-            tx_bytes=sum(_count(network, "tx_bytes") for network in networks),
-            rx_packets=sum(_count(network, "rx_packets") for network in networks),
-            tx_packets=sum(_count(network, "tx_packets") for network in networks),
+        cpu_absolute=_cpu(sample.get("precpu_stats") or {}, cpu),
+        network=(
+            NetworkUsage(*(sum(_count(each, name) for each in networks) for name in totals))
+            if networks
+            else None
         ),
-        disk_io=DiskIo(_disk_io(sample, "read"), _disk_io(sample, "write")),
+        disk_io=moved and DiskIo(*moved),
         uptime=max((read - started) // timedelta(milliseconds=1), 0) if started else 0,
+        cpu_seconds=_count(_cpu_usage(cpu), "total_usage") / 1e9 if _cpu_usage(cpu) else None,
+        throttled_seconds=(
+            throttled_seconds(
+                _count(throttling, "throttled_time") / 1e9, _count(throttling, "throttled_periods")
+            )
+            if throttling
+            else None
+        ),
+        # Only version 1 has it.
+        memory_peak_bytes=_count(memory, "max_usage") or None,
+        disk_operations=operations and Operations(*operations),
+        processes=_count(sample.get("pids_stats") or {}, "current") or None,
     )
 
 
@@ -106,11 +130,17 @@ def _count(of: Mapping[str, Any], name: str) -> int:
     return int(of.get(name) or 0)
 
 
-def _disk_io(sample: Mapping[str, Any], operation: str) -> int:
-    """Return the bytes that an operation has moved on all disks."""
-    counters = (sample.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
+def _disk(sample: Mapping[str, Any], name: str) -> tuple[int, int] | None:
+    """Return a count of reading and one of writing, of all disks; None without such counts."""
+    counts = (sample.get("blkio_stats") or {}).get(name)
+    if not counts:
+        return None
     # `Read` in cgroup v1, `read` in v2.
-    return sum(_count(of, "value") for of in counters if of.get("op", "").lower() == operation)
+    read, written = (
+        sum(_count(of, "value") for of in counts if of.get("op", "").lower() == operation)
+        for operation in ("read", "write")
+    )
+    return read, written
 
 
 def _memory(memory: Mapping[str, Any]) -> int:
@@ -307,12 +337,15 @@ class ContainerProcess:
     _watcher: Watcher
     _engine: AsyncEngine
     _streams: ContainerStreams
+    _readings: Readings
     _reactor: IReactorTime
     #: Whether the engine did not answer at some time since `follow`.
     was_lost: bool = attrs.field(default=False, init=False)
     _console: Stream | None = attrs.field(default=None, init=False)
     _watching: Deferred[None] | None = attrs.field(default=None, init=False)
     _measuring: Deferred[None] | None = attrs.field(default=None, init=False)
+    #: None where its control group is not read, or not yet.
+    _meter: Meter | None = attrs.field(default=None, init=False)
 
     async def attach(self) -> None:
         """Connect to the console: output from now on goes to the watcher.
@@ -401,8 +434,13 @@ class ContainerProcess:
         if self._measuring is not None:
             self._measuring.cancel()
         status = state.exit_status if state else None
-        out_of_memory = bool(state and state.out_of_memory)
-        self._notify(partial(self._watcher.ended, out_of_memory=out_of_memory), status)
+        out_of_memory, of_node = bool(state and state.out_of_memory), False
+        if self._meter is not None:
+            out_of_memory, of_node = await self._readings.cause(
+                self._meter, status, reported=out_of_memory
+            )
+        ended = partial(self._watcher.ended, out_of_memory=out_of_memory, of_node=of_node)
+        self._notify(ended, status)
 
     async def _resume(self, losses: _Pauses) -> ContainerState | None:
         """Attach to the console again, unless the container has ended; return its state then."""
@@ -453,6 +491,11 @@ class ContainerProcess:
     async def _measure_once(self) -> None:
         state = await self._look()
         if state is None or not state.running:
+            return
+        meter = await self._readings.meter(state)
+        if meter is not None:
+            self._meter = meter
+            await self._readings.follow(meter, partial(self._notify, self._watcher.usage))
             return
         started, samples = state.started, Samples()
 

@@ -37,18 +37,47 @@ class DiskIo:
 
 
 @attrs.frozen(repr=False)
+class Operations:
+    """Operations of reading and writing on disks since the server's start."""
+
+    read: int
+    written: int
+
+
+@attrs.frozen(repr=False)
+class Pressure:
+    """The time in which a process waited for a resource: the kernel's PSI, `some`.
+
+    `percent` is its part of the last 10 seconds.
+    """
+
+    percent: float
+    seconds: float
+
+
+@attrs.frozen(repr=False)
 class ContainerUsage:
     """The usage of a running server: bytes, percent of one core, milliseconds since its start.
 
-    A limit of 0 means no limit.
+    A server without a limit of memory has that of the machine. Counts are since its start. What is
+    not known is None, or left out of `pressure`, which is by `cpu`, `memory` and `io`.
     """
 
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
     cpu_absolute: float = 0.0
-    network: NetworkUsage = NetworkUsage(0, 0, 0, 0)
-    disk_io: DiskIo = DiskIo(0, 0)
+    network: NetworkUsage | None = None
+    disk_io: DiskIo | None = None
     uptime: int = 0
+    cpu_seconds: float | None = None
+    #: For how long its limit of CPU time kept it waiting, at most.
+    throttled_seconds: float | None = None
+    memory_peak_bytes: int | None = None
+    pressure: Mapping[str, Pressure] = attrs.field(factory=dict)
+    #: Processes that the kernel has killed since memory ran out.
+    oom_kills: int | None = None
+    disk_operations: Operations | None = None
+    processes: int | None = None
 
 
 class Watcher(Protocol):
@@ -60,8 +89,12 @@ class Watcher(Protocol):
     def usage(self, usage: ContainerUsage) -> None:
         """Take the usage, about every second."""
 
-    def ended(self, status: int | None, *, out_of_memory: bool) -> None:
-        """Take the end: the exit status, None if unknown to the engine. Called once, last."""
+    def ended(self, status: int | None, *, out_of_memory: bool, of_node: bool = False) -> None:
+        """Take the end: the exit status, None if unknown to the engine. Called once, last.
+
+        With `out_of_memory` the kernel has killed it: by its own limit, or as that `of_node` ran
+        out.
+        """
 
 
 class Running(Protocol):
@@ -128,6 +161,10 @@ class ContainerState:
     exit_status: int | None = None
     #: Whether the kernel killed a process in it since memory ran out.
     out_of_memory: bool = False
+    #: The first process, by the machine of the engine; 0 when it does not run.
+    pid: int = 0
+    #: Whether it has no network of its own.
+    has_machine_network: bool = False
     #: By the engine's clock.
     started: datetime | None = None
     #: The signal that the image names for a stop.

@@ -28,7 +28,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import Config
+from wingsd.docker.cgroups import PROC, pressures
 from wingsd.docker.container import port_bindings, reachable
+from wingsd.docker.runtime import Pressure
 from wingsd.errors import BadRequest, FiguresUnavailable
 from wingsd.node.answers import LatestAnswer, SharedAnswer
 from wingsd.panel.schemas import Allocations
@@ -256,6 +258,11 @@ def read_counters(now: float, bridge: str) -> Counters[int]:
         read=disk.read_bytes if disk else 0,
         written=disk.write_bytes if disk else 0,
     )
+
+
+def pressure() -> Mapping[str, Pressure]:
+    """Return the machine's pressure, by resource; without those that the kernel does not show."""
+    return pressures(f"{PROC}/pressure")
 
 
 def memory() -> MachineMemory:

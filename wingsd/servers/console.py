@@ -319,7 +319,7 @@ class RunListener:
     def on_usage(self, usage: ContainerUsage) -> None:
         """Take a measurement of the program's usage."""
 
-    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
+    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool, of_node: bool) -> None:
         """Take the end of the run, its last event."""
 
 
@@ -378,14 +378,14 @@ class Run:
         if not self._detached:
             self._listener.on_usage(usage)
 
-    def ended(self, status: int | None, *, out_of_memory: bool) -> None:
+    def ended(self, status: int | None, *, out_of_memory: bool, of_node: bool = False) -> None:
         """Pass on an unfinished last line, and the end."""
         self.over = True
         if not self._detached:
             self._take(self._lines.end())
             self._timer.cancel()
             self._report_omitted(self._throttle.flush())
-            self._listener.on_end(self, status, out_of_memory=out_of_memory)
+            self._listener.on_end(self, status, out_of_memory=out_of_memory, of_node=of_node)
         self._end.callback(None)
 
     def _take(self, lines: list[bytes]) -> None:

@@ -329,7 +329,7 @@ class Installation(RunListener):
         """Publish a line of output; one of them says how many were left out in a flood."""
         self.server.publish(INSTALL_OUTPUT, line)
 
-    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
+    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool, of_node: bool) -> None:
         """Note the end of the script."""
         self._ended.callback((status, out_of_memory))
 

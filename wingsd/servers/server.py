@@ -46,6 +46,7 @@ from wingsd.events import (
     CONSOLE_OUTPUT,
     CRASHED,
     DAEMON_MESSAGE,
+    EXPLAINED,
     FEATURE_MATCH,
     IMAGE_PULL_COMPLETED,
     IMAGE_PULL_PROGRESS,
@@ -68,6 +69,16 @@ from wingsd.servers.console import (
     StartupDetector,
     Throttle,
     daemon_line,
+)
+from wingsd.servers.figures import (
+    DISK_LIMIT,
+    EXIT,
+    MEMORY_LIMIT,
+    NODE_MEMORY,
+    ServerFigures,
+    killed_text,
+    throttled_text,
+    too_large_text,
 )
 from wingsd.servers.files import Presence, ServerFiles, ServerStorage
 from wingsd.servers.operations import Hold, Operation, Operations
@@ -146,10 +157,18 @@ FAILED = "Server crash was detected but an error occurred while handling it."
 
 @attrs.frozen(repr=False)
 class ProgramEnd:
-    """The end of a program."""
+    """The end of a program; with `out_of_memory` its limit was reached, or that `of_node`."""
 
     exit_code: int
     out_of_memory: bool = False
+    of_node: bool = False
+
+    @property
+    def reason(self) -> str:
+        """The reason by which it is counted."""
+        if not self.out_of_memory:
+            return EXIT
+        return NODE_MEMORY if self.of_node else MEMORY_LIMIT
 
 
 class CrashDecision(Enum):
@@ -292,8 +311,7 @@ class Server(RunListener):
         #: Called at a crash of its program, where what holds the server starts it in the end.
         self.restart_later: Callable[[], None] | None = None
         self.state = PowerState.OFFLINE
-        #: What its program uses, as last measured; zero when it is offline.
-        self.usage = ContainerUsage()
+        self.figures = ServerFigures()
         #: The last lines of this run.
         self.console = Console(max(parts.config.system.websocket_log_count, LEAST_KEPT))
         #: The current run of its program, from before its start to its end.
@@ -379,14 +397,14 @@ class Server(RunListener):
 
     def _utilization(self) -> Utilization:
         """Return its usage, in the Panel's form."""
-        usage, cpu_limit = self.usage, self.configuration.settings.build.cpu_limit
+        usage, cpu_limit = self.figures.usage, self.configuration.settings.build.cpu_limit
         return Utilization(
             memory_bytes=usage.memory_bytes,
             memory_limit_bytes=usage.memory_limit_bytes,
             cpu_absolute=usage.cpu_absolute,
             cpu_limit_absolute=max(cpu_limit, 0) or 100 * (os.cpu_count() or 1),
-            network=usage.network,
-            disk_io=usage.disk_io,
+            network=usage.network or NetworkUsage(0, 0, 0, 0),
+            disk_io=usage.disk_io or DiskIo(0, 0),
             uptime=usage.uptime,
             state=self.state,
             disk_bytes=self.disk_bytes or 0,  # Panels read a number
@@ -420,7 +438,7 @@ class Server(RunListener):
         self.publish(STATUS, self.state.value)
         if self.state is PowerState.OFFLINE:
             self._compare_settings(None)
-            self.usage = ContainerUsage()
+            self.figures.end()
             self.publish(STATS, self._stats())
             self.files.measure()
 
@@ -510,6 +528,7 @@ class Server(RunListener):
 
     def on_line(self, line: str) -> None:
         """Keep and publish a console line, and what the egg has a dialogue for."""
+        self.figures.lines += 1
         self.console.add(line)
         self.publish(CONSOLE_OUTPUT, line)
         found = self._features.match(line)
@@ -527,29 +546,43 @@ class Server(RunListener):
 
     def on_usage(self, usage: ContainerUsage) -> None:
         """Publish its program's usage; stop it, once for each run, above its disk limit."""
-        self.usage = usage
+        throttled = self.figures.take(usage, self._reactor.seconds())
+        if throttled:
+            cpu_limit = self.configuration.settings.build.cpu_limit
+            self._explain("cpu.throttled", throttled_text(throttled, cpu_limit))
         self.files.measure_if_stale()
         self.publish(STATS, self._stats())
         limit, used = self.files.limit, self.disk_bytes
         if limit is None or used is None or used <= limit or self.run in (None, self._stopped):
             return
         self._stopped = self.run
+        self.figures.crashes[DISK_LIMIT] += 1
         self.daemon_line(STOPPING)
+        self._explain("disk.exceeded", too_large_text(used, limit))
         self._tasks.start(
             "stopping it, since it is above its disk limit",
             self.stop_within(EXCESS_GRACE),
             self.uuid,
         )
 
-    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
+    def on_end(self, run: Run, status: int | None, *, out_of_memory: bool, of_node: bool) -> None:
         """Enter the state `offline`; an end that was not requested may be a crash."""
         if run is not self.run:
             return
         self.run = None
         crashed = self.state is not PowerState.STOPPING and not run.end_requested
+        last = self.figures.usage
+        if out_of_memory:
+            self.figures.killed()
         self.transition(PowerEvent.END)
         if crashed:
-            self._crashed(ProgramEnd(GONE if status is None else status, out_of_memory))
+            end = ProgramEnd(GONE if status is None else status, out_of_memory, of_node)
+            self._crashed(end, last)
+
+    def _explain(self, entry: str, text: str) -> None:
+        """Say in the console, and in an entry of the activity log, what it lacks."""
+        self.say(text, keep=True)
+        self.publish(EXPLAINED, entry, text)
 
     # Holds
 
@@ -801,6 +834,7 @@ class Server(RunListener):
                 f"dialogues for; only the first {TEXTS_MAX} are looked for."
             )
         self._since = self._reactor.seconds()
+        self.figures.begin()
         run = self.run = self._new_run(detector or None)
         self._joined_late = False
         for line in left_out:
@@ -1018,37 +1052,44 @@ class Server(RunListener):
 
     # After a crash
 
-    def _crashed(self, end: ProgramEnd) -> None:
+    def _crashed(self, end: ProgramEnd, last: ContainerUsage) -> None:
         """Start the server again, in the background, if the rules say so after this end.
 
-        The rules and lines are Wings'. The time of the last such start is kept in memory: after
-        the daemon's restart the next crash is the first one, as for Wings. Each crash is
-        published, with some lines of the console.
+        The rules and lines are Wings', but for the sentence about a kill, with the figures of the
+        `last` reading. The time of the last such start is kept in memory: after the daemon's
+        restart the next crash is the first one, as for Wings. Each crash is published, with some
+        lines of the console.
         """
         now = self._reactor.seconds()
-        rules, last = self._config.system.crash_detection, self._last_restart
+        rules, restart = self._config.system.crash_detection, self._last_restart
         decision = decide(
             rules,
             enabled=self.configuration.settings.crash_detection_enabled,
             end=end,
-            since_restart=None if last is None else now - last,
+            since_restart=None if restart is None else now - restart,
         )
+        if decision.is_crash or end.exit_code or end.out_of_memory:
+            self.figures.crashes[end.reason] += 1
+        reason = killed_text(last, of_node=end.of_node) if end.out_of_memory else ""
         if decision.is_crash:
             count = min(self._config.system.crash_detection_activity_lines, LINES_MAX)
             crash = {
                 "exit_code": end.exit_code,
                 "out_of_memory": end.out_of_memory,
+                "reason": reason,
                 "restarted": decision is CrashDecision.RESTART,
                 "lines": [line[:LINE_MAX] for line in self.console.lines(count)],
             }
             self.publish(CRASHED, json.dumps(crash))
+        if reason:
+            self.say(reason, keep=True)
         for line in crash_lines(decision, end, rules.timeout):
             self.daemon_line(line, keep=True)
         self._log.info(
-            "{server}: its program ended by itself, exit code {code}{memory}: {decision}",
+            "{server}: its program {how}, exit code {code}: {decision}",
             server=self.uuid,
+            how="was killed, out of memory" if end.out_of_memory else "ended by itself",
             code=end.exit_code,
-            memory=", out of memory" if end.out_of_memory else "",
             decision=decision.value,
         )
         if decision is not CrashDecision.RESTART:

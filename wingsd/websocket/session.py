@@ -282,7 +282,7 @@ class Session:
 
     def event(self, name: str, args: tuple[str, ...], now: float) -> list[Step]:
         """Handle an event of the server."""
-        if self._has_left or name in (events.CRASHED, events.STAYS_OFF):
+        if self._has_left or name in (events.CRASHED, events.EXPLAINED, events.STAYS_OFF):
             return []
         if name == events.SUSPENDED:
             return suspension(self._family)

@@ -1,0 +1,331 @@
+"""The figures of running containers, read every second from their control groups (version 2).
+
+The kernel makes up these files when they are read: no disk is waited for, and the engine is not
+asked. Where they cannot be read (version 1, an engine on another machine, a sandbox that hides the
+processes of other users), `Readings.meter` returns None, and the engine's statistics are used.
+
+A container's group is removed some milliseconds after its last process has ended. The counts of
+the group above it stay, and tell whose memory ran out when the container was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from wingsd.docker.runtime import (
+    ContainerState,
+    ContainerUsage,
+    DiskIo,
+    NetworkUsage,
+    Operations,
+    Pressure,
+)
+from wingsd.threadio import Workers
+from wingsd.util.reactor import Periodic
+
+ROOT = "/sys/fs/cgroup"
+PROC = "/proc"
+#: Seconds between two readings of a container.
+INTERVAL = 1.0
+#: Seconds before a container's end within which the kill of a process counts as its cause: a large
+#: process takes some to give its memory back.
+RECENT = 30.0
+#: The exit status of a program that SIGKILL has ended, or of a shell around it.
+KILLED = 137
+#: Seconds of a period, in each of which a container may use its share of CPU time: Docker's, and
+#: that of `container.resources`.
+PERIOD = 0.1
+#: Bytes of a file that are read.
+_MOST = 64 * 1024
+
+# A number of 64 bits.
+_N = rb"(\d{1,20})"
+
+
+def _line(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb"^%b %b$" % (name.encode(), _N), re.MULTILINE)
+
+
+_NUMBER = re.compile(_N)
+_CPU, _PERIODS, _THROTTLED = map(_line, ("usage_usec", "nr_throttled", "throttled_usec"))
+_INACTIVE, _LIMIT_REACHED, _KILLS = map(_line, ("inactive_file", "oom", "oom_kill"))
+_SOME = re.compile(rb"^some avg10=(\d{1,3}\.\d{1,2}) .*total=%b$" % _N, re.MULTILINE)
+_IO = [re.compile(rb" %b=%b" % (each, _N)) for each in (b"rbytes", b"wbytes", b"rios", b"wios")]
+#: Of proc_net_dev(5): bytes and packets received, and sent.
+_INTERFACE = re.compile(
+    rb"^ *(?!lo:)[^:\s]+: *%b +%b(?: +\d+){6} +%b +%b " % (_N, _N, _N, _N), re.MULTILINE
+)
+
+
+def read_file(path: str) -> bytes | None:
+    """Return the content of a file of the kernel; None where it cannot be read."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        return os.read(file, _MOST)
+    except OSError:  # of a group that was removed meanwhile
+        return None
+    finally:
+        os.close(file)
+
+
+def _find(pattern: re.Pattern[bytes], data: bytes | None) -> int | None:
+    found = pattern.search(data or b"")
+    return int(found[1]) if found else None
+
+
+def pressures(directory: str, ending: str = "") -> dict[str, Pressure]:
+    """Return the pressure by resource: `cpu`, `memory` and `io`, as far as there are such files.
+
+    Their names are those of the resources, with an `ending`. Blocking.
+    """
+    found = {}
+    for resource in ("cpu", "memory", "io"):
+        some = _SOME.search(read_file(f"{directory}/{resource}{ending}") or b"")
+        if some is not None:
+            found[resource] = Pressure(float(some[1]), int(some[2]) / 1e6)
+    return found
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def throttled_seconds(seconds: float, periods: int) -> float:
+    """Return for how long a container was throttled, at most, by the kernel's two counts.
+
+    The kernel adds up the `seconds` of all processors, and counts the `periods` in which one of
+    them was throttled.
+    """
+    return min(seconds, periods * PERIOD)
+
+
+class Events(NamedTuple):
+    """How often a group's limit of memory was reached for good, and processes killed."""
+
+    limit_reached: int
+    kills: int
+
+
+def _events(directory: str) -> Events:
+    """Return what is counted of a group and those in it; zeros where it cannot be read."""
+    data = read_file(f"{directory}/memory.events")
+    return Events(_find(_LIMIT_REACHED, data) or 0, _find(_KILLS, data) or 0)
+
+
+@attrs.define(eq=False, repr=False)
+class Meter:
+    """Reads the figures of one container. All methods block, for some 0.2 ms.
+
+    `directory` is its control group, `network` the file with the figures of its interfaces, empty
+    for a container in the machine's own network.
+    """
+
+    _directory: str
+    _network: str
+    _started: datetime | None
+    #: When it was last read, by the monotonic clock, and the CPU seconds then.
+    _before: tuple[float, float] | None = attrs.field(default=None, init=False)
+    _own: Events = attrs.field(init=False)
+    _above: Events = attrs.field(init=False)
+    #: When a kill was last seen, and whether the container's own limit was the reason.
+    _killed: float | None = attrs.field(default=None, init=False)
+    _by_limit: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._above, self._own = _events(self.directory_above), _events(self._directory)
+
+    @property
+    def directory_above(self) -> str:
+        """The group that the container's is in."""
+        return os.path.dirname(self._directory)
+
+    def read(self, above: Events | None = None) -> ContainerUsage | None:
+        """Return the usage; None when the container has ended.
+
+        `above` are the counts of the group above it. They are older than its own: what happens
+        meanwhile is in these.
+        """
+        above = above or _events(self.directory_above)
+        directory = self._directory
+        cpu = read_file(f"{directory}/cpu.stat")
+        used, memory = _find(_CPU, cpu), _find(_NUMBER, read_file(f"{directory}/memory.current"))
+        network = self._read_network()
+        if used is None or memory is None or (self._network and network is None):
+            return None
+        seconds, percent = used / 1e6, 0.0
+        now = time.monotonic()
+        if self._before is not None and now > self._before[0]:
+            percent = 100 * (seconds - self._before[1]) / (now - self._before[0])
+        self._before = now, seconds
+        own = _events(directory)
+        if own.kills > self._own.kills:
+            self._killed, self._by_limit = now, own.limit_reached > self._own.limit_reached
+        self._above, self._own = above, own
+        inactive = _find(_INACTIVE, read_file(f"{directory}/memory.stat")) or 0
+        limit, most = _find(_NUMBER, read_file(f"{directory}/memory.max")), machine_memory()
+        moved = self._read_disk()
+        throttled, periods = _find(_THROTTLED, cpu), _find(_PERIODS, cpu)
+        return ContainerUsage(
+            memory_bytes=memory - inactive if inactive < memory else memory,
+            memory_limit_bytes=most if limit is None else min(limit, most),
+            cpu_absolute=round(max(percent, 0.0), 3),
+            network=network,
+            disk_io=DiskIo(*moved[:2]) if moved else None,
+            uptime=self._uptime(),
+            cpu_seconds=seconds,
+            throttled_seconds=(
+                None
+                if throttled is None or periods is None
+                else throttled_seconds(throttled / 1e6, periods)
+            ),
+            memory_peak_bytes=_find(_NUMBER, read_file(f"{directory}/memory.peak")),
+            pressure=pressures(directory, ".pressure"),
+            oom_kills=own.kills,
+            disk_operations=Operations(*moved[2:]) if moved else None,
+            processes=_find(_NUMBER, read_file(f"{directory}/pids.current")),
+        )
+
+    def _uptime(self) -> int:
+        """Return the milliseconds since the start."""
+        if self._started is None:
+            return 0
+        return max((datetime.now(UTC) - self._started) // timedelta(milliseconds=1), 0)
+
+    def _read_network(self) -> NetworkUsage | None:
+        data = read_file(self._network) if self._network else None
+        if data is None:
+            return None
+        rows = [list(map(int, row)) for row in _INTERFACE.findall(data)]
+        received, received_packets, sent, sent_packets = (
+            sum(row[column] for row in rows) for column in range(4)
+        )
+        return NetworkUsage(received, sent, received_packets, sent_packets)
+
+    def _read_disk(self) -> list[int] | None:
+        data = read_file(f"{self._directory}/io.stat")
+        return None if data is None else [sum(map(int, each.findall(data))) for each in _IO]
+
+    def cause(self, status: int | None, *, reported: bool) -> tuple[bool, bool]:
+        """Return why a container has ended: since memory ran out, and since that of the node did.
+
+        `status` is its exit status, `reported` whether the engine says that memory ran out: it
+        says so of each container of which a process was killed at any time.
+        """
+        if self._killed is not None and time.monotonic() - self._killed < RECENT:
+            return True, not self._by_limit
+        above = _events(self.directory_above)
+        if above.kills > self._above.kills and (reported or status == KILLED):
+            return True, above.limit_reached <= self._above.limit_reached
+        return reported and not self._own.kills, False
+
+
+def _places(state: ContainerState, root: str, table: str) -> Iterator[str]:
+    """Yield the directories that may be the group of a container: its id is in the name.
+
+    `table` is the file with the groups of its process. A program in it may be in a group below.
+    """
+    for line in (read_file(table) or b"").decode("utf-8", "replace").splitlines():
+        version, _, path = line.partition("::")
+        above, found, within = path.partition(state.id)
+        if version == "0" and found and ".." not in above:
+            yield f"{root}{above}{found}{within.partition('/')[0]}"
+    yield f"{root}/system.slice/docker-{state.id}.scope"
+    yield f"{root}/docker/{state.id}"
+
+
+def find_meter(state: ContainerState, root: str = ROOT, proc: str = PROC) -> Meter | None:
+    """Return the meter of a running container; None where its figures cannot be read. Blocking.
+
+    Its group is named in `/proc`; where that is hidden, it is one of Docker's two usual places.
+    """
+    network = "" if state.has_machine_network else f"{proc}/{state.pid}/net/dev"
+    for place in _places(state, root, f"{proc}/{state.pid}/cgroup"):
+        meter = Meter(place, network, state.started)
+        if meter.read() is not None:
+            return meter
+    return None
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Followed:
+    """A container that is read; `ended` fires when it has ended."""
+
+    meter: Meter
+    take: Callable[[ContainerUsage], object]
+    ended: Deferred[None]
+
+
+class Readings:
+    """Reads all running containers every second, in one call in a thread of `workers`."""
+
+    _log = Logger()
+
+    def __init__(
+        self, workers: Workers, reactor: IReactorTime, root: str = ROOT, proc: str = PROC
+    ) -> None:
+        self._workers = workers
+        self._places = (root, proc)
+        self._followed: set[_Followed] = set()
+        self._loop = Periodic(reactor, self._read)
+
+    def meter(self, state: ContainerState) -> Deferred[Meter | None]:
+        """Return the meter of a running container; None where its figures cannot be read."""
+        return self._workers.run(find_meter, state, *self._places)
+
+    def follow(self, meter: Meter, take: Callable[[ContainerUsage], object]) -> Deferred[None]:
+        """Call `take` with each reading; return what fires when the container has ended.
+
+        Cancelling that ends the readings.
+        """
+        ended: Deferred[None] = Deferred(lambda _: self._followed.discard(followed))
+        followed = _Followed(meter, take, ended)
+        self._followed.add(followed)
+        if not self._loop.running:
+            self._loop.start(INTERVAL, now=False)
+        return ended
+
+    def cause(
+        self, meter: Meter, status: int | None, *, reported: bool
+    ) -> Deferred[tuple[bool, bool]]:
+        """Return why a container has ended; see `Meter.cause`."""
+        return self._workers.run(meter.cause, status, reported=reported)
+
+    async def _read(self) -> None:
+        followed = list(self._followed)
+        if not followed:
+            self._loop.stop()
+            return
+        try:
+            found = await self._workers.run(read_all, [each.meter for each in followed])
+        except Exception:
+            self._log.failure("the control groups of servers were not read")
+            return
+        for each, usage in zip(followed, found, strict=True):
+            if each not in self._followed:
+                continue
+            if usage is not None:
+                each.take(usage)
+            else:
+                self._followed.discard(each)
+                each.ended.callback(None)
+
+
+def read_all(meters: Sequence[Meter]) -> list[ContainerUsage | None]:
+    """Return the usage of each container, None of those that have ended. Blocking."""
+    # Most are in one group.
+    above = {each: _events(each) for each in {meter.directory_above for meter in meters}}
+    return [meter.read(above[meter.directory_above]) for meter in meters]
