@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -37,8 +38,11 @@ from wingsd import __version__
 from wingsd.activity import ActivityLog
 from wingsd.backups.at_rest import BackupChecks
 from wingsd.callbacks import CallbackQueue
-from wingsd.errors import StorageError, TransferCancelled, WingsdError
+from wingsd.docker.runtime import ContainerUsage, Pressure
+from wingsd.errors import ServersNotLoaded, StorageError, TransferCancelled, WingsdError
 from wingsd.node.answers import LatestAnswer
+from wingsd.node.figures import pressure
+from wingsd.servers import Server, Servers
 from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
@@ -332,7 +336,10 @@ _STEPS = [
 
 @attrs.frozen(eq=False, repr=False)
 class Sources:
-    """The sources of gauges: transfers in both directions, reports, activity, backups and SFTP."""
+    """The sources of gauges: transfers in both directions, reports, activity, backups, SFTP.
+
+    `servers` are those whose figures are exported, None where they are not.
+    """
 
     received: IncomingTransfers
     sent: OutgoingTransfers
@@ -340,6 +347,7 @@ class Sources:
     activity: ActivityLog
     backups: BackupChecks
     sftp: SftpService
+    servers: Servers | None = None
 
 
 def _of_sftp(sftp: SftpService) -> Iterator[Metric]:
@@ -377,12 +385,151 @@ def _filesystem(found: os.statvfs_result) -> Iterator[Metric]:
     )
 
 
+def _seconds(pressure: Mapping[str, Pressure]) -> dict[str, float]:
+    return {resource: each.seconds for resource, each in pressure.items()}
+
+
+def _disk_bytes(usage: ContainerUsage) -> dict[str, float]:
+    moved = usage.disk_io
+    return {"read": moved.read_bytes, "write": moved.write_bytes} if moved else {}
+
+
+def _disk_operations(usage: ContainerUsage) -> dict[str, float]:
+    done = usage.disk_operations
+    return {"read": done.read, "write": done.written} if done else {}
+
+
+def _network_bytes(usage: ContainerUsage) -> dict[str, float]:
+    moved = usage.network
+    return {"in": moved.rx_bytes, "out": moved.tx_bytes} if moved else {}
+
+
+def _network_packets(usage: ContainerUsage) -> dict[str, float]:
+    moved = usage.network
+    return {"in": moved.rx_packets, "out": moved.tx_packets} if moved else {}
+
+
+@attrs.frozen(eq=False, repr=False)
+class _OfServers:
+    """A figure of servers: its name without `wingsd_server_`, and how it is read.
+
+    With a label of its own, `read` returns the values by that.
+    """
+
+    family: type[CounterMetricFamily | GaugeMetricFamily]
+    name: str
+    text: str
+    read: Callable[[Any], Any]
+    label: str = ""
+
+
+_counter, _gauge = partial(_OfServers, CounterMetricFamily), partial(_OfServers, GaugeMetricFamily)
+#: The figures of a run, by its usage, and those of a server.
+_OF_RUNS = (
+    _counter("cpu_seconds", "CPU time since its start.", lambda of: of.cpu_seconds),
+    _counter(
+        "cpu_throttled_seconds",
+        "Time in which its CPU limit kept it waiting, at most.",
+        lambda of: of.throttled_seconds,
+    ),
+    _gauge(
+        "memory_bytes",
+        "Memory in use, without the file cache that can be dropped.",
+        lambda of: of.memory_bytes,
+    ),
+    _gauge(
+        "memory_limit_bytes",
+        "Its limit of memory; without one, the memory of the machine.",
+        lambda of: of.memory_limit_bytes,
+    ),
+    _gauge(
+        "memory_peak_bytes",
+        "The most memory that it has used since its start, with the file cache.",
+        lambda of: of.memory_peak_bytes,
+    ),
+    _counter(
+        "pressure_seconds",
+        "Time in which one of its processes waited for a resource (the kernel's PSI).",
+        lambda of: _seconds(of.pressure),
+        "resource",
+    ),
+    _counter(
+        "disk_io_bytes",
+        "Bytes read from disks and written to them since its start.",
+        _disk_bytes,
+        "operation",
+    ),
+    _counter("disk_io_operations", "Operations of these.", _disk_operations, "operation"),
+    _counter(
+        "network_bytes", "Bytes received and sent since its start.", _network_bytes, "direction"
+    ),
+    _counter("network_packets", "Packets of these.", _network_packets, "direction"),
+    _gauge("processes", "Its processes and threads.", lambda of: of.processes),
+    _gauge("uptime_seconds", "Time since its start.", lambda of: of.uptime / 1000),
+)
+_OF_SERVERS = (
+    _gauge("disk_bytes", "What its files take, as last measured.", lambda of: of.disk_bytes),
+    _gauge("disk_limit_bytes", "What they may take.", lambda of: of.files.limit),
+    _counter(
+        "oom_kills",
+        "Processes of it that the kernel has killed since memory ran out.",
+        lambda of: of.figures.oom_kills,
+    ),
+    _counter("starts", "Its starts by this daemon.", lambda of: of.figures.starts),
+    _counter(
+        "crashes",
+        "Ends of its program that were not requested, by the reason.",
+        lambda of: of.figures.crashes,
+        "reason",
+    ),
+    _counter("console_lines", "Lines of its console.", lambda of: of.figures.lines),
+)
+
+
+def of_servers(servers: Servers) -> Iterator[Metric]:
+    """Return the figures of servers; none before they are loaded, nor what is not known."""
+    try:
+        found = servers.all()
+    except ServersNotLoaded:
+        return
+    labels = [_labels(server) for server in found]
+    usages = [server.figures.usage for server in found]
+    runs = [(own, usage) for own, usage in zip(labels, usages, strict=True) if usage.uptime]
+    for figure in _OF_RUNS:
+        yield _collected(figure, runs)
+    for figure in _OF_SERVERS:
+        yield _collected(figure, zip(labels, found, strict=True))
+
+
+def _labels(server: Server) -> dict[str, str]:
+    name = server.configuration.settings.meta.name
+    return {"uuid": server.uuid} | ({"name": name} if name else {})
+
+
+def _collected(figure: _OfServers, sources: Iterable[tuple[dict[str, str], Any]]) -> Metric:
+    metric = figure.family(f"wingsd_server_{figure.name}", figure.text)
+    # Not by `add_metric`, which makes the labels of each sample again.
+    name = f"{metric.name}_total" if figure.family is CounterMetricFamily else metric.name
+    for labels, source in sources:
+        value = figure.read(source)
+        if figure.label:
+            for of, number in value.items():
+                metric.samples.append(Sample(name, labels | {figure.label: of}, number))
+        elif value is not None:
+            metric.samples.append(Sample(name, labels, value))
+    return metric
+
+
 @attrs.frozen(eq=False, repr=False)
 class DiskState:
-    """The state of the disk; `kept` is None where that could not be read."""
+    """The state of the disk; `kept` is None where that could not be read.
+
+    `pressure` is that of the machine.
+    """
 
     disk: os.statvfs_result
     kept: int | None
+    pressure: Mapping[str, Pressure] = attrs.field(factory=dict)
 
 
 #: Seconds for the filesystem to report its size; a network filesystem may be disconnected.
@@ -405,6 +552,7 @@ class Exposition(Collector):
     _data: str
     _kept: Callable[[], int]
     _reactor: IReactorTime
+    _pressure: Callable[[], Mapping[str, Pressure]] = pressure
 
     def __attrs_post_init__(self) -> None:
         self._registry = registry = self._recorder.registry
@@ -458,6 +606,15 @@ class Exposition(Collector):
         yield from _of_sftp(self._sources.sftp)
         if self._found is not None:
             yield from _filesystem(self._found.disk)
+            yield _by(
+                CounterMetricFamily,
+                "resource",
+                "wingsd_pressure_seconds",
+                "Time in which a process of the machine waited for a resource (the kernel's PSI).",
+                _seconds(self._found.pressure),
+            )
+        if self._sources.servers is not None:
+            yield from of_servers(self._sources.servers)
         if self._found is not None and self._found.kept is not None:
             yield GaugeMetricFamily(
                 "wingsd_move_kept_bytes",
@@ -531,11 +688,11 @@ class Exposition(Collector):
     def _look(self) -> DiskState | str:
         """Return the state of the disk, or why it cannot be read."""
         try:
-            found = os.statvfs(self._data)
+            found, waited = os.statvfs(self._data), self._pressure()
             try:
-                return DiskState(found, self._kept())
+                return DiskState(found, self._kept(), waited)
             except StorageError:
-                return DiskState(found, None)
+                return DiskState(found, None, waited)
         except OSError as error:
             return reading_advice(error)
 

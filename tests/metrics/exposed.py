@@ -13,8 +13,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
+from wingsd.docker.runtime import (
+    ContainerUsage,
+    DiskIo,
+    NetworkUsage,
+    Operations,
+    Pressure,
+)
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
 from wingsd.metrics import Exposition, Recorder, Sources
+from wingsd.servers.figures import ServerFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.observer import ENGINE, PANEL
 
@@ -56,6 +64,43 @@ def kept() -> int:
     return 5_000
 
 
+PRESSURE = {each: Pressure(1.0, 2.5) for each in ("cpu", "memory", "io")}
+USAGE = ContainerUsage(
+    memory_bytes=100,
+    memory_limit_bytes=200,
+    network=NetworkUsage(1, 2, 3, 4),
+    disk_io=DiskIo(5, 6),
+    uptime=1500,
+    cpu_seconds=7.5,
+    throttled_seconds=0.5,
+    memory_peak_bytes=150,
+    pressure=PRESSURE,
+    oom_kills=1,
+    disk_operations=Operations(8, 9),
+    processes=10,
+)
+
+
+def server(
+    name: str = "Lobby",
+    usage: ContainerUsage = USAGE,
+    uuid: str = "8d2f5a14",
+    limit: int | None = 300,
+) -> Any:
+    """Return a server with that usage, or offline without."""
+    figures = ServerFigures()
+    figures.begin()
+    figures.take(usage, 0)
+    figures.lines = 11
+    return SimpleNamespace(
+        uuid=uuid,
+        figures=figures,
+        disk_bytes=250,
+        files=SimpleNamespace(limit=limit),
+        configuration=SimpleNamespace(settings=SimpleNamespace(meta=SimpleNamespace(name=name))),
+    )
+
+
 def sources(**figures: Any) -> Sources:
     """Return sources with these figures alone, and nothing of all others."""
     has = {
@@ -69,6 +114,7 @@ def sources(**figures: Any) -> Sources:
             refused={"password": 0, "public_key": 0},
             moved={"in": 0, "out": 0},
         ),
+        "servers": SimpleNamespace(all=lambda: [server()]),
     }
     for name, figure in figures.items():
         source, _, attribute = name.partition("_")
@@ -85,7 +131,8 @@ def exposition(
     kept: Callable[[], int] = kept,
 ) -> Exposition:
     workers = workers or SynchronousWorkers()
-    return Exposition(recorder, shown or sources(), workers, "/", kept, clock or Clock())
+    shown, clock = shown or sources(), clock or Clock()
+    return Exposition(recorder, shown, workers, "/", kept, clock, lambda: PRESSURE)
 
 
 def rendered(exposed: Exposition, accept: str = "") -> tuple[str, str]:

@@ -10,6 +10,7 @@ from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 from docker.errors import APIError, DockerException
 from prometheus_client import REGISTRY, generate_latest
@@ -17,16 +18,26 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from tests.metrics.exposed import FakePassage, Samples, exposition, rendered, sources, told
+from tests.metrics.exposed import (
+    FakePassage,
+    Samples,
+    exposition,
+    rendered,
+    server,
+    sources,
+    told,
+)
 from tests.support.logged_errors import Logged
 from tests.test_errors import classes
 from wingsd import __version__
+from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import (
     ArchiveError,
     ChecksumMismatch,
     EnvironmentFailed,
     PanelRefused,
     PanelUnreachable,
+    ServersNotLoaded,
     StorageError,
     TransferCancelled,
     Unauthorized,
@@ -140,6 +151,71 @@ def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     assert found.get("wingsd_sftp_bytes_total", direction="out") == 11
     shown.reports.depth = 0  # type: ignore[misc]  # the test's own
     assert Samples(rendered(exposed)[0]).get("wingsd_outbox_reports") == 0
+
+
+def of_server(found: Samples, name: str, **labels: str) -> float | None:
+    wanted = (f"wingsd_server_{name}", {"uuid": "8d2f5a14", "name": "Lobby"} | labels)
+    values = [value for series, has, value in found.all if (series, has) == wanted]
+    assert len(values) <= 1
+    return values[0] if values else None
+
+
+def test_each_server_has_its_figures() -> None:
+    lobby, world = server(), server("", ContainerUsage(), "11111111", limit=None)
+    lobby.figures.crashes["memory_limit"] = 2
+    shown = sources(servers_all=lambda: [lobby, world])
+    found = Samples(rendered(exposition(Recorder(), shown))[0])
+    expected = {
+        "cpu_seconds_total": 7.5,
+        "cpu_throttled_seconds_total": 0.5,
+        "memory_bytes": 100,
+        "memory_limit_bytes": 200,
+        "memory_peak_bytes": 150,
+        "oom_kills_total": 1,
+        "processes": 10,
+        "uptime_seconds": 1.5,
+        "disk_bytes": 250,
+        "disk_limit_bytes": 300,
+        "starts_total": 1,
+        "console_lines_total": 11,
+    }
+    assert {name: of_server(found, name) for name in expected} == expected
+    assert of_server(found, "pressure_seconds_total", resource="io") == 2.5
+    assert of_server(found, "disk_io_bytes_total", operation="write") == 6
+    assert of_server(found, "disk_io_operations_total", operation="read") == 8
+    assert of_server(found, "network_bytes_total", direction="out") == 2
+    assert of_server(found, "network_packets_total", direction="in") == 3
+    assert of_server(found, "crashes_total", reason="memory_limit") == 2
+    # One that is offline and has no name shows what is known of it.
+    known = {name for name, labels, _ in found.all if labels.get("uuid") == "11111111"}
+    assert known == {
+        f"wingsd_server_{name}"
+        for name in (
+            *("disk_bytes", "oom_kills_total", "starts_total", "crashes_total"),
+            "console_lines_total",
+        )
+    }
+    assert not [labels for _, labels, _ in found.all if labels.get("name") == ""]
+
+
+def test_what_is_not_known_of_a_server_is_left_out() -> None:
+    shown = sources(servers_all=lambda: [server(usage=ContainerUsage(1, 2, uptime=1000))])
+    found = Samples(rendered(exposition(Recorder(), shown))[0])
+    assert of_server(found, "memory_bytes") == 1
+    for name in ("cpu_seconds_total", "processes", "memory_peak_bytes"):
+        assert of_server(found, name) is None
+    assert not [name for name in found.names if name.startswith("wingsd_server_network")]
+
+
+def test_servers_are_not_shown_before_they_are_loaded_nor_where_they_are_not_to_be() -> None:
+    def not_loaded() -> Any:
+        raise ServersNotLoaded
+
+    hidden = attrs.evolve(sources(), servers=None)
+    for shown in (sources(servers_all=not_loaded), hidden):
+        found = Samples(rendered(exposition(Recorder(), shown))[0])
+        assert not [name for name in found.names if name.startswith("wingsd_server_")]
+        assert found.get("wingsd_pressure_seconds_total", resource="memory") == 2.5
 
 
 def test_the_disk_has_the_kernels_figures() -> None:

@@ -365,7 +365,8 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     reload = Reload(live, http.reload)
     exposition = None
     if recorder is not None:
-        sources = Sources(receiver, sender, callbacks, activity, backup_checks, sftp)
+        shown = servers if config.metrics.servers else None
+        sources = Sources(receiver, sender, callbacks, activity, backup_checks, sftp, shown)
         # What is counted waits while a kept copy is removed.
         exposition = Exposition(
             recorder, sources, pools.long, system.data, partial_copies.kept_bytes, reactor
@@ -397,7 +398,7 @@ def _containers(node: NodeContext, pools: Pools, observer: Observer) -> Containe
     def ask() -> Deferred[DockerInformation]:
         return pool.run(engine.information, address, observer)
 
-    containers = DockerContainers(config, pool, reactor, observer)
+    containers = DockerContainers(config, pool, reactor, observer, pools.figures)
     node.live.follow(containers.use)
     node.ask_engine = SharedAnswer(ask, reactor, keep=INFORMATION_KEPT).get
     node.engine = NodeEngine(AsyncEngine(pool, address, observer), reactor)

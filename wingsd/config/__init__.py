@@ -918,6 +918,8 @@ class Metrics:
     #: The address that serves `GET /metrics`, such as `127.0.0.1:9101`; empty disables it. It has
     #: no token and no TLS: use an address that is not reachable from outside (wingsd's own).
     address: str = attrs.field(default="", validator=host_and_port_or_empty)
+    #: Export the figures of each server too, by its UUID and its name (wingsd's own).
+    servers: bool = True
 
 
 @attrs.frozen(repr=False)
