@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,9 +35,11 @@ from wingsd.backups.at_rest import BackupCheck, Rewrite
 from wingsd.backups.catalogue import COMPLETE
 from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
 from wingsd.config import Config, Control
+from wingsd.docker.runtime import Pressure
 from wingsd.errors import (
     BadRequest,
     Conflict,
+    FiguresUnavailable,
     PanelRefused,
     ServerNotFound,
     ServersNotLoaded,
@@ -45,7 +48,8 @@ from wingsd.errors import (
 )
 from wingsd.http.operations import Access, Topic, call
 from wingsd.http.site import NodeSite
-from wingsd.servers import PowerState
+from wingsd.node.figures import pressure
+from wingsd.servers import PowerState, Server
 from wingsd.statedb import Direction, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
@@ -187,10 +191,58 @@ class StatusEndpoint(ControlEndpoint):
         running = [server for server in servers if server.state is not PowerState.OFFLINE]
         return {"loaded": True, "count": len(servers), "running": len(running)}
 
+    @call(200, "The usage.")
+    async def get_top(self) -> Json:
+        """Return what the machine and each server use now. Raises `ServersNotLoaded`."""
+        servers = [_used(server) for server in self._node.servers.all()]
+        waited = await self._node.workers.run(pressure)
+        machine: Json = {"pressure_percent": _percents(waited)}
+        try:
+            found = await self._node.figures.now()
+        except FiguresUnavailable:  # a sandbox hides them
+            machine |= dict.fromkeys(("cpu_percent", "memory_bytes", "memory_total_bytes"))
+        else:
+            machine["cpu_percent"] = found.rates.cpu_percent
+            machine["memory_bytes"] = found.memory.used
+            machine["memory_total_bytes"] = found.memory.total
+        return {"machine": machine, "servers": servers}
+
     @call(200, "The report.")
     async def get_diagnostics(self, query: DiagnosticsQuery) -> Json:
         """Return the report as text."""
         return {"report": await self._node.diagnostics.report(report_options(query))}
+
+
+def _percents(pressures: Mapping[str, Pressure]) -> Json:
+    return {resource: each.percent for resource, each in pressures.items()}
+
+
+def _used(server: Server) -> Json:
+    """Return what a server uses."""
+    usage, rates = server.figures.usage, server.figures.rates
+    settings = server.configuration.settings
+    return {
+        "server": server.uuid,
+        "name": settings.meta.name,
+        "state": server.state.value,
+        "uptime_seconds": usage.uptime / 1000,
+        "cpu_percent": usage.cpu_absolute,
+        "cpu_limit_percent": settings.build.cpu_limit if settings.build.cpu_limit > 0 else None,
+        "cpu_seconds": usage.cpu_seconds,
+        "throttled_seconds": usage.throttled_seconds,
+        "memory_bytes": usage.memory_bytes,
+        "memory_limit_bytes": usage.memory_limit_bytes or None,
+        "memory_peak_bytes": usage.memory_peak_bytes,
+        "pressure_percent": _percents(usage.pressure),
+        "oom_kills": server.figures.oom_kills,
+        "read_bytes_per_second": rates.read,
+        "written_bytes_per_second": rates.written,
+        "received_bytes_per_second": rates.received,
+        "sent_bytes_per_second": rates.sent,
+        "processes": usage.processes,
+        "disk_bytes": server.disk_bytes,
+        "disk_limit_bytes": server.files.limit,
+    }
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -660,6 +712,7 @@ _route = partial(Route, families=(), access=Access.CONTROL)
 #: The routes of the control socket.
 ROUTES = (
     _route("GET", "/v1/status", StatusEndpoint.get_status),
+    _route("GET", "/v1/top", StatusEndpoint.get_top),
     _route("GET", "/v1/diagnostics", StatusEndpoint.get_diagnostics),
     _route("GET", "/v1/backups", ControlBackupsEndpoint.list_backups),
     _route("POST", "/v1/backups/{backup}/verify", ControlBackupsEndpoint.begin_check),

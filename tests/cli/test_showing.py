@@ -98,6 +98,63 @@ def test_programs_get_what_the_daemon_says(scripted: Scripted, wingsctl: Command
     assert wingsctl("status", "--json").json == told
 
 
+def used(name: str, **changes: Any) -> dict[str, Any]:
+    """Return what `top` says of a server."""
+    rates = ("read", "written", "received", "sent")
+    return {
+        "server": UUID,
+        "name": name,
+        "uptime_seconds": 60,
+        "cpu_percent": 10.0,
+        "cpu_limit_percent": None,
+        "memory_bytes": 1 << 20,
+        "memory_limit_bytes": 1 << 30,
+        "pressure_percent": {"cpu": 1.0, "io": 30.4},
+        **{f"{rate}_bytes_per_second": 1024 for rate in rates},
+    } | changes
+
+
+TOP = {
+    "machine": {
+        "cpu_percent": 33.3,
+        "memory_bytes": 1 << 30,
+        "memory_total_bytes": 4 << 30,
+        "pressure_percent": {"cpu": 5.0},
+    },
+    "servers": [
+        used("Lobby"),
+        used("Busy \x1b[31m", cpu_percent=150.0, cpu_limit_percent=200, pressure_percent={}),
+        used("Offline", uptime_seconds=0, cpu_percent=0.0),
+        used("Large", memory_bytes=1 << 30, pressure_percent={"memory": 99.0}),
+    ],
+}
+
+
+def test_what_servers_use_is_sorted(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", "top", TOP)
+    ran = wingsctl("top")
+    assert ran.status == 0
+    assert "33 %" in ran.out
+    assert "1.0 GiB of 4.0 GiB" in ran.out
+    assert "cpu 5 %" in ran.out
+    lines = [line for line in ran.out.splitlines() if UUID in line]
+    assert [line.split(UUID)[1].split()[0] for line in lines] == ["Busy", "Lobby", "Large"]
+    assert lines[0].startswith("150 %  200 %  1.0 MiB  1.0 GiB  -")
+    assert "io 30 %" in lines[1]
+    assert "\x1b" not in ran.out
+    for order, first in (("memory", "Large"), ("pressure", "Large"), ("io", "Lobby")):
+        sorted_ = wingsctl("top", "--sort", order, "--json").json["servers"]
+        assert sorted_[0]["name"] == first
+    unknown: dict[str, Any] = {
+        "cpu_percent": None,
+        "memory_bytes": None,
+        "memory_total_bytes": None,
+    }
+    machine = unknown | {"pressure_percent": {}}
+    scripted.answers("GET", "top", {"machine": machine, "servers": []})
+    assert "- of -" in wingsctl("top").out
+
+
 def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
     failed = past(outcome="failure", reason="while x: \x1b[31mno\n", bytes=None, files=None)
     adopted = past(outcome="failure", reason="while keeping a copy: seed-adopted: gone on with")
@@ -327,16 +384,12 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_watching_on_a_terminal_goes_on_until_it_is_left(scripted: Scripted) -> None:
-    at_first = NOTHING | {"running": [running()]}
-    scripted.answers("GET", "transfers?past=1", NOTHING)
-    scripted.answers("GET", "transfers?past=100", at_first, at_first, NOTHING | {"past": [past()]})
+def drawn(scripted: Scripted, words: list[str], until: bytes) -> str:
+    """Return what a command draws on a terminal; it is interrupted when it has drawn `until`."""
     ours, theirs = pty.openpty()
-    command = [*WINGSCTL, "--socket", str(scripted.path)]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "150"}
     with subprocess.Popen(
-        [*command, "transfers", "--watch"],
+        [*WINGSCTL, "--socket", str(scripted.path), *words],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -344,21 +397,36 @@ def test_watching_on_a_terminal_goes_on_until_it_is_left(scripted: Scripted) -> 
         start_new_session=True,
     ) as process:
         os.close(theirs)
-        drawn = b""
-        while b"success" not in drawn:
-            drawn += os.read(ours, 65536)
+        found = b""
+        while until not in found:
+            found += os.read(ours, 65536)
         process.send_signal(signal.SIGINT)
         while True:
             try:
-                rest = os.read(ours, 65536)
+                found += os.read(ours, 65536)
             except OSError:  # what a terminal says that nobody is at any more
                 break
-            drawn += rest
         assert process.wait(30) == 0
     os.close(ours)
-    assert "sending the archive" in drawn.decode()
-    assert "━" in drawn.decode()
-    assert b"Traceback" not in drawn
+    assert b"Traceback" not in found
+    return found.decode()
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_watching_on_a_terminal_goes_on_until_it_is_left(scripted: Scripted) -> None:
+    at_first = NOTHING | {"running": [running()]}
+    scripted.answers("GET", "transfers?past=1", NOTHING)
+    scripted.answers("GET", "transfers?past=100", at_first, at_first, NOTHING | {"past": [past()]})
+    found = drawn(scripted, ["transfers", "--watch"], b"success")
+    assert "sending the archive" in found
+    assert "━" in found
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_usage_on_a_terminal_is_shown_again_until_it_is_left(scripted: Scripted) -> None:
+    later = TOP | {"servers": [used("Later")]}
+    scripted.answers("GET", "top", TOP, later)
+    assert "Lobby" in drawn(scripted, ["top"], b"Later")
 
 
 def test_watching_by_a_program_is_a_line_for_each_look(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trustme
 from twisted.internet.defer import Deferred, fail
@@ -23,8 +24,17 @@ from wingsd import control as module
 from wingsd.cli.client import Exit
 from wingsd.config import ApiConfig, Config, Ssl, TransfersConfig
 from wingsd.control import reachable_at
-from wingsd.docker.runtime import Cgroups, Containers, DockerInformation, Runc, Storage
-from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
+from wingsd.docker.runtime import (
+    Cgroups,
+    Containers,
+    ContainerUsage,
+    DiskIo,
+    DockerInformation,
+    Pressure,
+    Runc,
+    Storage,
+)
+from wingsd.errors import EnvironmentFailed, FiguresUnavailable, PanelRefused, PanelUnreachable
 from wingsd.statedb import Direction, Outcome
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -49,6 +59,53 @@ async def test_a_node_where_nothing_moves_says_so(operator: Operator) -> None:
 async def test_the_names_of_servers_are_listed(operator: Operator) -> None:
     operator.nodes.source.servers.loaded = True
     assert await operator.ask("GET", "servers") == {"servers": [{"server": UUID, "name": "Lobby"}]}
+
+
+async def test_what_servers_and_the_machine_use_is_shown(operator: Operator) -> None:
+    node = operator.nodes.source
+    refused = await operator.refusal("GET", "top")
+    assert refused.code == "servers-not-loaded"
+    node.servers.loaded = True
+    server = node.servers.get(UUID)
+    usage = ContainerUsage(
+        1000, 4000, 50.0, uptime=2000, pressure={"io": Pressure(12.5, 1.0)}, processes=3
+    )
+    server.figures.take(attrs.evolve(usage, uptime=1000, disk_io=DiskIo(0, 100)), 0)
+    server.figures.take(attrs.evolve(usage, disk_io=DiskIo(0, 300)), 0)
+    found = await operator.ask("GET", "top")
+    assert 0 < found["machine"]["memory_bytes"] < found["machine"]["memory_total_bytes"]
+    assert 0 <= found["machine"]["cpu_percent"] <= 100
+    assert set(found["machine"]["pressure_percent"]) <= {"cpu", "memory", "io"}
+    (used,) = found["servers"]
+    expected = {
+        "server": UUID,
+        "name": "Lobby",
+        "uptime_seconds": 2,
+        "cpu_percent": 50,
+        "memory_bytes": 1000,
+        "memory_limit_bytes": 4000,
+        "pressure_percent": {"io": 12.5},
+        "written_bytes_per_second": 200,
+        "read_bytes_per_second": 0,
+        "processes": 3,
+        "throttled_seconds": None,
+        "disk_limit_bytes": None,
+    }
+    assert {key: used[key] for key in expected} == expected
+
+
+async def test_figures_that_a_sandbox_hides_are_unknown(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = operator.nodes.source
+    node.servers.loaded = True
+
+    def hidden() -> Deferred[None]:
+        return fail(FiguresUnavailable("hidden"))
+
+    monkeypatch.setattr(node.figures, "now", hidden)
+    found = (await operator.ask("GET", "top"))["machine"]
+    assert (found["cpu_percent"], found["memory_bytes"]) == (None, None)
 
 
 async def test_what_is_kept_of_a_failed_move_is_listed_and_removed(operator: Operator) -> None:
@@ -396,8 +453,11 @@ def keys(told: Any) -> Iterator[str]:
             yield from keys(each)
 
 
-@pytest.mark.parametrize("path", ["status", "diagnostics", "transfers", f"transfers/{UUID}"])
+@pytest.mark.parametrize(
+    "path", ["status", "top", "diagnostics", "transfers", f"transfers/{UUID}"]
+)
 async def test_every_key_is_documented(operator: Operator, path: str) -> None:
+    operator.nodes.source.servers.loaded = True
     store = operator.nodes.source.store
     store.end(2.0, store.begin(1.0, UUID, Direction.IN, "SWAP"), Outcome.SUCCESS)
     store.begin(3.0, UUID, Direction.OUT, "SEND")

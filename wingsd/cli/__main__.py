@@ -22,6 +22,7 @@ _MODULES = {
     "send": "move",
     "show": "status",
     "status": "status",
+    "top": "status",
     "transfers": "status",
     "verify": "backups",
 }

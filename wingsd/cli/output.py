@@ -98,6 +98,38 @@ def backups(found: Iterable[Json]) -> Table:
     return table
 
 
+def usage(found: Iterable[Json]) -> Table:
+    """Return a table of what servers use."""
+    rates = ("read/s", "written/s", "in/s", "out/s")
+    table = _table("cpu", "of", "memory", "of", "pressure", *rates, "server", "name")
+    for each in found:
+        table.add_row(
+            percent(each["cpu_percent"]),
+            percent(each["cpu_limit_percent"]),
+            size(each["memory_bytes"]),
+            size(each["memory_limit_bytes"]),
+            worst(each["pressure_percent"]),
+            size(each["read_bytes_per_second"]),
+            size(each["written_bytes_per_second"]),
+            size(each["received_bytes_per_second"]),
+            size(each["sent_bytes_per_second"]),
+            each["server"],
+            Text(plain(each["name"])),
+        )
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Return a percentage; a dash for None."""
+    return "-" if value is None else f"{value:.0f} %"
+
+
+def worst(pressure: Json) -> str:
+    """Return the resource that is waited for most, and for how much of the time."""
+    resource = max(pressure, key=lambda each: float(pressure[each]), default="")
+    return f"{resource} {percent(pressure[resource])}" if resource else "-"
+
+
 def direction_of(transfer: Json) -> str:
     """Return the direction of a transfer, and whether it is direct or within a storage pool."""
     pooled = transfer.get("storage_pool")  # older daemons do not send it

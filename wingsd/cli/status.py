@@ -6,6 +6,9 @@ import time
 from contextlib import suppress
 
 import click
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
 
 from wingsd.cli import output
 from wingsd.cli.client import Json
@@ -87,6 +90,72 @@ def _servers(servers: Json) -> str:
 
 def _rate(limit: int | None) -> str:
     return "unlimited" if limit is None else f"{limit} MiB/s"
+
+
+def _pressure(used: Json) -> float:
+    return float(max(used["pressure_percent"].values(), default=0.0))
+
+
+#: By each order of `top`, the value of a server that it has the largest of first.
+_ORDERS = {
+    "cpu": lambda used: used["cpu_percent"],
+    "memory": lambda used: used["memory_bytes"],
+    "io": lambda used: used["read_bytes_per_second"] + used["written_bytes_per_second"],
+    "network": lambda used: used["received_bytes_per_second"] + used["sent_bytes_per_second"],
+    "pressure": _pressure,
+}
+#: Seconds between two questions of `top`: a server is measured every second.
+_TOP_INTERVAL = 1.0
+
+
+@click.command()
+@click.option(
+    "--sort",
+    "-s",
+    "order",
+    type=click.Choice(list(_ORDERS)),
+    default="cpu",
+    show_default=True,
+    help="What the servers are sorted by.",
+)
+@json_option
+def top(*, order: str, as_json: bool) -> None:
+    """Show what the machine and the servers use now, until Ctrl-C.
+
+    With --json, and where the output is no terminal, it is shown once.
+    """
+    client, console = daemon_client(), output.console()
+
+    def ask() -> Json:
+        found: Json = client.ask("GET", "top")
+        found["servers"].sort(key=_ORDERS[order], reverse=True)
+        return found
+
+    if as_json:
+        print_json(ask())
+    elif not console.is_terminal:
+        output.show(*_top(ask()))
+    else:
+        with suppress(KeyboardInterrupt), Live(console=console, screen=True) as screen:
+            while True:
+                screen.update(Group(*_top(ask())), refresh=True)
+                time.sleep(_TOP_INTERVAL)
+
+
+def _top(found: Json) -> tuple[Table, str, Table]:
+    machine, servers = found["machine"], found["servers"]
+    used, total = size(machine["memory_bytes"]), size(machine["memory_total_bytes"])
+    pressure = machine["pressure_percent"].items()
+    facts: list[tuple[str, object]] = [
+        ("cpu", output.percent(machine["cpu_percent"])),
+        ("memory", f"{used} of {total}"),
+        (
+            "pressure",
+            ", ".join(f"{name} {output.percent(each)}" for name, each in pressure) or "-",
+        ),
+    ]
+    runs = [each for each in servers if each["uptime_seconds"]]
+    return output.facts(facts), "", output.usage(runs)
 
 
 @click.command()
