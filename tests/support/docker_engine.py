@@ -51,6 +51,8 @@ class Engine:
     image: str
     volumes: Path
     _cleanup: ExitStack
+    #: Of its network: 28 bits leave addresses for 13 containers.
+    _prefix: int = 28
     _token: str = attrs.field(factory=lambda: uuid4().hex)
     _subnet: IPv4Network | None = None
 
@@ -145,7 +147,7 @@ class Engine:
             for network in self.client.networks()
             for pool in network["IPAM"]["Config"] or ()
         ]
-        subnets = list(BENCHMARK_ADDRESSES.subnets(new_prefix=28))
+        subnets = list(BENCHMARK_ADDRESSES.subnets(new_prefix=self._prefix))
         first = int(self._token[:4], 16) % len(subnets)
         return next(
             subnet
@@ -184,10 +186,12 @@ def imported_busybox(client: APIClient) -> Iterator[str]:
 
 
 @contextmanager
-def cleaned_engine(client: APIClient, image: str, volumes: Path) -> Iterator[Engine]:
+def cleaned_engine(
+    client: APIClient, image: str, volumes: Path, prefix: int = 28
+) -> Iterator[Engine]:
     """Give the engine; what was made on it is removed afterwards."""
     with ExitStack() as cleanup:
-        yield Engine(client, f"~{image}", volumes, cleanup)
+        yield Engine(client, f"~{image}", volumes, cleanup, prefix)
 
 
 @contextmanager

@@ -141,7 +141,9 @@ class NodeProcess:
         self.staging = home / f".volumes.staging{f'.{self.uuid}' if pool else ''}"
         address = "https://127.0.0.1:1" if proxied else "https://node.invalid:8080"
         #: The Panel's record of this node.
-        self.node = panel.add_node(address, reachable=proxied, ca=str(self.ca), port=port)
+        self.node = panel.add_node(
+            address, reachable=proxied, ca=str(self.ca), port=port, uuid=self.uuid
+        )
         #: The address at which the daemon listens.
         self.url = ""
         #: Keys of `system.transfers` in its configuration.
@@ -342,14 +344,23 @@ class NodeProcess:
 
     def wingsctl(self, *arguments: str, **environment: str) -> Deferred[CommandResult]:
         """Run a subcommand; the result comes when it has ended."""
+        return self.start_wingsctl(*arguments, **environment)[1]
+
+    def start_wingsctl(
+        self, *arguments: str, **environment: str
+    ) -> tuple[ForkedProcess, Deferred[CommandResult]]:
+        """Start a subcommand; return its process, and the result when it has ended."""
         command = ["wingsctl", "--socket", str(self.control), *arguments]
         out, err, result = bytearray(), bytearray(), Deferred[CommandResult]()
 
         def end(status: int) -> None:
             result.callback(CommandResult(status, out.decode(), err.decode()))
 
-        ForkedProcess(command, os.environ | environment, Path.cwd(), out.extend, end, err.extend)
-        return result
+        variables = os.environ | environment
+        return (
+            ForkedProcess(command, variables, Path.cwd(), out.extend, end, err.extend),
+            result,
+        )
 
     @property
     def log(self) -> list[str]:

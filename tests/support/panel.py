@@ -23,6 +23,8 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from tests.support import application_api
+from tests.support.application_api import ApplicationApi
 from tests.support.faults import Answer, Drop, Fault, Hang
 from tests.support.nodes import NodeError, ask
 from tests.support.settings import Json
@@ -114,11 +116,14 @@ def _ignore_cancel(failure: Failure) -> None:
 class _Api(Resource):
     isLeaf = True
 
-    def __init__(self, state: State, record: Record, moved: Moved) -> None:
+    def __init__(
+        self, state: State, record: Record, moved: Moved, application: ApplicationApi
+    ) -> None:
         super().__init__()
         self._state = state
         self._record = record
         self._moved = moved
+        self._application = application
         self._answering: set[Deferred[None]] = set()
 
     def render(self, request: Any) -> int:
@@ -162,6 +167,12 @@ class _Api(Resource):
 
     async def _carry_out(self, request: Request, call: Call) -> Answer:
         try:
+            if call.path.startswith(application_api.ROOT):
+                authorization = request.getHeader("Authorization") or ""
+                found = await self._application.answer(
+                    call.method, call.path, authorization, call.body
+                )
+                return Answer(204) if found is None else _json(found)
             node = self._authenticate(request)
             return await self._answer_to(request, call, node)
         except Refused as refused:
@@ -239,9 +250,16 @@ class _QuietSite(Site):
 
 
 class Listener:
-    def __init__(self, reactor: Any, state: State, record: Record, moved: Moved) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        state: State,
+        record: Record,
+        moved: Moved,
+        application: ApplicationApi,
+    ) -> None:
         self._reactor = reactor
-        self._api = _Api(state, record, moved)
+        self._api = _Api(state, record, moved, application)
         site: Any = _QuietSite(self._api)
         self._factory: Any = WrappingFactory(site)
         site.noisy = self._factory.noisy = False
@@ -292,7 +310,8 @@ class Panel(State):
     async def listen(self, reactor: Any, port: int = 0) -> str:
         """Listen on loopback; return the address, a node's `remote`."""
         self._reactor = reactor
-        self._listener = Listener(reactor, self, self._record, self._delete_at_source)
+        application = ApplicationApi(self, self.transfer_order, self.ask)
+        self._listener = Listener(reactor, self, self._record, self._delete_at_source, application)
         self.url = f"http://127.0.0.1:{self._listener.listen(port)}"
         return self.url
 

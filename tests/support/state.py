@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
@@ -92,12 +93,26 @@ class Node:
     reachable: bool = False
     #: The PEM file of the authority its certificate is from; empty for the system's.
     ca: str = ""
+    uuid: str = ""
+    #: MiB that its servers may have together by the application API; 0 is no limit.
+    memory: int = 0
     token_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
     token: str = attrs.field(factory=lambda: secrets.token_hex(32), repr=False)
     ip: str = "127.0.0.1"
     port: int = 25566
     #: The family that the node takes itself for; its Panel's tokens are that family's.
     family: str = PTERODACTYL
+
+
+@attrs.define(eq=False)
+class Allocation:
+    """A port of a node, and the server that has it, empty for none."""
+
+    id: int
+    node: Node
+    ip: str
+    port: int
+    server: str = ""
 
 
 @attrs.define
@@ -115,6 +130,8 @@ class _Server:
     restoring: str = ""
     restored: bool | None = None
     destination: Node | None = None
+    #: The allocations there that its transfer was ordered with, the primary one first.
+    chosen: tuple[int, ...] = ()
 
     def seen_by(self, node: Node) -> bool:
         return node in (self.node, self.destination)
@@ -125,11 +142,12 @@ class _Server:
             "process_configuration": resolved(self.process_configuration, self.settings),
         }
 
-    def move(self, node: Node) -> None:
+    def move(self, node: Node, ip: str = "", ports: Sequence[int] = ()) -> None:
         self.node = node
+        ip, ports = ip or node.ip, list(ports) or [node.port]
         self.settings["allocations"] |= {
-            "default": {"ip": node.ip, "port": node.port},
-            "mappings": {node.ip: [node.port]},
+            "default": {"ip": ip, "port": ports[0]},
+            "mappings": {ip: ports},
         }
 
 
@@ -164,6 +182,8 @@ class State:
     backups: PanelBackups = attrs.field(factory=PanelBackups, init=False)
     #: Who may log in by SFTP.
     sftp_users: SftpUsers = attrs.field(factory=SftpUsers, init=False)
+    #: Those of the application API, by their ids.
+    allocations: dict[int, Allocation] = attrs.field(factory=dict, init=False)
     _nodes: list[Node] = attrs.field(factory=list, init=False)
     _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
 
@@ -180,6 +200,20 @@ class State:
         server = _Server(copy.deepcopy(settings), copy.deepcopy(process), node)
         self._servers[settings["uuid"]] = server
 
+    def add_allocation(self, node: Node, port: int, server: str = "", ip: str = "") -> Allocation:
+        """Add a port to a node; `server` has it."""
+        number = len(self.allocations) + 1
+        made = self.allocations[number] = Allocation(number, node, ip or node.ip, port, server)
+        return made
+
+    def servers(self) -> list[str]:
+        """Return the UUIDs of all servers; their ids in the application API count them from 1."""
+        return list(self._servers)
+
+    def numbered_nodes(self) -> list[tuple[int, Node]]:
+        """Return all nodes with their ids."""
+        return list(enumerate(self._nodes, 1))
+
     def remove_server(self, uuid: str) -> None:
         """Forget a server that was deleted at its node."""
         del self._servers[uuid]
@@ -187,9 +221,11 @@ class State:
     def knows(self, uuid: str) -> bool:
         return uuid in self._servers
 
-    def open_transfer(self, uuid: str, destination: Node) -> None:
-        """Begin to move a server from its node to `destination`."""
-        self._servers[uuid].destination = destination
+    def open_transfer(self, uuid: str, destination: Node, chosen: tuple[int, ...] = ()) -> None:
+        """Begin to move a server from its node to `destination`, with these allocations there."""
+        self._servers[uuid].destination, self._servers[uuid].chosen = destination, chosen
+        for each in chosen:
+            self.allocations[each].server = uuid
 
     def close_transfer(self, uuid: str) -> None:
         """End a transfer without the word of a node, as an administrator does."""
@@ -305,11 +341,16 @@ class State:
             raise Refused(409, "No transfer of that server is open.")
         if not server.seen_by(node) or (outcome == "success" and node != server.destination):
             raise Refused(403, "That transfer is not this node's to report.")
-        source = server.node
-        server.destination = None
+        source, there, chosen = server.node, server.destination, server.chosen
+        server.destination, server.chosen = None, ()
+        left = source if outcome == "success" else there
+        for each in self.allocations.values():
+            if each.server == uuid and each.node is left:
+                each.server = ""
         if outcome != "success":
             return None
-        server.move(node)
+        ports = [self.allocations[each] for each in chosen]
+        server.move(node, ports[0].ip if ports else "", [each.port for each in ports])
         return source
 
     def report_activity(self, node: Node, entries: Any) -> None:
