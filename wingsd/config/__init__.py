@@ -413,7 +413,7 @@ class LiveMovesConfig:
     #: make it less. Its program's stop and start come on top (wingsd's own).
     target_downtime: Seconds = attrs.field(default=2, validator=positive)
     #: The server is not stopped while the rest would take longer than this, whatever the next two
-    #: keys say: rounds go on, two a minute, until it is less, somebody stops the server, or the
+    #: keys say: rounds go on, two a minute, until it is less, a user stops the server, or the
     #: transfer is cancelled. Meanwhile it keeps one of the node's eight slots for sending. 0 means
     #: no limit (wingsd's own).
     max_downtime: Seconds = attrs.field(default=0, validator=not_negative)
@@ -478,13 +478,13 @@ class TransfersConfig:
     #: to yield to them, give the daemon's unit a low `CPUWeight=` and `IOWeight=`,
     #: systemd.resource-control(5) (wingsd's own).
     nice: int = attrs.field(default=10, validator=nice_value)
-    #: Flush a received server to stable storage before this is reported to the Panel, which then
-    #: deletes the other copy. Disable it only where a server may be lost (wingsd's own).
+    #: Flush a received server to stable storage before its arrival is reported to the Panel, which
+    #: then deletes the other copy. Disable it only if a server may be lost (wingsd's own).
     durable: bool = True
     #: Servers received at the same time (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
-    #: Further uploads that wait for a slot, their senders slowed down. Others get 503 with
-    #: `Retry-After`; with 0 all do (wingsd's own).
+    #: Further uploads that may wait for a slot, while their senders are slowed down. Uploads beyond
+    #: it get 503 with `Retry-After`; with 0 no upload waits (wingsd's own).
     waiting: int = attrs.field(default=64, validator=not_negative)
     #: The time after which a silent sender's upload fails, or the upload to a destination that
     #: acknowledges nothing (wingsd's own).
@@ -496,8 +496,8 @@ class TransfersConfig:
     #: example by a proxy's time limit. The Panel is asked meanwhile whether the server has moved.
     #: 0 means none (wingsd's own).
     answer_grace: Seconds = attrs.field(default=600, validator=not_negative)
-    #: The time to wait for that answer before the Panel is asked which node has the server; 0
-    #: means no limit (wingsd's own).
+    #: The time to wait for the answer of a destination that has everything, before the Panel is
+    #: asked which node has the server; 0 means no limit (wingsd's own).
     answer_timeout: Seconds = attrs.field(default=4 * 3600, validator=not_negative)
     form: FormConfig = FormConfig()
     streams: StreamsConfig = StreamsConfig()
@@ -515,8 +515,8 @@ class TransfersConfig:
     #: The space that received servers leave free on the filesystem of `system.data`, at most a
     #: twentieth of it; 0 means none (wingsd's own).
     disk_reserve: MiB = attrs.field(default=1024, validator=not_negative)
-    #: The inodes that they leave free there, at most a twentieth; 0 means none. Every file,
-    #: directory and symlink needs one (wingsd's own).
+    #: The inodes that received servers leave free on that filesystem, at most a twentieth; 0 means
+    #: none. Every file, directory and symlink needs one (wingsd's own).
     inode_reserve: int = attrs.field(default=20_000, validator=not_negative)
     #: Files, directories and links in one archive (wingsd's own).
     max_members: int = attrs.field(default=10_000_000, validator=positive)
@@ -541,7 +541,7 @@ class SftpLimits:
     #: Connections of one user; 0 means no limit. One above it waits ten seconds for another to
     #: end.
     max_connections_per_user: int = attrs.field(default=32, validator=not_negative)
-    #: The same for one server (wingsd's own).
+    #: Connections to one server, likewise (wingsd's own).
     max_connections_per_server: int = attrs.field(default=64, validator=not_negative)
     #: Channels of one connection.
     max_channels_per_connection: int = attrs.field(default=10, validator=positive)
@@ -607,9 +607,9 @@ class CrashDetectionConfig:
 
     #: Start such a server again. `crash_detection_enabled` in a server's settings overrides it.
     enabled: bool = True
-    #: Do so also after the exit code 0, as after a stop within the game.
+    #: Start it again also after the exit code 0, as after a stop within the game.
     detect_clean_exit_as_crash: bool = True
-    #: A server that ends again within this time after such a start stays off; with 0 it is always
+    #: A server that ends within this time after it was started again stays off; with 0 it is always
     #: started again.
     timeout: Seconds = attrs.field(default=60, validator=not_negative)
 
@@ -873,7 +873,8 @@ class ApiConfig:
     ssl: Ssl = Ssl()
     limits: LimitsConfig = LimitsConfig()
     #: Proxies in front of this node. For the activity log, a client's address is taken from their
-    #: headers `X-Forwarded-For` and `X-Real-IP`. List no others: what they send is taken as it is.
+    #: headers `X-Forwarded-For` and `X-Real-IP`. List no other machines: the node believes these
+    #: headers.
     trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=networks)
     #: The node's address for the Panel and other nodes, such as `https://node.example.com:8080`.
     #: If it is set, tokens for transfers must name it. Empty accepts any, since only this node has
@@ -1010,8 +1011,8 @@ class BackupsConfig:
     #: restored from (Pelican's). With Pterodactyl and Calagopus, the Panel's own link needs no
     #: entry, only what it redirects to.
     restore_host_allowlist: tuple[str, ...] = ()
-    #: How long files that a restored backup has replaced stay in quarantine, if the user had all
-    #: files deleted; 0 deletes them at once (wingsd's own).
+    #: How long files that a restored backup has replaced stay in quarantine, if the user chose to
+    #: delete all files; 0 deletes them at once (wingsd's own).
     quarantine_days: Days = attrs.field(default=3, validator=not_negative)
 
 
@@ -1097,9 +1098,9 @@ class Config:
     #: replaces it. `$NAME` in the value stands for a variable, `file:///path` for the content of a
     #: file.
     token_id: str = attrs.field(validator=not_empty)
-    #: The secret half. With it the Panel calls this node and signs tokens, and anyone could send
-    #: servers to this node. The variable `WINGS_TOKEN` replaces it; it may name variables and a
-    #: file as `token_id` does.
+    #: The secret half, with which the Panel calls this node and signs tokens. Anyone who has it
+    #: controls this node's servers. The variable `WINGS_TOKEN` replaces it; it may name variables
+    #: and a file as `token_id` does.
     token: str = attrs.field(validator=not_empty, repr=False)
     #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
