@@ -483,8 +483,8 @@ class TransfersConfig:
     durable: bool = True
     #: Servers received at the same time (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
-    #: Further uploads that may wait for a slot, while their senders are slowed down. Uploads beyond
-    #: it get 503 with `Retry-After`; with 0 no upload waits (wingsd's own).
+    #: Further uploads that may wait for a slot, while their senders are slowed down. More uploads
+    #: get 503 with `Retry-After`; with 0 no upload waits (wingsd's own).
     waiting: int = attrs.field(default=64, validator=not_negative)
     #: The time after which a silent sender's upload fails, or the upload to a destination that
     #: acknowledges nothing (wingsd's own).
@@ -609,8 +609,8 @@ class CrashDetectionConfig:
     enabled: bool = True
     #: Start it again also after the exit code 0, as after a stop within the game.
     detect_clean_exit_as_crash: bool = True
-    #: A server that ends within this time after it was started again stays off; with 0 it is always
-    #: started again.
+    #: A server that ends within this time after it was started again stays off; with 0 it is
+    #: always started again.
     timeout: Seconds = attrs.field(default=60, validator=not_negative)
 
 
