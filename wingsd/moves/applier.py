@@ -168,9 +168,9 @@ class TreeApplier:
             at = run.first * held.block_size
             if isinstance(frame, ZeroFrame):
                 end = min((run.first + run.count) * held.block_size, held.size)
-                _write_zeros(self._file[1], at, end)
+                write_zeros(self._file[1], at, end)
             else:
-                _write(self._file[1], run.data, at)
+                write_at(self._file[1], run.data, at)
         except OSError as error:
             raise _failed(path, error) from error
 
@@ -179,7 +179,7 @@ class TreeApplier:
         try:
             if is_linked:
                 os.ftruncate(fd, 0)
-            _write(fd, data, 0)
+            write_at(fd, data, 0)
             if is_linked or frame.mode & self._umask:
                 os.fchmod(fd, frame.mode)
             os.utime(fd, ns=(frame.mtime, frame.mtime))
@@ -327,14 +327,15 @@ def _unlink(name: bytes, parent: int) -> None:
         os.unlink(name, dir_fd=parent)
 
 
-def _write(fd: int, data: memoryview, at: int) -> None:
+def write_at(fd: int, data: memoryview, at: int) -> None:
+    """Write all of some data at a place of a file."""
     while data:
         written = os.pwrite(fd, data, at)
         data = data[written:]
         at += written
 
 
-def _write_zeros(fd: int, at: int, end: int) -> None:
+def write_zeros(fd: int, at: int, end: int) -> None:
     """Write zeros, but not into holes."""
     while at < end:
         try:

@@ -220,7 +220,7 @@ class Scan:
         return mode
 
     def _mtime(self, path: bytes, found: os.stat_result) -> int:
-        mtime = _mtime(found)
+        mtime = clamped_mtime(found)
         if mtime != found.st_mtime_ns:
             self._say(
                 f"{display(path)} is sent with another modification time: its own is out of range"
@@ -374,7 +374,7 @@ def _is_as(found: os.stat_result, node: TreeEntry | None, fd: int, name: bytes) 
         return False
     if isinstance(node, FileNode):
         return node.stamp == stat_stamp(found)
-    is_same = stat.S_ISLNK(found.st_mode) and node.mtime == _mtime(found)
+    is_same = stat.S_ISLNK(found.st_mode) and node.mtime == clamped_mtime(found)
     return is_same and node.target == os.readlink(name, dir_fd=fd)
 
 
@@ -384,8 +384,9 @@ def _is_directory_as(listing: Listing, node: DirectoryNode, attributes: Attribut
         value, mode = attributes.read(listing.fd, listing.stat, mode)
     except OSError as error:
         unreadable(b"/".join(listing.path), error)
-    return node.meta == (mode, _mtime(listing.stat), value)
+    return node.meta == (mode, clamped_mtime(listing.stat), value)
 
 
-def _mtime(found: os.stat_result) -> int:
+def clamped_mtime(found: os.stat_result) -> int:
+    """Return the time of the last modification (ns since 1970) within the range of moves."""
     return min(max(found.st_mtime_ns, -MAX_MTIME), MAX_MTIME)

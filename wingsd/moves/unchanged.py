@@ -350,6 +350,9 @@ MARGIN = 2_000_000_000
 """Nanoseconds by which a settled file's ctime is older than the round in which it was read: for
 coarse clocks, direct I/O that is under way, and page faults that wait for the disk."""
 
+STEADY = 100_000_000
+"""Nanoseconds by which a steady file's ctime is older than the flush, for coarse clocks."""
+
 CLOCK_STEP = 500_000_000
 """Nanoseconds by which the wall clock may move against the monotonic one."""
 
@@ -446,6 +449,8 @@ class UnchangedFiles:
         self._next = SettledFiles()
         #: A file that is read now settles if its ctime is less (ns).
         self._limit = _NOTHING_SETTLES
+        #: A file that is read now and not changed meanwhile is steady if its ctime is less (ns).
+        self._steady = 0
         #: Wall time less monotonic time since files are settled.
         self._offset: int | None = None
         self._sample: SpotCheck | None = None
@@ -456,6 +461,7 @@ class UnchangedFiles:
         """Begin a round, or the final pass, in which no file settles. Flushes the file system."""
         self._next = SettledFiles()
         self._limit = _NOTHING_SETTLES
+        self._steady = self._kernel.wall_time() - STEADY
         self._sample = SpotCheck(self._random) if is_final else None
         self._look_at_the_clock()
         objection = self._file_systems.objection(self._root)
@@ -506,6 +512,18 @@ class UnchangedFiles:
         with self._lock:
             self._next.add(first.st_ino, first.st_ctime_ns)
         return True
+
+    def is_steady(self, fd: int, first: os.stat_result) -> bool:
+        """Return whether a file was not changed since `before_reading`, settled or not.
+
+        A file that was changed just before the flush is steady, but not settled. Where the rule
+        does not hold, what is stored into a mapping meanwhile is not noticed.
+        """
+        if seen_as(first) != seen_as(self._kernel.stat(fd)):
+            return False
+        # a change now would set another ctime than one in the future, which an old clock has set
+        future = self._kernel.wall_time() + _NANOSECONDS
+        return not self._steady <= first.st_ctime_ns <= future
 
     def spot_check(self, tree: MoveTree) -> bool:
         """Read some of what the final pass has carried over; return whether it is as in its tree.
@@ -569,7 +587,8 @@ class UnchangedFiles:
             self._forget(f"all files are read: their file system cannot be flushed: {error}")
             return
         # A disk that is slow to flush may be as slow to end what was begun before.
-        self._limit = start - MARGIN - (kernel.monotonic() - begin)
+        took = kernel.monotonic() - begin
+        self._limit, self._steady = start - MARGIN - took, start - STEADY - took
 
     def _look_at_the_clock(self) -> None:
         offset = self._clock_offset()
