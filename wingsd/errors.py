@@ -2419,6 +2419,76 @@ class LedgerVersionUnknown(StorageError):
         )
 
 
+class HistoryDamaged(StorageError):
+    """A file of a server's history is damaged.
+
+    Cause: this node's disk or memory has changed it: the detail says where. Other points of the
+    history are not concerned, unless they need the same file.
+
+    Remedy: check this node's disk and memory. `wingsctl history SERVER verify` says which points
+    and files are damaged; those that are not can be used.
+    """
+
+    code = "history-damaged"
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(
+            f"{name}: {detail}; check this node's disk and memory",
+            "a file of the server's history is damaged",
+        )
+
+
+class HistoryVersionUnknown(StorageError):
+    """A server's history is of another version of wingsd.
+
+    Cause: it was written by a newer wingsd. It is kept as it is, and no point is made.
+
+    Remedy: update wingsd, or remove the server's directory in `system.history.directory`.
+    """
+
+    code = "history-version-unknown"
+
+    def __init__(self, name: str, version: int, known: int) -> None:
+        super().__init__(
+            f"{name} has version {version}, this node knows {known}; it is kept as it is: update "
+            "wingsd, or remove the history",
+            "the server's history is of an unknown version",
+        )
+
+
+class HistoryFull(StorageError):
+    """A point of a server's history would take more space than the history may take.
+
+    Cause: the copy of the server's files alone takes about `system.history.max_size`, and what
+    has changed does not fit beside it. All older points that may go were removed.
+
+    Remedy: raise `system.history.max_size`, or delete files of the server.
+    """
+
+    code = "history-full"
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(
+            f"{directory} would become larger than it may; raise system.history.max_size",
+            "no point of the server's history can be made",
+        )
+
+
+class NoSuchPoint(WingsdError):
+    """A server's history has no such point, or the point cannot be removed.
+
+    Cause: it was removed since, by a user or because it was old. The newest point stays: it is
+    replaced by the next one.
+
+    Remedy: `wingsctl history SERVER` lists the points.
+    """
+
+    status = 404
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the server's history has no such point", detail)
+
+
 class SourceFileChanged(StorageError):
     """A file of a stopped server was changed while it was read.
 

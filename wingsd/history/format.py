@@ -1,0 +1,693 @@
+"""The files of a history: catalogues and deltas. docs/history.md describes each byte of them.
+
+Both are entries, sorted as a walk goes, one for each path. A catalogue has all paths of the newest
+point. A delta has those paths that are not as in the next newer point, and what contents they
+need. Contents are sections of one stream of bytes; a section has chunks of blocks of 4 KiB. Both
+streams are cut into parts, compressed, each with a digest. Nothing here knows the files of a
+server. Functions raise HistoryDamaged, HistoryVersionUnknown and OSError.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from hashlib import sha256
+from itertools import groupby
+from struct import Struct
+from typing import NamedTuple
+
+import pyzstd
+from attrs import define, field, frozen
+
+from wingsd.archive.policy import MAX_COMPONENT
+from wingsd.errors import HistoryDamaged, HistoryVersionUnknown
+from wingsd.moves.digests import block_digest
+from wingsd.moves.nodes import tree_key
+
+VERSION = 1
+"""The version of the format."""
+
+BLOCK = 4096
+"""Bytes of a block."""
+
+CHUNK = 256
+"""The most blocks of a chunk that has data."""
+
+PART = 256 << 10
+"""Bytes of each part of a stream but the last, before it is compressed."""
+
+MAX_PATH = 0xFFFF
+"""The most bytes of a path, and of other texts."""
+
+_MAGIC = b"WHISTORY"
+#: Magic, version, kind, zero, point, next newer point.
+_HEADER = Struct("<8sHHIQQ")
+#: Type, bytes, bytes as stored, digest.
+_HEAD = Struct("<BII16s")
+#: Where a part begins, and its head but the digest, of which it is one, too.
+_PLACE = Struct("<QBII")
+#: Where the last part begins.
+_TRAILER = Struct("<Q8s")
+_TRAILER_MAGIC = b"WHISTEND"
+_TAG_ROOT = b"wingsd history 1 root\n"
+#: Zstandard's level for contents, and the window, which a part fits.
+_LEVEL, _WINDOW = 3, 18
+_MAX_END = 64 << 20
+#: Time, label, root, files, bytes; bytes of entries, of data, count of unsettled paths.
+_INFO = Struct("<qB32sQQ")
+_STREAMS = Struct("<QQI")
+_COUNT = Struct("<I")
+_POSITION = Struct("<BQ")
+_LENGTH = Struct("<H")
+_ENTRY = Struct("<BH")
+_FILE = Struct("<HqQ32s")
+_DIRECTORY = Struct("<Hq")
+_LINK = Struct("<q")
+_SECTION = Struct("<BQQ")
+_CHUNK = Struct("<QI")
+_ZEROS = 1 << 31
+
+
+class FormKind(IntEnum):
+    """The kinds of files of a history."""
+
+    CATALOGUE = 1
+    DELTA = 2
+
+
+class PartType(IntEnum):
+    """The types of parts."""
+
+    DATA = 1
+    ENTRIES = 2
+    END = 3
+
+
+class PointLabel(IntEnum):
+    """The state of the server while its files were read for a point."""
+
+    RUNNING = 0
+    STOPPED = 1
+
+
+@frozen
+class PastNothing:
+    """A path at which there was nothing. In deltas only."""
+
+    path: bytes
+
+
+@frozen
+class PastFile:
+    """A regular file, under the first of its names. `digest` is the SHA-256 of its bytes."""
+
+    path: bytes
+    mode: int
+    mtime: int
+    size: int
+    digest: bytes
+    attributes: bytes = b""
+
+
+@frozen
+class PastLink:
+    """A symlink."""
+
+    path: bytes
+    mtime: int
+    target: bytes
+
+
+@frozen
+class PastHardLink:
+    """A further name of the file, or symlink, that has the path `first`."""
+
+    path: bytes
+    first: bytes
+
+
+@frozen
+class PastDirectory:
+    """A directory; the path of the server's own is empty."""
+
+    path: bytes
+    mode: int
+    mtime: int
+    attributes: bytes = b""
+
+
+PastEntry = PastNothing | PastFile | PastLink | PastHardLink | PastDirectory
+_KINDS: dict[type, int] = {
+    PastNothing: 0,
+    PastFile: 1,
+    PastLink: 2,
+    PastHardLink: 3,
+    PastDirectory: 4,
+}
+
+
+class Section(NamedTuple):
+    """The contents of a file in a delta: a section of its data.
+
+    With `is_based` the chunks replace blocks of the file in the next newer point, after that was
+    cut, or extended by zeros, to the size in the entry. Otherwise they are of an empty file.
+    """
+
+    is_based: bool
+    offset: int
+    length: int
+
+
+Change = tuple[PastEntry, Section | None]
+"""An entry of a delta, with its section where it is a file."""
+
+
+@frozen
+class Point:
+    """A point in time. `time` is when reading began, in ns since 1970.
+
+    `root` is the digest of all its entries, `files` the number of its regular files, `size` their
+    bytes. `unsettled` are files that were changed each time while they were read: the point has
+    them as the point before it, or not at all.
+    """
+
+    number: int
+    time: int
+    label: PointLabel
+    root: bytes
+    files: int
+    size: int
+    unsettled: tuple[bytes, ...] = ()
+
+
+def _text(text: bytes) -> bytes:
+    return _LENGTH.pack(len(text)) + text
+
+
+def encode_entry(entry: PastEntry) -> bytes:
+    """Return the bytes of an entry."""
+    head = _ENTRY.pack(_KINDS[type(entry)], len(entry.path)) + entry.path
+    match entry:
+        case PastFile(_, mode, mtime, size, digest, attributes):
+            return head + _FILE.pack(mode, mtime, size, digest) + _text(attributes)
+        case PastLink(_, mtime, target):
+            return head + _LINK.pack(mtime) + _text(target)
+        case PastHardLink(_, first):
+            return head + _text(first)
+        case PastDirectory(_, mode, mtime, attributes):
+            return head + _DIRECTORY.pack(mode, mtime) + _text(attributes)
+    return head
+
+
+def point_of(
+    entries: Iterable[PastEntry],
+    number: int,
+    time: int,
+    label: PointLabel,
+    unsettled: tuple[bytes, ...],
+) -> Point:
+    """Return the point that has these entries."""
+    root = RootHash()
+    for entry in entries:
+        root.add(entry)
+    return Point(number, time, label, root.digest(), root.files, root.size, unsettled)
+
+
+class RootHash:
+    """The root of entries, in their order."""
+
+    def __init__(self) -> None:
+        self._hash = sha256(_TAG_ROOT)
+        self.files = self.size = 0
+
+    def add(self, entry: PastEntry) -> None:
+        """Add the next entry."""
+        self._hash.update(encode_entry(entry))
+        if isinstance(entry, PastFile):
+            self.files += 1
+            self.size += entry.size
+
+    def digest(self) -> bytes:
+        """Return the root."""
+        return self._hash.digest()
+
+
+@define(eq=False, repr=False)
+class FormWriter:
+    """Writes a catalogue or a delta to the new file `fd`, which stays the caller's.
+
+    Data by `data`, entries by `add`, each in its order, and then `finish`.
+    """
+
+    _fd: int
+    _kind: FormKind
+    _number: int
+    _newer: int = 0
+    #: Bytes of the file so far.
+    size: int = field(init=False, default=0)
+    _header: bytes = field(init=False)
+    _positions: list[tuple[int, int]] = field(init=False, factory=list)
+    _pending: dict[PartType, bytearray] = field(init=False, factory=dict)
+    _lengths: dict[PartType, int] = field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        fields = (self._kind, 0, self._number, self._newer)
+        self._header = _HEADER.pack(_MAGIC, VERSION, *fields)
+        for each in (PartType.DATA, PartType.ENTRIES):
+            self._pending[each], self._lengths[each] = bytearray(), 0
+        self._write(self._header)
+
+    @property
+    def data_bytes(self) -> int:
+        """The bytes of data so far: where the next section begins."""
+        return self._lengths[PartType.DATA]
+
+    def data(self, data: bytes) -> None:
+        """Add bytes to the data."""
+        self._add(PartType.DATA, data)
+
+    def add(self, entry: PastEntry, section: Section | None = None) -> None:
+        """Add the next entry; files in deltas have a section."""
+        raw = encode_entry(entry)
+        self._add(PartType.ENTRIES, raw if section is None else raw + _SECTION.pack(*section))
+
+    def finish(self, point: Point) -> None:
+        """Write what is left, and what the point is."""
+        for each in (PartType.DATA, PartType.ENTRIES):
+            if self._pending[each]:
+                self._part(each, bytes(self._pending[each]))
+        info = (point.time, point.label, point.root, point.files, point.size)
+        lengths = (self._lengths[PartType.ENTRIES], self.data_bytes)
+        parts = [_INFO.pack(*info), _STREAMS.pack(*lengths, len(self._positions))]
+        parts += [_POSITION.pack(*each) for each in self._positions]
+        parts += [_COUNT.pack(len(point.unsettled)), *map(_text, point.unsettled)]
+        at = self.size
+        self._part(PartType.END, b"".join(parts))
+        self._write(_TRAILER.pack(at, _TRAILER_MAGIC))
+
+    def _add(self, kind: PartType, data: bytes) -> None:
+        pending = self._pending[kind]
+        pending += data
+        self._lengths[kind] += len(data)
+        while len(pending) >= PART:
+            self._part(kind, bytes(pending[:PART]))
+            del pending[:PART]
+
+    def _part(self, kind: PartType, raw: bytes) -> None:
+        self._positions.append((kind, self.size))
+        stored = pyzstd.compress(
+            raw, {pyzstd.CParameter.compressionLevel: _LEVEL, pyzstd.CParameter.windowLog: _WINDOW}
+        )
+        digest = _part_digest(self._header, self.size, kind, len(raw), stored)
+        self._write(_HEAD.pack(kind, len(raw), len(stored), digest) + stored)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self.size += len(data)
+
+
+def _part_digest(header: bytes, at: int, kind: int, length: int, stored: bytes) -> bytes:
+    return block_digest(header + _PLACE.pack(at, kind, length, len(stored)) + stored)
+
+
+class FormReader:
+    """Reads a catalogue or a delta from the file `fd`, which stays the caller's.
+
+    `name` is the file's, for errors.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self._name = name
+        self.size = os.fstat(fd).st_size
+        self._header = self._read(0, _HEADER.size)
+        magic, version, kind, zero, number, newer = _HEADER.unpack(self._header)
+        if magic != _MAGIC:
+            raise self.damaged("it does not begin as a file of a history does")
+        if version != VERSION:
+            raise HistoryVersionUnknown(name, version, VERSION)
+        if kind not in tuple(FormKind) or zero:
+            raise self.damaged("its header makes no sense")
+        self.kind = FormKind(kind)
+        #: The next newer point of a delta.
+        self.newer: int = newer
+        at, end_magic = _TRAILER.unpack(self._read(self.size - _TRAILER.size, _TRAILER.size))
+        if end_magic != _TRAILER_MAGIC:
+            raise self.damaged("it does not end as a file of a history does")
+        self._cached: tuple[int, bytes] = (-1, b"")
+        raw = self._part(at, PartType.END, _MAX_END)
+        try:
+            self._read_end(number, raw)
+        except (struct.error, ValueError) as error:
+            raise self.damaged("its last part makes no sense") from error
+
+    def damaged(self, detail: str) -> HistoryDamaged:
+        """Return the error of a file that is not as it was written."""
+        return HistoryDamaged(self._name, detail)
+
+    def _read_end(self, number: int, raw: bytes) -> None:
+        time, label, root, files, size = _INFO.unpack_from(raw)
+        at = _INFO.size
+        self._entry_bytes, self.data_bytes, count = _STREAMS.unpack_from(raw, at)
+        at += _STREAMS.size
+        self._positions: dict[int, list[int]] = {PartType.DATA: [], PartType.ENTRIES: []}
+        for _ in range(count):
+            kind, position = _POSITION.unpack_from(raw, at)
+            if kind not in self._positions:
+                raise ValueError("a part has an unknown type")
+            self._positions[kind].append(position)
+            at += _POSITION.size
+        (count,) = _COUNT.unpack_from(raw, at)
+        at += _COUNT.size
+        unsettled = []
+        for _ in range(count):
+            text, at = _text_at(raw, at)
+            unsettled.append(text)
+        if at != len(raw):
+            raise ValueError("something follows")
+        for kind, length in (
+            (PartType.DATA, self.data_bytes),
+            (PartType.ENTRIES, self._entry_bytes),
+        ):
+            if len(self._positions[kind]) != -(-length // PART):
+                raise ValueError("parts are missing")
+        #: The point that this describes.
+        self.point = Point(number, time, PointLabel(label), root, files, size, tuple(unsettled))
+
+    def entries(self) -> Iterator[Change]:
+        """Yield the entries in their order, files of a delta with their sections."""
+        stream = _Entries(self._entry_parts(), is_delta=self.kind is FormKind.DELTA)
+        try:
+            yield from _checked(stream.changes(), self.data_bytes)
+        except (struct.error, ValueError) as error:
+            raise self.damaged(f"its entries make no sense: {error}") from error
+
+    def _entry_parts(self) -> Iterator[bytes]:
+        left = self._entry_bytes
+        for at in self._positions[PartType.ENTRIES]:
+            raw = self._part(at, PartType.ENTRIES, PART)
+            if len(raw) != min(left, PART):
+                raise self.damaged("a part has another length")
+            left -= len(raw)
+            yield raw
+
+    def chunks(self, section: Section, size: int) -> Iterator[FileChunk]:
+        """Yield the chunks of a section, of a file with `size` bytes."""
+        try:
+            yield from read_chunks(self.data, section.offset, section.length, size)
+        except ValueError as error:
+            raise self.damaged(f"a section makes no sense: {error}") from error
+
+    def data(self, offset: int, length: int) -> bytes:
+        """Return some of the data."""
+        found = []
+        while length > 0:
+            number, start = divmod(offset, PART)
+            piece = self._data_part(number)[start : start + length]
+            if not piece:
+                raise self.damaged("its data ends early")
+            found.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def forget(self) -> None:
+        """Forget the data that was read last, which takes memory."""
+        self._cached = (-1, b"")
+
+    def _data_part(self, number: int) -> bytes:
+        if self._cached[0] != number:
+            positions = self._positions[PartType.DATA]
+            if number >= len(positions):
+                raise self.damaged("its data ends early")
+            raw = self._part(positions[number], PartType.DATA, PART)
+            if len(raw) != min(self.data_bytes - number * PART, PART):
+                raise self.damaged("a part has another length")
+            self._cached = number, raw
+        return self._cached[1]
+
+    def _part(self, at: int, kind: PartType, most: int) -> bytes:
+        found, length, stored, digest = _HEAD.unpack(self._read(at, _HEAD.size))
+        if found != kind or length > most or stored > most + PART:
+            raise self.damaged(f"the head of the part at byte {at} makes no sense")
+        data = self._read(at + _HEAD.size, stored)
+        if digest != _part_digest(self._header, at, kind, length, data):
+            raise self.damaged(f"the part at byte {at} does not have its digest")
+        try:
+            raw = pyzstd.ZstdDecompressor().decompress(data, length + 1)
+        except pyzstd.ZstdError as error:
+            raise self.damaged(f"the part at byte {at} cannot be decompressed") from error
+        if len(raw) != length:
+            raise self.damaged(f"the part at byte {at} has another length")
+        return raw
+
+    def _read(self, at: int, length: int) -> bytes:
+        data = os.pread(self._fd, length, at) if at >= 0 else b""
+        while 0 < len(data) < length and (
+            more := os.pread(self._fd, length - len(data), at + len(data))
+        ):
+            data += more
+        if len(data) < length:
+            raise self.damaged(f"it has only {self.size} bytes")
+        return data
+
+
+def _checked(changes: Iterable[Change], data_bytes: int) -> Iterator[Change]:
+    last: bytes | None = None
+    for entry, section in changes:
+        key = tree_key(entry.path)
+        if last is not None and key <= last:
+            raise ValueError("they are not sorted")
+        if section is not None and section.offset + section.length > data_bytes:
+            raise ValueError("a section is beyond the data")
+        last = key
+        yield entry, section
+
+
+def _text_at(raw: bytes | bytearray, at: int) -> tuple[bytes, int]:
+    (length,) = _LENGTH.unpack_from(raw, at)
+    end = at + _LENGTH.size + length
+    if end > len(raw):
+        raise ValueError("it ends in the middle")
+    return bytes(raw[at + _LENGTH.size : end]), end
+
+
+#: Bytes of an entry at most, with its section.
+_MAX_ENTRY = 3 * MAX_PATH + 256
+
+
+class _Entries:
+    """Reads entries of parts."""
+
+    def __init__(self, parts: Iterator[bytes], is_delta: bool) -> None:
+        self._parts = parts
+        self._is_delta = is_delta
+        self._raw = bytearray()
+        self._at = 0
+
+    def changes(self) -> Iterator[Change]:
+        while True:
+            if len(self._raw) - self._at < _MAX_ENTRY:
+                del self._raw[: self._at]
+                self._at = 0
+                self._raw += next(self._parts, b"")
+                if not self._raw:
+                    return
+            yield self._change()
+
+    def _change(self) -> Change:
+        kind, length = _ENTRY.unpack_from(self._raw, self._at)
+        start = self._at + _ENTRY.size
+        path, at = bytes(self._raw[start : start + length]), start + length
+        check_path(path)
+        raw = self._raw
+        entry: PastEntry
+        section = None
+        if kind == _KINDS[PastFile]:
+            meta = _FILE.unpack_from(raw, at)
+            attributes, at = _text_at(raw, at + _FILE.size)
+            mode, mtime, size, digest = meta
+            entry = PastFile(path, mode, mtime, size, digest, attributes)
+            if self._is_delta:
+                is_based, offset, length = _SECTION.unpack_from(raw, at)
+                section = Section(bool(is_based), offset, length)
+                at += _SECTION.size
+        elif kind == _KINDS[PastLink]:
+            (mtime,) = _LINK.unpack_from(raw, at)
+            target, at = _text_at(raw, at + _LINK.size)
+            entry = PastLink(path, mtime, target)
+        elif kind == _KINDS[PastHardLink]:
+            first, at = _text_at(raw, at)
+            check_path(first)
+            if tree_key(first) >= tree_key(path):
+                raise ValueError("a hard link comes before its first name")
+            entry = PastHardLink(path, first)
+        elif kind == _KINDS[PastDirectory]:
+            mode, mtime = _DIRECTORY.unpack_from(raw, at)
+            attributes, at = _text_at(raw, at + _DIRECTORY.size)
+            entry = PastDirectory(path, mode, mtime, attributes)
+        elif kind == _KINDS[PastNothing] and self._is_delta:
+            entry = PastNothing(path)
+        else:
+            raise ValueError(f"an entry is of the unknown kind {kind}")
+        if not path and kind != _KINDS[PastDirectory]:
+            raise ValueError("the server's directory is no directory")
+        self._at = at
+        return entry, section
+
+
+def check_path(path: bytes) -> None:
+    """Check a path of an entry. Raises ValueError."""
+    if not path:
+        return
+    for name in path.split(b"/"):
+        if name in (b"", b".", b"..") or len(name) > MAX_COMPONENT or b"\0" in name:
+            raise ValueError("a path is no path below a directory")
+
+
+# Chunks
+
+
+class FileChunk(NamedTuple):
+    """Bytes of a file from `at` on: `data`, or so many zeros where that is None."""
+
+    at: int
+    length: int
+    data: bytes | None
+
+
+def zero_runs(data: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Yield runs of blocks: the first one, the one behind the last, and whether all are zeros."""
+    count = -(-len(data) // BLOCK)
+    if count and _ZERO_BLOCK not in data and not _is_zero(data, count - 1):
+        yield 0, count, False
+        return
+    start = 0
+    for is_zero, run in groupby(range(count), lambda number: _is_zero(data, number)):
+        end = start + sum(1 for _ in run)
+        yield start, end, is_zero
+        start = end
+
+
+_ZERO_BLOCK = bytes(BLOCK)
+
+
+def _is_zero(data: bytes, number: int) -> bool:
+    block = data[number * BLOCK : (number + 1) * BLOCK]
+    return block == _ZERO_BLOCK[: len(block)]
+
+
+def encode_chunks(first: int, data: bytes) -> Iterator[bytes]:
+    """Yield the chunks of consecutive blocks from the number `first` on; the last may be short.
+
+    Blocks of zeros are in chunks without data.
+    """
+    for start, end, is_zero in zero_runs(data):
+        if is_zero:
+            yield _CHUNK.pack(first + start, end - start | _ZEROS)
+            continue
+        for at in range(start, end, CHUNK):
+            count = min(CHUNK, end - at)
+            head = _CHUNK.pack(first + at, count)
+            yield head + data[at * BLOCK : (at + count) * BLOCK]
+
+
+def read_chunks(
+    read: Callable[[int, int], bytes], offset: int, length: int, size: int
+) -> Iterator[FileChunk]:
+    """Yield the chunks of a section, which `read` returns by offset and length.
+
+    `size` are the bytes of the file. Raises ValueError.
+    """
+    end, last = offset + length, 0
+    while offset < end:
+        if end - offset < _CHUNK.size:
+            raise ValueError("it ends in the middle")
+        first, count = _CHUNK.unpack(read(offset, _CHUNK.size))
+        offset += _CHUNK.size
+        is_zero, count = count >= _ZEROS, count % _ZEROS
+        at = first * BLOCK
+        covered = min(count * BLOCK, size - at)
+        if first < last or covered <= 0 or (first + count - 1) * BLOCK >= size:
+            raise ValueError("a chunk is not in the file")
+        last = first + count
+        if is_zero:
+            yield FileChunk(at, covered, None)
+            continue
+        if count > CHUNK or covered > end - offset:
+            raise ValueError("a chunk is too long")
+        yield FileChunk(at, covered, read(offset, covered))
+        offset += covered
+
+
+def differences(old: bytes, new: bytes, at: int) -> tuple[bytes, bytes]:
+    """Compare the same part of two files, which begins at the multiple `at` of a block.
+
+    Return the chunks by which the old one becomes the new one, and those for the reverse. `old`
+    and `new` are what the files have there, empty beyond their ends.
+    """
+    if old == new:
+        return b"", b""
+    return _chunks_to(new, old, at // BLOCK), _chunks_to(old, new, at // BLOCK)
+
+
+def _chunks_to(target: bytes, base: bytes, first: int) -> bytes:
+    """Return the chunks that a file with `base`, cut or extended, needs to have `target`."""
+    found = list[bytes]()
+    count = -(-len(target) // BLOCK)
+
+    def differs(number: int) -> bool:
+        block = target[number * BLOCK : (number + 1) * BLOCK]
+        return base[number * BLOCK : number * BLOCK + len(block)] != block
+
+    start = 0
+    for is_other, run in groupby(range(count), differs):
+        end = start + sum(1 for _ in run)
+        if is_other:
+            found += encode_chunks(first + start, target[start * BLOCK : end * BLOCK])
+        start = end
+    return b"".join(found)
+
+
+def merge_chunks(
+    older: Iterable[FileChunk], newer: Iterable[FileChunk], size: int
+) -> Iterator[bytes]:
+    """Yield the chunks that have the effect of the newer ones and then of the older ones.
+
+    `size` are the bytes of the file after both.
+    """
+    covered = 0
+    rest = iter(newer)
+    upper: FileChunk | None = next(rest, None)
+    for chunk in older:
+        start = chunk.at
+        while upper is not None and upper.at < start:
+            low, high = max(upper.at, covered), min(upper.at + upper.length, start)
+            yield from _cut(upper, low, high, size)
+            if upper.at + upper.length > start:
+                break
+            upper = next(rest, None)
+        covered = -(-(start + chunk.length) // BLOCK) * BLOCK
+        yield from _cut(chunk, start, start + chunk.length, size)
+        while upper is not None and upper.at + upper.length <= covered:
+            upper = next(rest, None)
+    while upper is not None:
+        yield from _cut(upper, max(upper.at, covered), upper.at + upper.length, size)
+        upper = next(rest, None)
+
+
+def _cut(chunk: FileChunk, low: int, high: int, size: int) -> Iterator[bytes]:
+    """Yield what is between two places of a chunk, with zeros up to the end of its last block."""
+    # a block that was the last one of a shorter file is whole now
+    end = min(-(-high // BLOCK) * BLOCK, size)
+    if low >= end:
+        return
+    if chunk.data is None:
+        yield _CHUNK.pack(low // BLOCK, -(-(end - low) // BLOCK) | _ZEROS)
+        return
+    data = chunk.data[low - chunk.at : min(high, end) - chunk.at]
+    yield from encode_chunks(low // BLOCK, data.ljust(end - low, b"\0"))

@@ -1,0 +1,140 @@
+"""The files of the newest point: regular files under their first names, and directories.
+
+Metadata, symlinks and further names are in the catalogue alone. So changes need no order but that
+of `change`, and each of them may be made again, at whatever place it was broken off. Blocking.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
+from wingsd.history.format import BLOCK, FileChunk, zero_runs
+from wingsd.moves.applier import write_at, write_zeros
+
+_SECTOR = 512
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class TreeStep(NamedTuple):
+    """A path as it is to be: nothing, a directory, or a file of `size` bytes.
+
+    A file is one in the directory for new ones, with the name `incoming`, or the one that has the
+    path, if it `is_based`, or an empty one; then it gets the chunks.
+    """
+
+    path: bytes
+    is_directory: bool = False
+    is_file: bool = False
+    size: int = 0
+    is_based: bool = False
+    chunks: Iterable[FileChunk] = ()
+    incoming: bytes = b""
+
+
+Steps = Callable[[], Iterator[TreeStep]]
+
+
+class NewestTree:
+    """The tree below the descriptor `root`; new files come from the directory `incoming`.
+
+    Both stay the caller's. `close` must be called.
+    """
+
+    def __init__(self, root: int, incoming: int) -> None:
+        self._root = root
+        self._incoming = incoming
+        self._directories = OpenDirectories(root, lambda path: None)
+        #: Bytes on the disk by which it has grown.
+        self.grown = 0
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self._directories.close()
+
+    def open_file(self, path: bytes) -> int:
+        """Return a new descriptor to read a file. Raises OSError."""
+        return self._directories.open_file(path)
+
+    def change(self, steps: Steps) -> None:
+        """Make paths as they are to be. Raises OSError."""
+        directories = []
+        for step in steps():
+            if not step.path:
+                continue
+            if not step.is_file:
+                self._unlink(step.path)
+            if not step.is_directory and self._is_directory(step.path):
+                directories.append(step.path)
+        self._directories.close()
+        for path in reversed(directories):
+            parent, name = self._directories.place(path)
+            os.rmdir(name, dir_fd=parent)
+        self._directories.close()
+        for step in steps():
+            if step.is_directory and step.path:
+                self._make_directory(step.path)
+            elif step.is_file:
+                self._write(step)
+
+    def _found(self, path: bytes) -> os.stat_result | None:
+        try:
+            parent, name = self._directories.place(path)
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+            return None
+
+    def _is_directory(self, path: bytes) -> bool:
+        found = self._found(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def _unlink(self, path: bytes) -> None:
+        found = self._found(path)
+        if found is not None and not stat.S_ISDIR(found.st_mode):
+            parent, name = self._directories.place(path)
+            os.unlink(name, dir_fd=parent)
+            self.grown -= found.st_blocks * _SECTOR
+
+    def _make_directory(self, path: bytes) -> None:
+        if not self._is_directory(path):
+            parent, name = self._directories.place(path)
+            os.mkdir(name, 0o700, dir_fd=parent)
+
+    def _write(self, step: TreeStep) -> None:
+        parent, name = self._directories.place(step.path)
+        if step.incoming:
+            os.rename(step.incoming, name, src_dir_fd=self._incoming, dst_dir_fd=parent)
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            self.grown += found.st_blocks * _SECTOR
+            return
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        with closing_descriptor(os.open(name, flags, 0o600, dir_fd=parent)) as fd:
+            before = os.fstat(fd)
+            if not step.is_based:
+                os.ftruncate(fd, 0)
+            if not step.is_based or before.st_size != step.size:
+                os.ftruncate(fd, step.size)
+            write_chunks(fd, step.chunks)
+            self.grown += (os.fstat(fd).st_blocks - before.st_blocks) * _SECTOR
+
+
+def write_chunks(fd: int, chunks: Iterable[FileChunk]) -> None:
+    """Write chunks to a file that has its size. Zeros are not written into holes."""
+    for chunk in chunks:
+        if chunk.data is None:
+            write_zeros(fd, chunk.at, chunk.at + chunk.length)
+        else:
+            write_at(fd, memoryview(chunk.data), chunk.at)
+
+
+def write_data(fd: int, data: bytes, at: int) -> None:
+    """Write data to a new file, from the multiple `at` of a block on; zeros are left as holes."""
+    for start, end, is_zero in zero_runs(data):
+        if not is_zero:
+            write_at(fd, memoryview(data)[start * BLOCK : end * BLOCK], at + start * BLOCK)

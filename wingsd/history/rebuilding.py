@@ -1,0 +1,318 @@
+"""Reads the points of a history: rebuilds and verifies them, and merges two deltas. Blocking."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from attrs import define, field, frozen
+
+from wingsd.errors import HistoryDamaged
+from wingsd.filesystem.attributes import is_own, write_attributes
+from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
+from wingsd.history.capture import PIECE, joined
+from wingsd.history.format import (
+    Change,
+    FormKind,
+    FormReader,
+    FormWriter,
+    PastDirectory,
+    PastEntry,
+    PastFile,
+    PastHardLink,
+    PastLink,
+    PastNothing,
+    Point,
+    RootHash,
+    Section,
+    merge_chunks,
+)
+from wingsd.history.newest import write_chunks, write_data
+from wingsd.util.text import display
+
+EVERYTHING_DAMAGED = (b"",)
+"""Stands for all files of a point, of which the structure is damaged."""
+
+_OWN = 0o700
+
+
+@frozen(eq=False, repr=False)
+class OpenForm:
+    """The catalogue, or a delta, that is open."""
+
+    fd: int
+    reader: FormReader
+
+    @property
+    def point(self) -> Point:
+        """The point that it describes."""
+        return self.reader.point
+
+
+class FileVersion(NamedTuple):
+    """A file as an entry of a delta has it, and the reader of its section."""
+
+    entry: PastFile
+    section: Section
+    reader: FormReader
+
+
+def overlaid(chain: Sequence[OpenForm]) -> Iterator[tuple[bytes, list[Change | None]]]:
+    """Yield each path with what each point says of it, from the newest on."""
+    streams = (((change[0].path, change) for change in delta.reader.entries()) for delta in chain)
+    return joined(*streams)
+
+
+def merge_deltas(older: OpenForm, removed: OpenForm, fd: int) -> None:
+    """Write the delta by which the point before the removed one becomes the older one."""
+    writer = FormWriter(fd, FormKind.DELTA, older.point.number, removed.reader.newer)
+    for _, (last, first) in overlaid((older, removed)):
+        change, reader = (last, older.reader) if last is not None else (first, removed.reader)
+        assert change is not None  # noqa: S101 - one of them has the path
+        entry, section = change
+        if section is None or not isinstance(entry, PastFile):
+            writer.add(entry)
+            continue
+        offset, is_based = writer.data_bytes, section.is_based
+        if last is not None and is_based and first is not None:
+            below, rest = first
+            if rest is None or not isinstance(below, PastFile):
+                raise reader.damaged(f"{display(entry.path)} has no contents")
+            is_based = rest.is_based
+            chunks = removed.reader.chunks(rest, below.size)
+            for data in merge_chunks(reader.chunks(section, entry.size), chunks, entry.size):
+                writer.data(data)
+        else:
+            for at in range(section.offset, section.offset + section.length, PIECE):
+                end = min(at + PIECE, section.offset + section.length)
+                writer.data(reader.data(at, end - at))
+        writer.add(entry, Section(is_based, offset, writer.data_bytes - offset))
+    writer.finish(older.point)
+
+
+Contents = tuple[PastFile | None, list[FileVersion]]
+"""The file of the tree that contents begin with, if any, and the versions that follow."""
+
+
+def contents_of(chain: Sequence[OpenForm], found: Sequence[Change | None]) -> Contents:
+    """Return what a file is made of."""
+    base: PastFile | None = None
+    versions: list[FileVersion] = []
+    for delta, change in zip(chain, found, strict=True):
+        if change is None:
+            continue
+        entry, section = change
+        if not isinstance(entry, PastFile) or section is None or not section.is_based:
+            base, versions = None, []
+        if isinstance(entry, PastFile) and section is not None:
+            versions.append(FileVersion(entry, section, delta.reader))
+        elif isinstance(entry, PastFile):
+            base = entry
+    return base, versions
+
+
+def _copied(source: int, target: int, size: int) -> bytes:
+    """Copy a file, by reference where the file system can, and return its digest."""
+    digest = sha256()
+    is_cloned = _cloned(source, target)
+    if not is_cloned:
+        os.ftruncate(target, size)
+    for at in range(0, size, PIECE):
+        piece = os.pread(source, min(PIECE, size - at), at)
+        digest.update(piece)
+        if not is_cloned:
+            write_data(target, piece, at)
+    return digest.digest()
+
+
+_FICLONE = 0x40049409
+
+
+def _cloned(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def _digest(fd: int, size: int) -> bytes:
+    digest = sha256()
+    for at in range(0, size, PIECE):
+        digest.update(os.pread(fd, min(PIECE, size - at), at))
+    return digest.digest()
+
+
+def _apply(fd: int, version: FileVersion) -> None:
+    """Make a file the next older one."""
+    entry, section = version.entry, version.section
+    if not section.is_based:
+        os.ftruncate(fd, 0)
+    os.ftruncate(fd, entry.size)
+    write_chunks(fd, version.reader.chunks(section, entry.size))
+    version.reader.forget()
+
+
+class Rebuilding:
+    """Writes files into an empty directory, in the order of entries. A context.
+
+    `target` and `tree`, that of the newest point, are descriptors, and stay the caller's.
+    """
+
+    def __init__(self, target: int, tree: int, owner: Owner | None) -> None:
+        self._target = target
+        self._directories = OpenDirectories(target, lambda path: None)
+        self._newest = OpenDirectories(tree, lambda path: None)
+        self._given = owner or (os.geteuid(), os.getegid())
+        self._owner = None if owner is None or is_own(owner, target) else owner
+        #: Directories whose entries are written now.
+        self._open: list[PastDirectory] = []
+        #: How many files and directories lack attributes that they should have.
+        self.without_attributes = 0
+
+    def run(self, chain: Sequence[OpenForm]) -> bytes:
+        """Write all files of the last point of a chain, and return the root.
+
+        Raises HistoryDamaged and OSError.
+        """
+        root = RootHash()
+        for _, found in overlaid(chain):
+            entry = next(each for each in reversed(found) if each is not None)[0]
+            if not isinstance(entry, PastNothing):
+                root.add(entry)
+                self._add(entry, contents_of(chain, found))
+        return root.digest()
+
+    def __enter__(self) -> Rebuilding:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            while self._open and kind is None:
+                self._leave(self._open.pop())
+        finally:
+            self._directories.close()
+            self._newest.close()
+
+    def _add(self, entry: PastEntry, contents: Contents) -> None:
+        path = entry.path
+        while len(self._open) > 1 and not path.startswith(self._open[-1].path + b"/"):
+            self._leave(self._open.pop())
+        if isinstance(entry, PastDirectory):
+            self._open.append(entry)
+            if not path:
+                return
+        parent, name = self._directories.place(path)
+        match entry:
+            case PastDirectory():
+                os.mkdir(name, _OWN, dir_fd=parent)
+            case PastFile():
+                self._file(entry, parent, name, contents)
+            case PastLink(_, mtime, text):
+                os.symlink(text, name, dir_fd=parent)
+                if self._owner is not None:
+                    os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
+                os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+            case PastHardLink(_, first):
+                directory, target = self._directories.place(first)
+                with closing_descriptor(os.dup(directory)) as source:
+                    parent, name = self._directories.place(path)
+                    fds = {"src_dir_fd": source, "dst_dir_fd": parent}
+                    os.link(target, name, **fds, follow_symlinks=False)
+
+    def _file(self, entry: PastFile, parent: int, name: bytes, contents: Contents) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        base, versions = contents
+        with closing_descriptor(os.open(name, flags, 0o600, dir_fd=parent)) as fd:
+            digest = b""
+            if base is not None:
+                with closing_descriptor(self._newest.open_file(base.path)) as source:
+                    digest = _copied(source, fd, base.size)
+            for version in versions:
+                _apply(fd, version)
+            if versions:
+                digest = _digest(fd, entry.size)
+            if digest != entry.digest:
+                raise HistoryDamaged(display(entry.path), "it does not have its digest")
+            self._set(fd, entry)
+
+    def _leave(self, entry: PastDirectory) -> None:
+        parts = tuple(entry.path.split(b"/")) if entry.path else ()
+        parent = self._directories.get(parts, make=False)
+        with closing_descriptor(os.open(b".", os.O_RDONLY, dir_fd=parent)) as fd:
+            self._set(fd, entry)
+
+    def _set(self, fd: int, entry: PastFile | PastDirectory) -> None:
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)
+        if not entry.attributes:
+            os.fchmod(fd, entry.mode)
+        elif not write_attributes(fd, entry.attributes, entry.mode, self._given):
+            self.without_attributes += 1
+        os.utime(fd, ns=(entry.mtime, entry.mtime))
+
+
+@define(eq=False, repr=False, slots=False)
+class Verification:
+    """Checks all contents of a chain, and all roots; `scratch` is a file that is overwritten."""
+
+    _chain: Sequence[OpenForm]
+    _tree: int
+    _scratch: int
+    damaged: dict[int, tuple[bytes, ...]] = field(init=False, factory=dict)
+
+    def run(self) -> None:
+        """Check everything."""
+        self._newest = OpenDirectories(self._tree, lambda path: None)
+        roots = [RootHash() for _ in self._chain]
+        try:
+            for path, found in overlaid(self._chain):
+                entry: PastEntry = PastNothing(path)
+                for root, change in zip(roots, found, strict=True):
+                    entry = entry if change is None else change[0]
+                    if not isinstance(entry, PastNothing):
+                        root.add(entry)
+                self._check(path, found)
+        finally:
+            self._newest.close()
+        for delta, root in zip(self._chain, roots, strict=True):
+            if root.digest() != delta.point.root:
+                self.damaged[delta.point.number] = EVERYTHING_DAMAGED
+
+    def _check(self, path: bytes, found: Sequence[Change | None]) -> None:
+        is_touched = any(change is not None for change in found[1:])
+        #: Whether the file in `scratch` can be the base of an older one.
+        is_known = True
+        is_bad = False
+        for delta, change in zip(self._chain, found, strict=True):
+            entry, section = change or (None, None)
+            if entry is not None:
+                is_bad = False
+            if isinstance(entry, PastFile):
+                try:
+                    if section is None:
+                        digest = self._newest_digest(entry, is_copied=is_touched)
+                    else:
+                        _apply(self._scratch, FileVersion(entry, section, delta.reader))
+                        is_known = is_known or not section.is_based
+                        digest = _digest(self._scratch, entry.size)
+                    is_bad = digest != entry.digest or not is_known
+                except (HistoryDamaged, OSError):
+                    is_bad, is_known = True, False
+            if is_bad:
+                number = delta.point.number
+                self.damaged[number] = (*self.damaged.get(number, ()), path)
+
+    def _newest_digest(self, entry: PastFile, *, is_copied: bool) -> bytes:
+        with closing_descriptor(self._newest.open_file(entry.path)) as fd:
+            if not is_copied:
+                return _digest(fd, entry.size)
+            os.ftruncate(self._scratch, 0)
+            return _copied(fd, self._scratch, entry.size)
