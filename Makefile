@@ -21,10 +21,10 @@
 # FS=...                    the only file system of power, unchanged and unchanged-vm: ext4, xfs or
 #                           btrfs; of unchanged also tmpfs or overlay
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
-#                           making, restores, pool, uploading, streaming, moves, moves-containers,
-#                           moves-proxy, moves-by-hand, moves-seeded, live or live-faults; of races
-#                           the only action, such as KIND="copy to"; of lines lossy or dead; of updates move,
-#                           "direct transfer", copy or commit
+#                           making, restores, pool, uploading, streaming, history, history-killed,
+#                           moves, moves-containers, moves-proxy, moves-by-hand, moves-seeded, live or
+#                           live-faults; of races the only action, such as KIND="copy to"; of lines
+#                           lossy or dead; of updates move, "direct transfer", copy or commit
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # CHECKED=1                 release what was tested before, without running it all again

@@ -24,5 +24,6 @@ TARGETS = (
     "user_archives",
     "move_batch",
     "move_ledger",
+    "history_delta",
     "sftp_channel",
 )

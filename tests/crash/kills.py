@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.crash.engine import Campaign, place
+from tests.crash.histories import AnyHistories, KilledHistories
 from tests.crash.live_faults import LiveFaults
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
 from tests.crash.two_nodes import (
@@ -25,6 +26,8 @@ from tests.support.docker_engine import Engine, cleaned_engine, connected, impor
 
 #: Daemons that die in the process of the test, in memory.
 FAULTS = "live-faults"
+#: Histories with a model in memory.
+HISTORY = "history"
 #: How many of these die in one process: the files that a dead one had open stay open.
 MOST_IN_A_PROCESS = 250
 WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
@@ -40,6 +43,8 @@ WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
     "pool": Pooled,
     "uploading": Uploads,
     "streaming": lambda directory: Uploads(directory, "calagopus"),
+    HISTORY: AnyHistories,
+    "history-killed": KilledHistories,
     FAULTS: LiveFaults,
 }
 WITH_ENGINE: dict[str, Callable[[Path, Engine], Campaign]] = {
@@ -62,7 +67,10 @@ def parts(kinds: Sequence[str], options: Namespace) -> list[int]:
 def campaigns(kinds: Sequence[str], options: Namespace) -> Iterator[tuple[str, Campaign]]:
     """Yield the kills of these kinds, each with a directory of its own."""
     for kind in kinds:
-        with place("kills", in_memory=kind == FAULTS) as directory, ExitStack() as cleanup:
+        with (
+            place("kills", in_memory=kind in (FAULTS, HISTORY)) as directory,
+            ExitStack() as cleanup,
+        ):
             if kind in WITHOUT_ENGINE:
                 yield kind, WITHOUT_ENGINE[kind](directory)
                 continue

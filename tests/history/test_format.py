@@ -1,0 +1,170 @@
+"""The form of catalogues and deltas, and chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wingsd.errors import HistoryDamaged, HistoryVersionUnknown
+from wingsd.history.format import (
+    BLOCK,
+    FileChunk,
+    FormKind,
+    FormReader,
+    FormWriter,
+    PastDirectory,
+    PastEntry,
+    PastFile,
+    PastHardLink,
+    PastLink,
+    PastNothing,
+    Point,
+    PointLabel,
+    RootHash,
+    Section,
+    differences,
+    encode_chunks,
+    merge_chunks,
+    read_chunks,
+)
+
+POINT = Point(3, 123456789, PointLabel.STOPPED, b"r" * 32, 2, 9000, (b"a", b"\xff/\n"))
+FILE = PastFile(b"d/f", 0o640, -5, 9000, sha256(b"").digest(), b"\1\0u")
+ENTRIES: list[PastEntry] = [
+    PastDirectory(b"", 0o755, 7, b"x"),
+    PastNothing(b"a"),
+    PastDirectory(b"d", 0o700, 1),
+    FILE,
+    PastHardLink(b"e", b"d/f"),
+    PastLink(b"l", -1, b"../\xff"),
+]
+DATA = os.urandom(700_000)
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    fd = os.memfd_create("form")
+    yield fd
+    os.close(fd)
+
+
+def written(fd: int) -> FormReader:
+    """Write a delta with all kinds of entries, and return its reader."""
+    writer = FormWriter(fd, FormKind.DELTA, 3, 5)
+    writer.data(DATA)
+    for entry in ENTRIES:
+        section = Section(True, 5, 600_000) if isinstance(entry, PastFile) else None
+        writer.add(entry, section)
+    writer.finish(POINT)
+    assert writer.size == os.fstat(fd).st_size
+    return FormReader(fd, "it")
+
+
+def read_all(fd: int) -> None:
+    """Read all of a delta."""
+    reader = FormReader(fd, "it")
+    list(reader.entries())
+    reader.data(0, len(DATA))
+
+
+def test_what_is_written_is_read(fd: int) -> None:
+    reader = written(fd)
+    assert (reader.kind, reader.newer, reader.point) == (FormKind.DELTA, 5, POINT)
+    assert [entry for entry, _ in reader.entries()] == ENTRIES
+    assert [section for _, section in reader.entries() if section] == [Section(True, 5, 600_000)]
+    assert reader.data(0, len(DATA)) == DATA
+    assert reader.data(262_140, 10) == DATA[262_140:262_150]
+
+
+@pytest.mark.promise("history-points")
+def test_each_changed_byte_is_found(fd: int) -> None:
+    written(fd)
+    size = os.fstat(fd).st_size
+    places = [*range(32), *range(size - 16, size), *range(32, size, size // 97)]
+    for at in places:
+        (before,) = os.pread(fd, 1, at)
+        os.pwrite(fd, bytes([before ^ 1]), at)
+        with pytest.raises((HistoryDamaged, HistoryVersionUnknown)):
+            read_all(fd)
+        os.pwrite(fd, bytes([before]), at)
+    os.ftruncate(fd, size - 1)
+    with pytest.raises(HistoryDamaged):
+        FormReader(fd, "it")
+
+
+def test_unsorted_entries_are_refused(fd: int) -> None:
+    writer = FormWriter(fd, FormKind.DELTA, 3, 5)
+    writer.add(PastNothing(b"b"))
+    writer.add(PastNothing(b"a"))
+    writer.finish(POINT)
+    with pytest.raises(HistoryDamaged):
+        list(FormReader(fd, "it").entries())
+
+
+def test_the_root_is_of_all_entries_in_their_order() -> None:
+    root = RootHash()
+    root.add(PastDirectory(b"", 0o755, 1))
+    root.add(PastFile(b"f", 0o644, 2, 3, b"d" * 32))
+    raw = b"\4\0\0" + b"\xed\1" + (1).to_bytes(8, "little") + b"\0\0"
+    raw += b"\1\1\0f" + b"\xa4\1" + (2).to_bytes(8, "little") + (3).to_bytes(8, "little")
+    raw += b"d" * 32 + b"\0\0"
+    assert root.digest() == sha256(b"wingsd history 1 root\n" + raw).digest()
+    assert (root.files, root.size) == (1, 3)
+
+
+def chunks(section: bytes, size: int) -> list[FileChunk]:
+    """Return the chunks of a section."""
+
+    def read(offset: int, length: int) -> bytes:
+        return section[offset : offset + length]
+
+    return list(read_chunks(read, 0, len(section), size))
+
+
+def applied(content: bytes, section: bytes, size: int) -> bytes:
+    """Return what contents become by a section."""
+    found = bytearray(content[:size].ljust(size, b"\0"))
+    for at, length, data in chunks(section, size):
+        found[at : at + length] = data or bytes(length)
+    return bytes(found)
+
+
+#: Contents of few different blocks, the last one of any length.
+CONTENTS = st.tuples(
+    st.lists(st.sampled_from([b"\0", b"a", b"b"]), max_size=6), st.integers(0, BLOCK - 1)
+).map(lambda it: b"".join(each * BLOCK for each in it[0])[: max(len(it[0]) * BLOCK - it[1], 0)])
+
+
+@given(CONTENTS, CONTENTS, CONTENTS)
+def test_chunks_lead_from_each_content_to_the_other(
+    oldest: bytes, older: bytes, newest: bytes
+) -> None:
+    forward, reverse = differences(older, newest, 0)
+    assert applied(older, forward, len(newest)) == newest
+    assert applied(newest, reverse, len(older)) == older
+    _, before = differences(oldest, older, 0)
+    merged = b"".join(
+        merge_chunks(chunks(before, len(oldest)), chunks(reverse, len(older)), len(oldest))
+    )
+    assert applied(newest, merged, len(oldest)) == oldest
+    for size in (0, len(newest) // 2, len(newest) + 1, len(newest) + 2 * BLOCK):
+        # whatever was written of a change that was broken off
+        half = applied(older, forward, len(newest))[:size]
+        assert (
+            applied(half, reverse, len(older))[: min(len(half), len(older))]
+            == (older[: min(len(half), len(older))])
+        )
+
+
+@given(CONTENTS)
+def test_blocks_of_zeros_take_no_data(content: bytes) -> None:
+    section = b"".join(encode_chunks(7, content))
+    assert applied(b"", b"".join(encode_chunks(0, content)), len(content)) == content
+    assert len(section) <= len(content) + 12 * (len(content) // BLOCK + 1)
+    if not any(content):
+        assert len(section) <= 24

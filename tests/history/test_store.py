@@ -1,0 +1,306 @@
+"""One history: what its points cost, what goes wrong with it, and which files are unsettled."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.history.worlds import FAST, Model, distrusted, model, trusted
+from tests.support.archives import seen
+from tests.support.attributes import ACCESS, acl
+from wingsd.errors import HistoryDamaged, HistoryFull, NoSuchPoint, StorageError
+from wingsd.history import capture
+from wingsd.history.capture import HistorySource
+from wingsd.history.format import BLOCK, PastEntry, PointLabel
+from wingsd.history.rebuilding import EVERYTHING_DAMAGED
+from wingsd.history.store import HistoryStore
+from wingsd.moves.tree import MoveTree
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[Model]:
+    made = Model(tmp_path, random.Random(1))
+    yield made
+    made.close()
+
+
+def noise(size: int) -> bytes:
+    """Return bytes that cannot be compressed."""
+    return random.Random(size).randbytes(size)
+
+
+def delta_size(history: Model, number: int) -> int:
+    """Return the bytes of a delta."""
+    return (history.directory / "history" / f"{number:020}.delta").stat().st_size
+
+
+@pytest.mark.promise("history-points")
+def test_a_point_costs_the_blocks_that_changed(history: Model) -> None:
+    file = history.world.root / "region.mca"
+    file.write_bytes(noise(8 << 20))
+    history.make()
+    with file.open("r+b") as opened:
+        for block in range(0, 2000, 20):
+            opened.seek(block * BLOCK + 100)
+            opened.write(b"changed")
+    history.make()
+    assert 100 * BLOCK < delta_size(history, 1) < 1.1 * 100 * BLOCK
+    history.check()
+
+
+def test_what_was_appended_costs_nothing(history: Model) -> None:
+    file = history.world.root / "latest.log"
+    file.write_bytes(noise(100_000))
+    history.make()
+    with file.open("ab") as opened:
+        opened.write(noise(1 << 20))
+    history.make()
+    assert delta_size(history, 1) < 1000
+    history.check()
+
+
+def test_no_point_is_made_where_nothing_is_changed(history: Model) -> None:
+    (history.world.root / "a").write_bytes(b"1")
+    assert history.make() is not None
+    assert history.make() is None
+    history.reopen(source=True)
+    assert history.make() is None
+    assert history.numbers() == [1]
+
+
+@pytest.mark.promise("history-points")
+def test_what_is_settled_is_not_read_after_a_restart(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (history.world.root / name).write_bytes(name.encode())
+    history.make()
+    history.reopen(source=True)
+    (history.world.root / "b").write_bytes(b"new")
+    read: list[bytes] = []
+    before = capture.Capture._read
+
+    def noted(self: capture.Capture, path: bytes, old: PastEntry) -> object:
+        read.append(path)
+        return before(self, path, old)
+
+    monkeypatch.setattr(capture.Capture, "_read", noted)
+    history.make()
+    assert read == [b"b"]
+    history.check()
+
+
+def test_holes_attributes_and_acls_are_kept(history: Model, tmp_path: Path) -> None:
+    root = history.world.root
+    with (root / "sparse").open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"x")
+    (root / "plain").write_bytes(b"1")
+    os.setxattr(root / "plain", "user.a", b"1")
+    try:
+        os.setxattr(root / "plain", ACCESS, acl(users={4711: 7}, group=4, mask=7))
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP
+    history.make()
+    assert history.store.size < 1 << 20
+    (root / "sparse").unlink()
+    history.make()
+    assert delta_size(history, 1) < 10_000
+    assert history.rebuilt(1) == history.trees[1]
+    assert (tmp_path / "rebuilt" / "sparse").stat().st_blocks < 100
+
+
+@pytest.mark.promise("history-points")
+def test_a_file_that_is_always_written_stays_as_it_was(history: Model) -> None:
+    root = history.world.root
+    (root / "busy").write_bytes(b"old")
+    (root / "quiet").write_bytes(b"old")
+    history.make()
+    (root / "quiet").write_bytes(b"new")
+    (root / "busy").write_bytes(b"new")
+    before = history.source.rule.before_reading
+
+    def written_meanwhile(fd: int) -> os.stat_result:
+        found = before(fd)
+        if os.pread(fd, 9, 0) != b"new":
+            return found
+        os.utime(root / "busy")
+        return found
+
+    history.source.rule.before_reading = written_meanwhile  # type: ignore[method-assign]
+    (root / "fresh").write_bytes(b"new")
+    made = history.make()
+    assert made is not None
+    tree = history.rebuilt(2)
+    assert (tree[b"/busy"][2], tree[b"/quiet"][2]) == (b"old", b"new")
+    assert made.unsettled == (b"busy",)
+    history.source.rule.before_reading = before  # type: ignore[method-assign]
+    made = history.make()
+    assert made is not None
+    assert made.unsettled == ()
+    assert history.rebuilt(3) == seen(root)
+
+
+@pytest.mark.promise("history-is-bounded")
+def test_the_oldest_points_make_room(tmp_path: Path) -> None:
+    with model(tmp_path, 1, max_size=7 << 19) as history:
+        file = history.world.root / "f"
+        for number in range(10):
+            file.write_bytes(noise((1 << 20) + number))
+            history.make()
+            assert history.store.size <= 7 << 19
+        numbers = history.numbers()
+        assert numbers[0] == 10
+        assert 1 not in numbers
+        file.write_bytes(noise(4 << 20))
+        with pytest.raises(HistoryFull):
+            history.make()
+        assert history.numbers()[0] == 10
+        history.check()
+
+
+def test_a_history_is_used_by_one_process_at_a_time(history: Model) -> None:
+    with pytest.raises(StorageError):
+        HistoryStore(str(history.directory / "history"))
+
+
+def test_the_newest_point_and_unknown_ones_are_not_removed(history: Model) -> None:
+    (history.world.root / "a").write_bytes(b"1")
+    history.make()
+    for number in (1, 2):
+        with pytest.raises(NoSuchPoint):
+            history.store.remove(number)
+    history.check()
+
+
+@pytest.mark.promise("history-points")
+def test_damage_is_listed_with_its_files_and_points(history: Model) -> None:
+    file, other = history.world.root / "f", history.world.root / "other"
+    for number in range(4):
+        file.write_bytes(bytes([number]) * 3 * BLOCK)
+        other.write_bytes(b"%d" % number)
+        history.make()
+    tree = history.directory / "history" / "tree" / "other"
+    tree.write_bytes(b"9")
+    assert history.store.verify() == {4: (b"other",)}
+    with pytest.raises(HistoryDamaged):
+        history.rebuilt(4)
+    history.check(only=3)
+    tree.write_bytes(b"3")
+    delta = history.directory / "history" / f"{2:020}.delta"
+    raw = bytearray(delta.read_bytes())
+    raw[60] ^= 1
+    delta.write_bytes(raw)
+    history.reopen()
+    found = history.store.verify()
+    assert set(found) == {1, 2}
+    history.check(only=3)
+    history.check(only=4)
+    delta.unlink()
+    assert history.store.verify() == {1: EVERYTHING_DAMAGED}
+    assert history.numbers() == [4, 3]
+
+
+def test_a_lost_catalogue_removes_nothing(history: Model) -> None:
+    for number in range(2):
+        (history.world.root / "f").write_bytes(b"%d" % number)
+        history.make()
+    catalogue = history.directory / "history" / "catalogue"
+    catalogue.rename(history.directory / "aside")
+    with pytest.raises(HistoryDamaged):
+        history.reopen()
+    (history.directory / "aside").rename(catalogue)
+    history.store = HistoryStore(str(history.directory / "history"))
+    history.check()
+
+
+def test_all_files_are_read_where_nothing_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "a").write_bytes(b"1")
+    lines: list[str] = []
+    store = HistoryStore(str(tmp_path / "history"))
+    source = HistorySource(str(tmp_path / "server"), distrusted(), lines.append, FAST)
+    try:
+        assert store.make(source, PointLabel.RUNNING) is not None
+        assert lines != []
+    finally:
+        store.close()
+        source.close()
+
+
+@pytest.mark.root
+def test_a_rebuilt_tree_belongs_to_the_server(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "d").mkdir()
+    (tmp_path / "server" / "d" / "a").write_bytes(b"1")
+    (tmp_path / "server" / "l").symlink_to("d")
+    store = HistoryStore(str(tmp_path / "history"))
+    source = HistorySource(str(tmp_path / "server"), trusted(tmp_path), lambda line: None, FAST)
+    try:
+        store.make(source, PointLabel.STOPPED)
+        (tmp_path / "to").mkdir()
+        fd = os.open(tmp_path / "to", os.O_RDONLY)
+        store.rebuild(1, fd, (1234, 1235))
+        os.close(fd)
+    finally:
+        store.close()
+        source.close()
+    found = [os.lstat(tmp_path / "to" / name) for name in ("", "d", "d/a", "l")]
+    assert {(each.st_uid, each.st_gid) for each in found} == {(1234, 1235)}
+
+
+def test_what_vanishes_meanwhile_takes_its_further_names_with_it(history: Model) -> None:
+    root = history.world.root
+    for name in ("a", "c"):
+        (root / name).write_bytes(b"1")
+    history.make()
+    (root / "c").unlink()
+    (root / "b").write_bytes(b"2")
+    os.link(root / "b", root / "c")
+    scan = history.source.scan
+
+    def scanned(scratch: str) -> MoveTree:
+        found = scan(scratch)
+        (root / "a").unlink()
+        (root / "b").unlink()
+        return found
+
+    history.source.scan = scanned  # type: ignore[method-assign]
+    (root / "a").write_bytes(b"new")
+    made = history.make()
+    assert made is not None
+    history.source.scan = scan  # type: ignore[method-assign]
+    assert set(history.rebuilt(2)) == {b""}
+    assert history.rebuilt(1) == history.trees[1]
+    history.make()
+    assert history.rebuilt(3) == seen(root)
+    assert history.store.verify() == {}
+
+
+def test_a_file_that_becomes_something_else_meanwhile_is_unsettled(history: Model) -> None:
+    root = history.world.root
+    (root / "a").write_bytes(b"1")
+    history.make()
+    scan = history.source.scan
+
+    def scanned(scratch: str) -> MoveTree:
+        found = scan(scratch)
+        for name in ("a", "b"):
+            (root / name).unlink()
+            (root / name).symlink_to("x")
+        return found
+
+    history.source.scan = scanned  # type: ignore[method-assign]
+    for name in ("a", "b", "c"):
+        (root / name).write_bytes(b"new")
+    made = history.make()
+    assert made is not None
+    assert made.unsettled == (b"a", b"b")
+    tree = history.rebuilt(2)
+    assert (tree[b"/a"][2], tree[b"/c"][2], b"/b" in tree) == (b"1", b"new", False)
