@@ -46,20 +46,24 @@ BIN := $(VENV)/bin
 # Named one by one: the document's examples in docs/http.md keep their form.
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
-# Tests of whole daemons that VERSIONS=1 keeps: between them they use each library in a daemon.
-DAEMONS := clients decompress egg_files ending engine metrics move pages pulls receiving s3_backups \
-	sftp sftp_clients starting
+# Tests that VERSIONS=1 keeps of packages that it leaves out: of whole daemons, which between them use
+# each library and move servers in each way, and of modules that import a library.
+KEPT := $(patsubst %,daemon/test_%.py,clients decompress egg_files ending engine live_moves metrics \
+	move pages pulls receiving s3_backups sftp sftp_clients starting) \
+	backups/test_s3.py transfers/test_upload_form.py
 # What VERSIONS=1 leaves out, since no version of Python or of a library decides it: kills, losses of
-# power, races and the kernel's own figures; system calls and formats of this project; documents. A
-# test that is not named here runs.
+# power, races and the kernel's own figures; system calls and formats of this project; documents; and
+# packages that import nothing but the standard library, Twisted and attrs, which whole daemons use
+# with each version. A test that is not named here runs.
 ANY_VERSION := \
-	crash power quota_vm unchanged ways wire transfers/test_any_await_fails.py \
-	filesystem fuzz moves archive/hostile archive/test_disks.py \
+	crash power quota_vm unchanged ways wire filesystem fuzz moves archive/test_disks.py \
 	archive/test_extract.py archive/test_hostile.py archive/test_pack.py \
 	archive/test_quota.py archive/test_shared_tree.py \
 	archive/test_sparse.py archive/test_tree_writer.py handbook test_code_blocks.py \
 	test_documents.py test_release.py test_troubleshooting.py test_words.py \
-	$(filter-out $(DAEMONS:%=daemon/test_%.py),$(patsubst tests/%,%,$(wildcard tests/daemon/test_*.py)))
+	activity direct_transfers restores servers transfers/incoming transfers/outgoing \
+	transfers/storage $(filter-out $(KEPT),$(patsubst tests/%,%,$(wildcard \
+	tests/backups/test_*.py tests/daemon/test_*.py tests/transfers/test_*.py)))
 
 .PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test release lint format structure ways wire updates openapi clean
 
