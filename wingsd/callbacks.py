@@ -87,7 +87,7 @@ BACKOFF = Backoff(1.0, 300.0)
 
 @attrs.frozen(repr=False)
 class PendingReport:
-    """A report that is recorded, and the answer to it, which is still to come.
+    """A recorded report that the Panel has not answered yet.
 
     `answer` gives whether it is accepted: of a transfer, a success has moved the server here, a
     failure leaves it where it was. False is a report that the Panel rejects, or that was dropped.

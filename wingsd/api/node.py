@@ -1,4 +1,4 @@
-"""The node itself, for its Panel: the machine, its engine, figures, logs and settings."""
+"""Calls about the node itself: its machine, engine, figures, logs and settings."""
 
 from __future__ import annotations
 
@@ -409,7 +409,7 @@ def _merged(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[str, Any
 
 
 class NodeEndpoint(Endpoint):
-    """The calls about the node itself, but the one that changes its settings."""
+    """The calls about the node itself, except the one that changes its settings."""
 
     topic = Topic.NODE
     _log = Logger()

@@ -1,4 +1,4 @@
-"""The running daemon: its parts are started, resumed and stopped, and its privileges checked."""
+"""Starts, resumes and stops the parts of the daemon, and checks its privileges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backups of servers: made, shown, reported, settled after a restart, and deleted.
+"""Makes, lists, reports and deletes the backups of servers, also after a restart.
 
 A backup is recorded before anything of it is written. It ends with the report of its outcome in
 place of the record, which is sent to the Panel until that has answered. A daemon that dies before
@@ -143,7 +143,7 @@ def _writing(path: str) -> Iterator[None]:
 
 @attrs.define(eq=False, repr=False)
 class NewArchiveFile:
-    """A part that is being written, in blocks; to be used as a context."""
+    """A backup's file that is being written, in blocks; a context manager."""
 
     _path: str
     _terms: ArchiveTerms
@@ -346,7 +346,7 @@ class BackupResult:
 
 
 class _LeftServer:
-    """A server by its UUID: it may not be loaded yet, or not be of this node any more."""
+    """A server by its UUID, which may not be loaded yet, or may have left this node."""
 
     _log = Logger()
 

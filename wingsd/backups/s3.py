@@ -279,7 +279,7 @@ _NOT_READ = "the backup's archive could not be read"
 
 
 class PartNotSent(Exception):
-    """One part was not taken, and is to be sent again after `retry_after` seconds or more."""
+    """The store did not accept a part; send it again after `retry_after` seconds or more."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -305,7 +305,7 @@ class Range:
 
 @attrs.define(eq=False, repr=False)
 class FileRange(ByteSource):
-    """The bytes of an open file from a place to `stop`; `failed` gets the error of reading them.
+    """The bytes of an open file from an offset to `stop`; `failed` gets an error of reading them.
 
     The next piece is read when the connection has taken the last one. The file may be closed
     before the range is.
@@ -513,7 +513,7 @@ BEGIN_ALL_BEFORE, ALL_AT_ONCE = 90.0, 64
 
 
 class GrowingArchive:
-    """An archive, and how far it has been written to its file; for the reactor alone.
+    """An archive that is being written, and its length so far; only for the reactor's thread.
 
     Its maker calls `grew` when bytes are in the file, and `complete` at the end.
     """
@@ -654,7 +654,7 @@ class MultipartUpload:
 
 
 class _Workers:
-    """Coroutines that do the same work, until all of them have ended or one has failed."""
+    """Coroutines that share work, until all of them have ended or one has failed."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._work = work

@@ -139,7 +139,7 @@ _NOT_READ = "a backup that is to be sent with the server could not be read"
 
 @attrs.frozen(repr=False)
 class LocalBackup:
-    """A file of `size` bytes, and the backup that it is sent as.
+    """A file of `size` bytes, and the backup that is sent from it.
 
     `place` is its path in the directory of all backups.
     """
@@ -299,7 +299,7 @@ class MadeArchive:
 
 @attrs.frozen
 class UploadedPart:
-    """A part of a backup that a store has, by the ETag that it has answered."""
+    """A part of a backup that a store has accepted, with the ETag of its answer."""
 
     etag: str
     part_number: int

@@ -49,7 +49,7 @@ def _set(file: YamlFile, path: str, value: Value) -> None:
 
 
 class FileChanged(Exception):
-    """The file has been changed by somebody else meanwhile."""
+    """Another program has changed the file meanwhile."""
 
 
 def replace_file(

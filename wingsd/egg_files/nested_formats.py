@@ -1,4 +1,4 @@
-"""Files of nested maps and lists, of which JSON is one."""
+"""Egg files of nested maps and lists, such as JSON."""
 
 from __future__ import annotations
 

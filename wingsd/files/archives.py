@@ -89,7 +89,7 @@ class FileMember:
 
 
 class Chosen:
-    """The files that a user has chosen, by their paths in one directory; its own is all of it."""
+    """The files that a user has chosen, by paths in one directory; the empty path is all of it."""
 
     def __init__(self, paths: Iterable[ServerPath]) -> None:
         #: The names on the way to each of them, and True in place of the names in one of them.

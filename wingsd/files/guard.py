@@ -1,4 +1,4 @@
-"""The files of a server that a request may touch: all that no denylist denies.
+"""The access of a request to a server's files: to all but those on a denylist.
 
 A path is judged as it was given, and as where it really is when symlinks lead there.
 """
@@ -49,7 +49,7 @@ class Progress:
 
 
 class Guard:
-    """The open directory of a server for one request, and the denylists that hold for it.
+    """The open directory of a server for one request, and the denylists that apply to it.
 
     `progress` is that of the request's work. Blocking.
     """

@@ -39,7 +39,7 @@ _ON_NODE = 100
 
 @attrs.frozen
 class PullTarget:
-    """Where a file goes: into `directory`, by `name`, or where that is empty by that of the URL.
+    """The place of a downloaded file: `directory`, and `name`, or the URL's name if that is empty.
 
     With `use_header` the name that the other server gives comes first. `ignored` are denied as the
     egg's denylist is.

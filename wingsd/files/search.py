@@ -84,7 +84,7 @@ class ContentFilter:
 
 @attrs.frozen(repr=False)
 class FileFilter:
-    """Which files are searched for: regular ones, by paths below the start, size and content.
+    """Conditions for regular files: their paths below the start, size and content.
 
     `included` and `excluded` are patterns as in gitignore; no `included` is all. Paths are
     compared in lower case with `ignore_case`. `sizes` are bytes.

@@ -50,7 +50,7 @@ def remove_tree(path: str) -> None:
 
 
 class _Moved(Exception):
-    """A directory on the way back up is not there any more."""
+    """A parent of the present directory was moved or deleted meanwhile."""
 
 
 class _Chain:

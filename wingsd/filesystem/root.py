@@ -1,4 +1,4 @@
-"""The directory of one server, open: everything that is done with its files on behalf of users.
+"""The open directory of one server: all actions on its files on behalf of users.
 
 Each method opens the directory in question below the root (`openers`) and does one thing with one
 name in it, by calls that follow no symlink. So it cannot matter what the server's program does in

@@ -20,7 +20,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class DirectoryUsage:
-    """Counts in `usage` what goes from a directory: each file once, with its last name.
+    """Subtracts from `usage` the files deleted from a directory: each once, with its last name.
 
     `above` is the directory that all servers are in, which their programs cannot reach: it is
     locked while names are deleted and replaced. Without it nothing is locked. For one thread at a

@@ -1,4 +1,4 @@
-"""Answers with long bodies: bytes, files and parts of them, and what a thread makes meanwhile.
+"""Answers with long bodies: bytes, files and parts of files, and data that a thread makes.
 
 Their pace is watched, and their end waits for delivery. A body that a thread makes has no length
 before: where it fails, or the client reads too slowly, the connection is closed, so that the

@@ -583,7 +583,7 @@ class BlocksBody(ByteSource):
 
 @implementer(IHandshakeListener)
 class _Connection(Protocol):
-    """A connection, and the exchange that it is used by; None while it rests."""
+    """A connection, and the exchange that uses it; None while it is idle."""
 
     transport: Any
 
@@ -619,7 +619,7 @@ class _Connection(Protocol):
 
 
 class PersistentConnections:
-    """The connections to one node that rest."""
+    """The idle connections to one node."""
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor

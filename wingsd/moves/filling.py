@@ -109,7 +109,7 @@ class PageCacheKeeper:
 
 
 class FramedData(NamedTuple):
-    """A frame with its bytes, none for a `ZERO` frame.
+    """A frame with its bytes; a `ZERO` frame has none.
 
     They are no view of what was read: that would be kept in memory until they are sent.
     """

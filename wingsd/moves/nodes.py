@@ -1,4 +1,4 @@
-"""The entries of a tree: files with the digests of their blocks, symlinks, directories; stored.
+"""The entries of a tree, and their store: files with digests of blocks, symlinks, directories.
 
 Digests are held in pages of 256. Only pages that were changed are in memory until they are stored,
 where there is a store; long runs of equal digests, those of zeros, share their memory.

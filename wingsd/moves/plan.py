@@ -82,7 +82,7 @@ def is_first(path: bytes, node: TreeEntry | None) -> bool:
 
 
 class Matches:
-    """Pairs of files of `now` and of `sent`, of which the former go on with the latter."""
+    """Pairs of a file of `now` and the file of `sent` whose blocks it can use."""
 
     def __init__(self, sent: MoveTree, now: MoveTree) -> None:
         self._sent = sent

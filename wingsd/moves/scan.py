@@ -230,7 +230,8 @@ class Scan:
 
 @define(eq=False, repr=False, slots=False)
 class Rescan(Scan):
-    """Reads what is not as it was `before`, by the last scan; `seen` gets all directories.
+    """Reads the part of a tree that differs from `before`, the last scan; `seen` gets all
+    directories.
 
     `same` is called with the prefix and the files of each directory that is as it was, `found`
     returns what another process finds.

@@ -1,8 +1,8 @@
-"""A digest of each directory that a walk has seen, by which the next walk finds those unchanged.
+"""Digests of the directories that a walk has seen: the next walk compares them, to find changes.
 
-It has the directory's own mode and times, all names in it, and the stat results of what is no
-directory, but for the time of the last access. Of a symlink these tell its target only if it was
-not made just now: in one step of a coarse clock another one may get its inode.
+A digest covers the directory's own mode and times, all names in it, and the stat results of all
+entries but directories, without the time of the last access. Of a symlink these tell its target
+only if it was not made just now: in one step of a coarse clock another one may get its inode.
 """
 
 from __future__ import annotations

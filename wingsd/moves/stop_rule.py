@@ -1,4 +1,4 @@
-"""The rule by which the rounds of a running server end: from how long it would be down.
+"""The rule that ends the rounds of a running server, by the predicted downtime.
 
 After each walk of the tree it is known how much has to be read once more, and from the rounds
 before how fast that goes. The server is stopped when the last round would take less than the

@@ -26,7 +26,7 @@ _PIPE, _MOST = _MIB, 64 * _MIB
 
 
 class WalkProcess:
-    """Looks at the directories `paths` below `root`, which are sorted as in a walk.
+    """Walks the directories `paths` below `root`, which are sorted as in a walk.
 
     `close` must be called. Where no process can be started, or it ends, nothing more is found.
     """

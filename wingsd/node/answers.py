@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @attrs.define(eq=False, repr=False, slots=False)
 class SharedAnswer(Generic[T]):
-    """The answer of `ask`, or its error, for all who ask while it runs.
+    """The answer or error of `ask`, shared by all calls while it runs.
 
     An answer, not an error, also serves those who ask within `keep` seconds.
     """

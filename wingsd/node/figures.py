@@ -330,7 +330,7 @@ class MachineFigures:
 
 
 class NodeFigures:
-    """Reads the machine's figures in `workers`; `filesystems` are threads that disks may block."""
+    """Reads the machine's figures in `workers`, but those of disks in `filesystems`."""
 
     def __init__(
         self, config: Config, workers: Workers, filesystems: Workers, reactor: IReactorTime

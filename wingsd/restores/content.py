@@ -191,7 +191,7 @@ RestoreArchive = LocalArchive | DownloadedArchive
 
 @attrs.define(eq=False)
 class ReadProgress:
-    """How far an archive was read; written by its thread, read by the reactor."""
+    """The progress of reading an archive; set by its thread, read by the reactor."""
 
     size: int = 0
     files: int = 0

@@ -36,7 +36,7 @@ LONGEST_EPISODE = 10.0
 
 
 class _Limit:
-    """At most `most` in each window of so many seconds."""
+    """A limit of `most` lines in each window of so many seconds."""
 
     def __init__(self, seconds: float, most: int) -> None:
         self._seconds = seconds

@@ -122,7 +122,7 @@ class Hold:
 
 @attrs.define(eq=False)
 class _Other:
-    """An operation that does not hold the server, and what cancels it, if anything can."""
+    """An operation that does not hold the server, and the function that cancels it, if any."""
 
     operation: Operation
     cancel: Callable[[], object] | None

@@ -1,4 +1,4 @@
-"""Project quotas: the file system's own limit for what the directory of a server takes.
+"""Project quotas: limits that the file system itself enforces for servers' directories.
 
 Each server's directory has a project, whose hard limit is the server's disk limit. The number of
 the project is kept by the directory alone, and goes with it wherever it is renamed to; it is

@@ -253,7 +253,7 @@ _ENDED, _RESTORED = "when this node ended", "before its backup was restored"
 
 
 class RunningServers:
-    """Records by the events on `bus` which servers run.
+    """Records, from the events on `bus`, which servers run.
 
     `due` has those that this node has stopped, to start them again.
     """

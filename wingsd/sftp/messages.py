@@ -25,7 +25,7 @@ _LENGTH = struct.Struct(">I")
 
 @attrs.frozen(eq=False, repr=False)
 class SftpMessage:
-    """A message; each class is one of a name."""
+    """A message; each subclass is the kind of message with its name."""
 
     kinds: ClassVar[dict[str, type[SftpMessage]]] = {}
 

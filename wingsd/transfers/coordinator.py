@@ -1,4 +1,4 @@
-"""Coordinators of transfers: they describe the server, and know which node has it.
+"""The coordinators of transfers: they describe a server, and decide which node has it.
 
 Usually that is the Panel; `wingsd.direct_transfers` has the coordinators of transfers without one.
 """
@@ -145,7 +145,7 @@ class SendingCoordinator(Coordinator[SendStep], ABC):
 
 
 class Initiator(ABC):
-    """The initiator of transfers of an earlier daemon: the Panel, or an operator.
+    """The initiator of unfinished transfers after a restart: the Panel, or an operator.
 
     It knows how such a transfer goes on, or what has become of it.
     """

@@ -117,7 +117,7 @@ def all_over(transfers: Iterable[IncomingTransfer | OutgoingTransfer]) -> Deferr
 
 
 class ArrivedServers:
-    """Starts servers that were running when they were moved here, once the Panel has heard of it.
+    """Starts servers that ran until they were moved here, once the Panel has accepted the success.
 
     Which ones is in the state database before their success is reported, and until the start was
     tried: the daemon after a restart starts those that this one does not.

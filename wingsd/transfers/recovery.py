@@ -1,4 +1,4 @@
-"""Recovery at a start: unfinished transfers of an earlier daemon are completed or rolled back.
+"""Recovery at the daemon's start: completes unfinished transfers, or rolls them back.
 
 A received server that is complete and durable continues from its step; anything else of an
 incoming transfer is removed, and reported as a failure. For an outgoing one, the coordinator is

@@ -33,7 +33,7 @@ _MEMBER = struct.Struct(">cI?qqH")
 
 
 class InvalidFrames(Exception):
-    """The process sent what no honest one sends."""
+    """The process sent frames that the parser never sends."""
 
 
 class FrameKind(Enum):

@@ -36,7 +36,7 @@ class Passage(Protocol):
 
 
 class Observer:
-    """Counts the bytes of transfers, and ignores all other events: they are to be overridden.
+    """Counts the bytes of transfers, and ignores all other events, which subclasses override.
 
     `called` and `distrusted` may come from any thread, all other events from the reactor. No
     method may raise.

@@ -42,7 +42,7 @@ class Reactor(
     IReactorThreads,
     IReactorUNIX,
 ):
-    """Everything that the daemon asks of a POSIX reactor."""
+    """The interfaces of a POSIX reactor that the daemon uses."""
 
 
 class Timer:

@@ -63,7 +63,7 @@ def seconds_asked_for(value: str) -> float:
 
 @attrs.define(eq=False, repr=False, slots=False)
 class Budget(Generic[Cause]):
-    """The retries of one thing: so many of each cause as `most` has it, all in so many seconds.
+    """A budget of retries: for each cause as many as `most` says, all within so many seconds.
 
     Progress gives the seconds back.
     """

@@ -1,4 +1,4 @@
-"""TLS records of a node's connections: many in each call where they are full, few where small.
+"""The TLS records of connections: many in each call if they are full, few if they are small.
 
 Twisted reads and writes single records, of 16 KiB at most, and each call costs the same for any
 size. pyOpenSSL itself allocates memory for each record and copies it once more, so OpenSSL is

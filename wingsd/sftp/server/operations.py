@@ -174,7 +174,7 @@ class Handles:
 
 
 class SftpOperations:
-    """Does what the client of one channel asks for, with the `access` of its connection."""
+    """Executes the requests of the client of one channel, with the `access` of its connection."""
 
     def __init__(self, access: SessionAccess, server: SftpServer) -> None:
         self._access = access

@@ -72,7 +72,7 @@ _MIB = 1 << 20
 
 @attrs.frozen(eq=False, repr=False)
 class IncomingParts:
-    """The parts of transfers to this node, and where they are staged and put into use."""
+    """The collaborators of transfers to this node, and its directories for arriving servers."""
 
     step_logs: StepLogs
     staging: Staging

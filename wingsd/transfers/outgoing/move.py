@@ -788,7 +788,7 @@ _BEGUN = "begun"
 
 @attrs.frozen(eq=False, repr=False)
 class Mover:
-    """Begins the move of a server, and goes on with that of an earlier daemon."""
+    """Begins the move of a server, or goes on with one from before the daemon's restart."""
 
     parts: OutgoingParts
     _subject: Subject

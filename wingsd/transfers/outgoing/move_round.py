@@ -117,7 +117,8 @@ SLOW_LEVEL, SLOW = 3, 25e6
 
 @attrs.frozen(repr=False)
 class PlannedRound:
-    """A round that is to be sent: seconds of its walk, bytes of files to read, and of those left.
+    """A round before it is sent: seconds of its walk, bytes of files to read, and of those left
+    out.
 
     The latter change all the time, and are read before the end.
     """
@@ -129,7 +130,7 @@ class PlannedRound:
 
 @attrs.frozen(repr=False)
 class ClosedRound:
-    """A round that both nodes have the same root of, and what its parts have taken.
+    """A round with the same root at both nodes, and the time that its parts took.
 
     `unproven` is what was changed in the server's directory meanwhile, although it had ended.
     """

@@ -1,4 +1,4 @@
-"""A request to send a server, this node's side of it, and the upload of the server.
+"""The source of a transfer: the request to send a server, the node's shared parts, and the upload.
 
 `OutgoingParts` has the files of servers that are sent, and their end when they moved. An upload is
 one request, or several at the same time. A destination that joins them, as wingsd does, answers
@@ -410,7 +410,7 @@ LOOK_EVERY, EVERY = 5.0, 300.0
 
 @attrs.define(eq=False, repr=False, slots=False)
 class StandstillNotice(Watch):
-    """Tells that nothing of what is to be sent is taken, and when it goes on, until `stop`.
+    """Reports that the destination accepts no data, and that it does again, until `stop`.
 
     `sent` are the bytes that were handed over; `is_full` is whether there is more than was taken.
     It is waited for: nodes slow an upload down while it waits for a slot there, for hours.

@@ -69,7 +69,7 @@ VERSION_UNKNOWN = "move-version-unknown"
 
 
 class ResumeNeeded(Exception):
-    """The destination has to be asked what it holds; `error` is why."""
+    """The source must resume: ask the destination what it holds; `error` is why."""
 
     def __init__(self, error: DestinationRefused) -> None:
         super().__init__(str(error))
@@ -336,7 +336,7 @@ class _Request:
 
 @attrs.define(eq=False, repr=False, slots=False)
 class MoveTrouble:
-    """Reports that a destination takes nothing, and when it goes on: not each attempt.
+    """Reports that a destination accepts no data, and that it does again, not each attempt.
 
     `show` has the cause as long as this lasts, then an empty text.
     """

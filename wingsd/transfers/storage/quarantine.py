@@ -1,4 +1,4 @@
-"""The quarantine: files and backups that are not wanted on this node any more, kept for some days.
+"""The quarantine: files and backups that this node no longer uses, kept for some days.
 
 They are what the Panel does not want on this node, what a restored backup has replaced, and what
 is left of servers that were moved while they ran. What was kept of failed moves is deleted here

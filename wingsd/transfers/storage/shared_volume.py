@@ -88,7 +88,7 @@ _ALL = stat.S_IRWXU
 
 @attrs.frozen(eq=False, repr=False)
 class Marks:
-    """The marks in a directory, by each of which another node sees that it has the same `what`.
+    """The marks in a directory: by a mark another node sees that it shares `what`.
 
     They are files whose names begin with `prefix`, and have a server's UUID and the mark.
     """

@@ -318,7 +318,7 @@ class Commit:
 
 
 class _ArrivingBody(Feed):
-    """The body of a request of at most so many bytes, which waits for its turn, or is read."""
+    """The body of a request, of bounded size, that waits for its turn or is being read."""
 
     def __init__(self, stream: IncomingUpload, most: int, reactor: ThreadedReactor) -> None:
         super().__init__(reactor)
@@ -722,7 +722,7 @@ class Inbox:
 
 
 class _KeptWork(Generic[T]):
-    """One piece of work at a time, which outlasts the requests that ask for it in turn."""
+    """One piece of work at a time, which goes on after the request that asked for it has ended."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
