@@ -266,6 +266,7 @@ _TOKENS = {
     "transfer": "of the transfer",
     "hand": "of the direct transfer",
     "move": "the move's key",
+    "pair": "the pair's key",
     "signed": "of the signed URL",
     "public": "none",
 }

@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from wingsd import __version__
 from wingsd.api.context import NodeContext
 from wingsd.api.node import DiagnosticsQuery, report_options
+from wingsd.api.pairs import PairQuestion
 from wingsd.api.resource import Endpoint
 from wingsd.api.routes import Route, calls_by_path, root
 from wingsd.backups.at_rest import BackupCheck, Rewrite
@@ -40,6 +41,7 @@ from wingsd.errors import (
     BadRequest,
     Conflict,
     FiguresUnavailable,
+    InvalidData,
     PanelRefused,
     ServerNotFound,
     ServersNotLoaded,
@@ -48,9 +50,11 @@ from wingsd.errors import (
 )
 from wingsd.http.operations import Access, Topic, call
 from wingsd.http.site import NodeSite
+from wingsd.node.evacuation import EvacuationReport
 from wingsd.node.figures import pressure
 from wingsd.servers import PowerState, Server
-from wingsd.statedb import Direction, TransferRecord
+from wingsd.servers.operations import Operation
+from wingsd.statedb import Direction, PairRecord, TransferRecord
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
 from wingsd.util.net import limit_accepts
@@ -123,7 +127,11 @@ class StatusEndpoint(ControlEndpoint):
                 "receiving": len(node.receiver.servers),
                 "sending": len(node.sender.servers),
                 "expected": len(node.direct_transfers.expected),
+                "waiting_orders": node.sender.waiting_orders,
             },
+            "pairs": {"in": len(node.pairs.receiving), "out": len(node.pairs.sending)},
+            "maintenance": _maintenance(node),
+            "evacuation": node.evacuation.shown(),
             "reports_waiting": node.callbacks.depth,
             "disks": disks,
             "limits": {
@@ -354,6 +362,8 @@ def _rewrite(rewrite: Rewrite) -> Json:
 #: Seconds that a server is expected, by default and at most.
 DEFAULT_SECONDS = 3600
 MAX_SECONDS = 7 * 24 * 3600
+#: Days for which a pair may be made.
+MAX_PAIR_DAYS = 366
 #: Ended transfers in an answer, by default and at most.
 DEFAULT_PAST = 20
 MAX_PAST = 10_000
@@ -403,16 +413,20 @@ def unfinished_transfer(entry: TransferRecord, started: float) -> Json:
 
     It began before this daemon `started` (Unix time), or it is about to end.
     """
+    return running_transfer(unfinished_report(entry, started), entry.begun)  # since 0 s then
+
+
+def unfinished_report(entry: TransferRecord, started: float) -> ProgressReport:
+    """Return the progress of such a transfer, as far as it is known."""
     step = (ReceiveStep if entry.direction is Direction.IN else SendStep)[entry.step]
     text = (
         "finding out its result after the restart of this node"
         if entry.begun < started
         else "ending"
     )
-    report = ProgressReport(
+    return ProgressReport(
         entry.server, entry.id, step, text, entry.direct, entry.pool, 0.0, 0, 0, 0.0
     )
-    return running_transfer(report, entry.begun)  # since 0 s at that moment
 
 
 def ended_transfer(entry: TransferRecord) -> Json:
@@ -430,6 +444,7 @@ def ended_transfer(entry: TransferRecord) -> Json:
         "ended": entry.changed,
         "bytes": entry.bytes,
         "files": entry.files,
+        "downtime": entry.downtime,
     }
 
 
@@ -708,6 +723,315 @@ def _number(text: str) -> int:
     return number
 
 
+def _maintenance(node: NodeContext) -> Json | None:
+    found = node.receiver.maintenance
+    return None if found is None else {"since": found.since, "why": found.why}
+
+
+@attrs.frozen(eq=False, repr=False)
+class NewPair:
+    """A pair by which another node may send copies here; without `bytes`, as much as is free."""
+
+    name: str = ""
+    days: int = 30
+    bytes: int = 0
+    servers: int = 100
+
+
+@attrs.frozen(eq=False, repr=False)
+class AcceptedPair:
+    """A pair that the node at `url` has made."""
+
+    url: str
+    key: str = attrs.field(repr=False)
+
+
+@attrs.frozen(eq=False, repr=False)
+class PairQuery:
+    """Which pair of two that have one name: `in` or `out`."""
+
+    direction: str = ""
+
+
+class ControlPairsEndpoint(ControlEndpoint):
+    """The calls about pairs with other nodes."""
+
+    @call(201, "The pair is made.")
+    async def create_pair(self, body: NewPair) -> Json:
+        """Make a pair; return the key and the address for its source."""
+        node, free = self._node, body.bytes
+        if not (0 < body.days <= MAX_PAIR_DAYS and body.servers > 0 and body.bytes >= 0):
+            raise BadRequest(
+                "days, servers or bytes is out of range",
+                f"expected 1 to {MAX_PAIR_DAYS} days, and a server at least",
+            )
+        if not free:  # what is kept of moves stays
+            copies = node.partial_copies
+            _, free = await node.long.run(copies.free)
+            free = max(free - await node.long.run(copies.kept_bytes), 1)
+        record, key = await node.pairs.create(body.name, body.days, free, body.servers)
+        url, certain = await node.disk.run(reachable_at, self._config, node.address())
+        return {
+            "name": record.name,
+            "url": url,
+            "url_is_certain": certain,
+            "key": key,
+            "expires": record.expires,
+            "bytes": record.bytes,
+            "servers": record.servers,
+        }
+
+    @call(201, "This node is the source of the pair.")
+    async def accept_pair(self, body: AcceptedPair) -> Json:
+        """Become the source of a pair of another node, which is asked about it."""
+        node = self._node
+        own, _ = await node.disk.run(reachable_at, self._config, node.address())
+        name = urlsplit(own).netloc
+        return _pair(await node.pairs.accept(body.url, body.key, name))
+
+    @call(200, "The pairs.")
+    async def list_pairs(self) -> Json:
+        """Return the pairs in both directions, and what is used of those by which copies come."""
+        uses = list(self._node.pairs.receiving.values())
+        for use in uses:
+            await use.refresh()
+        found = [
+            _pair(use.record) | {"used_bytes": use.bytes, "used_servers": len(use.servers)}
+            for use in uses
+        ]
+        return {"pairs": found + [_pair(each) for each in self._node.pairs.sending.values()]}
+
+    @call(204, "It has ended.")
+    async def revoke_pair(self, query: PairQuery) -> None:
+        """End a pair, and the copies that follow servers by it."""
+        node, name = self._node, self.part("pair")
+        try:
+            direction = Direction(query.direction) if query.direction else None
+        except ValueError:
+            raise BadRequest("the direction is invalid", "expected in or out") from None
+        if direction is not Direction.IN and name in node.pairs.sending:
+            await node.wanted_seeds.end_all(name)
+        await node.pairs.revoke(name, direction)
+
+    @call(200, "The facts.")
+    async def ask_pair(self, body: PairQuestion) -> Json:
+        """Ask the destination of a pair about itself."""
+        node = self._node
+        own, _ = await node.disk.run(reachable_at, self._config, node.address())
+        asked = attrs.asdict(attrs.evolve(body, name=urlsplit(own).netloc))
+        return await node.pairs.facts(self.part("pair"), asked)
+
+
+def _pair(record: PairRecord) -> Json:
+    return {
+        "name": record.name,
+        "direction": record.direction.value,
+        "peer": record.peer,
+        "url": record.url,
+        "created": record.created,
+        "expires": record.expires,
+        "used": record.used,
+        "bytes": record.bytes,
+        "servers": record.servers,
+        "used_bytes": 0,
+        "used_servers": 0,
+    }
+
+
+@attrs.frozen(eq=False, repr=False)
+class SeedsRequest:
+    """The servers of which copies are to follow them by a pair; so many first rounds `at_once`."""
+
+    pair: str
+    servers: tuple[str, ...]
+    at_once: int = 4
+
+
+@attrs.frozen(eq=False, repr=False)
+class SinceQuery:
+    """From which time on ended transfers are returned, in seconds since the epoch."""
+
+    since: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class MaintenanceReason:
+    """Why the node takes no servers, for those who are refused."""
+
+    why: str = ""
+
+
+#: The phases of an order by its steps; in any other the server is down for its move, if it ran.
+_PHASES: dict[ReceiveStep | SendStep, str] = {
+    SendStep.WAIT: "waiting",
+    SendStep.ASK: "moving",
+    SendStep.FOLLOW: "moving",
+    SendStep.AWAIT: "deciding",
+    SendStep.SETTLE: "deciding",
+    SendStep.DONE: "moved",
+    SendStep.FAILED: "failed",
+}
+
+
+class EvacuationEndpoint(ControlEndpoint):
+    """The calls by which all servers of a node are moved to others, and its maintenance."""
+
+    @call(202, "Copies of them follow, each in its turn.")
+    async def want_seeds(self, body: SeedsRequest) -> Json:
+        """Send copies of servers, which follow them, to the destination of a pair."""
+        if body.at_once < 1:
+            raise BadRequest("at_once is out of range", "expected 1 or more")
+        wanted = self._node.wanted_seeds
+        await wanted.want(body.pair, [_uuid(each) for each in body.servers], body.at_once)
+        return {"wanted": sorted(wanted.wanted)}
+
+    @call(204, "It ends.")
+    async def end_seed(self) -> None:
+        """End the copy of a server that is wanted by a pair."""
+        await self._node.wanted_seeds.end(self.uuid)
+
+    @call(204, "They end.")
+    async def end_seeds(self) -> None:
+        """End all copies that are wanted by pairs."""
+        await self._node.wanted_seeds.end_all()
+
+    @call(200, "The servers and their moves.")
+    async def show_evacuation(self, query: SinceQuery) -> Json:
+        """Return what a command needs that moves all servers: the servers, copies and orders."""
+        node, now = self._node, self._node.now()
+        try:
+            since = float(query.since or now)
+        except ValueError:
+            raise BadRequest("since is invalid", "expected seconds since the epoch") from None
+        # Read first: one that begins meanwhile is in `progress`, and one that ends in both.
+        unfinished = await node.database.unfinished()
+        under_way = {
+            each.server: unfinished_report(each, node.started)
+            for each in unfinished
+            if each.direction is Direction.OUT and not each.direct
+        } | {each.server: each for each in node.sender.progress}
+        ended = await node.database.sent_since(since)
+        config = self._config
+        return {
+            "now": now,
+            "node": {"uuid": config.uuid, "family": config.family, "panel": config.remote},
+            "last_transfer": await node.database.last_number(),
+            "maintenance": _maintenance(node),
+            "reported": node.evacuation.shown(),
+            "servers": [
+                self._evacuated(each, under_way.get(each.uuid)) for each in node.servers.all()
+            ],
+            "ended": [ended_transfer(each) for each in ended],
+        }
+
+    def _evacuated(self, server: Server, progress: ProgressReport | None) -> Json:
+        """Return what is known of a server, of its copy and of its transfer."""
+        node, settings = self._node, server.configuration.settings
+        server.files.measure_if_stale()
+        figures = node.sender.parts.known_figures(server.uuid)
+        build, allocations = settings.build, settings.allocations
+        addresses = [(allocations.default.ip, allocations.default.port)]
+        for ip, ports in allocations.mappings.items():
+            addresses += [(ip, port) for port in ports if (ip, port) not in addresses]
+        order = None if progress is None or progress.is_direct else progress
+        return {
+            "server": server.uuid,
+            "name": settings.meta.name,
+            "state": server.state.value,
+            "suspended": server.suspended,
+            "hold": server.hold,
+            "busy": [each.value for each in Operation if server.operations.runs(each)],
+            "disk_bytes": server.disk_bytes,
+            "files": None if figures is None else figures["files"],
+            "restart_seconds": server.restart_seconds,
+            "image": settings.container.image,
+            "mounts": [each.source for each in settings.mounts],
+            "addresses": [f"{ip}:{port}" for ip, port in addresses if port],
+            "memory_mib": build.memory_limit,
+            "swap_mib": build.swap,
+            "disk_mib": build.disk_space,
+            "cpu_percent": build.cpu_limit,
+            "seed": self._seed(server.uuid, progress),
+            "order": None if order is None else self._order(order),
+        }
+
+    def _seed(self, server: str, progress: ProgressReport | None) -> Json | None:
+        """Return how far the copy of a server is that is wanted by a pair."""
+        node, wanted = self._node, self._node.wanted_seeds
+        row = wanted.wanted.get(server)
+        if row is None:
+            return None
+        follows = progress is not None and progress.is_direct
+        found = running_transfer(progress, node.now()) if progress and follows else {}
+        figures = found.get("follow") or {}
+        trouble = figures.get("trouble") or wanted.trouble(server)
+        if trouble:
+            state = "trouble"
+        elif not follows:
+            state = "queued"
+        else:
+            state = "sending" if figures.get("whole_at") is None else "following"
+        return {
+            "pair": row.pair,
+            "state": state,
+            "bytes": found.get("bytes", 0),
+            "total_bytes": found.get("total_bytes"),
+            "bytes_per_second": found.get("bytes_per_second", 0.0),
+            "rounds": 0,
+            "changed_bytes": 0,
+            "missing_bytes": None,
+            "whole_at": None,
+            "predicted_downtime": None,
+            **figures,
+            "trouble": trouble,
+        }
+
+    def _order(self, progress: ProgressReport) -> Json:
+        phase = _PHASES.get(progress.step, "down")
+        waits = phase == "waiting"
+        return running_transfer(progress, self._node.now()) | {
+            "phase": "moving" if phase == "down" and progress.was_off else phase,
+            "waits_for": progress.step_text if waits else "",
+            "waits_until": progress.until if waits else None,
+        }
+
+    @call(204, "It is shown.")
+    async def report_evacuation(self, body: EvacuationReport) -> None:
+        """Report how far a command is that moves all servers, for the status and metrics."""
+        try:
+            self._node.evacuation.report(body)
+        except InvalidData as error:
+            raise BadRequest("the report is invalid", str(error)) from error
+
+    @call(204, "It is not shown any more.")
+    async def forget_evacuation(self) -> None:
+        """Forget what such a command has reported."""
+        self._node.evacuation.report(None)
+
+    @call(200, "Since when it takes none.")
+    async def show_maintenance(self) -> Json:
+        """Return since when the node takes no servers, and why."""
+        return _maintenance(self._node) or {"since": None, "why": ""}
+
+    @call(204, "It takes none.")
+    async def begin_maintenance(self, body: MaintenanceReason) -> None:
+        """Take no servers from now on, also after restarts: none is created, and none arrives."""
+        await self._set_maintenance(body.why[:200])
+
+    @call(204, "It takes servers.")
+    async def end_maintenance(self) -> None:
+        """Take servers again."""
+        await self._set_maintenance(None)
+
+    async def _set_maintenance(self, why: str | None) -> None:
+        node = self._node
+        await node.database.set_maintenance(why)
+        node.receiver.maintenance = await node.database.maintenance()
+        self._log.info(
+            "maintenance: {state}", state="off" if why is None else f"on {why}".rstrip()
+        )
+
+
 _route = partial(Route, families=(), access=Access.CONTROL)
 #: The routes of the control socket.
 ROUTES = (
@@ -726,6 +1050,20 @@ ROUTES = (
     _route("DELETE", "/v1/kept/{uuid}", ControlTransfersEndpoint.forget_kept),
     _route("POST", "/v1/receive", ControlTransfersEndpoint.expect_server),
     _route("POST", "/v1/send", ControlTransfersEndpoint.begin_sending),
+    _route("GET", "/v1/pairs", ControlPairsEndpoint.list_pairs),
+    _route("POST", "/v1/pairs", ControlPairsEndpoint.create_pair),
+    _route("POST", "/v1/pairs/accept", ControlPairsEndpoint.accept_pair),
+    _route("DELETE", "/v1/pairs/{pair}", ControlPairsEndpoint.revoke_pair),
+    _route("POST", "/v1/pairs/{pair}/facts", ControlPairsEndpoint.ask_pair),
+    _route("POST", "/v1/seeds", EvacuationEndpoint.want_seeds),
+    _route("DELETE", "/v1/seeds", EvacuationEndpoint.end_seeds),
+    _route("DELETE", "/v1/seeds/{uuid}", EvacuationEndpoint.end_seed),
+    _route("GET", "/v1/evacuation", EvacuationEndpoint.show_evacuation),
+    _route("PUT", "/v1/evacuation", EvacuationEndpoint.report_evacuation),
+    _route("DELETE", "/v1/evacuation", EvacuationEndpoint.forget_evacuation),
+    _route("GET", "/v1/maintenance", EvacuationEndpoint.show_maintenance),
+    _route("PUT", "/v1/maintenance", EvacuationEndpoint.begin_maintenance),
+    _route("DELETE", "/v1/maintenance", EvacuationEndpoint.end_maintenance),
 )
 
 #: The owner and the group may open the socket.

@@ -1850,6 +1850,117 @@ class TransferInProgress(ServerBusy):
     """
 
 
+class PairInvalid(_Fixed, Unauthorized):
+    """The node knows no pair with this key.
+
+    Cause: the pair was revoked or has expired, not all of the key was copied, or it is another
+    node's.
+
+    Remedy: run `wingsctl pair` at the destination again, and the command that it prints at the
+    source.
+    """
+
+    message = "the key of the pair is not valid"
+    detail = (
+        "it was revoked, has expired, or is another node's: run wingsctl pair at the destination "
+        "again"
+    )
+
+
+class PairNotFound(_Fixed, WingsdError):
+    """The node has no pair with this name.
+
+    Cause: it was revoked, or is called otherwise.
+
+    Remedy: `wingsctl pair list` has their names.
+    """
+
+    status = 404
+    message = "this node has no such pair"
+    detail = "wingsctl pair list has their names"
+
+
+class PairExists(Conflict):
+    """There is a pair with this name already.
+
+    Cause: two nodes are to be named alike.
+
+    Remedy: give `--from` another name, or revoke that pair first.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is a pair {name} already",
+            f"give it another name by --from, or run wingsctl pair revoke {name} first",
+        )
+
+
+class PairLimitReached(WingsdError):
+    """A pair may not bring more servers, or more bytes, to this node.
+
+    Cause: `--bytes` or `--servers` of `wingsctl pair` at the destination. Copies that are kept
+    there count as well, each file with 4 KiB at least.
+
+    Remedy: transfer servers whose copies are there, remove kept copies with `wingsctl forget`, or
+    make a new pair with larger limits.
+    """
+
+    status = 507
+
+
+class PairPlacesNothing(_Fixed, Forbidden):
+    """A copy that came by a pair is not put into place by its source.
+
+    Cause: the source has asked for more than a pair allows: only a transfer that the Panel orders,
+    or one by `wingsctl receive`, goes on with such a copy.
+
+    Remedy: order the transfer in the Panel.
+    """
+
+    message = "a pair only brings copies"
+    detail = "only a transfer with a token of its own puts a copy into place"
+
+
+class NodeInMaintenance(Conflict):
+    """The node takes no servers: it is in maintenance.
+
+    Cause: `wingsctl maintenance on` was run on it.
+
+    Remedy: create the server on another node, or transfer it to another. `wingsctl maintenance
+    off` ends it.
+    """
+
+    is_final = True
+
+    def __init__(self, why: str = "") -> None:
+        reason = f" ({why})" if why else ""
+        super().__init__(
+            f"this node is in maintenance and takes no servers{reason}",
+            "choose another node, or run wingsctl maintenance off on this one",
+        )
+
+
+class OrderWaitedTooLong(WingsdError):
+    """A transfer waited for another action on the server for too long.
+
+    The server stays on this node, and the Panel has the failure.
+
+    Cause: the Panel ordered the transfer while a backup, an installation or a restore of the
+    server was under way, which did not end before the Panel's token did.
+
+    Remedy: transfer it again when that has ended.
+    """
+
+    status = 409
+
+    def __init__(self, waits_for: str, seconds: float) -> None:
+        super().__init__(
+            "the transfer has waited for too long",
+            f"{waits_for}, for more than {seconds:.0f} s; transfer the server again when that has "
+            "ended",
+        )
+
+
 class TransferNotActive(Conflict):
     """The server has no transfer that can be cancelled.
 
@@ -2711,6 +2822,26 @@ class SeedForgotten(MoveGivenUp):
             self,
             "the copy that followed the server was removed",
             "by wingsctl forget; for another one run wingsctl receive with --follow",
+        )
+        self.keeps = False
+
+
+class PairEnded(SeedForgotten):
+    """The pair by which a copy was sent has ended at the destination.
+
+    The server is used as ever, and the copy is removed.
+
+    Cause: the pair was revoked there by `wingsctl pair revoke`.
+
+    Remedy: nothing; for further copies run `wingsctl pair` there again, and the command that it
+    prints here.
+    """
+
+    def __init__(self) -> None:
+        WingsdError.__init__(
+            self,
+            "the pair of the two nodes was revoked",
+            "for further copies run wingsctl pair at the destination again",
         )
         self.keeps = False
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -38,9 +39,11 @@ from wingsd import __version__
 from wingsd.activity import ActivityLog
 from wingsd.backups.at_rest import BackupChecks
 from wingsd.callbacks import CallbackQueue
+from wingsd.direct_transfers.pairs import Pairs
 from wingsd.docker.runtime import ContainerUsage, Pressure
 from wingsd.errors import ServersNotLoaded, StorageError, TransferCancelled, WingsdError
 from wingsd.node.answers import LatestAnswer
+from wingsd.node.evacuation import AT_WORK, Evacuation
 from wingsd.node.figures import pressure
 from wingsd.servers import Server, Servers
 from wingsd.sftp.service import SftpService
@@ -325,6 +328,46 @@ def of_seeds(figures: Sequence[SeedFigures]) -> Iterator[Metric]:
     )
 
 
+def of_pairs(pairs: Pairs, evacuation: Evacuation, now: float) -> Iterator[Metric]:
+    """Return what other nodes have here, and how far a command is that moves all servers."""
+    yield _by(
+        GaugeMetricFamily,
+        "direction",
+        "wingsd_pairs",
+        "Pairs with other nodes, by which copies of servers come or go.",
+        {"in": len(pairs.receiving), "out": len(pairs.sending)},
+    )
+    yield GaugeMetricFamily(
+        "wingsd_pair_bytes",
+        "The most that copies take here which came by pairs.",
+        value=sum(each.bytes for each in pairs.receiving.values()),
+    )
+    yield GaugeMetricFamily(
+        "wingsd_maintenance",
+        "1 while the node takes no servers.",
+        value=pairs.is_maintained,
+    )
+    found = evacuation.last
+    left = 0 if found is None else found.total - found.moved - found.failed
+    yield _by(
+        GaugeMetricFamily,
+        "state",
+        "wingsd_evacuation_servers",
+        "Servers of the last evacuation of this node.",
+        {
+            "moved": found.moved if found is not None else 0,
+            "failed": found.failed if found is not None else 0,
+            "left": max(left, 0),
+        },
+    )
+    is_at_work = found is not None and found.state in AT_WORK
+    yield GaugeMetricFamily(
+        "wingsd_evacuation_silent_seconds",
+        "Time since the command that moves all servers has reported; 0 while none is at work.",
+        value=max(now - evacuation.reported, 0.0) if is_at_work else 0,
+    )
+
+
 _LIVE = (State.PENDING, State.PROCESSING)
 #: The steps of transfers in progress.
 _STEPS = [
@@ -347,6 +390,8 @@ class Sources:
     activity: ActivityLog
     backups: BackupChecks
     sftp: SftpService
+    pairs: Pairs
+    evacuation: Evacuation
     servers: Servers | None = None
 
 
@@ -596,6 +641,7 @@ class Exposition(Collector):
             {"in": self._sources.received.waiting, "out": self._sources.sent.waiting},
         )
         yield from of_seeds(self._sources.sent.seeds)
+        yield from of_pairs(self._sources.pairs, self._sources.evacuation, time.time())
         yield GaugeMetricFamily(
             "wingsd_outbox_reports",
             "Ends of transfers that the Panel has not heard of yet.",

@@ -65,6 +65,8 @@ def test_all_other_operations_need_the_panels_token() -> None:
     }
     assert others == {
         ("GET", "/api/servers/{uuid}/ws"): Access.PUBLIC,  # Who shows his token there.
+        ("POST", "/api/pair"): Access.PAIR,
+        ("PUT", "/api/pair/seeds/{uuid}"): Access.PAIR,
         ("POST", "/api/transfers"): Access.TRANSFER,
         ("OPTIONS", "/api/transfers"): Access.PUBLIC,
         ("PUT", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,

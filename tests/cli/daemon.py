@@ -52,7 +52,7 @@ class Scripted:
                 with suppress(BrokenPipeError):  # the command may have read enough
                     self.wfile.write(content)
 
-            do_GET = do_POST = do_DELETE = handle_one
+            do_GET = do_POST = do_PUT = do_DELETE = handle_one
 
             def log_message(self, *_: Any) -> None:
                 pass

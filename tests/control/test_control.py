@@ -293,7 +293,12 @@ async def test_status_has_the_node_and_its_disks(nodes: NodePair) -> None:
     assert 0 <= found["uptime_seconds"] < 60
     assert found["address"] == nodes.source.url
     assert found["servers"] == {"loaded": False, "count": None, "running": None}
-    assert found["transfers"] == {"receiving": 0, "sending": 0, "expected": 0}
+    assert found["transfers"] == {
+        "receiving": 0,
+        "sending": 0,
+        "expected": 0,
+        "waiting_orders": 0,
+    }
     assert found["engine"] == {"enabled": False, "version": "", "error": "", "code": ""}
     assert found["limits"]["download_mib_per_second"] is None
     assert found["limits"]["concurrent"] == nodes.source.config.system.transfers.concurrent

@@ -79,9 +79,9 @@ class CountingRule(UnchangedFiles):
     directories = files = 0
     chance = random.Random(0)
 
-    def begin(self, *, is_final: bool = False) -> None:
+    def begin(self, *, is_final: bool = False, shares: bool = False) -> None:
         self.directories = self.files = 0
-        super().begin(is_final=is_final)
+        super().begin(is_final=is_final, shares=shares)
         time.sleep(0 if is_final else self.chance.uniform(0, _SCANS_AFTER))
 
     def unchanged_directory(self, prefix: bytes, files: Sequence[bytes]) -> None:

@@ -114,6 +114,8 @@ def sources(**figures: Any) -> Sources:
             refused={"password": 0, "public_key": 0},
             moved={"in": 0, "out": 0},
         ),
+        "pairs": SimpleNamespace(receiving={}, sending={}, is_maintained=False),
+        "evacuation": SimpleNamespace(last=None, reported=0.0),
         "servers": SimpleNamespace(all=lambda: [server()]),
     }
     for name, figure in figures.items():

@@ -22,7 +22,8 @@ from wingsd.servers.server import Server
 POWER = (Operation.START, Operation.STOP, Operation.KILL)
 OTHERS = (*POWER, Operation.CHANGE_FILES, Operation.BACKUP)
 HOLDS = [operation for operation in EXCLUSIONS if operation not in OTHERS]
-REQUESTED = [operation for operation in Operation if operation is not Operation.MOVED]
+NEVER = (Operation.MOVED, Operation.ORDERED)
+REQUESTED = [operation for operation in Operation if operation not in NEVER]
 
 
 def name(value: object) -> str | None:

@@ -142,6 +142,7 @@ class NodeInProcess(Harness):
         moves = self.store.open_moves()
         clear_leftovers(unfinished, self.staging, self.received_backups, (), moves)
         self.staging.delete_cleared()
+        await self.pairs.load()
         await self.direct_transfers.load(unfinished)
         recovery = self.make_recovery(unfinished, moves)
         recovery.begin()
@@ -193,7 +194,7 @@ class NodeInProcess(Harness):
                 sent._is_left = True
                 sent._cancel(DaemonStopping())
                 await sent._sending.close()
-        for received in self.receiver._open.values():
+        for received in tuple(self.receiver._open.values()):
             if isinstance(received, MoveTransfer) and received._inbox is not None:
                 await received._inbox.close(DaemonStopping())
 

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import attrs
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, execute, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, execute, succeed
 from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
@@ -511,7 +511,9 @@ class Seed:
         steps: Any = Mock(clock=self.clock, seconds=self.clock.seconds, observer=self.heard)
         steps.say = self.said.append
         move, server = cast(Any, self.move), cast(Any, Copied())
-        self.rounds = SeedPolicy(move, server, steps, LiveMovesConfig(), until, now)
+        self.rounds = SeedPolicy(
+            move, server, steps, LiveMovesConfig(), until, now, DeferredSemaphore(1)
+        )
         self.running: Deferred[None] = Deferred()
 
     def run(self) -> None:

@@ -310,7 +310,7 @@ def heard() -> StepLogHarness:
 
 
 async def test_each_state_is_sent_once_and_each_step_has_a_line(heard: StepLogHarness) -> None:
-    steps = [SendStep.ASK, SendStep.STOP, SendStep.SEND, SendStep.AWAIT, SendStep.DONE]
+    steps = [SendStep.WAIT, SendStep.STOP, SendStep.SEND, SendStep.AWAIT, SendStep.DONE]
     await heard.begin()
     for step in steps[1:]:
         heard.step_log.advance(step)

@@ -18,10 +18,13 @@ from wingsd.callbacks import CallbackQueue, ContainerStatuses
 from wingsd.config import Config, LiveConfig
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.direct_transfers.initiator import DirectTransfers
+from wingsd.direct_transfers.pairs import Pairs
+from wingsd.direct_transfers.wanted_seeds import WantedSeeds
 from wingsd.docker.runtime import DockerInformation
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
 from wingsd.node.diagnostics import Diagnostics, OwnLog
+from wingsd.node.evacuation import Evacuation
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
 from wingsd.restores.content import RestoreLinks
@@ -106,6 +109,8 @@ class NodeContext:
     streams: StreamGroups
     moves: IncomingMoves
     direct_transfers: DirectTransfers
+    pairs: Pairs
+    wanted_seeds: WantedSeeds
     arrived: ArrivedServers
     coordinators: PanelCoordinators
     bucket: TokenBucket | None
@@ -115,6 +120,7 @@ class NodeContext:
     received_backups: ReceivedBackups
     partial_copies: PartialCopies
 
+    evacuation: Evacuation
     figures: NodeFigures
     diagnostics: Diagnostics
     own_log: OwnLog

@@ -388,6 +388,7 @@ class MoveEndpoint(Endpoint):
         ended = await self._ended()
         if ended is not None and ended.outcome is Outcome.SUCCESS:
             return
+        (await self._open()).require_placing()
         await (await self._inbox()).commit(query.session, commit)
 
 

@@ -17,6 +17,7 @@ from wingsd.api.file_changes import ChangeFilesEndpoint, PullsEndpoint, WriteEnd
 from wingsd.api.files import ListFilesEndpoint, ReadFilesEndpoint
 from wingsd.api.moves import MoveBodyEndpoint, MoveEndpoint, MovesEndpoint
 from wingsd.api.node import NodeEndpoint, UpdateEndpoint
+from wingsd.api.pairs import PairEndpoint, PairSeedEndpoint
 from wingsd.api.resource import Endpoint
 from wingsd.api.servers import (
     AccessEndpoint,
@@ -162,6 +163,14 @@ ROUTES = (
     Route("DELETE", _TRANSFER, IncomingEndpoint.cancel_receiving),
     Route("PUT", _BY_HAND, DirectTransferEndpoint.describe_server, _OWN, Access.DIRECT_TRANSFER),
     Route("DELETE", _BY_HAND, DirectTransferEndpoint.conclude_move, _OWN, Access.DIRECT_TRANSFER),
+    Route("POST", "/api/pair", PairEndpoint.get_pair_facts, _OWN, Access.PAIR),
+    Route(
+        "PUT",
+        "/api/pair/seeds/{uuid}",
+        PairSeedEndpoint.admit_pair_seed,
+        _OWN,
+        Access.PAIR,
+    ),
     Route("POST", _MOVE, MovesEndpoint.begin_move, _OWN, Access.TRANSFER),
     Route("GET", _ONE_MOVE, MoveEndpoint.get_move, _OWN, Access.MOVE),
     Route("DELETE", _ONE_MOVE, MoveEndpoint.delete_move, _OWN, Access.MOVE),

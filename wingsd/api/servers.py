@@ -216,6 +216,7 @@ class AllServersEndpoint(Endpoint):
         with suppress(ServerNotFound):
             self._node.servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
             raise ServerAlreadyExists("This server is already on this node.", "delete it first")
+        self._node.receiver.require_open()
         await self._node.servers.create(
             uuid,
             start_on_completion=body.start_on_completion,

@@ -226,6 +226,7 @@ class Node(Service):
         await node.activity.start()
         ran = await node.running.load()
         stopped = await node.restores.settle(restores) if restores else []
+        await node.pairs.load()
         await node.direct_transfers.load(transfers)
         await node.arrived.load()
         recovery.begin()
@@ -235,6 +236,7 @@ class Node(Service):
             node.restores.announce_settled()
         node.running.start({*ran, *stopped}, node.servers, stopped)
         node.arrived.start_left()
+        await node.wanted_seeds.load()
         if node.statuses is not None and node.servers.loaded:
             node.statuses.start([(each.uuid, each.state.value) for each in node.servers.all()])
         await node.direct_transfers.release_to_panel()
@@ -324,6 +326,8 @@ class Node(Service):
         self.booted.cancel()
         self._clearing.cancel()
         node.arrived.stop()
+        node.pairs.stop()
+        node.wanted_seeds.stop()
         if node.orphans is not None:
             node.orphans.stop()
         node.backups.stop()

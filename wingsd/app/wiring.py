@@ -29,6 +29,8 @@ from wingsd.config import CALAGOPUS, PELICAN, Config, LiveConfig, user_agent_of
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.control import ControlListener
 from wingsd.direct_transfers.initiator import DirectTransfers
+from wingsd.direct_transfers.pairs import Pairs
+from wingsd.direct_transfers.wanted_seeds import WantedSeeds
 from wingsd.docker.runtime import ContainerRuntime, DockerInformation, engine_address
 from wingsd.events import EventBus
 from wingsd.files.pulls import Pulls
@@ -44,6 +46,7 @@ from wingsd.http_client.download import (
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.node.answers import SharedAnswer
 from wingsd.node.diagnostics import Diagnostics, OwnLog
+from wingsd.node.evacuation import Evacuation
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
 from wingsd.restores.content import RestoreLinks
@@ -240,8 +243,10 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         ),
     )
     sender = context.sender = OutgoingTransfers(coordinators, outgoing)
-    context.direct_transfers = DirectTransfers(receiver, sender, bus, config, time.time)
-    live.follow(context.direct_transfers.use)
+    direct = context.direct_transfers = DirectTransfers(receiver, sender, bus, config, time.time)
+    live.follow(direct.use)
+    pairs = context.pairs = Pairs(receiver, sender, direct, system.root_directory, time.time)
+    context.wanted_seeds = WantedSeeds(pairs, sender, servers, database)
 
     # Backups, and restoring them
     is_calagopus = config.family == CALAGOPUS
@@ -298,6 +303,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     context.backup_rewrites = BackupRewrites(made_backups, servers, lock)
 
     # The node itself
+    context.evacuation = Evacuation(time.time)
     context.orphans = None
     if context.engine is not None:
         from wingsd.node.engine import OrphanedContainers  # noqa: PLC0415 (see _containers)
@@ -366,7 +372,17 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     exposition = None
     if recorder is not None:
         shown = servers if config.metrics.servers else None
-        sources = Sources(receiver, sender, callbacks, activity, backup_checks, sftp, shown)
+        sources = Sources(
+            receiver,
+            sender,
+            callbacks,
+            activity,
+            backup_checks,
+            sftp,
+            pairs,
+            context.evacuation,
+            shown,
+        )
         # What is counted waits while a kept copy is removed.
         exposition = Exposition(
             recorder, sources, pools.long, system.data, partial_copies.kept_bytes, reactor

@@ -155,7 +155,7 @@ def transfer_token(
     `TokenMissing` or `TokenInvalid` with the reason. Source: the document of
     `POST /api/transfers`.
     """
-    token = _bearer(authorization)
+    token = bearer(authorization)
     claims = decode_claims(token, key, ["exp", "sub"], again, accept_expired=accept_expired)
     check_kind(claims, TokenKind.TRANSFER, family)
     _check_audience(claims.get("aud"), public_url)
@@ -193,7 +193,7 @@ def expiry_of(authorization: str) -> float | None:
     None where that cannot be read. `authorization` is the whole header.
     """
     try:
-        claims = jwt.decode(_bearer(authorization), options={"verify_signature": False})
+        claims = jwt.decode(bearer(authorization), options={"verify_signature": False})
         _check_time(claims, "exp")
         return seconds_claim(claims, "exp")
     except (jwt.PyJWTError, WingsdError, ValueError, TypeError, KeyError, RecursionError):
@@ -305,7 +305,7 @@ def authorize_panel(authorization: str | None, key: str) -> None:
 
     Raises `TokenMissing` without a token and `Forbidden` for another one, with Wings' messages.
     """
-    if not compare_digest(_bearer(authorization).encode(), key.encode()):
+    if not compare_digest(bearer(authorization).encode(), key.encode()):
         raise Forbidden(
             "You are not authorized to access this endpoint.",
             "the token sent is not this node's; compare `token` in the node's configuration with "
@@ -313,7 +313,8 @@ def authorize_panel(authorization: str | None, key: str) -> None:
         )
 
 
-def _bearer(authorization: str | None) -> str:
+def bearer(authorization: str | None) -> str:
+    """Return the token in an `Authorization` header. Raises `TokenMissing`."""
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise TokenMissing(_MISSING, "send the header Authorization: Bearer <token of the Panel>")

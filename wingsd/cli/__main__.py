@@ -18,6 +18,8 @@ _MODULES = {
     "diagnostics": "diagnostics",
     "explain": "diagnostics",
     "forget": "status",
+    "maintenance": "pairs",
+    "pair": "pairs",
     "receive": "move",
     "send": "move",
     "show": "status",

@@ -80,6 +80,28 @@ def past(found: Iterable[Json]) -> Table:
     return table
 
 
+def pairs(found: Iterable[Json]) -> Table:
+    """Return a table of pairs with other nodes."""
+    table = _table("pair", "direction", "servers", "bytes", "expires", "used", "other node")
+    for each in found:
+        servers, used = f"{each['servers']}", size(each["bytes"])
+        if each["direction"] == "in":
+            servers = f"{each['used_servers']} of {servers}"
+            used = f"{size(each['used_bytes'])} of {used}"
+        peer = each["peer"] or "not accepted yet"
+        names = f"{each['url']}, which calls this node {peer}" if each["url"] else peer
+        table.add_row(
+            each["name"],
+            each["direction"],
+            servers,
+            used,
+            when(each["expires"]),
+            when(each["used"]),
+            Text(plain(names)),
+        )
+    return table
+
+
 def backups(found: Iterable[Json]) -> Table:
     """Return a table of backups."""
     table = _table("backup", "server", "made", "bytes", "files", "checked", "state")

@@ -104,6 +104,26 @@ def node_url(value: str) -> str:
     return value
 
 
+_UNITS = {"": 1} | {
+    f"{prefix}{end}": 1024 ** (power + 1)
+    for power, prefix in enumerate("KMGT")
+    for end in ("", "iB")
+}
+
+
+def byte_size(value: str) -> int:
+    """Return the bytes of a size such as 200GiB. Raises `BadParameter`."""
+    number = value.strip().rstrip("KMGTiB")
+    unit = value.strip()[len(number) :]
+    try:
+        found = int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        found = 0
+    if found <= 0:
+        raise click.BadParameter(f"{value!r} is not a size such as 200GiB or 50000MiB")
+    return found
+
+
 class SettingsFile(click.Path):
     """A JSON file in the form of a Panel's answer to `GET /api/remote/servers/{uuid}`."""
 

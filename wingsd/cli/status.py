@@ -50,6 +50,13 @@ def _node_facts(found: Json) -> list[tuple[str, object]]:
             f"{moving['receiving']} incoming, {moving['sending']} outgoing, "
             f"{moving['expected']} expected",
         ),
+        # An older daemon does not send these.
+        *_evacuation(found.get("evacuation")),
+        *(
+            [("MAINTENANCE", _maintenance(found["maintenance"]))]
+            if found.get("maintenance")
+            else []
+        ),
         ("reports", f"{found['reports_waiting']} to be sent to the Panel"),
         (
             "limits",
@@ -57,6 +64,27 @@ def _node_facts(found: Json) -> list[tuple[str, object]]:
             f"out {_rate(limits['upload_mib_per_second'])}, {limits['concurrent']} at a time and "
             f"{limits['waiting']} waiting, {limits['disk_reserve_mib']} MiB of the disk kept free",
         ),
+    ]
+
+
+def _maintenance(found: Json) -> str:
+    why = f": {output.plain(found['why'])}" if found["why"] else ""
+    return f"since {when(found['since'])}{why}; it takes no servers"
+
+
+def _evacuation(found: Json | None) -> list[tuple[str, object]]:
+    """Return how far `wingsctl evacuate` is, as it has reported last."""
+    if found is None:
+        return []
+    ends = f", done about {when(found['ends'])}" if found["ends"] is not None else ""
+    return [
+        (
+            "evacuation",
+            f"to {found['to']}: {found['state']}, {found['moved']} of {found['total']} servers "
+            f"moved, {found['failed']} failed, {size(found['bytes_done'])} of "
+            f"{size(found['bytes'])} sent{ends}; reported "
+            f"{duration(time.time() - found['reported'])} ago, by the plan {found['plan']}",
+        )
     ]
 
 

@@ -25,12 +25,14 @@ from wingsd.auth.tokens import TransferToken, direct_token, transfer_token
 from wingsd.backups.store import Backup
 from wingsd.callbacks import PendingReport
 from wingsd.config import Config
+from wingsd.direct_transfers.pair_use import PairUse
 from wingsd.errors import (
     BadRequest,
     Conflict,
     DestinationError,
     DestinationRefused,
     InvalidData,
+    PairPlacesNothing,
     ServerAlreadyExists,
     ServerNotFound,
     ServersNotLoaded,
@@ -166,13 +168,28 @@ class DirectReceiving(ReceivingCoordinator):
     _log = Logger()
 
     def __init__(
-        self, server: str, direct: DirectTransfers, expected: _Expected | None = None
+        self,
+        server: str,
+        direct: DirectTransfers,
+        expected: _Expected | None = None,
+        pair: PairUse | None = None,
     ) -> None:
         self.digest = expected.digest if expected is not None else ""
+        self.pair = expected.pair if expected is not None else pair
+        self.pair_name = "" if self.pair is None else self.pair.record.name
         self._server = server
         self._direct = direct
         self._expected = expected
         self._description: Description | None = None
+
+    def room(self) -> int | None:
+        """Return the bytes that the copy may take by its pair; None for any other transfer."""
+        return None if self.pair is None else self.pair.room(self._server)
+
+    def brings(self, charge: Callable[[], int], over: Deferred[None]) -> None:
+        """Count what the seed takes, if it comes by a pair."""
+        if self.pair is not None:
+            self.pair.add(self._server, charge, over)
 
     async def admit(self) -> Configuration:
         """Return the configuration. Raises `ServerAlreadyExists`, `BadRequest` without one."""
@@ -242,6 +259,8 @@ class _Expected:
     #: Whether that was given here, and takes precedence over the source's.
     is_fixed: bool
     may_follow: bool
+    #: The pair by which it comes, and is only followed; None for what an operator expects.
+    pair: PairUse | None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -410,6 +429,8 @@ class DirectTransfers(Initiator):
         #: The digests of the tokens of this daemon: what is recorded of these is all there is.
         #: By when each expires.
         self._issued: dict[str, float] = {}
+        #: The pairs by which seeds may come, by their names.
+        self.pairs: dict[str, PairUse] = {}
 
     def use(self, config: Config) -> None:
         """Sign later invitations with the token of another configuration."""
@@ -425,20 +446,32 @@ class DirectTransfers(Initiator):
         description: Description | None = None,
         addresses: Sequence[str] = (),
         follow: bool = False,
+        pair: PairUse | None = None,
     ) -> Invitation:
         """Expect a server for so many seconds; an earlier invitation for it becomes void.
 
         `addresses` replace those of its settings, see `with_addresses`. With `follow` a copy may
-        be kept up to date here before the server moves, and it is started then if it ran. Raises
-        `ServerAlreadyExists`, and `BadRequest` where settings or addresses are invalid.
+        be kept up to date here before the server moves, and it is started then if it ran. By a
+        `pair` nothing else may come than such a copy, in the place of none but its own, and
+        nothing moves with it. Raises `NodeInMaintenance`, `ServerAlreadyExists`, and `BadRequest`
+        where settings or addresses are invalid.
         """
+        self._receiver.require_open()
         with_addresses({"settings": {}}, addresses)
         if description is not None:
             read(description, server)
             description = with_addresses(description, addresses)
-        found = self._receiver.find(server)
+        found, waiting = self._receiver.find(server), self._expected.get(server)
+        is_others = pair is not None and waiting is not None and waiting.pair is not pair
+        if is_others and waiting is not None and waiting.expires > self._now():
+            raise ServerAlreadyExists(
+                "this server is expected already", "by wingsctl receive, or another pair"
+            )
         # One that gives way ends, and what has arrived stays, when the next one begins.
-        if found is None or not (found.coordinator.is_direct and found.gives_way):
+        gives_way = found is not None and found.coordinator.is_direct and found.gives_way
+        if gives_way and pair is not None:
+            gives_way = found is not None and found.coordinator.pair_name == pair.record.name
+        if not gives_way:
             if found is not None and not found.has_failed:
                 raise ServerAlreadyExists(
                     "this server is being received", found.progress.step_text
@@ -458,6 +491,7 @@ class DirectTransfers(Initiator):
             description,
             is_fixed=description is not None,
             may_follow=follow,
+            pair=pair,
         )
         self._log.info("{server}: expected, by a direct transfer", server=server)
         return Invitation(token, parsed.expires)
@@ -474,6 +508,11 @@ class DirectTransfers(Initiator):
             for digest, expires in self._issued.items()
             if expires + ASKED_FOR > now
         }
+
+    def expect_no_more(self, pair: PairUse) -> None:
+        """Expect nothing by a pair any more."""
+        kept = {uuid: each for uuid, each in self._expected.items() if each.pair is not pair}
+        self._expected = kept
 
     @property
     def expected(self) -> dict[str, float]:
@@ -504,9 +543,14 @@ class DirectTransfers(Initiator):
     def coordinator(self, token: TransferToken, follow: bool = False) -> DirectReceiving:
         """Return the coordinator of a transfer by that token, or with `follow` of a seed.
 
-        Raises `Unauthorized`, and `BadRequest` where no seed is expected.
+        Raises `Unauthorized`, `BadRequest` where no seed is expected, and `PairPlacesNothing` and
+        `PairLimitReached` of a pair.
         """
         expected, server = self._expected_by(token), token.server
+        if expected.pair is not None:
+            if not follow:
+                raise PairPlacesNothing
+            expected.pair.check(server)
         if follow and not expected.may_follow:
             raise BadRequest(
                 "this node does not expect a copy that follows the server",
@@ -707,9 +751,9 @@ class DirectTransfers(Initiator):
         was_asked = self._sender.stop_asking(server, is_direct=True)
         return self._expected.pop(server, None) is not None or was_asked
 
-    def receiving(self, server: str) -> DirectReceiving:
+    def receiving(self, server: str, pair: str = "") -> DirectReceiving:
         """Return the coordinator of a transfer to this node that an earlier daemon left."""
-        return DirectReceiving(server, self)
+        return DirectReceiving(server, self, pair=self.pairs[pair] if pair else None)
 
     async def resumed(
         self, entry: TransferRecord, record: MoveRecord

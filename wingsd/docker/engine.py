@@ -408,6 +408,13 @@ def _sizes(things: Iterable[Mapping[str, Any]], key: str) -> Iterable[int]:
     return (thing.get(key) or 0 for thing in things)
 
 
+def image_names(client: DockerClient) -> set[str]:
+    """Return the names with tags, or with digests, of all images."""
+    found = client.images()
+    keys = ("RepoTags", "RepoDigests")
+    return {name for each in found for key in keys for name in each.get(key) or ()}
+
+
 def prune_images(client: DockerClient, filters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Remove images without a name and a container; return what the engine says of it.
 

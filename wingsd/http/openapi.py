@@ -200,6 +200,11 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {
         "scheme": "bearer",
         "description": "The key of a move, which its source has made.",
     },
+    "pair": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The key of a pair, which this node has made for the other one.",
+    },
 }
 
 _UUID = {"type": "string", "format": "uuid"}

@@ -29,8 +29,9 @@ _BODY_ERRORS = (400, 413)
 class Access(Enum):
     """The kind of token that a call needs: its scheme in the OpenAPI document, and its JWT's kind.
 
-    Tokens of transfers and signed URLs are issued by the Panel, those of direct transfers by this
-    node, and the key of a move by its source. Who may use the control socket is up to its mode.
+    Tokens of transfers and signed URLs are issued by the Panel, those of direct transfers and keys
+    of pairs by this node, and the key of a move by its source. Who may use the control socket is
+    up to its mode.
     """
 
     PUBLIC = "public", None
@@ -39,6 +40,7 @@ class Access(Enum):
     TRANSFER = "transfer", TokenKind.TRANSFER
     DIRECT_TRANSFER = "hand", TokenKind.TRANSFER
     MOVE = "move", None
+    PAIR = "pair", None
     BACKUP_DOWNLOAD = "signed", TokenKind.BACKUP_DOWNLOAD
     FILE_DOWNLOAD = "signed", TokenKind.FILE_DOWNLOAD
     FILES_DOWNLOAD = "signed", TokenKind.FILES_DOWNLOAD

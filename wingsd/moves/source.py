@@ -256,6 +256,8 @@ class MoveSource:
         self.left = 0
         #: Seconds that it took to read the names and to plan.
         self.walk_seconds = 0.0
+        #: Whether its rounds share flushes of the file system with others.
+        self.shares_flushes = False
         #: The bytes of a batch; may be changed at any time.
         self.size = 1 << 20
         self._now = MoveTree()
@@ -333,7 +335,7 @@ class MoveSource:
         self._is_written = self._is_written and not running
         self._is_running = running
         if self._rule is not None:
-            self._rule.begin(is_final=not running)
+            self._rule.begin(is_final=not running, shares=self.shares_flushes)
         began = time.monotonic()
         warn: Callable[[str], None] = _ignore
         if not running:

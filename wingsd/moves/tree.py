@@ -209,11 +209,12 @@ def _missing(path: bytes) -> RoundIncomplete:
 class MoveLimits:
     """The limits of one move: names, directories included, and bytes of files with their holes.
 
-    Files in slots count as names.
+    Files in slots count as names. `advice` says what to do about less than usual.
     """
 
     members: int
     bytes: int
+    advice: str = ""
 
 
 _UNLIMITED = MoveLimits(1 << 62, 1 << 62)
@@ -253,7 +254,7 @@ class MoveTree:
         self.on_name_lost: Callable[[FileNode], object] = lambda node: None
         #: Whether files have identities.
         self.has_identities = False
-        self._limits = limits
+        self.limits = limits
         #: The only directories that `walk` yields, with what is directly in them, in the order of
         #: a walk; None for all.
         self.only: Sequence[bytes] | None = None
@@ -336,15 +337,18 @@ class MoveTree:
 
     def _count(self, more: int) -> None:
         self.members += more
-        if self.members + len(self.slots) > self._limits.members:
+        if more > 0 and self.members + len(self.slots) > self.limits.members:
+            advice = (
+                self.limits.advice
+                or "raise system.transfers.max_members on this node if they are to be received"
+            )
             raise FrameRefused(
-                f"there are more than {self._limits.members} files, directories and links; raise "
-                "system.transfers.max_members on this node if they are to be received"
+                f"there are more than {self.limits.members} files, directories and links; {advice}"
             )
 
     def _count_attributes(self, more: int) -> None:
         self.attribute_bytes += more
-        most = _ATTRIBUTES + self._limits.bytes // _BYTES_FOR_ATTRIBUTE
+        most = _ATTRIBUTES + self.limits.bytes // _BYTES_FOR_ATTRIBUTE
         if more > 0 and self.attribute_bytes > most:
             raise DiskLimitExceeded(
                 f"the extended attributes of the server's files take more than {most >> 20} MiB; "
@@ -448,11 +452,14 @@ class MoveTree:
     def resized(self, more: int, path: bytes) -> None:
         """Count the bytes that a file has grown by."""
         self.bytes += more
-        if more > 0 and self.bytes > self._limits.bytes:
+        if more > 0 and self.bytes > self.limits.bytes:
+            advice = (
+                self.limits.advice
+                or "raise the server's disk limit in the Panel, or delete files, and move it again"
+            )
             raise DiskLimitExceeded(
                 f"with {display(path)} the files of the move take {self.bytes >> 20} MiB, of "
-                f"{self._limits.bytes >> 20} MiB that they may take; raise the server's disk "
-                "limit in the Panel, or delete files, and move it again"
+                f"{self.limits.bytes >> 20} MiB that they may take; {advice}"
             )
 
     def changed(self, node: Named) -> None:

@@ -58,6 +58,8 @@ _PAGE = mmap.PAGESIZE
 _PAUSE = 0.03
 #: Nanoseconds by which ctime may differ from the clock of this node.
 _CLOCK = 1_000_000_000
+#: For how long a flush is shared by the rounds of seeds (ns).
+_SHARED_FOR = 10_000_000_000
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 #: On these others than this kernel change files, or a file is one of another file system.
 _EXCLUDED = frozenset(
@@ -169,6 +171,22 @@ def file_system_type(fd: int) -> str:
     return ""
 
 
+@frozen(eq=False, repr=False)
+class Flush:
+    """A flush of a file system: when it began, by both clocks, and how long it took (ns)."""
+
+    wall_time: int
+    began: int
+    took: int
+
+    @classmethod
+    def of(cls, directory: int, kernel: KernelCalls) -> Flush:
+        """Flush the file system of a directory. Raises OSError."""
+        wall_time, began = kernel.wall_time(), kernel.monotonic()
+        kernel.sync(directory)
+        return cls(wall_time, began, kernel.monotonic() - began)
+
+
 @define(eq=False, repr=False, slots=False)
 class MeasuredFileSystems:
     """File systems, by device number, and why the rule does not hold there.
@@ -182,6 +200,23 @@ class MeasuredFileSystems:
     _type_of: Callable[[int], str] = field(default=file_system_type, kw_only=True)
     _on_distrust: Callable[[], object] = field(default=lambda: None, kw_only=True)
     _objections: dict[int, str] = field(init=False, factory=dict)
+    #: The last flush of each, and held during one that others may share.
+    _flushes: dict[int, Flush] = field(init=False, factory=dict)
+    _flushing: Lock = field(init=False, factory=Lock)
+
+    def flush(self, directory: int, kernel: KernelCalls, *, shares: bool) -> Flush:
+        """Flush the file system of a directory; one that `shares` uses the last flush for a while.
+
+        Blocking. Raises OSError.
+        """
+        if not shares:
+            return Flush.of(directory, kernel)
+        device = kernel.stat(directory).st_dev
+        with self._flushing:
+            last = self._flushes.get(device)
+            if last is None or kernel.monotonic() - last.began > _SHARED_FOR:
+                last = self._flushes[device] = Flush.of(directory, kernel)
+            return last
 
     def measure(self, directory: int) -> str:
         """Measure the file system of a directory, in it; return the objection. Blocking.
@@ -457,8 +492,13 @@ class UnchangedFiles:
         self._logged = ""
         self._lock = Lock()
 
-    def begin(self, *, is_final: bool = False) -> None:
-        """Begin a round, or the final pass, in which no file settles. Flushes the file system."""
+    def begin(self, *, is_final: bool = False, shares: bool = False) -> None:
+        """Begin a round, or the final pass, in which no file settles. Flushes the file system.
+
+        One that `shares` a flush of some seconds before settles only what was not changed since.
+        A failure to write may then be reported to the other's descriptor: to be followed by a
+        round that does not.
+        """
         self._next = SettledFiles()
         self._limit = _NOTHING_SETTLES
         self._steady = self._kernel.wall_time() - STEADY
@@ -468,7 +508,7 @@ class UnchangedFiles:
         if objection:
             self._forget(f"all files are read: {objection}")
         elif not is_final:
-            self._flush()
+            self._flush(shares=shares)
 
     def unchanged(self, before: FileNode, node: FileNode) -> bool:
         """Return whether a file is carried over unread, for `plan`."""
@@ -577,18 +617,16 @@ class UnchangedFiles:
         else:
             self._offset, self._settled = found.offset, found.files
 
-    def _flush(self) -> None:
-        kernel = self._kernel
-        start, begin = kernel.wall_time(), kernel.monotonic()
+    def _flush(self, *, shares: bool) -> None:
         try:
-            kernel.sync(self._root)
+            flush = self._file_systems.flush(self._root, self._kernel, shares=shares)
         except OSError as error:
             # pages that could not be written may be dropped, and the files be as they were before
             self._forget(f"all files are read: their file system cannot be flushed: {error}")
             return
         # A disk that is slow to flush may be as slow to end what was begun before.
-        took = kernel.monotonic() - begin
-        self._limit, self._steady = start - MARGIN - took, start - STEADY - took
+        start = flush.wall_time - flush.took
+        self._limit, self._steady = start - MARGIN, start - STEADY
 
     def _look_at_the_clock(self) -> None:
         offset = self._clock_offset()

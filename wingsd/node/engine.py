@@ -24,6 +24,7 @@ from wingsd.docker.engine import (
     DockerClient,
     engine_disk,
     engine_report,
+    image_names,
     prune_images,
     running_containers,
     server_containers,
@@ -68,6 +69,7 @@ class NodeEngine:
         self._containers = SharedAnswer(lambda: self._ask(running_containers), reactor)
         self._of_servers = SharedAnswer(lambda: self._ask(server_containers), reactor)
         self._report = SharedAnswer(lambda: self._ask(engine_report), reactor)
+        self._images = SharedAnswer(lambda: self._ask(image_names), reactor, keep=KEPT)
         self._pruning = SharedAnswer(lambda: self._ask(prune_images), reactor)
         self._untold: tuple[float, dict[str, Any]] | None = None
 
@@ -82,6 +84,10 @@ class NodeEngine:
     async def server_containers(self, patience: float) -> list[ServerContainer]:
         """Return the containers of servers, of any node on this engine."""
         return await self._within(self._of_servers.get(), patience)
+
+    async def images(self) -> set[str]:
+        """Return the names of all images, with tags or digests."""
+        return await self._within(self._images.get(), PATIENCE)
 
     async def report(self, patience: float) -> dict[str, Any]:
         """Return what the engine reports about itself."""

@@ -13,7 +13,7 @@ A new operation is a member of `Operation`, a row and a column of the table, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
@@ -37,6 +37,8 @@ class Operation(Enum):
     #: It is being sent while it runs: it may be used as ever until it is stopped for that, but not
     #: be taken by another operation.
     FOLLOW = "follow"
+    #: Its transfer is ordered, and waits for the end of another operation. It is never requested.
+    ORDERED = "wait to be transferred"
     TRANSFER_IN = "transfer in"
     #: What remains of a server that a transfer has moved away: it is never requested.
     MOVED = "moved away"
@@ -66,7 +68,7 @@ _A, _W, _C = Exclusion.ALLOWED, Exclusion.WAITS, Exclusion.CANCELS
 _E, _R = Exclusion.ENDS, Exclusion.REFUSED
 
 _REQUESTED: tuple[Operation, ...] = tuple(
-    each for each in Operation if each is not Operation.MOVED
+    each for each in Operation if each not in (Operation.MOVED, Operation.ORDERED)
 )
 # In the order of `_REQUESTED`: start, stop, kill, sync, install, restore, transfer out, follow,
 # transfer in, delete, read and change files, make a backup.
@@ -78,6 +80,7 @@ _ROWS = {
     Operation.RESTORE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _C, _A, _R, _R),
     Operation.TRANSFER_OUT: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _C, _A, _R, _R),
     Operation.FOLLOW: (_A, _A, _A, _A, _R, _R, _R, _R, _R, _C, _A, _A, _R),
+    Operation.ORDERED: (_A, _A, _A, _A, _R, _R, _R, _R, _R, _C, _A, _A, _R),
     Operation.TRANSFER_IN: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _C, _R, _R, _R),
     Operation.MOVED: (_R, _E, _E, _A, _R, _R, _R, _R, _A, _A, _R, _R, _R),
     Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R, _R, _R, _R),
@@ -94,12 +97,15 @@ _REFUSALS = {
     Operation.RESTORE: "server is currently being restored",
     Operation.TRANSFER_OUT: "server is currently being transferred",
     Operation.FOLLOW: "server is currently being transferred",
+    Operation.ORDERED: "server is currently being transferred",
     Operation.TRANSFER_IN: "server is currently being transferred",
     Operation.MOVED: "server has moved to another node",
     Operation.DELETE: "server is currently being deleted",
     Operation.CHANGE_FILES: "the server's files are being changed",
     Operation.BACKUP: "a backup of the server is being made",
 }
+#: The operations whose end a transfer waits for that the Panel orders.
+AWAITED = (Operation.INSTALL, Operation.RESTORE, Operation.BACKUP)
 #: What an installation is refused with during a power action; Wings' text.
 _NOT_REINSTALLED = "Cannot execute server reinstall event while another power action is running."
 _POWER_ACTION = "another power action is under way for this server"
@@ -150,6 +156,7 @@ class Operations:
         self._hold = hold
         if hold is not None:
             self.cancel(hold.operation)
+        self._note_ended()
 
     def cancel(self, requested: Operation) -> None:
         """Cancel the operations under way that `requested` cancels; those that hold excepted."""
@@ -176,12 +183,20 @@ class Operations:
         """Return whether one of these is under way."""
         return any(each in operations for each in self._under_way())
 
-    def check(self, requested: Operation, *, program_runs: bool = False) -> None:
-        """Raise `ServerBusy` where what is under way excludes `requested`.
+    def check(
+        self,
+        requested: Operation,
+        *,
+        program_runs: bool = False,
+        awaited: Collection[Operation] = (),
+    ) -> None:
+        """Raise `ServerBusy` where what is under way excludes `requested`, but what is `awaited`.
 
         `program_runs` is whether the server's program does.
         """
         for running in self._under_way():
+            if running in awaited:
+                continue
             answer = EXCLUSIONS[running][requested]
             if answer is _R or (answer is _E and not program_runs):
                 raise ServerBusy(refusal(running, requested), self._advice(running))
@@ -211,11 +226,14 @@ class Operations:
             yield
         finally:
             self._others.remove(other)
-            if not self.runs(operation):
-                for each in [each for each in self._waiting if each[0] is operation]:
-                    self._waiting.remove(each)
-                    if not each[1].called:  # not cancelled
-                        each[1].callback(None)
+            self._note_ended()
+
+    def _note_ended(self) -> None:
+        """Let go on what waits for the end of an operation that is not under way any more."""
+        for each in [each for each in self._waiting if not self.runs(each[0])]:
+            self._waiting.remove(each)
+            if not each[1].called:  # not cancelled
+                each[1].callback(None)
 
     def _under_way(self) -> list[Operation]:
         held = [self.hold.operation] if self.hold else []
@@ -225,6 +243,8 @@ class Operations:
         if self.hold is None or running is not self.hold.operation:
             if running is Operation.BACKUP:
                 return "wait for it to end, or delete the backup"
+            if running is Operation.ORDERED:
+                return "wait for the transfer to end, or cancel it"
             return "wait for it to end, or kill the server"
         if running is Operation.MOVED:
             return f"{self.hold.why}: use it there"

@@ -91,6 +91,8 @@ class TransferRecord:
     removals: tuple[str, ...] = attrs.field(default=(), converter=_split)
     #: The inode of the server's directory; None where it is unknown, or in a pool.
     inode: int | None = attrs.field(default=None, converter=optional(int))
+    #: Seconds from the stop of a server that ran until the destination had it; None if not known.
+    downtime: float | None = None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -100,6 +102,7 @@ class TransferResult:
     reason: str = ""
     bytes: int | None = None
     files: int | None = None
+    downtime: float | None = None
 
 
 @attrs.frozen(repr=False)
@@ -412,6 +415,33 @@ CREATE TABLE dropped (
     missed REAL
 ) WITHOUT ROWID;
 """,
+    # Pairs with other nodes, by the names that this node has for them: `in` for one that may send
+    # seeds here, by a key with that SHA-256; `out` for one at `url` that takes them. The pair of
+    # each move of a seed that came or goes by one, and the servers of which seeds are wanted. How
+    # long a server was down that has moved; and since when the node takes no servers.
+    """
+CREATE TABLE pairs (
+    name TEXT NOT NULL,
+    direction TEXT NOT NULL,
+    peer TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    url TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    servers INTEGER NOT NULL,
+    created REAL NOT NULL,
+    expires REAL NOT NULL,
+    used REAL,
+    PRIMARY KEY (direction, name)
+) WITHOUT ROWID;
+CREATE TABLE wanted_seeds (
+    server TEXT PRIMARY KEY,
+    pair TEXT NOT NULL,
+    at_once INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE maintenance (since REAL NOT NULL, why TEXT NOT NULL);
+ALTER TABLE moves ADD COLUMN pair TEXT NOT NULL DEFAULT '';
+ALTER TABLE transfers ADD COLUMN downtime REAL;
+""",
 )
 
 
@@ -440,7 +470,8 @@ class MoveRecord:
     request and `url` the destination's address of transfers. At the destination they are the
     SHA-256 of the key, that of the token, and empty. `move` is empty until the destination has
     given the id. `family` is that of the other node, if it is known. `request` is a JSON object
-    that never changes, such as what the move was begun with; `state` is one that does.
+    that never changes, such as what the move was begun with; `state` is one that does. `pair` is
+    this node's name of the pair of a seed; empty for any other move.
     """
 
     transfer: int
@@ -453,6 +484,46 @@ class MoveRecord:
     family: str = ""
     request: str = "{}"
     state: str = "{}"
+    pair: str = ""
+
+
+@attrs.frozen(repr=False)
+class PairRecord:
+    """A pair with another node, which calls itself `peer`.
+
+    `Direction.IN` is one that may send seeds here, of so many `bytes` and `servers` in all, by the
+    key with the SHA-256 `digest`; `url` is empty. `Direction.OUT` is one to which this node may
+    send them: its limits are those of the last answer. Times are seconds since the epoch; `used`
+    is None before the first use.
+    """
+
+    name: str
+    direction: Direction = attrs.field(converter=Direction)
+    peer: str
+    digest: str
+    url: str
+    bytes: int
+    servers: int
+    created: float
+    expires: float
+    used: float | None = None
+
+
+@attrs.frozen(repr=False)
+class WantedSeed:
+    """A server of which a seed is wanted by a pair, of so many of its first rounds `at_once`."""
+
+    server: str
+    pair: str
+    at_once: int
+
+
+@attrs.frozen(repr=False)
+class Maintenance:
+    """The maintenance of a node since a time, in seconds since the epoch; `why` may be empty."""
+
+    since: float
+    why: str
 
 
 def restore_report(record: RestoreRecord, outcome: Outcome, now: float) -> Report:
@@ -762,13 +833,14 @@ class Store:
         stays until `drop_move`.
         """
         self._execute(
-            "UPDATE transfers SET outcome = ?, changed = ?, reason = ?, bytes = ?, files = ?"
-            " WHERE id = ?",
+            "UPDATE transfers SET outcome = ?, changed = ?, reason = ?, bytes = ?, files = ?,"
+            " downtime = ? WHERE id = ?",
             outcome.value,
             now,
             result.reason,
             result.bytes,
             result.files,
+            result.downtime,
             transfer,
         )
         # They have the other node's token or key and are not needed any more.
@@ -792,6 +864,19 @@ class Store:
         """Return the last `most` ended transfers, of one server or of all, latest first."""
         which = "WHERE outcome IS NOT NULL AND ? IN (server, '') ORDER BY id DESC LIMIT ?"
         return self._records(TransferRecord, "transfers", which, server or "", most)
+
+    def last_number(self) -> int:
+        """Return the highest id of a transfer; 0 without any."""
+        ((last,),) = self._rows("SELECT coalesce(max(id), 0) FROM transfers")
+        return int(last)
+
+    def sent_since(self, since: float) -> list[TransferRecord]:
+        """Return the transfers to other nodes by the Panel that have ended since, oldest first."""
+        which = (
+            "WHERE outcome IS NOT NULL AND direction = 'out' AND NOT by_hand AND changed >= ?"
+            " ORDER BY changed, id LIMIT 10000"
+        )
+        return self._records(TransferRecord, "transfers", which, since)
 
     def last_move(self, server: str) -> TransferRecord | None:
         """Return the last transfer of a server that has not failed, or not yet."""
@@ -922,6 +1007,51 @@ class Store:
     def destination(self, transfer: int) -> DirectDestination | None:
         """Return the destination of a direct transfer, None when it has ended."""
         return self._record(DirectDestination, "orders", "WHERE transfer = ?", transfer)
+
+    # Pairs, wanted seeds, and maintenance
+
+    def save_pair(self, record: PairRecord) -> None:
+        """Add a pair, or change it."""
+        self._add("OR REPLACE INTO pairs", **attrs.asdict(record))
+
+    def pairs(self) -> list[PairRecord]:
+        """Return all pairs."""
+        return self._records(PairRecord, "pairs", "ORDER BY created")
+
+    def delete_pair(self, direction: Direction, name: str) -> None:
+        """Delete a pair; no seeds are wanted by one from this node any more."""
+        with self._transaction():
+            self._execute(
+                "DELETE FROM pairs WHERE direction = ? AND name = ?", direction.value, name
+            )
+            if direction is Direction.OUT:
+                self._execute("DELETE FROM wanted_seeds WHERE pair = ?", name)
+
+    def want_seeds(self, seeds: Sequence[WantedSeed]) -> None:
+        """Add servers of which seeds are wanted, all or none; known ones stay."""
+        with self._transaction():
+            for each in seeds:
+                self._add("OR IGNORE INTO wanted_seeds", **attrs.asdict(each))
+
+    def wanted_seeds(self) -> list[WantedSeed]:
+        """Return the servers of which seeds are wanted."""
+        return self._records(WantedSeed, "wanted_seeds")
+
+    def drop_seed(self, server: str) -> None:
+        """Delete a server of which no seed is wanted any more."""
+        self._execute("DELETE FROM wanted_seeds WHERE server = ?", server)
+
+    def set_maintenance(self, now: float, why: str | None) -> None:
+        """Begin maintenance, or change why; None ends it."""
+        with self._transaction():
+            found = self.maintenance()
+            self._execute("DELETE FROM maintenance")
+            if why is not None:
+                self._add("INTO maintenance", since=found.since if found else now, why=why)
+
+    def maintenance(self) -> Maintenance | None:
+        """Return the maintenance of the node, None without."""
+        return self._record(Maintenance, "maintenance", "")
 
     # Installations
 
@@ -1334,6 +1464,8 @@ class StateDatabase:
     transfer = InThread(Store.transfer)
     unfinished = InThread(Store.unfinished)
     ended = InThread(Store.ended)
+    last_number = InThread(Store.last_number)
+    sent_since = InThread(Store.sent_since)
     last_move = InThread(Store.last_move)
     moved_directly = InThread(Store.moved_directly)
 
@@ -1346,6 +1478,15 @@ class StateDatabase:
     delete_lost = InThread(Store.delete_lost)
     add_destination = InThread(Store.add_destination)
     destination = InThread(Store.destination)
+
+    save_pair = InThread(Store.save_pair)
+    delete_pair = InThread(Store.delete_pair)
+    pairs = InThread(Store.pairs)
+    want_seeds = InThread(Store.want_seeds)
+    wanted_seeds = InThread(Store.wanted_seeds)
+    drop_seed = InThread(Store.drop_seed)
+    set_maintenance = Timed(Store.set_maintenance)
+    maintenance = InThread(Store.maintenance)
 
     begin_installation = Timed(Store.begin_installation)
     run_installation = Timed(Store.run_installation)

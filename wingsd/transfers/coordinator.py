@@ -6,7 +6,7 @@ Usually that is the Panel; `wingsd.direct_transfers` has the coordinators of tra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -48,6 +48,15 @@ class ReceivingCoordinator(Coordinator[ReceiveStep], ABC):
     is_denied = False
     #: Whether an earlier daemon has queued the success, and it is not answered yet.
     is_success_queued = False
+    #: The name of the pair by which a seed comes; empty for any other transfer.
+    pair_name = ""
+
+    def room(self) -> int | None:
+        """Return the bytes that the copy may take by its pair; None for any other transfer."""
+        return None
+
+    def brings(self, charge: Callable[[], int], over: Deferred[None]) -> None:
+        """Note a move that takes so many bytes by `charge` here, until it is `over`."""
 
     @abstractmethod
     async def admit(self) -> Configuration:
@@ -154,8 +163,8 @@ class Initiator(ABC):
     hold: str
 
     @abstractmethod
-    def receiving(self, server: str) -> ReceivingCoordinator:
-        """Return the coordinator of a transfer to this node."""
+    def receiving(self, server: str, pair: str = "") -> ReceivingCoordinator:
+        """Return the coordinator of a transfer to this node, which has come by a `pair`, if so."""
 
     @abstractmethod
     async def resumed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
 from hmac import compare_digest
@@ -25,6 +25,8 @@ from wingsd.errors import (
     MoveBusy,
     MoveKeyInvalid,
     MoveNotFound,
+    MoveRequestInvalid,
+    NodeInMaintenance,
     ServerAlreadyExists,
     ServerNotFound,
     TooManyTransfers,
@@ -36,10 +38,17 @@ from wingsd.errors import (
 from wingsd.filesystem.attributes import NOTHING, AttributesKept
 from wingsd.servers import Server
 from wingsd.servers.files import BackgroundTasks
-from wingsd.servers.operations import Operation
+from wingsd.servers.operations import AWAITED, Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.running import RunningServers
-from wingsd.statedb import Direction, MoveRecord, Outcome, StateDatabase, TransferRecord
+from wingsd.statedb import (
+    Direction,
+    Maintenance,
+    MoveRecord,
+    Outcome,
+    StateDatabase,
+    TransferRecord,
+)
 from wingsd.transfers.coordinator import (
     PanelCoordinators,
     ReceivingCoordinator,
@@ -170,6 +179,13 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
     _coordinators: PanelCoordinators
     parts: IncomingParts
     _arrived: ArrivedServers
+    #: Since when the node takes no servers; None where it does.
+    maintenance: Maintenance | None = attrs.field(default=None, init=False)
+
+    def require_open(self) -> None:
+        """Raise `NodeInMaintenance` where the node takes no servers."""
+        if self.maintenance is not None:
+            raise NodeInMaintenance(self.maintenance.why)
 
     def open(
         self,
@@ -184,10 +200,11 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         the epoch, unless another `coordinator` is given. The transfer waits until
         an earlier one that has failed, or that gives way, is cleaned up. Raises
         `ServerAlreadyExists` while another is under way, `TooManyTransfers` while there are as
-        many as may be, and `DaemonStopping` after `stop`.
+        many as may be, `NodeInMaintenance`, and `DaemonStopping` after `stop`.
         """
         if self._stopping:
             raise DaemonStopping
+        self.require_open()
         previous = self._open.get(server)
         if previous is not None and _gives_way(previous, coordinator):
             previous.give_way()
@@ -302,8 +319,11 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
 def _gives_way(previous: IncomingTransfer, coordinator: ReceivingCoordinator | None) -> bool:
     """Return whether a transfer ends for the next one, of which that is the coordinator.
 
-    What the Panel has ordered does not for a direct one, whose request may have come late.
+    What the Panel has ordered does not for a direct one, whose request may have come late; nor
+    anything for the seed of a pair but one of the same pair.
     """
+    if coordinator is not None and coordinator.pair_name:
+        return previous.gives_way and previous.coordinator.pair_name == coordinator.pair_name
     ordered = coordinator is None or not coordinator.is_direct
     return previous.gives_way and (ordered or previous.coordinator.is_direct)
 
@@ -380,6 +400,10 @@ class IncomingMoves:
             raise ServerAlreadyExists(
                 "this move is being begun already", "it was asked for by several requests at once"
             )
+        initiator = coordinator()
+        pair = "" if initiator is None else initiator.pair_name
+        if pair and (beginning.backups or beginning.log is not None):
+            raise MoveRequestInvalid("a seed of a pair comes without backups and log")
         record = MoveRecord(
             transfer=0,
             server=token.server,
@@ -389,12 +413,13 @@ class IncomingMoves:
             token=token.digest,
             family=beginning.family,
             request=json.dumps(attrs.asdict(beginning)),
+            pair=pair,
         )
         over: Deferred[None] = Deferred()
         self._beginning[token.digest] = record.key, over
         try:
             make = _maker(record, beginning, expires=token.expires)
-            transfer = self._receiver.open(make, token.server, coordinator(), token.issued)
+            transfer = self._receiver.open(make, token.server, initiator, token.issued)
             await transfer.begin()
         except TransferCancelled:
             # The source may have sent the request twice: the second one must not begin it again.
@@ -513,9 +538,10 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
         Without a `coordinator` it is the Panel, whose order ends a seed of the server. One of a
         seed has a copy of it kept up to date at its destination, while the server is used as ever.
+        One that the Panel orders waits for the end of a backup, an installation or a restore.
         Raises `Conflict` while another transfer of it is in progress, `ServerBusy` where something
-        has its files for itself, `BadRequest` when the URL of `request` is invalid, or where this
-        node does not send servers that run, and `DaemonStopping` after `stop`.
+        else has its files for itself, `BadRequest` when the URL of `request` is invalid, or where
+        this node does not send servers that run, and `DaemonStopping` after `stop`.
         """
         seed = self._seeds.get(server.uuid) if coordinator is None else None
         gives_way = seed is not None and seed.gives_way and self.find(server.uuid) is seed
@@ -528,15 +554,30 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             )
         coordinator = coordinator or self._coordinators.sending(server.uuid)
         is_seed = coordinator.seed is not None
-        server.operations.check(Operation.CHANGE_FILES if is_seed else Operation.TRANSFER_OUT)
+        operation = Operation.CHANGE_FILES if is_seed else Operation.TRANSFER_OUT
+        # Pelican's Panel does not look at the answer: a refused order would leave it locked.
+        awaited = () if coordinator.is_direct else AWAITED
+        server.operations.check(operation, awaited=awaited)
         transfer = self._make(server, request, coordinator)
-        transfer.take()
+        if server.operations.runs(*awaited):
+            transfer.wait()
+        else:
+            transfer.take()
         # Recorded at once; a seed goes on until the destination has answered.
-        self._begin(transfer, transfer.run(seed=None if seed is None else seed.hand_over))
+        self._begin_after(seed, transfer)
+        return transfer.recorded
+
+    def _begin_after(
+        self,
+        seed: SeedTransfer | None,
+        transfer: OutgoingTransfer,
+        resumed: tuple[TransferRecord, MoveRecord] | None = None,
+    ) -> None:
+        """Begin a transfer, or go on with it, which takes the place of a seed."""
+        self._begin(transfer, transfer.run(resumed, None if seed is None else seed.hand_over))
         if seed is not None:
             transfer.over.addCallback(seed.drop_left)
             transfer.over.addCallback(self._put_back, seed)
-        return transfer.recorded
 
     def go_on(
         self,
@@ -556,11 +597,14 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             return False
         if coordinator.seed is not None and self._in_progress(server.uuid) is not None:
             return False  # a transfer of it was ordered before this
-        resumed = entry, record
-        transfer = self._make(server, request_of(record), coordinator)
+        transfer, seed = self._make(server, request_of(record), coordinator), None
         if isinstance(transfer, SeedTransfer):
             transfer.take()  # any other holds it already
-        self._begin(transfer, transfer.run(resumed))
+        elif entry.step == SendStep.WAIT.name:
+            server.operations.check(Operation.TRANSFER_OUT, awaited=AWAITED)
+            seed = self._seeds.get(server.uuid)
+            transfer.wait()
+        self._begin_after(seed, transfer, (entry, record))
         return True
 
     def _make(
@@ -706,6 +750,25 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         for transfer in transfers:
             transfer.abort(DaemonStopping())
         return over
+
+    @property
+    def waiting_orders(self) -> int:
+        """The number of transfers that wait for the end of another action on their servers."""
+        return sum(each.waits_for_turn for each in self._open.values())
+
+    def end_seed(self, server: str) -> None:
+        """End the copy that follows a server, unless a transfer has taken its place."""
+        seed = self._seeds.get(server)
+        if seed is not None and self._in_progress(server) is seed:
+            seed.cancel()
+
+    def seeds_of(self) -> Iterator[tuple[str, SeedFigures | None]]:
+        """Yield the servers that copies follow, and how far these are, once that is known."""
+        return ((uuid, seed.progress.seed) for uuid, seed in self._seeds.items())
+
+    def seeds_by(self, pair: str) -> list[str]:
+        """Return the servers of which seeds go by a pair."""
+        return [uuid for uuid, seed in self._seeds.items() if seed.pair == pair]
 
     @property
     def seeds(self) -> list[SeedFigures]:

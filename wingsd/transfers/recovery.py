@@ -102,7 +102,7 @@ class PanelInitiator(Initiator):
         self._parts = self._sender.parts
         self._database = self._parts.database
 
-    def receiving(self, server: str) -> ReceivingCoordinator:
+    def receiving(self, server: str, pair: str = "") -> ReceivingCoordinator:
         """Return the coordinator of a transfer to this node."""
         return self._coordinators.receiving(server)
 
@@ -221,8 +221,10 @@ class Recovery:
         return self._direct if entry.direct else self._panel
 
     def _receive(self, entry: TransferRecord) -> None:
-        coordinator = self._initiator(entry).receiving(entry.server)
-        if (record := self._open_moves.get(entry.id)) is not None:
+        record = self._open_moves.get(entry.id)
+        pair = record.pair if record is not None else ""
+        coordinator = self._initiator(entry).receiving(entry.server, pair)
+        if record is not None:
             self._incoming_moves.resume(entry, record, coordinator)
         else:
             self._receiver.resume(UploadTransfer, entry, coordinator)
@@ -231,8 +233,8 @@ class Recovery:
         """Hold the server of an outgoing transfer; return whether it is resumed at once."""
         if entry.id in self._seeds:
             return self._servers.knows(entry.server)  # where no Panel need list it
-        if entry.id in self._superseded:
-            return False  # the later transfer holds the server
+        if entry.id in self._superseded or entry.step == SendStep.WAIT.name:
+            return False  # the later transfer holds the server, or it is used as ever
         self._servers.reserve(entry.server, self._initiator(entry).hold)
         if entry.pool:
             self._servers.share(entry.server, entry.pool)

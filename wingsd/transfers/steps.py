@@ -217,6 +217,7 @@ class SendStep(_Step):
     From `AWAIT` on the destination has everything, and only the Panel knows whose the server is.
     """
 
+    WAIT = ("waiting for the end of another action on the server", State.PENDING)
     ASK = ("asking the destination for its features", State.PENDING)
     SEED = ("keeping a copy at the destination up to date", State.PENDING)
     FOLLOW = ("sending what changes while the server runs", State.PENDING)
@@ -276,6 +277,10 @@ class ProgressReport:
     #: Of a server that is followed: the round, and the seconds of downtime that are predicted.
     round: int | None = None
     downtime: float | None = None
+    #: Of a transfer that waits: until when at most, in seconds since the epoch; None without end.
+    until: float | None = None
+    #: Whether its server did not run.
+    was_off: bool = False
 
 
 S = TypeVar("S", bound=ReceiveStep | SendStep)
@@ -537,6 +542,10 @@ class StepLog(Generic[S]):
     def _count_over(self, error: Exception | None) -> None:
         self._is_counted = False
         self.observer.transfer_over(self.direction, error, self)
+
+    def set_downtime(self, seconds: float) -> None:
+        """Keep how long the server was down for the state database."""
+        self._result = attrs.evolve(self._result, downtime=seconds)
 
     def set_figures(self, size: int, files: int) -> None:
         """Keep the archive's bytes and files for the state database."""

@@ -6,9 +6,12 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -150,13 +153,81 @@ def test_a_swap_that_cannot_be_made_durable_is_rolled_back(
     assert list(data.iterdir()) == []
 
 
-def test_the_sync_is_of_a_descriptor_as_old_as_the_files(staging: Staging) -> None:
+OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+def test_the_sync_is_of_a_descriptor_older_than_the_files(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # syncfs(2) tells only of errors that came after its descriptor was opened.
-    path = Path(staging.create(UUID))
-    (path / "world").write_text("new")
-    found = path.stat()
-    assert os.path.samestat(os.fstat(staging._open[UUID]), found)
+    before = os.stat(staging.path)
+    synced: list[os.stat_result] = []
+    monkeypatch.setattr(storage, "syncfs", lambda fd: synced.append(os.fstat(fd)))
+    staging.create(UUID)
+    staging.sync(UUID)
+    assert [os.path.samestat(each, before) for each in synced] == [True]
     staging.finish(UUID)
+
+
+def test_a_failed_sync_counts_for_each_server_that_arrives(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for server in (UUID, OTHER):
+        staging.create(server)
+    fails = Mock(side_effect=OSError(errno.EIO, ""))
+    monkeypatch.setattr(storage, "syncfs", fails)
+    with pytest.raises(StorageError):
+        staging.sync(UUID)
+    fails.side_effect = None
+    staging.sync(UUID)
+    with pytest.raises(StorageError):  # the kernel has reported it once
+        staging.sync(OTHER)
+    staging.sync(OTHER)
+
+
+class CountingLock:
+    """A lock that counts those who have come to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.came = 0
+
+    def __enter__(self) -> None:
+        self.came += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_those_that_wait_for_a_sync_share_the_next_one(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = [f"{number}{OTHER[1:]}" for number in range(8)]
+    for server in servers:
+        staging.create(server)
+    lock: Any = CountingLock()
+    staging._flushing = lock
+    begun: list[int] = []
+    ends = threading.Event()
+
+    def slow(descriptor: int) -> None:
+        begun.append(descriptor)
+        ends.wait(30)
+
+    monkeypatch.setattr(storage, "syncfs", slow)
+    threads = [threading.Thread(target=staging.sync, args=(each,)) for each in servers]
+    threads[0].start()
+    while not begun:
+        time.sleep(0.001)
+    for thread in threads[1:]:
+        thread.start()
+    while lock.came < len(servers):
+        time.sleep(0.001)
+    ends.set()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 2
 
 
 def test_a_second_daemon_is_kept_out_and_clears_nothing(staging: Staging, data: Path) -> None:

@@ -300,7 +300,7 @@ class IncomingTransfer:
             configuration = await self._steps.cancel_scope.wait(asking)
             # Before the archive is received: its container could not be made of these.
             check_variables(configuration.settings)
-            self._servers.admit(configuration, HOLD)
+            self._claim(configuration)
         except Exception as error:
             self._log.warn(
                 "{server}: transfer refused: {error}",
@@ -309,8 +309,12 @@ class IncomingTransfer:
                 error=error,
             )
             raise
-        self._rollback.add(self._forget)
         return configuration
+
+    def _claim(self, configuration: Configuration) -> None:
+        """Make the server this node's, held. Raises `ServerAlreadyExists`."""
+        self._servers.admit(configuration, HOLD)
+        self._rollback.add(self._forget)
 
     async def _begin(self, record: Callable[[str], Awaitable[int]] | None = None) -> None:
         """Record the transfer, and what its recovery needs; see `StepLog.begin`."""

@@ -589,6 +589,8 @@ class MoveSending:
         """Plan a round; None where the destination puts the server into place already."""
         await self.look_again(has_failed=False)
         sender = await self._open()
+        # Those of a seed: the transfer that goes on with it has rounds of its own.
+        sender.source.shares_flushes = self._subject.steps.before(SendStep.FOLLOW)
         self._is_planned = False
         resumed = None
         if not self._is_in_session or not sender.source.can_go_on:
@@ -817,6 +819,7 @@ class Mover:
             family=request.family,
             request=json.dumps({"asked": asked, "order": await self._order()}),
             state=json.dumps({"running": was_running, "live": follows} | seed),
+            pair=subject.seed.pair if subject.seed is not None else "",
         )
         database = self.parts.database
         await database.add_move(record)
@@ -899,7 +902,8 @@ class Mover:
             }
             for each in subject.backups
         ]
-        log = await self._log()
+        goes_alone = subject.seed is not None and subject.seed.pair != ""
+        log = None if goes_alone else await self._log()
         return {
             "version": WITH_ATTRIBUTES if MOVES_ATTRIBUTES in subject.features else VERSION,
             "family": subject.request.family,

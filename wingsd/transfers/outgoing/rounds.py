@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
+from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -73,8 +74,9 @@ class SentServer:
         self.is_taken = True
         #: Whether it is, or was, sent while it runs.
         self.follows = False
-        #: Whether it ran when it was to be stopped.
-        self.ran = False
+        #: Whether it ran when it was to be stopped; and whether it did not when it was taken, or
+        #: since.
+        self.ran = self.was_off = False
         #: Whether it was stopped for this, and runs again if it stays: until it was started, or
         #: somebody has used it since.
         self.starts_again = False
@@ -95,6 +97,7 @@ class SentServer:
             self._server.place_hold(Operation.FOLLOW, FOLLOWED)
             self._follow()
         else:
+            self.was_off = self._server.state is PowerState.OFFLINE
             self._server.place_hold(Operation.TRANSFER_OUT, HOLD)
         self.is_taken = True
 
@@ -196,7 +199,7 @@ class SentServer:
         server = self._server
         ran = (self._is_to_run or self._runs) and not server.suspended
         is_known = self._is_noted and ran == self.ran
-        self.ran, self._is_noted = ran, True
+        self.ran, self.was_off, self._is_noted = ran, not ran, True
         return not is_known
 
     @property
@@ -300,6 +303,7 @@ class SentServer:
                 f"the destination has the server, {seconds:.1f} s after it was stopped here"
             )
             self._steps.observer.downtime_measured(seconds)
+            self._steps.set_downtime(seconds)
 
 
 #: Seconds for which a server that is starting is waited for before it is stopped.
@@ -347,15 +351,20 @@ class Rounds(ABC):
         while not self.is_over:
             self._round_began = self._steps.seconds()
             try:
-                leave_hot = await self._begin()
-                planned = self._planned = await self._move.plan_round(leave_hot=leave_hot)
-                is_due = self._is_due(planned)
-                if is_due:
-                    await self._send(planned, leave_hot=leave_hot)
+                is_due = await self._round()
             except Exception as error:
                 await self._fail(error)
             else:
                 await self._pass(was_sent=is_due)
+
+    async def _round(self) -> bool:
+        """Plan a round, and send it if it is due; return whether it was."""
+        leave_hot = await self._begin()
+        planned = self._planned = await self._move.plan_round(leave_hot=leave_hot)
+        is_due = self._is_due(planned)
+        if is_due:
+            await self._send(planned, leave_hot=leave_hot)
+        return is_due
 
     @property
     @abstractmethod
@@ -607,6 +616,10 @@ class LivePolicy(Rounds):
 
 #: Seconds that a pause has at most because the round before it has taken as long.
 LONGEST_REST = 3600.0
+#: Seconds of the pause after the first round, at least, where the second one follows soon.
+_FIRST_REST = 2.0
+#: The part of the time between two rounds by which one may begin earlier than it is due.
+_EARLIER = 0.1
 #: Seconds in a pause after which the destination is asked whether it has ended the move.
 ASKED_EVERY = 10.0
 #: Seconds between two lines in the log about rounds that are as they should be.
@@ -628,6 +641,11 @@ class SeedPolicy(Rounds):
 
     _until: float | None
     _now: Callable[[], float]
+    #: Held for each round but the first: those of many seeds come together, and a server that is
+    #: stopped for its move needs the same threads.
+    _turns: DeferredSemaphore
+    #: Whether the second round follows soon: a command waits for it.
+    _is_eager: bool = False
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -637,7 +655,7 @@ class SeedPolicy(Rounds):
         #: Whether the last round has failed by a fault of this program.
         self._is_faulty = False
         self._told = 0.0
-        self._pausing: Deferred[None] | None = None
+        self._pausing: Deferred[Any] | None = None
         self._stopped: WingsdError | None = None
 
     @property
@@ -706,6 +724,20 @@ class SeedPolicy(Rounds):
 
     # Its rounds
 
+    async def _round(self) -> bool:
+        if self._whole is None or self._stopped is not None:
+            return await super()._round()
+        self._pausing = turn = self._turns.acquire()
+        try:
+            await turn
+        finally:
+            self._pausing = None
+        try:
+            self._round_began = self._steps.seconds()
+            return await super()._round()
+        finally:
+            self._turns.release()
+
     async def _begin(self) -> bool:
         """Look whether the server has another directory now, and whether all is read again."""
         faulty, self._is_faulty = self._is_faulty, False
@@ -751,8 +783,13 @@ class SeedPolicy(Rounds):
             self.is_over = True
             return
         every = self._config.follow_every
-        rest = max(every - took, min(took, LONGEST_REST))
-        await self.pause(every if is_first else rest)
+        if is_first:  # the next one tells how long a move would take
+            await self.pause(min(max(took, _FIRST_REST), every) if self._is_eager else every)
+            return
+        # At the same moments as those of all other seeds, which share a flush of the file system.
+        due = self._steps.seconds() + max(every - took, min(took, LONGEST_REST))
+        tick = math.ceil(due / every - _EARLIER) * every
+        await self.pause(max(tick - self._steps.seconds(), 0.0))
 
     async def _ended(self) -> DestinationError | None:
         """Return why the destination has ended the move; None where that is not known."""

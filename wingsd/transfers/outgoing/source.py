@@ -111,20 +111,22 @@ class TransferRequest:
 class SeedOrder:
     """The order of a seed, kept across restarts.
 
-    `stop_at` is when the server is moved, in seconds since the epoch; None if it is not.
+    `stop_at` is when the server is moved, in seconds since the epoch; None if it is not. `pair` is
+    this node's name of the pair by which it goes; empty without one.
     """
 
     stop_at: float | None = None
+    pair: str = ""
 
     def state(self) -> dict[str, object]:
         """Return what the state of its move has of it."""
-        return {_SEED: attrs.asdict(self)}
+        return {_SEED: {"stop_at": self.stop_at}}
 
 
 def seed_of(record: MoveRecord) -> SeedOrder | None:
     """Return what a seed was ordered by; None for another move."""
     found = json.loads(record.state).get(_SEED)
-    return None if found is None else SeedOrder(found.get("stop_at"))
+    return None if found is None else SeedOrder(found.get("stop_at"), record.pair)
 
 
 def is_seed(entry: TransferRecord, record: MoveRecord) -> bool:
@@ -133,6 +135,8 @@ def is_seed(entry: TransferRecord, record: MoveRecord) -> bool:
     return entry.step in before and seed_of(record) is not None
 
 
+#: Rounds of seeds at a time, beside their first ones.
+SEED_ROUNDS = 2
 #: Seconds for which a transfer waits for a Panel that does not take activity.
 ACTIVITY_WITHIN = 5.0
 #: For how long the figures of a walk are used again: this many times as long as it took.
@@ -250,6 +254,8 @@ class OutgoingParts:
     #: The rate limit of all uploads together; None without one.
     bucket: TokenBucket | None
     file_systems: MeasuredFileSystems
+    #: How many rounds of seeds are sent at a time, beside their first ones.
+    turns: DeferredSemaphore = attrs.field(factory=lambda: DeferredSemaphore(SEED_ROUNDS))
     #: Held while a file system is measured, by a file of which there is one at a time.
     measuring: DeferredLock = attrs.field(factory=DeferredLock)
     #: By server, until when the figures of its last walk are used again, and these.

@@ -7,16 +7,19 @@ files are only read. They are deleted when the Panel orders it, and never before
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeAlias
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.logger import Logger
 
+from wingsd.auth.tokens import expiry_of
 from wingsd.backups.store import find_backups
 from wingsd.errors import (
     BadRequest,
@@ -24,6 +27,7 @@ from wingsd.errors import (
     DestinationRefused,
     DiskLimitExceeded,
     FinalPassStalled,
+    OrderWaitedTooLong,
     SeedAdopted,
     ServerBusy,
     TransferCancelled,
@@ -32,8 +36,9 @@ from wingsd.errors import (
 from wingsd.filesystem.walk import survey
 from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
+from wingsd.servers.operations import AWAITED, Operation, refusal
 from wingsd.servers.power_states import PowerState
-from wingsd.statedb import MoveRecord, TransferRecord
+from wingsd.statedb import Direction, MoveRecord, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.coordinator import SendingCoordinator
@@ -75,6 +80,9 @@ SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | N
 ResumedMove: TypeAlias = tuple[TransferRecord, MoveRecord]
 #: Seconds after which it is tried again to take a server that is busy.
 TAKEN_EVERY = 10.0
+#: Seconds for which a Panel's token is good that does not say so, and how long before its end a
+#: transfer that waits must have begun.
+TOKEN_LASTS, BEGUN_BEFORE = 900.0, 60.0
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -119,6 +127,11 @@ class OutgoingTransfer:
         ca_file = parts.config.ca_file
         self._destination = PeerClient(request.url, request.token, parts.reactor, ca_file)
         self._steps = StepLog(server.uuid, SendStep, parts.step_logs, coordinator)
+        self._steps.current = SendStep.ASK  # unless it waits
+        #: The hold of a server whose transfer waits, and until when it does at most, in seconds
+        #: since the epoch.
+        self._waiting = ExitStack()
+        self._waits_until: float | None = None
         self._pool = SourcePool(server.uuid, request, parts, is_direct=coordinator.is_direct)
         #: Counts the bytes that are read of files and backups.
         self._meter = ProgressMeter(self._steps.seconds, lambda: self._sending.read)
@@ -152,6 +165,7 @@ class OutgoingTransfer:
             try:
                 self._steps.hide_progress()
                 self._steps.leave_open()  # unless it has an outcome
+                self._waiting.close()
                 leftovers = RollbackList(self.server.uuid)
                 leftovers.add(self._pool.remove_marks)
                 leftovers.add(self._sending.close)
@@ -164,9 +178,18 @@ class OutgoingTransfer:
             if resumed is None:
                 try:
                     self.coordinator.begin()
-                    await self.coordinator.save(await self._steps.begin())
+                    entry_id = await self._steps.begin()
+                    await self.coordinator.save(entry_id)
+                    if self._waits_until is not None:
+                        await self._parts.database.add_move(self._waiting_record(entry_id))
                 finally:
                     self.recorded.callback(None)
+                await self._await_turn()
+                await self._ask(seed)
+            elif resumed[0].step == SendStep.WAIT.name:
+                self.coordinator.begin()
+                self._steps.resume(resumed[0], SendStep.WAIT)
+                await self._await_turn()
                 await self._ask(seed)
             else:
                 entry, record = resumed
@@ -186,6 +209,60 @@ class OutgoingTransfer:
         """Take the server: one that runs may be used until it is stopped. Raises `ServerBusy`."""
         self._sent.take(may_follow=self._may_follow)
 
+    def wait(self) -> None:
+        """Take the server when nothing is under way any more that is waited for.
+
+        Until then it is used as ever, but nothing of that kind begins.
+        """
+        self._steps.current, self._sent.is_taken = SendStep.WAIT, False
+        self._waiting.enter_context(self.server.operations.during(Operation.ORDERED))
+        now = self._parts.database.now()
+        expires = expiry_of(self._subject.request.token) or now + TOKEN_LASTS
+        self._waits_until = min(expires - BEGUN_BEFORE, now + self._parts.config.moves.patience)
+
+    async def _await_turn(self) -> None:
+        """Wait until the server can be taken, and take it. Raises `OrderWaitedTooLong`."""
+        operations, began = self.server.operations, self._steps.seconds()
+        if self._waits_until is None:
+            return
+        while running := [each for each in AWAITED if operations.runs(each)]:
+            why = self._steps.detail = refusal(running[0], Operation.TRANSFER_OUT)
+            self._steps.say(f"the transfer waits: {why}")
+            left = self._waits_until - self._parts.database.now()
+            ended = operations.ended(running[0])
+            try:
+                await self._steps.cancel_scope.wait(
+                    ended.addTimeout(max(left, 0.0), self._parts.reactor)
+                )
+            except TimedOut:
+                seconds = self._steps.seconds() - began
+                raise OrderWaitedTooLong(why, seconds) from None
+        # What is recorded for a restart meanwhile would be taken for a move that has begun.
+        await self._wait(self._drop_waiting())
+        self._waiting.close()
+        self.take()
+        await self._enter(SendStep.ASK)
+
+    async def _drop_waiting(self) -> None:
+        if self._steps.entry is not None:
+            await self._parts.database.drop_move(self._steps.entry)
+
+    def _waiting_record(self, entry: int) -> MoveRecord:
+        """Return what is recorded of a transfer that waits, to go on after a restart."""
+        request = self._subject.request
+        asked = attrs.asdict(request, filter=lambda field, _: field.name not in ("url", "token"))
+        return MoveRecord(
+            transfer=entry,
+            server=self.server.uuid,
+            direction=Direction.OUT,
+            move="",
+            key="",
+            token=request.token,
+            url=request.url,
+            family=request.family,
+            request=json.dumps({"asked": asked}),
+        )
+
     def cancel(self, *, is_deleted: bool = False) -> None:
         """Cancel the transfer in any step; `is_deleted` when the server is to be deleted next."""
         if is_deleted:
@@ -196,10 +273,11 @@ class OutgoingTransfer:
         """End it unless the destination has everything: it may then be moving already.
 
         For a server that is still being sent within a pool, the Panel is asked. If the Panel is
-        being asked already, the recovery continues with that. It also goes on with a move, but
-        for one that is being committed there: its end is waited for.
+        being asked already, the recovery continues with that. It also goes on with one that waits,
+        and with a move, but for one that is being committed there: its end is waited for.
         """
-        if self._is_recorded and not self._sending.is_asked:
+        waits = self._steps.current is SendStep.WAIT
+        if waits or (self._is_recorded and not self._sending.is_asked):
             self._is_left = True
             self._cancel(reason)
         elif not self._body_sent and self._settling is None:
@@ -223,11 +301,20 @@ class OutgoingTransfer:
     @property
     def progress(self) -> ProgressReport:
         """Its progress."""
-        found = self._steps.progress(self._meter, self._total)
+        found = attrs.evolve(
+            self._steps.progress(self._meter, self._total),
+            until=self._waits_until,
+            was_off=self._sent.was_off,
+        )
         rounds = self._followed
         if rounds is None:
             return found
         return attrs.evolve(found, round=rounds.round, downtime=rounds.downtime)
+
+    @property
+    def waits_for_turn(self) -> bool:
+        """True while it waits for the end of another action on the server."""
+        return self._steps.current is SendStep.WAIT
 
     @property
     def is_waiting(self) -> bool:
@@ -729,6 +816,12 @@ class SeedTransfer(OutgoingTransfer):
         )
 
     @property
+    def pair(self) -> str:
+        """The name that this node has for the pair by which it goes; empty without one."""
+        order = self._subject.seed
+        return order.pair if order is not None else ""
+
+    @property
     def gives_way(self) -> bool:
         """True if the server is used as ever, and a transfer of it may take the place of this."""
         return self._steps.before(SendStep.FOLLOW) and not self._gives_way
@@ -805,6 +898,8 @@ class SeedTransfer(OutgoingTransfer):
             self._parts.config.live,
             order.stop_at if order is not None else None,
             partial(database.seconds_since, 0.0),
+            self._parts.turns,
+            self.pair != "",
         )
         try:
             with self._counted():

@@ -88,12 +88,20 @@ def refusal_of(answer: Answer) -> DestinationRefused:
     wait = ceil(seconds_asked_for(answer.header("retry-after")))
     again = f"try again in {wait} s" if wait else ""
     detail = "; ".join(filter(None, (detail, again)))
-    return DestinationRefused(
+    refused = DestinationRefused(
         f"the destination node {says}",
         detail,
         answer.code,
         may_complete=not error and answer.code in GATEWAYS,
     )
+    refused.answer_code = answer_code(answer)
+    return refused
+
+
+def answer_code(answer: Answer) -> str:
+    """Return the code of an answer, empty where it has none."""
+    code = answer.fields.get("code")
+    return code if isinstance(code, str) else ""
 
 
 def _status(answer: Answer) -> str:

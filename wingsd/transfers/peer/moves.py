@@ -39,7 +39,7 @@ from wingsd.moves.batch import CONTENT_TYPE, ZSTD_CONTENT_TYPE
 from wingsd.moves.tree import MAX_PART, Resumption
 from wingsd.statedb import MoveRecord
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.peer.client import PeerAddress, refusal_of
+from wingsd.transfers.peer.client import PeerAddress, answer_code, refusal_of
 from wingsd.util.retry import Backoff, Budget, seconds_asked_for
 from wingsd.util.serialization import Keywords, structure
 
@@ -203,12 +203,6 @@ def failure_of(progress: ProgressAnswer) -> DestinationRefused:
     return DestinationRefused(f"the destination node says: {text}", progress.detail, 502)
 
 
-def answer_code(answer: Answer) -> str:
-    """Return the code of an error, empty without one."""
-    code = answer.fields.get("code")
-    return code if isinstance(code, str) else ""
-
-
 def is_path_unknown(answer: Answer) -> bool:
     """Return whether the answer is of something that does not know moves, or not this version."""
     code = answer_code(answer)
@@ -219,7 +213,6 @@ def is_path_unknown(answer: Answer) -> bool:
 def refusal(answer: Answer) -> DestinationRefused:
     """Return the error of an answer other than success."""
     error = refusal_of(answer)
-    error.answer_code = answer_code(answer)
     error.is_temporary = answer.code in _AGAIN
     error.is_foreign = not error.answer_code
     return error

@@ -30,7 +30,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -79,10 +79,17 @@ class Staging:
     def __attrs_post_init__(self) -> None:
         self._name = f"staging.{self._node}" if self._node else "staging"
         self._root = self._data.with_name(f".{self._data.name}.{self._name}")
-        # An open descriptor per server being received: syncfs(2) only reports errors since its
-        # descriptor was opened, so it must be as old as the first byte.
+        #: The servers that are received, and how many flushes had failed when each was begun, or
+        #: was flushed last.
         self._open: dict[str, int] = {}
         self._lock = -1
+        # syncfs(2) only reports errors since its descriptor was opened, each once. This one is as
+        # old as the first byte of all servers, and each failure is counted for all of them.
+        self._flush_fd = -1
+        self._failures = 0
+        #: Held during a flush; how many have begun, and the last one that has ended.
+        self._flushing = Lock()
+        self._begun = self._ended = 0
 
     # At the daemon's start and end
 
@@ -149,9 +156,10 @@ class Staging:
         """Unlock the directory for other daemons. No thread may be at work here any more."""
         for server in tuple(self._open):
             self.finish(server)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        for descriptor in (self._flush_fd, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._flush_fd = self._lock = -1
 
     def _claim_beside(self) -> bool:
         """Return False where the staging area must be in `system.data`."""
@@ -173,6 +181,7 @@ class Staging:
         try:
             # Held as long as the process lives, however it ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._flush_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except BlockingIOError as error:
             self.close()
             raise StorageError(
@@ -216,24 +225,41 @@ class Staging:
             os.chown(path, *self._owner)
             # Now: what is extracted into it then belongs to the same project.
             self._prepare_directory(server, str(path))
-            self._open[server] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._open[server] = self._failures
         return str(path)
 
     def reopen(self, server: str) -> str:
         """Go on with the directory that is staged of a server; return its path."""
         path = self._root / server
-        self.finish(server)
         with storage_errors(f"{path} cannot be opened"):
-            self._open[server] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            path.stat()
+        self._open[server] = self._failures
         return str(path)
 
     def sync(self, server: str) -> None:
-        """Return when everything received is on stable storage, also if `durable` is off."""
-        descriptor = self._open.get(server)
-        if descriptor is None:
-            raise StorageError(f"{server} is not being received any more")
-        with storage_errors(f"{self._root} could not be synced"):
-            syncfs(descriptor)
+        """Return when everything received is on stable storage, also if `durable` is off.
+
+        Those who wait for a flush that is under way share the next one. Raises `StorageError` also
+        where one has failed since the server's last: it may have lost something of this server.
+        """
+        due = self._begun + 1
+        with self._flushing, storage_errors(f"{self._root} could not be synced"):
+            known = self._open.get(server)
+            if known is None:
+                raise StorageError(f"{server} is not being received any more")
+            if self._ended < due:
+                self._begun += 1
+                try:
+                    syncfs(self._flush_fd)
+                except OSError:
+                    self._failures += 1
+                    self._open[server] = self._failures
+                    raise
+                finally:
+                    self._ended = self._begun
+            self._open[server] = self._failures
+            if known != self._failures:
+                raise StorageError("what has arrived could not be written to the disk")
 
     def log(self, server: str) -> Path:
         """Return where the server's installation log is staged, beside its files."""
@@ -304,10 +330,8 @@ class Staging:
         self._move(self._data / server, self._root / server)
 
     def finish(self, server: str) -> None:
-        """Close the server's descriptor: its files stay, or are withdrawn."""
-        descriptor = self._open.pop(server, -1)
-        if descriptor >= 0:
-            os.close(descriptor)
+        """Receive nothing of the server any more: its files stay, or are withdrawn."""
+        self._open.pop(server, None)
 
     def withdraw(self, server: str) -> None:
         """Take the staged files out of use, at once; `discard` deletes them."""
@@ -343,22 +367,28 @@ class CopyPaths:
     """The paths of a copy: the server's files, the ledger, and files that have no name yet.
 
     `is_read` is whether this daemon has read all of it back from the disk since it last changed.
+    `pair` is the pair that has brought it first; empty without one.
     """
 
     tree: Path
     ledger: Path
     aside: Path
     is_read: bool = False
+    pair: str = ""
 
 
 @attrs.frozen(repr=False)
 class KeptCopy:
-    """A copy that is kept: its server, how many bytes it has, and since when (since the epoch)."""
+    """A copy that is kept: its server, how many bytes it has, and since when (since the epoch).
+
+    `pair` is the pair that has brought it first; empty without one.
+    """
 
     name: str
     server: str
     bytes: int
     since: float
+    pair: str = ""
 
 
 class PartialCopies:
@@ -405,6 +435,17 @@ class PartialCopies:
                     freed=self.kept_bytes(),
                 )
             self.arrives(server, to_come)
+
+    def free(self) -> tuple[int, int]:
+        """Return the size of the file system, and what is free beside the reserve and arrivals.
+
+        Copies that are kept count as free.
+        """
+        with self._turn:
+            found = os.statvfs(self.staging.path)
+            taken = self.limits.reserve + sum(each()[0] for each in self._arriving.values())
+            free = found.f_bavail * found.f_frsize - taken + self.kept_bytes()
+            return found.f_blocks * found.f_frsize, max(free, 0)
 
     def arrives(self, server: str, to_come: Callable[[], tuple[int, int]]) -> None:
         """Count what is still to come of a server, bytes and files, until it has `left`."""
@@ -456,11 +497,19 @@ class PartialCopies:
 
     # Those that are kept
 
-    def keep(self, server: str, size: int | None, now: float, *, is_read: bool = False) -> bool:
+    def keep(
+        self,
+        server: str,
+        size: int | None,
+        now: float,
+        *,
+        is_read: bool = False,
+        pair: str = "",
+    ) -> bool:
         """Keep the copy of a failed move; return whether one of the server is kept.
 
         `size` is how many bytes have arrived; with None they are measured, and without any nothing
-        is kept. `now` is in seconds since the epoch; `is_read` as of `CopyPaths`.
+        is kept. `now` is in seconds since the epoch; `is_read` and `pair` as of `CopyPaths`.
         """
         with self._turn:
             paths = self._paths(server)
@@ -477,7 +526,7 @@ class PartialCopies:
             with storage_errors(f"{home} cannot be made"):
                 self._kept.mkdir(mode=0o700, exist_ok=True)
                 home.mkdir(mode=0o700)
-                about = {"server": server, "bytes": size, "since": now}
+                about = {"server": server, "bytes": size, "since": now, "pair": pair}
                 replace_file(home / _ABOUT, json.dumps(about).encode(), mode=0o600)
             move(paths.aside, home / _KEPT_ASIDE, durable=True)
             move(paths.tree, home / _TREE, durable=True)
@@ -488,10 +537,15 @@ class PartialCopies:
             self._limit(home.name)
             return True
 
-    def adopt(self, server: str) -> CopyPaths | None:
-        """Take the newest copy of the server out of those that are kept, None without any."""
+    def adopt(self, server: str, pair: str = "") -> CopyPaths | None:
+        """Take the newest copy of the server out of those that are kept, None without any.
+
+        With a `pair` only one that it has brought.
+        """
         with self._turn:
-            found = [each for each in self.kept() if each.server == server]
+            found = [
+                each for each in self.kept() if each.server == server and pair in ("", each.pair)
+            ]
             if not found:
                 return None
             self.discard(server)
@@ -504,7 +558,7 @@ class PartialCopies:
             self.staging.reopen(server)
             is_read = found[-1].name in self._read_back
             self._read_back.discard(found[-1].name)
-            return attrs.evolve(paths, is_read=is_read)
+            return attrs.evolve(paths, is_read=is_read, pair=found[-1].pair)
 
     def kept(self) -> list[KeptCopy]:
         """Return the copies that are kept, oldest first; remove what is not whole."""
@@ -515,10 +569,14 @@ class PartialCopies:
             names.sort(key=lambda name: name.split(".", 1)[1:])
             return [copy for name in names if (copy := self._read(name)) is not None]
 
-    def forget(self, server: str) -> int:
-        """Remove all copies of the server that are kept; return how many there were."""
+    def forget(self, server: str = "", pair: str = "") -> int:
+        """Remove all kept copies of the server, or that a pair has brought; return how many."""
         with self._turn:
-            found = [each for each in self.kept() if each.server == server]
+            found = [
+                each
+                for each in self.kept()
+                if (pair and each.pair == pair) or each.server == server
+            ]
             for each in found:
                 self._remove(each)
         return len(found)
@@ -589,7 +647,13 @@ class PartialCopies:
         home = self._kept / name
         try:
             about = json.loads((home / _ABOUT).read_bytes())
-            copy = KeptCopy(name, str(about["server"]), int(about["bytes"]), float(about["since"]))
+            copy = KeptCopy(
+                name,
+                str(about["server"]),
+                int(about["bytes"]),
+                float(about["since"]),
+                str(about.get("pair", "")),
+            )
         except (OSError, ValueError, KeyError, TypeError):
             copy = None
         kept = CopyPaths(home / _TREE, home / _KEPT_LEDGER, home / _KEPT_ASIDE)

@@ -41,6 +41,7 @@ from wingsd.errors import (
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.tree import MoveLimits, Resumption
 from wingsd.threadio import Feed
+from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy, room_errors
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
 from wingsd.transfers.storage.staging import LOG_LIMIT, InstallLogs
@@ -376,8 +377,8 @@ class Inbox:
 
     `move` is its id. `disk_space` is the server's limit in MiB, as the Panel has it. The phase,
     session and round are among `changes`, and `on_session` is called when a session begins, with
-    what is held. Each method raises the `WingsdError` that its request is answered with. `open` is
-    called first, in a thread.
+    what is held. The `coordinator` may limit what a seed takes. Each method raises the
+    `WingsdError` that its request is answered with. `open` is called first, in a thread.
     """
 
     _log = Logger()
@@ -389,6 +390,7 @@ class Inbox:
     _parts: IncomingParts
     _changes: Changes
     _on_session: Callable[[Resumption], object]
+    _coordinator: ReceivingCoordinator
 
     def __attrs_post_init__(self) -> None:
         server, parts, beginning = self._server, self._parts, self._beginning
@@ -402,6 +404,8 @@ class Inbox:
             MoveLimits(limits.members, size),
             parts.owner,
             attributes=beginning.version > 1,
+            room=self._coordinator.room,
+            pair=self._coordinator.pair_name,
         )
         rereaders = parts.rereaders if settings.reread else None
         self.upkeep = CopyUpkeep(server, self.copy, parts.long, rereaders, parts.reactor)

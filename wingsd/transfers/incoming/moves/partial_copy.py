@@ -74,11 +74,17 @@ LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 LEDGER_GROWS = 16 << 20
 #: Bytes of it for each name, and bytes of files for one more: most need less.
 NAME_TAKES, FILES_FOR_BYTE = 256, 256
+#: Bytes that count of each file, directory and symlink of a seed with a limit.
+LEAST_FILE = 4 << 10
 #: Bytes and runs of blocks that are written together.
 WRITTEN_TOGETHER = 256 << 10
 RUNS_TOGETHER = 64
 #: Seconds from the end of a checkpoint to the next one.
 CHECKPOINT_EVERY = 0.5
+_NO_MORE = (
+    "the pair may bring no more here: remove copies of other servers with wingsctl forget, or "
+    "make a pair with larger limits"
+)
 #: Frames that may make a file, directory or symlink.
 _MAKES = (WholeFrame, FileFrame, DirectoryFrame, LinkFrame)
 
@@ -119,7 +125,9 @@ def room_errors() -> Iterator[None]:
 class PartialCopy:
     """The partial copy of one server, by the move with the id `move`.
 
-    `attributes` is whether the source knows extended attributes. Methods raise `StorageError`,
+    `attributes` is whether the source knows extended attributes. `room` returns the bytes that it
+    may take by the limit of the `pair` that it comes by, None without one; called in threads. It
+    goes on only with a kept copy of the same pair. Methods raise `StorageError`,
     `MoveNoSpace` where there is no space, and what `MoveDestination` raises.
     """
 
@@ -129,6 +137,8 @@ class PartialCopy:
     _limits: MoveLimits
     _owner: tuple[int, int]
     _attributes: bool = True
+    _room: Callable[[], int | None] = attrs.field(default=lambda: None, kw_only=True)
+    _pair: str = attrs.field(default="", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         self._boot = os.urandom(16)
@@ -158,6 +168,10 @@ class PartialCopy:
         self._wrong: dict[bytes, None] = {}
         #: Whether all of it had been read back from the disk when it was closed.
         self.is_read = False
+        #: The pair that has brought what is held; empty without one.
+        self.pair = self._pair
+        #: Bytes of the ledger.
+        self._ledger_bytes = 0
         #: How far it is, and how many bytes of files have arrived. The reactor only looks at them.
         self.progress = MoveProgress()
         self.arrived = 0
@@ -173,12 +187,13 @@ class PartialCopy:
         with self._lock:
             self._close()
             why: StorageError | None = None
-            self._paths = self._copies.adopt(self._server)
+            self._paths = self._copies.adopt(self._server, self._pair)
             if self._paths is not None:
+                self.pair = self._paths.pair
                 try:
                     return self._adopt(self._paths.ledger, is_read=self._paths.is_read)
                 except LedgerVersionUnknown:
-                    self._copies.keep(self._server, 0, time())
+                    self._copies.keep(self._server, 0, time(), pair=self._paths.pair)
                 except StorageError as error:
                     self._close()
                     if isinstance(full := space_error(error), MoveNoSpace):
@@ -188,7 +203,7 @@ class PartialCopy:
             return 0
 
     def _create(self, why: Exception | None) -> MoveDestination:
-        self._paths = self._copies.create(self._server, why)
+        self._paths, self.pair = self._copies.create(self._server, why), self._pair
         return self._open_ledger(self._move)
 
     def _adopt(self, ledger: Path, *, is_read: bool = False) -> int:
@@ -311,6 +326,9 @@ class PartialCopy:
             if not destination.received.has(index.number):
                 size = sum(map(frame_bytes, index.frames)) + len(index.raw)
                 files = sum(isinstance(each, _MAKES) for each in index.frames)
+                room = self._room()
+                if room is not None and self.charge + len(index.raw) > room:
+                    raise DiskLimitExceeded(_NO_MORE)
                 with room_errors():
                     self._copies.make_room(size, files)
                 if destination.ledger.size + len(index.raw) > 2 * _needed(destination):
@@ -447,6 +465,23 @@ class PartialCopy:
             return destination.tree.bytes
 
     @property
+    def charge(self) -> int:
+        """The bytes that count to the limit of a pair: of small files more than they have."""
+        progress = self.progress
+        return progress.bytes + LEAST_FILE * progress.files + self._ledger_bytes
+
+    def _limits_now(self, destination: MoveDestination) -> MoveLimits:
+        room, most, tree = self._room(), self._limits, destination.tree
+        if room is None:
+            return most
+        room -= destination.ledger.size
+        return MoveLimits(
+            min(most.members, max(room - tree.bytes, 0) // LEAST_FILE),
+            min(most.bytes, max(room - LEAST_FILE * tree.members, 0)),
+            _NO_MORE,
+        )
+
+    @property
     def steps(self) -> int:
         """Grows while the tree is gone through, as for its root."""
         destination = self._destination  # which other threads close
@@ -479,6 +514,7 @@ class PartialCopy:
             if self._is_lost and not renew:
                 raise MoveResumeNeeded("the disk has lost what was written to it; resume the move")
             destination = self._destination or self._open_again(renew=renew)
+            destination.tree.limits = self._limits_now(destination)
             try:
                 yield destination
             except StorageError as error:
@@ -495,6 +531,7 @@ class PartialCopy:
             received, tree = destination.received, destination.tree
             numbers = (received.round, received.upto, destination.durable)
             self.progress = MoveProgress(*numbers, tree.bytes, tree.members)
+            self._ledger_bytes = destination.ledger.size
 
     def _open_again(self, *, renew: bool) -> MoveDestination:
         try:

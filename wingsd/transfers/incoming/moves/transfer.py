@@ -30,6 +30,8 @@ from wingsd.errors import (
     MoveOver,
     MoveResumeNeeded,
     MoveSuperseded,
+    PairEnded,
+    PairPlacesNothing,
     RootMismatch,
     SeedAdopted,
     SeedForgotten,
@@ -46,7 +48,7 @@ from wingsd.panel.schemas import Configuration
 from wingsd.statedb import MoveRecord, TransferRecord
 from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
-from wingsd.transfers.incoming.transfer import HOLD, IncomingTransfer, Remainder
+from wingsd.transfers.incoming.transfer import IncomingTransfer, Remainder
 from wingsd.transfers.steps import ProgressMeter, ReceiveStep, RollbackList, progress_bar
 from wingsd.util.deferreds import Changes, when_fired
 from wingsd.util.reactor import Timer
@@ -129,7 +131,14 @@ class Preparation:
 
 
 #: By whose kind it is decided what a failure leaves, and who hears of it.
-_DECISIVE = (MoveGivenUp, MoveSuperseded, SeedForgotten, ServerNotFound, TransferCancelled)
+_DECISIVE = (
+    MoveGivenUp,
+    MoveSuperseded,
+    PairEnded,
+    SeedForgotten,
+    ServerNotFound,
+    TransferCancelled,
+)
 
 
 def keeps_copy(reason: Exception | None) -> bool:
@@ -260,6 +269,7 @@ class MoveTransfer(IncomingTransfer):
             self._parts,
             self.changes,
             self._on_session,
+            self.coordinator,
         )
         if is_new:
             self._rollback.add(self._put_away)
@@ -291,8 +301,7 @@ class MoveTransfer(IncomingTransfer):
             self._is_unwanted = await reported
             raise self.failure
         self._note(*await self._ask_until_answered())
-        self._servers.admit(self._configuration, HOLD)
-        self._rollback.add(self._forget)
+        self._claim(self._configuration)
         return self._configuration
 
     # Receiving
@@ -389,10 +398,16 @@ class MoveTransfer(IncomingTransfer):
             inbox.disk_bytes, inbox.disk_files = disk_bytes, max(files, 0)
 
     def prepare(self) -> None:
-        """Begin to try what is needed. Raises as `inbox`, and `MoveCommitted`."""
+        """Begin to try what is needed. Raises as `inbox`, `MoveCommitted`, `PairPlacesNothing`."""
+        self.require_placing()
         if self.inbox.phase != Phase.OPEN:
             raise MoveCommitted
         self.preparation.begin()
+
+    def require_placing(self) -> None:
+        """Raise `PairPlacesNothing` where it is the seed of a pair."""
+        if self.record.pair:
+            raise PairPlacesNothing
 
     async def _ask_panel(self) -> None:
         self._note(*await self.coordinator.recheck())
@@ -527,10 +542,11 @@ class MoveTransfer(IncomingTransfer):
         """Keep what has arrived, unless a person has ended the move."""
         long, copies, inbox = self._parts.long, self._parts.copies, self._inbox
         # without an inbox what an earlier move or daemon has left was not opened
-        size = None if inbox is None else inbox.held
+        pair = self.record.pair if inbox is None else inbox.copy.pair
+        size = None if inbox is None else inbox.copy.charge if pair else inbox.held
         if self._settings.keep_days and self._keeps_copy() and size != 0:
             is_read = inbox is not None and inbox.copy.is_read
-            keep = partial(copies.keep, self.server, size, time.time(), is_read=is_read)
+            keep = partial(copies.keep, self.server, size, time.time(), is_read=is_read, pair=pair)
             kept = await long.run(keep)
             self._keeps_backups = kept
             if kept:
@@ -549,7 +565,21 @@ class MoveTransfer(IncomingTransfer):
 
 
 class IncomingSeed(MoveTransfer):
-    """The copy of one server that follows it."""
+    """The copy of one server that follows it.
+
+    By a pair nothing else is known of the server than its UUID, and it is none of this node's.
+    """
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.coordinator.brings(self._charge, self.over)
+
+    def _charge(self) -> int:
+        return self._inbox.copy.charge if self._inbox is not None else 0
+
+    def _claim(self, configuration: Configuration) -> None:
+        if not self.record.pair:
+            super()._claim(configuration)
 
     def _on_session(self, held: Resumption) -> None:
         super()._on_session(held)
