@@ -441,7 +441,7 @@ def _disk_bytes(usage: ContainerUsage) -> dict[str, float]:
 
 def _disk_operations(usage: ContainerUsage) -> dict[str, float]:
     done = usage.disk_operations
-    return {"read": done.read, "write": done.written} if done else {}
+    return {"read": done[0], "write": done[1]} if done else {}
 
 
 def _network_bytes(usage: ContainerUsage) -> dict[str, float]:

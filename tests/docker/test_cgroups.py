@@ -19,7 +19,6 @@ from wingsd.docker.runtime import (
     ContainerUsage,
     DiskIo,
     NetworkUsage,
-    Operations,
     Pressure,
 )
 
@@ -111,7 +110,7 @@ def test_the_figures_are_those_of_the_files(machine: Machine) -> None:
             "io": Pressure(99.99, 0.5),
         },
         oom_kills=0,
-        disk_operations=Operations(read=5, written=5),
+        disk_operations=(5, 5),
         processes=23,
     )
 

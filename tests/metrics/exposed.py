@@ -17,7 +17,6 @@ from wingsd.docker.runtime import (
     ContainerUsage,
     DiskIo,
     NetworkUsage,
-    Operations,
     Pressure,
 )
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
@@ -76,7 +75,7 @@ USAGE = ContainerUsage(
     memory_peak_bytes=150,
     pressure=PRESSURE,
     oom_kills=1,
-    disk_operations=Operations(8, 9),
+    disk_operations=(8, 9),
     processes=10,
 )
 

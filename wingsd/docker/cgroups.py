@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -27,11 +27,12 @@ from wingsd.docker.runtime import (
     ContainerUsage,
     DiskIo,
     NetworkUsage,
-    Operations,
     Pressure,
 )
 from wingsd.threadio import Workers
 from wingsd.util.reactor import Periodic
+
+UsageListener = Callable[[ContainerUsage], object]
 
 ROOT = "/sys/fs/cgroup"
 PROC = "/proc"
@@ -50,21 +51,13 @@ _MOST = 64 * 1024
 
 # A number of 64 bits.
 _N = rb"(\d{1,20})"
-
-
-def _line(name: str) -> re.Pattern[bytes]:
-    return re.compile(rb"^%b %b$" % (name.encode(), _N), re.MULTILINE)
-
-
-_NUMBER = re.compile(_N)
-_CPU, _PERIODS, _THROTTLED = map(_line, ("usage_usec", "nr_throttled", "throttled_usec"))
-_INACTIVE, _LIMIT_REACHED, _KILLS = map(_line, ("inactive_file", "oom", "oom_kill"))
 _SOME = re.compile(rb"^some avg10=(\d{1,3}\.\d{1,2}) .*total=%b$" % _N, re.MULTILINE)
-_IO = [re.compile(rb" %b=%b" % (each, _N)) for each in (b"rbytes", b"wbytes", b"rios", b"wios")]
+_IO = re.compile(rb" rbytes=%b wbytes=%b rios=%b wios=%b" % (_N, _N, _N, _N))
 #: Of proc_net_dev(5): bytes and packets received, and sent.
 _INTERFACE = re.compile(
     rb"^ *(?!lo:)[^:\s]+: *%b +%b(?: +\d+){6} +%b +%b " % (_N, _N, _N, _N), re.MULTILINE
 )
+_DIGITS = 20
 
 
 def read_file(path: str) -> bytes | None:
@@ -81,9 +74,20 @@ def read_file(path: str) -> bytes | None:
         os.close(file)
 
 
-def _find(pattern: re.Pattern[bytes], data: bytes | None) -> int | None:
-    found = pattern.search(data or b"")
-    return int(found[1]) if found else None
+def _number(data: bytes | None, name: bytes = b"") -> int | None:
+    """Return the number in the line that begins with a name; without one, in the first line."""
+    start = b"\n" + name + b" " if name else b"\n"
+    _, found, rest = (b"\n" + (data or b"")).partition(start)
+    word = rest.partition(b"\n")[0]
+    return int(word) if found and word.isdigit() and len(word) <= _DIGITS else None
+
+
+def _sums(rows: Iterable[tuple[bytes, ...]]) -> list[int]:
+    """Return the sums of four columns of numbers."""
+    sums = [0] * 4
+    for row in rows:
+        sums = [total + int(each) for total, each in zip(sums, row, strict=True)]
+    return sums
 
 
 def pressures(directory: str, ending: str = "") -> dict[str, Pressure]:
@@ -123,7 +127,7 @@ class Events(NamedTuple):
 def _events(directory: str) -> Events:
     """Return what is counted of a group and those in it; zeros where it cannot be read."""
     data = read_file(f"{directory}/memory.events")
-    return Events(_find(_LIMIT_REACHED, data) or 0, _find(_KILLS, data) or 0)
+    return Events(_number(data, b"oom") or 0, _number(data, b"oom_kill") or 0)
 
 
 @attrs.define(eq=False, repr=False)
@@ -162,7 +166,10 @@ class Meter:
         above = above or _events(self.directory_above)
         directory = self._directory
         cpu = read_file(f"{directory}/cpu.stat")
-        used, memory = _find(_CPU, cpu), _find(_NUMBER, read_file(f"{directory}/memory.current"))
+        used, memory = (
+            _number(cpu, b"usage_usec"),
+            _number(read_file(f"{directory}/memory.current")),
+        )
         network = self._read_network()
         if used is None or memory is None or (self._network and network is None):
             return None
@@ -175,10 +182,10 @@ class Meter:
         if own.kills > self._own.kills:
             self._killed, self._by_limit = now, own.limit_reached > self._own.limit_reached
         self._above, self._own = above, own
-        inactive = _find(_INACTIVE, read_file(f"{directory}/memory.stat")) or 0
-        limit, most = _find(_NUMBER, read_file(f"{directory}/memory.max")), machine_memory()
+        inactive = _number(read_file(f"{directory}/memory.stat"), b"inactive_file") or 0
+        limit, most = _number(read_file(f"{directory}/memory.max")), machine_memory()
         moved = self._read_disk()
-        throttled, periods = _find(_THROTTLED, cpu), _find(_PERIODS, cpu)
+        throttled, periods = _number(cpu, b"throttled_usec"), _number(cpu, b"nr_throttled")
         return ContainerUsage(
             memory_bytes=memory - inactive if inactive < memory else memory,
             memory_limit_bytes=most if limit is None else min(limit, most),
@@ -192,11 +199,11 @@ class Meter:
                 if throttled is None or periods is None
                 else throttled_seconds(throttled / 1e6, periods)
             ),
-            memory_peak_bytes=_find(_NUMBER, read_file(f"{directory}/memory.peak")),
+            memory_peak_bytes=_number(read_file(f"{directory}/memory.peak")),
             pressure=pressures(directory, ".pressure"),
             oom_kills=own.kills,
-            disk_operations=Operations(*moved[2:]) if moved else None,
-            processes=_find(_NUMBER, read_file(f"{directory}/pids.current")),
+            disk_operations=(moved[2], moved[3]) if moved else None,
+            processes=_number(read_file(f"{directory}/pids.current")),
         )
 
     def _uptime(self) -> int:
@@ -209,15 +216,12 @@ class Meter:
         data = read_file(self._network) if self._network else None
         if data is None:
             return None
-        rows = [list(map(int, row)) for row in _INTERFACE.findall(data)]
-        received, received_packets, sent, sent_packets = (
-            sum(row[column] for row in rows) for column in range(4)
-        )
+        received, received_packets, sent, sent_packets = _sums(_INTERFACE.findall(data))
         return NetworkUsage(received, sent, received_packets, sent_packets)
 
     def _read_disk(self) -> list[int] | None:
         data = read_file(f"{self._directory}/io.stat")
-        return None if data is None else [sum(map(int, each.findall(data))) for each in _IO]
+        return None if data is None else _sums(_IO.findall(data))
 
     def cause(self, status: int | None, *, reported: bool) -> tuple[bool, bool]:
         """Return why a container has ended: since memory ran out, and since that of the node did.
@@ -260,15 +264,6 @@ def find_meter(state: ContainerState, root: str = ROOT, proc: str = PROC) -> Met
     return None
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Followed:
-    """A container that is read; `ended` fires when it has ended."""
-
-    meter: Meter
-    take: Callable[[ContainerUsage], object]
-    ended: Deferred[None]
-
-
 class Readings:
     """Reads all running containers every second, in one call in a thread of `workers`."""
 
@@ -279,21 +274,25 @@ class Readings:
     ) -> None:
         self._workers = workers
         self._places = (root, proc)
-        self._followed: set[_Followed] = set()
+        #: What takes the readings, and what fires when the container has ended.
+        self._followed: dict[Meter, tuple[UsageListener, Deferred[None]]] = {}
         self._loop = Periodic(reactor, self._read)
 
     def meter(self, state: ContainerState) -> Deferred[Meter | None]:
         """Return the meter of a running container; None where its figures cannot be read."""
         return self._workers.run(find_meter, state, *self._places)
 
-    def follow(self, meter: Meter, take: Callable[[ContainerUsage], object]) -> Deferred[None]:
+    def follow(self, meter: Meter, take: UsageListener) -> Deferred[None]:
         """Call `take` with each reading; return what fires when the container has ended.
 
         Cancelling that ends the readings.
         """
-        ended: Deferred[None] = Deferred(lambda _: self._followed.discard(followed))
-        followed = _Followed(meter, take, ended)
-        self._followed.add(followed)
+
+        def cancelled(_: object) -> None:
+            self._followed.pop(meter, None)
+
+        ended: Deferred[None] = Deferred(cancelled)
+        self._followed[meter] = (take, ended)
         if not self._loop.running:
             self._loop.start(INTERVAL, now=False)
         return ended
@@ -305,23 +304,24 @@ class Readings:
         return self._workers.run(meter.cause, status, reported=reported)
 
     async def _read(self) -> None:
-        followed = list(self._followed)
-        if not followed:
+        meters = list(self._followed)
+        if not meters:
             self._loop.stop()
             return
         try:
-            found = await self._workers.run(read_all, [each.meter for each in followed])
+            found = await self._workers.run(read_all, meters)
         except Exception:
             self._log.failure("the control groups of servers were not read")
             return
-        for each, usage in zip(followed, found, strict=True):
-            if each not in self._followed:
+        for meter, usage in zip(meters, found, strict=True):
+            if meter not in self._followed:
                 continue
+            take, ended = self._followed[meter]
             if usage is not None:
-                each.take(usage)
+                take(usage)
             else:
-                self._followed.discard(each)
-                each.ended.callback(None)
+                del self._followed[meter]
+                ended.callback(None)
 
 
 def read_all(meters: Sequence[Meter]) -> list[ContainerUsage | None]:

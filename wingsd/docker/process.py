@@ -52,7 +52,6 @@ from wingsd.docker.runtime import (
     ContainerUsage,
     DiskIo,
     NetworkUsage,
-    Operations,
     Watcher,
 )
 from wingsd.errors import EnvironmentFailed
@@ -121,7 +120,7 @@ def usage(sample: Mapping[str, Any], started: datetime | None) -> ContainerUsage
         ),
         # Only version 1 has it.
         memory_peak_bytes=_count(memory, "max_usage") or None,
-        disk_operations=operations and Operations(*operations),
+        disk_operations=operations,
         processes=_count(sample.get("pids_stats") or {}, "current") or None,
     )
 

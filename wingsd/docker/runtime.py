@@ -37,14 +37,6 @@ class DiskIo:
 
 
 @attrs.frozen(repr=False)
-class Operations:
-    """Operations of reading and writing on disks since the server's start."""
-
-    read: int
-    written: int
-
-
-@attrs.frozen(repr=False)
 class Pressure:
     """The time in which a process waited for a resource: the kernel's PSI, `some`.
 
@@ -76,7 +68,8 @@ class ContainerUsage:
     pressure: Mapping[str, Pressure] = attrs.field(factory=dict)
     #: Processes that the kernel has killed since memory ran out.
     oom_kills: int | None = None
-    disk_operations: Operations | None = None
+    #: Operations of reading, and of writing.
+    disk_operations: tuple[int, int] | None = None
     processes: int | None = None
 
 
