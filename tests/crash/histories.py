@@ -19,7 +19,9 @@ from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
 
-from tests.crash.engine import Broken, Campaign
+from tests.crash.disks import copy_sparse, make_disk, mounted
+from tests.crash.engine import Broken, Campaign, place
+from tests.crash.recorded_disk import SHARES, disturbed, notes, recorded, write_lost
 from tests.history.worlds import FAST, World, model, trusted
 from tests.support.archives import Tree, seen
 from wingsd.errors import WingsdError
@@ -28,8 +30,10 @@ from wingsd.history.format import PointLabel
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import KERNEL, MeasuredFileSystems
 
-#: Acts of one history, and how many of its points are kept.
+#: Acts of one history.
 ACTS = 15
+#: Acts of one whose disk loses its power, the share of removals, and at how many moments.
+_LOST_ACTS, _REMOVED, _MOMENTS = 12, 0.3, 20
 
 
 class AnyHistories(Campaign):
@@ -107,18 +111,11 @@ class KilledHistories(Campaign):
             found = store.points()
             self._counts["undone"] += bool(found) and newest >= found[0].number
             for point in found:
-                target = self._directory / "rebuilt"
-                shutil.rmtree(target, ignore_errors=True)
-                target.mkdir()
-                fd = os.open(target, os.O_RDONLY)
-                try:
-                    store.rebuild(point.number, fd)
-                finally:
-                    os.close(fd)
+                tree = _rebuilt(store, point.number, self._directory)
                 self._counts["points"] += 1
                 if is_running:
-                    self._check_files(target)
-                elif seen(target) != _loaded(self._directory, point.number):
+                    self._check_files(self._directory / "rebuilt")
+                elif tree != _loaded(self._directory, point.number):
                     raise Broken(f"point {point.number} is not as it was")
 
     def _check_files(self, target: Path) -> None:
@@ -137,6 +134,111 @@ class KilledHistories(Campaign):
     def summary(self) -> str:
         """Return what was counted."""
         return ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
+
+
+class LostHistories(Campaign):
+    """Histories on a disk with a log of its writes, whose power fails at some moments."""
+
+    def __init__(self, file_system: str) -> None:
+        self._file_system = file_system
+        self._counts: Counter[str] = Counter()
+
+    async def trial(self, number: int) -> str:
+        """Record one history, and lose the power in it."""
+        rng = random.Random(f"{self._file_system} {self.seed} {number}")
+        self.plan_of_trial = f"history {number} on {self._file_system}"
+        with place("power") as directory:
+            image, log = directory / "disk", directory / "log"
+            make_disk(directory / "before", self._file_system)
+            copy_sparse(directory / "before", image)
+            with recorded(image, log, directory) as disk, disturbed(disk, number):
+                known, trees = self._recorded(rng, directory, disk, log)
+            flushes = [end for _, data, end in notes(log) if not data]
+            for each in range(_MOMENTS):
+                if not self.is_over:
+                    end = rng.choice(flushes) if each % 2 else rng.randrange(log.stat().st_size)
+                    self._lose(rng, directory, end, known, trees)
+        return self.summary()
+
+    def _recorded(
+        self, rng: random.Random, directory: Path, disk: Path, log: Path
+    ) -> tuple[list[tuple[int, list[int]]], dict[int, Tree]]:
+        """Make and remove points; return the numbers at each position, and all trees."""
+        known: list[tuple[int, list[int]]] = [(0, [])]
+        trees: dict[int, Tree] = {}
+        world = World(directory / "server", rng)
+        with (
+            closing(HistoryStore(str(disk / "move"))) as store,
+            closing(HistorySource(str(world.root), trusted(directory), _ignore, FAST)) as source,
+        ):
+            for _ in range(_LOST_ACTS):
+                numbers = [point.number for point in store.points()]
+                if len(numbers) > 1 and rng.random() < _REMOVED:
+                    store.remove(rng.choice(numbers[1:]))
+                else:
+                    world.change(rng.randrange(1, 9))
+                    made = store.make(source, PointLabel.STOPPED)
+                    if made is not None:
+                        trees[made.number] = seen(world.root)
+                numbers = [point.number for point in store.points()]
+                known.append((log.stat().st_size, numbers))
+        return known, trees
+
+    def _lose(
+        self,
+        rng: random.Random,
+        directory: Path,
+        position: int,
+        known: list[tuple[int, list[int]]],
+        trees: dict[int, Tree],
+    ) -> None:
+        lost = directory / "lost"
+        copy_sparse(directory / "before", lost)
+        with lost.open("r+b") as file:
+            share = rng.choice(SHARES)
+            pages = write_lost(file.fileno(), directory / "log", position, share, rng)
+            self._counts["pages lost"] += pages
+        at = max(number for number, (end, _) in enumerate(known) if end <= position)
+        allowed = [numbers for _, numbers in known[at : at + 2]]
+        with mounted(lost, directory / "after") as disk:
+            self._check(disk, directory, allowed, trees)
+        lost.unlink()
+        self.done += 1
+
+    def _check(
+        self, disk: Path, directory: Path, allowed: list[list[int]], trees: dict[int, Tree]
+    ) -> None:
+        with closing(HistoryStore(str(disk / "move"))) as store:
+            found = [point.number for point in store.points()]
+            if found not in allowed:
+                raise Broken(f"points {found} are there, and not {allowed}")
+            for number in found:
+                if _rebuilt(store, number, directory) != trees[number]:
+                    raise Broken(f"point {number} is not as it was")
+            self._counts["points"] += len(found)
+            if damaged := store.verify():
+                raise Broken(f"files are damaged: {damaged}")
+
+    def summary(self) -> str:
+        """Return what was counted."""
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
+        return f"{self.done} losses, {counts}"
+
+
+def _rebuilt(store: HistoryStore, number: int, directory: Path) -> Tree:
+    target = directory / "rebuilt"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    fd = os.open(target, os.O_RDONLY)
+    try:
+        store.rebuild(number, fd)
+    finally:
+        os.close(fd)
+    return seen(target)
+
+
+def _ignore(line: str) -> None:
+    pass
 
 
 def _started(kind: str, directory: Path, seed: object) -> subprocess.Popen[bytes]:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrs import frozen
 
 from tests.crash.disks import FILE_SYSTEMS, copy_sparse, make_disk, mounted
 from tests.crash.engine import Broken, Campaign, place
-from tests.crash.recorded_disk import notes, recorded, write_lost
+from tests.crash.histories import LostHistories
+from tests.crash.recorded_disk import PAUSE, SHARES, disturbed, notes, recorded, write_lost
 from tests.moves.changing import Changes
 from tests.moves.moving import Destination, Source, differing, feed, resume
 from tests.support.archives import Tree, seen
@@ -28,17 +27,15 @@ from wingsd.filesystem.syscalls import syncfs
 from wingsd.moves.destination import MoveDestination
 from wingsd.moves.filling import Batch
 
-KINDS = tuple(FILE_SYSTEMS)
+#: Before the name of a file system: histories in place of moves.
+HISTORY = "history-"
+KINDS = (*FILE_SYSTEMS, *(HISTORY + name for name in FILE_SYSTEMS))
 #: At how many moments the power fails in one run of a move, and how many runs a move has.
 MOMENTS, RUNS = 12, 3
 #: The share of the moments that are right after a flush.
 AFTER_FLUSH = 0.5
-#: How much of what was not flushed is on the disk: nothing, all, or some of it.
-SHARES = (0.0, 1.0, 0.5, 0.9)
 #: Rounds of a move; most changes of a tree before each of them, and most bytes of a batch.
 ROUNDS, CHANGES, BATCH = 3, 40, 140_000
-#: Seconds at most between the disturbances of a disk.
-PAUSE = 0.02
 #: The shares of batches that are sent twice, and after which all is flushed; and of rounds after
 #: which the ledger is compacted, and after which modes and times are set.
 TWICE, FLUSHED, COMPACTED, FINISHED = 0.1, 0.2, 0.5, 0.5
@@ -232,40 +229,6 @@ class Run:
             self._note("durable", to.durable)
 
 
-@contextmanager
-def disturbed(disk: Path, seed: int) -> Iterator[None]:
-    """Act as other programs and the kernel do meanwhile, within the `with` statement.
-
-    A file of another program is flushed, and files of the move are written to the disk at random
-    moments, without a flush.
-    """
-    stopped = threading.Event()
-    rng = random.Random(seed)
-
-    def disturb() -> None:
-        with (disk / "other").open("ab", buffering=0) as other:
-            while not stopped.wait(rng.uniform(0, PAUSE)):
-                if rng.random() < 0.5:
-                    other.write(b"a line of another program\n")
-                    os.fsync(other.fileno())
-                    continue
-                paths = [path for path in (disk / "move").rglob("*") if path.is_file()]
-                with suppress(OSError):
-                    fd = os.open(rng.choice([*paths, disk / "move/ledger"]), os.O_RDONLY)
-                    try:
-                        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                    finally:
-                        os.close(fd)
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
 class PowerLosses(Campaign):
     """Moves on one file system, in whose runs the power fails.
 
@@ -368,6 +331,7 @@ class PowerLosses(Campaign):
 
 
 def campaigns(kinds: Sequence[str], options: Namespace) -> Iterator[tuple[str, Campaign]]:
-    """Yield the power losses of these file systems."""
+    """Yield the power losses of these file systems, for moves or histories."""
     for name in kinds:
-        yield name, PowerLosses(name)
+        system = name.removeprefix(HISTORY)
+        yield name, PowerLosses(name) if name == system else LostHistories(system)

@@ -15,8 +15,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from struct import Struct
 
@@ -26,6 +27,10 @@ _HEAD = Struct("<QI")
 #: Bytes that are written at once or not at all: a page. A write of several may be torn.
 _PIECE = 4096
 _UNMOUNTED_WITHIN = 60
+#: How much of what was not flushed is on the disk: nothing, all, or some of it.
+SHARES = (0.0, 1.0, 0.5, 0.9)
+#: Seconds at most between the disturbances of a disk.
+PAUSE = 0.02
 
 _IN = Struct("<IIQQIIIHH")
 _OUT = Struct("<IiQ")
@@ -116,6 +121,40 @@ def recorded(path: Path, log: Path, directory: Path) -> Iterator[Path]:
             server.wait(_UNMOUNTED_WITHIN)
         finally:
             server.kill()
+
+
+@contextmanager
+def disturbed(disk: Path, seed: int) -> Iterator[None]:
+    """Act as other programs and the kernel do meanwhile, within the `with` statement.
+
+    A file of another program is flushed, and files in its directory `move` are written to the disk
+    at random moments, without a flush.
+    """
+    stopped = threading.Event()
+    rng = random.Random(seed)
+
+    def disturb() -> None:
+        with (disk / "other").open("ab", buffering=0) as other:
+            while not stopped.wait(rng.uniform(0, PAUSE)):
+                if rng.random() < 0.5:
+                    other.write(b"a line of another program\n")
+                    os.fsync(other.fileno())
+                    continue
+                paths = [path for path in (disk / "move").rglob("*") if path.is_file()]
+                with suppress(OSError):
+                    fd = os.open(rng.choice([*paths, disk / "move/ledger"]), os.O_RDONLY)
+                    try:
+                        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                    finally:
+                        os.close(fd)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 class _Server:

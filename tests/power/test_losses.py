@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.disks import FILE_SYSTEMS
 from tests.crash.engine import Broken
-from tests.crash.power import KINDS, PowerLosses
+from tests.crash.histories import LostHistories
+from tests.crash.power import PowerLosses
 from tests.crash.recorded_disk import note, write_lost
 from wingsd.errors import StorageError
 
@@ -19,9 +21,16 @@ LOSSES = 6
 
 
 @pytest.mark.promise("durable-batches-stay")
-@pytest.mark.parametrize("file_system", KINDS)
+@pytest.mark.parametrize("file_system", FILE_SYSTEMS)
 async def test_what_was_told_durable_survives_a_power_loss(file_system: str) -> None:
     found = await PowerLosses(file_system).run(LOSSES, seed=1)
+    assert found.done == LOSSES
+
+
+@pytest.mark.promise("history-points")
+@pytest.mark.parametrize("file_system", FILE_SYSTEMS)
+async def test_points_of_a_history_survive_a_power_loss(file_system: str) -> None:
+    found = await LostHistories(file_system).run(LOSSES, seed=1)
     assert found.done == LOSSES
 
 
