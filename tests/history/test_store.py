@@ -13,10 +13,11 @@ import pytest
 from tests.history.worlds import FAST, Model, distrusted, model, trusted
 from tests.support.archives import seen
 from tests.support.attributes import ACCESS, acl
-from wingsd.errors import HistoryDamaged, HistoryFull, NoSuchPoint, StorageError
+from tests.support.small_disk import small_disk
+from wingsd.errors import FileWorkCancelled, HistoryDamaged, HistoryFull, NoSuchPoint, StorageError
 from wingsd.history import capture
 from wingsd.history.capture import HistorySource
-from wingsd.history.format import BLOCK, PastEntry, PointLabel
+from wingsd.history.format import BLOCK, PastEntry, PastFile, PastNothing, PointLabel
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.moves.tree import MoveTree
@@ -304,3 +305,96 @@ def test_a_file_that_becomes_something_else_meanwhile_is_unsettled(history: Mode
     assert made.unsettled == (b"a", b"b")
     tree = history.rebuilt(2)
     assert (tree[b"/a"][2], tree[b"/c"][2], b"/b" in tree) == (b"1", b"new", False)
+
+
+def test_unchanged_files_are_read_now_and_then(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = history.world.root / "f"
+    file.write_bytes(b"1" * 3 * BLOCK)
+    history.make()
+    (history.world.root / "g").write_bytes(b"1")
+    history.make()
+    copy = history.directory / "history" / "tree" / "f"
+    copy.write_bytes(b"1" * BLOCK + b"x" * BLOCK + b"1" * BLOCK)
+    assert history.store.verify() == {2: (b"f",), 1: (b"f",)}
+    monkeypatch.setattr(capture, "REREAD", 1)
+    assert history.make() is None
+    assert history.store.verify() == {}
+    history.check()
+
+
+def test_changes_without_another_ctime_are_found_some_day(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = history.world.root / "f"
+    file.write_bytes(b"1")
+    history.make()
+    monkeypatch.setattr(history.source.rule, "unchanged", lambda before, node: True)
+    file.write_bytes(b"2")
+    assert history.make() is None
+    monkeypatch.setattr(capture, "REREAD", 1)
+    assert history.make() is not None
+    assert history.source.rule._file_systems.objection(history.source.root)
+    history.check()
+
+
+def test_what_differs_from_a_point_is_known_without_reading_files(history: Model) -> None:
+    root = history.world.root
+    for name in ("same", "changed", "gone"):
+        (root / name).write_bytes(b"1")
+    history.make()
+    (root / "changed").write_bytes(b"2")
+    (root / "gone").unlink()
+    (root / "new").write_bytes(b"2")
+    history.make()
+    (root / "changed").write_bytes(b"3")
+    history.make()
+    found = {now.path: (type(before), type(now)) for before, now in history.store.changes(1)}
+    del found[b""]
+    assert found == {
+        b"changed": (PastFile, PastFile),
+        b"gone": (PastFile, PastNothing),
+        b"new": (PastNothing, PastFile),
+    }
+    assert list(history.store.changes(3)) == []
+
+
+def test_what_is_under_way_can_be_stopped(history: Model) -> None:
+    file = history.world.root / "f"
+    file.write_bytes(b"1")
+    history.make()
+    file.write_bytes(b"2")
+    history.store.stop()
+    with pytest.raises(FileWorkCancelled):
+        history.make()
+    with pytest.raises(FileWorkCancelled):
+        history.rebuilt(1)
+    history.reopen()
+    assert history.numbers() == [1]
+    history.make()
+    history.check()
+
+
+@pytest.mark.root
+@pytest.mark.promise("history-points")
+def test_a_disk_that_is_full_costs_the_point_that_is_made(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 9) as disk, model(tmp_path, 1) as history:
+        history.store.close()
+        history.store = HistoryStore(str(disk / "history"))
+        file = history.world.root / "f"
+        file.write_bytes(noise(1 << 20))
+        history.make()
+        for size in range(1, 20):
+            file.write_bytes(noise((1 << 20) + size))
+            try:
+                history.make()
+            except StorageError:
+                break
+        else:
+            raise AssertionError("the disk is not full")
+        assert len(history.numbers()) > 1
+        history.check()
+        history.store.remove(history.numbers()[-1])
+        history.check()
+        history.store.close()

@@ -219,10 +219,17 @@ class Model:
         self.world = World(self.directory / "server", self.rng)
         self.store = self._opened()
         systems = trusted(self.directory) if self.is_trusted else distrusted()
-        self.source = HistorySource(str(self.world.root), systems, lambda line: None, FAST)
+        self.source = HistorySource(
+            str(self.world.root), systems, lambda line: None, FAST, self.rng
+        )
 
     def _opened(self) -> HistoryStore:
         return HistoryStore(str(self.directory / "history"), max_size=self.max_size)
+
+    def _source(self) -> HistorySource:
+        systems = trusted(self.directory) if self.is_trusted else distrusted()
+        root = str(self.world.root)
+        return HistorySource(root, systems, lambda line: None, FAST, random.Random(1))
 
     def close(self) -> None:
         """Close the store and the source."""
@@ -246,8 +253,7 @@ class Model:
         self.store.close()
         if source:
             self.source.close()
-            systems = trusted(self.directory) if self.is_trusted else distrusted()
-            self.source = HistorySource(str(self.world.root), systems, lambda line: None, FAST)
+            self.source = self._source()
         self.store = self._opened()
 
     def check(self, *, only: int | None = None) -> None:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from hashlib import sha256
 from heapq import merge
 from itertools import groupby
+from random import Random
 from struct import Struct
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -51,12 +52,16 @@ from wingsd.moves.scan import Scan, clamped_mtime, seen_as
 from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
+from wingsd.util.text import display
 
 PIECE = 1 << 20
 """Bytes that are read and compared at a time."""
 
 TRIES = 4
 """How often a file is read that is changed meanwhile."""
+
+REREAD = 1 / 500
+"""The share of unchanged files that are read nevertheless: so each of them is, some day."""
 
 MOST_UNSETTLED = 10_000
 """The most files that are read again, and that are listed as unsettled."""
@@ -146,7 +151,11 @@ class HistorySource:
         file_systems: MeasuredFileSystems,
         log: Callable[[str], None],
         kernel: KernelCalls = KERNEL,
+        rng: Random | None = None,
     ) -> None:
+        self._file_systems = file_systems
+        #: Draws the unchanged files that are read.
+        self.rng = rng or Random()  # noqa: S311 - nothing is to be kept secret
         self._stack = ExitStack()
         self.root = self._stack.enter_context(opened(directory))
         found = os.fstat(self.root)
@@ -169,6 +178,12 @@ class HistorySource:
             return os.path.samestat(os.stat(directory), os.fstat(self.root))
         return False
 
+    def distrust(self, path: bytes) -> None:
+        """Trust nothing here from now on: a file was changed, and its stat result is the same."""
+        reason = f"{display(path)} was changed there without a change of its ctime"
+        self._file_systems.distrust(self.root, reason)
+        self.log(f"all files are read: {reason}")
+
     def scan(self, scratch: str) -> MoveTree:
         """Read names and metadata. Raises StorageError and TreeTooLarge."""
         for _ in range(_SCANS - 1):
@@ -189,8 +204,9 @@ class Capture:
     """Finds what is not as in the newest point, whose files are in `newest`, and puts it aside.
 
     `writer` is that of the delta, and gets what is replaced; without one there is no point yet.
-    `incoming` is the directory for new files. `budget` is called with the bytes that were put
-    aside and may raise. `close` must be called. Methods raise StorageError.
+    `incoming` is the directory for new files. `check` is called with the bytes that were put
+    aside, after each piece that was read, and may raise. `close` must be called. Methods raise
+    StorageError.
     """
 
     _source: HistorySource
@@ -198,9 +214,11 @@ class Capture:
     _writer: FormWriter | None
     _incoming: int
     _scratch: str
-    _budget: Callable[[int], None]
+    _check: Callable[[int], None]
     #: Paths of files that were changed each time that they were read.
     unsettled: list[bytes] = field(init=False, factory=list)
+    #: Files whose copy in the newest tree was not as it was written, and is to be replaced.
+    healed: list[bytes] = field(init=False, factory=list)
     #: Bytes of new contents, and those in the file without a name.
     _spooled: int = field(init=False, default=0)
     _spool_end: int = field(init=False, default=0)
@@ -291,13 +309,15 @@ class Capture:
             self._add(old, PastLink(path, node.mtime, node.target))
         elif stamp is None or not isinstance(old, PastFile) or not self._is_unchanged(stamp, node):
             self._file(path, old)
+        elif self._source.rng.random() < REREAD:
+            self._file(path, old, is_unchanged=True)
 
     def _is_unchanged(self, stamp: bytes, node: FileNode) -> bool:
         identity = (int.from_bytes(stamp[:8], "little"), int.from_bytes(stamp[8:_STAMP], "little"))
         before = FileNode(0, 0, 0, identity, stamp[_STAMP:])
         return self._source.rule.unchanged(before, node)
 
-    def _file(self, path: bytes, old: PastEntry) -> None:
+    def _file(self, path: bytes, old: PastEntry, *, is_unchanged: bool = False) -> None:
         before = (self._incoming_number, self._spool_end, self._spooled)
         try:
             record = self._read(path, old)
@@ -309,6 +329,10 @@ class Capture:
                 self._leave(path, old)
             return
         if record is not None:
+            if record.new == old and record.spooled.length:
+                self.healed.append(path)
+            elif record.new != old and is_unchanged:
+                self._source.distrust(path)
             self._keep(record)
         else:
             self._lost.add(path)
@@ -354,6 +378,7 @@ class Capture:
             for at in range(0, old.size, PIECE):
                 for chunk in encode_chunks(at // BLOCK, reads.piece(at)):
                     writer.data(chunk)
+                self._count(0)
             reads.end()
         return Section(False, offset, writer.data_bytes - offset)
 
@@ -398,6 +423,8 @@ class Capture:
         offset = writer.data_bytes
         for at in range(0, length, PIECE):
             writer.data(os.pread(self._old, min(PIECE, length - at), at))
+        if length > PIECE:
+            os.ftruncate(self._old, 0)
         return Section(True, offset, length)
 
     def _contents(
@@ -415,6 +442,7 @@ class Capture:
                 if len(now) < min(PIECE, max(size - at, 0)):
                     raise _Unstable
                 digest.update(now)
+                self._count(0)
                 forward, reverse = differences(before, now, at)
                 if reverse:
                     write_at(self._old, memoryview(reverse), kept)
@@ -448,7 +476,7 @@ class Capture:
 
     def _count(self, size: int) -> None:
         self._spooled += size
-        self._budget(self._spooled)
+        self._check(self._spooled)
 
 
 class _Reads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -68,8 +68,11 @@ def overlaid(chain: Sequence[OpenForm]) -> Iterator[tuple[bytes, list[Change | N
     return joined(*streams)
 
 
-def merge_deltas(older: OpenForm, removed: OpenForm, fd: int) -> None:
-    """Write the delta by which the point before the removed one becomes the older one."""
+def merge_deltas(older: OpenForm, removed: OpenForm, fd: int, check: Callable[[], None]) -> None:
+    """Write the delta by which the point before the removed one becomes the older one.
+
+    `check` is called again and again, here and below, and may raise.
+    """
     writer = FormWriter(fd, FormKind.DELTA, older.point.number, removed.reader.newer)
     for _, (last, first) in overlaid((older, removed)):
         change, reader = (last, older.reader) if last is not None else (first, removed.reader)
@@ -86,9 +89,11 @@ def merge_deltas(older: OpenForm, removed: OpenForm, fd: int) -> None:
             is_based = rest.is_based
             chunks = removed.reader.chunks(rest, below.size)
             for data in merge_chunks(reader.chunks(section, entry.size), chunks, entry.size):
+                check()
                 writer.data(data)
         else:
             for at in range(section.offset, section.offset + section.length, PIECE):
+                check()
                 end = min(at + PIECE, section.offset + section.length)
                 writer.data(reader.data(at, end - at))
         writer.add(entry, Section(is_based, offset, writer.data_bytes - offset))
@@ -116,13 +121,14 @@ def contents_of(chain: Sequence[OpenForm], found: Sequence[Change | None]) -> Co
     return base, versions
 
 
-def _copied(source: int, target: int, size: int) -> bytes:
+def _copied(source: int, target: int, size: int, check: Callable[[], None]) -> bytes:
     """Copy a file, by reference where the file system can, and return its digest."""
     digest = sha256()
     is_cloned = _cloned(source, target)
     if not is_cloned:
         os.ftruncate(target, size)
     for at in range(0, size, PIECE):
+        check()
         piece = os.pread(source, min(PIECE, size - at), at)
         digest.update(piece)
         if not is_cloned:
@@ -143,9 +149,10 @@ def _cloned(source: int, target: int) -> bool:
     return True
 
 
-def _digest(fd: int, size: int) -> bytes:
+def _digest(fd: int, size: int, check: Callable[[], None]) -> bytes:
     digest = sha256()
     for at in range(0, size, PIECE):
+        check()
         digest.update(os.pread(fd, min(PIECE, size - at), at))
     return digest.digest()
 
@@ -174,15 +181,17 @@ class Rebuilding:
         self._owner = None if owner is None or is_own(owner, target) else owner
         #: Directories whose entries are written now.
         self._open: list[PastDirectory] = []
+        self._check: Callable[[], None] = lambda: None
         #: How many files and directories lack attributes that they should have.
         self.without_attributes = 0
 
-    def run(self, chain: Sequence[OpenForm]) -> bytes:
+    def run(self, chain: Sequence[OpenForm], check: Callable[[], None]) -> bytes:
         """Write all files of the last point of a chain, and return the root.
 
         Raises HistoryDamaged and OSError.
         """
         root = RootHash()
+        self._check = check
         for _, found in overlaid(chain):
             entry = next(each for each in reversed(found) if each is not None)[0]
             if not isinstance(entry, PastNothing):
@@ -234,11 +243,11 @@ class Rebuilding:
             digest = b""
             if base is not None:
                 with closing_descriptor(self._newest.open_file(base.path)) as source:
-                    digest = _copied(source, fd, base.size)
+                    digest = _copied(source, fd, base.size, self._check)
             for version in versions:
                 _apply(fd, version)
             if versions:
-                digest = _digest(fd, entry.size)
+                digest = _digest(fd, entry.size, self._check)
             if digest != entry.digest:
                 raise HistoryDamaged(display(entry.path), "it does not have its digest")
             self._set(fd, entry)
@@ -266,6 +275,7 @@ class Verification:
     _chain: Sequence[OpenForm]
     _tree: int
     _scratch: int
+    _check: Callable[[], None]
     damaged: dict[int, tuple[bytes, ...]] = field(init=False, factory=dict)
 
     def run(self) -> None:
@@ -279,14 +289,14 @@ class Verification:
                     entry = entry if change is None else change[0]
                     if not isinstance(entry, PastNothing):
                         root.add(entry)
-                self._check(path, found)
+                self._check_path(path, found)
         finally:
             self._newest.close()
         for delta, root in zip(self._chain, roots, strict=True):
             if root.digest() != delta.point.root:
                 self.damaged[delta.point.number] = EVERYTHING_DAMAGED
 
-    def _check(self, path: bytes, found: Sequence[Change | None]) -> None:
+    def _check_path(self, path: bytes, found: Sequence[Change | None]) -> None:
         is_touched = any(change is not None for change in found[1:])
         #: Whether the file in `scratch` can be the base of an older one.
         is_known = True
@@ -302,7 +312,7 @@ class Verification:
                     else:
                         _apply(self._scratch, FileVersion(entry, section, delta.reader))
                         is_known = is_known or not section.is_based
-                        digest = _digest(self._scratch, entry.size)
+                        digest = _digest(self._scratch, entry.size, self._check)
                     is_bad = digest != entry.digest or not is_known
                 except (HistoryDamaged, OSError):
                     is_bad, is_known = True, False
@@ -313,6 +323,6 @@ class Verification:
     def _newest_digest(self, entry: PastFile, *, is_copied: bool) -> bytes:
         with closing_descriptor(self._newest.open_file(entry.path)) as fd:
             if not is_copied:
-                return _digest(fd, entry.size)
+                return _digest(fd, entry.size, self._check)
             os.ftruncate(self._scratch, 0)
-            return _copied(fd, self._scratch, entry.size)
+            return _copied(fd, self._scratch, entry.size, self._check)

@@ -21,7 +21,7 @@ from tempfile import TemporaryFile
 
 from attrs import frozen
 
-from wingsd.errors import HistoryDamaged, HistoryFull, NoSuchPoint
+from wingsd.errors import FileWorkCancelled, HistoryDamaged, HistoryFull, NoSuchPoint
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import syncfs
@@ -46,6 +46,7 @@ from wingsd.history.rebuilding import (
     Rebuilding,
     Verification,
     merge_deltas,
+    overlaid,
 )
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
@@ -93,6 +94,7 @@ class HistoryStore:
         self._tree_bytes: int | None = None
         #: Files that were found damaged, by the numbers of points; `EVERYTHING_DAMAGED` for all.
         self.damaged: dict[int, tuple[bytes, ...]] = {}
+        self._is_stopped = False
         #: Whether something was interrupted, and not undone yet.
         self._is_interrupted = True
         self._stack = ExitStack()
@@ -106,6 +108,14 @@ class HistoryStore:
         except BaseException:
             self._stack.close()
             raise
+
+    def stop(self) -> None:
+        """Make what is under way fail soon, by FileWorkCancelled. From any thread."""
+        self._is_stopped = True
+
+    def _check(self) -> None:
+        if self._is_stopped:
+            raise FileWorkCancelled
 
     def close(self) -> None:
         """Close every descriptor, and let others use the history."""
@@ -292,11 +302,18 @@ class HistoryStore:
             capture = self._capture(stack, source, delta, used)
             stamps = self._read_stamps(stack, source, before)
             capture.run(partial(_catalogued, catalogue), stamps)
+            if capture.healed:
+                self._log(
+                    f"{len(capture.healed)} files of the history were damaged, and are replaced: "
+                    f"{display(capture.healed[0])}"
+                )
             entries = partial(_following, catalogue, capture)
             number = before.number + 1 if before else 1
             unsettled = tuple(sorted(capture.unsettled))
             found = point_of(entries(), number, began, label, unsettled)
             if before is not None and found.root == before.root:
+                if capture.healed:
+                    self._change_tree(partial(_forward_steps, capture))
                 os.unlink(_delta_name(before.number) + _PART, dir_fd=self._home)
                 self._write_stamps(source, before, stamps, capture.records())
                 return None
@@ -350,6 +367,7 @@ class HistoryStore:
         room = None if self._max_size is None else self._max_size - used + self._removable()
 
         def check(size: int) -> None:
+            self._check()
             if room is not None and size > room:
                 raise HistoryFull(self._directory)
 
@@ -429,11 +447,24 @@ class HistoryStore:
                 older, removed = chain[at + 1], chain[at]
                 self._is_interrupted = True  # a delta that was merged is no more one of the chain
                 with self._making(_delta_name(older.point.number)) as fd:
-                    merge_deltas(older, removed, fd)
+                    merge_deltas(older, removed, fd, self._check)
             os.unlink(_delta_name(number), dir_fd=self._home)
             os.fsync(self._home)
             self._is_interrupted = False
             self.damaged.pop(number, None)
+
+    def changes(self, number: int) -> Iterator[tuple[PastEntry, PastEntry]]:
+        """Yield what is not as at a point: how it was then, and how it is in the newest one.
+
+        Raises NoSuchPoint.
+        """
+        with self._chain() as chain:
+            needed = chain[: _place_of(chain, number) + 1]
+            for path, (newest, *found) in overlaid(needed):
+                before = next((each[0] for each in reversed(found) if each is not None), None)
+                now = PastNothing(path) if newest is None else newest[0]
+                if before is not None and before != now:
+                    yield before, now
 
     def rebuild(self, number: int, target: int, owner: Owner | None = None) -> None:
         """Write the files of a point into the empty directory with the descriptor `target`.
@@ -444,7 +475,7 @@ class HistoryStore:
         with self._chain() as chain, storage_errors(f"point {number} cannot be rebuilt"):
             needed = chain[: _place_of(chain, number) + 1]
             with self._opened(_TREE) as tree, Rebuilding(target, tree, owner) as rebuilding:
-                root = rebuilding.run(needed)
+                root = rebuilding.run(needed, self._check)
             if root != needed[-1].point.root:
                 self.damaged[number] = EVERYTHING_DAMAGED
                 raise HistoryDamaged(f"point {number}", "its entries do not have its root")
@@ -463,7 +494,7 @@ class HistoryStore:
             self._opened(_TREE) as tree,
         ):
             readable = self._readable(chain)
-            check = Verification(readable, tree, file.fileno())
+            check = Verification(readable, tree, file.fileno(), self._check)
             check.run()
             self.damaged.update(check.damaged)
         return self.damaged
@@ -531,7 +562,7 @@ def _reverse_steps(reader: FormReader) -> Iterator[TreeStep]:
 def _forward_steps(capture: Capture) -> Iterator[TreeStep]:
     for record in capture.records():
         new, spooled = record.new, record.spooled
-        if record.old == new:
+        if record.old == new and not spooled.length:
             continue
         if isinstance(new, PastFile):
             chunks = () if spooled.incoming else capture.chunks(spooled, new.size)
