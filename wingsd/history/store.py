@@ -134,7 +134,7 @@ class HistoryStore:
         if self._tree_bytes is None:
             self._tree_bytes = survey(os.path.join(self._directory, os.fsdecode(_TREE))).on_disk
         with storage_errors(f"the history in {self._directory} cannot be used"):
-            names = [name for name in os.listdir(self._home) if name not in ("tree", "incoming")]
+            names = [name for name in _names(self._home) if name not in (_TREE, _INCOMING)]
             files = [os.stat(name, dir_fd=self._home, follow_symlinks=False) for name in names]
         return self._tree_bytes + sum(each.st_blocks * 512 for each in files)
 
@@ -174,7 +174,7 @@ class HistoryStore:
         return OpenForm(fd, FormReader(fd, display(name)))
 
     def _deltas(self) -> list[int]:
-        found = map(_DELTA, map(os.fsencode, os.listdir(self._home)))
+        found = map(_DELTA, _names(self._home))
         return [int(each[1]) for each in found if each]
 
     # Recovery
@@ -208,17 +208,17 @@ class HistoryStore:
 
     def _sweep(self) -> None:
         """Remove files that are not complete, and what was put aside."""
-        for name in map(os.fsencode, os.listdir(self._home)):
+        for name in _names(self._home):
             if name.endswith(_PART):
                 os.unlink(name, dir_fd=self._home)
         with self._opened(_INCOMING) as incoming:
-            for name in map(os.fsencode, os.listdir(incoming)):
+            for name in _names(incoming):
                 os.unlink(name, dir_fd=incoming)
 
     def _clear_tree(self) -> None:
         """Remove what the first point has left, which was not completed."""
         with self._opened(_TREE) as tree:
-            for name in map(os.fsencode, os.listdir(tree)):
+            for name in _names(tree):
                 _remove(tree, name)
 
     def _undo(self, number: int) -> None:
@@ -579,13 +579,20 @@ def _place_of(chain: Sequence[OpenForm], number: int) -> int:
     raise NoSuchPoint(f"there is no point {number}")
 
 
+def _names(directory: int) -> list[bytes]:
+    """Return the names in an open directory."""
+    # of a descriptor that stays open, btrfs lists what there was when it was last rewound
+    os.lseek(directory, 0, os.SEEK_SET)
+    return [os.fsencode(name) for name in os.listdir(directory)]
+
+
 def _remove(parent: int, name: bytes) -> None:
     """Remove a tree of files and directories that is this program's own."""
     if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         os.unlink(name, dir_fd=parent)
         return
     with closing_descriptor(os.open(name, _DIRECTORY, dir_fd=parent)) as fd:
-        for each in map(os.fsencode, os.listdir(fd)):
+        for each in _names(fd):
             _remove(fd, each)
     os.rmdir(name, dir_fd=parent)
 
