@@ -311,7 +311,8 @@ _REMARKS: Mapping[str, str] = {
     "it. A disk that hangs shows its last figures. Under a service, disks that its sandbox hides "
     "(`/home`, `/boot`, Docker's own) are not shown",
     "POST /api/deauthorize-user": _DETAILS,
-    "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here already",
+    "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here already, "
+    "or the node is in maintenance",
     "POST /api/servers/power": "as its node; `affected` counts what can be begun now",
     "GET /api/servers/{uuid}/logs": "as its node; 100 lines at most",
     "POST /api/servers/{uuid}/power": "as its node; 409 with the reason where its node answers "

@@ -21,6 +21,7 @@ from wingsd.auth.tokens import TransferToken
 from wingsd.backups.store import BackupStore
 from wingsd.config import Config, LiveConfig, MovesConfig
 from wingsd.errors import (
+    NodeInMaintenance,
     ServerNotFound,
     ServerNotRunning,
     ServersNotLoaded,
@@ -133,6 +134,8 @@ class FakeTransfers:
         #: Whether files of servers that have moved are kept.
         self.keeps = False
         self.servers: tuple[str, ...] = ()
+        #: Why none may arrive, or be created; None where they may.
+        self.refusal: NodeInMaintenance | None = None
         #: Fires when a transfer that was started is recorded.
         self.recorded: Deferred[None] = succeed(None)
         self._calls = calls
@@ -143,6 +146,10 @@ class FakeTransfers:
             raise TransferInProgress("A transfer is already in progress for this server.")
         self.servers = (server.uuid,)
         return self.recorded
+
+    def require_open(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
 
     def cancel(self, uuid: str) -> None:
         self._calls.note("cancel", self._direction, uuid)

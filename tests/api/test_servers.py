@@ -21,6 +21,7 @@ from wingsd.errors import (
     BadRequest,
     Conflict,
     EnvironmentFailed,
+    NodeInMaintenance,
     ServerBusy,
     StateDatabaseError,
     StorageError,
@@ -69,6 +70,15 @@ async def test_a_creation_is_passed_on(
     reply = await node.call("POST", "servers", {"uuid": OTHER.upper()} | content)
     assert (reply.status, reply.text) == (202, "")
     assert node.calls == [("create", OTHER, starts, options)]
+
+
+@pytest.mark.promise("maintenance-takes-no-servers")
+async def test_a_node_in_maintenance_creates_no_server(node: ApiNode) -> None:
+    node.receiver.refusal = NodeInMaintenance("new disks")
+    reply = await node.call("POST", "servers", {"uuid": OTHER})
+    assert (reply.status, reply.json["code"]) == (409, "node-in-maintenance")
+    assert "new disks" in reply.json["error"]
+    assert node.calls == []
 
 
 async def test_an_existing_server_is_not_created_again(node: ApiNode) -> None:

@@ -487,7 +487,7 @@ class MoveRecord:
     pair: str = ""
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class PairRecord:
     """A pair with another node, which calls itself `peer`.
 
@@ -509,7 +509,7 @@ class PairRecord:
     used: float | None = None
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class WantedSeed:
     """A server of which a seed is wanted by a pair, of so many of its first rounds `at_once`."""
 
@@ -518,7 +518,7 @@ class WantedSeed:
     at_once: int
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(eq=False, repr=False)
 class Maintenance:
     """The maintenance of a node since a time, in seconds since the epoch; `why` may be empty."""
 
