@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["DOCUMENTS", "listing", "promises", "proofs"]
+__all__ = ["DOCUMENTS", "Tests", "listing", "promises", "proofs"]
 
 #: The documents with promises, and the pages of the site that show them.
 DOCUMENTS = {"docs/reliability.md": "reliability", "SECURITY.md": "security"}

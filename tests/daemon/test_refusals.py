@@ -192,11 +192,11 @@ async def test_a_server_that_does_not_fit_stays_where_it_is_and_one_with_holes_m
     assert destination.stored() == []
     (source.files() / "world" / "region.mca").write_bytes(b"short")
     with (source.files() / "world" / "same.mca").open("r+b") as file:
-        file.truncate(1 << 30)
+        file.truncate(64 * MIB)
     since = len(source.log)
     await cramped.transfer()
     await source.wait_for_line("done, the server has moved", since)
-    assert (destination.files() / "world" / "same.mca").stat().st_size == 1 << 30
+    assert (destination.files() / "world" / "same.mca").stat().st_size == 64 * MIB
 
 
 # A Panel that does not accept the node's token has said nothing of any server

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from handbook.made import HOME
-from handbook.promises import DOCUMENTS, listing, promises, proofs
+from handbook.promises import DOCUMENTS, Tests, listing, promises, proofs
 
 MARKED = """
 import pytest
@@ -28,14 +29,20 @@ def test_three() -> None: ...
 """
 
 
-def test_each_promise_is_made_once_and_proved() -> None:
+@pytest.fixture(scope="module")
+def proved() -> Mapping[str, Tests]:
+    """The tests of each promise of this tree."""
+    return proofs(HOME)
+
+
+def test_each_promise_is_made_once_and_proved(proved: Mapping[str, Tests]) -> None:
     made = Counter(each for name in DOCUMENTS for each in promises((HOME / name).read_text()))
     assert [each for each, times in made.items() if times > 1] == []
-    assert proofs(HOME).keys() == made.keys()
+    assert proved.keys() == made.keys()
 
 
-def test_only_tests_carry_promises() -> None:
-    for files in proofs(HOME).values():
+def test_only_tests_carry_promises(proved: Mapping[str, Tests]) -> None:
+    for files in proved.values():
         for file, names in files.items():
             assert [name for name in names if not name.startswith("test_")] == [], file
 
