@@ -16,6 +16,7 @@ _MODULES = {
     "check-config": "check_config",
     "configure": "configure",
     "diagnostics": "diagnostics",
+    "evacuate": "evacuate",
     "explain": "diagnostics",
     "forget": "status",
     "maintenance": "pairs",

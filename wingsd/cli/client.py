@@ -12,6 +12,7 @@ from enum import IntEnum
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import IO, Any
+from urllib.request import HTTPRedirectHandler
 
 import click
 
@@ -66,6 +67,13 @@ class CtlError(click.ClickException):
             text += f" ({escaped(self.code)})" if self.code else ""
             text += f"\n  {escaped(self.detail)}" if self.detail else ""
         click.echo(text, file=file, err=True)
+
+
+class NoRedirects(HTTPRedirectHandler):
+    """Follows no redirect: it could lead a key elsewhere."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Return no request; the answer is then an `HTTPError`."""
 
 
 #: Seconds for an answer of the daemon.

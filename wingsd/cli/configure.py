@@ -20,14 +20,14 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+from urllib.request import HTTPSHandler, OpenerDirector, Request, build_opener
 
 import click
 import yaml
 
 from wingsd import __version__
 from wingsd.cli.check_config import WINGSD_UNIT, Finding, check_certificates, systemd_units
-from wingsd.cli.client import CtlError, Json
+from wingsd.cli.client import CtlError, Json, NoRedirects
 from wingsd.cli.output import facts, plain, show
 from wingsd.cli.parameters import node_url
 from wingsd.config import (
@@ -52,13 +52,6 @@ TIMEOUT = 30.0
 TOTAL_TIMEOUT = 90.0
 #: Bytes of its answer at most.
 MAX_ANSWER = 1024 * 1024
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """Follows no redirect: it could lead the token elsewhere."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Return no request; the answer is then an `HTTPError`."""
 
 
 #: By its first letters, the family whose Panel has made a token: an application's or a user's.
@@ -86,7 +79,7 @@ def fetch(panel: str, token: str, node: str, *, allow_insecure: bool = False) ->
     if allow_insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    opener = build_opener(_NoRedirects, HTTPSHandler(context=context))
+    opener = build_opener(NoRedirects, HTTPSHandler(context=context))
     done: Future[Json] = Future()
 
     def ask() -> None:

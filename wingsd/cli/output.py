@@ -19,7 +19,8 @@ from wingsd.util.text import readable_size
 _COLOURS = {"success": "green", "failure": "red"}
 
 
-def _table(*columns: str) -> Table:
+def titled(*columns: str) -> Table:
+    """Return an empty table with these columns."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         # Only the last column may wrap, so that names and sizes can be copied.
@@ -39,7 +40,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Table:
 
 def disks(found: Iterable[Json]) -> Table:
     """Return a table of filesystems with their free space."""
-    table = _table("disk", "free", "size", "path")
+    table = titled("disk", "free", "size", "path")
     for disk in found:
         fault = f" ({disk['error']})" if disk["error"] else ""
         free, total = size(disk["free_bytes"]), size(disk["total_bytes"])
@@ -49,7 +50,7 @@ def disks(found: Iterable[Json]) -> Table:
 
 def running(found: Iterable[Json]) -> Table:
     """Return a table of the transfers in progress."""
-    table = _table("server", "direction", "for", "bytes", "total", "rate", "left", "doing")
+    table = titled("server", "direction", "for", "bytes", "total", "rate", "left", "doing")
     for each in found:
         table.add_row(
             each["server"],
@@ -66,7 +67,7 @@ def running(found: Iterable[Json]) -> Table:
 
 def past(found: Iterable[Json]) -> Table:
     """Return a table of the transfers that have ended."""
-    table = _table("server", "direction", "ended", "duration", "bytes", "files", "outcome")
+    table = titled("server", "direction", "ended", "duration", "bytes", "files", "outcome")
     for each in found:
         table.add_row(
             each["server"],
@@ -82,7 +83,7 @@ def past(found: Iterable[Json]) -> Table:
 
 def pairs(found: Iterable[Json]) -> Table:
     """Return a table of pairs with other nodes."""
-    table = _table("pair", "direction", "servers", "bytes", "expires", "used", "other node")
+    table = titled("pair", "direction", "servers", "bytes", "expires", "used", "other node")
     for each in found:
         servers, used = f"{each['servers']}", size(each["bytes"])
         if each["direction"] == "in":
@@ -104,7 +105,7 @@ def pairs(found: Iterable[Json]) -> Table:
 
 def backups(found: Iterable[Json]) -> Table:
     """Return a table of backups."""
-    table = _table("backup", "server", "made", "bytes", "files", "checked", "state")
+    table = titled("backup", "server", "made", "bytes", "files", "checked", "state")
     for each in found:
         state = each["state"] or "no catalogue"
         fault = f": {each['fault']}" if each["fault"] else ""
@@ -123,7 +124,7 @@ def backups(found: Iterable[Json]) -> Table:
 def usage(found: Iterable[Json]) -> Table:
     """Return a table of what servers use."""
     rates = ("read/s", "written/s", "in/s", "out/s")
-    table = _table("cpu", "of", "memory", "of", "pressure", *rates, "server", "name")
+    table = titled("cpu", "of", "memory", "of", "pressure", *rates, "server", "name")
     for each in found:
         table.add_row(
             percent(each["cpu_percent"]),

@@ -1,0 +1,160 @@
+"""`wingsctl evacuate` and its subcommands: plans, results, and what an operator is told."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import shlex
+import time
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from tests.cli.daemon import Command
+from tests.cli.evacuated_world import HERE, World
+from wingsd.cli import evacuate
+from wingsd.cli.evacuation.plan import State, load, save
+from wingsd.cli.evacuation.sequence import Wish, wished
+
+KEY = "papp_secretsecretsecret"
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """Three servers, of which the last has to change its port."""
+    made = World()
+    for number in range(3):
+        made.add(10 * (number + 1), (25565 + number,))
+        made.add_port("10.0.0.2", 25565 + number + number // 2)
+    monkeypatch.setattr(evacuate, "daemon_client", lambda: made)
+    monkeypatch.setattr(evacuate, "_panel", lambda *_: made)
+    monkeypatch.setattr(time, "sleep", made.sleep)
+    return made
+
+
+class Evacuate:
+    def __init__(self, wingsctl: Command, directory: Path) -> None:
+        self.plan = str(directory / "plan.json")
+        self._key = directory / "key"
+        self._key.write_text(KEY)
+        self._key.chmod(0o600)
+        self._wingsctl = wingsctl
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        key = ["--panel-key-file", str(self._key)]
+        return self._run(["evacuate", "--plan", self.plan, *key, *words], status)
+
+    def tell(self, *words: str, status: int = 0) -> str:
+        return self._run(["evacuate", *words, "--plan", self.plan], status)
+
+    def _run(self, words: list[str], status: int) -> str:
+        ran = self._wingsctl(*words)
+        assert ran.status == status, ran.err
+        assert KEY not in ran.out + ran.err
+        return ran.err if status else ran.out
+
+
+@pytest.fixture
+def run(wingsctl: Command, tmp_path: Path) -> Evacuate:
+    return Evacuate(wingsctl, tmp_path)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(world: World, run: Evacuate) -> None:
+    told = run("--to", "new", "--dry-run")
+    assert "old to new, 2 running servers at a time" in told
+    assert "25567 -> 25568" in told
+    assert "copies: 60.0 MiB, not known before the first copy; moves: about 10 s" in told
+    found = json.loads(run("--to", "https://new:8080", "--dry-run", "--json"))
+    assert [each["new_addresses"] for each in found["servers"]][2] == ["10.0.0.2:25568"]
+    assert (found["state"], found["seconds_of_moves"]) == ("seeding", 10.5)
+    assert not Path(run.plan).exists()
+    assert not world.ordered
+    assert not world.reports
+
+
+def test_it_moves_all_and_names_new_ports(world: World, run: Evacuate) -> None:
+    told = run("--to", "new")
+    assert "3 of 3 servers have moved, 60.0 MiB, down for 1.5 s in the median" in told
+    assert "players need new ports of: game 3" in told
+    assert [each.moves for each in world.games.values()] == [1, 1, 1]
+    # Once more there is nothing to do, and a new plan replaces the old one.
+    assert "3 of 3" in run()
+    assert "0 of 0" in run("--to", "new")
+
+
+def test_the_exit_status_says_whether_all_have_moved(world: World, run: Evacuate) -> None:
+    world.facts["servers_here"] = [next(iter(world.games))]
+    ran = run("--to", "new", "--json", status=1)
+    assert "moved" in ran
+    plan = load(run.plan)
+    assert [each.state for each in plan.servers].count(State.MOVED) == 2
+    assert plan.servers[0].reason == "the destination has a server of this UUID already"
+
+
+def test_a_plan_is_gone_on_with_before_another_is_made(world: World, run: Evacuate) -> None:
+    world.before = Mock(side_effect=[None] * 6 + [KeyboardInterrupt] + [None] * 500)
+    told = run("--to", "new", "--at-once", "1", status=130)
+    assert f"go on with wingsctl evacuate --plan {run.plan}" in told
+    assert "is not finished" in run("--to", "new", status=1)
+    assert "3 of 3" in run()
+    assert load(run.plan).at_once == 1
+
+
+def test_servers_that_have_moved_come_back(world: World, run: Evacuate) -> None:
+    run("--to", "new")
+    back = f"{run.plan}.back"
+    plan = load(run.plan)
+    for each in world.games.values():
+        each.node = HERE.id
+    plan.servers[0].state = State.FAILED
+    plan.source = plan.destination  # the name of the paired node
+    save(plan, run.plan)
+    told = run("--back", run.plan, "--plan", back, "--dry-run", "--json")
+    assert [each["name"] for each in json.loads(told)["servers"]] == ["game 2", "game 3"]
+
+
+def test_another_node_must_be_paired(world: World, run: Evacuate) -> None:
+    told = run("--to", "third", status=1)
+    assert "not paired with third" in told
+    assert "new:8080" in told
+
+
+def test_the_key_is_required(world: World, wingsctl: Command, run: Evacuate) -> None:
+    assert "--panel-key-file is required" in wingsctl("evacuate", "--to", "new").err
+
+
+@pytest.mark.usefixtures("world")
+def test_wishes_are_left_for_the_command_that_runs(run: Evacuate) -> None:
+    assert "cannot be read" in run.tell("pause", status=1)
+    run("--to", "new", "--dry-run")
+    assert "cannot be read" in run.tell("status", status=1)
+
+
+def test_status_pause_resume_and_cancel(world: World, run: Evacuate) -> None:
+    world.before = Mock(side_effect=[None] * 6 + [KeyboardInterrupt] + [None] * 500)
+    run("--to", "new", status=130)
+    assert "NO command goes on with it" in run.tell("status")
+    found = json.loads(run.tell("status", "--json"))
+    assert found["state"] == "seeding"
+    assert all(each["doing"] for each in found["servers"])
+    assert "paused" in run.tell("pause")
+    assert wished(run.plan) is Wish.PAUSE
+    assert json.loads(run.tell("status", "--json"))["state"] == "paused"
+    assert "goes on" in run.tell("resume")
+    assert wished(run.plan) is Wish.GO_ON
+    assert json.loads(run.tell("cancel", "--json"))["wish"] == "cancel"
+    run(status=1)
+    assert {each.state for each in load(run.plan).servers} == {State.CANCELLED}
+    assert "is finished" in run.tell("pause", status=1)
+
+
+def test_the_unit_begins_again_after_a_reboot() -> None:
+    words = ["/usr/bin/wingsctl", "--plan", 'a "plan" of 100 % $HOME\\x']
+    parser = configparser.RawConfigParser()
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(evacuate.unit(words))
+    assert parser["Install"]["WantedBy"] == "multi-user.target"
+    assert parser["Service"]["Restart"] == "on-abnormal"
+    written = parser["Service"]["ExecStart"].replace("%%", "%").replace("$$", "$")
+    assert shlex.split(written) == words

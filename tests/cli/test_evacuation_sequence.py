@@ -1,0 +1,290 @@
+"""The sequence of an evacuation, in memory: orders, results, and runs that end at any moment."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.evacuated_world import MIB, THERE, World, random_world
+from wingsd.cli.client import CtlError, Exit
+from wingsd.cli.evacuation import sequence
+from wingsd.cli.evacuation.panels import PanelError
+from wingsd.cli.evacuation.plan import Plan, State, load, make, save
+from wingsd.cli.evacuation.sequence import Evacuation, Wish, is_locked, locked, wish
+
+#: Turns after which an evacuation in memory must be over.
+MOST_TURNS = 3000
+
+
+class Runs:
+    """Runs of `wingsctl evacuate` in a world, each with the plan that the one before has left."""
+
+    def __init__(self, world: World, path: Path) -> None:
+        self.world = world
+        self.path = str(path / "plan.json")
+        self.said: list[str] = []
+        client: Any = world
+        self.plan = make(client, client, "new")
+
+    def write(self) -> None:
+        save(self.plan, self.path)
+
+    def evacuation(self) -> Evacuation:
+        world: Any = self.world
+        self.plan = load(self.path)
+        return Evacuation(
+            self.plan, self.path, world, world, self.said.append, lambda: self.world.now
+        )
+
+    def turns(self, count: int) -> None:
+        evacuation = self.evacuation()
+        for _ in range(count):
+            if evacuation.turn():
+                return
+            self.world.sleep(1)
+
+    def finish(self) -> Plan:
+        turns = 0
+
+        def sleep(seconds: float) -> None:
+            nonlocal turns
+            turns += 1
+            assert turns < MOST_TURNS, self.said[-5:]
+            self.world.sleep(seconds)
+
+        self.evacuation().run(sleep)
+        return self.plan
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    """An evacuation of eight servers, of which two are off."""
+    world = World()
+    for number in range(8):
+        world.add((number + 1) * 10, (25565 + number,))
+        world.add_port("10.0.0.2", 25565 + number)
+    for number in (3, 8):
+        world.games[list(world.games)[number - 1]].state = "offline"
+    made = Runs(world, tmp_path)
+    made.write()
+    return made
+
+
+def game(runs: Runs, number: int) -> Any:
+    return next(each for each in runs.world.games.values() if each.id == str(number))
+
+
+def test_all_move_small_ones_first_and_some_at_a_time(runs: Runs) -> None:
+    plan = runs.finish()
+    assert {each.state for each in plan.servers} == {State.MOVED}
+    assert plan.has_succeeded
+    assert [each.moves for each in runs.world.games.values()] == [1] * 8
+    running = [uuid for uuid in runs.world.ordered if runs.world.games[uuid].state == "running"]
+    assert running == sorted(running)
+    assert runs.world.most == {True: 2, False: 2}
+    assert [each.downtime for each in plan.servers] == [1.5] * 8
+    last = runs.world.reports[-1]
+    assert (last["state"], last["moved"], last["total"]) == ("done", 8, 8)
+    assert last["bytes_done"] == last["bytes"]
+
+
+def test_servers_that_are_off_move_four_at_once(runs: Runs) -> None:
+    for each in runs.world.games.values():
+        each.state = "offline"
+    runs.finish()
+    assert runs.world.most == {True: 0, False: 4}
+
+
+def test_no_server_is_ordered_that_would_be_down_for_too_long(runs: Runs) -> None:
+    game(runs, 1).predicted = 9.0  # 2 s of it are the restart
+    runs.turns(200)
+    assert [each.id for each in runs.plan.of(State.WAITING)] == ["1"]
+    game(runs, 1).predicted = 6.0
+    assert runs.finish().has_succeeded
+
+
+def test_a_server_that_waits_for_its_backup_holds_up_no_other(runs: Runs) -> None:
+    waiting = game(runs, 1)
+    waiting.moves_in = 300.0
+
+    def phase(_: str) -> None:
+        for each in runs.world.games.values():
+            if each.order is not None:
+                each.order["phase"] = "waiting" if each is waiting else "moving"
+
+    runs.world.before = phase
+    runs.turns(100)
+    assert [each.id for each in runs.plan.of(State.ORDERED)] == ["1"]
+    assert runs.finish().has_succeeded
+
+
+def test_a_transfer_that_fails_is_ordered_twice_again_at_the_end(runs: Runs) -> None:
+    game(runs, 1).failures = 2
+    game(runs, 2).failures = 3
+    plan = runs.finish()
+    assert [(each.id, each.reason) for each in plan.of(State.FAILED)] == [("2", "it broke")]
+    assert not plan.has_succeeded
+    assert runs.world.ordered.count(game(runs, 1).uuid) == 3
+    assert runs.world.ordered.count(game(runs, 2).uuid) == 3
+    assert runs.world.reports[-1]["state"] == "failed"
+
+
+@pytest.mark.parametrize("was_carried_out", [False, True])
+@pytest.mark.parametrize("status", [0, 500])
+def test_an_order_without_a_clear_answer_is_found_out(
+    runs: Runs, status: int, was_carried_out: bool
+) -> None:
+    error = PanelError("no answer", "", status, is_certain=False)
+    runs.world.refusals = [(error, was_carried_out)]
+    assert runs.finish().has_succeeded
+    assert [each.moves for each in runs.world.games.values()] == [1] * 8
+    # A server is released only when the node knows nothing of the order.
+    assert len(runs.world.released) == (0 if was_carried_out else 1)
+
+
+def test_an_order_that_does_not_reach_the_node_is_released(runs: Runs) -> None:
+    runs.world.lost = 2
+    assert runs.finish().has_succeeded
+    assert len(runs.world.released) == 2
+    assert sum("has not reached this node" in each for each in runs.said) == 2
+
+
+def test_a_refused_order_is_an_attempt(runs: Runs) -> None:
+    no_room = PanelError("the Panel says that the node has no room", "", 406, is_certain=True)
+    runs.world.refusals = [(no_room, False)]
+    assert runs.finish().has_succeeded
+    assert runs.world.released == []
+
+
+def test_a_refused_key_ends_the_command_before_anything_is_lost(runs: Runs) -> None:
+    error = PanelError("the Panel does not accept the API key", "", 401, is_certain=True)
+    runs.world.refusals = [(error, False)]
+    with pytest.raises(PanelError, match="does not accept"):
+        runs.finish()
+    assert load(runs.path).of(State.ORDERED) == []
+    assert runs.finish().has_succeeded
+
+
+def test_restarts_of_the_daemon_are_waited_for(runs: Runs) -> None:
+    def fail(_: str) -> None:
+        if 1_000_010 <= runs.world.now < 1_000_200:
+            raise CtlError("wingsd is not running", status=Exit.NO_DAEMON)
+
+    runs.world.before = fail
+    assert runs.finish().has_succeeded
+    assert runs.said.count("wingsd is not running; trying again") == 1
+    assert runs.world.released == []
+
+
+def test_other_users_of_the_panel_are_taken_into_account(runs: Runs) -> None:
+    runs.turns(3)
+    # One is deleted, one moved elsewhere, and one ordered by a person.
+    del runs.world.games[game(runs, 8).uuid]
+    game(runs, 7).node = "3"
+    by_hand: Any = runs.world
+    by_hand.order("6", THERE.id, runs.plan.servers[5].ports)
+    plan = runs.finish()
+    assert [each.state for each in plan.servers] == [State.MOVED] * 6 + [State.GONE] * 2
+    assert game(runs, 6).moves == 1
+    assert plan.has_succeeded
+
+
+def test_a_copy_that_does_not_get_on_is_given_up_at_the_end(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequence, "TROUBLE_FOR", 100.0)
+    game(runs, 2).trouble = "the destination's disk is full"
+    plan = runs.finish()
+    (failed,) = plan.of(State.FAILED)
+    assert (failed.id, failed.reason) == ("2", "the destination's disk is full")
+
+
+def test_pause_and_resume(runs: Runs) -> None:
+    runs.turns(8)
+    before = len(runs.world.ordered)
+    assert before
+    wish(runs.path, Wish.PAUSE)
+    runs.turns(60)
+    assert len(runs.world.ordered) == before
+    assert runs.world.reports[-1]["state"] == "paused"
+    assert not runs.plan.of(State.ORDERED)
+    wish(runs.path, Wish.GO_ON)
+    assert runs.finish().has_succeeded
+
+
+def test_cancel_leaves_the_rest_where_it_is(runs: Runs) -> None:
+    runs.turns(8)
+    before = len(runs.world.ordered)
+    wish(runs.path, Wish.CANCEL)
+    plan = runs.finish()
+    assert len(plan.of(State.MOVED)) == before == len(runs.world.ordered)
+    assert len(plan.of(State.CANCELLED)) == 8 - before
+    assert not any(each.seeded for each in runs.world.games.values())
+    assert runs.world.reports[-1]["state"] == "cancelled"
+
+
+def test_a_person_orders_where_the_panel_takes_no_orders(runs: Runs) -> None:
+    runs.world.takes_orders = False
+    by_hand: Any = runs.world
+    for _ in range(40):
+        runs.turns(10)
+        shown = [each for each in runs.said if "ready. Order its transfer to new" in each]
+        for line in shown:
+            server = line.rpartition("/view/")[2].removesuffix("/manage")
+            entry = next(each for each in runs.plan.servers if each.id == server)
+            found = game(runs, int(server))
+            if found.node != THERE.id and not found.is_moving:
+                assert entry.new_addresses[0] in line
+                by_hand.order(server, THERE.id, entry.ports)
+        if runs.plan.is_over:
+            break
+    assert runs.plan.has_succeeded
+    assert runs.world.most[True] <= 2
+
+
+def test_a_plan_is_gone_on_with_by_one_command_alone(runs: Runs) -> None:
+    assert not is_locked(runs.path)
+    with locked(runs.path):
+        assert is_locked(runs.path)
+        with pytest.raises(CtlError, match="another wingsctl"), locked(runs.path):
+            pass
+
+
+class Killed(BaseException):
+    """The command is killed."""
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_command_that_is_killed_at_any_moment_loses_nothing(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    world = random_world(rng)
+    runs = Runs(world, tmp_path)
+    runs.write()
+    left = rng.randint(1, 30)
+
+    def kill(_: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            left = rng.choice([rng.randint(1, 40), rng.randint(200, 800)])
+            raise Killed
+
+    world.before = kill
+    for _ in range(300):
+        try:
+            runs.finish()
+        except Killed:
+            world.sleep(rng.randint(0, 100))
+            continue
+        break
+    plan = load(runs.path)
+    assert plan.is_over
+    for entry in plan.servers:
+        found = world.games[entry.uuid]
+        assert not found.is_moving
+        assert found.moves == (1 if entry.state is State.MOVED else 0)
+        assert entry.state in (State.MOVED, State.FAILED)
+    assert sum(each.bytes for each in plan.servers) >= MIB

@@ -1,0 +1,1 @@
+"""The evacuation of a node: the Panel that orders transfers, the plan, and the sequence."""
