@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.crash.engine import Campaign, place
+from tests.crash.evacuations import Evacuations
 from tests.crash.histories import AnyHistories, KilledHistories
 from tests.crash.live_faults import LiveFaults
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
@@ -40,6 +41,7 @@ WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
     "making": Makings,
     "removal": Removals,
     "restores": Restores,
+    "evacuate": Evacuations,
     "pool": Pooled,
     "uploading": Uploads,
     "streaming": lambda directory: Uploads(directory, "calagopus"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.utils import getProcessOutputAndValue
 
+from tests.crash.evacuations import Evacuations
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
 from tests.crash.two_nodes import (
     Containered,
@@ -108,3 +109,8 @@ async def test_after_kills_a_backup_is_in_the_store_whole_or_has_failed(
     tmp_path: Path, family: str
 ) -> None:
     await Uploads(tmp_path, family).run(KILLS, seed=8)
+
+
+@pytest.mark.promise("one-whole-copy-after-a-kill")
+async def test_after_kills_an_evacuation_goes_on(tmp_path: Path) -> None:
+    await Evacuations(tmp_path, servers=4).run(2, seed=1)
