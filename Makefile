@@ -5,6 +5,8 @@
 # VERSIONS=1                only the tests that depend on versions of Python and of libraries
 # KEEP=1                    leave the demo running
 # FAST=1                    the demo with a small game that is made in a moment
+# EVACUATE=1                the demo of a node with eight games that empties itself; docs/evacuate.md says how to
+#                           do that with a real Panel
 # RECORD=DIRECTORY          the demo's pictures: demo.svg (its output) and live-move.svg (its first move)
 # ARGS=...                  more words for pytest, in test, browser and quotas, such as ARGS="-k panel -x"
 # WAYS=1                    print the files that ways counts, too
@@ -22,8 +24,8 @@
 #                           btrfs; of unchanged also tmpfs or overlay
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
 #                           making, restores, pool, uploading, streaming, history, history-killed,
-#                           moves, moves-containers, moves-proxy, moves-by-hand, moves-seeded, live or
-#                           live-faults; of races the only action, such as KIND="copy to"; of lines
+#                           moves, moves-containers, moves-proxy, moves-by-hand, moves-seeded, live,
+#                           live-faults or evacuate; of races the only action, such as KIND="copy to"; of lines
 #                           lossy or dead; of updates move, "direct transfer", copy or commit
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
@@ -72,7 +74,7 @@ help: ## list these commands
 
 demo: ## move a real game server from one node to another and show what happened
 	@$(PREPARE) demo
-	@$(BIN)/python -m demo $(if $(FAST),--fast) $(if $(KEEP),--keep) $(if $(RECORD),--record $(RECORD))
+	@$(BIN)/python -m demo $(if $(FAST),--fast) $(if $(EVACUATE),--evacuate) $(if $(KEEP),--keep) $(if $(RECORD),--record $(RECORD))
 
 # Two processes for each core, since tests wait for other processes half of their time. All import
 # all tests: with bytecode, whatever the environment says, in half the time.

@@ -1,4 +1,4 @@
-"""`python -m demo [--fast] [--keep] [--record DIRECTORY]`: runs the scenario, and cleans up."""
+"""`python -m demo [--fast | --evacuate] [--keep]`: runs the scenario, and cleans up."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 
 from demo.counter import Counter
+from demo.evacuating import Evacuating
 from demo.luanti import Luanti
 from demo.output import Failed, heading
 from demo.pictures import MoveTimes, Recording, write_pictures
@@ -38,7 +39,7 @@ async def _until_stopped(running: Deferred[None], keep: bool) -> None:
             raise Failed("stopped by a signal") from None
 
 
-async def _show(scenario: Scenario, reactor: Any, keep: bool) -> None:
+async def _show(scenario: Scenario | Evacuating, reactor: Any, keep: bool) -> None:
     running = Deferred.fromCoroutine(scenario.run(keep))
     _cancel_on_signal(reactor, running)
     try:
@@ -52,10 +53,16 @@ async def _show(scenario: Scenario, reactor: Any, keep: bool) -> None:
     await scenario.clean_up()
 
 
-async def _main(reactor: Any, fast: bool, keep: bool, moved: Callable[[MoveTimes], None]) -> None:
-    scenario = Scenario(reactor, Counter() if fast else Luanti(), moved)
+async def _main(
+    reactor: Any, given: argparse.Namespace, moved: Callable[[MoveTimes], None]
+) -> None:
+    scenario: Scenario | Evacuating
+    if given.evacuate:
+        scenario = Evacuating(reactor, Counter())
+    else:
+        scenario = Scenario(reactor, Counter() if given.fast else Luanti(), moved)
     try:
-        await _show(scenario, reactor, keep)
+        await _show(scenario, reactor, given.keep)
     except (DockerException, Failed, NodeError, OSError) as error:
         print(f'\nThe demo failed at "{scenario.step}": {error}', file=sys.stderr)
         raise SystemExit(1) from error
@@ -66,6 +73,7 @@ def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(prog="make demo")
     parser.add_argument("--fast", action="store_true", help="use a small game")
+    parser.add_argument("--evacuate", action="store_true", help="empty a node with eight games")
     parser.add_argument("--keep", action="store_true", help="keep everything running until Ctrl-C")
     parser.add_argument(
         "--record", metavar="DIRECTORY", type=Path, help="write demo.svg and live-move.svg there"
@@ -79,9 +87,7 @@ def main() -> None:
             write_pictures(given.record, command, recording.lines, times)
 
     with redirect_stdout(recording):
-        react(
-            lambda reactor: Deferred.fromCoroutine(_main(reactor, given.fast, given.keep, moved))
-        )
+        react(lambda reactor: Deferred.fromCoroutine(_main(reactor, given, moved)))
 
 
 main()

@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import trustme
 import yaml
@@ -64,6 +65,8 @@ class RunningNode:
         self.config = directory / "config.yml"
         self.volumes = directory / "volumes"
         self.log_file = directory / "node.log"
+        self.control = directory / "control.sock"
+        self._uuid = str(uuid5(NAMESPACE_URL, name))
         self._reactor = reactor
         self._directory = directory
         self._listens_on = free_port()
@@ -79,6 +82,7 @@ class RunningNode:
             reachable=True,
             ca=str(self.authority),
             port=self.game_port,
+            uuid=self._uuid,
         )
 
     @property
@@ -120,6 +124,7 @@ class RunningNode:
         """Write the configuration as a Panel prints it, with some keys of wingsd's own."""
         pem = str(self._directory / "node.pem")
         config = {
+            "uuid": self._uuid,
             "token_id": self.node.token_id,
             "token": self.node.token,
             "remote": panel,
@@ -142,6 +147,7 @@ class RunningNode:
                 "transfers": {"ca_file": str(self.authority), "moves": {"batch": 1}},
             },
             "docker": {"network": network()},
+            "control": {"socket": str(self.control)},
         }
         self.config.write_text(yaml.safe_dump(config, sort_keys=False))
 
