@@ -42,7 +42,7 @@ async def get(url: str) -> tuple[int, str]:
 async def test_a_success_is_in_the_metrics(
     daemon: ReceivingNode, promtool: Callable[..., str]
 ) -> None:
-    await daemon.start(metrics=LOOPBACK)
+    await daemon.start(metrics=LOOPBACK | {"servers": False})
     data = archive()
     assert await daemon.upload(data) == (200, None)
     await daemon.wait_for_line("state success")
@@ -79,6 +79,7 @@ async def test_a_running_transfer_is_in_the_metrics(daemon: ReceivingNode) -> No
     assert not found.having("wingsd_transfers_total")
     assert await sender.finish() == (200, b"")
     found = Samples(await scraped(daemon))
+    assert found.having("wingsd_server_disk_bytes") == [{"uuid": UUID, "name": "a server"}]
     assert not found.having("wingsd_transfers_in_flight")
     assert found.having("wingsd_transfers_total")
 
