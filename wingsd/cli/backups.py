@@ -168,8 +168,8 @@ def _outcome(done: Json) -> str:
 def verify(*, backup: str, as_json: bool) -> None:
     """Read a backup to its end, and say whether it is whole.
 
-    Its checksum is compared, its compressed data is checked, and all its members are looked at.
-    Nothing is changed but its catalogue. The exit status is 1 for a damaged one.
+    Its checksum is compared, and its compressed data and all its members are checked. Only its
+    catalogue is changed. The exit status is 1 if the backup is damaged.
     """
     client = daemon_client()
     found: Json = client.ask("POST", f"backups/{backup}/verify")

@@ -215,7 +215,9 @@ def _number(value: str) -> str:
 @click.option("--override", is_flag=True, help="Do not ask before a file is changed.")
 @click.option("--allow-insecure", is_flag=True, help="Accept any certificate of the Panel.")
 @click.option(
-    "--join-data", metavar="TEXT", help="What Calagopus' Panel prints, instead of URL and token."
+    "--join-data",
+    metavar="TEXT",
+    help="Data printed by Calagopus' Panel, instead of URL and token.",
 )
 def configure(
     *,

@@ -65,13 +65,13 @@ def explain(*, code: str | None, as_json: bool) -> None:
 )
 @json_option
 def diagnostics(*, endpoints: bool, no_logs: bool, log_lines: int, as_json: bool) -> None:
-    """Print a report on the node, for those who help you.
+    """Print a report on the node, for people who help you.
 
-    It has versions, the configuration, the state of Docker and the log's last lines. Secrets are
-    left out; look through the log all the same before you publish it.
+    The report has versions, the configuration, the state of Docker and the log's last lines.
+    Secrets are left out; read it before you publish it.
 
-    If the daemon does not run, it has versions, configuration and journal, and the exit status is
-    3.
+    If the daemon does not run, the report has versions, configuration and journal, and the exit
+    status is 3.
     """
     shown = {
         "include_endpoints": str(endpoints).lower(),

@@ -167,7 +167,7 @@ def _token(context: click.Context, option: click.Parameter, value: str) -> str:
     "--follow",
     "follows",
     is_flag=True,
-    help="Keep a copy up to date there while the server is used as ever; do not move it yet.",
+    help="Keep a copy up to date there while the server is used as before; do not move it yet.",
 )
 @click.option(
     "--stop-at",
@@ -195,10 +195,10 @@ def send(  # noqa: PLR0913 - one for each option
     The server is stopped first, and not started there. After success its files stay here unless
     --delete is given, and it cannot be started here. While the other node is away or its disk is
     full, the transfer waits: see wingsctl transfers, or end it by wingsctl cancel. After a break
-    it goes on by itself; after a failure the next one goes on with what has arrived, if both nodes
-    take moves that resume. Its backups are not moved. The Panel is not involved.
+    it goes on by itself; after a failure the next one sends only missing data, if both nodes
+    support moves that resume. Backups are not moved. The Panel is not involved.
 
-    With --follow nothing is stopped: the copy there follows the server, also after restarts, until
+    With --follow nothing is stopped: a copy there is kept up to date, also after restarts, until
     --stop-at, a transfer that the Panel orders, or wingsctl cancel.
     """
     if stop_at is not None and not follows:

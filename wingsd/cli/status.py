@@ -144,7 +144,7 @@ _TOP_INTERVAL = 1.0
     type=click.Choice(list(_ORDERS)),
     default="cpu",
     show_default=True,
-    help="What the servers are sorted by.",
+    help="The order of the servers.",
 )
 @json_option
 def top(*, order: str, as_json: bool) -> None:
@@ -302,9 +302,9 @@ def cancel(*, server: str, as_json: bool) -> None:
 @click.argument("server", type=SERVER, metavar="UUID")
 @json_option
 def forget(*, server: str, as_json: bool) -> None:
-    """Remove what is kept here of a server's failed move.
+    """Remove the copy that a server's failed move, or a seed, left here.
 
-    Also ends a copy that follows the server. Its next transfer to this node sends all files again.
+    A seed ends by this. The next transfer of the server to this node sends all files again.
     """
     daemon_client().ask("DELETE", f"kept/{server}")
     text = f"{server}: nothing is kept of it any more"

@@ -546,7 +546,7 @@ async def test_people_are_told_why_a_copy_is_begun_anew(
     ledger.write_bytes(written)
     await node.recover()
     await until(node.takes_requests)
-    said = f"{UUID}: what has arrived of its move is removed, and sent again: "
+    said = f"{UUID}: the received data of its move is removed, and sent again: "
     (line,) = [line for line in logged.lines if line.startswith(said)]
     assert "check this node's disk and memory" in line
 

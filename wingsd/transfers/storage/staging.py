@@ -461,7 +461,7 @@ class PartialCopies:
         """Make a new, empty copy; log `why`, if it is in place of one that cannot be used."""
         if why is not None:
             self._log.warn(
-                "{server}: what has arrived of its move is removed, and sent again: {error}",
+                "{server}: the received data of its move is removed, and sent again: {error}",
                 server=server,
                 error=why,
             )
@@ -623,7 +623,7 @@ class PartialCopies:
                 return False
             self._remove(oldest)
         self._log.warn(
-            "{server}: what was kept of its failed move is removed: a transfer needs the space",
+            "{server}: the kept copy of its failed move is removed: a transfer needs the space",
             server=oldest.server,
         )
         return True
