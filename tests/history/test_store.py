@@ -166,6 +166,21 @@ def test_the_oldest_points_make_room(tmp_path: Path) -> None:
         history.check()
 
 
+def test_points_that_no_rule_keeps_are_merged(history: Model) -> None:
+    file = history.world.root / "f"
+    for number in range(5):
+        file.write_bytes(b"%d" % number)
+        history.make()
+    now = history.store.points()[0].time + 1
+    history.store.thin({10**6: 1}, now)
+    assert history.numbers() == [5]
+    file.write_bytes(b"5")
+    history.make()
+    history.store.thin({10**9: 10**18}, now + 10**9)
+    assert history.numbers() == [6, 5]
+    history.check()
+
+
 def test_a_history_is_used_by_one_process_at_a_time(history: Model) -> None:
     with pytest.raises(StorageError):
         HistoryStore(str(history.directory / "history"))

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from tempfile import TemporaryFile
@@ -40,6 +40,7 @@ from wingsd.history.format import (
     point_of,
 )
 from wingsd.history.newest import NewestTree, TreeStep
+from wingsd.history.policy import surplus
 from wingsd.history.rebuilding import (
     EVERYTHING_DAMAGED,
     OpenForm,
@@ -452,6 +453,11 @@ class HistoryStore:
             os.fsync(self._home)
             self._is_interrupted = False
             self.damaged.pop(number, None)
+
+    def thin(self, keep: Mapping[int, int], now: int) -> None:
+        """Remove the points that no rule keeps; `keep` and `now` are as for `surplus`."""
+        for number in surplus(self.points(), keep, now):
+            self.remove(number)
 
     def changes(self, number: int) -> Iterator[tuple[PastEntry, PastEntry]]:
         """Yield what is not as at a point: how it was then, and how it is in the newest one.
