@@ -69,8 +69,11 @@ class AnyHistories(Campaign):
 class KilledHistories(Campaign):
     """Processes that make points of a directory, and are killed by SIGKILL.
 
-    Every other one has a program beside it that writes to the files meanwhile.
+    Every other one has a program beside it that writes to the files meanwhile. `kills` is how
+    often the processes of one history are killed.
     """
+
+    kills = 4
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "history"
@@ -87,7 +90,7 @@ class KilledHistories(Campaign):
         rng = random.Random(seed)
         writer = _started("write", self._directory, seed) if is_written else None
         try:
-            for _ in range(min(4, self.count - self.done)):
+            for _ in range(min(self.kills, self.count - self.done)):
                 maker = _started("run" if is_written else "make", self._directory, rng.random())
                 wait = rng.random() ** 2 * 1.5
                 line = maker.stdout.readline() if maker.stdout else b""
