@@ -149,6 +149,29 @@ def test_status_pause_resume_and_cancel(world: World, run: Evacuate) -> None:
     assert "is finished" in run.tell("pause", status=1)
 
 
+@pytest.mark.usefixtures("world")
+def test_a_detached_evacuation_is_a_unit_with_the_paths_of_plan_and_key(
+    run: Evacuate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{told}\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setattr(evacuate, "UNITS", tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: str(tmp_path / name))
+    monkeypatch.setattr("os.path.isdir", lambda _: False)
+    assert "systemd does not run here" in run("--to", "new", "--detach", status=1)
+    monkeypatch.setattr("os.path.isdir", lambda _: True)
+    assert "wingsd-evacuate.service goes on with it" in run("--detach")
+    assert told.read_text() == "daemon-reload\nenable --now wingsd-evacuate.service\n"
+    text = (tmp_path / evacuate.UNIT).read_text()
+    assert f'"--plan" "{run.plan}" "--panel-key-file" "{tmp_path}/key"' in text
+    # At its end the unit is disabled by the command that it runs.
+    monkeypatch.setenv(evacuate.UNIT_VARIABLE, evacuate.UNIT)
+    assert "3 of 3" in run()
+    assert told.read_text().endswith("disable wingsd-evacuate.service\n")
+
+
 def test_the_unit_begins_again_after_a_reboot() -> None:
     words = ["/usr/bin/wingsctl", "--plan", 'a "plan" of 100 % $HOME\\x']
     parser = configparser.RawConfigParser()
