@@ -497,8 +497,15 @@ class Copied:
 
 
 class Seed:
-    def __init__(self, until: float | None = None) -> None:
-        self.clock = Clock()
+    def __init__(
+        self,
+        until: float | None = None,
+        clock: Clock | None = None,
+        turns: DeferredSemaphore | None = None,
+        *,
+        is_eager: bool = False,
+    ) -> None:
+        self.clock = clock or Clock()
         self.move = Move(self.clock)
         self.said: list[str] = []
         self.heard = RecordingObserver()
@@ -511,8 +518,9 @@ class Seed:
         steps: Any = Mock(clock=self.clock, seconds=self.clock.seconds, observer=self.heard)
         steps.say = self.said.append
         move, server = cast(Any, self.move), cast(Any, Copied())
+        turns = turns or DeferredSemaphore(1)
         self.rounds = SeedPolicy(
-            move, server, steps, LiveMovesConfig(), until, now, DeferredSemaphore(1)
+            move, server, steps, LiveMovesConfig(), until, now, turns, is_eager
         )
         self.running: Deferred[None] = Deferred()
 
@@ -542,6 +550,40 @@ def test_a_round_begins_every_minute(seed: Seed) -> None:
     assert (seed.rounds.figures.age, seed.rounds.figures.trouble) == (20.0, "")
     assert seed.move.looks == [False] * 4
     assert seed.heard.rounds == [4 * MIB] * 4
+
+
+def test_rounds_of_many_servers_begin_together_and_take_turns() -> None:
+    clock, turns = Clock(), DeferredSemaphore(1)
+    first, second = (Seed(clock=clock, turns=turns) for _ in range(2))
+    first.run()
+    clock.advance(25)
+    second.run()
+    second.move.sending = first.move.sending = lambda: pausing(clock, 10)
+    clock.pump([1.0] * 300)
+    # The first ones do not wait, and send all.
+    assert (first.move.began[0], second.move.began[0]) == (0, 25)
+    later = sorted(each for each in first.move.began + second.move.began if each >= 180)
+    assert later[:4] == [180, 190, 240, 250]
+
+
+def test_one_that_waits_for_its_turn_can_be_stopped() -> None:
+    clock, turns = Clock(), DeferredSemaphore(1)
+    seed = Seed(clock=clock, turns=turns)
+    seed.run()
+    turns.acquire()
+    clock.pump([1.0] * 70)
+    assert seed.move.began == [0]
+    seed.rounds.stop(SeedAdopted())
+    seed.failure(SeedAdopted)
+    turns.release()
+    assert turns.tokens == 1
+
+
+def test_the_second_round_comes_soon_where_a_command_waits_for_it() -> None:
+    seed = Seed(is_eager=True)
+    seed.run()
+    seed.advance(130)
+    assert seed.move.began == [0, 2, 60, 120]
 
 
 def test_what_changes_all_the_time_is_sent_twice_in_ten_rounds(seed: Seed) -> None:

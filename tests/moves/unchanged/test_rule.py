@@ -116,6 +116,34 @@ def test_the_flush_comes_after_the_time_and_before_the_reading(move: Move) -> No
     assert move.kernel.calls == ["flush", "finish writes"]
 
 
+def test_rounds_that_share_a_flush_settle_only_what_is_older_than_that(move: Move) -> None:
+    """A file that was changed after it may be changed again without another ctime."""
+    other = move.new_rule()
+    other.begin(shares=True)
+    move.written()
+    move.wait(MARGIN + 1)
+    move.rule.begin(shares=True)
+    assert not move.read()
+    assert move.kernel.calls.count("flush") == 1
+    move.rule.begin()
+    assert move.read()
+    assert move.kernel.calls.count("flush") == 2
+
+
+def test_a_flush_is_shared_for_some_seconds_and_not_after_a_failure(move: Move) -> None:
+    def fails() -> None:
+        raise OSError(errno.EIO, "")
+
+    move.kernel.flush = fails
+    move.rule.begin(shares=True)
+    assert "cannot be flushed" in move.lines[-1]
+    move.kernel.flush = lambda: None
+    for seconds in (0, 10, 11, 20):
+        move.wait(seconds * SECOND)
+        move.rule.begin(shares=True)
+    assert move.kernel.calls.count("flush") == 4
+
+
 def test_a_file_that_is_as_young_as_the_margin_does_not_settle() -> None:
     move = Move()
     move.wait(MARGIN)

@@ -649,8 +649,9 @@ class SeedPolicy(Rounds):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        #: When the last round began that is whole, by the clock.
+        #: When the last round began that is whole, by the clock; and when the present one was due.
         self._whole: float | None = None
+        self._came = 0.0
         self._trouble, self._retries = "", iter(ROUND_PAUSES)
         #: Whether the last round has failed by a fault of this program.
         self._is_faulty = False
@@ -725,6 +726,7 @@ class SeedPolicy(Rounds):
     # Its rounds
 
     async def _round(self) -> bool:
+        self._came = self._round_began
         if self._whole is None or self._stopped is not None:
             return await super()._round()
         self._pausing = turn = self._turns.acquire()
@@ -787,9 +789,9 @@ class SeedPolicy(Rounds):
             await self.pause(min(max(took, _FIRST_REST), every) if self._is_eager else every)
             return
         # At the same moments as those of all other seeds, which share a flush of the file system.
-        due = self._steps.seconds() + max(every - took, min(took, LONGEST_REST))
-        tick = math.ceil(due / every - _EARLIER) * every
-        await self.pause(max(tick - self._steps.seconds(), 0.0))
+        now = self._steps.seconds()
+        due = max(self._came + every, now + min(took, LONGEST_REST))
+        await self.pause(max(math.ceil(due / every - _EARLIER) * every - now, 0.0))
 
     async def _ended(self) -> DestinationError | None:
         """Return why the destination has ended the move; None where that is not known."""
