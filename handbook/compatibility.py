@@ -99,7 +99,7 @@ def _sent(checksum: str, says: str) -> Cells:
         ),
         Thing.MISSING: Cell(
             Fate.FAILS,
-            "its node detects one that is lost on the way, and the server stays here",
+            "if it is lost on the way, its node detects that, and the server stays here",
             (checksum,),
             says,
         ),
@@ -109,8 +109,8 @@ def _sent(checksum: str, says: str) -> Cells:
 
 _ANSWERED = "also of a backup; the answer is 400, with the reason"
 _UNANSWERED = (
-    "also of a backup; its node takes every answer for success, so it gets none: the connection "
-    "is closed"
+    "also of a backup; its node takes every answer for success, so wingsd closes the connection "
+    "without an answer"
 )
 _GO_SENDS = "a tar.gz of files: its nodes send no directories and no symlinks"
 _GO_KEEPS = "a tar.gz. Links are sent as whole files, since its nodes would create empty files"
@@ -146,8 +146,8 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
         ),
         Thing.BACKUPS: Cell(
             Fate.ARRIVES,
-            "of one file each, kept in `system.backup_directory` itself, moved into place "
-            "together with the server. The Panel is sent which came",
+            "one file each, kept in `system.backup_directory` itself, moved into place "
+            "together with the server. The Panel gets a list of those that came",
             _CALAGOPUS_PARTS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install-logs",)),
@@ -285,7 +285,7 @@ _REMARKS: Mapping[str, str] = {
     "GET /api/ports/used": "for each `ip` the ports of this node's servers, stopped ones too, "
     "with their UUIDs, and those at which another program of the machine receives, by TCP or UDP. "
     "Sockets of all addresses count for each; `127.0.0.1` is the interface of Docker's network. "
-    "503 while the servers are not known, so that the Panel chooses no port",
+    "503 until the servers are known, so that the Panel chooses no port",
     "GET /api/system": "as its node; with `v=2` (P, PE) `docker` is left out where Docker is "
     "disabled or does not answer within 5 s, instead of an error",
     "POST /api/update": _DETAILS,
@@ -297,25 +297,25 @@ _REMARKS: Mapping[str, str] = {
     "`docker.system_ips` in both",
     "GET /api/system/config": "the configuration in force with the keys of its file that are not "
     "used here; secrets are empty. Its Panel demands every key of its own nodes: on a "
-    "configuration that they have not written, its page for settings fails",
+    "configuration that those have not written, its page for settings fails",
     "GET /api/system/logs": "as its node; regular files of `system.log_directory` only. "
     "`wingsd.log` is the node's own log, also where that is in the journal",
     "GET /api/system/logs/{file}": "as its node, without the node's secrets",
     "GET /api/system/overview": "as its node; `container_type` is `none` or `unknown`",
     "GET /api/system/stats": "as its node, in bytes; traffic within the machine is not counted; "
-    "rates are since the last question",
+    "rates are since the last call",
     "POST /api/system/upgrade": "409: packages upgrade a node. The Panel's own pages do not "
     "use it",
     "GET /api/system/utilization": "as its node, within a second. `memory_used` is what programs "
-    "could not get. Each device is shown once; a share is shown where the node keeps something on "
-    "it. A disk that hangs shows its last figures. Under a service, disks that its sandbox hides "
+    "cannot get. Each device is shown once, and a network share if the node keeps files on it. "
+    "A disk that hangs shows its last figures. Under a service, disks that its sandbox hides "
     "(`/home`, `/boot`, Docker's own) are not shown",
     "POST /api/deauthorize-user": _DETAILS,
     "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here already, "
     "or the node is in maintenance",
     "POST /api/servers/power": "as its node; `affected` counts what can be begun now",
     "GET /api/servers/{uuid}/logs": "as its node; 100 lines at most",
-    "POST /api/servers/{uuid}/power": "as its node; 409 with the reason where its node answers "
+    "POST /api/servers/{uuid}/power": "as its node; 409 with the reason if its node answers "
     "202 and does nothing",
     "DELETE /api/servers/{uuid}": "as its node; [backups](#backups) of a server that has moved "
     "stay",
