@@ -137,6 +137,7 @@ def seeds() -> Iterator[bytes]:
     file = b"\1\1\0f\xa4\1" + bytes(8) + b"\0\x20" + bytes(6) + bytes(32) + b"\0\0\0" + bytes(8)
     file += b"\x0c" + bytes(7)
     chunk = bytes(8) + b"\2\0\0\x80"
+    yield b"\0" + good[:-16] + b"\xff" * 8 + good[-8:]  # the last part is nowhere
     yield b"\1" + len(file).to_bytes(2, "little") + file + chunk
     yield b"\1" + len(entry).to_bytes(2, "little") + entry
     yield from (b"\2" + at.to_bytes(2, "little") + b"\1" for at in (8, 40, 60, 300))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import HistoryDamaged, HistoryVersionUnknown
+from wingsd.filesystem.attributes import encode_attributes
 from wingsd.history.format import (
     BLOCK,
     FileChunk,
@@ -34,9 +35,10 @@ from wingsd.history.format import (
 )
 
 POINT = Point(3, 123456789, PointLabel.STOPPED, b"r" * 32, 2, 9000, (b"a", b"\xff/\n"))
-FILE = PastFile(b"d/f", 0o640, -5, 9000, sha256(b"").digest(), b"\1\0u")
+ATTRIBUTES = encode_attributes({b"user.a": b"1"})
+FILE = PastFile(b"d/f", 0o640, -5, 9000, sha256(b"").digest(), ATTRIBUTES)
 ENTRIES: list[PastEntry] = [
-    PastDirectory(b"", 0o755, 7, b"x"),
+    PastDirectory(b"", 0o755, 7, ATTRIBUTES),
     PastNothing(b"a"),
     PastDirectory(b"d", 0o700, 1),
     FILE,

@@ -23,6 +23,7 @@ from attrs import define, field, frozen
 
 from wingsd.archive.policy import MAX_COMPONENT
 from wingsd.errors import HistoryDamaged, HistoryVersionUnknown
+from wingsd.filesystem.attributes import decode_attributes
 from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import tree_key
 
@@ -60,6 +61,7 @@ _INFO = Struct("<qB32sQQ")
 _STREAMS = Struct("<QQI")
 _COUNT = Struct("<I")
 _POSITION = Struct("<BQ")
+_MAX_MODE, _MAX_SIZE = 0o777, (1 << 63) - 1
 _LENGTH = Struct("<H")
 _ENTRY = Struct("<BH")
 _FILE = Struct("<HqQ32s")
@@ -446,7 +448,7 @@ class FormReader:
         return raw
 
     def _read(self, at: int, length: int) -> bytes:
-        data = os.pread(self._fd, length, at) if at >= 0 else b""
+        data = os.pread(self._fd, length, at) if 0 <= at < self.size else b""
         while 0 < len(data) < length and (
             more := os.pread(self._fd, length - len(data), at + len(data))
         ):
@@ -464,8 +466,20 @@ def _checked(changes: Iterable[Change], data_bytes: int) -> Iterator[Change]:
             raise ValueError("they are not sorted")
         if section is not None and section.offset + section.length > data_bytes:
             raise ValueError("a section is beyond the data")
+        _check_values(entry)
         last = key
         yield entry, section
+
+
+def _check_values(entry: PastEntry) -> None:
+    if isinstance(entry, PastFile | PastDirectory):
+        if entry.mode > _MAX_MODE:
+            raise ValueError("a mode has other bits than permissions")
+        if entry.attributes:
+            is_directory = isinstance(entry, PastDirectory)
+            decode_attributes(entry.attributes, is_directory=is_directory)
+    if isinstance(entry, PastFile) and entry.size > _MAX_SIZE:
+        raise ValueError("a file is too large")
 
 
 def _text_at(raw: bytes | bytearray, at: int) -> tuple[bytes, int]:
