@@ -135,6 +135,18 @@ def test_before_the_boot_servers_are_not_loaded(node: FakeNode) -> None:
     assert node.servers.get(UUID) is arriving
 
 
+def test_a_server_that_a_transfer_takes_away_is_held_from_its_loading_on(node: FakeNode) -> None:
+    for uuid in (UUID, OTHER):
+        node.panel.known[uuid] = configuration(uuid)
+        (node.data / uuid).mkdir()
+        node.servers.reserve(uuid, "it is being transferred")
+    node.servers.reserve(OTHER, "")
+    boot(node).value()
+    assert [each.hold for each in node.servers.all()] == ["it is being transferred", ""]
+    node.servers.reserve(OTHER, "it is being transferred")
+    assert node.servers.get(OTHER).hold == "it is being transferred"
+
+
 def test_what_arrived_during_the_boot_stays_as_it_is(node: FakeNode) -> None:
     waiting = node.panel.faults["servers"] = Deferred()
     node.panel.known[UUID] = configuration()
