@@ -141,6 +141,21 @@ def test_a_step_cannot_go_back(steps: type[ReceiveStep] | type[SendStep]) -> Non
             at(later).advance(earlier)
 
 
+async def test_a_transfer_goes_back_to_an_earlier_step_until_its_end() -> None:
+    harness = StepLogHarness(ReceiveStep)
+    await harness.begin()
+    log, earlier = harness.step_log, ReceiveStep.ADMIT
+    await log.enter(ReceiveStep.RECEIVE)
+    for later in (ReceiveStep.RECEIVE, ReceiveStep.FAILED):
+        with pytest.raises(ValueError, match="cannot go back"):
+            await log.go_back(later)
+    await log.go_back(earlier)
+    assert log.current is earlier
+    log.advance(ReceiveStep.FAILED)
+    with pytest.raises(ValueError, match="cannot go back"):
+        await log.go_back(earlier)
+
+
 # The step log reports each step and end of a transfer to the observer
 
 
