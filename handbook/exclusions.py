@@ -12,7 +12,7 @@ _NAMES = {
     Operation.RESTORE: "restore a backup",
     Operation.TRANSFER_OUT: "transfer to another node",
     Operation.FOLLOW: "transfer while it runs",
-    Operation.ORDERED: "transfer, which waits",
+    Operation.ORDERED: "transfer that waits",
     Operation.TRANSFER_IN: "transfer to this node",
     Operation.MOVED: "it has moved away",
 }

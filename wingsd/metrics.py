@@ -339,7 +339,7 @@ def of_pairs(pairs: Pairs, evacuation: Evacuation, now: float) -> Iterator[Metri
     )
     yield GaugeMetricFamily(
         "wingsd_pair_bytes",
-        "The most that copies take here which came by pairs.",
+        "The bytes that the copies of pairs take on this node, at most.",
         value=sum(each.bytes for each in pairs.receiving.values()),
     )
     yield GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""`wingsctl pair` and `maintenance`: which nodes may send copies here, and whether any may."""
+"""`wingsctl pair` and `maintenance`: the nodes that may send copies here, and a switch for all."""
 
 from __future__ import annotations
 

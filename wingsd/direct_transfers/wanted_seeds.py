@@ -1,4 +1,4 @@
-"""The servers of which this node is to have copies at other nodes, and when each is begun.
+"""The copies of this node's servers that are wanted at other nodes, by pairs: begun and ended.
 
 They are in the state database until they have moved or were deleted, or the copy is ended. One
 look every few seconds begins what lacks a copy: the smallest first, and so many first rounds at

@@ -1,4 +1,4 @@
-"""Reads the files of a server for a point: what is not as in the newest point. Blocking.
+"""Reads the files of a server that differ from the newest point, to make the next point. Blocking.
 
 Each file is taken as it was at one moment: it is read, and was not changed meanwhile, by the rule
 of `moves.unchanged`. One that was is read again, a few times, and is then left as it was in the

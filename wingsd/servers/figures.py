@@ -1,4 +1,4 @@
-"""The figures of a server over its runs, and the sentences that say what it lacked.
+"""The figures of a server over its runs, and messages about the resources that it lacked.
 
 They count since this daemon has the server, but for the usage, which is of the current run.
 """

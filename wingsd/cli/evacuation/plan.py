@@ -308,7 +308,7 @@ def _entry(found: Json, server: PanelServer | None) -> Entry:
 
 @attrs.define
 class _Room:
-    """The rest of something at the destination, None without a limit."""
+    """The free amount of a resource at the destination; None without a limit."""
 
     name: str
     left: int | None

@@ -50,7 +50,7 @@ OFF_AT_ONCE = 4
 
 
 class Wish(Enum):
-    """The wish of an operator for an evacuation that runs: a word in a file beside the plan."""
+    """An operator's order to a running evacuation: a word in a file beside the plan."""
 
     GO_ON = "go on"
     PAUSE = "pause"
