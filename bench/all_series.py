@@ -11,6 +11,7 @@ from bench.move_growth import MOVE_GROWTH
 from bench.moves import RESUME
 from bench.quiet import QUIET
 from bench.seed import SEED
+from bench.server_figures import FIGURES
 from bench.sftp import SFTP
 from bench.slow_line import SLOW_LINE
 from bench.transfers import AT_ONCE, GROWTH, MOVE, RECEIVE, SEND
@@ -22,6 +23,6 @@ ALL = {
     for series in (
         *(RECEIVE, SEND, MOVE, AT_ONCE, GROWTH),
         *(LIVE, QUIET, SEED, RESUME, SLOW_LINE, MOVE_GROWTH),
-        *(BACKUPS, FILES, SFTP, IDLE, FLOODS),
+        *(BACKUPS, FILES, SFTP, IDLE, FIGURES, FLOODS),
     )
 }

@@ -1,0 +1,225 @@
+"""Figures of servers: what 200 of them cost, and how far they are from those of others."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import attrs
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from bench.figures import Bound, Figure, Measured, Row, Table
+from bench.node import reactor
+from bench.series import FEW, Run, Series
+from tests.docker.cgroup_checks import COMPUTE, TAKE, WRITE, Container, make_hierarchy, said
+from tests.docker.test_cgroups import Machine
+from tests.docker.watcher import Notes
+from tests.metrics.exposed import exposition, rendered, server, sources
+from tests.support.docker_engine import cleaned_engine, connected, imported_busybox
+from tests.support.present import present
+from tests.support.virtual_machine import Image, run_in_machine
+from wingsd.docker.cgroups import Meter, read_all
+from wingsd.docker.containers import DockerContainers
+from wingsd.docker.runtime import ContainerUsage
+from wingsd.metrics import Recorder
+from wingsd.threadio import Workers
+
+__all__ = ["FIGURES"]
+
+_SERVERS = 200
+#: Milliseconds of CPU time of a scrape, MiB that it takes, and percent beside others.
+_CPU, _MEMORY, _PERCENT = Bound(50), Bound(8), Bound(2)
+#: Readings and scrapes of a round.
+_TIMES = 20
+_IMAGES = {"ext4": Image("64M", ("mkfs.ext4", "-q"), ("-t", "ext4"))}
+#: Computes for two seconds, has 16 MiB of files in memory, and rests.
+_LOAD = (
+    "busybox timeout 2 sh -c 'while :; do :; done'; "
+    "busybox dd if=/dev/zero of=/home/container/file bs=1M count=16 conv=fsync; "
+    "echo ready; while :; do busybox sleep 9; done"
+)
+#: Seconds until nothing of that changes any more.
+_REST = 3.0
+_GROUPS = "milliseconds to read 200 groups in user-mode Linux"
+_PLAIN = "milliseconds of CPU to read as many plain files"
+_SCRAPE = "milliseconds of CPU for a scrape of 200"
+_TAKEN = "MiB that both take"
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    before = time.process_time()
+    for _ in range(_TIMES):
+        work()
+    return (time.process_time() - before) * 1000 / _TIMES
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _reading(meters: Sequence[Meter]) -> float:
+    return _milliseconds(lambda: read_all(meters))
+
+
+def _cost_in_files() -> dict[str, float]:
+    """Return what it takes to read plain files, and to render the metrics of their figures."""
+    without = exposition(Recorder(), sources(servers_all=list))
+    rendered(without)
+    with TemporaryDirectory(dir="/dev/shm") as directory:
+        machines = [Machine(Path(directory, str(number))) for number in range(_SERVERS)]
+        before = _resident()
+        meters = [present(each.find()) for each in machines]
+        reading, usages = _reading(meters), read_all(meters)
+    shown = [
+        # They have been running for a minute.
+        server(
+            f"Server {number}",
+            attrs.evolve(present(usage), uptime=60_000),
+            f"8d2f5a14-6e2b-4c43-9d57-{number:012}",
+        )
+        for number, usage in enumerate(usages)
+    ]
+    exposed = exposition(Recorder(), sources(servers_all=lambda: shown))
+    scrape = _milliseconds(lambda: rendered(exposed))
+    return {_PLAIN: reading, _SCRAPE: scrape, _TAKEN: _resident() - before}
+
+
+def _percent(found: float | None, other: float) -> float:
+    return 100 * abs(present(found) - other) / other
+
+
+def _differences_in_groups() -> dict[str, float]:
+    """Return how far figures are from the files of a group, read in another way."""
+    container = Container("f" * 64)
+    container.group.mkdir()
+    try:
+        container.limit("cpu.max", "50000 100000")
+        said(container.run(TAKE, 40))
+        said(container.run(WRITE, 8, "/run/ext4/file"))
+        computing = container.run(COMPUTE)
+        time.sleep(2)
+        computing.kill()
+        computing.wait()
+        found = present(container.meter().read())
+        used = container.own("memory.current") - container.own("memory.stat", "inactive_file")
+        return {
+            "percent beside the group's files: CPU": _percent(
+                found.cpu_seconds, container.own("cpu.stat", "usage_usec") / 1e6
+            ),
+            "percent beside the group's files: memory": _percent(found.memory_bytes, used),
+            "percent beside the group's files: disk": _percent(
+                present(found.disk_io).write_bytes, 8 << 20
+            ),
+        }
+    finally:
+        container.end()
+
+
+def _in_machine() -> dict[str, float]:
+    """Return the cost with real control groups, each with a process, and the differences."""
+    make_hierarchy()
+    differences = _differences_in_groups()
+    containers = [Container(f"{number:064x}") for number in range(_SERVERS)]
+    for each in containers:
+        each.group.mkdir()
+        each.execute("/bin/sleep", "999")
+    return differences | {_GROUPS: _reading([each.meter() for each in containers])}
+
+
+def _machine(directory: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.server_figures"]
+    ran = run_in_machine(directory, _IMAGES, command, timeout=600)
+    lines = [line for line in ran.output.splitlines() if line.startswith("{")]
+    if not lines:
+        raise SystemExit(f"bench: the virtual machine has ended with {ran.status}: {ran.output}")
+    found: dict[str, float] = json.loads(lines[-1])
+    return found
+
+
+async def _beside_docker(directory: Path) -> dict[str, float]:
+    """Return how far the figures of a container are from those of `docker stats`."""
+    workers = Workers(reactor, "bench", 4)
+    workers.start()
+    try:
+        with (
+            connected() as client,
+            imported_busybox(client) as image,
+            cleaned_engine(client, image, directory) as engine,
+        ):
+            containers = DockerContainers(engine.config_without_network(), workers, reactor)
+            settings, notes = engine.server(_LOAD), Notes()
+            await containers.create(settings)
+            running = await containers.start(settings.uuid, notes)
+            await notes.seen(b"ready")
+            await deferLater(reactor, _REST)
+            sample = await deferToThread(client.stats, settings.uuid, stream=False)
+            await notes.measured(len(notes.usages) + 1)
+            running.detach()
+            return _differences(notes.usages[-1], sample)
+    finally:
+        workers.stop()
+
+
+def _differences(found: ContainerUsage, sample: Any) -> dict[str, float]:
+    memory = sample["memory_stats"]
+    details = memory["stats"]
+    inactive = details.get("total_inactive_file", details.get("inactive_file"))
+    cpu = sample["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+    return {
+        "percent beside docker stats: CPU": _percent(found.cpu_seconds, cpu),
+        "percent beside docker stats: memory": _percent(
+            found.memory_bytes, memory["usage"] - inactive
+        ),
+    }
+
+
+async def _measure(run: Run) -> Measured:
+    rounds: list[dict[str, float]] = []
+    for _ in range(min(run.rounds, FEW)):
+        with TemporaryDirectory() as directory:
+            found = await deferToThread(_machine, Path(directory))
+        with TemporaryDirectory() as directory:
+            found |= await deferToThread(_cost_in_files)
+            rounds.append(found | await _beside_docker(Path(directory)))
+        run.say(json.dumps(rounds[-1]))
+    bounds = {_SCRAPE: _CPU, _TAKEN: _MEMORY}
+    rows = [
+        Row(
+            name,
+            [
+                Figure.of(
+                    [one[name] for one in rounds],
+                    _PERCENT if name.startswith("percent") else bounds.get(name),
+                )
+            ],
+        )
+        for name in rounds[0]
+    ]
+    return Measured(rounds=str(len(rounds)), tables=[Table(rows)])
+
+
+FIGURES = Series(
+    "figures",
+    "Figures of servers",
+    """
+    A scrape of 200 servers takes a fraction of what it may, and the figures are those of the
+    kernel. All servers are read once a second, in a thread; a scrape renders the last readings,
+    and all other metrics. The group's own files are those of control groups version 2 in user-mode
+    Linux, where a system call takes many times as long, and time in which this machine did
+    something else counts as well; so plain files of the same content in memory are read, too.
+    `docker stats` is asked about a container that has computed for two seconds; where this machine
+    has version 1, the node's figures come from the engine, too.
+    """,
+    _measure,
+)
+
+if __name__ == "__main__":
+    print(json.dumps(_in_machine()))
