@@ -20,7 +20,7 @@ from wingsd.api.routes import CALLS, interface
 from wingsd.http.operations import parse
 
 #: Requests of each call, good ones and bad ones. `make fuzz` makes them for as long as one likes.
-EXAMPLES = 5
+EXAMPLES = 3
 SEED = 20
 METHODS = {"get", "post", "put", "patch", "delete", "options"}
 ORDERED = [
