@@ -155,7 +155,11 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
     },
     (PTERODACTYL, Way.SEND): {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_KEEPS, ("archive", "checksum")),
-        Thing.BACKUPS: Cell(Fate.NONE, "its Panel asks for none; they stay at the source"),
+        Thing.BACKUPS: Cell(
+            Fate.NONE,
+            "its Panel asks for none; they stay at the source, or "
+            "[follow](backups.md#when-the-server-moves) from a node of wingsd to another",
+        ),
         Thing.LOG: Cell(
             Fate.SKIPPED,
             "its nodes skip unknown parts. A node of wingsd in their place keeps it",

@@ -38,6 +38,7 @@ from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
 from wingsd.config import Config, Control
 from wingsd.docker.runtime import Pressure
 from wingsd.errors import (
+    BackupNotLeft,
     BadRequest,
     Conflict,
     FiguresUnavailable,
@@ -54,7 +55,14 @@ from wingsd.node.evacuation import EvacuationReport
 from wingsd.node.figures import pressure
 from wingsd.servers import PowerState, Server
 from wingsd.servers.operations import Operation
-from wingsd.statedb import Direction, PairRecord, TransferRecord
+from wingsd.statedb import (
+    ArrivingState,
+    Direction,
+    LeftBackup,
+    LeftState,
+    PairRecord,
+    TransferRecord,
+)
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
 from wingsd.util.net import limit_accepts
@@ -260,8 +268,22 @@ class BackupsQuery:
     server: str = ""
 
 
-def _described(store: BackupStore, found: StoredBackup, dropped_since: float | None) -> Json:
+def _left(node: NodeContext, left: LeftBackup, url: str) -> Json:
+    """Return where a backup belongs whose server has moved away, and how far it is."""
+    return {
+        "state": left.state.value,
+        "since": left.since,
+        "destination": url or None,
+        # Whether the Panel had no record of it when it was asked last.
+        "missed": left.missed is not None,
+        "sent_bytes": node.left_backups.reached.get(left.place, 0),
+        "waits_for": node.left_backups.troubles.get(left.place, ""),
+    }
+
+
+def _described(store: BackupStore, found: StoredBackup, left: Json | None) -> Json:
     made = found.catalogue
+    is_dropped = left is not None and (left["state"] == LeftState.DROPPED.value or left["missed"])
     return {
         "backup": found.uuid,
         "server": found.server or None,
@@ -273,8 +295,9 @@ def _described(store: BackupStore, found: StoredBackup, dropped_since: float | N
         "state": None if made is None else made.state,
         "checked": None if made is None or not made.checked else made.checked,
         "fault": "" if made is None or made.state == COMPLETE else made.fault,
-        # When its server moved away, and the Panel dropped it.
-        "dropped_since": dropped_since,
+        # When its server moved away, if the Panel has no record of it.
+        "dropped_since": left["since"] if left is not None and is_dropped else None,
+        "left": left,
     }
 
 
@@ -301,8 +324,15 @@ class ControlBackupsEndpoint(ControlEndpoint):
         server = require_uuid(query.server, refusal) if query.server else ""
         node = self._node
         found = await node.disk.run(node.backup_store.all, server)
-        noted = await node.database.dropped() if self._config.deletes_dropped_backups else ()
-        dropped = {each.place: each.since for each in noted}
+        urls: dict[int, str] = {}
+        left = {}
+        for each in await node.database.left():
+            if server not in ("", each.server):
+                continue
+            if each.transfer not in urls:
+                move = await node.database.move(each.transfer)
+                urls[each.transfer] = "" if move is None else move.url
+            left[each.place] = _left(node, each, urls[each.transfer])
         return {
             "making": [
                 {"backup": backup, "server": owner}
@@ -310,15 +340,51 @@ class ControlBackupsEndpoint(ControlEndpoint):
                 if server in ("", owner)
             ],
             "backups": [
-                _described(node.backup_store, each, dropped.get(each.place)) for each in found
+                _described(node.backup_store, each, left.get(each.place)) for each in found
+            ],
+            "coming": [
+                {
+                    "backup": each.backup,
+                    "server": each.server,
+                    "bytes": each.bytes,
+                    "made": each.made or None,
+                    "left": left.get(
+                        node.backup_store.place(each.server, each.backup, each.suffix)
+                    ),
+                }
+                for each in await node.database.coming(server)
             ],
             "dropped_kept_days": self._config.system.transfers.live.keep_source_days,
+            "deletes_dropped": self._config.deletes_dropped_backups,
         }
 
     @property
     def backup(self) -> str:
         """The UUID in the path. Raises `BackupMissing`."""
         return backup_uuid(self.part("backup"))
+
+    @call(200, "It is sent soon.", fails=(409,))
+    async def send_left(self) -> Json:
+        """Send a backup that its server has left here after it, whatever the Panel says."""
+        return _ordered(self.backup, await self._node.left_backups.send(self.backup))
+
+    @call(200, "It stays.", fails=(409, 502))
+    async def keep_left(self) -> Json:
+        """Keep a backup here that its server has left."""
+        return _ordered(self.backup, await self._node.left_backups.keep(self.backup))
+
+    @call(200, "It is deleted.", fails=(409,))
+    async def delete_left(self) -> Json:
+        """Delete a backup that its server has left here, now; or expect one no more."""
+        coming = await self._node.database.coming("", self.backup)
+        try:
+            return _ordered(self.backup, await self._node.left_backups.delete(self.backup))
+        except BackupNotLeft:
+            if not coming:
+                raise
+        stays = ArrivingState.STAYS
+        await self._node.backups.end_coming("", self.backup, stays)
+        return {"backup": self.backup, "server": coming[0].server, "state": stays.value}
 
     @call(200, "The check is under way.")
     async def begin_check(self) -> Json:
@@ -339,6 +405,10 @@ class ControlBackupsEndpoint(ControlEndpoint):
     async def show_rewrite(self) -> Json:
         """Return the rewrite of a backup that is under way, or has ended last."""
         return _rewrite(self._node.backup_rewrites.last(self.backup))
+
+
+def _ordered(backup: str, left: LeftBackup) -> Json:
+    return {"backup": backup, "server": left.server, "state": left.state.value}
 
 
 def _rewrite(rewrite: Rewrite) -> Json:
@@ -565,7 +635,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
             remove=body.remove,
             seed=SeedOrder(body.stop_at) if body.follow else None,
         )
-        # Only the Panel knows which of them are the server's.
+        # Those stay there of which nothing tells whose they are.
         backups = self._config.system.backup_directory
         return {"server": server, "after": after, "backups_stay_in": backups}
 
@@ -1039,6 +1109,9 @@ ROUTES = (
     _route("GET", "/v1/top", StatusEndpoint.get_top),
     _route("GET", "/v1/diagnostics", StatusEndpoint.get_diagnostics),
     _route("GET", "/v1/backups", ControlBackupsEndpoint.list_backups),
+    _route("POST", "/v1/backups/{backup}/send", ControlBackupsEndpoint.send_left),
+    _route("POST", "/v1/backups/{backup}/keep", ControlBackupsEndpoint.keep_left),
+    _route("DELETE", "/v1/backups/{backup}", ControlBackupsEndpoint.delete_left),
     _route("POST", "/v1/backups/{backup}/verify", ControlBackupsEndpoint.begin_check),
     _route("GET", "/v1/backups/{backup}/verify", ControlBackupsEndpoint.show_check),
     _route("POST", "/v1/backups/{backup}/for-wings", ControlBackupsEndpoint.begin_rewrite),

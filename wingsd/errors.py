@@ -1639,6 +1639,53 @@ class BackupMissing(WingsdError):
         )
 
 
+class BackupOnItsWay(_Fixed, Conflict):
+    """The backup is on its way from the node that the server left.
+
+    Cause: the server moved here, and its local backups follow it one after the other. Until one
+    has arrived, it cannot be downloaded or restored.
+
+    Remedy: wait. `wingsctl backups` shows at the node that the server left how far it is, and what
+    it waits for. If that node is gone for good, `wingsctl backups delete` here, or the deletion in
+    the Panel, ends it.
+    """
+
+    message = "The backup is on its way from the node that the server left."
+    detail = "try again later; `wingsctl backups` on this node lists what is still to come"
+
+
+class BackupNotLeft(Conflict):
+    """The backup is not one that a server has left on this node.
+
+    Cause: its server is on this node or is coming back, or the backup is not here any more.
+
+    Remedy: delete backups of servers of this node in the Panel. `wingsctl backups` lists those
+    that were left.
+    """
+
+    def __init__(
+        self, backup: str, detail: str = "its server is on this node, or it is not here"
+    ) -> None:
+        super().__init__(f"the backup {backup} is not left here by a server that moved", detail)
+
+
+class BackupCannotFollow(Conflict):
+    """The backup cannot be sent to the node of its server.
+
+    Cause: the server moved before both nodes could do this, as one stream, or to a node that does
+    not run wingsd.
+
+    Remedy: `wingsctl backups keep` or `wingsctl backups delete`; a copy of the file can be given
+    to its users by hand.
+    """
+
+    def __init__(self, backup: str) -> None:
+        super().__init__(
+            f"the backup {backup} cannot be sent to its server's node",
+            "the move has left no key for that; keep it, or delete it",
+        )
+
+
 class BackupUploadFailed(WingsdError):
     """The backup could not be uploaded to its store.
 
@@ -2723,11 +2770,12 @@ class AttachmentOffsetWrong(Conflict):
 
 
 class AttachmentMissing(_Fixed, WingsdError):
-    """The move was begun without that backup or log.
+    """The move was begun without that backup or log, or does not take it any more.
 
-    Cause: the source has a fault, or has begun the move otherwise.
+    Cause: the source has a fault, or has begun the move otherwise. Of a backup that follows a
+    server: it was deleted, or an operator has ended its way.
 
-    Remedy: transfer the server again.
+    Remedy: transfer the server again; of a backup that follows, nothing.
     """
 
     code = "move-attachment-unknown"

@@ -49,6 +49,7 @@ from wingsd.servers import Server, Servers
 from wingsd.sftp.service import SftpService
 from wingsd.threadio import Workers
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
+from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
 from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, Observer, Passage
 from wingsd.util.text import reading_advice
@@ -389,6 +390,7 @@ class Sources:
     reports: CallbackQueue
     activity: ActivityLog
     backups: BackupChecks
+    left: LeftBackups
     sftp: SftpService
     pairs: Pairs
     evacuation: Evacuation
@@ -698,6 +700,18 @@ class Exposition(Collector):
             "wingsd_backups_verified",
             "Backups that were read to their end to verify them.",
             value=self._sources.backups.count,
+        )
+        yield _by(
+            GaugeMetricFamily,
+            "state",
+            "wingsd_backups_left",
+            "Backups on this node whose servers have moved away.",
+            self._sources.left.counts,
+        )
+        yield GaugeMetricFamily(
+            "wingsd_backups_left_oldest_seconds",
+            "How long a backup has waited to follow its server, since one has last followed.",
+            value=self._sources.left.oldest,
         )
 
     def _activity(self) -> Iterator[Metric]:

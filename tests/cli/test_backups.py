@@ -9,6 +9,7 @@ import pytest
 from tests.cli.daemon import UUID, Command, Scripted
 
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+OTHER = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12"
 STORED = {
     "backup": BACKUP,
     "server": UUID,
@@ -57,6 +58,73 @@ def test_those_of_one_server_are_listed_as_json(scripted: Scripted, wingsctl: Co
     assert wingsctl("backups").out == "no backups on this node\n"
 
 
+LEFT = {
+    "state": "follows",
+    "since": 1_700_000_000.0,
+    "destination": "https://b.example:8080/api/transfers",
+    "missed": False,
+    "sent_bytes": 0,
+    "waits_for": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ({}, "follows its server to https://b.example:8080"),
+        ({"sent_bytes": 1 << 20}, ", 1.0 MiB of 5.0 MiB are there"),
+        ({"waits_for": "the disk is full"}, "it waits: the disk is full"),
+        ({"state": "kept"}, "it stays here, as an operator has said"),
+        ({"state": "done"}, "not needed here any more, and being removed"),
+        ({"destination": None}, "follows its server to another node"),
+    ],
+)
+def test_backups_of_servers_that_moved_away_are_listed(
+    scripted: Scripted, wingsctl: Command, left: dict[str, Any], expected: str
+) -> None:
+    stored = STORED | {"left": LEFT | left, "dropped_since": None}
+    coming = [{"backup": OTHER, "server": UUID, "bytes": 1 << 20, "made": None}]
+    found = {"making": [], "backups": [stored], "coming": coming}
+    scripted.answers("GET", "backups", found)
+    lines = wingsctl("backups").out.splitlines()
+    assert f"{OTHER}: on its way here, of {UUID}, 1.0 MiB" in lines
+    (line,) = [each for each in lines if each.startswith(f"{BACKUP}: ")]
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("deletes", "expected"), [(True, "are deleted after 1 days"), (False, "; it stays (")]
+)
+def test_backups_that_the_panel_dropped_are_listed(
+    scripted: Scripted, wingsctl: Command, deletes: bool, expected: str
+) -> None:
+    stored = STORED | {"left": LEFT | {"missed": True}, "dropped_since": 1_700_000_000.0}
+    found = {"making": [], "backups": [stored], "dropped_kept_days": 1, "deletes_dropped": deletes}
+    scripted.answers("GET", "backups", found)
+    assert expected in wingsctl("backups").out
+
+
+@pytest.mark.parametrize(
+    ("order", "method", "path", "expected"),
+    [
+        ("send", "POST", f"backups/{BACKUP}/send", "it is sent to its server's node"),
+        ("keep", "POST", f"backups/{BACKUP}/keep", "it stays here"),
+        ("delete", "DELETE", f"backups/{BACKUP}", "deleted"),
+    ],
+)
+def test_an_operator_decides_about_a_backup_that_was_left(
+    scripted: Scripted, wingsctl: Command, order: str, method: str, path: str, expected: str
+) -> None:
+    answer = {"backup": BACKUP, "server": UUID, "state": "kept"}
+    scripted.answers(method, path, answer)
+    assert expected in wingsctl("backups", order, BACKUP).out
+    assert wingsctl("backups", order, BACKUP, "--json").json == answer
+    assert wingsctl("backups", order, "x").status == 2
+    refused = {"error": "is not left here", "detail": "its server is on this node"}
+    scripted.answers(method, path, refused, status=409)
+    assert wingsctl("backups", order, BACKUP).status == 1
+
+
 def test_a_check_is_watched_to_its_end(
     scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +164,6 @@ REWRITING = {
     "not_kept": "",
     "fault": "",
 }
-OTHER = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12"
 
 
 @pytest.mark.promise("backups-suit-the-destination")

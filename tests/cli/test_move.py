@@ -173,7 +173,7 @@ def test_sending_goes_on_to_the_end(scripted: Scripted, wingsctl: Command, file:
     moved, stays = ran.out.splitlines()
     assert moved == f"{UUID}: moved: 12 files, 1.0 GiB sent, in 3 min 20 s"
     # Said by name: with --delete, they are all that is left of it here.
-    assert stays == "Backups of the server, if any, stay on this node, in /backups."
+    assert "are in /backups, and follow it" in stays
     order = {
         "server": UUID,
         "url": "https://x",
@@ -208,7 +208,7 @@ def test_no_wait_returns_at_once(scripted: Scripted, wingsctl: Command) -> None:
     words = failing(scripted)
     out = wingsctl(*words, "--no-wait").out
     assert f"wingsctl show {UUID}" in out
-    assert "stay on this node, in /backups." in out
+    assert "are in /backups, and follow it" in out
     assert wingsctl(*words, "--no-wait", "--json").json == BEGUN
 
 

@@ -15,6 +15,7 @@ from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Upl
 from tests.crash.two_nodes import (
     ByHand,
     Containered,
+    Following,
     Live,
     Pooled,
     Proxied,
@@ -38,6 +39,7 @@ WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
     "moves-by-hand": ByHand,
     "moves-seeded": Seeded,
     "backups": Arrivals,
+    "backups-follow": Following,
     "making": Makings,
     "removal": Removals,
     "restores": Restores,

@@ -39,6 +39,9 @@ from tests.support.nodes import NodeError
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 from tests.support.two_nodes import TwoNodes
+from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
+from wingsd.backups.store import BackupStore
+from wingsd.config import PTERODACTYL
 from wingsd.transfers.storage.staging import KEPT
 
 VICTIMS = (("source",), ("destination",), ("source", "destination"))
@@ -334,8 +337,72 @@ class Removals(Transfers):
 
 def _backups_of(node: NodeProcess) -> dict[str, bytes]:
     """Return the files in a node's directory of backups, without the catalogues of these."""
-    every = (node.directory / "backups").iterdir()
-    return without_catalogues({path.name: path.read_bytes() for path in every if path.is_file()})
+    top = node.directory / "backups"
+    found = {}
+    for path in top.iterdir() if top.is_dir() else ():
+        with suppress(FileNotFoundError):  # one that has just followed its server
+            if path.is_file():
+                found[path.name] = path.read_bytes()
+    return without_catalogues(found)
+
+
+class Following(Transfers):
+    """The server's local backups follow it, whole, to where it is, and are nowhere else."""
+
+    BACKUPS: ClassVar[dict[str, bytes]] = {
+        uuid: hashlib.shake_128(uuid.encode()).digest(size)
+        for uuid, size in (
+            ("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", 50_000),
+            ("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12", 9_000_000),
+            ("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c13", 200_000),
+        )
+    }
+    #: Lines of the log when one has come, and when one was removed.
+    MOMENTS: ClassVar[Sequence[tuple[str, str]]] = (
+        ("destination", "has followed the server to this node"),
+        ("source", "removed, it is not needed here any more"),
+        ("source", "files deleted"),
+    )
+    latest: ClassVar[float] = 1.5
+
+    async def launch(self) -> None:
+        top = self.pair.source.directory / "backups"
+        top.mkdir()
+        store = BackupStore(str(top), PTERODACTYL)
+        for uuid, data in self.BACKUPS.items():
+            name = f"{uuid}.tar.gz"
+            (top / name).write_bytes(data)
+            sha256 = hashlib.sha256(data).hexdigest()
+            catalogue = Catalogue(VERSION, uuid, UUID, COMPLETE, name, len(data), sha256, 1.0)
+            store.write_catalogue(name, catalogue)
+            self.pair.panel.backups.add(uuid, UUID).told = {"successful": True}
+        await super().launch()
+
+    def plan(self, rng: random.Random) -> Kill:
+        kill = super().plan(rng)
+        if rng.random() < 1 / 2:
+            return kill
+        victim, line = rng.choice(self.MOMENTS)
+        other = "source" if victim == "destination" else "destination"
+        # The one whose line is waited for comes first.
+        victims = rng.choice([(victim,), (victim, other)])
+        return Kill(victims, line, (rng.choice([0.0, rng.uniform(0, 0.05)]), 0.0))
+
+    async def unsettled(self) -> str:
+        """Return what has not ended, or not followed."""
+        found = await super().unsettled()
+        here, there = (_backups_of(node) for node in self.nodes.values())
+        if not found and (len(here) < len(self.BACKUPS) or there):
+            found = f"backups have not followed: {list(here)} are here, {list(there)} there"
+        return found
+
+    async def check(self) -> None:
+        await super().check()
+        here, there = (_backups_of(node) for node in self.nodes.values())
+        if here != {f"{uuid}.tar.gz": data for uuid, data in self.BACKUPS.items()}:
+            raise Broken(f"where the server is, its backups are not, or not whole: {list(here)}")
+        if there:
+            raise Broken(f"where the server is not, backups are left: {list(there)}")
 
 
 class Pooled(Transfers):

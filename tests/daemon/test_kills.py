@@ -13,6 +13,7 @@ from tests.crash.evacuations import Evacuations
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
 from tests.crash.two_nodes import (
     Containered,
+    Following,
     Live,
     Pooled,
     Proxied,
@@ -45,6 +46,11 @@ async def test_after_kills_there_is_one_whole_copy_where_the_panel_says(tmp_path
 @pytest.mark.promise("sent-backups-go-with-the-server")
 async def test_after_kills_moved_backups_are_where_the_server_is(tmp_path: Path) -> None:
     await Removals(tmp_path).run(KILLS, seed=185)
+
+
+@pytest.mark.promise("backups-follow-their-server")
+async def test_after_kills_backups_have_followed_their_server(tmp_path: Path) -> None:
+    await Following(tmp_path).run(KILLS, seed=8)
 
 
 @pytest.mark.promise("restore-is-old-or-new")

@@ -182,7 +182,8 @@ async def test_backups_that_pelicans_page_dropped_are_named_and_deleted_after_th
     """Its page names those that were ticked, and deletes its records of all others."""
     source, panel = nodes.source, nodes.panel
     nodes.add_server()
-    await nodes.start({"family": PELICAN}, {"family": PELICAN})
+    off = {"system": {"transfers": {"backups_follow": False}}}
+    await nodes.start({"family": PELICAN}, {"family": PELICAN} | off)
     backups = [str(uuid4()) for _ in range(3)]
     for backup in backups:
         panel.backups.add(backup, UUID)
@@ -194,14 +195,14 @@ async def test_backups_that_pelicans_page_dropped_are_named_and_deleted_after_th
     for backup in (dropped, again):
         del panel.backups.known[backup]
     await source.wait_for_line(f"{UUID}: files deleted")
-    shown = "the Panel dropped it when its server moved to another node"
+    shown = "the Panel has no record of it; its server moved to another node"
     while (await source.wingsctl("backups")).out.count(shown) < 2:
         pass  # The transfer is recorded as ended a moment later.
     # Somebody brings a record back before the days are over.
     panel.backups.add(again, UUID)
     await source.kill()
     with closing(sqlite3.connect(source.directory / "wingsd.db")) as database, database:
-        database.execute("UPDATE dropped SET age = ?, missed = 0", (2 * 24 * 3600.0,))
+        database.execute("UPDATE left_backups SET age = ?, missed = 0", (2 * 24 * 3600.0,))
     await source.start_loaded(family=PELICAN)
     await until(lambda: not (source.directory / f"backups/{UUID}/{dropped}.tar.gz").exists())
     listed = (await source.wingsctl("backups", "--json")).json["backups"]

@@ -108,6 +108,7 @@ def sources(**figures: Any) -> Sources:
         "reports": SimpleNamespace(depth=0),
         "activity": SimpleNamespace(waiting=0, sent=0, dropped={"refused": 0}),
         "checks": SimpleNamespace(damaged=(), count=0),
+        "left": SimpleNamespace(counts={"follows": 0}, oldest=0.0),
         "sftp": SimpleNamespace(
             sessions=SimpleNamespace(count=0),
             refused={"password": 0, "public_key": 0},

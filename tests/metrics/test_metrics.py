@@ -131,6 +131,8 @@ def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
         activity_dropped={"refused": 6},
         checks_damaged=("a", "b"),
         checks_count=7,
+        left_counts={"follows": 3, "kept": 1},
+        left_oldest=7200.0,
         sftp_sessions=SimpleNamespace(count=8),
         sftp_refused={"password": 9},
         sftp_moved={"in": 10, "out": 11},
@@ -145,6 +147,9 @@ def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     assert found.get("wingsd_activity_dropped_total", reason="refused") == 6
     assert found.get("wingsd_backups_damaged") == 2
     assert found.get("wingsd_backups_verified_total") == 7
+    assert found.get("wingsd_backups_left", state="follows") == 3
+    assert found.get("wingsd_backups_left", state="kept") == 1
+    assert found.get("wingsd_backups_left_oldest_seconds") == 7200
     assert found.get("wingsd_sftp_sessions") == 8
     assert found.get("wingsd_sftp_logins_refused_total", kind="password") == 9
     assert found.get("wingsd_sftp_bytes_total", direction="in") == 10

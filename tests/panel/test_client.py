@@ -30,7 +30,7 @@ from wingsd.errors import (
     ServerNotFound,
 )
 from wingsd.panel import client as panel_module
-from wingsd.panel.client import MAX_BODY, MAX_VALUES, BoundedClient, Panel
+from wingsd.panel.client import MAX_BODY, MAX_VALUES, BackupRecordState, BoundedClient, Panel
 from wingsd.util.observer import PANEL, Observer
 
 
@@ -369,21 +369,23 @@ async def test_retry_after_is_kept_in_the_error(harness: Harness, status: int) -
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (None, True),
-        (Answer(404, b"<html>Not Found</html>", "text/html"), False),
-        (Answer(404, b'{"error": "no such route"}'), False),
-        (Answer(403, b'{"errors": [{"detail": "of another node"}]}'), False),
-        (Answer(401, b'{"errors": [{"detail": "no token"}]}'), False),
-        (Answer(409, b'{"errors": [{"detail": "completed"}]}'), False),
-        (Answer(200, b'{"parts": []}'), False),
+        (None, BackupRecordState.MISSING),
+        (Answer(409, b'{"errors": [{"detail": "completed"}]}'), BackupRecordState.THERE),
+        (Answer(409, b"<html>Conflict</html>", "text/html"), BackupRecordState.UNKNOWN),
+        (Answer(404, b"<html>Not Found</html>", "text/html"), BackupRecordState.UNKNOWN),
+        (Answer(404, b'{"error": "no such route"}'), BackupRecordState.UNKNOWN),
+        (Answer(400, b'{"errors": [{"detail": "not S3"}]}'), BackupRecordState.UNKNOWN),
+        (Answer(403, b'{"errors": [{"detail": "of another node"}]}'), BackupRecordState.UNKNOWN),
+        (Answer(401, b'{"errors": [{"detail": "no token"}]}'), BackupRecordState.UNKNOWN),
+        (Answer(200, b'{"parts": []}'), BackupRecordState.UNKNOWN),
     ],
 )
-async def test_only_the_panels_own_404_says_that_it_lacks_a_backup(
-    harness: Harness, answer: Any, expected: bool
+async def test_only_the_panels_own_404_and_409_say_whether_it_has_a_backup(
+    harness: Harness, answer: Any, expected: BackupRecordState
 ) -> None:
     if answer is not None:
         harness.fake.inject("/backups", answer)
-    assert await harness.client().lacks_backup(UNKNOWN) is expected
+    assert await harness.client().backup_record(UNKNOWN) is expected
 
 
 @pytest.mark.promise("sftp-access-ends-at-once")
@@ -410,7 +412,7 @@ async def test_a_refusal_has_the_reason_and_whether_it_is_the_panels_own(
 async def test_a_panel_that_fails_says_nothing_of_a_backup(harness: Harness, answer: Any) -> None:
     harness.fake.inject("/backups", answer)
     with pytest.raises(PanelUnreachable):
-        await harness.client().lacks_backup(UNKNOWN)
+        await harness.client().backup_record(UNKNOWN)
 
 
 # How long the Panel is waited for, by a clock, and what is observed of it

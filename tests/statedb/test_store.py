@@ -20,10 +20,14 @@ from wingsd.statedb import (
     SCHEMAS,
     TOKENS_KEPT,
     ActivityEntry,
+    ArrivingBackup,
+    ArrivingState,
     DirectDestination,
     Direction,
-    DroppedBackup,
     InstallationRecord,
+    LeavingBackup,
+    LeftBackup,
+    LeftState,
     MoveRecord,
     Outcome,
     Report,
@@ -80,38 +84,42 @@ def test_a_dropped_backup_counts_when_its_transfer_has_moved_the_server(store: S
 
     def sent(now: float) -> int:
         entry = store.begin(now, A, Direction.OUT, "ASK")
-        store.set_terms(entry, dropped=(place,))
+        store.set_terms(entry, left=[LeavingBackup(place, LeftState.DROPPED)])
         return entry
 
     failed = sent(1)
     store.end(2, failed, Outcome.FAILURE)
-    assert store.age_dropped(2) == []
+    assert store.age_left(2) == []
     moved = sent(3)
-    assert store.age_dropped(4) == []
+    assert store.age_left(4) == []
     store.end(5, moved, Outcome.SUCCESS)
-    assert store.age_dropped(10) == [DroppedBackup(place, A, 5, 0, None)]
+
+    def left(age: float, missed: float | None) -> LeftBackup:
+        return LeftBackup(place, A, 5, age, missed, moved, LeftState.DROPPED)
+
+    assert store.age_left(10) == [left(0, None)]
     store = again(store)
     # A day at most counts between two looks, and the first time that the Panel was without it.
-    store.set_missed(place, is_missed=True)
-    assert store.age_dropped(10 + YEAR) == [DroppedBackup(place, A, 5, DAY, 0)]
-    store.set_missed(place, is_missed=True)
-    assert store.dropped() == [DroppedBackup(place, A, 5, DAY, 0)]
-    store.set_missed(place, is_missed=False)
-    assert store.dropped() == [DroppedBackup(place, A, 5, DAY, None)]
+    store.set_missed(left(DAY, None), is_missed=True)
+    assert store.age_left(10 + YEAR) == [left(DAY, 0)]
+    store.set_missed(left(DAY, None), is_missed=True)
+    assert store.left() == [left(DAY, 0)]
+    store.set_missed(left(DAY, None), is_missed=False)
+    assert store.left() == [left(DAY, None)]
     store.prune(10 + YEAR)
-    assert store.dropped() == [DroppedBackup(place, A, 5, DAY, None)]
+    assert store.left() == [left(DAY, None)]
     # It stays while the server may come back, and for good when it has.
     back = store.begin(20 + YEAR, A, Direction.IN, "RECEIVE")
-    assert store.dropped() == []
+    assert store.left() == []
     store.end(21 + YEAR, back, Outcome.FAILURE)
-    assert len(store.dropped()) == 1
+    assert len(store.left()) == 1
     back = store.begin(22 + YEAR, A, Direction.IN, "RECEIVE")
     store.end(23 + YEAR, back, Outcome.SUCCESS)
-    assert store.dropped() == []
+    assert store.left() == []
     store.prune(24 + YEAR)
     again_away = store.begin(25 + YEAR, A, Direction.OUT, "ASK")
     store.end(26 + YEAR, again_away, Outcome.SUCCESS)
-    assert store.dropped() == []
+    assert store.left() == []
 
 
 @pytest.mark.parametrize("backups", [None, (), (A,), (A, B)])
@@ -635,3 +643,121 @@ async def test_the_store_closes_after_pending_writes(store: Store, worker: Worke
         store.transfers()
     store.open()
     assert [kept.outcome for kept in store.transfers()] == [Outcome.FAILURE]
+
+
+def moved(store: Store, now: float, direction: Direction) -> int:
+    """Record a transfer that has succeeded."""
+    entry = store.begin(now, A, direction, "ASK")
+    store.end(now + 1, entry, Outcome.SUCCESS)
+    return entry
+
+
+def test_a_left_backup_whose_removal_has_begun_stays_where_its_server_comes_back(
+    store: Store,
+) -> None:
+    place = f"{A}/{B}.tar.gz"
+    earlier = moved(store, 0, Direction.IN)
+    store.add_arriving([ArrivingBackup(B, earlier, A, "tar.gz", 5, 1.5)])
+    entry = store.begin(1, A, Direction.OUT, "ASK")
+    announced = LeavingBackup(place, LeftState.FOLLOWS, 5, 1.5)
+    store.set_terms(entry, left=[announced])
+    assert store.announced(entry) == [announced]
+    left = LeftBackup(place, A, 2, 0, None, entry, LeftState.FOLLOWS)
+    assert not store.begin_removal(left, B, ArrivingState.PASSED)
+    store.end(2, entry, Outcome.SUCCESS)
+    assert store.left() == store.left(B) == [left]
+    assert store.left(A) == []
+    # Of another transfer, or in another state, it is another one.
+    other = attrs.evolve(left, transfer=9)
+    store.forget_left(other)
+    store.set_missed(other, is_missed=True)
+    for each in (attrs.evolve(left, state=LeftState.ORDERED), other):
+        assert not store.begin_removal(each, B, ArrivingState.PASSED)
+    assert store.left() == [left]
+    assert len(store.coming()) == 1
+    assert store.begin_removal(left, B, ArrivingState.STAYS)
+    # What was still to come to this node gets its state at the same time.
+    found = store.arriving(earlier, B)
+    assert found is not None
+    assert found.state is ArrivingState.STAYS
+    assert store.is_being_removed(left)
+    back = store.begin(3, A, Direction.IN, "ASK")
+    assert not store.is_being_removed(left)
+    store.end(4, back, Outcome.FAILURE)
+    assert store.is_being_removed(left)
+    moved(store, 5, Direction.IN)
+    assert not store.is_being_removed(left)
+    # The next transfer takes it over.
+    again_away = store.begin(6, A, Direction.OUT, "ASK")
+    store.set_terms(again_away, left=[announced])
+    assert store.announced(again_away) == [announced]
+    store.end(7, again_away, Outcome.SUCCESS)
+    store.forget_left(left)
+    (left,) = store.left()
+    assert left.transfer == again_away
+    # One whose destination does not hear of its removal is forgotten after months.
+    assert store.begin_removal(left, B, ArrivingState.PASSED)
+    store.prune(KEPT)
+    assert len(store.left()) == 1
+    store.prune(8 + KEPT)
+    assert store.left() == []
+    store.close()
+
+
+def test_the_key_of_a_move_stays_as_long_as_backups_follow(store: Store) -> None:
+    place = f"{A}/{B}.tar.gz"
+    entry = store.begin(1, A, Direction.OUT, "ASK")
+    store.add_move(MoveRecord(entry, A, Direction.OUT, "id", "key", "token", "url"))
+    store.set_terms(entry, left=[LeavingBackup(place, LeftState.FOLLOWS)])
+    store.end(2, entry, Outcome.SUCCESS)
+    assert store.open_moves() == []
+    store.prune(2 + YEAR)
+    assert store.move(entry) is not None
+    (left,) = store.left()
+    store.forget_left(left)
+    store.prune(2 + YEAR)
+    assert store.move(entry) is None
+    store.close()
+
+
+def test_backups_that_are_to_come_are_forgotten_with_a_transfer_that_fails(store: Store) -> None:
+    entry = store.begin(1, A, Direction.IN, "RECEIVE")
+    coming = ArrivingBackup(B, entry, A, "tar.gz", 5, 1.5)
+    store.add_arriving([coming, coming])
+    assert store.coming(A) == store.coming("", B) == store.coming() == [coming]
+    assert store.coming(B) == []
+    store.end(2, entry, Outcome.FAILURE)
+    assert store.coming() == []
+    store.prune(3)
+    assert store.arriving(entry, B) is None
+    store.close()
+
+
+def test_a_backup_that_has_come_is_known_for_months(store: Store) -> None:
+    entry = moved(store, 1, Direction.IN)
+    store.add_arriving([ArrivingBackup(B, entry, A, "tar.gz", 5, 1.5)])
+    store.prune(YEAR)
+    assert store.end_coming(ArrivingState.HERE, B) == 1
+    assert store.end_coming(ArrivingState.DELETED, B) == 0
+    store.prune(2 + KEPT - 1)
+    found = store.arriving(entry, B)
+    assert found is not None
+    assert found.state is ArrivingState.HERE
+    store.prune(3 + KEPT)
+    assert store.arriving(entry, B) is None
+    store.close()
+
+
+def test_a_backup_that_stays_comes_when_it_is_ordered(store: Store) -> None:
+    entry = moved(store, 1, Direction.IN)
+    store.add_arriving([ArrivingBackup(B, entry, A, "tar.gz", 5, 1.5)])
+    store.forget_arriving(entry, B)
+    assert store.coming() == []
+    store.order_arriving(entry, B)
+    assert len(store.coming()) == 1
+    store.end_coming(ArrivingState.DELETED, "", A)
+    store.order_arriving(entry, B)
+    assert store.coming() == []
+    store.forget_arriving(entry, B)
+    assert store.arriving(entry, B) is None
+    store.close()

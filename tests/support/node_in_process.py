@@ -178,6 +178,7 @@ class NodeInProcess(Harness):
 
     async def close(self) -> None:
         """End it, as if it were killed: what is under way does not continue."""
+        self.left_backups.stop()
         await self.http.close()
         await self.http.site.drain(0)
         await self._close_moves()

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, fail, gatherResu
 
 from wingsd.errors import StorageError, TransferCancelled
 from wingsd.transfers.cancellation import CancelScope, SharedSlots, slots_held
-from wingsd.transfers.outgoing.source import AttachedFile, AttachmentReader
+from wingsd.transfers.outgoing.attached import AttachedFile, AttachmentReader
 from wingsd.util.deferreds import when_fired
 
 

@@ -226,9 +226,9 @@ async def test_what_the_page_of_pelican_drops_is_noted_when_the_server_has_moved
     dropping: Sender, asked: dict[str, Any], expected: list[str]
 ) -> None:
     await dropping.start(**asked)
-    assert dropping.store.dropped() == []
+    assert dropping.store.left() == []
     await delete(dropping)
-    noted = dropping.store.dropped()
+    noted = dropping.store.left()
     assert [(each.place, each.server) for each in noted] == [(each, UUID) for each in expected]
     # The files stay for the days.
     assert kept(dropping) == sorted(PLACES + OTHERS)
@@ -240,4 +240,4 @@ async def test_nothing_is_noted_of_a_transfer_that_fails(dropping: Sender) -> No
     dropping.destination.status = 400
     await dropping.start(backups=(BACKUPS[1],))
     await until(lambda: is_over(dropping))
-    assert dropping.store.age_dropped(0) == []
+    assert dropping.store.age_left(0) == []

@@ -29,8 +29,9 @@ from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord
 from wingsd.transfers.outgoing import move_round, rounds
+from wingsd.transfers.outgoing.attached import BatchSize
 from wingsd.transfers.outgoing.move import MoveSending
-from wingsd.transfers.outgoing.move_round import BatchSize, ClosedRound, PlannedRound, RoundSender
+from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound, RoundSender
 from wingsd.transfers.outgoing.rounds import LivePolicy, SeedPolicy
 from wingsd.transfers.peer.moves import ROUND_PATIENCE, BegunAnswer
 from wingsd.util.retry import Backoff

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from wingsd.activity import ActivityLog
 from wingsd.auth.tokens import DenyList
-from wingsd.backups.at_rest import BackupChecks, BackupRewrites, DroppedBackups
+from wingsd.backups.at_rest import BackupChecks, BackupRewrites
 from wingsd.backups.creation import Backups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.store import BackupStore
@@ -37,6 +37,7 @@ from wingsd.sftp.service import SftpService
 from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.coordinator import PanelCoordinators
+from wingsd.transfers.incoming.following import ArrivingBackups
 from wingsd.transfers.incoming.uploads import StreamGroups
 from wingsd.transfers.manager import (
     ArrivedServers,
@@ -44,6 +45,7 @@ from wingsd.transfers.manager import (
     IncomingTransfers,
     OutgoingTransfers,
 )
+from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import PartialCopies, Staging
 from wingsd.util.reactor import Reactor
@@ -100,7 +102,8 @@ class NodeContext:
     backups: Backups
     backup_checks: BackupChecks
     backup_rewrites: BackupRewrites
-    dropped_backups: DroppedBackups
+    left_backups: LeftBackups
+    arriving_backups: ArrivingBackups
     restores: Restores
     restore_links: RestoreLinks
 

@@ -13,7 +13,9 @@ from twisted.internet.defer import Deferred
 from wingsd.api.resource import Endpoint
 from wingsd.api.transfers import ARRIVAL_FAILS, UploadStream
 from wingsd.auth.tokens import TransferToken
+from wingsd.backups.store import backup_uuid
 from wingsd.errors import (
+    MoveBusy,
     MoveCommitted,
     MoveGivenUp,
     MoveKeyInvalid,
@@ -27,12 +29,27 @@ from wingsd.errors import (
 from wingsd.http.operations import Access, Call, Repeated, Topic, TreePage, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.moves.batch import ZSTD_CONTENT_TYPE
-from wingsd.statedb import Outcome
-from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, MovedBackup, Phase
+from wingsd.statedb import Outcome, TransferRecord
+from wingsd.transfers.incoming.moves.inbox import (
+    Commit,
+    Inbox,
+    MoveBeginning,
+    MovedBackup,
+    Phase,
+    check_announced,
+)
 from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
 from wingsd.transfers.manager import EndedMove
-from wingsd.transfers.peer.moves import Digest, Durable, Offset, PreparationStatus, Root
+from wingsd.transfers.peer.moves import (
+    Digest,
+    Durable,
+    FollowingStatus,
+    Offset,
+    PreparationStatus,
+    Root,
+)
+from wingsd.util.deferreds import fires_within
 from wingsd.util.serialization import Keywords
 
 #: The versions of these requests. With the second one there are extended attributes.
@@ -91,6 +108,9 @@ class MoveBegun:
     batch: Annotated[int, "Bytes that a body may have."]
     streams: Annotated[int, "Requests with batches that may be under way at once."]
     encodings: Annotated[list[str], "How batches may be compressed."]
+    takes_backups: Annotated[
+        bool, "Whether local backups may follow the server when it has moved."
+    ] = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -126,6 +146,9 @@ class MoveCommit:
     round: Annotated[int, "The round that was closed last."]
     root: Digest
     running: Annotated[bool, "Whether the server ran at the source when the move began."] = False
+    backups: Annotated[
+        tuple[MovedBackup, ...], "Local backups that follow the server when it has moved."
+    ] = ()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -173,6 +196,22 @@ class TreePageQuery(SessionQuery):
 @attrs.frozen(eq=False, repr=False)
 class PieceQuery(SessionQuery):
     """Which piece of an attachment."""
+
+    offset: Annotated[str, "How many bytes come before the piece."] = "0"
+    sha256: Annotated[str, "With the last piece: the SHA-256 of the whole."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class FollowingQuery:
+    """How it is asked about a backup that follows its server."""
+
+    mark: Annotated[str, "Names a file that the source has made in its directory of backups."] = ""
+    ordered: Annotated[str, "`1`: it is taken whatever the Panel says."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class FollowingPieceQuery:
+    """Which piece of a backup that follows its server."""
 
     offset: Annotated[str, "How many bytes come before the piece."] = "0"
     sha256: Annotated[str, "With the last piece: the SHA-256 of the whole."] = ""
@@ -254,6 +293,7 @@ class MovesEndpoint(Endpoint):
             batch=settings.batch * _MIB,
             streams=settings.streams,
             encodings=["zstd"] if "zstd" in body.encodings else [],
+            takes_backups=self._config.system.transfers.backups_follow and not self.is_calagopus,
         )
 
 
@@ -384,7 +424,8 @@ class MoveEndpoint(Endpoint):
     @call(202, "It is being put into place.", fails=(409,))
     async def commit_move(self, query: SessionQuery, body: MoveCommit) -> None:
         """Begin to put the server into place; `GET` of the move has the outcome."""
-        commit = Commit(body.round, _root(body.root), body.running)
+        check_announced(body.backups)
+        commit = Commit(body.round, _root(body.root), body.running, body.backups)
         ended = await self._ended()
         if ended is not None and ended.outcome is Outcome.SUCCESS:
             return
@@ -430,13 +471,59 @@ class MoveBodyEndpoint(MoveEndpoint):
     @call(200, "How much of it is here now.", form=bytes, fails=_BODY_FAILS)
     async def append_attachment(self, query: PieceQuery) -> Offset:
         """Send a piece of an attachment, the bytes behind those that are here."""
-        sha = query.sha256.lower()
-        if sha and not _KEY.fullmatch(sha):
-            raise MoveRequestInvalid("sha256 is not 64 hexadecimal digits")
+        offset, sha = _number(query.offset, "offset"), _digest(query.sha256)
         inbox = await self._inbox()
-        offset = _number(query.offset, "offset")
         name = self.part("name")
         return Offset(await inbox.receive_piece(query.session, name, offset, sha, self._stream))
+
+
+class FollowingBackupEndpoint(MoveBodyEndpoint):
+    """The calls about a backup that follows a server which has moved here, for its source."""
+
+    async def _moved(self) -> TransferRecord:
+        """Return the transfer that has brought the server. Raises `MoveBusy` before its end."""
+        if self._transfer is not None:  # its source has heard of it before it is recorded here
+            await fires_within(self._transfer.over, MAX_WAIT, self._node.reactor)
+        ended = await self._ended()
+        if ended is None:
+            raise MoveBusy("the server has not moved yet; send it again")
+        if ended.entry is None:
+            raise MoveOver("the server has not moved")
+        return ended.entry
+
+    def _backup(self) -> str:
+        return backup_uuid(self.part("backup"))
+
+    @call(200, "What is to be done.")
+    async def get_following_backup(self, query: FollowingQuery) -> FollowingStatus:
+        """Return whether a backup that follows its server is to be sent, and from where on."""
+        return await self._node.arriving_backups.status(
+            await self._moved(), self._backup(), query.mark, is_ordered=query.ordered == "1"
+        )
+
+    @call(200, "How much of it is here now.", form=bytes, fails=_BODY_FAILS)
+    async def append_following_backup(self, query: FollowingPieceQuery) -> Offset:
+        """Send a piece of a backup, the bytes behind those that are here.
+
+        After the last one it is on stable storage, in its place.
+        """
+        offset, sha = _number(query.offset, "offset"), _digest(query.sha256)
+        backup, moved = self._backup(), await self._moved()
+        arriving = self._node.arriving_backups
+        return Offset(await arriving.receive_piece(moved, backup, offset, sha, self._stream))
+
+    @call(204, "It is forgotten.")
+    async def forget_following_backup(self) -> None:
+        """Report that a backup stays at its source, or was removed there."""
+        await self._node.arriving_backups.forget(await self._moved(), self._backup())
+
+
+def _digest(text: str) -> str:
+    """Return a SHA-256 of a query in lower case, empty without one."""
+    sha = text.lower()
+    if sha and not _KEY.fullmatch(sha):
+        raise MoveRequestInvalid("sha256 is not 64 hexadecimal digits")
+    return sha
 
 
 def _root(text: str) -> bytes:

@@ -15,7 +15,12 @@ import attrs
 from wingsd.api.context import NodeContext
 from wingsd.api.file_changes import ChangeFilesEndpoint, PullsEndpoint, WriteEndpoint
 from wingsd.api.files import ListFilesEndpoint, ReadFilesEndpoint
-from wingsd.api.moves import MoveBodyEndpoint, MoveEndpoint, MovesEndpoint
+from wingsd.api.moves import (
+    FollowingBackupEndpoint,
+    MoveBodyEndpoint,
+    MoveEndpoint,
+    MovesEndpoint,
+)
 from wingsd.api.node import NodeEndpoint, UpdateEndpoint
 from wingsd.api.pairs import PairEndpoint, PairSeedEndpoint
 from wingsd.api.resource import Endpoint
@@ -83,6 +88,7 @@ _MOVE = f"{_TRANSFER}/move"
 _ONE_MOVE = f"{_MOVE}/{{move}}"
 _BY_HAND = f"{_TRANSFER}/by-hand"
 _ATTACHMENT = f"{_ONE_MOVE}/attachments/{{name}}"
+_FOLLOWING = f"{_ONE_MOVE}/backups/{{backup}}"
 _P, _C, _PC, _OWN = (PELICAN,), (CALAGOPUS,), (PELICAN, CALAGOPUS), ()
 
 #: Of two paths that both match the first one counts.
@@ -183,6 +189,11 @@ ROUTES = (
     Route("POST", f"{_ONE_MOVE}/prepare", MoveEndpoint.prepare_move, _OWN, Access.MOVE),
     Route("POST", f"{_ONE_MOVE}/room", MoveEndpoint.check_room, _OWN, Access.MOVE),
     Route("POST", f"{_ONE_MOVE}/commit", MoveEndpoint.commit_move, _OWN, Access.MOVE),
+    Route("GET", _FOLLOWING, FollowingBackupEndpoint.get_following_backup, _OWN, Access.MOVE),
+    Route("PATCH", _FOLLOWING, FollowingBackupEndpoint.append_following_backup, _OWN, Access.MOVE),
+    Route(
+        "DELETE", _FOLLOWING, FollowingBackupEndpoint.forget_following_backup, _OWN, Access.MOVE
+    ),
     Route(
         "GET",
         "/download/backup",

@@ -14,9 +14,9 @@ from twisted.logger import Logger
 from wingsd.api.context import NodeContext
 from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.auth.tokens import user_key
+from wingsd.backups.creation import missing_backup
 from wingsd.backups.store import backup_uuid
 from wingsd.errors import (
-    BackupMissing,
     BadRequest,
     InvalidData,
     ServerAlreadyExists,
@@ -734,6 +734,6 @@ class RestoreEndpoint(ServerResource):
             return await self._node.restore_links.open(body.download_url or "")
         opened = await self._node.disk.run(self._node.backup_store.open, self.uuid, backup)
         if opened is None:
-            raise BackupMissing(backup)
+            raise await missing_backup(self._node.database, self.uuid, backup)
         found, file = opened
         return LocalArchive(file, found.catalogue.sha256 if found.catalogue is not None else "")

@@ -19,9 +19,9 @@ from wingsd.api.files import attachment, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive.compress import Compression
 from wingsd.auth.tokens import SignedToken, signed_token
+from wingsd.backups.creation import missing_backup
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
-    BackupMissing,
     BadRequest,
     DirectoryMissing,
     FileMissing,
@@ -199,7 +199,7 @@ class FileDownloadEndpoint(SignedPath):
             self._node.backup_store.open, token.server, token.backup
         )
         if opened is None:
-            raise BackupMissing(token.backup)
+            raise await missing_backup(self._node.database, token.server, token.backup)
         return await self.sent(opened[1], f"backup {token.backup}")
 
 

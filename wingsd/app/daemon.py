@@ -242,8 +242,9 @@ class Node(Service):
         await node.direct_transfers.release_to_panel()
         if node.orphans is not None:
             node.orphans.start()
+        node.left_backups.start()
         # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.
-        self._clearing = Deferred.fromCoroutine(self._clear_dropped())
+        self._clearing = Deferred.fromCoroutine(self._clear_left())
         self._clearing.addErrback(failure_logger(self._log, "cleanup failed"))
         return True
 
@@ -283,12 +284,12 @@ class Node(Service):
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
         await self.context.quarantine.clear()
-        await self._clear_dropped()
+        await self._clear_left()
 
-    async def _clear_dropped(self) -> None:
+    async def _clear_left(self) -> None:
         try:
-            if await self.context.database.dropped():
-                await self.context.dropped_backups.clear()
+            if await self.context.database.left():
+                await self.context.left_backups.clear()
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
 
@@ -330,6 +331,7 @@ class Node(Service):
         node.wanted_seeds.stop()
         if node.orphans is not None:
             node.orphans.stop()
+        node.left_backups.stop()
         node.backups.stop()
         node.backup_checks.stop()
         node.backup_rewrites.stop()

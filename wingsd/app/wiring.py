@@ -19,7 +19,7 @@ from wingsd.app.reload import Reload
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
-from wingsd.backups.at_rest import BackupChecks, BackupRewrites, DroppedBackups
+from wingsd.backups.at_rest import BackupChecks, BackupRewrites
 from wingsd.backups.creation import ArchiveTerms, Backups, checksum_type_of
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.s3 import S3Adapter
@@ -65,6 +65,7 @@ from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
+from wingsd.transfers.incoming.following import ArrivingBackups
 from wingsd.transfers.incoming.transfer import IncomingParts
 from wingsd.transfers.incoming.uploads import StreamGroups
 from wingsd.transfers.manager import (
@@ -73,6 +74,7 @@ from wingsd.transfers.manager import (
     IncomingTransfers,
     OutgoingTransfers,
 )
+from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.outgoing.source import OutgoingParts
 from wingsd.transfers.peer.client import check_ca_file
 from wingsd.transfers.steps import StepLogs
@@ -176,6 +178,30 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     states = StatesFile(system.root_directory, pools.database)
     running = context.running = RunningServers(states, database, bus, reactor)
 
+    # Backups that are made, or verified
+    backup_store = context.backup_store = BackupStore(system.backup_directory, config.family)
+    s3 = S3Adapter(
+        panel, backup_store, pools.uploads, reactor, system.backups.s3, config.family == CALAGOPUS
+    )
+    made_backups = context.backups = Backups(
+        family=config.family,
+        store=backup_store,
+        terms=_archive_terms(config),
+        database=database,
+        callbacks=callbacks,
+        bus=bus,
+        workers=pools.backups,
+        disk=pools.disk,
+        long=pools.long,
+        reactor=reactor,
+        adapters={"wings": None, "s3": s3},
+        slots=DeferredSemaphore(system.backups.concurrent),
+    )
+    check_limit = system.backups.check_limit * MIB
+    backup_checks = context.backup_checks = BackupChecks(
+        made_backups, system.backups.check_interval, check_limit, time.time
+    )
+
     # Transfers
     volume = Volume(system.data, owner, transfers.storage_pool.name, system.backup_directory)
     limits = ArchiveLimits.configured(transfers)
@@ -216,6 +242,34 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     context.streams = StreamGroups(receiver, database, transfers.streams, reactor)
     context.moves = IncomingMoves(receiver)
     check_ca_file(transfers.ca_file)
+    upload_bucket = _bucket(reactor, transfers.upload_limit, transfers.live.share)
+    left_backups = context.left_backups = LeftBackups(
+        transfers,
+        database,
+        backup_store,
+        panel,
+        servers,
+        volume,
+        backup_checks.lock,
+        pools.long,
+        pools.followers,
+        upload_bucket,
+        reactor,
+        config.deletes_dropped_backups,
+    )
+    context.arriving_backups = ArrivingBackups(
+        database,
+        backup_store,
+        panel,
+        servers,
+        left_backups,
+        volume,
+        pools.followers,
+        pools.long,
+        reactor,
+        transfers.moves.batch * MIB,
+        limits.reserve,
+    )
     outgoing = OutgoingParts(
         config=transfers,
         reactor=reactor,
@@ -230,14 +284,15 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         logs=install_logs,
         volume=volume,
         compression=Compression(system.backups.compression_level),
-        deletes_dropped=config.deletes_dropped_backups,
+        left_backups=left_backups,
+        deletes_dropped=config.is_pelican and config.deletes_dropped_backups,
         disk=pools.disk,
         long=pools.long,
         packers=pools.packers,
         followers=pools.followers,
         slots=DeferredSemaphore(PACKERS),
         max_streams=min(transfers.streams.most, PACKERS - 1),
-        bucket=_bucket(reactor, transfers.upload_limit, transfers.live.share),
+        bucket=upload_bucket,
         file_systems=MeasuredFileSystems(
             is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
         ),
@@ -248,7 +303,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     pairs = context.pairs = Pairs(receiver, sender, direct, system.root_directory, time.time)
     context.wanted_seeds = WantedSeeds(pairs, sender, servers, database)
 
-    # Backups, and restoring them
+    # Restoring backups
     is_calagopus = config.family == CALAGOPUS
     context.restores = Restores(
         servers,
@@ -271,36 +326,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         reactor,
         trusts_panel=not config.is_pelican,
     )
-    backup_store = context.backup_store = BackupStore(system.backup_directory, config.family)
-    s3 = S3Adapter(panel, backup_store, pools.uploads, reactor, system.backups.s3, is_calagopus)
-    made_backups = context.backups = Backups(
-        family=config.family,
-        store=backup_store,
-        terms=_archive_terms(config),
-        database=database,
-        callbacks=callbacks,
-        bus=bus,
-        workers=pools.backups,
-        disk=pools.disk,
-        long=pools.long,
-        reactor=reactor,
-        adapters={"wings": None, "s3": s3},
-        slots=DeferredSemaphore(system.backups.concurrent),
-    )
-    check_limit = system.backups.check_limit * MIB
-    backup_checks = context.backup_checks = BackupChecks(
-        made_backups, system.backups.check_interval, check_limit, time.time
-    )
-    lock = backup_checks.lock
-    context.dropped_backups = DroppedBackups(
-        made_backups,
-        panel,
-        servers,
-        lock,
-        transfers.live.keep_source_days,
-        config.deletes_dropped_backups,
-    )
-    context.backup_rewrites = BackupRewrites(made_backups, servers, lock)
+    context.backup_rewrites = BackupRewrites(made_backups, servers, backup_checks.lock)
 
     # The node itself
     context.evacuation = Evacuation(time.time)
@@ -378,6 +404,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             callbacks,
             activity,
             backup_checks,
+            left_backups,
             sftp,
             pairs,
             context.evacuation,

@@ -1,4 +1,4 @@
-"""Backups at rest: verified, rewritten for Wings, and deleted when the Panel has dropped them.
+"""Backups at rest: verified, and rewritten for Wings.
 
 They are verified when an operator asks for it, or regularly. They are rewritten in the form that
 Wings can restore before a node goes back to it. The new archive is written beside the old one, and
@@ -32,33 +32,29 @@ from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.archive.tar_reader import TarReader
 from wingsd.backups.catalogue import COMPLETE, DAMAGED, VERSION, Catalogue
 from wingsd.backups.creation import Backups, NewArchiveFile, keep_pace
-from wingsd.backups.store import BackupStore, StoredBackup, backup_at
+from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     ArchiveError,
     BackupMissing,
     BackupNotForWings,
     FileWorkCancelled,
-    PanelError,
     StorageError,
     WingsdError,
 )
 from wingsd.files.guard import Progress
 from wingsd.filesystem.directory import OpenFile
-from wingsd.panel.client import Panel
 from wingsd.servers.operations import Operation
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
-from wingsd.statedb import DroppedBackup
+from wingsd.statedb import TO_SEND
 from wingsd.util.deferreds import failure_logger
 from wingsd.util.reactor import Periodic
-from wingsd.util.text import readable_size, reading_advice
+from wingsd.util.text import reading_advice
 
 #: Seconds between two looks for a backup that is due.
 HOUR = 3600.0
 _DAY = 24 * HOUR
-#: Seconds between two answers of the Panel that it has no record of a backup.
-_APART = _DAY / 2
 #: The suffixes of formats of which only the checksum is verified here.
 UNREAD = ("tar.lz", "zip", "7z")
 _BLOCK = 240 << 10
@@ -387,6 +383,9 @@ class BackupRewrites:
             return under_way
         if found is None:
             raise BackupMissing(backup)
+        left = await self._backups.database.left(backup)
+        if any(each.state in TO_SEND for each in left):
+            raise BackupNotForWings("it is on its way to the node that its server has moved to")
         self._check(found)
         rewrite = self._rewrites[backup] = Rewrite(found)
         while len(self._rewrites) > _KEPT and (
@@ -541,73 +540,3 @@ def _put_into_place(
                 os.unlink(store.part_path(found.place))
     if not is_replaced:
         raise BackupNotForWings("it was deleted meanwhile")
-
-
-@attrs.frozen(eq=False, repr=False)
-class DroppedBackups:
-    """Deletes the local backups that Pelican's Panel dropped when their servers moved away.
-
-    Its page deletes its records of those that its order does not name, and leaves the files to the
-    node that the server leaves. Each is deleted `days` after a transfer that has moved the server,
-    when the Panel has answered twice, on different days, that it has no record of it. It stays for
-    good where the server is here again, and as long as the configuration has none deleted:
-    `deletes`. `lock` is that of what reads backups at rest.
-    """
-
-    backups: Backups
-    panel: Panel
-    servers: Servers
-    lock: DeferredLock
-    days: int
-    deletes: bool
-    _log = Logger()
-
-    async def clear(self) -> None:
-        """Delete those whose time has come. To be called daily. What fails is logged."""
-        if not self.deletes:
-            return
-        try:
-            dropped = await self.backups.database.age_dropped()
-            for each in dropped if self.servers.loaded else ():
-                try:
-                    await self._settle(each)
-                except StorageError as error:
-                    # The others do not wait for it.
-                    self._log.warn(
-                        "{server}: the backup {place} of a server that has moved is not deleted "
-                        "today: {error}",
-                        server=each.server,
-                        place=each.place,
-                        error=error,
-                    )
-        except (PanelError, StorageError) as error:
-            self._log.warn(
-                "backups of servers that have moved are not deleted today: {error}", error=error
-            )
-
-    async def _settle(self, dropped: DroppedBackup) -> None:
-        backups, place, backup = self.backups, dropped.place, backup_at(dropped.place)
-        found = await backups.long.run(backups.store.at, place)
-        if backup is None or found is None or self.servers.knows(dropped.server):
-            await backups.database.forget_dropped(place)
-            return
-        is_missed = await self.panel.lacks_backup(backup.uuid)
-        await backups.database.set_missed(place, is_missed=is_missed)
-        if not is_missed or dropped.missed is None:
-            return
-        if dropped.age >= self.days * _DAY and dropped.age - dropped.missed >= _APART:
-            async with self.lock:
-                # Not of a server that is coming back since, or is here again.
-                if place not in [each.place for each in await backups.database.dropped()]:
-                    return
-                if self.servers.knows(dropped.server):
-                    return
-                await backups.long.run(backups.store.remove, found)
-                await backups.database.forget_dropped(place)
-                self._log.warn(
-                    "{server}: backup {backup} ({size}) deleted: the server has moved to another "
-                    "node without it, and the Panel has no record of it",
-                    server=dropped.server,
-                    backup=found.uuid,
-                    size=readable_size(found.size),
-                )

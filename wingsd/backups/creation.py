@@ -48,6 +48,7 @@ from wingsd.errors import (
     BackupExists,
     BackupIgnoresEverything,
     BackupMissing,
+    BackupOnItsWay,
     FileMissing,
     FileTypeRefused,
     FileWorkCancelled,
@@ -74,7 +75,7 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.walk import Listing, opened, regular_bytes, walk
 from wingsd.servers.operations import Operation, Operations
 from wingsd.servers.server import Server
-from wingsd.statedb import BackupRecord, Outcome, ReportKind, StateDatabase
+from wingsd.statedb import ArrivingState, BackupRecord, Outcome, ReportKind, StateDatabase
 from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import storage_errors
@@ -345,6 +346,12 @@ class BackupResult:
         yield BACKUP_COMPLETED, data
 
 
+async def missing_backup(database: StateDatabase, server: str, backup: str) -> WingsdError:
+    """Return why a backup of a server is not here: it may be on its way from another node."""
+    is_coming = await database.coming(server, backup)
+    return BackupOnItsWay() if is_coming else BackupMissing(backup)
+
+
 class _LeftServer:
     """A server by its UUID, which may not be loaded yet, or may have left this node."""
 
@@ -506,8 +513,14 @@ class Backups:
     async def delete(self, server: str, backup: str) -> None:
         """Delete a backup of a server; an empty `server` is any. One being made is cancelled.
 
-        Raises BackupMissing and StorageError.
+        One that is on its way to this node is not taken any more. Raises BackupMissing and
+        StorageError.
         """
+        if await self.end_coming(server, backup):
+            found = await self.long.run(self.store.find, server, backup)
+            if found is not None:
+                await self.long.run(self.store.remove, found)
+            return
         if server in ("", self.making.get(backup)) and await self.cancel(backup):
             # It may have been complete before it was cancelled.
             found = await self.long.run(self.store.find, server, backup)
@@ -543,10 +556,23 @@ class Backups:
         for backup, owner in self.making.items():
             if owner == server:
                 await self.cancel(backup)
+        coming = await self.end_coming(server)
         found = await self.long.run(self.store.all, server)
         for each in found:
             await self.long.run(self.store.remove, each)
-        return len(found)
+        return len(found) + coming
+
+    async def end_coming(
+        self, server: str, backup: str = "", state: ArrivingState = ArrivingState.DELETED
+    ) -> int:
+        """Take no more of what is on its way here, of one backup or all; return how many."""
+        coming = await self.database.coming(server, backup)
+        count: int = await self.database.end_coming(state, backup, server)
+        for each in coming:
+            place = self.store.place(each.server, each.backup, each.suffix)
+            if await self.long.run(self.store.at, place) is None:
+                await self.long.run(self.store.remove_leftovers, place, each.backup)
+        return count
 
     async def delete_with_server(self, server: str) -> None:
         """Delete all backups of a server that is deleted. An error is logged."""
@@ -575,7 +601,9 @@ class Backups:
         that is for a store is uploaded when it is complete.
         """
         records = await self.database.backups()
-        await self._remove_parts({record.backup for record in records})
+        wanted = {record.backup for record in records}
+        wanted.update(each.backup for each in await self.database.coming())
+        await self._remove_parts(wanted)
         for record in records:
             try:
                 await self._settle(record)

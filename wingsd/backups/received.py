@@ -15,17 +15,26 @@ import errno
 import filecmp
 import hashlib
 import os
+import time
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+import attrs
+
 from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue, CatalogueFiles
-from wingsd.backups.store import Backup, backup_at
+from wingsd.backups.store import Backup, BackupStore, backup_at
 from wingsd.config import SystemConfig
-from wingsd.errors import BackupConflict, InvalidData, StorageError
+from wingsd.errors import (
+    AttachmentOffsetWrong,
+    BackupConflict,
+    InvalidData,
+    StorageError,
+)
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.removal import remove_tree
+from wingsd.statedb import ArrivingBackup
 from wingsd.util.durable import storage_errors, sync_directory
 
 #: The name of a quarantine directory in a staging area.
@@ -351,6 +360,91 @@ class ReceivedBackups:
     def _sync(self, directory: Path) -> None:
         if self._durable:
             sync_directory(directory)
+
+
+@attrs.frozen(eq=False, repr=False)
+class FollowingFiles:
+    """The files of backups that arrive after their servers, in the places of this node's family.
+
+    One grows as the part of an archive that is made here. Methods raise `StorageError`.
+    """
+
+    _store: BackupStore
+
+    def place(self, arriving: ArrivingBackup) -> str:
+        """Return the path of a backup in the directory of all."""
+        return self._store.place(arriving.server, arriving.backup, arriving.suffix)
+
+    def part(self, arriving: ArrivingBackup) -> Path:
+        """Return the file in which it grows; its directory is made."""
+        path = Path(self._store.part_path(self.place(arriving)))
+        top = Path(self._store.directory)
+        with _errors(path):
+            top.mkdir(parents=True, exist_ok=True)
+            if path.parent != top:
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def whole(self, arriving: ArrivingBackup) -> Path | None:
+        """Return the file of the backup that is here already, None before."""
+        found = self._store.find(arriving.server, arriving.backup)
+        return None if found is None else Path(self._store.path(found.place))
+
+    def complete(self, arriving: ArrivingBackup, *, sha256: str) -> None:
+        """Put the part, which is on stable storage and has that SHA-256, into its place.
+
+        It is read back first, since its source removes its own. Raises `AttachmentOffsetWrong`
+        where the disk has something else.
+        """
+        place = self.place(arriving)
+        path = Path(self._store.path(place))
+        if os.path.lexists(path):
+            raise _another(path)
+        if _read_back(self.part(arriving)) != sha256:
+            self.drop_part(arriving)
+            raise AttachmentOffsetWrong(0, f"the disk has changed {path.name}; send it again")
+        catalogue = Catalogue(
+            version=VERSION,
+            backup=arriving.backup,
+            server=arriving.server,
+            state=COMPLETE,
+            archive=path.name,
+            bytes=arriving.bytes,
+            sha256=sha256,
+            made=arriving.made or time.time(),
+        )
+        self._store.put_into_place(place, catalogue)
+
+    def sync(self, arriving: ArrivingBackup) -> None:
+        """Flush the file of a backup that is here; another program may have made it."""
+        path = self.whole(arriving)
+        if path is not None:
+            with _errors(path), open(path, "rb") as file:
+                os.fsync(file.fileno())
+            sync_directory(path.parent)
+
+    def drop(self, arriving: ArrivingBackup) -> None:
+        """Delete what has arrived. Raises `BackupConflict` for a file that was here before."""
+        path = self.whole(arriving)
+        if path is not None:
+            raise _another(path)
+        self.drop_part(arriving)
+
+    def drop_part(self, arriving: ArrivingBackup) -> None:
+        """Delete what has arrived of it; what is in its place stays."""
+        path = Path(self._store.part_path(self.place(arriving)))
+        with _errors(path):
+            path.unlink(missing_ok=True)
+            if path.parent != Path(self._store.directory):
+                with suppress(OSError):  # There may be others in it.
+                    path.parent.rmdir()
+
+
+def _read_back(path: Path) -> str:
+    """Return the SHA-256 of a file that was flushed, from the disk itself."""
+    with _errors(path), open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _errors(path: Path) -> AbstractContextManager[None]:

@@ -38,7 +38,7 @@ class _OptionalServer(click.ParamType):  # type: ignore[type-arg]  # as below
 class _BackupsGroup(click.Group):
     """`backups` with an optional server, which the name of a subcommand is not."""
 
-    NAMES = ("for-wings",)
+    NAMES = ("for-wings", "send", "keep", "delete")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments: a server and options in any order, or a subcommand with its own."""
@@ -55,7 +55,8 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
     """List the backups on this node, of all servers or of one.
 
     The number of files and the state are unknown of a backup without a catalogue, such as one of
-    Wings.
+    Wings. Backups whose servers have moved away are listed with what becomes of them, and so are
+    those that are on their way to this node.
     """
     if context.invoked_subcommand is not None:
         return
@@ -66,17 +67,75 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
         return
     for each in found["making"]:
         output.show(f"{each['backup']}: being made, of {each['server']}")
+    coming = found.get("coming", [])  # which an older daemon does not send
     if found["backups"]:
         output.show(output.backups(found["backups"]))
-    elif not found["making"]:
+    elif not found["making"] and not coming:
         output.show("no backups on this node")
+    for each in coming:
+        line = f"{each['backup']}: on its way here, of {each['server']}, {size(each['bytes'])}"
+        onward = _left(each, found)
+        output.show(line if onward is None else f"{line}; {onward}")
     for each in found["backups"]:
-        if (since := each.get("dropped_since")) is not None:  # which an older daemon does not send
-            output.show(
-                f"{each['backup']}: the Panel dropped it when its server moved to another node, "
-                f"{when(since)}; its {size(each['bytes'])} are deleted after "
-                f"{found['dropped_kept_days']} days, when the Panel has confirmed that twice"
-            )
+        if (onward := _left(each, found)) is not None:
+            output.show(f"{each['backup']}: {onward}")
+
+
+def _left(backup: Json, found: Json) -> str | None:
+    """Return what becomes of a backup whose server has moved away; None for another one."""
+    since, left = backup.get("dropped_since"), backup.get("left")
+    if since is not None:
+        dropped = f"the Panel has no record of it; its server moved to another node, {when(since)}"
+        if not found.get("deletes_dropped", True):
+            return f"{dropped}; it stays (system.backups.remove_backups_on_server_delete)"
+        return (
+            f"{dropped}; its {size(backup['bytes'])} are deleted after "
+            f"{found['dropped_kept_days']} days, when the Panel has confirmed that twice"
+        )
+    if left is None:
+        return None
+    where = (left["destination"] or "another node").removesuffix("/api/transfers")
+    if left["state"] == "kept":
+        return f"its server moved to {where}; it stays here, as an operator has said"
+    if left["state"] == "done":
+        return "not needed here any more, and being removed"
+    why = f"; it waits: {left['waits_for']}" if left["waits_for"] else ""
+    sent = f", {size(left['sent_bytes'])} of {size(backup['bytes'])} are there"
+    return f"follows its server to {where}{sent if left['sent_bytes'] else ''}{why}"
+
+
+@backups.command()
+@click.argument("backup", type=UUID, metavar="BACKUP")
+@json_option
+def send(*, backup: str, as_json: bool) -> None:
+    """Send a backup after its server, which has moved away, whatever the Panel says of it."""
+    found = daemon_client().ask("POST", f"backups/{backup}/send")
+    output.answer(found, as_json, f"{backup}: it is sent to its server's node")
+
+
+@backups.command()
+@click.argument("backup", type=UUID, metavar="BACKUP")
+@json_option
+def keep(*, backup: str, as_json: bool) -> None:
+    """Keep a backup on this node, although its server has moved away.
+
+    It is neither sent nor deleted. The Panel goes on listing it, and cannot use it.
+    """
+    found = daemon_client().ask("POST", f"backups/{backup}/keep")
+    output.answer(found, as_json, f"{backup}: it stays here")
+
+
+@backups.command()
+@click.argument("backup", type=UUID, metavar="BACKUP")
+@json_option
+def delete(*, backup: str, as_json: bool) -> None:
+    """Delete a backup that its server has left on this node, and does not get any more.
+
+    Of one that is on its way to this node, nothing more is expected: its source keeps it. Those of
+    servers of this node are deleted in the Panel.
+    """
+    found = daemon_client().ask("DELETE", f"backups/{backup}")
+    output.answer(found, as_json, f"{backup}: deleted")
 
 
 @backups.command("for-wings")

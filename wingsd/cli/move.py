@@ -161,7 +161,7 @@ def _token(context: click.Context, option: click.Parameter, value: str) -> str:
     "--delete",
     "remove",
     is_flag=True,
-    help="Delete the server's files and container here after success. Backups stay.",
+    help="Delete the server's files and container here after success, but not its backups.",
 )
 @click.option(
     "--follow",
@@ -196,7 +196,7 @@ def send(  # noqa: PLR0913 - one for each option
     --delete is given, and it cannot be started here. While the other node is away or its disk is
     full, the transfer waits: see wingsctl transfers, or end it by wingsctl cancel. After a break
     it goes on by itself; after a failure the next one sends only missing data, if both nodes
-    support moves that resume. Backups are not moved. The Panel is not involved.
+    support moves that resume. Its local backups follow it afterwards. The Panel is not involved.
 
     With --follow nothing is stopped: a copy there is kept up to date, also after restarts, until
     --stop-at, a transfer that the Panel orders, or wingsctl cancel.
@@ -249,8 +249,12 @@ def _report_following(
 
 
 def _print_backups(answer: Json) -> None:
-    """Print where backups stay, before the operator deletes the server."""
-    show(f"Backups of the server, if any, stay on this node, in {answer['backups_stay_in']}.")
+    """Print where backups are, before the operator deletes the server, or the machine."""
+    where = answer["backups_stay_in"]
+    show(
+        f"Local backups of the server are in {where}, and follow it from there if both nodes can. "
+        "Before you delete them or the machine, see wingsctl backups."
+    )
 
 
 @contextmanager

@@ -443,8 +443,8 @@ class LiveMovesConfig:
     #: all files, and the server is down for longer (wingsd's own).
     trust: str = attrs.field(default="auto", validator=one_of("auto", "never"))
     #: How long the files of a server that was moved while it ran stay in quarantine at the source;
-    #: 0 deletes them at once. Local backups that Pelican's page dropped at the move stay as long,
-    #: but at least a day (wingsd's own).
+    #: 0 deletes them at once. Local backups of a server that has moved stay as long where the
+    #: Panel has no record of them, but at least a day (wingsd's own).
     keep_source_days: Days = attrs.field(default=1, validator=not_negative)
 
 
@@ -504,6 +504,10 @@ class TransfersConfig:
     moves: MovesConfig = MovesConfig()
     live: LiveMovesConfig = LiveMovesConfig()
     storage_pool: StoragePool = StoragePool()
+    #: Send the local backups of a server that has moved after it, when the move is over. Both
+    #: nodes must run wingsd and have it on. Not with Calagopus, whose Panel lists with its order
+    #: what moves (wingsd's own).
+    backups_follow: bool = True
     #: The time for a server to stop for its transfer before it is killed (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)
     #: How long complete copies of servers that the Panel assigns to another node stay in
@@ -1146,8 +1150,11 @@ class Config:
 
     @property
     def deletes_dropped_backups(self) -> bool:
-        """True if local backups that Pelican's page drops when a server moves are deleted."""
-        return self.is_pelican and self.system.backups.remove_backups_on_server_delete
+        """True if local backups of servers that have moved are deleted when the Panel has none.
+
+        With Pelican only where those of deleted servers are, too.
+        """
+        return not self.is_pelican or self.system.backups.remove_backups_on_server_delete
 
     def allows_origin(self, page: str) -> bool:
         """Return whether web pages of an origin, a value of the header `Origin`, may call."""

@@ -15,11 +15,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import attrs
@@ -354,6 +356,22 @@ _NODE_PATHS = ("/servers?", "/servers/reset")
 _ANY_SERVER = "/servers?page=1&per_page=1"
 
 
+class BackupRecordState(Enum):
+    """The answer of a Panel to the question for its record of a local backup."""
+
+    THERE = "there"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+_BACKUP_RECORDS: Mapping[int, BackupRecordState] = MappingProxyType(
+    {
+        HTTPStatus.CONFLICT: BackupRecordState.THERE,
+        HTTPStatus.NOT_FOUND: BackupRecordState.MISSING,
+    }
+)
+
+
 class _BadAnswer(InvalidData):
     """An answer that cannot be used, with the seconds of its `Retry-After`."""
 
@@ -553,17 +571,19 @@ class Panel:
         """
         return await self._call(operation, "GET", path, read)
 
-    async def lacks_backup(self, backup: str) -> bool:
-        """Return whether Pelican's Panel says that it has no record of a local backup.
+    async def backup_record(self, backup: str) -> BackupRecordState:
+        """Return whether a PHP Panel has a record of a complete local backup, asked once.
 
-        For one of a server that has moved away: it answers 404 then, and 403 where it has one.
-        Anything else, as a proxy's page, says nothing. Raises `PanelUnreachable`.
+        Its own 409 means yes, its own 404 no. Anything else says nothing, as a proxy's page or the
+        403 for a backup of a server that has moved away from this node. It must not be asked for a
+        backup that is not complete: the Panel would begin an upload. Raises `PanelUnreachable`.
         """
         try:
             await self._once("backup", "GET", f"/backups/{backup}?size=1", lambda _: None)
         except PanelRefused as error:
-            return error.response_status == HTTPStatus.NOT_FOUND and error.is_own
-        return False
+            if error.is_own:
+                return _BACKUP_RECORDS.get(error.response_status, BackupRecordState.UNKNOWN)
+        return BackupRecordState.UNKNOWN
 
     async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
         """Report the end of a server's installation. Raises `PanelRefused`, `PanelUnreachable`."""

@@ -154,13 +154,47 @@ class BackupRecord:
     begun: float
 
 
-@attrs.frozen(repr=False)
-class DroppedBackup:
-    """A local backup that the Panel dropped when its server moved away from this node.
+class LeftState(Enum):
+    """The state of a local backup whose server has moved away from this node.
 
-    `place` is its path in the backup directory, `since` when the transfer ended. `age` are the
-    seconds that daily looks have counted since, `missed` the age at which the Panel was without it
-    first; None where it has not been asked, or had it the last time.
+    One that follows is sent when the Panel has a record of it, one that is ordered in any case.
+    """
+
+    #: The Panel dropped it with its order. It is deleted here.
+    DROPPED = "dropped"
+    FOLLOWS = "follows"
+    ORDERED = "ordered"
+    #: It stays here, since an operator has said so.
+    KEPT = "kept"
+    #: Its server's node has it, or its user has deleted it there: only its removal here is left.
+    DONE = "done"
+
+
+#: The states in which a backup is to be sent.
+TO_SEND = frozenset({LeftState.FOLLOWS, LeftState.ORDERED})
+
+
+@attrs.frozen(repr=False)
+class LeavingBackup:
+    """A local backup that its server leaves if its transfer succeeds, and its state then.
+
+    `place` is its path in the backup directory. It has so many `bytes`, and was `made` then, in
+    seconds since the epoch.
+    """
+
+    place: str
+    state: LeftState = attrs.field(converter=LeftState)
+    bytes: int = 0
+    made: float = 0.0
+
+
+@attrs.frozen(repr=False)
+class LeftBackup:
+    """A local backup whose server has moved away from this node.
+
+    `place` is its path in the backup directory, `since` when the transfer ended, `transfer` that
+    transfer. `age` are the seconds that daily looks have counted since, `missed` the age at which
+    the Panel was without it first; None where it has not been asked, or had it the last time.
     """
 
     place: str
@@ -168,6 +202,37 @@ class DroppedBackup:
     since: float
     age: float
     missed: float | None
+    transfer: int
+    state: LeftState = attrs.field(converter=LeftState)
+
+
+class ArrivingState(Enum):
+    """The state of a local backup that follows its server to this node."""
+
+    COMING = "coming"
+    HERE = "here"
+    #: Its user has deleted it here before it came.
+    DELETED = "deleted"
+    #: It stays at its source, unless an operator there orders otherwise.
+    STAYS = "stays"
+    #: It has not come here, and the node that the server has moved on to has a file of it.
+    PASSED = "passed"
+
+
+@attrs.frozen(repr=False)
+class ArrivingBackup:
+    """A local backup that follows its server to this node, which came by `transfer`.
+
+    It was made at `made`, in seconds since the epoch.
+    """
+
+    backup: str
+    transfer: int
+    server: str
+    suffix: str
+    bytes: int
+    made: float
+    state: ArrivingState = attrs.field(default=ArrivingState.COMING, converter=ArrivingState)
 
 
 @attrs.frozen(repr=False)
@@ -442,6 +507,24 @@ CREATE TABLE maintenance (since REAL NOT NULL, why TEXT NOT NULL);
 ALTER TABLE moves ADD COLUMN pair TEXT NOT NULL DEFAULT '';
 ALTER TABLE transfers ADD COLUMN downtime REAL;
 """,
+    # Those of all servers that have moved away, and those that are to come after their servers.
+    """
+ALTER TABLE dropped RENAME TO left_backups;
+ALTER TABLE left_backups ADD COLUMN state TEXT NOT NULL DEFAULT 'dropped';
+ALTER TABLE left_backups ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE left_backups ADD COLUMN made REAL NOT NULL DEFAULT 0;
+CREATE TABLE arriving_backups (
+    backup TEXT NOT NULL,
+    transfer INTEGER NOT NULL,
+    server TEXT NOT NULL,
+    suffix TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    made REAL NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (backup, transfer)
+) WITHOUT ROWID;
+CREATE INDEX transfers_server ON transfers (server);
+""",
 )
 
 
@@ -564,22 +647,24 @@ _DROP_FAILURES = (
 TRIMMED_AT_ONCE = 10_000
 #: Uses that no token has.
 _UNLIMITED = 1 << 62
-#: The dropped backups whose transfer has moved the server, which no later one brings back.
-_DROPPED_LEFT = """
+#: The left backups whose transfer has moved the server, which no later one brings back.
+_LEFT = """
     transfer IN (SELECT id FROM transfers WHERE outcome = 'success')
     AND NOT EXISTS (
-        SELECT 1 FROM transfers WHERE transfers.server = dropped.server AND id > transfer
+        SELECT 1 FROM transfers WHERE transfers.server = left_backups.server AND id > transfer
         AND outcome IS NOT 'failure'
     )
 """
 #: Those whose transfer has failed, and those of servers that came back.
-_DROPPED_KEPT = """
+_AT_HOME = """
     transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')
     OR EXISTS (
-        SELECT 1 FROM transfers WHERE transfers.server = dropped.server AND id > transfer
+        SELECT 1 FROM transfers WHERE transfers.server = left_backups.server AND id > transfer
         AND outcome = 'success'
     )
 """
+#: The arriving backups whose server has not failed to come.
+_ARRIVING = "transfer IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')"
 #: The states of moves to this node that have not failed: whether the server is to be started.
 _STARTS, _STARTS_NOT = '{"start": true}', "{}"
 
@@ -801,20 +886,25 @@ class Store:
         pool: str = "",
         removals: Sequence[str] = (),
         inode: int | None = None,
-        dropped: Sequence[str] = (),
+        left: Sequence[LeavingBackup] = (),
     ) -> None:
         """Set these fields of a transfer, all at once; see `TransferRecord`.
 
-        `dropped` are the paths of the local backups that the Panel drops if the server moves.
+        `left` are the local backups that stay here if the server moves.
         """
         statement = "UPDATE transfers SET pool = ?, removals = ?, inode = ? WHERE id = ?"
         with self._transaction():
             self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
-            for place in dropped:
+            self._execute("DELETE FROM left_backups WHERE transfer = ?", transfer)
+            for each in left:
                 self._execute(
-                    "INSERT OR REPLACE INTO dropped (place, server, transfer)"
-                    " SELECT ?, server, id FROM transfers WHERE id = ?",
-                    place,
+                    "INSERT OR REPLACE INTO left_backups"
+                    " (place, state, bytes, made, server, transfer)"
+                    " SELECT ?, ?, ?, ?, server, id FROM transfers WHERE id = ?",
+                    each.place,
+                    each.state.value,
+                    each.bytes,
+                    each.made,
                     transfer,
                 )
 
@@ -846,7 +936,14 @@ class Store:
         # They have the other node's token or key and are not needed any more.
         self._execute("DELETE FROM orders WHERE transfer = ?", transfer)
         if is_told:
-            self._execute("DELETE FROM moves WHERE transfer = ? AND direction = 'out'", transfer)
+            # That of a server which has moved, and whose backups follow, has the key for these.
+            self._execute(
+                "DELETE FROM moves WHERE transfer = ? AND direction = 'out' AND (? = 'failure'"
+                " OR transfer NOT IN"
+                " (SELECT transfer FROM left_backups WHERE state != 'dropped'))",
+                transfer,
+                outcome.value,
+            )
 
     def transfers(self) -> list[TransferRecord]:
         """Return all transfers, oldest first."""
@@ -1137,7 +1234,7 @@ class Store:
         """Record that a server was started, or is not to be any more."""
         self._execute("DELETE FROM starts WHERE server = ?", server)
 
-    # Backups that are being made, or were dropped by the Panel
+    # Backups that are being made, or whose servers have moved away
 
     def begin_backup(self, now: float, backup: str, server: str, adapter: str, place: str) -> None:
         """Add a backup, before anything of it is written; see `BackupRecord`."""
@@ -1150,41 +1247,162 @@ class Store:
         """Return the backups that are being made, oldest first."""
         return self._records(BackupRecord, "backups", "ORDER BY begun")
 
-    def dropped(self) -> list[DroppedBackup]:
-        """Return the dropped backups of servers that have moved, and are not coming back."""
-        rows = self._rows(
-            "SELECT place, server, (SELECT changed FROM transfers WHERE id = transfer),"  # noqa: S608 - constant
-            f" age, missed FROM dropped WHERE {_DROPPED_LEFT} ORDER BY place"
-        )
-        return [DroppedBackup(*row) for row in rows]
+    def left(self, backup: str = "") -> list[LeftBackup]:
+        """Return the local backups of servers that have moved away, and are not coming back.
 
-    def age_dropped(self, now: float) -> list[DroppedBackup]:
+        With `backup`, those of that UUID.
+        """
+        rows = self._rows(
+            "SELECT place, server,"  # noqa: S608 - constant
+            " (SELECT changed FROM transfers WHERE id = transfer), age, missed, transfer, state"
+            f" FROM left_backups WHERE place LIKE ? AND {_LEFT} ORDER BY transfer, place",
+            f"%{backup}.%",
+        )
+        return [LeftBackup(*row) for row in rows]
+
+    def age_left(self, now: float) -> list[LeftBackup]:
         """Count their ages; return them.
 
         To be called daily: the time between two calls counts, a day at most.
         """
         self._execute(
-            "UPDATE dropped SET seen = ?, age = age + max(0, min(? - coalesce(seen, ?), ?))"  # noqa: S608
-            f" WHERE {_DROPPED_LEFT}",
+            "UPDATE left_backups SET seen = ?,"  # noqa: S608 - constant
+            f" age = age + max(0, min(? - coalesce(seen, ?), ?)) WHERE {_LEFT}",
             now,
             now,
             now,
             _DAY,
         )
-        return self.dropped()
+        return self.left()
 
-    def set_missed(self, place: str, *, is_missed: bool) -> None:
-        """Record whether the Panel was without a dropped backup; the first time counts."""
+    def announced(self, transfer: int) -> list[LeavingBackup]:
+        """Return the local backups that follow the server of a transfer."""
+        which = "WHERE transfer = ? AND state = 'follows' ORDER BY place"
+        return self._records(LeavingBackup, "left_backups", which, transfer)
+
+    def set_missed(self, left: LeftBackup, *, is_missed: bool) -> None:
+        """Record whether the Panel was without a left backup; the first time counts."""
         self._execute(
-            "UPDATE dropped SET missed = CASE WHEN ? THEN coalesce(missed, age) END"
-            " WHERE place = ?",
+            "UPDATE left_backups SET missed = CASE WHEN ? THEN coalesce(missed, age) END"
+            " WHERE place = ? AND transfer = ?",
             is_missed,
-            place,
+            left.place,
+            left.transfer,
         )
 
-    def forget_dropped(self, place: str) -> None:
-        """Forget a dropped backup: it stays, or is deleted."""
-        self._execute("DELETE FROM dropped WHERE place = ?", place)
+    def set_left_state(self, left: LeftBackup, state: LeftState) -> bool:
+        """Record the state of a left backup, where it has not changed; return whether it had not.
+
+        Nor where its server is coming back.
+        """
+        return bool(
+            self._execute(
+                "UPDATE left_backups SET state = ?, missed = NULL"  # noqa: S608 - constant
+                f" WHERE place = ? AND transfer = ? AND state = ? AND {_LEFT}",
+                state.value,
+                left.place,
+                left.transfer,
+                left.state.value,
+            ).rowcount
+        )
+
+    def begin_removal(self, left: LeftBackup, backup: str, state: ArrivingState) -> bool:
+        """Record that a left backup is being removed, as `set_left_state`.
+
+        Where it was still to come to this node before its server left, it gets that `state`.
+        """
+        with self._transaction():
+            is_begun = self.set_left_state(left, LeftState.DONE)
+            if is_begun:
+                self.end_coming(state, backup, left.server, left.transfer)
+        return is_begun
+
+    def is_being_removed(self, left: LeftBackup) -> bool:
+        """Return whether the removal of a left backup has begun, and its server is not back."""
+        which = f"WHERE place = ? AND transfer = ? AND state = 'done' AND {_LEFT}"
+        rows = self._rows(
+            f"SELECT 1 FROM left_backups {which}",  # noqa: S608 - constant
+            left.place,
+            left.transfer,
+        )
+        return bool(rows)
+
+    def forget_left(self, left: LeftBackup) -> None:
+        """Forget a left backup: it stays, or is deleted."""
+        which = "WHERE place = ? AND transfer = ?"
+        self._execute(f"DELETE FROM left_backups {which}", left.place, left.transfer)  # noqa: S608
+
+    # Backups that follow their servers to this node
+
+    def add_arriving(self, backups: Sequence[ArrivingBackup]) -> None:
+        """Add backups that are to come, all or none; those that are known stay as they are."""
+        with self._transaction():
+            for each in backups:
+                self._add("OR IGNORE INTO arriving_backups", **attrs.asdict(each, recurse=False))
+
+    def arriving(self, transfer: int, backup: str) -> ArrivingBackup | None:
+        """Return a backup that follows a server which came by a transfer."""
+        which = "WHERE transfer = ? AND backup = ?"
+        return self._record(ArrivingBackup, "arriving_backups", which, transfer, backup)
+
+    def coming(self, server: str = "", backup: str = "") -> list[ArrivingBackup]:
+        """Return the backups that are still to come: of a server, of a UUID, or all."""
+        which = (
+            f"WHERE state = 'coming' AND ? IN (server, '') AND ? IN (backup, '') AND {_ARRIVING}"
+        )
+        return self._records(
+            ArrivingBackup,
+            "arriving_backups",
+            f"{which} ORDER BY transfer, backup",
+            server,
+            backup,
+        )
+
+    def end_coming(
+        self,
+        state: ArrivingState,
+        backup: str = "",
+        server: str = "",
+        before: int = _UNLIMITED,
+    ) -> int:
+        """Set the state of the backups that are still to come, of a UUID or of a server.
+
+        Only of those that follow a server which came by a transfer `before` that one. Return how
+        many there were.
+        """
+        return self._execute(
+            "UPDATE arriving_backups SET state = ?"
+            " WHERE state = 'coming' AND ? IN (backup, '') AND ? IN (server, '')"
+            " AND transfer < ?",
+            state.value,
+            backup,
+            server,
+            before,
+        ).rowcount
+
+    def order_arriving(self, transfer: int, backup: str) -> None:
+        """Expect a backup again that was to stay at its source."""
+        self._execute(
+            "UPDATE arriving_backups SET state = 'coming'"
+            " WHERE transfer = ? AND backup = ? AND state = 'stays'",
+            transfer,
+            backup,
+        )
+
+    def forget_arriving(self, transfer: int, backup: str) -> None:
+        """Forget a backup that is here or deleted; one that was to come stays at its source."""
+        which = "WHERE transfer = ? AND backup = ? AND state"
+        with self._transaction():
+            self._execute(
+                f"DELETE FROM arriving_backups {which} IN ('here', 'deleted', 'passed')",  # noqa: S608
+                transfer,
+                backup,
+            )
+            self._execute(
+                f"UPDATE arriving_backups SET state = 'stays' {which} = 'coming'",  # noqa: S608
+                transfer,
+                backup,
+            )
 
     # Reports to the Panel
 
@@ -1406,16 +1624,32 @@ class Store:
 
     def prune(self, now: float) -> None:
         """Delete expired rows, but not those of `moved_directly`."""
-        self._execute(f"DELETE FROM dropped WHERE {_DROPPED_KEPT}")  # noqa: S608
+        self._execute(
+            f"DELETE FROM left_backups WHERE {_AT_HOME} OR (state = 'done'"  # noqa: S608
+            " AND transfer IN (SELECT id FROM transfers WHERE changed < ?))",
+            now - KEPT,
+        )
+        self._execute(
+            f"DELETE FROM arriving_backups WHERE NOT ({_ARRIVING}) OR (state != 'coming'"  # noqa: S608
+            " AND transfer IN (SELECT id FROM transfers WHERE changed < ?))",
+            now - KEPT,
+        )
         self._execute(
             "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?"  # noqa: S608 - constant
             f" AND id NOT IN (SELECT id FROM transfers {_MOVED_DIRECTLY})"
-            " AND id NOT IN (SELECT transfer FROM dropped)",
+            " AND id NOT IN (SELECT transfer FROM left_backups)"
+            " AND id NOT IN (SELECT transfer FROM arriving_backups)",
             now - KEPT,
         )
         self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
         # Those to this node stay as long as their transfers: a source may still ask how it ended.
         self._execute("DELETE FROM moves WHERE transfer NOT IN (SELECT id FROM transfers)")
+        # Those from this node have the keys by which backups follow their servers.
+        self._execute(
+            "DELETE FROM moves WHERE direction = 'out' AND transfer IN"
+            " (SELECT id FROM transfers WHERE outcome = 'success') AND transfer NOT IN"
+            " (SELECT transfer FROM left_backups)"
+        )
         self._delete_before("tokens", "expires", now - TOKENS_KEPT)
         self._delete_before("denied", "at", now - KEPT)
         self._execute(
@@ -1518,10 +1752,20 @@ class StateDatabase:
     begin_backup = Timed(Store.begin_backup)
     backups = InThread(Store.backups)
     add_backup_report = Timed(Store.add_backup_report)
-    dropped = InThread(Store.dropped)
-    age_dropped = Timed(Store.age_dropped)
+    left = InThread(Store.left)
+    age_left = Timed(Store.age_left)
+    announced = InThread(Store.announced)
     set_missed = InThread(Store.set_missed)
-    forget_dropped = InThread(Store.forget_dropped)
+    set_left_state = InThread(Store.set_left_state)
+    begin_removal = InThread(Store.begin_removal)
+    is_being_removed = InThread(Store.is_being_removed)
+    forget_left = InThread(Store.forget_left)
+    add_arriving = InThread(Store.add_arriving)
+    arriving = InThread(Store.arriving)
+    coming = InThread(Store.coming)
+    end_coming = InThread(Store.end_coming)
+    order_arriving = InThread(Store.order_arriving)
+    forget_arriving = InThread(Store.forget_arriving)
 
     add_report = Timed(Store.add_report)
     is_failure_reported = InThread(Store.is_failure_reported)

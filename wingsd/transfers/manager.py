@@ -335,12 +335,16 @@ def key_digest(key: str) -> str:
 
 @attrs.frozen(eq=False, repr=False)
 class EndedMove:
-    """The end of a move; the texts and the code are empty after a success."""
+    """The end of a move; the texts and the code are empty after a success.
+
+    `entry` is the transfer that has succeeded.
+    """
 
     outcome: Outcome
     error: str = ""
     detail: str = ""
     code: str = ""
+    entry: TransferRecord | None = None
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -486,7 +490,7 @@ class IncomingMoves:
         if entry is None:
             raise MoveNotFound
         if entry.outcome is Outcome.SUCCESS:
-            return EndedMove(Outcome.SUCCESS)
+            return EndedMove(Outcome.SUCCESS, entry=entry)
         if entry.outcome is None:
             transfer = self.find(server, move)
             # It may have been resumed since the request came, while the database was asked.

@@ -269,6 +269,7 @@ class Recovery:
         else:
             await self._stay(entry, starts=moved is not None)
         await step_logs.close_unfinished(entry, moved=moved is True)
+        self._parts.left_backups.wake()
 
     async def _go_on(self, entry: TransferRecord, initiator: Initiator) -> bool:
         """Go on with a move; return whether it goes on."""

@@ -20,7 +20,14 @@ from twisted.logger import Logger
 
 from wingsd.errors import DaemonRestarted, SeedAdopted, WingsdError, error_code
 from wingsd.events import TRANSFER_LOGS, TRANSFER_PROGRESS, TRANSFER_STATUS, Event, EventBus
-from wingsd.statedb import Direction, Outcome, StateDatabase, TransferRecord, TransferResult
+from wingsd.statedb import (
+    Direction,
+    LeavingBackup,
+    Outcome,
+    StateDatabase,
+    TransferRecord,
+    TransferResult,
+)
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.util.deferreds import Changes
 from wingsd.util.observer import Observer
@@ -440,11 +447,11 @@ class StepLog(Generic[S]):
         pool: str = "",
         removals: Sequence[str] = (),
         inode: int | None = None,
-        dropped: Sequence[str] = (),
+        left: Sequence[LeavingBackup] = (),
     ) -> None:
         """Record what the recovery of the transfer needs. Raises `StorageError`."""
         if self.entry is not None:
-            await self._database.set_terms(self.entry, pool, removals, inode, dropped)
+            await self._database.set_terms(self.entry, pool, removals, inode, left)
         self.pool, self.inode = pool, inode
 
     async def enter(self, step: S) -> None:

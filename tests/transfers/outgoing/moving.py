@@ -11,7 +11,7 @@ from tests.support.move_node import MoveNode, Mover
 from tests.support.sender import KnownBudget, running_sender
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.moves import stop_rule
-from wingsd.transfers.outgoing import move, move_round, rounds
+from wingsd.transfers.outgoing import attached, move, rounds
 from wingsd.transfers.peer import moves
 from wingsd.util.retry import Backoff
 
@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "SOON", 0.01)
     monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.01)
     monkeypatch.setattr(move, "RESUME_AFTER", 0.01)
-    monkeypatch.setattr(move_round, "FIRST", BATCH)
+    monkeypatch.setattr(attached, "FIRST", BATCH)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.support.sender import KnownBudget, at_stop, running_sender
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.http_client.exchange import Answer
 from wingsd.servers.power_states import PowerState
-from wingsd.transfers.outgoing import move_round
+from wingsd.transfers.outgoing import attached
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.moves import MoveClient
 
@@ -55,7 +55,7 @@ class Limits:
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
-    monkeypatch.setattr(move_round, "FIRST", BATCH)
+    monkeypatch.setattr(attached, "FIRST", BATCH)
     return Limits(monkeypatch)
 
 

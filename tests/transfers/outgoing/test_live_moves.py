@@ -203,6 +203,29 @@ async def test_rounds_come_after_all_else_until_the_server_is_stopped(sender: Mo
     assert all(yields == (state is PowerState.RUNNING) for state, yields in bucket.seen)
 
 
+async def test_nothing_is_read_between_the_last_look_at_a_server_and_its_hold(
+    sender: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def noted(kind: type, name: str) -> None:
+        call = getattr(kind, name)
+
+        def calls(*args: Any, **named: Any) -> Any:
+            order.append(name)
+            return call(*args, **named)
+
+        monkeypatch.setattr(kind, name, calls)
+
+    noted(source.OutgoingParts, "find_left")
+    noted(SentServer, "note_state")
+    noted(SentServer, "hold")
+    await sender.succeeds(running=True)
+    assert order[0] == "find_left"
+    assert order[-2:] == ["note_state", "hold"]
+    assert order.count("find_left") == 1
+
+
 @pytest.mark.parametrize("sender", [{"enabled": False}], indirect=True)
 async def test_a_running_server_is_stopped_first_where_rounds_are_disabled(
     sender: Mover, node: MoveNode

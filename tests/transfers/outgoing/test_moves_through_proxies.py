@@ -11,8 +11,8 @@ import pytest
 from tests.support.move_node import CUT, Fault, MoveNode, Mover, refused
 from tests.support.sender import BACKUPS, running_sender
 from wingsd.config import MovesConfig
-from wingsd.transfers.outgoing import move_round
-from wingsd.transfers.outgoing.move_round import TRIED_AFTER, BatchSize
+from wingsd.transfers.outgoing import attached
+from wingsd.transfers.outgoing.attached import TRIED_AFTER, BatchSize
 
 KIB, MIB = 1 << 10, 1 << 20
 #: Bytes of a body that gets through.
@@ -21,7 +21,7 @@ LIMIT = 300 * KIB
 
 @pytest.fixture
 def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mover]:
-    monkeypatch.setattr(move_round, "FIRST", 2 * MIB)
+    monkeypatch.setattr(attached, "FIRST", 2 * MIB)
     moves = MovesConfig(patience=600)
     for made in running_sender(Mover, tmp_path, regions=0, moves=moves):
         made.there.limit = 4 * MIB
@@ -70,7 +70,7 @@ async def test_a_body_that_is_cut_once_comes_again_as_it_was(
 async def test_bodies_become_as_large_again_when_those_that_were_cut_twice_get_through(
     sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(move_round, "TRIED_AFTER", 4)
+    monkeypatch.setattr(attached, "TRIED_AFTER", 4)
     (sender.tree / "large").write_bytes(os.urandom(12 * MIB))
     broken: list[int] = []
     through: list[int] = []

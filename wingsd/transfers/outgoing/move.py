@@ -38,8 +38,14 @@ from wingsd.moves.source import LiveSource, MoveSource, SourceStopped
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord
 from wingsd.threadio import relayed
-from wingsd.transfers.outgoing.move_round import (
+from wingsd.transfers.outgoing.attached import (
+    LEAST_PIECE,
+    PIECE,
+    AttachedFile,
     BatchSize,
+    PieceSender,
+)
+from wingsd.transfers.outgoing.move_round import (
     ClosedRound,
     PlannedRound,
     RoundSender,
@@ -47,8 +53,6 @@ from wingsd.transfers.outgoing.move_round import (
 )
 from wingsd.transfers.outgoing.source import (
     MOVES_ATTRIBUTES,
-    AttachedFile,
-    AttachmentReader,
     OutgoingParts,
     Subject,
     TransferRequest,
@@ -97,11 +101,6 @@ T = TypeVar("T")
 
 #: Seconds between two looks whether a stopped server's last round makes progress.
 LOOK_EVERY = 1.0
-#: Bytes of a piece of an attachment.
-PIECE = 4 << 20
-LEAST_PIECE = 64 << 10
-
-
 #: Bytes to read of a round before which the room for it is looked for.
 MUCH = 64 << 20
 #: What it says where there is none any more.
@@ -144,6 +143,7 @@ class MoveSending:
         self._directory = parts.servers.directory(self._server)
         self._client = _client(parts, self._record, self._subject.steps)
         self._clock = parts.reactor
+        self._workers = parts.packers
         self._run = parts.packers.run
         self._say = self._subject.steps.say
         #: Gets a line for each file that is left out or sent otherwise, from any thread.
@@ -187,6 +187,11 @@ class MoveSending:
         self._is_lost = False
 
     # How far it is
+
+    @property
+    def takes_backups(self) -> bool:
+        """True if the destination takes the backups that follow the server."""
+        return self._begun.takes_backups
 
     @property
     def is_live(self) -> bool:
@@ -481,7 +486,11 @@ class MoveSending:
         # Without one the destination commits what an earlier daemon has asked for.
         if not self.is_asked and closed is not None:
             await self._client.commit(
-                closed.number, closed.root, running=self.running, patience=LOST
+                closed.number,
+                closed.root,
+                running=self.running,
+                patience=LOST,
+                backups=await self._parts.left_backups.announced(self._record.transfer),
             )
         self.is_asked = True
         tag = ""
@@ -684,43 +693,13 @@ class MoveSending:
 
     async def _attach(self, file: AttachedFile) -> None:
         """Send what the destination lacks of a file beside the server."""
-        reader = AttachmentReader(file)
-        offset = await self._client.offset(file.name)
         before = self._attached
-        while True:
-            if not 0 <= offset <= file.size:
-                raise unusable(f"it has {offset} bytes of {file.name}, which has {file.size}")
-            piece = self._run(reader.piece, offset, self._piece.value)
-            data, sha256 = await piece
-            size, began = len(data), self._clock.seconds()
-            smaller = partial(self._piece.cut, size)
-            try:
-                reached = await self._client.patch(file.name, offset, data, smaller, sha256)
-            except MoveSmaller as refused:
-                if not refused.was_cut:
-                    self._piece.refused(size, refused.error)
-                continue
-            self._piece.taken(size, self._clock.seconds() - began)
-            if reached < offset or (data and reached == offset):  # it did not arrive as sent
-                damaged = StorageError(
-                    f"{file.path} arrives damaged again and again; check both nodes' disks and "
-                    "memory"
-                )
-                self._budget.spend(Cause.FILE_CHANGED, damaged)
-            elif reached >= offset + size:
-                self._budget.refund(Cause.PIECE_IN_PART)
-            else:
-                in_part = DestinationRefused(
-                    "the destination node takes backups or the log only in small pieces",
-                    f"of most pieces of {file.name} it took a part; see its log, and whether a "
-                    "proxy in front of it cuts requests",
-                    HTTPStatus.BAD_GATEWAY,
-                )
-                self._budget.spend(Cause.PIECE_IN_PART, in_part)
-            offset = reached
+
+        def reached(offset: int) -> None:
             self._attached = before + offset
-            if sha256 and offset == file.size:
-                return
+
+        pieces = PieceSender(self._client, self._clock, self._workers, self._piece, self._budget)
+        await pieces.send(file, await self._client.offset(file.name), reached)
 
 
 def _not_ready(why: str, detail: str) -> DestinationRefused:

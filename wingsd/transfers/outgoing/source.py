@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing
 from enum import Enum
@@ -38,18 +37,19 @@ from wingsd.archive.partition import Part, split
 from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files
-from wingsd.backups.store import BackupStore, LocalBackup, Removal
+from wingsd.backups.store import LocalBackup, Removal
 from wingsd.config import CALAGOPUS, PELICAN, TransfersConfig
 from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import ArchiveError, DestinationTimeout, StorageError, WingsdError
-from wingsd.filesystem.open_directories import FILE_FLAGS
 from wingsd.filesystem.walk import survey
 from wingsd.moves.source import MoveSource
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers import Server, Servers
-from wingsd.statedb import MoveRecord, StateDatabase, TransferRecord
+from wingsd.statedb import LeavingBackup, LeftState, MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
+from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.peer.client import PeerClient
+from wingsd.transfers.peer.moves import MOST_BACKUPS
 from wingsd.transfers.steps import ProgressMeter, SendStep, StepLog, StepLogs
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import (
@@ -167,58 +167,6 @@ class Subject:
     further: int = 0
 
 
-_NOT_READ = "a file that is to be sent with the server could not be read"
-_HASHED = 1 << 20
-
-
-@attrs.frozen(repr=False)
-class AttachedFile:
-    """A file of `size` bytes at `path`, and the `name` that it is sent by.
-
-    Of one that `may_grow` only so many bytes are sent.
-    """
-
-    name: str
-    path: str
-    size: int
-    may_grow: bool = False
-
-
-class AttachmentReader:
-    """Reads a file in pieces, and hashes it. Methods raise `StorageError`."""
-
-    def __init__(self, file: AttachedFile) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        #: How many bytes were hashed: the next piece begins there.
-        self.position = 0
-
-    def piece(self, offset: int, size: int) -> tuple[bytes, str]:
-        """Return the bytes from `offset` on, and with the last ones the SHA-256 of the whole."""
-        file = self._file
-        if offset < self.position:
-            self._digest, self.position = hashlib.sha256(), 0
-        try:
-            with open(os.open(file.path, FILE_FLAGS), "rb") as opened:
-                opened.seek(self.position)
-                # what is before it; where the file is shorter, the piece is, too
-                while data := opened.read(min(_HASHED, offset - self.position)):
-                    self._hash(data)
-                opened.seek(offset)
-                data = opened.read(min(size, file.size - offset))
-                is_longer = not file.may_grow and opened.seek(0, os.SEEK_END) > file.size
-        except OSError as error:
-            raise StorageError(f"{file.path}: {error.strerror or error}", _NOT_READ) from error
-        if len(data) < min(size, file.size - offset) or is_longer:
-            raise StorageError(f"{file.path} was changed while it was sent", _NOT_READ)
-        self._hash(data)
-        return data, self._digest.hexdigest() if self.position == file.size else ""
-
-    def _hash(self, data: bytes) -> None:
-        self._digest.update(data)
-        self.position += len(data)
-
-
 @attrs.frozen(eq=False, repr=False)
 class OutgoingParts:
     """The parts that transfers from this node share.
@@ -243,7 +191,9 @@ class OutgoingParts:
     volume: Volume
     #: The compression of archives for which none is requested.
     compression: Compression
-    #: Whether the Panel is Pelican's and has its nodes delete the backups of deleted servers.
+    #: Those that servers leave here, and whether the Panel is Pelican's and has its nodes delete
+    #: the backups of deleted servers.
+    left_backups: LeftBackups
     deletes_dropped: bool
     disk: Workers
     long: Workers
@@ -278,17 +228,23 @@ class OutgoingParts:
         except WingsdError:
             return False
 
-    async def find_dropped(self, server: str, request: TransferRequest) -> list[str]:
-        """Return where the local backups are that the Panel drops when the server moves.
+    async def find_left(
+        self, server: str, request: TransferRequest, *, takes_backups: bool
+    ) -> list[LeavingBackup]:
+        """Return the local backups that the server leaves, and what becomes of them.
 
-        Only Pelican's page names backups in its order; it then deletes its records of all others
-        that are local. Its API names none, and keeps all records. Raises `StorageError`.
+        All follow it where the destination `takes_backups`. Else those are deleted here that the
+        Panel drops: only Pelican's page names backups in its order; it then deletes its records
+        of all others that are local. Its API names none, and keeps all records. Raises
+        `StorageError`.
         """
+        is_listed = request.family == CALAGOPUS  # its order names all that move
+        if takes_backups and self.config.backups_follow and not is_listed:
+            found = await self.left_backups.leaving(server, LeftState.FOLLOWS)
+            return found[:MOST_BACKUPS]
         if not (self.deletes_dropped and request.family == PELICAN and request.backups):
             return []
-        store = BackupStore(self.backups.directory, PELICAN)
-        found = await self.disk.run(store.all, server)
-        return [each.place for each in found if each.uuid not in request.backups]
+        return await self.left_backups.leaving(server, LeftState.DROPPED, request.backups)
 
     async def figures(self, server: str, *, may_be_known: bool = False) -> dict[str, int]:
         """Return what a copy of the server's files takes, as the requests of a move have it.

@@ -30,6 +30,7 @@ from wingsd.errors import (
     OrderWaitedTooLong,
     SeedAdopted,
     ServerBusy,
+    StorageError,
     TransferCancelled,
     WingsdError,
 )
@@ -38,7 +39,7 @@ from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.servers.operations import AWAITED, Operation, refusal
 from wingsd.servers.power_states import PowerState
-from wingsd.statedb import Direction, MoveRecord, TransferRecord
+from wingsd.statedb import Direction, LeavingBackup, MoveRecord, TransferRecord
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.coordinator import SendingCoordinator
@@ -80,6 +81,8 @@ SeedRead: TypeAlias = "Callable[[], Coroutine[Deferred[Any], Any, MoveSource | N
 ResumedMove: TypeAlias = tuple[TransferRecord, MoveRecord]
 #: Seconds after which it is tried again to take a server that is busy.
 TAKEN_EVERY = 10.0
+#: Seconds in which the directory of backups is to be read.
+FOUND_WITHIN = 60.0
 #: Seconds for which a Panel's token is good that does not say so, and how long before its end a
 #: transfer that waits must have begun.
 TOKEN_LASTS, BEGUN_BEFORE = 900.0, 60.0
@@ -144,6 +147,8 @@ class OutgoingTransfer:
         #: The rounds of a server that runs, or did when it was followed; None without any.
         self._followed: LivePolicy | None = None
         self._removals: tuple[str, ...] = ()
+        #: The local backups that the server leaves; None before they are looked for.
+        self._left_backups: list[LeavingBackup] | None = None
         self._retired = False
         self._is_left = False
         self._sent = SentServer(server, self._steps, parts)
@@ -409,6 +414,8 @@ class OutgoingTransfer:
             if self._move is not None and runs and not self._sent.follows:
                 # It was not asked yet whether it could run at its destination.
                 await self._wait(self._move.rehearse(self.coordinator.check))
+            if self._left_backups is None:
+                await self._wait(self._find_left())
             await self._enter(SendStep.STOP)
             await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
@@ -424,6 +431,7 @@ class OutgoingTransfer:
         """Follow it, stop it, send the rest and remove its container."""
         if self._steps.before(SendStep.STOP):
             await self._enter(SendStep.FOLLOW)
+            await self._wait(self._find_left())
             await self._wait(self._follow())
             while self._sent.note_state():  # it may be used while that is recorded
                 await self._wait(self._note_running(runs=self._sent.ran))
@@ -468,8 +476,26 @@ class OutgoingTransfer:
         # A restore may put another one in its place until the server is held.
         parts, server = self._parts, self.server.uuid
         inode = None if self._pool.name else await parts.disk.run(parts.volume.inode, server)
-        dropped = await parts.find_dropped(server, self._subject.request)
-        await self._steps.save_terms(self._pool.name, self._removals, inode, dropped)
+        left = self._left_backups or ()
+        await self._steps.save_terms(self._pool.name, self._removals, inode, left)
+
+    async def _find_left(self) -> None:
+        """Find the backups that the server leaves: none is made or deleted until it has moved.
+
+        Before its stop, and no move fails by a disk of backups that cannot be read.
+        """
+        parts, server = self._parts, self.server.uuid
+        takes = self._move is not None and self._move.takes_backups
+        finding = Deferred.fromCoroutine(
+            parts.find_left(server, self._subject.request, takes_backups=takes)
+        )
+        try:
+            self._left_backups = await finding.addTimeout(FOUND_WITHIN, parts.reactor)
+        except (StorageError, TimedOut) as error:
+            slow = f"nothing was read within {FOUND_WITHIN:g} s"
+            why = str(error) if isinstance(error, StorageError) else slow
+            self._steps.warn(f"the local backups of the server do not follow it: {why}")
+            self._left_backups = []
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
         await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
@@ -752,14 +778,19 @@ class OutgoingTransfer:
 
     async def _clean_up(self) -> None:
         await self.coordinator.clean_up(self.server)
-        self._steps.close()
+        self._close()
 
     async def _finish(self) -> None:
         """Remove what is still here of a server that has moved, as the Panel has confirmed."""
         if not self._parts.is_replaced(self.server):  # Its backups may have come back with it.
             await self._parts.remove_attachments(self.server.uuid, self._pool.name, self._removals)
         await self._pool.remove_marks()
+        self._close()
+
+    def _close(self) -> None:
+        """Record the outcome: from then on the server's backups may follow it."""
         self._steps.close()
+        self._parts.left_backups.wake()
 
     def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
         # A daemon that stops before it is done does it at its next start.

@@ -7,6 +7,7 @@ which pauses. For how long a request is repeated is configured: `MovesConfig.pat
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ _PATH_UNKNOWN = frozenset({404, 405, 501})
 _UNKNOWN_CODES = frozenset({"", "path-not-found", "method-not-allowed"})
 
 
+#: Backups that may come with a server, and that may follow it.
+MOST_BACKUPS = 4096
 #: The code for a version of moves that the destination does not know.
 VERSION_UNKNOWN = "move-version-unknown"
 
@@ -92,7 +95,8 @@ class MoveSmaller(Exception):
 class BegunAnswer:
     """The answer to the beginning: `batch` is the most bytes of a body, `streams` of requests.
 
-    `attributes` are the kinds of extended attributes that the destination keeps.
+    `attributes` are the kinds of extended attributes that the destination keeps. Earlier versions
+    do not say that they take the backups that follow a server: `takes_backups`.
     """
 
     id: str
@@ -101,6 +105,7 @@ class BegunAnswer:
     streams: int
     encodings: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    takes_backups: bool = False
 
 
 Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[0-9a-f]{64}$")]
@@ -132,6 +137,35 @@ class Offset:
     """How much of an attachment is here."""
 
     offset: Annotated[int, "Bytes of it."]
+
+
+class Following(Enum):
+    """The answer of a destination about a backup that is to follow its server."""
+
+    #: It is to be sent, from the offset on.
+    SEND = "send"
+    #: It is durable in its place, or with the node that the server has moved on to.
+    HERE = "here"
+    #: A file of its size was there before. It is here when an empty last piece fits its SHA-256.
+    FOUND = "found"
+    #: Its user has deleted it there.
+    DELETED = "deleted"
+    #: It has another file of this backup, or a damaged one: a person has to decide.
+    CONFLICT = "conflict"
+    #: Both nodes keep their backups in one directory.
+    SHARED = "shared"
+    #: The Panel has no record of it.
+    MISSING = "missing"
+    #: The Panel has said nothing, or something else is to be done first: ask again later.
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen(eq=False, repr=False)
+class FollowingStatus:
+    """The state of a backup that follows its server, and how much of it is here."""
+
+    state: Annotated[str, Keywords(enum=tuple(each.value for each in Following))]
+    offset: Annotated[int, "Bytes of it."] = 0
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -504,12 +538,18 @@ class MoveClient:
         block: bytes,
         smaller: Callable[[int], bool],
         sha256: str = "",
-    ) -> int:
-        """Send a piece of an attachment; return where to go on. `sha256` is sent with the last.
+        *,
+        follows: bool = False,
+    ) -> tuple[int, bool]:
+        """Send a piece of an attachment, or of a backup that `follows` the server.
 
+        Return where to go on, and whether this piece was taken. `sha256` is sent with the last;
         `smaller` as of `put`. Raises `MoveSmaller`.
         """
-        path = f"/attachments/{name}?session={self._session}&offset={offset}"
+        if follows:
+            path = f"/backups/{name}?offset={offset}"
+        else:
+            path = f"/attachments/{name}?session={self._session}&offset={offset}"
         if sha256:
             path += f"&sha256={sha256}"
         answer = await self._ask(
@@ -520,7 +560,7 @@ class MoveClient:
             smaller=smaller,
             passed=lambda answer: answer_code(answer) == "move-offset-wrong",
         )
-        return fields(answer, Offset).offset
+        return fields(answer, Offset).offset, answer.good
 
     async def prepare(self, measured: Mapping[str, int], patience: float) -> None:
         """Ask the destination to try what it needs, before the server is stopped here.
@@ -538,9 +578,22 @@ class MoveClient:
         if answer.code == HTTPStatus.INSUFFICIENT_STORAGE:
             raise refusal(answer)
 
-    async def commit(self, number: int, root: bytes, *, running: bool, patience: float) -> None:
-        """Ask for the commit of a round that is closed; it may have been asked for before."""
+    async def commit(
+        self,
+        number: int,
+        root: bytes,
+        *,
+        running: bool,
+        patience: float,
+        backups: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Ask for the commit of a round that is closed; it may have been asked for before.
+
+        `backups` are those that follow the server.
+        """
         body = {"round": number, "root": root.hex(), "running": running}
+        if backups:  # which earlier versions do not know
+            body["backups"] = list(backups)
         path = f"/commit?session={self._session}"
         await self._ask("POST", path, body, patience=patience, passed=_is_committed)
 
@@ -578,6 +631,24 @@ class MoveClient:
         """Report that the move has failed at this node; with `keep` the partial copy is kept."""
         self._trouble.end()
         await self._ask("DELETE", "?keep=1" if keep else "", patience=patience)
+
+    # When the server has moved: the backups that follow it
+
+    async def backup(self, backup: str, mark: str, *, is_ordered: bool) -> FollowingStatus:
+        """Return what the destination says of a backup; `is_ordered` by an operator, it takes it.
+
+        By the `mark` it sees whether both nodes have one directory of backups.
+        """
+        path = f"/backups/{backup}?mark={mark}{'&ordered=1' if is_ordered else ''}"
+        return fields(await self._ask("GET", path), FollowingStatus)
+
+    def mark(self, backup: str) -> str:
+        """Return the name of a mark that no other move leaves, for a question about a backup."""
+        return hashlib.sha256(f"{self._key} {backup}".encode()).hexdigest()[:32]
+
+    async def forget_backup(self, backup: str) -> None:
+        """Report that a backup stays here, or was removed here."""
+        await self._ask("DELETE", f"/backups/{backup}")
 
     def interrupt(self) -> None:
         """End everything that is under way, by `CancelledError`. More may follow."""

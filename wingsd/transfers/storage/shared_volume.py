@@ -90,7 +90,8 @@ _ALL = stat.S_IRWXU
 class Marks:
     """The marks in a directory: by a mark another node sees that it shares `what`.
 
-    They are files whose names begin with `prefix`, and have a server's UUID and the mark.
+    They are files whose names begin with `prefix`, and have the UUID of a server or a backup, and
+    the mark.
     """
 
     _directory: Path
@@ -101,12 +102,16 @@ class Marks:
         """Leave a mark for the destination of the server's transfer. Raises `StorageError`."""
         self.remove(server)
         mark = secrets.token_hex(16)
-        path = self._path(server, mark)
+        self.put(server, mark)
+        return mark
+
+    def put(self, name: str, mark: str) -> None:
+        """Leave that mark for a question about `name`, a server or a backup."""
+        path = self._path(name, mark)
         with storage_errors(
             f"{path}, by which another node sees that it has the same {self._what}, cannot be made"
         ):
-            path.touch(mode=0o600, exist_ok=False)
-        return mark
+            path.touch(mode=0o600)
 
     def remove(self, server: str, mark: str = "*") -> None:
         """Remove a mark, or all of the server's, as far as possible: they do no harm."""

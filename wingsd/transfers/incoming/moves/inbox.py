@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.archive.quota import require_free_space
-from wingsd.backups.received import ReceivedBackups, write_all
+from wingsd.backups.received import FollowingFiles, ReceivedBackups, write_all
 from wingsd.backups.store import Backup, backup_at
 from wingsd.errors import (
     AttachmentMissing,
@@ -40,10 +40,12 @@ from wingsd.errors import (
 )
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.tree import MoveLimits, Resumption
-from wingsd.threadio import Feed
+from wingsd.statedb import ArrivingBackup
+from wingsd.threadio import Feed, Workers
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy, room_errors
 from wingsd.transfers.incoming.transfer import IncomingParts, IncomingUpload
+from wingsd.transfers.peer.moves import MOST_BACKUPS
 from wingsd.transfers.storage.staging import LOG_LIMIT, InstallLogs
 from wingsd.util.deferreds import Changes, fires_within, when_fired
 from wingsd.util.durable import storage_errors
@@ -53,28 +55,30 @@ from wingsd.util.text import canonical_uuid
 
 #: The name of the installation log.
 LOG = "install.log"
-#: Attachments of one move.
-_MOST = 4096
 #: The files of attachments.
-_Store = ReceivedBackups | InstallLogs
+_Store = ReceivedBackups | InstallLogs | FollowingFiles
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(repr=False)
 class MovedBackup:
-    """A local backup that comes with the server; `path` is its path among the backups."""
+    """A local backup that comes with the server; `path` is its path among the backups.
+
+    It was `made` then, in seconds since the epoch, where that is said.
+    """
 
     uuid: Annotated[str, Keywords(format="uuid")]
     path: str
     bytes: Annotated[int, Keywords(minimum=0)]
+    made: float = 0.0
 
 
-def check_announced(announced: Sequence[MovedBackup], log: int | None) -> None:
+def check_announced(announced: Sequence[MovedBackup], log: int | None = None) -> None:
     """Raise `MoveRequestInvalid` for attachments that this node cannot take."""
-    if len(announced) > _MOST:
-        raise MoveRequestInvalid(f"it announces more than {_MOST} backups")
+    if len(announced) > MOST_BACKUPS:
+        raise MoveRequestInvalid(f"it announces more than {MOST_BACKUPS} backups")
     known = set()
     for each in announced:
-        uuid = _backup(each).uuid
+        uuid = announced_backup(each).uuid
         if uuid in known:
             raise MoveRequestInvalid(f"the backup {uuid} is announced twice")
         known.add(uuid)
@@ -82,10 +86,11 @@ def check_announced(announced: Sequence[MovedBackup], log: int | None) -> None:
         raise MoveRequestInvalid(f"the log has {log} bytes, and at most {LOG_LIMIT} are taken")
 
 
-class _Attachment:
+class Attachment:
     """One attachment, of `size` bytes, which grows in a file until it is whole.
 
-    The files are those that `store` has for `key`, a server's UUID, and for one of its backups.
+    The files are those that `store` has for `key`: a server's UUID, and one of its backups; or
+    the record of a backup that follows its server.
     """
 
     def __init__(self, name: str, size: int, store: _Store, *key: Any) -> None:
@@ -118,7 +123,34 @@ class _Attachment:
         except FileNotFoundError:
             return 0
 
-    def write(self, at: int, blocks: Iterator[bytes], reserve: int) -> int:
+    def require_room(self, reserve: int) -> None:
+        """Raise `MoveNoSpace` where the rest of it does not fit on the disk."""
+        rest = self.size - self.offset
+        if rest > 0:
+            directory = self.part().parent
+            with storage_errors(directory):
+                found = os.statvfs(directory)
+            _require_space(found, reserve, self.name, rest)
+
+    def append(self, offset: int, sha256: str, blocks: Iterator[bytes], reserve: int) -> int:
+        """Append a piece that begins at `offset`; return how many bytes are here.
+
+        With `sha256` it is the last one, and the whole is compared. What has arrived of a piece
+        that breaks off stays. Raises `AttachmentOffsetWrong`, and what `blocks` raises.
+        """
+        here = self.offset
+        if offset != here:
+            raise AttachmentOffsetWrong(here)
+        if self.whole() is None:
+            here = self._write(here, blocks, reserve)
+        else:
+            for _ in blocks:
+                raise MoveRequestInvalid(f"{self.name} is complete, and the piece has more of it")
+        if sha256:
+            self._finish(here, sha256)
+        return here
+
+    def _write(self, at: int, blocks: Iterator[bytes], reserve: int) -> int:
         """Append a piece that begins `at` the end; return how many bytes are here."""
         known = self._hash if at else (0, hashlib.sha256())
         hasher = known[1] if known is not None and known[0] == at else None
@@ -145,7 +177,7 @@ class _Attachment:
             os.close(fd)
         return at
 
-    def finish(self, here: int, sha256: str) -> None:
+    def _finish(self, here: int, sha256: str) -> None:
         """Stage what is here, if it has that SHA-256, and delete it otherwise."""
         if here != self.size:
             raise MoveRequestInvalid(
@@ -190,13 +222,13 @@ class Attachments:
         announced = self._beginning.backups
         check_announced(announced, log)
         #: The backups.
-        self.backups = [_backup(each) for each in announced]
+        self.backups = [announced_backup(each) for each in announced]
         every = [
-            _Attachment(backup.uuid, each.bytes, parts.backups, server, backup)
+            Attachment(backup.uuid, each.bytes, parts.backups, server, backup)
             for backup, each in zip(self.backups, announced, strict=True)
         ]
         if log is not None:
-            every.append(_Attachment(LOG, log, parts.logs, server))
+            every.append(Attachment(LOG, log, parts.logs, server))
         self._attachments = {each.name: each for each in every}
         #: The bytes of all.
         self.size = sum(each.size for each in every)
@@ -228,25 +260,10 @@ class Attachments:
             _require_space(found, self._reserve, "the server's backups", rest)
 
     def append(self, name: str, offset: int, sha256: str, blocks: Iterator[bytes]) -> int:
-        """Append a piece that begins at `offset`; return how many bytes are here.
+        """Append a piece; see `Attachment.append`."""
+        return self._attachment(name).append(offset, sha256, blocks, self._reserve)
 
-        With `sha256` it is the last one, and the whole is compared. What has arrived of a piece
-        that breaks off stays. Raises `AttachmentOffsetWrong`, and what `blocks` raises.
-        """
-        attachment = self._attachment(name)
-        here = attachment.offset
-        if offset != here:
-            raise AttachmentOffsetWrong(here)
-        if attachment.whole() is None:
-            here = attachment.write(here, blocks, self._reserve)
-        else:
-            for _ in blocks:
-                raise MoveRequestInvalid(f"{name} is complete, and the piece has more of it")
-        if sha256:
-            attachment.finish(here, sha256)
-        return here
-
-    def _attachment(self, name: str) -> _Attachment:
+    def _attachment(self, name: str) -> Attachment:
         try:
             return self._attachments[name]
         except KeyError:
@@ -258,7 +275,7 @@ def _require_space(found: os.statvfs_result, reserve: int, name: str, size: int)
         require_free_space(found, reserve, name, size)
 
 
-def _backup(announced: MovedBackup) -> Backup:
+def announced_backup(announced: MovedBackup) -> Backup:
     """Return the backup that is announced. Raises `MoveRequestInvalid`."""
     backup = backup_at(announced.path)
     if backup is None or canonical_uuid(announced.uuid) != backup.uuid or announced.bytes < 0:
@@ -266,6 +283,18 @@ def _backup(announced: MovedBackup) -> Backup:
             f"the backup {announced.uuid[:80]!r} is not one that this node can store"
         )
     return backup
+
+
+def arriving_backups(
+    transfer: int, server: str, announced: Sequence[MovedBackup]
+) -> list[ArrivingBackup]:
+    """Return the records of backups that follow a server. Raises `MoveRequestInvalid`."""
+    check_announced(announced)
+    made = [(each, announced_backup(each)) for each in announced]
+    return [
+        ArrivingBackup(backup.uuid, transfer, server, backup.suffix, each.bytes, each.made)
+        for each, backup in made
+    ]
 
 
 T = TypeVar("T")
@@ -311,14 +340,18 @@ class Phase:
 
 @attrs.frozen(repr=False)
 class Commit:
-    """The round that a source wants committed; `running` is whether the server ran there."""
+    """The round that a source wants committed; `running` is whether the server ran there.
+
+    `backups` are local backups that follow the server when it has moved.
+    """
 
     round: int
     root: bytes
     running: bool
+    backups: tuple[MovedBackup, ...] = ()
 
 
-class _ArrivingBody(Feed):
+class ArrivingBody(Feed):
     """The body of a request, of bounded size, that waits for its turn or is being read."""
 
     def __init__(self, stream: IncomingUpload, most: int, reactor: ThreadedReactor) -> None:
@@ -349,6 +382,17 @@ class _ArrivingBody(Feed):
         """Raise `error` in the thread."""
         self.unregisterProducer()
         super().fail(error)
+
+    async def read(self, workers: Workers, work: Callable[[Iterator[bytes]], T]) -> T:
+        """Read it in a thread; what still arrives after an error is discarded."""
+        self.stream.deliver(self)
+        try:
+            return await workers.run(work, self.blocks())
+        except WingsdError as error:
+            self.stream.stop(error)
+            raise
+        finally:
+            self.close()
 
     async def answered(self, reading: Deferred[T]) -> T:
         """Return what reading it results in.
@@ -425,7 +469,7 @@ class Inbox:
         self._disk = parts.long
         #: How many bytes a batch may have, and how many bodies may be under way at once.
         self._most, self._streams = settings.batch * _MIB, settings.streams
-        self._bodies: dict[str, _ArrivingBody] = {}
+        self._bodies: dict[str, ArrivingBody] = {}
         self._resuming: _KeptWork[Resumption] = _KeptWork(parts.reactor)
         #: The request that began a session last, or is about to.
         self._resumer = object()
@@ -636,11 +680,11 @@ class Inbox:
                 f"{self._streams} requests of the move are under way, as many as it may have "
                 "(system.transfers.moves.streams); wait for the end of one"
             )
-        body = _ArrivingBody(stream, self._most, self._parts.reactor)
+        body = ArrivingBody(stream, self._most, self._parts.reactor)
         reading = self._read_alone(name, session, body, work)
         return await body.answered(Deferred.fromCoroutine(reading))
 
-    async def _read_alone(self, name: str, session: str, body: _ArrivingBody, work: _Work) -> int:
+    async def _read_alone(self, name: str, session: str, body: ArrivingBody, work: _Work) -> int:
         """Read a body when an earlier one of the same name has ended."""
         stream, earlier = body.stream, self._bodies.get(name)
         self._bodies[name] = body
@@ -652,11 +696,7 @@ class Inbox:
                     raise MoveBusy("an earlier request with it is still being worked for")
             async with self._turn(body=body):
                 self._check(session)
-                stream.deliver(body)
-                try:
-                    return await self._parts.workers.run(work, body.blocks())
-                finally:
-                    body.close()  # what still arrives after an error is discarded
+                return await body.read(self._parts.workers, work)
         except WingsdError as error:
             stream.stop(error)
             raise
@@ -666,7 +706,7 @@ class Inbox:
             else:  # both are over when the earlier one is
                 when_fired(earlier.over).addCallback(lambda _: self._ended(name, body))
 
-    def _ended(self, name: str, body: _ArrivingBody) -> None:
+    def _ended(self, name: str, body: ArrivingBody) -> None:
         """Note that a body, and all before it of the same name, are worked for no more."""
         if self._bodies.get(name) is body:
             del self._bodies[name]
@@ -700,7 +740,7 @@ class Inbox:
 
     @asynccontextmanager
     async def _turn(
-        self, within: float | None = TURN, body: _ArrivingBody | None = None
+        self, within: float | None = TURN, body: ArrivingBody | None = None
     ) -> AsyncIterator[None]:
         """Hold a slot. Raises `MoveBusy` where none is free in time."""
         slots = self._parts.slots

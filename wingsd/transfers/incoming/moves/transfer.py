@@ -46,7 +46,13 @@ from wingsd.errors import (
 from wingsd.moves.tree import Resumption
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import MoveRecord, TransferRecord
-from wingsd.transfers.incoming.moves.inbox import Commit, Inbox, MoveBeginning, Phase
+from wingsd.transfers.incoming.moves.inbox import (
+    Commit,
+    Inbox,
+    MoveBeginning,
+    Phase,
+    arriving_backups,
+)
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.incoming.transfer import IncomingTransfer, Remainder
 from wingsd.transfers.steps import ProgressMeter, ReceiveStep, RollbackList, progress_bar
@@ -340,6 +346,7 @@ class MoveTransfer(IncomingTransfer):
         self._steps.set_figures(size, files)
         self._log_received(self._arrived(), files, len(inbox.attachments.backups))
         self._is_to_start = await self._record_start(commit)
+        await self._record_following(commit)
         server = self._servers.get(self.server)
         await (await self._commit(server, self._configuration, size))
 
@@ -377,6 +384,12 @@ class MoveTransfer(IncomingTransfer):
         if (entry := self._steps.entry) is not None:
             await self._database.set_start(entry, starts=starts)
         return starts and self.preparation.is_ready
+
+    async def _record_following(self, commit: Commit) -> None:
+        """Record which backups follow the server, before anybody hears that it is here."""
+        if (entry := self._steps.entry) is not None and commit.backups:
+            following = arriving_backups(entry, self.server, commit.backups)
+            await self._database.add_arriving(following)
 
     def _note(self, is_here: bool, configuration: Configuration) -> None:
         if is_here:
