@@ -78,7 +78,7 @@ PULL_REPORT = 10
 #: The same where users watch the pull.
 PULL_SHOWN = 1
 
-#: Seconds for which an image that was pulled for a move is not pulled for its server again.
+#: Seconds for which an image that was pulled for a move is not pulled again.
 KEPT = 900.0
 
 #: What a layer does, by the engine's statuses.
@@ -218,16 +218,16 @@ class ImagesAndNetworks:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        #: By server: the image that was pulled for its move, and until when that is enough.
-        self._kept: dict[str, tuple[str, float]] = {}
+        #: The images that were pulled for moves, and until when that is enough.
+        self._kept: dict[str, float] = {}
         #: The networks of a former default that are logged as still in use.
         self._noted: set[str] = set()
 
-    def keep_for_now(self, server: Settings) -> None:
-        """Do not pull the server's image again for some minutes: it is to be started soon."""
+    def keep_for_now(self, image: str) -> None:
+        """Do not pull an image again for some minutes: servers of it are to be started soon."""
         now = monotonic()
-        self._kept = {uuid: kept for uuid, kept in self._kept.items() if kept[1] > now}
-        self._kept[server.uuid] = (image_source(server).name, now + KEPT)
+        self._kept = {name: until for name, until in self._kept.items() if until > now}
+        self._kept[image] = now + KEPT
 
     async def ensure(
         self,
@@ -252,8 +252,7 @@ class ImagesAndNetworks:
                     is_final=True,
                 )
             return network
-        name, until = self._kept.get(server.uuid, ("", 0.0))
-        is_kept = name == image.name and monotonic() < until
+        is_kept = monotonic() < self._kept.get(image.name, 0.0)
         if is_kept and await session.call(engine.image_exists, image.name):
             self._log.info(
                 "{server}: {image} was pulled shortly before", server=server.uuid, image=image.name
@@ -587,10 +586,12 @@ class DockerContainers(ContainerRuntime):
         Return the seconds that this took once the image was there. The container has a name of
         its own; one that a daemon has left that died is removed. Raises `EnvironmentFailed`.
         """
-        spec = rehearsal_spec(self._config, settings)
-        async with self._engine.exclusive_session(spec.name) as session:
+        spec, image = rehearsal_spec(self._config, settings), image_source(settings).name
+        # Many servers of one image may arrive: it is pulled once for all of them.
+        async with self._engine.exclusive_session(f"the image {image}") as session:
             spec = with_network(spec, await self._images.ensure(session, settings))
-            self._images.keep_for_now(settings)
+            self._images.keep_for_now(image)
+        async with self._engine.exclusive_session(spec.name) as session:
             state = await self._look(session, settings.uuid)
             # The server itself may use its ports: its container runs here, of any node.
             if state is None or not state.running:
