@@ -25,7 +25,6 @@ CORPUS_MAX = 200 * 1024
     "corrupt-upload-fails",
     "egg-files-are-rewritten-or-left",
     "files-stay-inside-the-server",
-    "history-points",
     "move-requests-are-bounded",
     "parsers-are-fuzzed",
     "request-bodies-are-bounded",

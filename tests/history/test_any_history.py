@@ -13,7 +13,6 @@ HISTORIES = 40
 ACTS = 12
 
 
-@pytest.mark.promise("history-points")
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_every_point_is_rebuilt_as_it_was(tmp_path: Path, seed: int) -> None:
     with model(tmp_path, seed) as history:

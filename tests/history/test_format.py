@@ -83,7 +83,6 @@ def test_what_is_written_is_read(fd: int) -> None:
     assert reader.data(262_140, 10) == DATA[262_140:262_150]
 
 
-@pytest.mark.promise("history-points")
 def test_each_changed_byte_is_found(fd: int) -> None:
     written(fd)
     size = os.fstat(fd).st_size

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
-
 from wingsd.history.format import Point, PointLabel
 from wingsd.history.policy import surplus
 
@@ -18,7 +16,6 @@ def point(number: int, seconds: int) -> Point:
     return Point(number, seconds * 10**9, PointLabel.RUNNING, b"", 0, 0)
 
 
-@pytest.mark.promise("history-is-bounded")
 def test_points_thin_out_and_stay_in_each_span() -> None:
     points: list[Point] = []
     for step in range(40 * 24 * 12):

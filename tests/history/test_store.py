@@ -40,7 +40,6 @@ def delta_size(history: Model, number: int) -> int:
     return (history.directory / "history" / f"{number:020}.delta").stat().st_size
 
 
-@pytest.mark.promise("history-points")
 def test_a_point_costs_the_blocks_that_changed(history: Model) -> None:
     file = history.world.root / "region.mca"
     file.write_bytes(noise(8 << 20))
@@ -74,7 +73,6 @@ def test_no_point_is_made_where_nothing_is_changed(history: Model) -> None:
     assert history.numbers() == [1]
 
 
-@pytest.mark.promise("history-points")
 def test_what_is_settled_is_not_read_after_a_restart(
     history: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +115,6 @@ def test_holes_attributes_and_acls_are_kept(history: Model, tmp_path: Path) -> N
     assert (tmp_path / "rebuilt" / "sparse").stat().st_blocks < 100
 
 
-@pytest.mark.promise("history-points")
 def test_a_file_that_is_always_written_stays_as_it_was(history: Model) -> None:
     root = history.world.root
     (root / "busy").write_bytes(b"old")
@@ -148,7 +145,6 @@ def test_a_file_that_is_always_written_stays_as_it_was(history: Model) -> None:
     assert history.rebuilt(3) == seen(root)
 
 
-@pytest.mark.promise("history-is-bounded")
 def test_the_oldest_points_make_room(tmp_path: Path) -> None:
     with model(tmp_path, 1, max_size=7 << 19) as history:
         file = history.world.root / "f"
@@ -195,7 +191,6 @@ def test_the_newest_point_and_unknown_ones_are_not_removed(history: Model) -> No
     history.check()
 
 
-@pytest.mark.promise("history-points")
 def test_damage_is_listed_with_its_files_and_points(history: Model) -> None:
     file, other = history.world.root / "f", history.world.root / "other"
     for number in range(4):
@@ -392,7 +387,6 @@ def test_what_is_under_way_can_be_stopped(history: Model) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.promise("history-points")
 def test_a_disk_that_is_full_costs_the_point_that_is_made(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 9) as disk, model(tmp_path, 1) as history:
         history.store.close()
