@@ -179,6 +179,19 @@ def test_restarts_of_the_daemon_are_waited_for(runs: Runs) -> None:
     assert runs.world.released == []
 
 
+def test_copies_are_asked_for_until_the_daemon_takes_them(runs: Runs) -> None:
+    left = 3
+
+    def fail(request: str) -> None:
+        nonlocal left
+        if request == "POST seeds" and left:
+            left -= 1
+            raise CtlError("the disk is full")
+
+    runs.world.before = fail
+    assert runs.finish().has_succeeded
+
+
 def test_other_users_of_the_panel_are_taken_into_account(runs: Runs) -> None:
     runs.turns(3)
     # One is deleted, one moved elsewhere, and one ordered by a person.

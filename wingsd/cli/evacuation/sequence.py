@@ -135,7 +135,6 @@ class Evacuation:
     #: By server, since when its copy is in trouble; and the servers that a person is to order.
     _trouble: dict[str, float] = attrs.field(factory=dict)
     _announced: set[str] = attrs.field(factory=set)
-    _seeded: frozenset[str] = frozenset()
     _last_fault: str = ""
 
     def run(self, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -306,20 +305,13 @@ class Evacuation:
 
     def _seed(self, servers: Mapping[str, Json]) -> None:
         """Ask the node to keep copies of all servers that wait, unless it does already."""
-        wanted = frozenset(
+        wanted = sorted(
             each.uuid
             for each in self.plan.of(State.WAITING)
             if each.uuid in servers and servers[each.uuid]["seed"] is None
         )
-        if wanted == self._seeded:
-            return
-        self._seeded = wanted
         if wanted:
-            request = {
-                "pair": self.plan.pair,
-                "servers": sorted(wanted),
-                "at_once": self.plan.seeds,
-            }
+            request = {"pair": self.plan.pair, "servers": wanted, "at_once": self.plan.seeds}
             self._client.ask("POST", "seeds", request)
 
     def _watch_trouble(self, servers: Mapping[str, Json]) -> None:
