@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
+import attrs
 import pytest
 
 from tests.cli.daemon import Command
@@ -78,9 +79,9 @@ def test_it_moves_all_and_names_new_ports(world: World, run: Evacuate) -> None:
     assert "3 of 3 servers have moved, 60.0 MiB, down for 1.5 s in the median" in told
     assert "players need new ports of: game 3" in told
     assert [each.moves for each in world.games.values()] == [1, 1, 1]
-    # Once more there is nothing to do, and a new plan replaces the old one.
+    # Once more there is nothing to do.
     assert "3 of 3" in run()
-    assert "0 of 0" in run("--to", "new")
+    assert "3 of 3" in run("--to", "new")
 
 
 def test_the_exit_status_says_whether_all_have_moved(world: World, run: Evacuate) -> None:
@@ -90,6 +91,20 @@ def test_the_exit_status_says_whether_all_have_moved(world: World, run: Evacuate
     plan = load(run.plan)
     assert [each.state for each in plan.servers].count(State.MOVED) == 2
     assert plan.servers[0].reason == "the destination has a server of this UUID already"
+
+
+def test_a_new_plan_keeps_what_the_one_before_has_moved(world: World, run: Evacuate) -> None:
+    first = next(iter(world.games))
+    world.facts["servers_here"] = [first]
+    run("--to", "new", status=1)
+    world.facts["servers_here"] = []
+    assert "3 of 3" in run("--to", "new")
+    plan = load(run.plan)
+    assert [each.uuid for each in plan.of(State.MOVED)] == [*list(world.games)[1:], first]
+    plan.destination = attrs.evolve(plan.destination, uuid="another", name="third")
+    save(plan, run.plan)
+    assert "3 servers that have moved to third" in run("--to", "new", status=1)
+    assert len(load(run.plan).of(State.MOVED)) == 3
 
 
 def test_a_plan_is_gone_on_with_before_another_is_made(world: World, run: Evacuate) -> None:
@@ -108,9 +123,13 @@ def test_servers_that_have_moved_come_back(world: World, run: Evacuate) -> None:
     for each in world.games.values():
         each.node = HERE.id
     plan.servers[0].state = State.FAILED
-    plan.source = plan.destination  # the name of the paired node
     save(plan, run.plan)
-    told = run("--back", run.plan, "--plan", back, "--dry-run", "--json")
+    words = ("--back", run.plan, "--plan", back, "--dry-run", "--json")
+    assert "the servers came from old" in run(*words, status=1)
+    # The Panel's name of a node is no part of its address.
+    plan.source = attrs.evolve(plan.destination, name="Node 1")
+    save(plan, run.plan)
+    told = run(*words)
     assert [each["name"] for each in json.loads(told)["servers"]] == ["game 2", "game 3"]
 
 

@@ -52,17 +52,12 @@ async def test_a_node_empties_itself_and_comes_back(nodes: EvacuatedNodes, tmp_p
     assert KEY not in plan.read_text()
     assert KEY not in "\n".join((*source.log, *destination.log, moved.out, moved.err))
 
-    # The first node has copies still, from which its own come back.
-    sent = destination.line.sent
-    words = ["--back", str(plan), "--to", source.node.address.partition("//")[2]]
-    back = await destination.wingsctl(
-        *("evacuate", *words, "--panel-key-file", str(nodes.key), "--family", "pelican", "--json")
-    )
+    words = ["evacuate", "--back", str(plan), "--panel-key-file", str(nodes.key)]
+    back = await destination.wingsctl(*words, "--family", "pelican", "--json")
     assert back.status == 0, back.err
     assert back.json["plan"] == f"{plan}.back"
     assert {panel.node_of(uuid) for uuid in nodes.servers} == {source.node}
     assert {uuid: seen(source.volumes / uuid) for uuid in nodes.servers} == before
-    assert destination.line.sent - sent < 10**9
 
 
 async def test_a_plan_goes_on_after_all_of_them_were_killed(

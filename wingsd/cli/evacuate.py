@@ -133,9 +133,10 @@ def evacuate(  # noqa: C901, PLR0913 - one for each option
         panel_url, family = panel_url or plan.panel, family or plan.family
     panel = _panel(client, key, panel_url, family)
     if plan is None:
-        if not dry_run:
-            _check_unfinished(path)
+        before = None if dry_run else _finished(path)
         plan = _made(client, panel, node, back)
+        if before is not None:
+            _keep_moved(before, plan, path)
     plan.at_once = at_once or plan.at_once
     plan.seeds = seeds or plan.seeds
     plan.max_downtime = max_downtime or plan.max_downtime
@@ -170,39 +171,70 @@ def _panel(client: ControlClient, key: str, url: str | None, family: str | None)
     return PANELS[str(family)](str(url).rstrip("/"), key)
 
 
-def _check_unfinished(path: str) -> None:
-    """Raise `CtlError` where a new plan would replace one that is not finished."""
-    if os.path.exists(path) and not load(path).is_over:
+def _finished(path: str) -> Plan | None:
+    """Return the plan that a new one replaces. Raises `CtlError` if it is not finished."""
+    before = load(path) if os.path.exists(path) else None
+    if before is not None and not before.is_over:
         raise CtlError(
             f"the plan {path} is not finished",
-            "go on with it by wingsctl evacuate without --to, or end it by wingsctl evacuate "
-            "cancel; another file may be named with --plan",
+            f"go on with it by wingsctl evacuate --plan {path} without --to and --back, or end it "
+            f"by wingsctl evacuate cancel --plan {path}; --plan may also name another file",
         )
+    return before
+
+
+def _keep_moved(before: Plan, plan: Plan, path: str) -> None:
+    """Take the servers that an earlier plan has moved into the one that replaces it.
+
+    Its file is the only record of them, from which they come back. Raises `CtlError` if they are
+    at another node.
+    """
+    here = {each.uuid for each in plan.servers}
+    moved = [each for each in before.of(State.MOVED) if each.uuid not in here]
+    ends = [(each.source.uuid, each.destination.uuid) for each in (before, plan)]
+    if moved and ends[0] != ends[1]:
+        raise CtlError(
+            f"{path} is the record of {len(moved)} servers that have moved to "
+            f"{plain(before.destination.name)}",
+            "name another file with --plan",
+        )
+    plan.servers = (*moved, *plan.servers)
 
 
 def _made(client: ControlClient, panel: Panel, node: str | None, back: str | None) -> Plan:
     """Return a new plan, for all servers or for those that came by another plan."""
-    only = None
-    if back is not None:
-        before = load(back)
-        only = {each.uuid: None for each in before.of(State.MOVED)}
-        node = node or before.source.name
-        if not only:
-            raise CtlError(f"{back} has moved no server", "there is nothing to bring back")
-    return make(client, panel, _pair(client, str(node)), only)
+    if back is None:
+        return make(client, panel, _pair(client, node))
+    before = load(back)
+    only = {each.uuid: None for each in before.of(State.MOVED)}
+    if not only:
+        raise CtlError(f"{back} has moved no server", "there is nothing to bring back")
+    plan = make(client, panel, _pair(client, node), only)
+    if node is None and plan.destination.uuid != before.source.uuid:
+        raise CtlError(
+            f"this node is paired with {plain(plan.destination.name)}; the servers came from "
+            f"{plain(before.source.name)}",
+            "pair this node with that one, or name a paired node with --to",
+        )
+    return plan
 
 
-def _pair(client: ControlClient, node: str) -> str:
-    """Return the name of the pair with a node, to which this one may send copies."""
+def _pair(client: ControlClient, node: str | None) -> str:
+    """Return the name of the pair with a node, to which this one may send copies.
+
+    Without a node it is the only pair.
+    """
     pairs = [each for each in client.ask("GET", "pairs")["pairs"] if each["direction"] == "out"]
+    if node is None and len(pairs) == 1:
+        return str(pairs[0]["name"])
     for each in pairs:
         if node in (each["name"], each["peer"], each["url"], urlsplit(each["url"]).hostname):
             return str(each["name"])
-    if len(pairs) == 1 and not node:
-        return str(pairs[0]["name"])
     names = ", ".join(plain(each["name"]) for each in pairs) or "none"
+    if node is None and pairs:
+        raise CtlError("this node has several pairs", f"name one with --to: {names}")
     raise CtlError(
-        f"this node is not paired with {plain(node)}",
+        f"this node is not paired with {plain(node or 'another one')}",
         f"run wingsctl pair there, and the command that it prints here; pairs: {names}",
     )
 
