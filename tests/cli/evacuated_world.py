@@ -70,6 +70,8 @@ class World:
     refusals: list[tuple[Exception, bool]] = attrs.field(factory=list)
     #: Orders that do not reach the node.
     lost: int = 0
+    #: Why transfers fail.
+    reason: str = "it broke"
     takes_orders: bool = True
     limits: PanelNode = THERE
     _number: int = 0
@@ -124,7 +126,7 @@ class World:
         if order is None or self.now < order["at"]:
             return
         game.order, has_failed = None, game.failures > 0
-        result = {"outcome": "failure" if has_failed else "success", "reason": "it broke"}
+        result = {"outcome": "failure" if has_failed else "success", "reason": self.reason}
         self.ended.append(
             {"transfer": order["transfer"], "server": game.uuid, "bytes": None}
             | result

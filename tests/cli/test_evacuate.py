@@ -163,6 +163,9 @@ def test_status_pause_resume_and_cancel(world: World, run: Evacuate) -> None:
     assert "goes on" in run.tell("resume")
     assert wished(run.plan) is Wish.GO_ON
     assert json.loads(run.tell("cancel", "--json"))["wish"] == "cancel"
+    # No command goes on with it.
+    assert not any(each.seeded for each in world.games.values())
+    assert world.reports[-1]["state"] == "cancelled"
     run(status=1)
     assert {each.state for each in load(run.plan).servers} == {State.CANCELLED}
     assert "is finished" in run.tell("pause", status=1)

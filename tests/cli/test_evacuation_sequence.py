@@ -130,6 +130,7 @@ def test_a_transfer_that_fails_is_ordered_twice_again_at_the_end(runs: Runs) -> 
     assert runs.world.ordered.count(game(runs, 1).uuid) == 3
     assert runs.world.ordered.count(game(runs, 2).uuid) == 3
     assert runs.world.reports[-1]["state"] == "failed"
+    assert game(runs, 2).seeded is None
 
 
 @pytest.mark.parametrize("was_carried_out", [False, True])
@@ -209,10 +210,22 @@ def test_a_copy_that_does_not_get_on_is_given_up_at_the_end(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sequence, "TROUBLE_FOR", 100.0)
-    game(runs, 2).trouble = "the destination's disk is full"
-    plan = runs.finish()
-    (failed,) = plan.of(State.FAILED)
+    game(runs, 2).trouble = game(runs, 3).trouble = "the destination's disk is full"
+    runs.turns(60)
+    wish(runs.path, Wish.PAUSE)
+    runs.turns(200)
+    assert runs.plan.of(State.FAILED) == []
+    wish(runs.path, Wish.GO_ON)
+    evacuation = runs.evacuation()
+    for turn in range(300):
+        if turn == 50:
+            del runs.world.games[game(runs, 3).uuid]
+        if evacuation.turn():
+            break
+        runs.world.sleep(1)
+    (failed,) = runs.plan.of(State.FAILED)
     assert (failed.id, failed.reason) == ("2", "the destination's disk is full")
+    assert game(runs, 2).seeded is None
 
 
 def test_pause_and_resume(runs: Runs) -> None:
@@ -237,6 +250,45 @@ def test_cancel_leaves_the_rest_where_it_is(runs: Runs) -> None:
     assert len(plan.of(State.CANCELLED)) == 8 - before
     assert not any(each.seeded for each in runs.world.games.values())
     assert runs.world.reports[-1]["state"] == "cancelled"
+
+
+def test_cancel_ends_the_copies_that_a_fault_has_left(runs: Runs) -> None:
+    def fail(request: str) -> None:
+        if request.startswith("DELETE") and runs.world.now < 1_000_030:
+            raise CtlError("wingsd is not running", status=Exit.NO_DAEMON)
+
+    runs.turns(4)
+    runs.world.before = fail
+    wish(runs.path, Wish.CANCEL)
+    runs.finish()
+    assert not any(each.seeded for each in runs.world.games.values())
+    assert runs.world.reports[-1]["state"] == "cancelled"
+
+
+def test_a_transfer_that_a_person_cancels_is_not_ordered_again(runs: Runs) -> None:
+    game(runs, 1).failures = 1
+    runs.world.reason = "while moving: transfer-cancelled: the transfer was cancelled"
+    plan = runs.finish()
+    assert [each.id for each in plan.of(State.CANCELLED)] == ["1"]
+    assert runs.world.ordered.count(game(runs, 1).uuid) == 1
+    assert game(runs, 1).seeded is None
+
+
+def test_few_servers_wait_for_their_backups_at_a_time(runs: Runs) -> None:
+    for each in runs.world.games.values():
+        each.busy = ["backup"]
+
+    def phase(_: str) -> None:
+        for each in runs.world.games.values():
+            if each.order is not None and each.busy:
+                each.order["phase"], each.order["at"] = "waiting", runs.world.now + 4
+
+    runs.world.before = phase
+    runs.turns(60)
+    assert len(runs.plan.of(State.ORDERED)) == 2
+    for each in runs.world.games.values():
+        each.busy = []
+    assert runs.finish().has_succeeded
 
 
 def test_a_person_orders_where_the_panel_takes_no_orders(runs: Runs) -> None:

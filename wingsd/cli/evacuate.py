@@ -24,6 +24,7 @@ from wingsd.cli.evacuation.sequence import (
     TURN,
     Evacuation,
     Wish,
+    cancel_waiting,
     doing,
     is_locked,
     locked,
@@ -416,8 +417,18 @@ def _tell(path: str, wanted: Wish, as_json: bool, text: str) -> None:
         raise CtlError(f"the plan {path} is finished", "see wingsctl evacuate status")
     wish(path, wanted)
     if not is_locked(path):
-        text += "; no command goes on with it now"
+        text += _cancelled(path) if wanted is Wish.CANCEL else "; no command goes on with it now"
     output.answer({"plan": path, "wish": wanted.value}, as_json, text)
+
+
+def _cancelled(path: str) -> str:
+    """Cancel a plan with which no command goes on; return a sentence about what is left."""
+    with locked(path):
+        plan, client = load(path), daemon_client()
+        cancel_waiting(client, plan, path)
+        client.ask("PUT", "evacuation", progress(plan, path, {}, time.time()))
+    left = len(plan.of(State.ORDERED))
+    return f"; wingsctl evacuate --plan {path} says what becomes of {left} servers" * bool(left)
 
 
 @evacuate.command()

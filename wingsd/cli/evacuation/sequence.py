@@ -42,9 +42,11 @@ LOST_AFTER = 60.0
 #: Seconds between two questions to the Panel about a server.
 ASK_AGAIN = 5.0
 #: Seconds for which a copy may be in trouble, while no other server can be moved.
-TROUBLE_FOR = 900.0
+TROUBLE_FOR = 6 * 3600.0
 #: Errors of the daemon that another turn meets again.
 _LASTING = ("pair-not-found",)
+#: The code in the reason of a transfer that a person has cancelled.
+_CANCELLED = "transfer-cancelled"
 #: Servers that are off and in a transfer at a time.
 OFF_AT_ONCE = 4
 
@@ -167,7 +169,8 @@ class Evacuation:
             # It is being restarted, and goes on with what was ordered.
             self._answers_since = None
             self._tell_fault(error)
-        return self.plan.is_over
+        # After a fault, copies may be left to end, and the last report.
+        return self.plan.is_over and not self._last_fault
 
     def _tell_fault(self, error: CtlError) -> None:
         if error.message != self._last_fault:
@@ -184,12 +187,17 @@ class Evacuation:
         for entry in self.plan.of(State.WAITING, State.ORDERED):
             self._settle(entry, servers.get(entry.uuid), ended[entry.uuid])
         if self._wish is Wish.CANCEL:
-            self._cancel()
+            cancel_waiting(self._client, self.plan, self._path)
         else:
             self._seed(servers)
-            self._watch_trouble(servers)
             if self._wish is Wish.GO_ON:
+                self._watch_trouble(servers)
                 self._order(servers)
+            else:
+                self._trouble.clear()
+        for entry in self.plan.of(State.FAILED, State.CANCELLED):
+            if entry.uuid in servers and servers[entry.uuid]["seed"] is not None:
+                end_copy(self._client, entry)
         self._report(servers)
 
     def _follow_wish(self) -> None:
@@ -216,8 +224,12 @@ class Evacuation:
         if results and results[-1]["outcome"] == "success":
             self._confirm(entry, results[-1])
         elif results and entry.state is State.ORDERED:
-            entry.after = results[-1]["transfer"]
-            self._failed(entry, plain(results[-1]["reason"]))
+            entry.after, reason = results[-1]["transfer"], plain(results[-1]["reason"])
+            if f": {_CANCELLED}: " in reason:
+                self._set(entry, State.CANCELLED, "its transfer was cancelled")
+                self._say(f"{_name(entry)}: {entry.reason}; it stays here")
+            else:
+                self._failed(entry, reason)
         elif results:
             entry.after = results[-1]["transfer"]
         elif entry.state is State.ORDERED and self._is_lost(entry):
@@ -292,15 +304,6 @@ class Evacuation:
         self._announced.discard(entry.uuid)
         save(self.plan, self._path)
 
-    def _cancel(self) -> None:
-        waiting = self.plan.of(State.WAITING)
-        for entry in waiting:
-            with suppress(CtlError):  # it has none
-                self._client.ask("DELETE", f"seeds/{entry.uuid}")
-            entry.state = State.CANCELLED
-        if waiting:
-            save(self.plan, self._path)
-
     # Copies
 
     def _seed(self, servers: Mapping[str, Json]) -> None:
@@ -326,7 +329,7 @@ class Evacuation:
             entry.reason = plain(seed["trouble"])
             if (
                 self._now() - since > TROUBLE_FOR
-                and len(self._trouble) == len(waiting)
+                and all(each.uuid in self._trouble for each in waiting)
                 and not self.plan.of(State.ORDERED)
             ):
                 self._set(entry, State.FAILED, entry.reason)
@@ -337,10 +340,14 @@ class Evacuation:
     def _order(self, servers: Mapping[str, Json]) -> None:
         """Order the transfers for which there is room, servers with the least bytes first."""
         busy = {True: 0, False: 0}
+        # Those that wait for a backup hold up no other, but they may all go on at one time.
+        waiting = 0
         for entry in self.plan.of(State.ORDERED):
             order = servers.get(entry.uuid, {}).get("order")
             if order is None or order["phase"] != "waiting":
                 busy[entry.is_running] += 1
+            else:
+                waiting += 1
         ready = [
             each
             for each in self.plan.of(State.WAITING)
@@ -349,10 +356,14 @@ class Evacuation:
         ready.sort(key=lambda each: (each.tries, bool(servers[each.uuid]["busy"]), each.bytes))
         for entry in ready:
             entry.is_running = servers[entry.uuid]["state"] != "offline"
+            will_wait = bool(servers[entry.uuid]["busy"])
+            if will_wait and waiting >= self.plan.at_once:
+                continue
             if not self._panel.takes_orders:
                 self._announce(entry, busy[True])
             elif busy[entry.is_running] < (self.plan.at_once if entry.is_running else OFF_AT_ONCE):
                 busy[entry.is_running] += 1
+                waiting += will_wait
                 self._order_one(entry)
 
     def _is_ready(self, entry: Entry, here: Json | None) -> bool:
@@ -409,6 +420,28 @@ class Evacuation:
             return
         self._reported = now
         self._client.ask("PUT", "evacuation", progress(self.plan, self._path, servers, now))
+
+
+def end_copy(client: ControlClient, entry: Entry) -> None:
+    """End the copy that follows a server, if there is one. Raises `CtlError`."""
+    try:
+        client.ask("DELETE", f"seeds/{entry.uuid}")
+    except CtlError as error:
+        if error.exit_code != Exit.UNKNOWN:
+            raise
+
+
+def cancel_waiting(client: ControlClient, plan: Plan, path: str) -> None:
+    """Cancel all servers of a plan that are not ordered yet, and end their copies.
+
+    Raises `CtlError`.
+    """
+    waiting = plan.of(State.WAITING)
+    for entry in waiting:
+        end_copy(client, entry)
+        entry.state = State.CANCELLED
+    if waiting:
+        save(plan, path)
 
 
 def progress(plan: Plan, path: str, servers: Mapping[str, Json], now: float) -> Json:
