@@ -15,8 +15,9 @@ import pytest
 from tests.cli.daemon import Command
 from tests.cli.evacuated_world import HERE, World
 from wingsd.cli import evacuate
+from wingsd.cli.client import CtlError
 from wingsd.cli.evacuation.plan import State, load, save
-from wingsd.cli.evacuation.sequence import Wish, wished
+from wingsd.cli.evacuation.sequence import Wish, locked, wish, wished
 
 KEY = "papp_secretsecretsecret"
 
@@ -116,6 +117,25 @@ def test_a_plan_is_gone_on_with_before_another_is_made(world: World, run: Evacua
     assert load(run.plan).at_once == 1
 
 
+@pytest.mark.usefixtures("world")
+def test_a_second_command_leaves_the_plan_as_it_is(run: Evacuate) -> None:
+    run("--to", "new")
+    with locked(run.plan):
+        assert "another wingsctl goes on" in run("--at-once", "4", status=1)
+    assert load(run.plan).at_once == 2
+
+
+@pytest.mark.usefixtures("world")
+def test_a_new_plan_is_not_cancelled_by_an_old_wish(
+    run: Evacuate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--to", "new")
+    wish(run.plan, Wish.CANCEL)
+    monkeypatch.setattr(evacuate, "save", Mock(side_effect=CtlError("the disk is full")))
+    run("--to", "new", status=1)
+    assert wished(run.plan) is Wish.GO_ON
+
+
 def test_servers_that_have_moved_come_back(world: World, run: Evacuate) -> None:
     run("--to", "new")
     back = f"{run.plan}.back"
@@ -177,13 +197,20 @@ def test_a_detached_evacuation_is_a_unit_with_the_paths_of_plan_and_key(
 ) -> None:
     told = tmp_path / "told"
     systemctl = tmp_path / "systemctl"
-    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{told}\n')
+    active = tmp_path / "active"
+    systemctl.write_text(
+        f'#!/bin/sh\n[ $1 = is-active ] && exec test -e {active}\necho "$@" >>{told}\n'
+    )
     systemctl.chmod(0o755)
     monkeypatch.setattr(evacuate, "UNITS", tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: str(tmp_path / name))
     monkeypatch.setattr("os.path.isdir", lambda _: False)
     assert "systemd does not run here" in run("--to", "new", "--detach", status=1)
     monkeypatch.setattr("os.path.isdir", lambda _: True)
+    active.touch()
+    assert "runs already, with another plan" in run("--detach", status=1)
+    assert not (tmp_path / evacuate.UNIT).exists()
+    active.unlink()
     assert "wingsd-evacuate.service goes on with it" in run("--detach")
     assert told.read_text() == "daemon-reload\nenable --now wingsd-evacuate.service\n"
     text = (tmp_path / evacuate.UNIT).read_text()

@@ -46,6 +46,14 @@ def test_all_fit_small_ones_first_with_their_own_ports() -> None:
     assert plan.seconds_of_moves == pytest.approx(3 * (3 + 4) / 2)
 
 
+def test_ports_of_ipv6_that_are_in_use_are_not_given() -> None:
+    world = World(facts={"ports_busy": ["fd00::2:25565"]})
+    world.add(1, (25565,))
+    for port in (25565, 25570):
+        world.add_port("fd00::2", port)
+    assert [each.new_addresses for each in made(world).servers] == [("[fd00::2]:25570",)]
+
+
 def test_fit_is_decided_for_all_together_the_largest_first() -> None:
     world = with_ports(World(facts={"free_bytes": 500 * MIB}))
     for number, size in enumerate((300, 250, 150, 40)):

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,6 +34,7 @@ from wingsd.cli.evacuation.sequence import (
 from wingsd.cli.output import duration, json_option, plain, print_json, show, size
 from wingsd.cli.parameters import daemon_client, node_url
 from wingsd.config import FAMILIES
+from wingsd.util.durable import replace_file
 
 _STATE = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
 #: The plan where no other one is named.
@@ -129,31 +130,34 @@ def evacuate(  # noqa: C901, PLR0913 - one for each option
     if back is not None and path == DEFAULT_PLAN:
         path = f"{os.path.abspath(back)}.back"
     is_new = node is not None or back is not None
-    plan = None if is_new else load(path)
-    if plan is not None:
-        panel_url, family = panel_url or plan.panel, family or plan.family
-    panel = _panel(client, key, panel_url, family)
-    if plan is None:
-        before = None if dry_run else _finished(path)
-        plan = _made(client, panel, node, back)
-        if before is not None:
-            _keep_moved(before, plan, path)
-    plan.at_once = at_once or plan.at_once
-    plan.seeds = seeds or plan.seeds
-    plan.max_downtime = max_downtime or plan.max_downtime
-    if dry_run:
-        output.answer(_described(plan, path), as_json, *_shown(plan))
-        return
-    save(plan, path)
-    if is_new:
-        wish(path, Wish.GO_ON)
-        show(*([] if as_json else _shown(plan)))
+    with nullcontext() if dry_run else locked(path):
+        plan = None if is_new else load(path)
+        if plan is not None:
+            panel_url, family = panel_url or plan.panel, family or plan.family
+        panel = _panel(client, key, panel_url, family)
+        if plan is None:
+            before = None if dry_run else _finished(path)
+            plan = _made(client, panel, node, back)
+            if before is not None:
+                _keep_moved(before, plan, path)
+        plan.at_once = at_once or plan.at_once
+        plan.seeds = seeds or plan.seeds
+        plan.max_downtime = max_downtime or plan.max_downtime
+        if dry_run:
+            output.answer(_described(plan, path), as_json, *_shown(plan))
+            return
+        if is_new:
+            wish(path, Wish.GO_ON)
+        save(plan, path)
+        if is_new:
+            show(*([] if as_json else _shown(plan)))
+        if not detach:
+            _run(Evacuation(plan, path, client, panel, _line), path, key_file)
     if detach:
         _detach(path, key_file)
         text = f"{UNIT} goes on with it; see wingsctl evacuate status, and journalctl -u {UNIT}"
         output.answer({"plan": path, "unit": UNIT}, as_json, text)
         return
-    _run(Evacuation(plan, path, client, panel, _line), path, key_file)
     output.answer(_described(plan, path), as_json, *_summary(plan))
     if not plan.has_succeeded:
         sys.exit(Exit.FAILED)
@@ -242,8 +246,7 @@ def _pair(client: ControlClient, node: str | None) -> str:
 
 def _run(evacuation: Evacuation, path: str, key_file: str) -> None:
     try:
-        with locked(path):
-            evacuation.run(time.sleep)
+        evacuation.run(time.sleep)
     except KeyboardInterrupt:
         raise CtlError(
             "interrupted; the copies, and transfers that were ordered, go on",
@@ -470,8 +473,14 @@ def _detach(path: str, key_file: str) -> None:
     words = [shutil.which("wingsctl") or os.path.abspath(sys.argv[0]), "--socket", socket]
     words += ["evacuate", "--plan", os.path.abspath(path)]
     words += ["--panel-key-file", os.path.abspath(key_file)]
+    asked = [systemctl, "is-active", "--quiet", UNIT]
+    if subprocess.run(asked, check=False, capture_output=True).returncode == 0:  # noqa: S603
+        raise CtlError(
+            f"{UNIT} runs already, with another plan",
+            f"wait for its end, or run this in tmux without --detach; the plan is {path}",
+        )
     try:
-        (UNITS / UNIT).write_text(unit(words))
+        replace_file(UNITS / UNIT, unit(words).encode(), mode=0o644)
         for command in (["daemon-reload"], ["enable", "--now", UNIT]):
             subprocess.run([systemctl, *command], check=True, capture_output=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError) as error:

@@ -229,7 +229,7 @@ def make(
         raise CtlError("the destination is this node", "name another one with --to")
     at_panel = panel.servers([here.id, there.id])
     ports = panel.ports(there.id)
-    wanted = [f"{each.ip}:{each.port}" for each in ports if each.is_free][:_MOST_PORTS]
+    wanted = [_asked(each) for each in ports if each.is_free][:_MOST_PORTS]
     facts = _ask_facts(client, pair, known, wanted)
     if facts["maintenance"]:
         raise CtlError(
@@ -421,7 +421,7 @@ def _give_ports(
         mine = [each for each in servers[entry.uuid].ports if each.id not in there]
         entry.addresses = tuple(map(_address, mine))
         wanted[entry.uuid] = tuple(each.port for each in mine)
-    free = [each for each in ports if each.is_free and _address(each) not in busy]
+    free = [each for each in ports if each.is_free and _asked(each) not in busy]
     given = assigned(wanted, free)
     for entry in chosen:
         found = given.get(entry.uuid)
@@ -431,6 +431,11 @@ def _give_ports(
         else:
             entry.ports = tuple(each.id for each in found)
             entry.new_addresses = tuple(map(_address, found))
+
+
+def _asked(port: Port) -> str:
+    """Return a port as the destination is asked about it: IPv6 without brackets."""
+    return f"{port.ip}:{port.port}"
 
 
 def _address(port: Port) -> str:

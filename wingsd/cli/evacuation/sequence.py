@@ -88,6 +88,7 @@ def wished(path: str) -> Wish:
 def locked(path: str) -> Iterator[None]:
     """Hold a plan, so that a single command goes on with it. Raises `CtlError`."""
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise CtlError(
