@@ -38,8 +38,11 @@ class Game:
     busy: list[str] = attrs.field(factory=list)
     mounts: list[str] = attrs.field(factory=list)
     trouble: str = ""
+    #: The source does not have it, though the Panel says so.
+    is_missing: bool = False
     #: Of the source.
     seeded: float | None = None
+    pair: str = ""
     order: dict[str, Any] | None = None
     #: Of the Panel.
     is_moving: bool = False
@@ -163,7 +166,9 @@ class World:
             case "POST", ["seeds"]:
                 assert isinstance(content, dict)
                 for uuid in content["servers"]:
-                    self.games[uuid].seeded = self.now
+                    game = self.games[uuid]
+                    if game.seeded is None:
+                        game.seeded, game.pair = self.now, content["pair"]
             case "DELETE", ["seeds", uuid]:
                 if self.games[uuid].seeded is None:
                     raise CtlError("there is none", status=Exit.UNKNOWN)
@@ -174,6 +179,7 @@ class World:
 
     def _snapshot(self) -> dict[str, Any]:
         here = [each for each in self.games.values() if each.node == HERE.id]
+        here = [each for each in here if not each.is_missing]
         return {
             "now": self.now,
             "node": {"uuid": HERE.uuid, "family": PELICAN, "panel": self.url},
@@ -187,6 +193,7 @@ class World:
         if game.seeded is not None and game.order is None:
             is_whole = self.now - game.seeded >= game.copies_in
             seed = {
+                "pair": game.pair,
                 "state": "trouble" if game.trouble else "following" if is_whole else "sending",
                 "trouble": game.trouble,
                 "bytes": game.bytes if is_whole else 0,

@@ -54,6 +54,15 @@ def test_ports_of_ipv6_that_are_in_use_are_not_given() -> None:
     assert [each.new_addresses for each in made(world).servers] == [("[fd00::2]:25570",)]
 
 
+def test_copies_at_another_node_need_room() -> None:
+    world = with_ports(World(facts={"free_bytes": 50 * MIB}))
+    game = world.add(100)
+    game.seeded, game.pair = world.now - 100, "third"
+    assert reasons(made(world)) == {"game 1": "disk: it needs 100.0 MiB, 50.0 MiB are left"}
+    game.pair = "new"
+    assert reasons(made(world)) == {}
+
+
 def test_fit_is_decided_for_all_together_the_largest_first() -> None:
     world = with_ports(World(facts={"free_bytes": 500 * MIB}))
     for number, size in enumerate((300, 250, 150, 40)):

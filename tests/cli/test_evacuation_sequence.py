@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.cli.evacuated_world import MIB, THERE, World, random_world
+from tests.cli.evacuated_world import HERE, MIB, THERE, World, random_world
 from wingsd.cli.client import CtlError, Exit
 from wingsd.cli.evacuation import sequence
-from wingsd.cli.evacuation.panels import PanelError
-from wingsd.cli.evacuation.plan import Plan, State, load, make, save
-from wingsd.cli.evacuation.sequence import Evacuation, Wish, is_locked, locked, wish
+from wingsd.cli.evacuation.panels import PanelError, PanelServer
+from wingsd.cli.evacuation.plan import NOT_HERE, Plan, State, load, make, save
+from wingsd.cli.evacuation.sequence import Evacuation, Wish, is_locked, locked, wish, wished
 
 #: Turns after which an evacuation in memory must be over.
 MOST_TURNS = 3000
@@ -289,6 +289,53 @@ def test_few_servers_wait_for_their_backups_at_a_time(runs: Runs) -> None:
     for each in runs.world.games.values():
         each.busy = []
     assert runs.finish().has_succeeded
+
+
+def test_copies_at_another_node_are_not_those_of_this_plan(runs: Runs) -> None:
+    for each in runs.world.games.values():
+        each.seeded, each.pair = runs.world.now - 100, "third"
+    runs.turns(3)
+    assert runs.world.ordered == []
+    assert {each.pair for each in runs.world.games.values()} == {"new"}
+    assert runs.finish().has_succeeded
+
+
+def test_a_server_that_came_back_while_no_command_ran_moves_again(runs: Runs) -> None:
+    runs.turns(7)
+    assert game(runs, 1).order is not None
+    runs.world.sleep(100)
+    assert game(runs, 1).node == THERE.id
+    game(runs, 1).node = HERE.id
+    assert runs.finish().has_succeeded
+    assert game(runs, 1).moves == 2
+
+
+def test_a_server_that_only_the_panel_has_here_is_named(runs: Runs) -> None:
+    runs.turns(3)
+    game(runs, 1).is_missing = True
+    plan = runs.finish()
+    assert [each.reason for each in plan.of(State.FAILED)] == [NOT_HERE]
+
+
+def test_a_server_is_not_deleted_while_this_node_has_it(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, blind = World.server, 1_000_080
+
+    def server(world: World, identity: str) -> PanelServer | None:
+        return None if identity == "1" and world.now < blind else ask(world, identity)
+
+    runs.world.lost = 1
+    monkeypatch.setattr(World, "server", server)
+    runs.finish()
+    assert {each.state for each in runs.plan.servers} == {State.MOVED}
+    assert len(runs.world.released) == 1
+
+
+def test_an_unreadable_wish_is_a_pause(runs: Runs) -> None:
+    assert wished(runs.path) is Wish.GO_ON
+    Path(f"{runs.path}.wish").write_text("")
+    assert wished(runs.path) is Wish.PAUSE
 
 
 def test_a_person_orders_where_the_panel_takes_no_orders(runs: Runs) -> None:

@@ -35,6 +35,8 @@ BESIDES_RESTART = 1.0
 BESIDES_DOWNTIME = 4.0
 #: Ports of the Panel, none of them in use on the machine.
 NO_PORTS = "the destination has not enough free ports"
+#: The Panel's view differs from the node's.
+NOT_HERE = "the Panel has it here, this node does not"
 #: Machines as the engine names them.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -223,6 +225,7 @@ def make(
     nodes = panel.nodes()
     here = node_of(nodes, found["node"]["uuid"])
     known = [each for each in found["servers"] if only is None or each["server"] in only]
+    take_elsewhere(known, pair)
     facts = _ask_facts(client, pair, known, [])
     there = node_of(nodes, facts["uuid"])
     if there.id == here.id:
@@ -242,7 +245,7 @@ def make(
     for server in servers.values():
         if server.uuid not in known_uuids and (only is None or server.uuid in only):
             entry = Entry(server.uuid, server.id, server.name, 0, False)
-            entry.state, entry.reason = State.LEFT_OUT, "the Panel has it here, this node does not"
+            entry.state, entry.reason = State.LEFT_OUT, NOT_HERE
             entries.append(entry)
     last = max((each["transfer"] for each in found["ended"]), default=0)
     for entry in entries:
@@ -262,6 +265,14 @@ def make(
         servers=tuple(sorted(entries, key=lambda each: each.bytes)),
         rate=measured_rate(found),
     )
+
+
+def take_elsewhere(servers: Iterable[Json], pair: str) -> set[str]:
+    """Take copies out of a snapshot that go to other nodes than a pair's; return their servers."""
+    found = [each for each in servers if each["seed"] and each["seed"]["pair"] != pair]
+    for each in found:
+        each["seed"] = None
+    return {each["server"] for each in found}
 
 
 #: Ports of which the destination is asked at most.
@@ -356,7 +367,10 @@ def _fit(
         entry.reason = next(_obstacles(found, server, facts, panel), "")
         if server is not None and not entry.reason:
             # What has arrived, or is on its way, the destination has counted.
-            is_there = found["seed"] is not None and found["seed"]["state"] != "queued"
+            is_there = found["seed"] is not None and (
+                found["seed"]["state"] in ("sending", "following")
+                or found["seed"]["whole_at"] is not None
+            )
             arriving = 0 if is_there else entry.bytes
             needs = (arriving, arriving, int(not is_there), server.memory, server.disk, server.cpu)
             lacking = [room.lacks(need) for room, need in zip(rooms, needs, strict=True)]

@@ -11,8 +11,8 @@ import fcntl
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
@@ -23,6 +23,7 @@ from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.evacuation.panels import Panel, PanelError, PanelServer
 from wingsd.cli.evacuation.plan import (
     BESIDES_RESTART,
+    NOT_HERE,
     Entry,
     Plan,
     PlanError,
@@ -30,8 +31,10 @@ from wingsd.cli.evacuation.plan import (
     measured_rate,
     renew_ports,
     save,
+    take_elsewhere,
 )
 from wingsd.cli.output import duration, plain, size
+from wingsd.util.durable import replace_file
 
 #: Seconds between two turns, and between two reports to the daemon.
 TURN, REPORT = 1.0, 5.0
@@ -69,7 +72,7 @@ def wish(path: str, wanted: Wish) -> None:
         if wanted is Wish.GO_ON:
             _wish_file(path).unlink(missing_ok=True)
         else:
-            _wish_file(path).write_text(wanted.value)
+            replace_file(_wish_file(path), wanted.value.encode(), mode=0o644)
     except OSError as error:
         raise CtlError(
             f"{path}.wish cannot be written: {error.strerror}",
@@ -78,10 +81,13 @@ def wish(path: str, wanted: Wish) -> None:
 
 
 def wished(path: str) -> Wish:
-    """Return what the run of a plan is to do."""
-    with suppress(OSError, ValueError):
+    """Return what the run of a plan is to do; to pause, if that cannot be read."""
+    try:
         return Wish(_wish_file(path).read_text().strip())
-    return Wish.GO_ON
+    except FileNotFoundError:
+        return Wish.GO_ON
+    except (OSError, ValueError):
+        return Wish.PAUSE
 
 
 @contextmanager
@@ -108,6 +114,8 @@ def locked(path: str) -> Iterator[None]:
 
 def is_locked(path: str) -> bool:
     """Return whether a command goes on with a plan."""
+    if not os.path.exists(f"{path}.lock"):
+        return False
     try:
         with locked(path):
             return False
@@ -138,6 +146,8 @@ class Evacuation:
     #: By server, since when its copy is in trouble; and the servers that a person is to order.
     _trouble: dict[str, float] = attrs.field(factory=dict)
     _announced: set[str] = attrs.field(factory=set)
+    #: By server, since when this node does not have it, and the Panel has it here.
+    _absent: dict[str, float] = attrs.field(factory=dict)
     _last_fault: str = ""
 
     def run(self, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -180,6 +190,7 @@ class Evacuation:
 
     def _go_on(self, found: Json) -> None:
         servers = {each["server"]: each for each in found["servers"]}
+        elsewhere = take_elsewhere(found["servers"], self.plan.pair)
         ended: dict[str, list[Json]] = defaultdict(list)
         for each in found["ended"]:
             ended[each["server"]].append(each)
@@ -190,7 +201,7 @@ class Evacuation:
         if self._wish is Wish.CANCEL:
             cancel_waiting(self._client, self.plan, self._path)
         else:
-            self._seed(servers)
+            self._seed(servers, elsewhere)
             if self._wish is Wish.GO_ON:
                 self._watch_trouble(servers)
                 self._order(servers)
@@ -223,7 +234,7 @@ class Evacuation:
             return
         results = [each for each in ended if each["transfer"] > entry.after]
         if results and results[-1]["outcome"] == "success":
-            self._confirm(entry, results[-1])
+            self._confirm(entry, here, results[-1])
         elif results and entry.state is State.ORDERED:
             entry.after, reason = results[-1]["transfer"], plain(results[-1]["reason"])
             if f": {_CANCELLED}: " in reason:
@@ -234,9 +245,11 @@ class Evacuation:
         elif results:
             entry.after = results[-1]["transfer"]
         elif entry.state is State.ORDERED and self._is_lost(entry):
-            self._lost(entry)
+            self._lost(entry, here)
         elif entry.state is State.WAITING and here is None:
-            self._confirm(entry, None)
+            self._confirm(entry, here, None)
+        else:
+            self._absent.pop(entry.uuid, None)
 
     def _is_lost(self, entry: Entry) -> bool:
         assert self._answers_since is not None  # noqa: S101 - it has just answered
@@ -250,17 +263,27 @@ class Evacuation:
         self._asked[entry.uuid] = now
         return True, self._panel.server(entry.id)
 
-    def _confirm(self, entry: Entry, result: Json | None) -> None:
+    def _confirm(self, entry: Entry, here: Json | None, result: Json | None) -> None:
         """Take a server for moved, or gone, when the Panel says so."""
         was_asked, server = self._ask_panel(entry)
         if not was_asked:
             return
         if server is None:
-            self._set(entry, State.GONE, "it was deleted")
+            if here is None:  # else a proxy of the Panel may have answered
+                self._set(entry, State.GONE, "it was deleted")
         elif server.node == self.plan.destination.id:
             self._moved(entry, server, result)
         elif server.node != self.plan.source.id:
             self._set(entry, State.GONE, "it was moved to another node")
+        elif result is None:
+            since = self._absent.setdefault(entry.uuid, self._now())
+            if self._now() - since > LOST_AFTER:
+                self._set(entry, State.FAILED, NOT_HERE)
+                self._say(f"{_name(entry)}: {NOT_HERE}")
+        elif here is not None and self._now() - result["ended"] > LOST_AFTER:
+            # It has come back since then.
+            entry.after = result["transfer"]
+            self._set(entry, State.WAITING, "")
 
     def _moved(self, entry: Entry, server: PanelServer, result: Json | None) -> None:
         there = [f"{each.ip}:{each.port}" for each in server.ports]
@@ -274,14 +297,17 @@ class Evacuation:
         new = f", now at {', '.join(entry.new_addresses)}" if entry.moves_port else ""
         self._say(f"{_name(entry)}: moved{down}{new}")
 
-    def _lost(self, entry: Entry) -> None:
+    def _lost(self, entry: Entry, here: Json | None) -> None:
         """Release a server in the Panel whose order did not reach this node."""
         was_asked, server = self._ask_panel(entry)
         if not was_asked:
             return
+        if server is None and here is not None:
+            self._failed(entry, "the Panel does not have it")
+            return
         if server is None or server.node != self.plan.source.id:
             self._asked.pop(entry.uuid)
-            self._confirm(entry, None)
+            self._confirm(entry, here, None)
             return
         if server.is_moving is not False:
             self._panel.release(entry.id)
@@ -307,8 +333,14 @@ class Evacuation:
 
     # Copies
 
-    def _seed(self, servers: Mapping[str, Json]) -> None:
-        """Ask the node to keep copies of all servers that wait, unless it does already."""
+    def _seed(self, servers: Mapping[str, Json], elsewhere: Collection[str]) -> None:
+        """Ask the node to keep copies of all servers that wait, unless it does already.
+
+        Copies `elsewhere`, at other nodes, end.
+        """
+        for entry in self.plan.of(State.WAITING):
+            if entry.uuid in elsewhere:
+                end_copy(self._client, entry)
         wanted = sorted(
             each.uuid
             for each in self.plan.of(State.WAITING)
