@@ -123,6 +123,17 @@ def test_the_end_is_reported_once_and_last(harness: Harness) -> None:
     assert not harness.clock.getDelayedCalls()
 
 
+@pytest.mark.parametrize(("status", "is_cause"), [(137, True), (0, False)])
+def test_without_its_control_group_only_a_killed_program_ran_out_of_memory(
+    harness: Harness, status: int, is_cause: bool
+) -> None:
+    harness.process()
+    harness.state = ENDED | {"OOMKilled": True, "ExitCode": status}
+    harness.streams.consoles[0].connectionLost()
+    harness.pass_time(60)
+    assert harness.notes.told == [(status, is_cause)]
+
+
 def test_its_control_group_is_read_in_place_of_the_engines_statistics(
     harness: Harness, tmp_path: Path
 ) -> None:

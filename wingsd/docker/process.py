@@ -45,7 +45,7 @@ from zope.interface import implementer
 
 from wingsd.docker import engine
 from wingsd.docker.async_engine import AsyncEngine, EngineSession
-from wingsd.docker.cgroups import Meter, Readings, throttled_seconds
+from wingsd.docker.cgroups import KILLED, Meter, Readings, throttled_seconds
 from wingsd.docker.engine import parse_time
 from wingsd.docker.runtime import (
     ContainerState,
@@ -434,7 +434,10 @@ class ContainerProcess:
             self._measuring.cancel()
         status = state.exit_status if state else None
         out_of_memory, of_node = bool(state and state.out_of_memory), False
-        if self._meter is not None:
+        if self._meter is None:
+            # The engine says so, too, of a container that went on after the kill of a process.
+            out_of_memory = out_of_memory and status == KILLED
+        else:
             out_of_memory, of_node = await self._readings.cause(
                 self._meter, status, reported=out_of_memory
             )
