@@ -338,6 +338,23 @@ def test_an_unreadable_wish_is_a_pause(runs: Runs) -> None:
     assert wished(runs.path) is Wish.PAUSE
 
 
+@pytest.mark.parametrize("ask_again", [0.0, 5.0])
+def test_a_panel_that_is_down_is_named_once_a_minute(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, ask_again: float
+) -> None:
+    def fail(request: str) -> None:
+        if request.startswith("Panel"):
+            raise PanelError("the Panel does not answer", "", is_certain=False)
+
+    monkeypatch.setattr(sequence, "ASK_AGAIN", ask_again)
+    runs.world.lost = 1
+    runs.world.before = fail
+    runs.turns(300)
+    assert 1 <= runs.said.count("the Panel does not answer; trying again") <= 6
+    # The command is at work.
+    assert len(runs.world.reports) > 50
+
+
 def test_a_person_orders_where_the_panel_takes_no_orders(runs: Runs) -> None:
     runs.world.takes_orders = False
     by_hand: Any = runs.world

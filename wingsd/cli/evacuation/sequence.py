@@ -44,6 +44,8 @@ ATTEMPTS, AGAIN_AFTER = 3, 15.0
 LOST_AFTER = 60.0
 #: Seconds between two questions to the Panel about a server.
 ASK_AGAIN = 5.0
+#: Seconds after which a fault that comes and goes is named again.
+SAY_AGAIN = 60.0
 #: Seconds for which a copy may be in trouble, while no other server can be moved.
 TROUBLE_FOR = 6 * 3600.0
 #: Errors of the daemon that another turn meets again.
@@ -149,6 +151,8 @@ class Evacuation:
     #: By server, since when this node does not have it, and the Panel has it here.
     _absent: dict[str, float] = attrs.field(factory=dict)
     _last_fault: str = ""
+    #: When each fault was last named.
+    _named: dict[str, float] = attrs.field(factory=dict)
 
     def run(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Return when no server is left to be moved. Raises `CtlError`."""
@@ -184,7 +188,10 @@ class Evacuation:
         return self.plan.is_over and not self._last_fault
 
     def _tell_fault(self, error: CtlError) -> None:
-        if error.message != self._last_fault:
+        now = self._now()
+        is_due = now - self._named.get(error.message, 0.0) >= SAY_AGAIN
+        if error.message != self._last_fault and is_due:
+            self._named[error.message] = now
             self._say(f"{error.message}; trying again")
         self._last_fault = error.message
 
@@ -196,6 +203,19 @@ class Evacuation:
             ended[each["server"]].append(each)
         self._follow_wish()
         self.plan.rate = max(self.plan.rate, measured_rate(found))
+        try:
+            self._act(servers, ended, elsewhere)
+        except PanelError:
+            self._report(servers)
+            raise
+        self._report(servers)
+
+    def _act(
+        self,
+        servers: Mapping[str, Json],
+        ended: Mapping[str, Sequence[Json]],
+        elsewhere: Collection[str],
+    ) -> None:
         for entry in self.plan.of(State.WAITING, State.ORDERED):
             self._settle(entry, servers.get(entry.uuid), ended[entry.uuid])
         if self._wish is Wish.CANCEL:
@@ -210,7 +230,6 @@ class Evacuation:
         for entry in self.plan.of(State.FAILED, State.CANCELLED):
             if entry.uuid in servers and servers[entry.uuid]["seed"] is not None:
                 end_copy(self._client, entry)
-        self._report(servers)
 
     def _follow_wish(self) -> None:
         before, self._wish = self._wish, wished(self._path)
