@@ -40,6 +40,7 @@ from wingsd.activity import ActivityLog
 from wingsd.backups.at_rest import BackupChecks
 from wingsd.callbacks import CallbackQueue
 from wingsd.direct_transfers.pairs import Pairs
+from wingsd.direct_transfers.wanted_seeds import WantedSeeds
 from wingsd.docker.runtime import ContainerUsage, Pressure
 from wingsd.errors import ServersNotLoaded, StorageError, TransferCancelled, WingsdError
 from wingsd.node.answers import LatestAnswer
@@ -329,7 +330,9 @@ def of_seeds(figures: Sequence[SeedFigures]) -> Iterator[Metric]:
     )
 
 
-def of_pairs(pairs: Pairs, evacuation: Evacuation, now: float) -> Iterator[Metric]:
+def of_pairs(
+    pairs: Pairs, evacuation: Evacuation, wanted: WantedSeeds, now: float
+) -> Iterator[Metric]:
     """Return what other nodes have here, and how far a command is that moves all servers."""
     yield _by(
         GaugeMetricFamily,
@@ -349,7 +352,6 @@ def of_pairs(pairs: Pairs, evacuation: Evacuation, now: float) -> Iterator[Metri
         value=pairs.is_maintained,
     )
     found = evacuation.last
-    left = 0 if found is None else found.total - found.moved - found.failed
     yield _by(
         GaugeMetricFamily,
         "state",
@@ -358,10 +360,11 @@ def of_pairs(pairs: Pairs, evacuation: Evacuation, now: float) -> Iterator[Metri
         {
             "moved": found.moved if found is not None else 0,
             "failed": found.failed if found is not None else 0,
-            "left": max(left, 0),
+            "left": found.waiting if found is not None else 0,
         },
     )
-    is_at_work = found is not None and found.state in AT_WORK
+    # Before the first report, copies that are wanted tell of an evacuation before the restart.
+    is_at_work = bool(wanted.wanted) if found is None else found.state in AT_WORK
     yield GaugeMetricFamily(
         "wingsd_evacuation_silent_seconds",
         "Time since the command that moves all servers has reported; 0 while none is at work.",
@@ -394,6 +397,7 @@ class Sources:
     sftp: SftpService
     pairs: Pairs
     evacuation: Evacuation
+    wanted: WantedSeeds
     servers: Servers | None = None
 
 
@@ -643,7 +647,9 @@ class Exposition(Collector):
             {"in": self._sources.received.waiting, "out": self._sources.sent.waiting},
         )
         yield from of_seeds(self._sources.sent.seeds)
-        yield from of_pairs(self._sources.pairs, self._sources.evacuation, time.time())
+        yield from of_pairs(
+            self._sources.pairs, self._sources.evacuation, self._sources.wanted, time.time()
+        )
         yield GaugeMetricFamily(
             "wingsd_outbox_reports",
             "Ends of transfers that the Panel has not heard of yet.",

@@ -116,6 +116,7 @@ def sources(**figures: Any) -> Sources:
         ),
         "pairs": SimpleNamespace(receiving={}, sending={}, is_maintained=False),
         "evacuation": SimpleNamespace(last=None, reported=0.0),
+        "wanted": SimpleNamespace(wanted={}),
         "servers": SimpleNamespace(all=lambda: [server()]),
     }
     for name, figure in figures.items():

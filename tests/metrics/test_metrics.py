@@ -43,7 +43,8 @@ from wingsd.errors import (
     Unauthorized,
     WingsdError,
 )
-from wingsd.metrics import REASONS, UNFORESEEN, DiskState, Recorder, reason
+from wingsd.metrics import REASONS, UNFORESEEN, DiskState, Recorder, of_pairs, reason
+from wingsd.node.evacuation import Evacuation, EvacuationReport
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
 from wingsd.util.observer import ENGINE, PANEL
 
@@ -119,6 +120,22 @@ def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
     unknown = rendered(exposition(Recorder(), sources(sending_seeds=seeds[2:])))[0]
     assert "wingsd_seeds 1" in unknown
     assert "wingsd_seed_missing_bytes" not in unknown
+
+
+def test_an_evacuation_is_silent_that_nobody_reports_after_a_restart() -> None:
+    pairs: Any = SimpleNamespace(receiving={}, sending={}, is_maintained=False)
+    wanted: Any = SimpleNamespace(wanted={"server": None})
+    evacuation = Evacuation(lambda: 1000.0)
+
+    def shown() -> dict[str, list[float]]:
+        found = of_pairs(pairs, evacuation, wanted, 1600.0)
+        return {each.name: [sample.value for sample in each.samples] for each in found}
+
+    assert shown()["wingsd_evacuation_silent_seconds"] == [600.0]
+    # Deleted and cancelled servers are not left to be moved.
+    evacuation.report(EvacuationReport("new", "plan", "done", total=9, moved=5, failed=1))
+    assert shown()["wingsd_evacuation_silent_seconds"] == [0]
+    assert shown()["wingsd_evacuation_servers"] == [5, 1, 0]
 
 
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:

@@ -408,6 +408,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             sftp,
             pairs,
             context.evacuation,
+            context.wanted_seeds,
             shown,
         )
         # What is counted waits while a kept copy is removed.

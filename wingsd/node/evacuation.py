@@ -39,12 +39,15 @@ class EvacuationReport:
 
 
 class Evacuation:
-    """The last report, and when it came; `now` returns the seconds since the epoch."""
+    """The last report, and when it came, at first when the daemon began.
+
+    `now` returns the seconds since the epoch.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.last: EvacuationReport | None = None
-        self.reported = 0.0
+        self.reported = now()
 
     def report(self, found: EvacuationReport | None) -> None:
         """Take a report; None forgets the last one. Raises `InvalidData` for an unknown state."""
