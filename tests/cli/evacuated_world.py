@@ -94,6 +94,7 @@ class World:
                 **{"servers": 100, "used_servers": 0},
             },
             "maintenance": False,
+            "starts_moved": True,
             "images": [],
             "ports_busy": [],
             "mounts_refused": [],

@@ -67,6 +67,9 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(world: World, run: Evacuate
     assert "old to new, 2 running servers at a time" in told
     assert "25567 -> 25568" in told
     assert "copies: 60.0 MiB, not known before the first copy; moves: about 10 s" in told
+    assert "STAY OFF" not in told
+    world.facts["starts_moved"] = False
+    assert "servers STAY OFF at new" in run("--to", "new", "--dry-run")
     found = json.loads(run("--to", "https://new:8080", "--dry-run", "--json"))
     assert [each["new_addresses"] for each in found["servers"]][2] == ["10.0.0.2:25568"]
     assert (found["state"], found["seconds_of_moves"]) == ("seeding", 10.5)

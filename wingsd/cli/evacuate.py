@@ -304,10 +304,12 @@ def _shown(plan: Plan) -> list[Table | str]:
     copies = plan.seconds_of_copies
     told = "not known before the first copy" if copies is None else f"about {duration(copies)}"
     total = sum(each.bytes for each in plan.servers if each.state.is_open)
+    stay_off = f"servers STAY OFF at {plan.destination.name}: system.transfers.live.start is false"
     return [
         f"{plan.source.name} to {plan.destination.name}, {plan.at_once} running servers at a time",
         table,
         f"copies: {size(total)}, {told}; moves: about {duration(plan.seconds_of_moves)}",
+        *([] if plan.starts_moved else [stay_off]),
         *([f"{len(left)} servers are LEFT OUT, for the reasons above"] if left else []),
     ]
 

@@ -136,6 +136,8 @@ class Plan:
     seeds: int = 4
     max_downtime: float = 5.0
     rate: float = 0.0
+    #: Whether the destination starts servers that ran before they moved.
+    starts_moved: bool = True
 
     def of(self, *states: State) -> list[Entry]:
         """Return the servers in these states."""
@@ -247,9 +249,8 @@ def make(
             entry = Entry(server.uuid, server.id, server.name, 0, False)
             entry.state, entry.reason = State.LEFT_OUT, NOT_HERE
             entries.append(entry)
-    last = max((each["transfer"] for each in found["ended"]), default=0)
     for entry in entries:
-        entry.after = found.get("last_transfer", last)
+        entry.after = found["last_transfer"]
     beside = [each for each in at_panel if each.node == there.id]
     _fit(entries, {each["server"]: each for each in known}, servers, beside, there, facts, panel)
     _give_ports(entries, servers, ports, set(facts["ports_busy"]))
@@ -264,6 +265,7 @@ def make(
         # small ones first, as they are sent
         servers=tuple(sorted(entries, key=lambda each: each.bytes)),
         rate=measured_rate(found),
+        starts_moved=facts["starts_moved"],
     )
 
 
