@@ -338,6 +338,17 @@ def test_an_unreadable_wish_is_a_pause(runs: Runs) -> None:
     assert wished(runs.path) is Wish.PAUSE
 
 
+def test_only_a_panel_that_takes_orders_releases_servers(runs: Runs) -> None:
+    runs.world.takes_orders = False
+    by_hand: Any = runs.world
+    by_hand.order("1", THERE.id, runs.plan.servers[0].ports)
+    runs.turns(2)
+    game(runs, 1).order = None
+    runs.turns(80)
+    assert runs.plan.servers[0].tries == 1
+    assert runs.world.released == []
+
+
 @pytest.mark.parametrize("ask_again", [0.0, 5.0])
 def test_a_panel_that_is_down_is_named_once_a_minute(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, ask_again: float

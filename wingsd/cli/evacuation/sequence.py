@@ -328,7 +328,7 @@ class Evacuation:
             self._asked.pop(entry.uuid)
             self._confirm(entry, here, None)
             return
-        if server.is_moving is not False:
+        if self._panel.takes_orders and server.is_moving is not False:
             self._panel.release(entry.id)
         self._failed(entry, "the Panel's order has not reached this node")
 
