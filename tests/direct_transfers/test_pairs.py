@@ -271,6 +271,22 @@ async def test_one_that_has_expired_ends_and_its_copies_are_kept(
     assert kept(nodes) == [UUID]
 
 
+@pytest.mark.promise("pair-keeps-its-limits")
+async def test_one_that_is_gone_after_a_restart_ends_its_seeds_and_the_node_starts(
+    nodes: NodePair,
+) -> None:
+    """A daemon may end when the pair is removed already, and a seed of it still recorded."""
+    await seed(nodes)
+    node = await nodes.restart("destination")
+    node.store.delete_pair(Direction.IN, "source")
+    await node.recover()
+    await until(lambda: node.entries() == [("in", "failure")])
+    await until(lambda: "pair is not valid" in nodes.source.wanted_seeds.trouble(UUID))
+    assert "the pair of the two nodes was revoked" in nodes.source.reason
+    assert node.left() == []
+    assert is_used_as_ever(nodes)
+
+
 async def test_the_source_ends_a_pair(nodes: NodePair) -> None:
     name = await seed(nodes)
     (key,) = (nodes.source.directory / "pairs").iterdir()

@@ -753,7 +753,7 @@ class DirectTransfers(Initiator):
 
     def receiving(self, server: str, pair: str = "") -> DirectReceiving:
         """Return the coordinator of a transfer to this node that an earlier daemon left."""
-        return DirectReceiving(server, self, pair=self.pairs[pair] if pair else None)
+        return DirectReceiving(server, self, pair=self.pairs.get(pair))
 
     async def resumed(
         self, entry: TransferRecord, record: MoveRecord

@@ -594,6 +594,11 @@ class IncomingSeed(MoveTransfer):
         if not self.record.pair:
             super()._claim(configuration)
 
+    async def _readmit(self, entry: TransferRecord) -> Configuration:
+        if self.failure is None and self.record.pair and not self.coordinator.pair_name:
+            raise PairEnded  # the pair was removed while this was still recorded
+        return await super()._readmit(entry)
+
     def _on_session(self, held: Resumption) -> None:
         super()._on_session(held)
         entry = self._steps.entry
