@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.direct_transfers import seeding
 from tests.direct_transfers.seeding import (
@@ -28,7 +29,7 @@ from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from wingsd.direct_transfers import wanted_seeds
 from wingsd.direct_transfers.pair_use import PairUse
-from wingsd.errors import DestinationRefused, PairNotFound, ServerNotFound
+from wingsd.errors import DestinationRefused, PairInvalid, PairNotFound, ServerNotFound
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction
 from wingsd.transfers.peer.client import PeerClient
@@ -285,6 +286,57 @@ async def test_one_that_is_gone_after_a_restart_ends_its_seeds_and_the_node_star
     assert "the pair of the two nodes was revoked" in nodes.source.reason
     assert node.left() == []
     assert is_used_as_ever(nodes)
+
+
+@pytest.mark.promise("pair-keeps-its-limits")
+async def test_a_token_begins_nothing_once_its_pair_has_ended(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = await paired(nodes)
+    pairs, direct = nodes.destination.pairs, nodes.destination.direct_transfers
+    thief = Thief(nodes.destination, key)
+    beginning = ("POST", f"transfers/{UUID}/move", begin(), await thief.token(UUID))
+    now = pairs._now() + 31 * 24 * 3600
+    with monkeypatch.context() as patched:  # before it is noticed
+        patched.setattr(direct, "_now", lambda: now)
+        assert await thief.refusal(*beginning) == (401, "pair-invalid")
+    monkeypatch.setattr(pairs, "_now", lambda: now)
+    await pairs._end_expired()
+    assert direct.expected == {}
+    assert await thief.refusal(*beginning) == (401, "token-invalid")
+
+
+@pytest.mark.promise("pair-keeps-its-limits")
+async def test_one_that_is_revoked_meanwhile_gives_no_token(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await paired(nodes)
+    pairs, direct = nodes.destination.pairs, nodes.destination.direct_transfers
+    revoked, check_absent = Deferred[None](), direct.check_absent
+
+    async def check(server: str) -> None:
+        await revoked
+        await check_absent(server)
+
+    monkeypatch.setattr(direct, "check_absent", check)
+    inviting = Deferred.fromCoroutine(pairs.invite(use(nodes), UUID))
+    await pairs.revoke("source")
+    revoked.callback(None)
+    with pytest.raises(PairInvalid):
+        await inviting
+    assert direct.expected == {}
+
+
+@pytest.mark.promise("pair-keeps-its-limits")
+async def test_a_key_gets_no_more_tokens_at_a_time_than_the_pair_has_servers(
+    nodes: NodePair,
+) -> None:
+    _, key = await paired(nodes, servers=1)
+    thief, direct = Thief(nodes.destination, key), nodes.destination.direct_transfers
+    for _ in range(2):
+        await thief.token(UUID)
+    assert await thief.refusal("PUT", f"pair/seeds/{OTHER}") == (507, "pair-limit-reached")
+    assert (list(direct.expected), direct._issued) == ([UUID], {})
 
 
 async def test_the_source_ends_a_pair(nodes: NodePair) -> None:

@@ -453,8 +453,8 @@ class DirectTransfers(Initiator):
         `addresses` replace those of its settings, see `with_addresses`. With `follow` a copy may
         be kept up to date here before the server moves, and it is started then if it ran. By a
         `pair` nothing else may come than such a copy, in the place of none but its own, and
-        nothing moves with it. Raises `NodeInMaintenance`, `ServerAlreadyExists`, and `BadRequest`
-        where settings or addresses are invalid.
+        nothing moves with it. Raises `NodeInMaintenance`, `ServerAlreadyExists`, `BadRequest`
+        where settings or addresses are invalid, and as `PairUse.check`.
         """
         self._receiver.require_open()
         with_addresses({"settings": {}}, addresses)
@@ -479,11 +479,15 @@ class DirectTransfers(Initiator):
             await self.check_absent(server)
         now, config, address = self._now(), self._config, self._config.api.public_url
         self._prune(now)
+        if pair is not None:  # which may have ended by now
+            others = (uuid for uuid, each in self._expected.items() if each.pair is pair)
+            pair.check(server, now, others)
         token = direct_token(server, config.token, now, now + seconds, address)
         parsed = transfer_token(
             f"Bearer {token}", config.token, config.family, address, accept_expired=True
         )
-        self._issued[parsed.digest] = parsed.expires
+        if pair is None:  # nothing is ever concluded by the token of a copy
+            self._issued[parsed.digest] = parsed.expires
         self._expected[server] = _Expected(
             parsed.digest,
             parsed.expires,
@@ -550,7 +554,7 @@ class DirectTransfers(Initiator):
         if expected.pair is not None:
             if not follow:
                 raise PairPlacesNothing
-            expected.pair.check(server)
+            expected.pair.check(server, self._now())
         if follow and not expected.may_follow:
             raise BadRequest(
                 "this node does not expect a copy that follows the server",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
 
-from wingsd.errors import PairLimitReached
+from wingsd.errors import PairInvalid, PairLimitReached
 from wingsd.statedb import PairRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.storage.staging import PartialCopies
@@ -46,10 +46,15 @@ class PairUse:
         charges.pop(server, None)
         return self.record.bytes - sum(charges.values())
 
-    def check(self, server: str) -> None:
-        """Raise `PairLimitReached` where it may not begin a seed of a server."""
+    def check(self, server: str, now: float, expected: Iterable[str] = ()) -> None:
+        """Raise where it may not begin a seed of a server, while those of others are `expected`.
+
+        `PairInvalid` once the pair has ended, in seconds since the epoch, and `PairLimitReached`.
+        """
         name, limit = self.record.name, self.record.servers
-        if len(self.servers | {server}) > limit:
+        if self.record.expires <= now:
+            raise PairInvalid
+        if len(self.servers.union(expected, (server,))) > limit:
             raise PairLimitReached(
                 f"the pair {name} has copies of as many servers here as it may",
                 f"{limit} are allowed; remove some with wingsctl forget, or make a pair with more "

@@ -38,10 +38,9 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.statedb import Direction, PairRecord
-from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers
+from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers, all_over
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import replace_file, storage_errors
 from wingsd.util.reactor import Periodic
 from wingsd.util.serialization import structure
@@ -181,7 +180,7 @@ class Pairs:
         """Record that the source has used a pair, and how it calls itself; see `LOOK_EVERY`."""
         record, now = use.record, self._now()
         peer = peer if _NAME.fullmatch(peer) else record.peer
-        if record.peer != peer or record.used is None or now - record.used >= LOOK_EVERY:
+        if record.used is None or now - record.used >= LOOK_EVERY:
             self._log.info("pair {pair}: used by {peer}", pair=record.name, peer=peer)
             use.record = attrs.evolve(record, peer=peer, used=now)
             await self._database.save_pair(use.record)
@@ -189,12 +188,11 @@ class Pairs:
     async def invite(self, use: PairUse, server: str) -> Invitation:
         """Admit a seed of a server by a pair.
 
-        Raises `PairLimitReached`, and as `DirectTransfers.expect`.
+        Raises `StorageError`, and as `DirectTransfers.expect`.
         """
         names = {"pair": use.record.name, "server": server}
         try:
             await use.refresh()
-            use.check(server)
             # Nothing else is known of it, nor believed: its Panel describes it when it moves.
             unknown = {"settings": {"uuid": server}, "process_configuration": {}}
             invitation = await self._direct.expect(
@@ -286,7 +284,6 @@ class Pairs:
             raise PairNotFound(both)
         if direction is Direction.IN:
             use = self.receiving[name]
-            self._direct.expect_no_more(use)
             await self._end(use, PairEnded())
             await use.remove_kept()
             await self._database.delete_pair(direction, name)
@@ -302,11 +299,12 @@ class Pairs:
     async def _end(self, use: PairUse, reason: PairEnded | TransferCancelled) -> None:
         """End the seeds of a pair; return when they are over."""
         use.record = attrs.evolve(use.record, expires=0.0)  # no further one begins
-        for server in use.seeds:
-            seed = self._receiver.find(server)
-            if seed is not None and seed.coordinator.pair_name == use.record.name:
-                seed.abort(reason)
-                await when_fired(seed.over)
+        self._direct.expect_no_more(use)
+        found = [self._receiver.find(server) for server in use.seeds]
+        seeds = [each for each in found if each and each.coordinator.pair_name == use.record.name]
+        for seed in seeds:
+            seed.abort(reason)
+        await all_over(seeds)
 
     def _look(self) -> Deferred[None]:
         looking = Deferred.fromCoroutine(self._end_expired())
