@@ -391,6 +391,33 @@ async def test_small_servers_come_first_and_so_many_at_once(
     assert [each[0] for each in begun] == ["1", "2", "0"]
 
 
+@pytest.mark.parametrize("revokes", [False, True])
+async def test_a_copy_that_is_ended_while_it_is_being_begun_does_not_follow(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch, *, revokes: bool
+) -> None:
+    name, _ = await paired(nodes)
+    pairs, wanted = nodes.source.pairs, nodes.source.wanted_seeds
+    ask, asked, ended = pairs._ask, Deferred[None](), Deferred[None]()
+
+    async def slowly(*question: Any) -> dict[str, Any]:
+        answer = await ask(*question)
+        asked.callback(None)
+        await ended
+        return answer
+
+    monkeypatch.setattr(pairs, "_ask", slowly)
+    await wanted.want(name, [UUID], 4)
+    await asked
+    attempt = wanted._attempts[UUID]
+    await wanted.end_all(name)
+    if revokes:
+        await pairs.revoke(name)
+    ended.callback(None)
+    await until(lambda: not attempt.is_beginning)
+    await nodes.settled()
+    assert nodes.source.sender.seeds_by(name) == []
+
+
 async def test_no_copy_is_wanted_of_a_server_that_is_not_here(nodes: NodePair) -> None:
     name, _ = await paired(nodes)
     with pytest.raises(ServerNotFound):

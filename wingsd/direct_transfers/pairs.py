@@ -264,6 +264,7 @@ class Pairs:
         record = self.require(name)
         answer = await self._ask(record, "PUT", {}, f"/seeds/{server}")
         admitted = _read(answer, _Admitted)
+        self.require(name)  # it may be revoked by now
         await self._direct.send(
             server, record.url, admitted.token, seed=SeedOrder(None, pair=name)
         )

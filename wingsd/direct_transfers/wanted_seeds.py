@@ -156,6 +156,8 @@ class WantedSeeds:
         try:
             await self._pairs.begin_seed(wanted.pair, wanted.server)
             attempt.trouble = ""
+            if self.wanted.get(wanted.server) is not wanted:  # it was ended meanwhile
+                self._sender.end_seed(wanted.server)
         except WingsdError as error:
             attempt.trouble = f"{error} ({error.code})"
             self._log.warn(
