@@ -151,6 +151,27 @@ async def test_a_copy_follows_on_while_the_order_waits_and_is_taken_over(
     await until(lambda: ("out", "failure") in nodes.source.entries())
 
 
+@pytest.mark.promise("order-waits")
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_copy_can_be_ended_while_an_order_of_its_server_waits(
+    nodes: NodePair, *, goes_on: bool
+) -> None:
+    panel, sender = OrderingPanel(nodes), nodes.source.sender
+    await begin(nodes)
+    action = Action(nodes, Operation.BACKUP)
+    order(nodes, nodes.destination)
+    sender.end_seed(UUID)
+    await until(lambda: list(sender.seeds_of()) == [])
+    assert waits(nodes)
+    if goes_on:
+        action.end()
+        await panel.see_moved()
+        return
+    sender.cancel(UUID)
+    await nodes.settled()
+    action.end()
+
+
 async def test_what_is_not_waited_for_is_refused(nodes: NodePair) -> None:
     OrderingPanel(nodes)
     operations(nodes).place_hold(Operation.DELETE, "it is deleted")

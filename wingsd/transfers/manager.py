@@ -761,9 +761,12 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         return sum(each.waits_for_turn for each in self._open.values())
 
     def end_seed(self, server: str) -> None:
-        """End the copy that follows a server, unless a transfer has taken its place."""
+        """End the copy that follows a server, unless a transfer has taken its place.
+
+        Also while such a transfer waits: it begins without the copy then.
+        """
         seed = self._seeds.get(server)
-        if seed is not None and self._in_progress(server) is seed:
+        if seed is not None and (seed.gives_way or self._in_progress(server) is seed):
             seed.cancel()
 
     def seeds_of(self) -> Iterator[tuple[str, SeedFigures | None]]:
