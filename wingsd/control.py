@@ -879,7 +879,8 @@ class ControlPairsEndpoint(ControlEndpoint):
             direction = Direction(query.direction) if query.direction else None
         except ValueError:
             raise BadRequest("the direction is invalid", "expected in or out") from None
-        if direction is not Direction.IN and name in node.pairs.sending:
+        direction = node.pairs.direction(name, direction)
+        if direction is Direction.OUT:
             await node.wanted_seeds.end_all(name)
         await node.pairs.revoke(name, direction)
 

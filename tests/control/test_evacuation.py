@@ -63,6 +63,18 @@ async def test_both_nodes_list_a_pair_and_either_ends_it(operator: Operator) -> 
     assert (await operator.refusal("DELETE", f"pairs/{name}")).exit_code == Exit.UNKNOWN
 
 
+async def test_a_revoke_that_is_refused_ends_no_copy(operator: Operator) -> None:
+    name = await paired(operator)
+    await operator.ask("POST", "pairs", {"name": name})
+    await operator.ask("POST", "seeds", {"pair": name, "servers": [UUID]})
+    refused = await operator.refusal("DELETE", f"pairs/{name}")
+    assert refused.code == "pair-not-found"
+    wanted = operator.nodes.source.wanted_seeds.wanted
+    assert list(wanted) == [UUID]
+    await operator.ask("DELETE", f"pairs/{name}?direction=out")
+    assert wanted == {}
+
+
 @pytest.mark.parametrize(
     "content", [{"days": 0}, {"days": 400}, {"servers": 0}, {"bytes": -1}, {"name": "a b"}]
 )

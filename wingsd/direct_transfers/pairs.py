@@ -271,11 +271,10 @@ class Pairs:
 
     # At both
 
-    async def revoke(self, name: str, direction: Direction | None = None) -> None:
-        """End a pair, and its seeds; at the destination its copies are removed.
+    def direction(self, name: str, direction: Direction | None = None) -> Direction:
+        """Return the direction of a pair: without one, of the only pair of that name.
 
-        Without a direction it is the only pair of that name. Raises `PairNotFound`,
-        `StorageError`.
+        Raises `PairNotFound`.
         """
         is_in, is_out = name in self.receiving, name in self.sending
         if direction is None and is_in != is_out:
@@ -283,6 +282,14 @@ class Pairs:
         if direction is None or not (is_in if direction is Direction.IN else is_out):
             both = "two pairs have this name: say --direction in or out" if is_in else ""
             raise PairNotFound(both)
+        return direction
+
+    async def revoke(self, name: str, direction: Direction | None = None) -> None:
+        """End a pair, and its seeds; at the destination its copies are removed.
+
+        Raises as `direction`, and `StorageError`.
+        """
+        direction = self.direction(name, direction)
         if direction is Direction.IN:
             use = self.receiving[name]
             await self._end(use, PairEnded())

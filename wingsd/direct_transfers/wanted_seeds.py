@@ -91,13 +91,16 @@ class WantedSeeds:
             raise ServerNotFound(
                 "no copy of this server is wanted", "wingsctl transfers lists those that follow"
             )
-        await self._drop(server)
-        self._sender.end_seed(server)
+        await self._end(server)
 
     async def end_all(self, pair: str = "") -> None:
         """End all copies that are wanted, or those by a pair. Raises `StorageError`."""
         for each in [each for each in self.wanted.values() if pair in ("", each.pair)]:
-            await self.end(each.server)
+            await self._end(each.server)
+
+    async def _end(self, server: str) -> None:
+        await self._drop(server)
+        self._sender.end_seed(server)
 
     def trouble(self, server: str) -> str:
         """Return why the last attempt at a server's copy has failed; empty if it has not."""
