@@ -18,7 +18,7 @@ from tests.support.node_in_process import NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.errors import ServerBusy, TransferInProgress
-from wingsd.servers.operations import Operation, Operations
+from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.transfers.outgoing import transfer
 
 __all__ = ["nodes", "quick"]
@@ -91,6 +91,24 @@ async def test_a_restart_loses_no_order_that_waits(nodes: NodePair) -> None:
     await until(lambda: waits(nodes))
     action.end()
     await panel.see_moved()
+    ended.end()
+
+
+async def test_one_that_cannot_go_on_after_a_restart_releases_no_other_transfer(
+    nodes: NodePair,
+) -> None:
+    panel = OrderingPanel(nodes)
+    ended = Action(nodes, Operation.BACKUP)
+    order(nodes, nodes.destination)
+    await until(lambda: nodes.source.store.open_moves() != [])
+    node = await nodes.restart("source")
+    panel.be_of(node)
+    recovery = await node.recover()
+    held = node.servers.get_or_add(nodes.configuration).operations
+    held.hold = Hold(Operation.TRANSFER_OUT, "ordered since")
+    recovery.resume_outgoing()
+    await until(lambda: node.entries() == [("out", "failure")])
+    assert held.runs(Operation.TRANSFER_OUT)
     ended.end()
 
 

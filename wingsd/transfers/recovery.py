@@ -296,6 +296,8 @@ class Recovery:
         It does not where another node may run it.
         """
         self._log.info("{server}: its transfer failed, it is still here", server=entry.server)
+        if entry.step == SendStep.WAIT.name:
+            return  # it has held nothing, and another transfer may by now
         self._servers.unshare(entry.server)
         if entry.id in self._seeds:
             return  # nothing has held it
