@@ -28,6 +28,7 @@ from wingsd.errors import (
 from wingsd.panel.schemas import InstallScript
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.installations import InstallOptions
+from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord
@@ -345,6 +346,18 @@ def test_a_server_is_created_by_its_script(node: FakeNode) -> None:
 
 def test_a_created_server_starts_with_start_on_completion(node: FakeNode) -> None:
     assert created(node, start=True).state is PowerState.STARTING
+
+
+def test_one_that_a_transfer_takes_first_is_started_where_that_ends(node: FakeNode) -> None:
+    empty(node)
+    create(node, start=True).value()
+    server = node.servers.get(UUID)
+    taken = Hold(Operation.TRANSFER_OUT, "the transfer waited for the installation")
+    ended = server.operations.ended(Operation.INSTALL)
+    ended.addCallback(lambda _: setattr(server.operations, "hold", taken))
+    node.environment.scripts[UUID].end()
+    assert server.operations.hold is taken
+    assert (server.state, server.starts_if_it_stays) == (PowerState.OFFLINE, True)
 
 
 def test_a_failed_start_does_not_fail_the_creation(node: FakeNode) -> None:

@@ -27,6 +27,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import CALAGOPUS, Config
@@ -747,7 +748,12 @@ class Installations:
         await self._end(installation, outcome)
         if record.start and outcome is Outcome.SUCCESS:
             starting = Deferred.fromCoroutine(server.power(PowerAction.START))
-            starting.addErrback(lambda _: None)  # It is shown in the console.
+            starting.addErrback(self._not_started, server)
+
+    def _not_started(self, _: Failure, server: Server) -> None:
+        # It is shown in the console.
+        if not server.operations.runs(Operation.TRANSFER_OUT, Operation.FOLLOW):
+            server.starts_if_it_stays = False
 
     def _ended(self, _: None, installation: Installation) -> None:
         uuid = installation.server.uuid
@@ -769,6 +775,9 @@ class Installations:
         report = await self._callbacks.add_installation(
             server.uuid, outcome, reinstall=record.reinstall
         )
+        if record.start and outcome is Outcome.SUCCESS:
+            # A transfer may take it before it is started here, and starts it where it ends.
+            server.starts_if_it_stays = True
         server.operations.release(Operation.INSTALL)
         server.files.measure()
         await report.answered_within(ANSWER_PATIENCE, self._parts.reactor)
