@@ -186,6 +186,12 @@ class Flush:
         kernel.sync(directory)
         return cls(wall_time, began, kernel.monotonic() - began)
 
+    def may_be_shared(self, kernel: KernelCalls) -> bool:
+        """Return whether it is recent, and the clock was not set since it began."""
+        since = kernel.monotonic() - self.began
+        step = kernel.wall_time() - self.wall_time - since
+        return since <= _SHARED_FOR and abs(step) <= CLOCK_STEP
+
 
 @define(eq=False, repr=False, slots=False)
 class MeasuredFileSystems:
@@ -214,7 +220,7 @@ class MeasuredFileSystems:
         device = kernel.stat(directory).st_dev
         with self._flushing:
             last = self._flushes.get(device)
-            if last is None or kernel.monotonic() - last.began > _SHARED_FOR:
+            if last is None or not last.may_be_shared(kernel):
                 last = self._flushes[device] = Flush.of(directory, kernel)
             return last
 

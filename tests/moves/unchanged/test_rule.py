@@ -130,6 +130,16 @@ def test_rounds_that_share_a_flush_settle_only_what_is_older_than_that(move: Mov
     assert move.kernel.calls.count("flush") == 2
 
 
+def test_no_flush_is_shared_from_before_the_clock_was_set_back(move: Move) -> None:
+    """By its time all that is written after it would be old."""
+    move.new_rule().begin(shares=True)
+    move.kernel.ahead -= 3600 * SECOND
+    move.written()
+    move.rule.begin(shares=True)
+    assert not move.read()
+    assert move.kernel.calls.count("flush") == 2
+
+
 def test_a_flush_is_shared_for_some_seconds_and_not_after_a_failure(move: Move) -> None:
     def fails() -> None:
         raise OSError(errno.EIO, "")
