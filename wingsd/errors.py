@@ -2583,8 +2583,7 @@ class HistoryDamaged(StorageError):
     Cause: this node's disk or memory has changed it: the detail says where. Other points of the
     history are not concerned, unless they need the same file.
 
-    Remedy: check this node's disk and memory. `wingsctl history SERVER verify` says which points
-    and files are damaged; those that are not can be used.
+    Remedy: check this node's disk and memory. Points and files that are not damaged can be used.
     """
 
     code = "history-damaged"
@@ -2601,7 +2600,7 @@ class HistoryVersionUnknown(StorageError):
 
     Cause: it was written by a newer wingsd. It is kept as it is, and no point is made.
 
-    Remedy: update wingsd, or remove the server's directory in `system.history.directory`.
+    Remedy: update wingsd, or remove the directory of the server's history.
     """
 
     code = "history-version-unknown"
@@ -2617,17 +2616,18 @@ class HistoryVersionUnknown(StorageError):
 class HistoryFull(StorageError):
     """A point of a server's history would take more space than the history may take.
 
-    Cause: the copy of the server's files alone takes about `system.history.max_size`, and what
-    has changed does not fit beside it. All older points that may go were removed.
+    Cause: the copy of the server's files alone takes about as much, and what has changed does not
+    fit beside it. All older points that may go were removed.
 
-    Remedy: raise `system.history.max_size`, or delete files of the server.
+    Remedy: give the history more space. Deleting files of the server does not help at once: the
+    newest point has them still.
     """
 
     code = "history-full"
 
     def __init__(self, directory: str) -> None:
         super().__init__(
-            f"{directory} would become larger than it may; raise system.history.max_size",
+            f"{directory} would become larger than it may: give the history more space",
             "no point of the server's history can be made",
         )
 
@@ -2638,7 +2638,7 @@ class NoSuchPoint(WingsdError):
     Cause: it was removed since, by a user or because it was old. The newest point stays: it is
     replaced by the next one.
 
-    Remedy: `wingsctl history SERVER` lists the points.
+    Remedy: use a point that the history still has.
     """
 
     status = 404

@@ -25,7 +25,7 @@ OF_CALAGOPUS = {"archive_format": "tar_gz", "compression_level": "best_speed"}
 
 
 async def made(nodes: TwoNodes, node: NodeProcess, count: int) -> list[str]:
-    """Have backups of the server made; return their UUIDs."""
+    """Make backups of the server as its Panel does; return their UUIDs."""
     backups = [str(uuid4()) for _ in range(count)]
     panel = nodes.panel
     for backup in backups:
@@ -133,7 +133,7 @@ async def test_what_the_panel_says_decides(nodes: TwoNodes, family: str) -> None
 
 
 async def later(node: NodeProcess, days: int) -> None:
-    """Start a node again as after so many days, of which the Panel was asked on the first."""
+    """Start a node again as if `days` had passed since the Panel was first asked."""
     await node.kill()
     with closing(sqlite3.connect(node.directory / "wingsd.db")) as database, database:
         database.execute(
@@ -243,7 +243,7 @@ async def test_a_server_goes_round_with_three_backups_of_which_one_is_dropped(
 
 
 async def later_turn(node: NodeProcess) -> None:
-    """Have a node look at once what is to be sent, as it does within the hour."""
+    """Restart the node, which then looks for backups to send; wait until none is left."""
     await node.kill()
     await node.start_loaded(family=node.node.family)
     while any(map(is_to_be_sent, (await node.wingsctl("backups", "--json")).json["backups"])):

@@ -59,7 +59,7 @@ async def paired(
 
 
 async def seed(nodes: NodePair, **limits: int) -> str:
-    """Have a copy follow the server by a pair; return the source's name for that."""
+    """Send the first rounds of a seed by a pair; return the source's name for the pair."""
     name, _ = await paired(nodes, **limits)
     await nodes.source.wanted_seeds.want(name, [UUID], 4)
     await until(lambda: figures(nodes).rounds > 0)

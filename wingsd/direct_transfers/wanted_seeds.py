@@ -147,7 +147,8 @@ class WantedSeeds:
             elif self._sender.find(uuid) is None:
                 sizes[uuid] = math.inf if server.disk_bytes is None else server.disk_bytes
         now: float = self._clock.seconds()
-        for uuid in sorted(sizes, key=lambda each: (sizes[each], each)):
+        # Some may have been ended while others were dropped.
+        for uuid in sorted(self.wanted.keys() & sizes, key=lambda each: (sizes[each], each)):
             attempt, wanted = self._attempts.setdefault(uuid, _Attempt()), self.wanted[uuid]
             if busy < wanted.at_once and not attempt.is_beginning and attempt.not_before <= now:
                 busy += 1
