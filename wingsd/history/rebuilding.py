@@ -167,6 +167,42 @@ def _apply(fd: int, version: FileVersion) -> None:
     version.reader.forget()
 
 
+def write_contents(
+    fd: int, contents: Contents, newest: OpenDirectories, check: Callable[[], None]
+) -> bytes:
+    """Write the contents of a file to a new, empty one, and return their digest.
+
+    `newest` are the directories of the newest tree. Raises HistoryDamaged and OSError.
+    """
+    base, versions = contents
+    digest = b""
+    if base is not None:
+        with closing_descriptor(newest.open_file(base.path)) as source:
+            digest = _copied(source, fd, base.size, check)
+    for version in versions:
+        _apply(fd, version)
+    return _digest(fd, versions[-1].entry.size, check) if versions else digest
+
+
+def set_metadata(
+    fd: int, entry: PastFile | PastDirectory, owner: Owner | None, given: Owner
+) -> bool:
+    """Give an open file or directory, which has no attributes, the metadata of an entry.
+
+    `owner` gets it, None where it has it already; `given` are the ids for ACLs. Return False
+    where some attributes could not be kept. Raises OSError.
+    """
+    is_whole = True
+    if owner is not None:
+        os.fchown(fd, *owner)
+    if entry.attributes:
+        is_whole = write_attributes(fd, entry.attributes, entry.mode, given)
+    else:
+        os.fchmod(fd, entry.mode)
+    os.utime(fd, ns=(entry.mtime, entry.mtime))
+    return is_whole
+
+
 class Rebuilding:
     """Writes files into an empty directory, in the order of entries. A context.
 
@@ -238,17 +274,8 @@ class Rebuilding:
 
     def _file(self, entry: PastFile, parent: int, name: bytes, contents: Contents) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        base, versions = contents
         with closing_descriptor(os.open(name, flags, 0o600, dir_fd=parent)) as fd:
-            digest = b""
-            if base is not None:
-                with closing_descriptor(self._newest.open_file(base.path)) as source:
-                    digest = _copied(source, fd, base.size, self._check)
-            for version in versions:
-                _apply(fd, version)
-            if versions:
-                digest = _digest(fd, entry.size, self._check)
-            if digest != entry.digest:
+            if write_contents(fd, contents, self._newest, self._check) != entry.digest:
                 raise HistoryDamaged(display(entry.path), "it does not have its digest")
             self._set(fd, entry)
 
@@ -259,13 +286,8 @@ class Rebuilding:
             self._set(fd, entry)
 
     def _set(self, fd: int, entry: PastFile | PastDirectory) -> None:
-        if self._owner is not None:
-            os.fchown(fd, *self._owner)
-        if not entry.attributes:
-            os.fchmod(fd, entry.mode)
-        elif not write_attributes(fd, entry.attributes, entry.mode, self._given):
+        if not set_metadata(fd, entry, self._owner, self._given):
             self.without_attributes += 1
-        os.utime(fd, ns=(entry.mtime, entry.mtime))
 
 
 @define(eq=False, repr=False, slots=False)

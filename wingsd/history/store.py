@@ -472,15 +472,26 @@ class HistoryStore:
                 if before is not None and before != now:
                     yield before, now
 
+    @contextmanager
+    def opened(self, number: int) -> Iterator[tuple[Sequence[OpenForm], int]]:
+        """Open what a point is made of: the forms from the newest to its own, and the tree.
+
+        The tree is a descriptor. Raises NoSuchPoint.
+        """
+        with self._chain() as chain, self._opened(_TREE) as tree:
+            yield chain[: _place_of(chain, number) + 1], tree
+
     def rebuild(self, number: int, target: int, owner: Owner | None = None) -> None:
         """Write the files of a point into the empty directory with the descriptor `target`.
 
         `owner` gets them, None for the process's own ids. Raises NoSuchPoint, and HistoryDamaged
         where something is not as it was.
         """
-        with self._chain() as chain, storage_errors(f"point {number} cannot be rebuilt"):
-            needed = chain[: _place_of(chain, number) + 1]
-            with self._opened(_TREE) as tree, Rebuilding(target, tree, owner) as rebuilding:
+        with (
+            storage_errors(f"point {number} cannot be rebuilt"),
+            self.opened(number) as (needed, tree),
+        ):
+            with Rebuilding(target, tree, owner) as rebuilding:
                 root = rebuilding.run(needed, self._check)
             if root != needed[-1].point.root:
                 self.damaged[number] = EVERYTHING_DAMAGED
