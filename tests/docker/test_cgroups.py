@@ -13,7 +13,15 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from tests.support.present import present
 from wingsd.docker import cgroups
-from wingsd.docker.cgroups import KILLED, Meter, Readings, find_meter, machine_memory, pressures
+from wingsd.docker.cgroups import (
+    KILLED,
+    Meter,
+    Readings,
+    find_meter,
+    machine_memory,
+    pressures,
+    read_file,
+)
 from wingsd.docker.runtime import (
     ContainerState,
     ContainerUsage,
@@ -77,6 +85,8 @@ class Machine:
         (self.root / group / name).write_text(content)
 
     def remove(self, name: str) -> None:
+        # One that is open has no content any more.
+        self.write(name, "")
         (self.root / SCOPE / name).unlink()
 
     def write_above(self, oom: int, kills: int) -> None:
@@ -117,13 +127,16 @@ def test_the_figures_are_those_of_the_files(machine: Machine) -> None:
 
 @pytest.mark.parametrize("content", [None, "", "nonsense\n", "-1\n", "9" * 5000, "\0\xff"])
 def test_what_is_missing_or_wrong_is_left_out(machine: Machine, content: str | None) -> None:
-    meter = present(machine.find())
+    if content is not None:
+        meter = present(machine.find())
     for name in FILES:
         if name not in ("cpu.stat", "memory.current"):
             if content is None:
                 machine.remove(name)
             else:
                 machine.write(name, content)
+    if content is None:
+        meter = present(machine.find())
     found = present(meter.read())
     assert (found.memory_bytes, found.cpu_seconds) == (104_857_600, 2.5)
     assert found.memory_limit_bytes <= machine_memory()
@@ -210,7 +223,9 @@ def test_of_version_1_nothing_is_read(machine: Machine) -> None:
 
 def test_the_pressure_of_the_machine_has_files_of_other_names(tmp_path: Path) -> None:
     (tmp_path / "io").write_text(FILES["io.pressure"])
-    assert pressures(str(tmp_path)) == {"io": Pressure(99.99, 0.5)}
+    assert pressures(lambda resource: read_file(f"{tmp_path}/{resource}")) == {
+        "io": Pressure(99.99, 0.5)
+    }
 
 
 # Why it ended

@@ -148,7 +148,7 @@ def test_its_control_group_is_read_in_place_of_the_engines_statistics(
     assert [each.memory_bytes for each in harness.notes.usages] == [7, 7]
     # The kernel kills it, and its group is gone at once.
     (tmp_path / "cgroup" / "docker" / "memory.events").write_text("oom 0\noom_kill 1\n")
-    (group / "cpu.stat").unlink()
+    (group / "cpu.stat").write_text("")
     harness.state = {"Running": False, "ExitCode": 137}
     harness.pass_time(2 * INTERVAL)
     harness.streams.consoles[0].connectionLost()

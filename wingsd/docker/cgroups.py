@@ -13,8 +13,10 @@ from __future__ import annotations
 import os
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import NamedTuple
 
 import attrs
@@ -74,6 +76,50 @@ def read_file(path: str) -> bytes | None:
         os.close(file)
 
 
+class _Group:
+    """The files of a control group. They stay open: opening and closing cost most of a reading."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        #: Descriptors by names, None of files that do not exist.
+        self._files: dict[str, int | None] = {}
+        weakref.finalize(self, _close, self._files)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file; None where it cannot be read."""
+        try:
+            if name not in self._files:
+                path = f"{self.directory}/{name}"
+                self._files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = self._files[name]
+            return None if file is None else os.pread(file, _MOST, 0)
+        except FileNotFoundError:
+            self._files[name] = None
+        except (OSError, ValueError):  # of a group that was removed meanwhile
+            pass
+        return None
+
+    def number(self, name: str, line: bytes = b"") -> int | None:
+        """Return a number of a file, as `_number` does."""
+        return _number(self.read(name), line)
+
+    def close(self) -> None:
+        """Close the files."""
+        _close(self._files)
+
+    def events(self) -> Events:
+        """Return what is counted of the group and those in it; zeros where it cannot be read."""
+        data = self.read("memory.events")
+        return Events(_number(data, b"oom") or 0, _number(data, b"oom_kill") or 0)
+
+
+def _close(files: dict[str, int | None]) -> None:
+    while files:
+        _, file = files.popitem()
+        if file is not None:
+            os.close(file)
+
+
 def _number(data: bytes | None, name: bytes = b"") -> int | None:
     """Return the number in the line that begins with a name; without one, in the first line."""
     start = b"\n" + name + b" " if name else b"\n"
@@ -90,21 +136,22 @@ def _sums(rows: Iterable[tuple[bytes, ...]]) -> list[int]:
     return sums
 
 
-def pressures(directory: str, ending: str = "") -> dict[str, Pressure]:
+def pressures(read: Callable[[str], bytes | None]) -> dict[str, Pressure]:
     """Return the pressure by resource: `cpu`, `memory` and `io`, as far as there are such files.
 
-    Their names are those of the resources, with an `ending`. Blocking.
+    `read` is given the names of the resources.
     """
     found = {}
     for resource in ("cpu", "memory", "io"):
-        some = _SOME.search(read_file(f"{directory}/{resource}{ending}") or b"")
+        some = _SOME.search(read(resource) or b"")
         if some is not None:
             found[resource] = Pressure(float(some[1]), int(some[2]) / 1e6)
     return found
 
 
+@cache
 def machine_memory() -> int:
-    """Return the bytes of memory that the machine has."""
+    """Return the bytes of memory that the machine had when it was first asked."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -124,21 +171,15 @@ class Events(NamedTuple):
     kills: int
 
 
-def _events(directory: str) -> Events:
-    """Return what is counted of a group and those in it; zeros where it cannot be read."""
-    data = read_file(f"{directory}/memory.events")
-    return Events(_number(data, b"oom") or 0, _number(data, b"oom_kill") or 0)
-
-
 @attrs.define(eq=False, repr=False)
 class Meter:
-    """Reads the figures of one container. All methods block, for some 0.2 ms.
+    """Reads the figures of one container. All methods block, for some 0.1 ms.
 
-    `directory` is its control group, `network` the file with the figures of its interfaces, empty
-    for a container in the machine's own network.
+    `group` is the directory of its control group, `network` the file with the figures of its
+    interfaces, empty for a container in the machine's own network.
     """
 
-    _directory: str
+    _group: _Group = attrs.field(converter=_Group)
     _network: str
     _started: datetime | None
     #: When it was last read, by the monotonic clock, and the CPU seconds then.
@@ -150,12 +191,12 @@ class Meter:
     _by_limit: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._above, self._own = _events(self.directory_above), _events(self._directory)
+        self._above, self._own = _Group(self.directory_above).events(), self._group.events()
 
     @property
     def directory_above(self) -> str:
         """The group that the container's is in."""
-        return os.path.dirname(self._directory)
+        return os.path.dirname(self._group.directory)
 
     def read(self, above: Events | None = None) -> ContainerUsage | None:
         """Return the usage; None when the container has ended.
@@ -163,27 +204,25 @@ class Meter:
         `above` are the counts of the group above it. They are older than its own: what happens
         meanwhile is in these.
         """
-        above = above or _events(self.directory_above)
-        directory = self._directory
-        cpu = read_file(f"{directory}/cpu.stat")
-        used, memory = (
-            _number(cpu, b"usage_usec"),
-            _number(read_file(f"{directory}/memory.current")),
-        )
+        above = above or _Group(self.directory_above).events()
+        group = self._group
+        cpu = group.read("cpu.stat")
+        used, memory = _number(cpu, b"usage_usec"), group.number("memory.current")
         network = self._read_network()
         if used is None or memory is None or (self._network and network is None):
+            group.close()
             return None
         seconds, percent = used / 1e6, 0.0
         now = time.monotonic()
         if self._before is not None and now > self._before[0]:
             percent = 100 * (seconds - self._before[1]) / (now - self._before[0])
         self._before = now, seconds
-        own = _events(directory)
+        own = group.events()
         if own.kills > self._own.kills:
             self._killed, self._by_limit = now, own.limit_reached > self._own.limit_reached
         self._above, self._own = above, own
-        inactive = _number(read_file(f"{directory}/memory.stat"), b"inactive_file") or 0
-        limit, most = _number(read_file(f"{directory}/memory.max")), machine_memory()
+        inactive = group.number("memory.stat", b"inactive_file") or 0
+        limit, most = group.number("memory.max"), machine_memory()
         moved = self._read_disk()
         throttled, periods = _number(cpu, b"throttled_usec"), _number(cpu, b"nr_throttled")
         return ContainerUsage(
@@ -199,11 +238,11 @@ class Meter:
                 if throttled is None or periods is None
                 else throttled_seconds(throttled / 1e6, periods)
             ),
-            memory_peak_bytes=_number(read_file(f"{directory}/memory.peak")),
-            pressure=pressures(directory, ".pressure"),
+            memory_peak_bytes=group.number("memory.peak"),
+            pressure=pressures(lambda resource: group.read(f"{resource}.pressure")),
             oom_kills=own.kills,
             disk_operations=(moved[2], moved[3]) if moved else None,
-            processes=_number(read_file(f"{directory}/pids.current")),
+            processes=group.number("pids.current"),
         )
 
     def _uptime(self) -> int:
@@ -220,7 +259,7 @@ class Meter:
         return NetworkUsage(received, sent, received_packets, sent_packets)
 
     def _read_disk(self) -> list[int] | None:
-        data = read_file(f"{self._directory}/io.stat")
+        data = self._group.read("io.stat")
         return None if data is None else _sums(_IO.findall(data))
 
     def cause(self, status: int | None, *, reported: bool) -> tuple[bool, bool]:
@@ -231,7 +270,7 @@ class Meter:
         """
         if self._killed is not None and time.monotonic() - self._killed < RECENT:
             return True, not self._by_limit
-        above = _events(self.directory_above)
+        above = _Group(self.directory_above).events()
         if above.kills > self._above.kills and (reported or status == KILLED):
             return True, above.limit_reached <= self._above.limit_reached
         return reported and not self._own.kills, False
@@ -327,5 +366,5 @@ class Readings:
 def read_all(meters: Sequence[Meter]) -> list[ContainerUsage | None]:
     """Return the usage of each container, None of those that have ended. Blocking."""
     # Most are in one group.
-    above = {each: _events(each) for each in {meter.directory_above for meter in meters}}
+    above = {each: _Group(each).events() for each in {meter.directory_above for meter in meters}}
     return [meter.read(above[meter.directory_above]) for meter in meters]

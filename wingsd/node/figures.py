@@ -28,7 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import Config
-from wingsd.docker.cgroups import PROC, pressures
+from wingsd.docker.cgroups import PROC, pressures, read_file
 from wingsd.docker.container import port_bindings, reachable
 from wingsd.docker.runtime import Pressure
 from wingsd.errors import BadRequest, FiguresUnavailable
@@ -262,7 +262,7 @@ def read_counters(now: float, bridge: str) -> Counters[int]:
 
 def pressure() -> Mapping[str, Pressure]:
     """Return the machine's pressure, by resource; without those that the kernel does not show."""
-    return pressures(f"{PROC}/pressure")
+    return pressures(lambda resource: read_file(f"{PROC}/pressure/{resource}"))
 
 
 def memory() -> MachineMemory:
