@@ -273,7 +273,7 @@ class Model:
             os.close(fd)
         return seen(target)
 
-    def act(self) -> None:
+    def act(self, *, keeps_oldest: bool = False) -> None:
         """Do something at random, which may be interrupted."""
         kind = self.rng.choice((*["make"] * 5, "remove", "reopen", "check", "restart"))
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
@@ -281,8 +281,8 @@ class Model:
         if kind == "make":
             self.world.change(self.rng.randrange(1, 7))
             self._may_fail(self.make)
-        elif kind == "remove" and len(numbers) > 1:
-            number = self.rng.choice(numbers[1:])
+        elif kind == "remove" and len(numbers) > 1 + keeps_oldest:
+            number = self.rng.choice(numbers[1:-1] if keeps_oldest else numbers[1:])
             self._may_fail(lambda: self.store.remove(number))
             if number not in self.numbers():
                 del self.trees[number]

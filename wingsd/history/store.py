@@ -26,6 +26,7 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import survey
+from wingsd.history.adopting import check_bridge, described
 from wingsd.history.capture import Capture, FrameFile, HistorySource, Record, joined
 from wingsd.history.format import (
     FormKind,
@@ -276,16 +277,17 @@ class HistoryStore:
 
     # A new point
 
-    def make(self, source: HistorySource, label: PointLabel) -> Point | None:
+    def make(self, source: HistorySource, label: PointLabel, least: int = 1) -> Point | None:
         """Make a point of what a server's directory has; None where nothing is changed.
 
-        Raises HistoryFull where there is no space for it.
+        Its number is the next one, and `least` at least. Raises HistoryFull where there is no
+        space for it.
         """
         self._recover()
         self._is_interrupted = True
         try:
             with storage_errors(f"a point of the history in {self._directory} cannot be made"):
-                found = self._make(source, label)
+                found = self._make(source, label, least)
         except BaseException:
             # what was begun is undone, from the disk alone, as after a crash
             self._recover()
@@ -293,13 +295,14 @@ class HistoryStore:
         self._is_interrupted = False
         return found
 
-    def _make(self, source: HistorySource, label: PointLabel) -> Point | None:
+    def _make(self, source: HistorySource, label: PointLabel, least: int) -> Point | None:
         began = source.kernel.wall_time()
         with ExitStack() as stack:
             catalogue = self._open_form(stack, _CATALOGUE)
             before = None if catalogue is None else catalogue.point
+            number = max(before.number + 1 if before else 1, least)
             used = self.size
-            delta = None if before is None else self._begin_delta(stack, before)
+            delta = None if before is None else self._begin_delta(stack, before, number)
             capture = self._capture(stack, source, delta, used)
             stamps = self._read_stamps(stack, source, before)
             capture.run(partial(_catalogued, catalogue), stamps)
@@ -309,7 +312,6 @@ class HistoryStore:
                     f"{display(capture.healed[0])}"
                 )
             entries = partial(_following, catalogue, capture)
-            number = before.number + 1 if before else 1
             unsettled = tuple(sorted(capture.unsettled))
             found = point_of(entries(), number, began, label, unsettled)
             if before is not None and found.root == before.root:
@@ -333,11 +335,11 @@ class HistoryStore:
             self._write_stamps(source, found, stamps, capture.records())
             return found
 
-    def _begin_delta(self, stack: ExitStack, before: Point) -> _NewDelta:
+    def _begin_delta(self, stack: ExitStack, before: Point, number: int) -> _NewDelta:
         name = _delta_name(before.number) + _PART
         fd = os.open(name, _MAKE, 0o600, dir_fd=self._home)
         stack.callback(os.close, fd)
-        return _NewDelta(fd, FormWriter(fd, FormKind.DELTA, before.number, before.number + 1))
+        return _NewDelta(fd, FormWriter(fd, FormKind.DELTA, before.number, number))
 
     def _capture(
         self, stack: ExitStack, source: HistorySource, delta: _NewDelta | None, used: int
@@ -453,6 +455,37 @@ class HistoryStore:
             os.fsync(self._home)
             self._is_interrupted = False
             self.damaged.pop(number, None)
+
+    def adopt(self, name: bytes, *, is_bridge: bool) -> Point:
+        """Take in the file `name` of the directory: the delta of the point before the oldest one.
+
+        It is on stable storage. With `is_bridge` it was made for this history, and what it makes
+        is checked. Raises HistoryDamaged where it is no such delta.
+        """
+        with (
+            self._chain() as chain,
+            ExitStack() as stack,
+            storage_errors(f"the history in {self._directory} cannot take in a point"),
+        ):
+            delta = self._open_form(stack, name)
+            oldest = chain[-1].point.number if chain else 0
+            if delta is None or delta.reader.kind is not FormKind.DELTA:
+                raise HistoryDamaged(display(name), "it is no delta")
+            number, newer = delta.point.number, delta.reader.newer
+            if not 0 < number < newer == oldest:
+                raise HistoryDamaged(display(name), f"it does not go before point {oldest}")
+            for _ in delta.reader.entries():
+                self._check()
+            if is_bridge:
+                scratch = os.path.join(self._directory, os.fsdecode(_INCOMING))
+                file = stack.enter_context(TemporaryFile(dir=scratch, buffering=0))
+                tree = stack.enter_context(self._opened(_TREE))
+                if damaged := check_bridge([*chain, delta], tree, file.fileno(), self._check):
+                    self.damaged[number] = tuple(damaged)
+                    self._log(f"of point {number} of the history {described(damaged)} is damaged")
+            os.rename(name, _delta_name(number), src_dir_fd=self._home, dst_dir_fd=self._home)
+            os.fsync(self._home)
+            return delta.point
 
     def thin(self, keep: Mapping[int, int], now: int) -> None:
         """Remove the points that no rule keeps; `keep` and `now` are as for `surplus`."""

@@ -1,0 +1,125 @@
+"""A history follows its server: its points are rebuilt there, and only what differs is sent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.history.following import ARRIVED, followed, moved, write_bridge
+from tests.history.worlds import Model, model
+from tests.support.archives import seen
+from wingsd.errors import HistoryDamaged
+from wingsd.history.format import BLOCK, PointLabel
+
+HISTORIES = 12
+ACTS = 10
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[Model]:
+    (tmp_path / "a").mkdir()
+    made = Model(tmp_path / "a", random.Random(1))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+def test_any_history_follows_while_points_are_made_and_removed(tmp_path: Path, seed: int) -> None:
+    (tmp_path / "a").mkdir()
+    with model(tmp_path / "a", seed) as history:
+        for _ in range(ACTS):
+            history.act()
+        if not history.numbers():
+            history.make()
+        rng = history.rng
+        with moved(history, tmp_path / "b", rng) as there:
+            # what the last point has not seen, and what happens before the first one there
+            there.world.change(rng.randrange(6))
+            begun(there, history)
+            is_over = False
+            while not is_over:
+                for _ in range(rng.randrange(3)):
+                    there.act(keeps_oldest=True)
+                is_over = followed(history, there)
+            assert there.numbers()[-1] == history.numbers()[-1]
+            there.check()
+            assert there.store.verify() == {}
+
+
+def test_the_bridge_has_only_the_blocks_that_differ(history: Model, tmp_path: Path) -> None:
+    file = history.world.root / "map.sqlite"
+    file.write_bytes(random.Random(1).randbytes(64 << 20))
+    (history.world.root / "same").write_bytes(random.Random(2).randbytes(4 << 20))
+    history.make()
+    with moved(history, tmp_path / "b", history.rng) as there:
+        changed = there.world.root / "map.sqlite"
+        with changed.open("r+b") as opened:
+            for block in range(0, 16_000, 160):
+                opened.seek(block * BLOCK + 7)
+                opened.write(b"changed")
+            opened.truncate((64 << 20) - 5000)
+        begun(there, history)
+        bridge = tmp_path / "b" / "history" / "arrived"
+        assert write_bridge(history.store, there.store, there.numbers()[0], bridge) == []
+        assert bridge.stat().st_size < 1.1 * 103 * BLOCK
+        followed(history, there)
+        there.check()
+
+
+def test_a_file_that_is_damaged_at_the_source_is_damaged_alone(
+    history: Model, tmp_path: Path
+) -> None:
+    for name in ("bad", "good"):
+        (history.world.root / name).write_bytes(name.encode() * 5000)
+    history.make()
+    copy = history.directory / "history" / "tree" / "bad"
+    with moved(history, tmp_path / "b", history.rng) as there:
+        for name in ("bad", "good"):
+            (there.world.root / name).write_bytes(b"new")
+        begun(there, history)
+        copy.unlink()
+        followed(history, there)
+        assert there.store.damaged == {1: (b"bad",)}
+        assert there.store.verify() == {1: (b"bad",)}
+
+
+@pytest.mark.parametrize("kind", ["catalogue", "own", "cut", "other base"])
+def test_what_does_not_fit_is_not_taken_in(history: Model, tmp_path: Path, kind: str) -> None:
+    (history.world.root / "a").write_bytes(b"1")
+    history.make()
+    with moved(history, tmp_path / "b", history.rng) as there:
+        (there.world.root / "a").write_bytes(b"2")
+        begun(there, history)
+        home = there.directory / "history"
+        arrived = home / "arrived"
+        if kind == "catalogue":
+            arrived.write_bytes((history.directory / "history" / "catalogue").read_bytes())
+        elif kind == "own":
+            (there.world.root / "a").write_bytes(b"3")
+            there.make()
+            (own,) = home.glob("*.delta")
+            arrived.write_bytes(own.read_bytes())
+        else:
+            write_bridge(history.store, there.store, 3, arrived)
+            if kind == "cut":
+                arrived.write_bytes(arrived.read_bytes()[:-1])
+            else:
+                (there.world.root / "a").write_bytes(b"3")
+                there.make()
+                there.store.remove(3)
+                del there.trees[3]
+        with pytest.raises(HistoryDamaged):
+            there.store.adopt(ARRIVED, is_bridge=True)
+        assert sorted(there.numbers()) == sorted(there.trees)
+        there.check()
+
+
+def begun(there: Model, before: Model) -> None:
+    """Make the first point at the destination."""
+    label = there.rng.choice([*PointLabel])
+    made = there.store.make(there.source, label, before.numbers()[0] + 2)
+    assert made is not None
+    there.trees[made.number] = seen(there.world.root)
