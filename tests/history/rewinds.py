@@ -1,0 +1,87 @@
+"""Rewinds of a server's directory that changes at random, which die or fail at any call."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from contextlib import suppress
+
+from tests.crash.mortal import Death, Life, points_of_the_system
+from tests.history.worlds import Faulty, Model
+from tests.support.archives import seen
+from wingsd.errors import StorageError
+from wingsd.history.rewriting import Rewriting
+
+
+class Rewinds:
+    """Rewinds the directory of a model, with the place of a rewind beside it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._place = model.directory / "place"
+        #: How often it was interrupted before, and after, the plan was written.
+        self.dropped = self.completed = 0
+
+    def rewind(self, number: int) -> None:
+        """Bring the directory to a point, and compare it."""
+        model = self._model
+        with self._opened() as rewriting:
+            rewriting.prepare(model.store, number)
+            if model.rng.randrange(2):
+                model.world.change(model.rng.randrange(1, 7))
+            model.make()
+            rewriting.commit(model.store, number)
+            rewriting.apply()
+            assert rewriting.differing(model.store, number) == []
+        self._end(number)
+
+    def interrupted(self, number: int, at: int) -> None:
+        """Bring it there, while the process dies or the disk fails at a call that changes files.
+
+        The next process completes it, or drops what was prepared.
+        """
+        model = self._model
+        model.make()
+        before = seen(model.world.root)
+        life: Life = (
+            Faulty(at, errno.EIO, 1) if model.rng.randrange(3) == 0 else Life("", _nothing)
+        )
+        if not isinstance(life, Faulty):
+            life.plan(Death("change", at + 1))
+
+        def run() -> None:
+            with self._opened() as rewriting:
+                rewriting.prepare(model.store, number)
+                rewriting.commit(model.store, number)
+                rewriting.apply()
+
+        with points_of_the_system(), suppress(StorageError):
+            life.run(run)
+        model.reopen()
+        if self._place.is_dir():
+            with self._opened() as rewriting:
+                if rewriting.is_committed:
+                    for _ in range(model.rng.randrange(1, 3)):
+                        rewriting.apply()
+                    assert rewriting.differing(model.store, number) == []
+                    self.completed += 1
+                    self._end(number)
+                    return
+        self.dropped += 1
+        assert seen(model.world.root) == before
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def _opened(self) -> Rewriting:
+        return Rewriting(str(self._model.world.root), str(self._place))
+
+    def _end(self, number: int) -> None:
+        model = self._model
+        assert seen(model.world.root) == model.trees[number]
+        shutil.rmtree(self._place)
+        root = next(point.root for point in model.store.points() if point.number == number)
+        model.make()
+        assert model.store.points()[0].root == root
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,166 @@
+"""A directory becomes what it was at a point, whatever is interrupted, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.history.rewinds import Rewinds
+from tests.history.worlds import Model, model
+from tests.support.archives import seen
+from wingsd.errors import HistoryDamaged
+from wingsd.history.format import BLOCK, Point, PointLabel
+from wingsd.history.rewriting import Rewriting, difference
+
+WORLDS = 16
+ACTS = 6
+
+
+@pytest.mark.parametrize("seed", range(WORLDS))
+def test_any_world_becomes_what_it_was(tmp_path: Path, seed: int) -> None:
+    with model(tmp_path, seed) as history:
+        rewinds = Rewinds(history)
+        for _ in range(ACTS):
+            history.world.change(history.rng.randrange(1, 12))
+            history.make()
+            if history.rng.randrange(2):
+                rewinds.rewind(history.rng.choice(history.numbers()))
+        history.check()
+
+
+@pytest.mark.parametrize("seed", range(WORLDS))
+def test_an_interrupted_rewind_is_completed_or_dropped(tmp_path: Path, seed: int) -> None:
+    with model(tmp_path, seed) as history:
+        rewinds = Rewinds(history)
+        for _ in range(ACTS):
+            history.world.change(history.rng.randrange(1, 12))
+            history.make()
+            number = history.rng.choice(history.numbers())
+            rewinds.interrupted(number, history.rng.randrange(120))
+        history.check()
+        assert history.store.verify() == {}
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[Model]:
+    with model(tmp_path, 1) as made:
+        yield made
+
+
+def made(history: Model) -> Point:
+    point = history.store.make(history.source, PointLabel.STOPPED)
+    assert point is not None
+    history.trees[point.number] = seen(history.world.root)
+    return point
+
+
+def test_what_stands_in_the_way_is_taken_away_with_all_in_it(history: Model) -> None:
+    root = history.world.root
+    (root / "world").mkdir()
+    (root / "world" / "level").write_bytes(b"level")
+    (root / "flag").write_bytes(b"a file")
+    first = made(history)
+    (root / "world" / "level").unlink()
+    (root / "world" / "level").mkdir()
+    os.mkfifo(root / "world" / "level" / "pipe")
+    (root / "flag").unlink()
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(root / "flag"))
+        Rewinds(history).rewind(first.number)
+    assert (root / "flag").read_bytes() == b"a file"
+
+
+def test_a_directory_that_is_a_symlink_now_is_not_followed(history: Model) -> None:
+    root, outside = history.world.root, history.directory / "outside"
+    (root / "world").mkdir()
+    (root / "world" / "level").write_bytes(b"level")
+    first = made(history)
+    outside.mkdir()
+    (outside / "level").write_bytes(b"of another server")
+    (root / "world" / "level").unlink()
+    (root / "world").rmdir()
+    (root / "world").symlink_to(outside)
+    Rewinds(history).rewind(first.number)
+    assert (outside / "level").read_bytes() == b"of another server"
+    assert not (root / "world").is_symlink()
+
+
+def test_files_that_nobody_may_change_are_replaced(history: Model) -> None:
+    root = history.world.root
+    (root / "locked").mkdir()
+    (root / "locked" / "file").write_bytes(b"before")
+    (root / "locked" / "file").chmod(0o400)
+    (root / "locked").chmod(0o500)
+    root.chmod(0o555)
+    first = made(history)
+    (root / "locked" / "file").unlink()
+    Rewinds(history).rewind(first.number)
+    assert (root / "locked" / "file").read_bytes() == b"before"
+
+
+def test_names_that_differ_in_case_are_different_files(history: Model) -> None:
+    root = history.world.root
+    (root / "World").write_bytes(b"large")
+    first = made(history)
+    (root / "World").rename(root / "world")
+    Rewinds(history).rewind(first.number)
+    assert [path.name for path in root.iterdir()] == ["World"]
+
+
+def test_a_difference_counts_what_changes(history: Model) -> None:
+    root = history.world.root
+    (root / "world").mkdir()
+    (root / "world" / "changed").write_bytes(b"1" * 5000)
+    (root / "world" / "touched").write_bytes(b"same")
+    (root / "removed").mkdir()
+    first = made(history)
+    (root / "world" / "changed").write_bytes(b"2" * 100)
+    os.utime(root / "world" / "touched", (1, 1))
+    (root / "removed").rmdir()
+    (root / "new").mkdir()
+    (root / "new" / "file").write_bytes(b"new")
+    last = made(history)
+    found = difference(history.store, first.number)
+    names = [b"", b"new", b"new/file", b"removed", b"world/changed", b"world/touched"]
+    assert (found.paths, found.entries, found.size) == (names, len(names), 5000)
+    assert difference(history.store, last.number).entries == 0
+
+
+def test_what_is_not_as_it_was_at_the_end_is_listed(history: Model) -> None:
+    root = history.world.root
+    (root / "a").write_bytes(b"a")
+    (root / "b").write_bytes(b"b")
+    first = made(history)
+    (root / "a").unlink()
+    made(history)
+    place = str(history.directory / "place")
+    with Rewriting(str(root), place) as rewriting:
+        rewriting.commit(history.store, first.number)
+        rewriting.apply()
+        assert rewriting.differing(history.store, first.number) == []
+        (root / "b").write_bytes(b"longer")
+        (root / "c").write_bytes(b"")
+        found = rewriting.differing(history.store, first.number)
+        assert found == [b"", b"b", b"c"]
+
+
+def test_nothing_is_changed_where_the_history_is_damaged(history: Model) -> None:
+    root = history.world.root
+    (root / "a").write_bytes(bytes(BLOCK) + b"1" * BLOCK)
+    first = made(history)
+    (root / "a").write_bytes(b"2" * BLOCK + b"1" * BLOCK)
+    made(history)
+    before = seen(root)
+    with (history.directory / "history" / "tree" / "a").open("r+b") as copy:
+        copy.seek(BLOCK)
+        copy.write(b"a fault of the disk")
+    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+        with pytest.raises(HistoryDamaged):
+            rewriting.commit(history.store, first.number)
+        assert not rewriting.is_committed
+    assert seen(root) == before

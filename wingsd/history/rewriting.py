@@ -1,0 +1,506 @@
+"""Brings the directory of a server to a point of its history, by what differs. Blocking.
+
+Contents are prepared while the server may run, in a directory of the same file system, the
+*place*. When the server has stopped, and a point of that moment was made, `commit` prepares what
+else differs, and writes the plan; `apply` then moves what is replaced out of the way, and what was
+prepared into its place, by renaming. Nothing of the server is changed before the plan is durable.
+From then on `apply` may be broken off anywhere, and is completed when it is called again.
+
+In the place are:
+
+- `new`: files, symlinks and further names as they are to be, named by the SHA-256 of their paths
+- `old`: what was replaced, named in the same way; a directory has all that was in it
+- `plan`: what is to be changed, in the format of a delta without data. Files of which only the
+  metadata is set have base 1
+- `placing`: made when all that is replaced is in `old`
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from enum import Enum
+from hashlib import sha256
+from typing import NamedTuple
+
+from attrs import define, field
+
+from wingsd.errors import HistoryDamaged, StorageError
+from wingsd.filesystem.attributes import EVERYTHING, AttributeReader, clear_attributes
+from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
+from wingsd.filesystem.syscalls import syncfs
+from wingsd.filesystem.walk import opened
+from wingsd.history.capture import joined
+from wingsd.history.format import (
+    FormKind,
+    FormReader,
+    FormWriter,
+    PastDirectory,
+    PastEntry,
+    PastFile,
+    PastHardLink,
+    PastLink,
+    PastNothing,
+    RootHash,
+    Section,
+)
+from wingsd.history.rebuilding import (
+    Contents,
+    OpenForm,
+    contents_of,
+    overlaid,
+    set_metadata,
+    write_contents,
+)
+from wingsd.history.store import HistoryStore
+from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, TreeEntry
+from wingsd.moves.scan import Scan
+from wingsd.moves.seen_directories import SeenDirectories
+from wingsd.util.durable import storage_errors
+from wingsd.util.text import disk_advice, display
+
+MOST_LISTED = 10_000
+"""The most paths that are listed as changed, or as not as they are to be."""
+
+_NEW, _OLD, _PLAN, _PLACING, _PART = b"new", b"old", b"plan", b"placing", b"part"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+_OWN = 0o700
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+#: The sections of files in the plan: put into place as a whole, or only their metadata.
+_WHOLE, _IN_PLACE = Section(False, 0, 0), Section(True, 0, 0)
+
+
+class How(Enum):
+    """How a path is changed."""
+
+    REMOVED = "removed"
+    #: It goes with a directory above it.
+    TAKEN_ALONG = "taken along"
+    PLACED = "placed"
+    #: A directory that is made, or has something changed in it, or a file with other metadata.
+    SET = "set"
+
+
+class Step(NamedTuple):
+    """A path that is changed: how, what it is to be, and the contents of a file.
+
+    Of a directory without `is_changed` only the time is set again.
+    """
+
+    how: How
+    entry: PastEntry
+    contents: Contents = (None, [])
+    is_changed: bool = True
+    #: For a further name: the first one is put into place, too.
+    is_relinked: bool = False
+
+
+@define
+class Difference:
+    """The difference of a server's files from a point: the number of its entries and their paths.
+
+    `size` are the bytes of files that are written, `paths` the first `MOST_LISTED` ones.
+    """
+
+    entries: int = 0
+    size: int = 0
+    paths: list[bytes] = field(factory=list)
+
+    def count(self, step: Step) -> None:
+        """Count a path."""
+        if not step.is_changed:
+            return
+        self.entries += 1
+        if len(self.paths) < MOST_LISTED:
+            self.paths.append(step.entry.path)
+        if step.how is How.PLACED and isinstance(step.entry, PastFile):
+            self.size += step.entry.size
+
+
+def difference(store: HistoryStore, number: int) -> Difference:
+    """Return how the newest point differs from another one. Raises as `HistoryStore.opened`."""
+    found = Difference()
+    with (
+        storage_errors(f"point {number} of the history cannot be read"),
+        store.opened(number) as (chain, _),
+    ):
+        for step in _steps(chain):
+            found.count(step)
+    return found
+
+
+def _steps(chain: Sequence[OpenForm]) -> Iterator[Step]:
+    """Yield what is to be changed of the first point to have the last one, sorted by path.
+
+    Raises HistoryDamaged where the entries do not have the root.
+    """
+    root, placed, way = RootHash(), set[bytes](), _Way()
+    taken = b""
+    for path, found in overlaid(chain):
+        entry = next(each for each in reversed(found) if each is not None)[0]
+        now = found[0][0] if found[0] is not None else PastNothing(path)
+        if not isinstance(entry, PastNothing):
+            root.add(entry)
+        # a further name of a file that is replaced leads to the new one
+        is_relinked = isinstance(entry, PastHardLink) and entry.first in placed
+        is_changed = entry != now or is_relinked
+        if taken and path.startswith(taken) and isinstance(entry, PastNothing):
+            yield Step(How.TAKEN_ALONG, entry)
+            continue
+        yield from way.to(entry, is_changed=is_changed)
+        if not is_changed:
+            continue
+        if isinstance(now, PastDirectory) and not isinstance(entry, PastDirectory):
+            taken = path + b"/"
+        step = _step(entry, now, contents_of(chain, found))._replace(is_relinked=is_relinked)
+        if step.how is How.PLACED:
+            placed.add(path)
+        yield step
+    point = chain[-1].point
+    if root.digest() != point.root:
+        raise HistoryDamaged(f"point {point.number}", "its entries do not have its root")
+
+
+class _Way:
+    """The directories on the way to a path; in each of them something changes, or nothing yet."""
+
+    def __init__(self) -> None:
+        self._above: list[PastDirectory] = []
+        self._yielded = 0
+
+    def to(self, entry: PastEntry, *, is_changed: bool) -> Iterator[Step]:
+        """Go to a path; where it is changed, yield the directories that were not yielded yet."""
+        above = self._above
+        while above and above[-1].path and not entry.path.startswith(above[-1].path + b"/"):
+            above.pop()
+        self._yielded = min(self._yielded, len(above))
+        if is_changed:
+            yield from (Step(How.SET, each, is_changed=False) for each in above[self._yielded :])
+            self._yielded = len(above)
+        if isinstance(entry, PastDirectory):
+            above.append(entry)
+            self._yielded += is_changed
+
+
+def _step(entry: PastEntry, now: PastEntry, contents: Contents) -> Step:
+    if isinstance(entry, PastNothing):
+        return Step(How.REMOVED, entry)
+    if isinstance(entry, PastDirectory):
+        return Step(How.SET, entry)
+    if isinstance(entry, PastFile) and isinstance(now, PastFile) and entry.digest == now.digest:
+        return Step(How.SET, entry)
+    return Step(How.PLACED, entry, contents=contents)
+
+
+@define(eq=False, repr=False, slots=False)
+class Rewriting:
+    """Brings `directory`, a server's, to a point. A context.
+
+    `place` is a path on the same file system, where an earlier one may have left its work. `owner`
+    gets the files, None for the process's own ids. `check` is called again and again, with the
+    bytes that were written since the last call, and may raise. Methods raise StorageError.
+    """
+
+    _directory: str
+    _place: str
+    _owner: Owner | None = None
+    _check: Callable[[int], None] = lambda size: None
+    _durable: bool = field(default=True, kw_only=True)
+    _stack: ExitStack = field(init=False, factory=ExitStack)
+
+    def __enter__(self) -> Rewriting:
+        with self._stack, storage_errors(f"{self._place} cannot be used"):
+            self._server = self._stack.enter_context(opened(self._directory))
+            for name in (b"", _NEW, _OLD):
+                with suppress(FileExistsError):
+                    os.mkdir(os.path.join(os.fsencode(self._place), name), _OWN)
+            self._home = self._opened(os.fsencode(self._place))
+            self._new, self._old = self._opened(_NEW), self._opened(_OLD)
+            self._directories = OpenDirectories(self._server)
+            self._stack.callback(self._directories.close)
+            found = os.fstat(self._server)
+            self._given = self._owner or (found.st_uid, found.st_gid)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _opened(self, name: bytes) -> int:
+        directory = None if os.path.isabs(name) else self._home
+        fd = os.open(name, _DIRECTORY, dir_fd=directory)
+        return self._stack.enter_context(closing_descriptor(fd))
+
+    @property
+    def new(self) -> str:
+        """The directory of what was prepared."""
+        return os.path.join(self._place, os.fsdecode(_NEW))
+
+    @property
+    def is_committed(self) -> bool:
+        """True if the plan is written."""
+        return _exists(self._home, _PLAN)
+
+    # What is prepared
+
+    def prepare(self, store: HistoryStore, number: int) -> Difference:
+        """Write the files of a point that differ from the newest one, if that was not done.
+
+        The server may run. Raises NoSuchPoint and HistoryDamaged.
+        """
+        return self._prepared(store, number, None)
+
+    def commit(self, store: HistoryStore, number: int) -> Difference:
+        """Prepare all that differs from the newest point, and write the plan durably.
+
+        The files are to be as in the newest point, and nothing may change them from then on.
+        """
+        with storage_errors(f"{self._place} cannot be used"):
+            with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home)) as fd:
+                writer = FormWriter(fd, FormKind.DELTA, number, number + 1)
+                found = self._prepared(store, number, writer)
+            if self._durable:
+                syncfs(self._home)
+            os.rename(_PART, _PLAN, src_dir_fd=self._home, dst_dir_fd=self._home)
+            if self._durable:
+                os.fsync(self._home)
+        return found
+
+    def _prepared(self, store: HistoryStore, number: int, writer: FormWriter | None) -> Difference:
+        found = Difference()
+        with (
+            storage_errors(f"point {number} of the history cannot be prepared"),
+            store.opened(number) as (chain, tree),
+            closing(OpenDirectories(tree)) as newest,
+        ):
+            for step in _steps(chain):
+                found.count(step)
+                if step.how is How.PLACED and isinstance(step.entry, PastFile):
+                    self._make_file(step.entry, step.contents, newest)
+                if writer is not None and step.how is not How.TAKEN_ALONG:
+                    self._check_device(step.entry.path)
+                    writer.add(step.entry, self._planned(step))
+            if writer is not None:
+                writer.finish(chain[-1].point)
+        return found
+
+    def _planned(self, step: Step) -> Section | None:
+        """Make a symlink, or a further name; return the section of a file."""
+        entry, name = step.entry, _name(step.entry.path)
+        if isinstance(entry, PastLink):
+            os.symlink(entry.target, name, dir_fd=self._new)
+            if self._owner is not None:
+                os.chown(name, *self._owner, dir_fd=self._new, follow_symlinks=False)
+            times = (entry.mtime, entry.mtime)
+            os.utime(name, ns=times, dir_fd=self._new, follow_symlinks=False)
+        elif isinstance(entry, PastHardLink):
+            source, first = self._new, _name(entry.first)
+            if not step.is_relinked:
+                source, first = self._directories.place(entry.first)
+            fds = {"src_dir_fd": source, "dst_dir_fd": self._new}
+            os.link(first, name, **fds, follow_symlinks=False)
+        if isinstance(entry, PastFile):
+            return _WHOLE if step.how is How.PLACED else _IN_PLACE
+        return None
+
+    def _make_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> None:
+        name = _name(entry.path)
+        if _exists(self._new, name):
+            return
+        with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
+            if write_contents(fd, contents, newest, lambda: self._check(0)) != entry.digest:
+                raise HistoryDamaged(display(entry.path), "it does not have its digest")
+            set_metadata(fd, entry, self._owner, self._given)
+        os.rename(_PART, name, src_dir_fd=self._new, dst_dir_fd=self._new)
+        self._check(entry.size)
+
+    def _check_device(self, path: bytes) -> None:
+        """Raise StorageError where something on another file system would be changed."""
+        with _missing_allowed():
+            if self._stat(path).st_dev != os.fstat(self._home).st_dev:
+                raise StorageError(
+                    f"{display(path)} is on another file system than the server's directory; "
+                    "unmount it, and try again"
+                )
+
+    # What is changed
+
+    def apply(self) -> None:
+        """Change what the plan has. Blocks no longer than renaming takes, and one flush.
+
+        Raises HistoryDamaged where the plan cannot be read.
+        """
+        path: bytes = b""
+        try:
+            with closing_descriptor(os.open(_PLAN, os.O_RDONLY, dir_fd=self._home)) as fd:
+                plan = FormReader(fd, os.path.join(self._place, os.fsdecode(_PLAN)))
+                if not _exists(self._home, _PLACING):
+                    for entry, section in plan.entries():
+                        path = entry.path
+                        self._take_away(entry, section)
+                    os.mkdir(_PLACING, _OWN, dir_fd=self._home)
+                self._directories.close()
+                late: list[PastDirectory] = []
+                for entry, section in plan.entries():
+                    path = entry.path
+                    self._put_into_place(entry, section, late)
+                for directory in reversed(late):
+                    path = directory.path
+                    self._set_directory(directory)
+            path = b""
+            if self._durable:
+                syncfs(self._server)
+        except OSError as error:
+            what = display(path) if path else self._directory
+            raise StorageError(f"{what} cannot be changed: {disk_advice(error)}") from error
+        finally:
+            self._directories.close()
+
+    def _take_away(self, entry: PastEntry, section: Section | None) -> None:
+        path = entry.path
+        if section == _IN_PLACE:
+            return
+        with _missing_allowed():
+            if isinstance(entry, PastDirectory):
+                found = self._stat(path)
+                if stat.S_ISDIR(found.st_mode):
+                    self._open_up(path, found)
+                    return
+            self._displace(path)
+
+    def _stat(self, path: bytes) -> os.stat_result:
+        if not path:
+            return os.fstat(self._server)
+        parent, name = self._directories.place(path)
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+
+    def _open_up(self, path: bytes, found: os.stat_result) -> None:
+        """Let this process change a directory, whose mode is set at the end."""
+        if found.st_mode & _OWN != _OWN:
+            parent, name = self._directories.place(path or b".")
+            os.chmod(name, stat.S_IMODE(found.st_mode) | _OWN, dir_fd=parent)
+
+    def _displace(self, path: bytes) -> None:
+        found = self._stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            self._open_up(path, found)
+            self._directories.close()
+        parent, name = self._directories.place(path)
+        os.rename(name, _name(path), src_dir_fd=parent, dst_dir_fd=self._old)
+
+    def _put_into_place(
+        self, entry: PastEntry, section: Section | None, late: list[PastDirectory]
+    ) -> None:
+        path = entry.path
+        if isinstance(entry, PastNothing):
+            return
+        if isinstance(entry, PastDirectory):
+            if path:
+                parent, name = self._directories.place(path)
+                with suppress(FileExistsError):
+                    os.mkdir(name, _OWN, dir_fd=parent)
+            late.append(entry)
+        elif isinstance(entry, PastFile) and section == _IN_PLACE:
+            self._set_file(entry)
+        elif _exists(self._new, name := _name(path)):
+            parent, last = self._directories.place(path)
+            os.rename(name, last, src_dir_fd=self._new, dst_dir_fd=parent)
+
+    def _set_file(self, entry: PastFile) -> None:
+        with _missing_allowed(), closing_descriptor(self._directories.open_file(entry.path)) as fd:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                self._set(fd, entry)
+
+    def _set_directory(self, entry: PastDirectory) -> None:
+        parts = tuple(entry.path.split(b"/")) if entry.path else ()
+        parent = self._directories.get(parts, make=False)
+        with closing_descriptor(os.open(b".", os.O_RDONLY, dir_fd=parent)) as fd:
+            self._set(fd, entry)
+
+    def _set(self, fd: int, entry: PastFile | PastDirectory) -> None:
+        clear_attributes(fd)
+        set_metadata(fd, entry, self._owner, self._given)
+
+    # What came of it
+
+    def differing(self, store: HistoryStore, number: int) -> list[bytes]:
+        """Return the paths that are not as at a point, by names and metadata, at most some.
+
+        Contents are not read: those that were put into place had their digests, and others were
+        read for the newest point. Raises HistoryDamaged where the point does not have its root.
+        """
+        attributes = AttributeReader(self._given, EVERYTHING)
+        scan = Scan(lambda line: None, attributes, self._place, SeenDirectories())
+        tree = scan.run(self._server)
+        found: list[bytes] = []
+        root = RootHash()
+        with (
+            closing(tree.store),
+            storage_errors(f"point {number} of the history cannot be read"),
+            store.opened(number) as (chain, _),
+        ):
+            for path, (node, entry) in joined(tree.walk(), _entries(chain)):
+                if entry is not None:
+                    root.add(entry)
+                if not self._is_as(path, node, entry, attributes) and len(found) < MOST_LISTED:
+                    found.append(path)
+            point = chain[-1].point
+        if root.digest() != point.root:
+            raise HistoryDamaged(f"point {number}", "its entries do not have its root")
+        return found
+
+    def _is_as(
+        self,
+        path: bytes,
+        node: TreeEntry | None,
+        entry: PastEntry | None,
+        attributes: AttributeReader,
+    ) -> bool:
+        if isinstance(node, DirectoryNode):
+            return entry == PastDirectory(path, *node.meta)
+        if node is not None and node.names[0] != path:
+            return entry == PastHardLink(path, node.names[0])
+        if isinstance(node, LinkNode):
+            return entry == PastLink(path, node.mtime, node.target)
+        if not isinstance(node, FileNode) or not isinstance(entry, PastFile):
+            return False
+        mode, value = node.mode, b""
+        if entry.attributes or mode != entry.mode:
+            with closing_descriptor(self._directories.open_file(path)) as fd:
+                value, mode = attributes.read(fd, os.fstat(fd), mode)
+        now = PastFile(path, mode, node.mtime, node.size, entry.digest, value)
+        return now == entry
+
+
+def _entries(chain: Sequence[OpenForm]) -> Iterator[tuple[bytes, PastEntry]]:
+    for path, found in overlaid(chain):
+        entry = next(each for each in reversed(found) if each is not None)[0]
+        if not isinstance(entry, PastNothing):
+            yield path, entry
+
+
+def _name(path: bytes) -> bytes:
+    return sha256(path).hexdigest().encode()
+
+
+def _exists(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _missing_allowed() -> Iterator[None]:
+    """Do nothing where a path does not exist, or leads through something else."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
