@@ -33,6 +33,7 @@ from wingsd.statedb import (
     Report,
     ReportKind,
     RestoreRecord,
+    RewindRecord,
     ServerDescription,
     StateDatabase,
     Store,
@@ -147,6 +148,21 @@ def test_a_restore_is_kept_until_its_report_takes_its_place(store: Store) -> Non
     assert store.unsettled() == [report]
     assert (report.kind, report.backups) == (ReportKind.RESTORE, (A,))
     assert report.what == "restore success"
+
+
+def test_a_rewind_can_be_undone_until_the_next_one_has_a_point_for_that(store: Store) -> None:
+    first = store.begin_rewind(9, A, 3, 1.5)
+    assert store.rewinds() == [first]
+    store.start_after_rewind(A)
+    store.set_undo(A, 7)
+    store = again(store)
+    assert store.rewinds() == [RewindRecord(A, 3, 1.5, 9, start=True, undo=7)]
+    store.end_rewind(A, Outcome.SUCCESS)
+    assert store.due_starts() == [A]
+    assert store.rewinds() == [RewindRecord(A, 3, 1.5, 9, undo=7, outcome=Outcome.SUCCESS)]
+    assert store.begin_rewind(10, A, 7, 8.5) == RewindRecord(A, 7, 8.5, 10, undo=7)
+    store.forget_rewind(A)
+    assert store.rewinds() == []
 
 
 def test_how_it_ended_is_kept_with_it(store: Store) -> None:

@@ -144,6 +144,26 @@ class RestoreRecord:
 
 
 @attrs.frozen(repr=False)
+class RewindRecord:
+    """The last rewind of a server to the point `point` of its history, which began at `begun`.
+
+    Whether its changes were begun is told by the plan beside the server's files, not here.
+    """
+
+    server: str
+    point: int
+    #: When that point was made, in seconds since the epoch.
+    time: float
+    begun: float
+    #: Whether the server is to be started afterwards: it ran, and is being stopped.
+    start: bool = attrs.field(default=False, converter=bool)
+    #: The point with the files from before; None until it was made.
+    undo: int | None = None
+    #: None as long as it is under way.
+    outcome: Outcome | None = attrs.field(default=None, converter=optional(Outcome))
+
+
+@attrs.frozen(repr=False)
 class BackupRecord:
     """A backup that is being made since `begun`; `place` is its path in the backup directory."""
 
@@ -524,6 +544,18 @@ CREATE TABLE arriving_backups (
     PRIMARY KEY (backup, transfer)
 ) WITHOUT ROWID;
 CREATE INDEX transfers_server ON transfers (server);
+""",
+    # The last rewind of each server.
+    """
+CREATE TABLE rewinds (
+    server TEXT PRIMARY KEY,
+    point INTEGER NOT NULL,
+    time REAL NOT NULL,
+    begun REAL NOT NULL,
+    start INTEGER NOT NULL DEFAULT 0,
+    undo INTEGER,
+    outcome TEXT
+) WITHOUT ROWID;
 """,
 )
 
@@ -1226,6 +1258,55 @@ class Store:
             kind = ReportKind.RESTORE
             return self._add_report(now, record.server, outcome, kind, backups=record.backup)
 
+    # Rewinds to points of histories
+
+    def begin_rewind(self, now: float, server: str, point: int, time: float) -> RewindRecord:
+        """Add a rewind, in place of an earlier one of the server.
+
+        The point by which that is undone stays until there is another one.
+        """
+        self._execute(
+            "INSERT INTO rewinds (server, point, time, begun) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (server) DO UPDATE SET point = excluded.point, time = excluded.time,"
+            " begun = excluded.begun, start = 0, outcome = NULL",
+            server,
+            point,
+            time,
+            now,
+        )
+        (record,) = self._records(RewindRecord, "rewinds", "WHERE server = ?", server)
+        return record
+
+    def start_after_rewind(self, server: str) -> None:
+        """Record that a server is to be started when it is rewound."""
+        self._execute("UPDATE rewinds SET start = 1 WHERE server = ?", server)
+
+    def set_undo(self, server: str, point: int) -> None:
+        """Record the point by which a rewind can be undone."""
+        self._execute("UPDATE rewinds SET undo = ? WHERE server = ?", point, server)
+
+    def rewinds(self) -> list[RewindRecord]:
+        """Return the last rewind of each server."""
+        return self._records(RewindRecord, "rewinds", "ORDER BY begun")
+
+    def end_rewind(self, server: str, outcome: Outcome) -> None:
+        """Record the end of a rewind. If the server is to be started, that is due from then on."""
+        with self._transaction():
+            self._execute(
+                "INSERT OR IGNORE INTO starts (server)"
+                " SELECT server FROM rewinds WHERE server = ? AND start",
+                server,
+            )
+            self._execute(
+                "UPDATE rewinds SET outcome = ?, start = 0 WHERE server = ?",
+                outcome.value,
+                server,
+            )
+
+    def forget_rewind(self, server: str) -> None:
+        """Delete the last rewind of a server, which can no more be undone."""
+        self._execute("DELETE FROM rewinds WHERE server = ?", server)
+
     def due_starts(self) -> list[str]:
         """Return the servers that are to be started again, and were not."""
         return [server for (server,) in self._rows("SELECT server FROM starts ORDER BY server")]
@@ -1733,6 +1814,12 @@ class StateDatabase:
     start_after_restore = InThread(Store.start_after_restore)
     commit_restore = InThread(Store.commit_restore)
     end_restore = Timed(Store.end_restore)
+    begin_rewind = Timed(Store.begin_rewind)
+    start_after_rewind = InThread(Store.start_after_rewind)
+    set_undo = InThread(Store.set_undo)
+    rewinds = InThread(Store.rewinds)
+    end_rewind = InThread(Store.end_rewind)
+    forget_rewind = InThread(Store.forget_rewind)
     due_starts = InThread(Store.due_starts)
     end_start = InThread(Store.end_start)
 
