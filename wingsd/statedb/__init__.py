@@ -147,7 +147,7 @@ class RestoreRecord:
 class RewindRecord:
     """The last rewind of a server to the point `point` of its history, which began at `begun`.
 
-    Whether its changes were begun is told by the plan beside the server's files, not here.
+    Its changes were begun if the plan of it exists beside the server's files.
     """
 
     server: str
@@ -1263,7 +1263,7 @@ class Store:
     def begin_rewind(self, now: float, server: str, point: int, time: float) -> RewindRecord:
         """Add a rewind, in place of an earlier one of the server.
 
-        The point by which that is undone stays until there is another one.
+        The point by which that is undone stays until the next one is made.
         """
         self._execute(
             "INSERT INTO rewinds (server, point, time, begun) VALUES (?, ?, ?, ?)"
