@@ -440,6 +440,25 @@ def test_servers_received_before_arrivals_were_recorded_have_arrived(tmp_path: P
     assert found == {"here": True, "coming": False, "deleted": True, "failed": False}
 
 
+def test_transfers_cancelled_before_that_was_an_outcome_are_known(
+    tmp_path: Path,
+) -> None:
+    before = next(at for at, each in enumerate(SCHEMAS) if "= 'cancelled'" in each)
+    reasons = ("while sending: transfer-cancelled: the transfer was cancelled", "while sending: x")
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        connection.executescript("".join(SCHEMAS[:before]))
+        connection.execute(f"PRAGMA user_version = {before}")
+        connection.executemany(
+            "INSERT INTO transfers (server, direction, step, begun, changed, outcome, reason)"
+            " VALUES ('a', 'out', '', 1, 1, 'failure', ?)",
+            [(each,) for each in reasons],
+        )
+    with closing(Store(str(tmp_path))) as store:
+        store.open()
+        found = [each.outcome for each in store.transfers()]
+    assert found == [Outcome.CANCELLED, Outcome.FAILURE]
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_database_that_cannot_be_opened_is_closed(tmp_path: Path, read_only: bool) -> None:
     with closing(sqlite3.connect(tmp_path / FILE)) as connection:
@@ -736,14 +755,18 @@ def test_the_key_of_a_move_stays_as_long_as_backups_follow(store: Store) -> None
     store.close()
 
 
-def test_backups_that_are_to_come_are_forgotten_with_a_transfer_that_fails(store: Store) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.FAILURE, Outcome.CANCELLED])
+def test_backups_that_are_to_come_are_forgotten_with_a_transfer_that_fails(
+    store: Store, outcome: Outcome
+) -> None:
     entry = store.begin(1, A, Direction.IN, "RECEIVE")
     coming = ArrivingBackup(B, entry, A, "tar.gz", 5, 1.5)
     store.add_arriving([coming, coming])
     assert store.coming(A) == store.coming("", B) == store.coming() == [coming]
     assert store.coming(B) == []
-    store.end(2, entry, Outcome.FAILURE)
+    store.end(2, entry, outcome)
     assert store.coming() == []
+    assert store.last_move(A) is None
     store.prune(3)
     assert store.arriving(entry, B) is None
     store.close()

@@ -41,10 +41,11 @@ class Direction(Enum):
 
 
 class Outcome(Enum):
-    """The outcome of a transfer or an installation."""
+    """The outcome of a transfer or an installation. A person has `CANCELLED` only transfers."""
 
     SUCCESS = "success"
     FAILURE = "failure"
+    CANCELLED = "cancelled"
 
 
 class ReportKind(Enum):
@@ -557,6 +558,11 @@ CREATE TABLE rewinds (
     outcome TEXT
 ) WITHOUT ROWID;
 """,
+    # Transfers that a person has cancelled.
+    """
+UPDATE transfers SET outcome = 'cancelled'
+    WHERE outcome = 'failure' AND reason LIKE '%: transfer-cancelled: %';
+""",
 )
 
 
@@ -670,6 +676,8 @@ _MOVED_DIRECTLY = (
     "WHERE id IN (SELECT max(id) FROM transfers WHERE outcome = 'success' GROUP BY server)"
     " AND direction = 'out' AND by_hand"
 )
+#: Of a transfer that has not ended, or has moved its server.
+_NOT_FAILED = "(outcome IS NULL OR outcome = 'success')"
 #: Settles the failures of transfers of a server that a Panel has not heard of.
 _DROP_FAILURES = (
     "UPDATE reports SET settled = ?, answer = 'another transfer has begun'"
@@ -680,23 +688,23 @@ TRIMMED_AT_ONCE = 10_000
 #: Uses that no token has.
 _UNLIMITED = 1 << 62
 #: The left backups whose transfer has moved the server, which no later one brings back.
-_LEFT = """
+_LEFT = f"""
     transfer IN (SELECT id FROM transfers WHERE outcome = 'success')
     AND NOT EXISTS (
         SELECT 1 FROM transfers WHERE transfers.server = left_backups.server AND id > transfer
-        AND outcome IS NOT 'failure'
+        AND {_NOT_FAILED}
     )
-"""
+"""  # noqa: S608 - constant
 #: Those whose transfer has failed, and those of servers that came back.
-_AT_HOME = """
-    transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')
+_AT_HOME = f"""
+    transfer NOT IN (SELECT id FROM transfers WHERE {_NOT_FAILED})
     OR EXISTS (
         SELECT 1 FROM transfers WHERE transfers.server = left_backups.server AND id > transfer
         AND outcome = 'success'
     )
-"""
+"""  # noqa: S608 - constant
 #: The arriving backups whose server has not failed to come.
-_ARRIVING = "transfer IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')"
+_ARRIVING = f"transfer IN (SELECT id FROM transfers WHERE {_NOT_FAILED})"  # noqa: S608
 #: The states of moves to this node that have not failed: whether the server is to be started.
 _STARTS, _STARTS_NOT = '{"start": true}', "{}"
 
@@ -970,7 +978,7 @@ class Store:
         if is_told:
             # That of a server which has moved, and whose backups follow, has the key for these.
             self._execute(
-                "DELETE FROM moves WHERE transfer = ? AND direction = 'out' AND (? = 'failure'"
+                "DELETE FROM moves WHERE transfer = ? AND direction = 'out' AND (? != 'success'"
                 " OR transfer NOT IN"
                 " (SELECT transfer FROM left_backups WHERE state != 'dropped'))",
                 transfer,
@@ -1009,7 +1017,7 @@ class Store:
 
     def last_move(self, server: str) -> TransferRecord | None:
         """Return the last transfer of a server that has not failed, or not yet."""
-        which = "WHERE server = ? AND outcome IS NOT 'failure' ORDER BY id DESC LIMIT 1"
+        which = f"WHERE server = ? AND {_NOT_FAILED} ORDER BY id DESC LIMIT 1"
         return self._record(TransferRecord, "transfers", which, server)
 
     def moved_directly(self) -> list[TransferRecord]:
@@ -1072,7 +1080,7 @@ class Store:
             MoveRecord,
             "moves",
             "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL "
-            "OR outcome = 'failure' AND moves.direction = 'out') ORDER BY transfer",
+            "OR outcome != 'success' AND moves.direction = 'out') ORDER BY transfer",
         )
 
     def find_move(self, direction: Direction, move: str) -> MoveRecord | None:
