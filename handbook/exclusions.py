@@ -15,6 +15,7 @@ _NAMES = {
     Operation.ORDERED: "transfer that waits",
     Operation.TRANSFER_IN: "transfer to this node",
     Operation.MOVED: "it has moved away",
+    Operation.POINT: "make a point in time",
 }
 
 
@@ -35,7 +36,7 @@ def _texts() -> str:
     by_texts: dict[str, list[str]] = {}
     for running in EXCLUSIONS:
         by_texts.setdefault(_texts_of(running), []).append(_name(running))
-    lines += [f"| {', '.join(names)} | {texts} |" for texts, names in by_texts.items()]
+    lines += [f"| {', '.join(names)} | {texts} |" for texts, names in by_texts.items() if texts]
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args, get_origin
 import attrs
 
 from wingsd.config import Config
+from wingsd.util.serialization import Span
 
 __all__ = ["Key", "Section", "Undocumented", "sections"]
 
@@ -30,6 +31,7 @@ _KINDS = {
     int: "whole number",
     float: "number",
     str: "text",
+    Span: "time",
     tuple: "list",
     dict: "map",
 }

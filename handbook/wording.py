@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from handbook.keys import Key
+from wingsd.util.serialization import Span
 
 __all__ = ["facts", "plain"]
 
@@ -17,6 +18,8 @@ _USUAL = ("0 or more", "at least 1", "an absolute path")
 
 def plain(value: Any) -> str:
     """Return a value as YAML on one line."""
+    if isinstance(value, Span):
+        return str(value)
     text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
     return text.removesuffix("...\n").strip()
 

@@ -20,10 +20,13 @@ KEYS = {key.path: key for section in sections() for key in section.keys}
 def test_each_key_of_the_configuration_is_there_with_its_words() -> None:
     paths = {path for path, _ in leaves(config())}
     # A map of sections is no key itself; those of one of its sections are.
-    assert paths - KEYS.keys() == {"docker.registries"}
+    assert paths - KEYS.keys() == {"docker.registries", "system.history.servers"}
     assert {path for path in KEYS if path not in paths} == {
         "docker.registries.*.username",
         "docker.registries.*.password",
+        "system.history.servers.*.every",
+        "system.history.servers.*.keep",
+        "system.history.servers.*.max_size",
     }
     assert all(key.words.endswith((".", ")")) for key in KEYS.values())
 

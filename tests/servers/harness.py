@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.support import FakeContainers, SynchronousWorkers
 from tests.support.environment import FakeProcess
 from tests.support.faults import meet
 from tests.support.harness import Harness, node_config
+from tests.support.reactor import ClockedReactor
 from wingsd.config import CrashDetectionConfig, TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event
@@ -147,7 +147,7 @@ class FakeNode:
     def __init__(self, directory: Path, **system: Any) -> None:
         self.data = directory / "volumes"
         self.data.mkdir()
-        self.clock = Clock()
+        self.clock = ClockedReactor()
         self.panel = PanelInMemory()
         self.environment = FakeContainers()
         self.events: list[tuple[str, ...]] = []

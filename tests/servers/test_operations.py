@@ -20,9 +20,9 @@ from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 
 POWER = (Operation.START, Operation.STOP, Operation.KILL)
-OTHERS = (*POWER, Operation.CHANGE_FILES, Operation.BACKUP)
+OTHERS = (*POWER, Operation.CHANGE_FILES, Operation.BACKUP, Operation.POINT)
 HOLDS = [operation for operation in EXCLUSIONS if operation not in OTHERS]
-NEVER = (Operation.MOVED, Operation.ORDERED)
+NEVER = (Operation.MOVED, Operation.ORDERED, Operation.POINT)
 REQUESTED = [operation for operation in Operation if operation not in NEVER]
 
 

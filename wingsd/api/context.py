@@ -23,6 +23,7 @@ from wingsd.direct_transfers.wanted_seeds import WantedSeeds
 from wingsd.docker.runtime import DockerInformation
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
+from wingsd.histories import HistoriesOnDemand
 from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.evacuation import Evacuation
 from wingsd.node.figures import NodeFigures
@@ -102,6 +103,7 @@ class NodeContext:
     backups: Backups
     backup_checks: BackupChecks
     backup_rewrites: BackupRewrites
+    histories: HistoriesOnDemand
     left_backups: LeftBackups
     arriving_backups: ArrivingBackups
     restores: Restores

@@ -243,6 +243,8 @@ class Node(Service):
         if node.orphans is not None:
             node.orphans.start()
         node.left_backups.start()
+        if node.servers.loaded:
+            node.histories.start()
         # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.
         self._clearing = Deferred.fromCoroutine(self._clear_left())
         self._clearing.addErrback(failure_logger(self._log, "cleanup failed"))
@@ -342,6 +344,7 @@ class Node(Service):
         ending = [node.receiver.stop(), node.sender.stop(), sftp]
         ending.append(Deferred.fromCoroutine(node.restores.stop()))
         ending.append(Deferred.fromCoroutine(node.pulls.stop()))
+        ending.append(Deferred.fromCoroutine(node.histories.stop()))
         await DeferredList(ending)
         await self.control.close()
         await self.http.close()

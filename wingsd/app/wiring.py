@@ -35,6 +35,7 @@ from wingsd.docker.runtime import ContainerRuntime, DockerInformation, engine_ad
 from wingsd.events import EventBus
 from wingsd.files.pulls import Pulls
 from wingsd.files.tasks import FileTasks, FileWork, Lane
+from wingsd.histories import HistoriesOnDemand
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
 from wingsd.http_client.download import (
@@ -202,6 +203,24 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         made_backups, system.backups.check_interval, check_limit, time.time
     )
 
+    # Histories
+    file_systems = MeasuredFileSystems(
+        is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
+    )
+    histories = context.histories = HistoriesOnDemand(
+        config,
+        servers,
+        database,
+        bus,
+        file_systems,
+        lambda: staging.path,
+        pools.historians,
+        pools.disk,
+        reactor,
+        time.time,
+    )
+    live.follow(histories.use)
+
     # Transfers
     volume = Volume(system.data, owner, transfers.storage_pool.name, system.backup_directory)
     limits = ArchiveLimits.configured(transfers)
@@ -293,9 +312,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         slots=DeferredSemaphore(PACKERS),
         max_streams=min(transfers.streams.most, PACKERS - 1),
         bucket=upload_bucket,
-        file_systems=MeasuredFileSystems(
-            is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
-        ),
+        file_systems=file_systems,
     )
     sender = context.sender = OutgoingTransfers(coordinators, outgoing)
     direct = context.direct_transfers = DirectTransfers(receiver, sender, bus, config, time.time)

@@ -179,6 +179,11 @@ class ArchiveQuota:
                 return
 
 
+def kept_free(found: os.statvfs_result, reserve: int) -> int:
+    """Return the bytes of a file system that stay free: `reserve`, at most a twentieth of it."""
+    return min(reserve, found.f_blocks * found.f_frsize // _SHARE)
+
+
 def require_free_space(
     found: os.statvfs_result,
     reserve: int,
@@ -197,7 +202,7 @@ def require_free_space(
     promised to others, `freed` those that can be freed.
     """
     free = found.f_bavail * found.f_frsize + freed
-    reserve = min(reserve, found.f_blocks * found.f_frsize // _SHARE)
+    reserve = kept_free(found, reserve)
     if reserve and free - more - others < reserve:
         promised = f" {_mib_above(others)} MiB of them for servers that arrive," if others else ""
         raise StorageError(

@@ -283,5 +283,4 @@ def _report_result(ended: Json, *, as_json: bool, line: bool = False) -> None:
     if not moved:
         if as_json:
             sys.exit(Exit.FAILED)
-        how = "was cancelled" if ended["outcome"] == "cancelled" else "failed"
-        raise CtlError(f"{ended['server']}: transfer {how}", plain(ended["reason"]))
+        raise CtlError(f"{ended['server']}: transfer failed", plain(ended["reason"]))

@@ -24,7 +24,7 @@ import yaml
 from wingsd import __release__, __version__
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.addresses import parse_network
-from wingsd.util.serialization import InvalidField, structure, unknown_keys
+from wingsd.util.serialization import InvalidField, Span, structure, unknown_keys
 from wingsd.util.text import canonical_uuid, host_and_port, origin
 
 # The families of Panels and nodes: how one is recognized, and its keys that are not used here. The
@@ -58,6 +58,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "system": {
             "log_directory": "/var/log/pelican",
             "backup_directory": "/var/lib/pelican/backups",
+            "history": {"directory": "/var/lib/pelican/history"},
             "machine_id": {"directory": "/etc/pelican/machine-id"},
             "tmp_directory": "/tmp/pelican",  # noqa: S108 - Pelican's default
         },
@@ -338,6 +339,44 @@ def one_of(*words: str) -> Any:
 
     check.__doc__ = f"One of {', '.join(filter(None, words))}."
     return check
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_SPAN = re.compile(r"(\d{1,9})([smhd]?)", re.ASCII).fullmatch
+
+
+def seconds_of(text: str) -> int | None:
+    """Return the seconds of a time such as 90, 90s, 5m, 12h or 7d; None for another text."""
+    found = _SPAN(text)
+    return None if found is None else int(found[1]) * _UNITS[found[2]]
+
+
+def span(_: object, attribute: attrs.Attribute[Span], value: str) -> None:
+    """Seconds, or a time such as 30s, 5m, 12h or 7d."""
+    if seconds_of(value) is None:
+        _refuse(attribute, "a time such as 30s, 5m, 12h or 7d", value)
+
+
+def span_or_empty(_: object, attribute: attrs.Attribute[Span], value: str) -> None:
+    """Seconds, or a time such as 30s, 5m, 12h or 7d."""
+    if value:
+        span(_, attribute, value)
+
+
+def counts_by_span(_: object, attribute: attrs.Attribute[Any], value: dict[str, int]) -> None:
+    """Times such as 24h or 30d, each with a number of at least 1."""
+    for key, count in value.items():
+        if not seconds_of(key):
+            _refuse(attribute, "times such as 24h or 30d as keys", key)
+        if count < 1:
+            _refuse(attribute, f"a number of at least 1 for {key}", count)
+
+
+def keyed_by_server(_: object, attribute: attrs.Attribute[Any], value: dict[str, Any]) -> None:
+    """Keys are UUIDs of servers."""
+    for key in value:
+        if canonical_uuid(key) != key:
+            _refuse(attribute, "UUIDs of servers in lower case as keys", key)
 
 
 def path_field(default: str) -> Any:
@@ -1020,6 +1059,79 @@ class BackupsConfig:
     quarantine_days: Days = attrs.field(default=3, validator=not_negative)
 
 
+DEFAULT_HISTORIES = ("/var/lib/pterodactyl/history", "/var/lib/pelican/history")
+"""The directories of histories that the daemon makes; others must exist."""
+
+
+@attrs.frozen
+class HistoryTerms:
+    """The terms of one server's history.
+
+    `every` are the seconds between two points, 0 for no history. `keep` has spans in seconds, each
+    with the number of points to keep of it; `max_bytes` is None for no limit.
+    """
+
+    every: int
+    keep: Mapping[int, int]
+    max_bytes: int | None
+
+
+@attrs.frozen(repr=False)
+class ServerHistoryConfig:
+    """`system.history.servers.*`: terms of one server, by its UUID (all of it wingsd's own)."""
+
+    #: How often, in place of `system.history.every`; 0 makes no points of this server.
+    every: Span = attrs.field(default=Span(""), validator=span_or_empty)
+    #: What is kept, in place of `system.history.keep`.
+    keep: dict[str, int] = attrs.field(factory=dict, validator=counts_by_span)
+    #: The limit, in place of `system.history.max_size`; 0 means the same.
+    max_size: MiB = attrs.field(default=0, validator=not_negative)
+
+
+@attrs.frozen(repr=False)
+class HistoryConfig:
+    """`system.history`: points in time of the servers' files (all of it wingsd's own)."""
+
+    #: How often a point is made of each server. 0 makes none; points that were made stay. A point
+    #: that takes more than half of this time is followed by a pause as long as it took.
+    every: Span = attrs.field(default=Span("0"), validator=span)
+    #: Which points are kept: of each of these times until now so many, evenly spread. The newest
+    #: point is always kept.
+    keep: dict[str, int] = attrs.field(
+        factory=lambda: {"1h": 12, "24h": 24, "30d": 30}, validator=counts_by_span
+    )
+    #: The directory of the histories, one directory each. It should be on another disk than
+    #: `system.data`. Another directory than the default must exist: so nothing is written in the
+    #: place of a file system that is not mounted. With Pelican the default is
+    #: `/var/lib/pelican/history`.
+    directory: str = path_field(DEFAULT_HISTORIES[0])
+    #: The size of each history. The oldest points are removed first; a history takes at least a
+    #: copy of the server's files. 0 means no limit but the free space of the filesystem, of which
+    #: `system.transfers.disk_reserve` stays free.
+    max_size: MiB = attrs.field(default=0, validator=not_negative)
+    #: How often a history is read to its end, to see whether it is whole. A damaged one is named
+    #: in the log and counted by a metric. 0 means never.
+    check_interval: Days = attrs.field(default=7, validator=not_negative)
+    servers: dict[str, ServerHistoryConfig] = attrs.field(factory=dict, validator=keyed_by_server)
+
+    @property
+    def is_on(self) -> bool:
+        """True if points are made of any server."""
+        spans = (self.every, *(each.every for each in self.servers.values()))
+        return any(map(seconds_of, spans))
+
+    def terms(self, server: str) -> HistoryTerms:
+        """Return the terms of a server's history."""
+        own = self.servers.get(server, ServerHistoryConfig())
+        keep = own.keep or self.keep
+        max_size = own.max_size or self.max_size
+        return HistoryTerms(
+            seconds_of(own.every or self.every) or 0,
+            {seconds_of(key) or 0: count for key, count in keep.items()},
+            max_size * 1024 * 1024 if max_size else None,
+        )
+
+
 @attrs.frozen(repr=False)
 class QuotasConfig:
     """`system.quotas`: project quotas of the filesystem of `system.data` (Pelican's)."""
@@ -1082,6 +1194,7 @@ class SystemConfig:
     openat_mode: str = attrs.field(default="auto", validator=one_of("auto", "openat", "openat2"))
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()
+    history: HistoryConfig = HistoryConfig()
 
 
 @attrs.frozen(repr=False)
@@ -1320,6 +1433,17 @@ def _missing(config: Config) -> Iterator[str]:
             "uuid: expected that of the node, as the Panel prints it, since "
             "system.transfers.storage_pool is enabled"
         )
+    system = config.system
+    if system.history.is_on and _is_in(system.history.directory, system.data):
+        yield (
+            "system.history.directory: expected a directory outside of system.data, where each "
+            "directory is a server's"
+        )
+
+
+def _is_in(path: str, top: str) -> bool:
+    below = os.path.normpath(path)
+    return os.path.commonpath([below, os.path.normpath(top)]) == os.path.normpath(top)
 
 
 def _of_its_family(config: Config, data: Any, source: str) -> Config:
@@ -1424,6 +1548,11 @@ APPLIED = frozenset(
         "system.sftp.read_only",
         "system.sftp.key_only",
         "system.sftp.disable_password_auth",
+        "system.history.every",
+        "system.history.keep",
+        "system.history.max_size",
+        "system.history.check_interval",
+        "system.history.servers",
     }
 )
 

@@ -209,6 +209,7 @@ class MeasuredFileSystems:
     #: The last flush of each, and held during one that others may share.
     _flushes: dict[int, Flush] = field(init=False, factory=dict)
     _flushing: Lock = field(init=False, factory=Lock)
+    _measuring: Lock = field(init=False, factory=Lock)
 
     def flush(self, directory: int, kernel: KernelCalls, *, shares: bool) -> Flush:
         """Flush the file system of a directory; one that `shares` uses the last flush for a while.
@@ -230,9 +231,11 @@ class MeasuredFileSystems:
         What was distrusted stays so.
         """
         device = os.fstat(directory).st_dev
-        if self._is_allowed and not self._objections.get(device):
-            found = self._excluded(directory) or measure(directory, self._kernel)
-            self._objections[device] = found
+        # One at a time: its file has always the same name.
+        with self._measuring:
+            if self._is_allowed and not self._objections.get(device):
+                found = self._excluded(directory) or measure(directory, self._kernel)
+                self._objections[device] = found
         return self.objection(directory)
 
     def measure_in(self, path: str) -> str:

@@ -49,6 +49,8 @@ class Operation(Enum):
     CHANGE_FILES = "change files"
     #: A backup is made; the server's program goes on.
     BACKUP = "make a backup"
+    #: A point of its history is made. It is never requested: where it may not be made, it waits.
+    POINT = "make a point of its history"
 
 
 class Exclusion(Enum):
@@ -68,7 +70,7 @@ _A, _W, _C = Exclusion.ALLOWED, Exclusion.WAITS, Exclusion.CANCELS
 _E, _R = Exclusion.ENDS, Exclusion.REFUSED
 
 _REQUESTED: tuple[Operation, ...] = tuple(
-    each for each in Operation if each not in (Operation.MOVED, Operation.ORDERED)
+    each for each in Operation if each not in (Operation.MOVED, Operation.ORDERED, Operation.POINT)
 )
 # In the order of `_REQUESTED`: start, stop, kill, sync, install, restore, transfer out, follow,
 # transfer in, delete, read and change files, make a backup.
@@ -86,6 +88,7 @@ _ROWS = {
     Operation.DELETE: (_R, _E, _E, _A, _R, _R, _R, _R, _R, _R, _R, _R, _R),
     Operation.CHANGE_FILES: (_A, _A, _A, _A, _C, _C, _C, _A, _R, _C, _A, _A, _A),
     Operation.BACKUP: (_A, _A, _A, _A, _R, _R, _R, _R, _R, _C, _A, _A, _A),
+    Operation.POINT: (_A, _A, _A, _A, _C, _C, _C, _A, _C, _C, _A, _A, _A),
 }
 #: By the operation under way, then by the requested one. A sync is over at once and excludes none.
 EXCLUSIONS = {running: dict(zip(_REQUESTED, row, strict=True)) for running, row in _ROWS.items()}

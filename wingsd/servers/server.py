@@ -549,7 +549,7 @@ class Server(RunListener):
         throttled = self.figures.take(usage, self._reactor.seconds())
         if throttled:
             cpu_limit = self.configuration.settings.build.cpu_limit
-            self._explain("cpu.throttled", throttled_text(throttled, cpu_limit))
+            self.explain("cpu.throttled", throttled_text(throttled, cpu_limit))
         self.files.measure_if_stale()
         self.publish(STATS, self._stats())
         limit, used = self.files.limit, self.disk_bytes
@@ -558,7 +558,7 @@ class Server(RunListener):
         self._stopped = self.run
         self.figures.crashes[DISK_LIMIT] += 1
         self.daemon_line(STOPPING)
-        self._explain("disk.exceeded", too_large_text(used, limit))
+        self.explain("disk.exceeded", too_large_text(used, limit))
         self._tasks.start(
             "stopping it, since it is above its disk limit",
             self.stop_within(EXCESS_GRACE),
@@ -579,7 +579,7 @@ class Server(RunListener):
             end = ProgramEnd(GONE if status is None else status, out_of_memory, of_node)
             self._crashed(end, last)
 
-    def _explain(self, entry: str, text: str) -> None:
+    def explain(self, entry: str, text: str) -> None:
         """Say in the console, and in an entry of the activity log, what it lacks."""
         self.say(text, keep=True)
         self.publish(EXPLAINED, entry, text)

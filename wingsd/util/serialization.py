@@ -53,6 +53,12 @@ class Keywords:
 Amount = Annotated[int, Keywords(minimum=0)]
 
 
+class Span(str):
+    """A time: a number of seconds, or one with a unit, as a text."""
+
+    __slots__ = ()
+
+
 class _WrongKind(ValueError):
     """A value of the wrong type. The message does not contain the value: it may be a secret."""
 
@@ -68,6 +74,11 @@ def _scalar(value: object, kind: type) -> object:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise _WrongKind(_WORDS[kind], value)
     return value
+
+
+def _span(value: object, _: object) -> Span:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return Span(value if is_number else _scalar(value, str))
 
 
 def _as_map(value: object) -> Mapping[str, Any]:
@@ -139,6 +150,7 @@ def _map_hook(kind: Any) -> Callable[[Any, Any], Any]:
 _converter = Converter(omit_if_default=True)
 for _kind in (bool, float, int, str):
     _converter.register_structure_hook(_kind, _scalar)
+_converter.register_structure_hook(Span, _span)
 _converter.register_structure_hook_factory(attrs.has, _class_hook)
 _converter.register_structure_hook_factory(
     lambda kind: getattr(kind, "__origin__", None) is tuple, _list_hook

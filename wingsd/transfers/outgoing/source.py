@@ -23,7 +23,6 @@ from twisted.internet.defer import (
     CancelledError,
     Deferred,
     DeferredList,
-    DeferredLock,
     DeferredSemaphore,
 )
 from twisted.internet.interfaces import IReactorTime
@@ -206,8 +205,6 @@ class OutgoingParts:
     file_systems: MeasuredFileSystems
     #: How many rounds of seeds are sent at a time, beside their first ones.
     turns: DeferredSemaphore = attrs.field(factory=lambda: DeferredSemaphore(SEED_ROUNDS))
-    #: Held while a file system is measured, by a file of which there is one at a time.
-    measuring: DeferredLock = attrs.field(factory=DeferredLock)
     #: By server, until when the figures of its last walk are used again, and these.
     _figures: dict[str, tuple[float, dict[str, int]]] = attrs.field(factory=dict, init=False)
 
@@ -218,8 +215,7 @@ class OutgoingParts:
 
     async def measure_file_system(self) -> None:
         """Find out whether the file system shows changes of files."""
-        async with self.measuring:
-            await self.packers.run(self.file_systems.measure_in, self.scratch())
+        await self.packers.run(self.file_systems.measure_in, self.scratch())
 
     def is_replaced(self, server: Server) -> bool:
         """Return whether another transfer has brought, or brings, the server here again."""

@@ -1,0 +1,420 @@
+"""All histories of a node: when points are made, of which servers, and what is kept of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import CancelledError
+
+from tests.history.worlds import FAST, trusted
+from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do
+from tests.support.logged_errors import Logged
+from tests.support.workers import HeldWorkers
+from wingsd.config import HistoryConfig, ServerHistoryConfig
+from wingsd.errors import FileWorkCancelled, StorageError
+from wingsd.histories import manager
+from wingsd.histories.manager import HELD_PAUSE, QUIET_PAUSE, Histories
+from wingsd.history.capture import HistorySource
+from wingsd.history.format import Point, PointLabel
+from wingsd.history.store import HistoryStore
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerAction
+from wingsd.servers.server import Server
+from wingsd.util.serialization import Span
+
+EVERY = 300
+NOW = 1_700_000_000.0
+
+
+class HistoryNode(FakeNode):
+    """A node with histories, whose clock is the test's."""
+
+    def __init__(self, directory: Path, **history: Any) -> None:
+        place = directory / "history"
+        place.mkdir()
+        settings = {"every": Span("5m"), "directory": str(place)} | history
+        super().__init__(directory, history=HistoryConfig(**settings))
+        self.data.joinpath(UUID).mkdir()
+
+    def _open(self, *args: Any) -> None:
+        super()._open(*args)
+        parts = self.daemon.histories
+        parts.file_systems = trusted(self.data)
+        parts.now = lambda: NOW + self.clock.seconds()
+
+    @property
+    def histories(self) -> Histories:
+        return self.daemon.histories.get()
+
+    def begin(self) -> None:
+        """Begin to make points, as the end of the daemon's start does."""
+        self.daemon.histories.start()
+
+    def write(self, text: str, uuid: str = UUID) -> None:
+        (self.data / uuid / "world.dat").write_text(text)
+
+    def numbers(self, uuid: str = UUID) -> list[int]:
+        """Return the points that there are, the newest first."""
+        found: list[manager.PointInfo] = Outcome.of(self.histories.points(uuid)).value()
+        return [each.point.number for each in found]
+
+    def change(self, **history: Any) -> None:
+        """Have other settings in force, as after a reload."""
+        config = self.daemon.histories.config
+        system = attrs.evolve(
+            config.system, history=attrs.evolve(config.system.history, **history)
+        )
+        self.daemon.histories.use(attrs.evolve(config, system=system))
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HistoryNode]:
+    made = HistoryNode(tmp_path)
+    kernel = attrs.evolve(FAST, wall_time=lambda: int(made.daemon.histories.now() * 10**9))
+    monkeypatch.setattr(manager, "HistorySource", partial(HistorySource, kernel=kernel))
+    yield made
+    Outcome.of(made.daemon.histories.stop()).value()
+    made.close()
+
+
+def run(node: FakeNode) -> Server:
+    """Return a server whose program runs."""
+    server = node.server()
+    do(server, PowerAction.START).value()
+    return server
+
+
+@pytest.mark.promise("history-points")
+def test_a_point_is_made_of_a_running_server_each_time(node: HistoryNode) -> None:
+    run(node)
+    node.write("first")
+    node.begin()
+    assert node.numbers() == [1]
+    node.clock.advance(EVERY - 10)
+    node.write("second")
+    assert node.numbers() == [1]
+    node.clock.advance(10)
+    assert node.numbers() == [2, 1]
+    state = node.histories.state(UUID)
+    assert state is not None
+    assert (state.points, state.looked, state.trouble) == (2, NOW + EVERY, "")
+    assert state.bytes > 0
+    found = Outcome.of(node.histories.points(UUID)).value()
+    assert [each.point.label for each in found] == [PointLabel.RUNNING] * 2
+
+
+def test_a_server_that_is_off_and_unchanged_gets_no_point_and_is_seldom_looked_at(
+    node: HistoryNode,
+) -> None:
+    node.server()
+    node.write("as it is")
+    node.begin()
+    node.clock.advance(EVERY)
+    looked = node.histories.seconds
+    made = node.histories.made
+    node.write("changed by its user")
+    node.clock.pump([EVERY] * int(QUIET_PAUSE // EVERY - 1))
+    assert (node.numbers(), made) == ([1], 1)
+    node.clock.advance(EVERY)
+    assert node.numbers() == [2, 1]
+    assert node.histories.seconds >= looked
+
+
+def test_a_point_of_a_server_that_is_off_is_stopped(node: HistoryNode) -> None:
+    server = node.server()
+    point: Point = Outcome.of(node.histories.make(server)).value()
+    assert point.label is PointLabel.STOPPED
+
+
+def test_a_server_that_is_started_meanwhile_has_a_running_point(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = node.server()
+    made = HistoryStore.make
+
+    def start_and_make(store: HistoryStore, source: HistorySource, *args: Any) -> Point | None:
+        do(server, PowerAction.START).value()
+        return made(store, source, *args)
+
+    monkeypatch.setattr(HistoryStore, "make", start_and_make)
+    point: Point = Outcome.of(node.histories.make(server)).value()
+    assert point.label is PointLabel.RUNNING
+
+
+def test_a_point_is_made_soon_after_a_server_stops(node: HistoryNode) -> None:
+    server = run(node)
+    node.begin()
+    node.clock.advance(EVERY / 2)
+    node.write("saved at its end")
+    do(server, PowerAction.STOP)
+    node.clock.advance(manager.STOPPED_PAUSE)
+    assert node.numbers() == [2, 1]
+    newest = Outcome.of(node.histories.points(UUID)).value()[0].point
+    assert newest.label is PointLabel.STOPPED
+
+
+@pytest.mark.parametrize("operation", [Operation.RESTORE, Operation.INSTALL, Operation.MOVED])
+def test_a_server_that_is_held_gets_no_point(node: HistoryNode, operation: Operation) -> None:
+    server = run(node)
+    server.operations.hold = None
+    server.place_hold(operation, "it is held")
+    node.begin()
+    node.clock.advance(20 * EVERY)
+    assert node.numbers() == []
+    assert not node.histories.is_late(UUID)
+    server.release()
+    node.clock.advance(HELD_PAUSE)
+    assert node.numbers() == [1]
+
+
+def test_a_hold_cancels_the_point_that_is_being_made(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = run(node)
+    node.write("as it is")
+    made = HistoryStore.make
+
+    def hold_and_make(store: HistoryStore, source: HistorySource, *args: Any) -> Point | None:
+        server.place_hold(Operation.RESTORE, "a backup is restored")
+        return made(store, source, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryStore, "make", hold_and_make)
+        Outcome.of(node.histories.make(server)).error(FileWorkCancelled)
+    assert node.numbers() == []
+    assert not server.operations.runs(Operation.POINT)
+
+
+def test_a_directory_that_was_exchanged_meanwhile_is_no_point(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = node.server()
+    scan = HistorySource.scan
+
+    def exchange(source: HistorySource, scratch: str) -> Any:
+        os.rename(server.directory, f"{server.directory}.old")
+        os.mkdir(server.directory)
+        return scan(source, scratch)
+
+    monkeypatch.setattr(HistorySource, "scan", exchange)
+    error = Outcome.of(node.histories.make(server)).error(StorageError)
+    assert "was replaced while it was read" in str(error)
+    assert node.numbers() == []
+
+
+def test_the_work_of_one_server_comes_one_after_another(node: HistoryNode) -> None:
+    node.server()
+    held: Any = HeldWorkers()
+    node.histories._parts.workers = held
+    seen: list[str] = []
+
+    def work(name: str) -> Callable[[HistoryStore], None]:
+        return lambda store: seen.append(name)
+
+    first, second = (Outcome.of(node.histories.use(UUID, work(name))) for name in ("a", "b"))
+    other = Outcome.of(node.histories.use(OTHER, work("of another")))
+    assert len(held.held) == 2
+    held.held.pop().do()
+    held.held.pop().do()
+    assert (seen, first.over, other.over, second.over) == (["of another", "a"], True, True, False)
+    held.held.pop().do()
+    assert seen == ["of another", "a", "b"]
+
+
+def test_who_gives_up_waiting_stops_the_work_and_keeps_the_turn_until_its_end(
+    node: HistoryNode,
+) -> None:
+    node.server()
+    held: Any = HeldWorkers()
+    node.histories._parts.workers = held
+    first = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    waiting = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    third = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    waiting.deferred.cancel()
+    first.deferred.cancel()
+    waiting.error(CancelledError)
+    first.error(CancelledError)
+    assert (len(held.held), third.over) == (1, False)
+    held.held.pop().do()
+    held.held.pop().do()
+    assert third.value() == []
+
+
+def test_the_daemons_end_stops_what_is_under_way_and_does_not_wait_for_ever(
+    node: HistoryNode,
+) -> None:
+    server = node.server()
+    held: Any = HeldWorkers()
+    node.histories._parts.workers = held
+    node.histories._is_measured = True
+    making = Outcome.of(node.histories.make(server))
+    ending = Outcome.of(node.histories.stop())
+    assert not ending.over
+    node.clock.advance(manager.STOP_WITHIN)
+    assert ending.over
+    held.held.pop().do()
+    assert making.over
+
+
+def test_what_the_policy_does_not_keep_is_removed_but_not_what_is_pinned(
+    node: HistoryNode,
+) -> None:
+    server = node.server()
+    node.change(keep={"1h": 2})
+    for number in range(1, 6):
+        node.clock.advance(1800)
+        node.histories.pinned[UUID] = {2}
+        node.write(str(number))
+        Outcome.of(node.histories.make(server)).value()
+    assert node.numbers() == [5, 4, 2]
+
+
+@pytest.mark.promise("history-is-bounded")
+def test_a_history_that_is_full_says_so_once_and_goes_on_with_more_space(
+    node: HistoryNode,
+) -> None:
+    run(node)
+    node.change(max_size=1)
+    (node.data / UUID / "large").write_bytes(os.urandom(2 << 20))
+    node.begin()
+    node.clock.pump([EVERY] * 3)
+    (line,) = [each for each in node.told("daemon message") if "history" in each]
+    assert "No point of the server's history could be made" in line
+    (entry,) = node.told("explained")
+    assert entry.startswith("history.full ")
+    state = node.histories.state(UUID)
+    assert state is not None
+    assert state.trouble
+    node.clock.advance(2 * EVERY + manager.LATE_AFTER)
+    assert node.histories.is_late(UUID)
+    node.change(max_size=100)
+    node.clock.advance(EVERY)
+    assert (node.numbers(), state.trouble) == ([1], "")
+    assert not node.histories.is_late(UUID)
+
+
+def test_a_directory_that_is_not_there_is_named_and_not_made(node: HistoryNode) -> None:
+    run(node)
+    place = Path(node.histories.directory)
+    place.rmdir()
+    node.begin()
+    (line,) = node.told("daemon message")
+    assert f"{place} (system.history.directory) does not exist" in line
+    assert not place.exists()
+    place.mkdir()
+    node.clock.advance(EVERY)
+    assert node.numbers() == [1]
+
+
+def test_a_history_that_another_process_uses_is_tried_again(node: HistoryNode) -> None:
+    run(node)
+    path = node.histories.path(UUID)
+    other = HistoryStore(path)
+    node.begin()
+    state = node.histories.state(UUID)
+    assert state is not None
+    assert state.trouble
+    other.close()
+    node.clock.advance(EVERY)
+    assert (node.numbers(), state.trouble) == ([1], "")
+
+
+def test_after_a_restart_a_point_is_due_when_it_would_have_been(node: HistoryNode) -> None:
+    server = run(node)
+    Outcome.of(node.histories.make(server)).value()
+    Outcome.of(node.daemon.histories.stop()).value()
+    node.clock.advance(100)
+    node.restart()
+    node.server()
+    node.begin()
+    node.write("changed since")
+    assert node.numbers() == [1]
+    state = node.histories.state(UUID)
+    assert state is not None
+    assert (state.newest, state.points) == (NOW, 1)
+    assert state.bytes > 0
+    node.clock.advance(EVERY - 100)
+    assert node.numbers() == [2, 1]
+
+
+def test_a_reload_switches_histories_on_and_off(node: HistoryNode) -> None:
+    run(node)
+    node.change(every=Span("0"))
+    node.begin()
+    node.clock.advance(2 * EVERY)
+    assert node.numbers() == []
+    own = {UUID: ServerHistoryConfig(every=Span("10m"))}
+    node.change(servers=own)
+    node.clock.advance(manager.NOTICED_WITHIN)
+    assert node.numbers() == [1]
+    node.write("changed")
+    node.clock.advance(300)
+    assert node.numbers() == [1]
+    node.clock.advance(300)
+    assert node.numbers() == [2, 1]
+    node.change(servers={})
+    node.write("changed again")
+    node.clock.advance(1200)
+    assert node.numbers() == [2, 1]
+    assert node.histories.states() == {}
+
+
+def test_a_node_without_histories_makes_none_and_imports_nothing(tmp_path: Path) -> None:
+    node = HistoryNode(tmp_path, every=Span("0"))
+    node.server()
+    node.begin()
+    node.daemon.histories.use(node.config)
+    node.clock.advance(7200)
+    assert node.daemon.histories.made is None
+    Outcome.of(node.daemon.histories.stop()).value()
+    node.close()
+
+
+def test_a_history_goes_with_its_server_but_not_with_one_that_moved(node: HistoryNode) -> None:
+    server = node.server()
+    other = node.server(configuration(OTHER))
+    node.begin()
+    histories = node.histories
+    assert Outcome.of(histories.all()).value() == sorted([UUID, OTHER])
+    other.disown("it has moved to another node")
+    Outcome.of(node.servers.delete(OTHER)).value()
+    Outcome.of(node.servers.delete(server.uuid)).value()
+    assert Outcome.of(histories.all()).value() == [OTHER]
+    assert os.listdir(histories.directory) == [OTHER]
+    assert histories.states() == {}
+
+
+def test_a_damaged_history_is_named_by_its_check(node: HistoryNode) -> None:
+    server = node.server()
+    for text in ("one", "two"):
+        node.write(text)
+        Outcome.of(node.histories.make(server)).value()
+    newest = Path(node.histories.path(UUID)) / "tree" / "world.dat"
+    newest.write_text("eno")
+    found = Outcome.of(node.histories.verify(UUID)).value()
+    assert b"world.dat" in found[2]
+    state = node.histories.state(UUID)
+    assert state is not None
+    assert state.damaged == len(found)
+
+
+def test_an_error_that_nobody_foresaw_ends_no_clock(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    run(node)
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryStore, "make", fail)
+        node.begin()
+    assert len(logged.take(RuntimeError)) == 1
+    node.clock.advance(EVERY)
+    assert node.numbers() == [1]

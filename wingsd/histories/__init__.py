@@ -1,0 +1,80 @@
+"""Histories of this node's servers: points made by the clock, listed, verified and removed.
+
+`manager` has them all. It and `wingsd.history` are imported when the first history is used: a node
+that makes none saves their memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from wingsd.config import Config
+from wingsd.events import EventBus
+from wingsd.moves.unchanged import MeasuredFileSystems
+from wingsd.servers.registry import Servers
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import Workers
+from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.histories.manager import Histories
+
+
+@attrs.define(eq=False, repr=False, slots=False)
+class HistoriesOnDemand:
+    """The node's `Histories`, made at its first use, and what they are made of.
+
+    `workers` read and write histories; `disk` are for short work. `scratch` returns a directory on
+    the file system of the servers, in which this is measured. `now` returns the seconds since the
+    epoch.
+    """
+
+    config: Config
+    servers: Servers
+    database: StateDatabase
+    bus: EventBus
+    file_systems: MeasuredFileSystems
+    scratch: Callable[[], str]
+    workers: Workers
+    disk: Workers
+    reactor: Reactor
+    now: Callable[[], float]
+    #: None as long as no history was used.
+    made: Histories | None = attrs.field(default=None, init=False)
+    _is_started: bool = attrs.field(default=False, init=False)
+
+    def get(self) -> Histories:
+        """Return them; make them if this was not done yet."""
+        if self.made is None:
+            # Here, since a node without histories saves their memory.
+            from wingsd.histories.manager import Histories  # noqa: PLC0415
+
+            self.made = Histories(self)
+            if self._is_started:
+                self.made.start()
+        return self.made
+
+    def use(self, config: Config) -> None:
+        """Go on with a changed configuration."""
+        self.config = config
+        if self.made is not None:
+            self.made.changed()
+        elif config.system.history.is_on:
+            self.get()
+
+    def start(self) -> None:
+        """Begin to make points, where that is configured. Call it when the servers are loaded."""
+        self._is_started = True
+        if self.made is not None:
+            self.made.start()
+        elif self.config.system.history.is_on:
+            self.get()
+
+    async def stop(self) -> None:
+        """End what is under way: a point that is not complete is undone at its next use."""
+        self._is_started = False
+        if self.made is not None:
+            await self.made.stop()

@@ -1,0 +1,679 @@
+"""All histories of this node: points are made by the clock, listed, verified and removed.
+
+A server's `HistoryStore` is opened for each piece of work, in a thread, and closed after it: so
+nothing of it is in memory in between, and another process can use it. The work of one server comes
+one after another; points by the clock are made of one server at a time, so no two of them read the
+same disk. Threads have the idle I/O class.
+
+A server that is held by an installation, a restore or a transfer gets no point, and a hold that
+begins cancels the point that is being made. One that is off, and unchanged, is looked at each
+hour.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from math import ceil
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.logger import Logger
+
+from wingsd.archive.quota import ArchiveLimits, kept_free, require_free_space
+from wingsd.config import DEFAULT_HISTORIES, HistoryTerms
+from wingsd.errors import (
+    DaemonStopping,
+    EnvironmentFailed,
+    FileWorkCancelled,
+    HistoryFull,
+    ServerNotFound,
+    StorageError,
+    WingsdError,
+)
+from wingsd.events import DELETED, STATUS, Event
+from wingsd.filesystem.removal import remove_tree
+from wingsd.histories import HistoriesOnDemand
+from wingsd.history.capture import HistorySource
+from wingsd.history.format import Point, PointLabel
+from wingsd.history.policy import surplus
+from wingsd.history.rebuilding import EVERYTHING_DAMAGED
+from wingsd.history.store import HistoryStore
+from wingsd.servers.files import BackgroundTasks
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerState
+from wingsd.servers.server import Server
+from wingsd.threadio import Workers, relayed
+from wingsd.util.deferreds import Changes, failure_logger, fires_within
+from wingsd.util.durable import storage_errors, sync_directory
+from wingsd.util.reactor import Periodic
+from wingsd.util.text import display
+
+T = TypeVar("T")
+
+_SECOND = 1_000_000_000
+_HOUR, _DAY = 3600.0, 24 * 3600.0
+#: Seconds between two looks at a server that is off, and had not changed at the last one.
+QUIET_PAUSE = _HOUR
+#: Seconds until a server is looked at again that is held, or whose point was cancelled.
+HELD_PAUSE = 30.0
+#: Seconds after its stop until a point is made of a server, and between two points at least then.
+STOPPED_PAUSE, LEAST_PAUSE = 5.0, 60.0
+#: Seconds after which new servers are noticed.
+NOTICED_WITHIN = 60.0
+#: A history is late that was not brought up to date for twice its pause, and so many seconds.
+LATE_AFTER = 600.0
+#: Seconds that threads have to end at the end of the daemon.
+STOP_WITHIN = 3.0
+#: Names of files that a message has.
+_NAMED = 3
+_REMOVING = ".removing-"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+
+
+@attrs.frozen
+class PointInfo:
+    """A point, with the bytes that its delta takes, and its damaged files.
+
+    `stored` is None for the newest point, which is the copy. `damaged` is `EVERYTHING_DAMAGED`
+    where no file of it can be used.
+    """
+
+    point: Point
+    stored: int | None
+    damaged: tuple[bytes, ...]
+
+    @property
+    def is_damaged(self) -> bool:
+        """True if a file of it is known to be damaged."""
+        return self.damaged is EVERYTHING_DAMAGED or bool(self.damaged)
+
+
+@attrs.define(eq=False)
+class HistoryState:
+    """The figures of a server's history, empty before it was looked at.
+
+    Times are Unix time. `newest` is that of the newest point, `looked` when the history was last
+    as the server. `seconds`, `cpu_seconds` and `unsettled` are those of the last look. `trouble`
+    is why the history does not advance, empty where it does.
+    """
+
+    newest: float | None = None
+    looked: float | None = None
+    points: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    unsettled: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    trouble: str = ""
+
+
+@attrs.define(eq=False, repr=False)
+class _Work:
+    """A piece of work with a server's store, in a thread, or before that in its turn."""
+
+    #: Whether no program of the server ran at its beginning, and whether one has run since.
+    is_off: bool = False
+    has_run: bool = False
+    is_cancelled: bool = False
+    store: HistoryStore | None = None
+
+    def label(self) -> PointLabel:
+        """Return the label of a point that is made now."""
+        return PointLabel.STOPPED if self.is_off and not self.has_run else PointLabel.RUNNING
+
+    def cancel(self) -> None:
+        """Let it end soon, by FileWorkCancelled."""
+        self.is_cancelled = True
+        store = self.store
+        if store is not None:
+            store.stop()
+
+    def opened(self, store: HistoryStore) -> None:
+        """Note the store. In the thread."""
+        self.store = store
+        if self.is_cancelled:
+            store.stop()
+
+
+@attrs.define(eq=False, repr=False)
+class _History:
+    """One server's history: what is known of it, and when it is looked at next."""
+
+    uuid: str
+    #: By the reactor's clock, as `advanced`, when it was last as the server, or could not be.
+    due: float
+    advanced: float
+    state: HistoryState = attrs.field(factory=HistoryState)
+    lock: DeferredLock = attrs.field(factory=DeferredLock)
+    #: What is done with it, or waits for its turn.
+    works: list[_Work] = attrs.field(factory=list)
+    server: Server | None = None
+    #: Whether its points were read since the daemon's start.
+    is_known: bool = False
+    #: Seconds until the look that is planned.
+    pause: float = 0.0
+    last_point: float | None = None
+    verified: float | None = None
+
+
+class Histories:
+    """The histories of a node's servers, as `system.history` configures them."""
+
+    _log = Logger()
+
+    def __init__(self, parts: HistoriesOnDemand) -> None:
+        self._parts = parts
+        self._servers = parts.servers
+        self._reactor = parts.reactor
+        self._histories: dict[str, _History] = {}
+        self._changes = Changes()
+        self._running: Deferred[None] | None = None
+        self._is_stopping = False
+        self._is_measured = False
+        self._checking = Periodic(parts.reactor, self._check_some)
+        self._random = Random()  # noqa: S311 - nothing is to be kept secret
+        self._tasks = BackgroundTasks()
+        #: Points that neither `keep` nor `max_size` removes, by server.
+        self.pinned: dict[str, set[int]] = {}
+        #: The least number of a server's next point.
+        self.least: dict[str, int] = {}
+        #: Servers to whose oldest points others are being added.
+        self.arriving: set[str] = set()
+        #: How many points were made, and the seconds and those of CPU that all looks took.
+        self.made = 0
+        self.seconds = self.cpu_seconds = 0.0
+        parts.bus.subscribe_to_all(self._note)
+
+    # Start and end
+
+    def start(self) -> None:
+        """Begin to make points, and to verify histories. The servers are loaded."""
+        if self._running is not None or self._is_stopping:
+            return
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(failure_logger(self._log, "no more points are made"))
+        self._checking.start(_HOUR, now=False)
+
+    def changed(self) -> None:
+        """Go on with a changed configuration."""
+        now = self._reactor.seconds()
+        for history in self._histories.values():
+            history.due = min(history.due, now + self._terms(history.uuid).every)
+        self._changes.changed()
+
+    async def stop(self) -> None:
+        """End what is under way, within some seconds."""
+        self._is_stopping = True
+        self._checking.stop()
+        self._tasks.stop()
+        for history in self._histories.values():
+            for work in history.works:
+                work.cancel()
+        if self._running is not None:
+            self._running.cancel()
+        turns = [each.lock.run(lambda: None) for each in self._histories.values()]
+        ending = DeferredList(turns)
+        if not await fires_within(ending, STOP_WITHIN, self._reactor):
+            self._log.warn(
+                "the disk of histories does not answer: the point that is being made is undone at "
+                "the next start"
+            )
+
+    # What others use
+
+    @property
+    def directory(self) -> str:
+        """The directory of all histories."""
+        return self._parts.config.system.history.directory
+
+    def path(self, uuid: str) -> str:
+        """Return the directory of a server's history."""
+        return os.path.join(self.directory, uuid)
+
+    async def has(self, uuid: str) -> bool:
+        """Return whether there is a history of a server."""
+        return await self._parts.disk.run(os.path.isdir, self.path(uuid))
+
+    async def all(self) -> list[str]:
+        """Return the UUIDs of the servers of which there are histories."""
+        return await self._parts.disk.run(self._names)
+
+    def state(self, uuid: str) -> HistoryState | None:
+        """Return what is known of a server's history, None where nothing is."""
+        history = self._histories.get(uuid)
+        return None if history is None else history.state
+
+    def states(self) -> Mapping[str, HistoryState]:
+        """Return what is known of the histories of servers of which points are made."""
+        return {each.uuid: each.state for each in self._histories.values() if self._is_on(each)}
+
+    def is_late(self, uuid: str) -> bool:
+        """Return whether a server's history should have advanced, and has not."""
+        history = self._histories.get(uuid)
+        if history is None or not self._is_on(history):
+            return False
+        late = 2 * max(history.pause, self._terms(uuid).every) + LATE_AFTER
+        return self._reactor.seconds() - history.advanced > late
+
+    async def use(
+        self, uuid: str, work: Callable[[HistoryStore], T], workers: Workers | None = None
+    ) -> T:
+        """Do some work with the store of a server's history, in the turn of that server.
+
+        It runs in the idle threads, or in those of `workers`. The history is made if there is
+        none. Cancelled, it ends soon, by FileWorkCancelled in the thread. Raises StorageError,
+        DaemonStopping, and what the work raises.
+        """
+        return await self._in_turn(self._of(uuid), _Work(), lambda _, store: work(store), workers)
+
+    async def _in_turn(
+        self,
+        history: _History,
+        doing: _Work,
+        work: Callable[[_Work, HistoryStore], T],
+        workers: Workers | None = None,
+    ) -> T:
+        workers = workers or self._parts.workers
+        history.works.append(doing)
+        try:
+            await history.lock.acquire()
+        except CancelledError:
+            history.works.remove(doing)
+            raise
+        outcome: Deferred[T] = Deferred()
+        result = workers.run(self._with_store, history, doing, work)
+        # The turn ends with the thread, also where its outcome is not waited for any more.
+        result.addBoth(self._over, history, doing)
+        result.addBoth(outcome.callback)
+        try:
+            return await outcome
+        except CancelledError:
+            doing.cancel()
+            raise
+
+    def _over(self, found: Any, history: _History, doing: _Work) -> Any:
+        history.works.remove(doing)
+        history.lock.release()
+        return found
+
+    async def make(
+        self,
+        server: Server,
+        label: PointLabel | None = None,
+        workers: Workers | None = None,
+    ) -> Point | None:
+        """Make a point of a server's files now; return None where nothing has changed.
+
+        Its label is `stopped` where no program of the server runs during the whole of it; with a
+        `label` the caller knows at the beginning. It is made in the idle threads, or in those of
+        `workers`. Raises StorageError, FileWorkCancelled where something else takes the server's
+        files, and DaemonStopping.
+        """
+        history = self._of(server.uuid)
+        work = _Work()
+        with server.operations.during(Operation.POINT, work.cancel):
+            if label is None:
+                work.is_off = await self._is_off(server)
+            else:
+                work.is_off = label is PointLabel.STOPPED
+            await self._measure()
+            began = self._reactor.seconds()
+            make = partial(self._make, history, server.directory)
+            found = await self._in_turn(history, work, make, workers)
+        now = self._reactor.seconds()
+        state = history.state
+        state.seconds, state.looked, state.trouble = now - began, self._parts.now(), ""
+        self.seconds += state.seconds
+        self.cpu_seconds += state.cpu_seconds
+        history.advanced, history.is_known = now, True
+        if found is not None:
+            self.made += 1
+            history.last_point = now
+            state.unsettled = len(found.unsettled)
+        return found
+
+    async def points(self, uuid: str) -> list[PointInfo]:
+        """Return the points of a server's history, the newest first; none without a history."""
+        if not await self.has(uuid):
+            return []
+        return await self.use(uuid, _listed)
+
+    async def verify(self, uuid: str) -> Mapping[int, tuple[bytes, ...]]:
+        """Read all of a history; return the damaged files by the numbers of points."""
+        found = await self.use(uuid, HistoryStore.verify)
+        history = self._of(uuid)
+        history.verified = self._reactor.seconds()
+        for number, files in sorted(found.items()):
+            self._log.error(
+                "{server}: point {number} of its history is DAMAGED: {files}",
+                server=uuid,
+                number=number,
+                files=damage_text(files),
+            )
+        return found
+
+    async def delete(self, uuid: str, number: int) -> None:
+        """Remove a point but the newest. Raises NoSuchPoint and StorageError."""
+        await self.use(uuid, lambda store: store.remove(number))
+
+    async def forget(self, uuid: str) -> None:
+        """Remove the history of a server that was deleted here, and not moved."""
+        await self.remove(uuid)
+
+    async def remove(self, uuid: str) -> None:
+        """Remove a server's history with all its points. Raises StorageError."""
+        history = self._of(uuid)
+        for work in history.works:
+            work.cancel()
+        async with history.lock:
+            await self._parts.workers.run(self._remove, uuid)
+        self._histories.pop(uuid, None)
+
+    # The clock
+
+    async def _run(self) -> None:
+        while True:
+            self._notice()
+            now = self._reactor.seconds()
+            waiting = [each for each in self._histories.values() if self._is_on(each)]
+            first = min(waiting, key=lambda each: each.due, default=None)
+            if first is not None and first.due <= now:
+                await self._attempt(first)
+                continue
+            pause = NOTICED_WITHIN if first is None else min(first.due - now, NOTICED_WITHIN)
+            with suppress(DeferredTimeout):
+                await self._changes.next().addTimeout(pause, self._reactor)
+
+    def _notice(self) -> None:
+        """Note new servers."""
+        for server in self._servers.all():
+            if self._terms(server.uuid).every:
+                self._of(server.uuid).server = server
+
+    async def _attempt(self, history: _History) -> None:
+        """Make the point that is due, and plan the next one."""
+        began, every = self._reactor.seconds(), self._terms(history.uuid).every
+        try:
+            server = self._servers.get(history.uuid)
+        except ServerNotFound:
+            self._histories.pop(history.uuid, None)
+            return
+        if _is_held(server):
+            self._plan(history, HELD_PAUSE)
+            history.advanced = began
+            return
+        try:
+            pause = await self._look(history, server, every)
+        except FileWorkCancelled:
+            pause = HELD_PAUSE
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._set_trouble(history, server, error)
+            pause = max(float(every), HELD_PAUSE)
+        self._plan(history, pause)
+
+    async def _look(self, history: _History, server: Server, every: int) -> float:
+        """Make the point that is due; return the seconds until the next one."""
+        if not history.is_known and (left := await self._left(history, every)) > 0:
+            return left
+        began = self._reactor.seconds()
+        found = await self.make(server)
+        took = self._reactor.seconds() - began
+        pause = max(every - took, took)
+        is_quiet = found is None and server.state is PowerState.OFFLINE
+        return max(pause, QUIET_PAUSE) if is_quiet else pause
+
+    def _plan(self, history: _History, pause: float) -> None:
+        history.pause = pause
+        history.due = self._reactor.seconds() + pause
+
+    async def _left(self, history: _History, every: int) -> float:
+        """Read what there is of a history; return the seconds until its next point is due."""
+        if await self.has(history.uuid):
+            history.state.bytes = await self.use(history.uuid, lambda store: store.size)
+        history.is_known = True
+        newest = history.state.newest
+        if newest is None:
+            return 0.0
+        # Not more than usual, where the clock was set back.
+        return min(newest + every - self._parts.now(), float(every))
+
+    def _note(self, event: Event) -> None:
+        if event.name not in (DELETED, STATUS):
+            return
+        history = self._histories.get(event.server)
+        if history is None:
+            return
+        now = self._reactor.seconds()
+        if event.name == DELETED:
+            if history.server is not None and not history.server.disowned:
+                removing = self.forget(event.server)
+                self._tasks.start("removing its history", removing, event.server)
+        elif event.args[0] == PowerState.OFFLINE.value:
+            since = LEAST_PAUSE if history.last_point is None else now - history.last_point
+            history.due = min(history.due, now + max(STOPPED_PAUSE, LEAST_PAUSE - since))
+            self._changes.changed()
+        else:
+            for work in history.works:
+                work.has_run = True
+            history.due = min(history.due, now + self._terms(event.server).every)
+
+    def _set_trouble(self, history: _History, server: Server, error: Exception) -> None:
+        """Say once why a history does not advance."""
+        if isinstance(error, WingsdError):
+            text = str(error)
+        else:
+            text = "an unexpected error; see the node's log"
+        known, history.state.trouble = history.state.trouble, text
+        if not isinstance(error, WingsdError):
+            self._log.failure("{server}: no point of its history was made", server=history.uuid)
+        elif text != known:
+            self._log.error(
+                "{server}: no point of its history was made: {error}",
+                server=history.uuid,
+                error=text,
+            )
+        if not known:
+            entry = "history.full" if isinstance(error, HistoryFull) else "history.failed"
+            server.explain(entry, f"No point of the server's history could be made: {text}")
+
+    # Verification
+
+    def _check_some(self) -> Deferred[None]:
+        checking = Deferred.fromCoroutine(self._check())
+        return checking.addErrback(failure_logger(self._log, "histories are not verified"))
+
+    async def _check(self) -> None:
+        days = self._parts.config.system.history.check_interval
+        if not days:
+            return
+        now, interval = self._reactor.seconds(), days * _DAY
+        known = [each for each in self._histories.values() if self._is_on(each) and each.is_known]
+        due = [each for each in known if each.verified is None or now - each.verified >= interval]
+        # By chance, so that each has its turn, however often the daemon is restarted.
+        count = min(len(due), ceil(len(known) * _HOUR / interval))
+        for history in self._random.sample(due, count):
+            try:
+                await self.verify(history.uuid)
+            except (FileWorkCancelled, DaemonStopping):
+                return
+            except StorageError as error:
+                history.verified = now
+                self._log.error(
+                    "{server}: its history is not verified: {error}",
+                    server=history.uuid,
+                    error=error,
+                )
+
+    # What is known
+
+    def _of(self, uuid: str) -> _History:
+        history = self._histories.get(uuid)
+        if history is None:
+            now = self._reactor.seconds()
+            history = self._histories[uuid] = _History(uuid, now, now)
+        return history
+
+    def _terms(self, uuid: str) -> HistoryTerms:
+        return self._parts.config.system.history.terms(uuid)
+
+    def _is_on(self, history: _History) -> bool:
+        return self._terms(history.uuid).every > 0 and self._servers.knows(history.uuid)
+
+    async def _is_off(self, server: Server) -> bool:
+        """Return whether no program of a server runs, as far as that is sure."""
+        if server.state is not PowerState.OFFLINE or server.operations.starts:
+            return False
+        try:
+            await server.adopt()
+        except EnvironmentFailed:  # it has not said whether one runs
+            return False
+        return server.state is PowerState.OFFLINE and not server.operations.starts
+
+    async def _measure(self) -> None:
+        """Find out once whether the servers' file system shows changes of files."""
+        if not self._is_measured:
+            self._is_measured = True
+            parts = self._parts
+            await parts.workers.run(parts.file_systems.measure_in, parts.scratch())
+
+    # In a thread
+
+    def _with_store(
+        self, history: _History, doing: _Work, work: Callable[[_Work, HistoryStore], T]
+    ) -> T:
+        if self._is_stopping:
+            raise DaemonStopping
+        if doing.is_cancelled:
+            raise FileWorkCancelled
+        self._require_directory()
+        log = relayed(self._reactor, partial(self._say, history.uuid))
+        store = HistoryStore(self.path(history.uuid), log)
+        try:
+            doing.opened(store)
+            found = work(doing, store)
+            with suppress(StorageError):
+                _learn(history.state, store)
+            return found
+        finally:
+            doing.store = None
+            store.close()
+
+    def _make(
+        self, history: _History, directory: str, doing: _Work, store: HistoryStore
+    ) -> Point | None:
+        began = time.thread_time()
+        store.max_size = self._max_size(history.uuid, store)
+        store.pinned = self.pinned.get(history.uuid, ())
+        log = relayed(self._reactor, partial(self._say, history.uuid))
+        source = HistorySource(directory, self._parts.file_systems, log)
+        # Of a server that runs, what has changed since would be read twice.
+        source.shares_flushes = doing.is_off
+        try:
+            found = store.make(source, doing.label, self.least.get(history.uuid, 1))
+        finally:
+            source.close()
+        self._thin(history.uuid, store)
+        history.state.bytes = store.size
+        history.state.cpu_seconds = time.thread_time() - began
+        return found
+
+    def _thin(self, uuid: str, store: HistoryStore) -> None:
+        points, keep = store.points(), self._terms(uuid).keep
+        kept = self.pinned.get(uuid, set())
+        if uuid in self.arriving:
+            kept = kept | {points[-1].number}
+        for number in surplus(points, keep, int(self._parts.now() * _SECOND)):
+            if number not in kept:
+                store.remove(number)
+
+    def _max_size(self, uuid: str, store: HistoryStore) -> int:
+        """Return the bytes that a history may take, so that the disk's reserve stays free.
+
+        Raises StorageError where less than that is free.
+        """
+        limits = ArchiveLimits.configured(self._parts.config.system.transfers)
+        with storage_errors(f"{self.directory} cannot be read"):
+            found = os.statvfs(self.directory)
+        require_free_space(
+            found, limits.reserve, "a point of its history", 0, limits.inode_reserve
+        )
+        room = found.f_bavail * found.f_frsize - kept_free(found, limits.reserve)
+        most = store.size + max(room, 0)
+        given = self._terms(uuid).max_bytes
+        return most if given is None else min(most, given)
+
+    def _require_directory(self) -> None:
+        directory = self.directory
+        if directory in DEFAULT_HISTORIES:
+            with storage_errors(f"{directory} cannot be made"):
+                os.makedirs(directory, 0o700, exist_ok=True)
+        elif not os.path.isdir(directory):
+            raise StorageError(
+                f"{directory} (system.history.directory) does not exist: mount its file system, "
+                "or make the directory"
+            )
+
+    def _names(self) -> list[str]:
+        with storage_errors(f"{self.directory} cannot be read"), suppress(FileNotFoundError):
+            return sorted(filter(_UUID, os.listdir(self.directory)))
+        return []
+
+    def _remove(self, uuid: str) -> None:
+        """Remove a history: wholly, or it is removed at the next attempt."""
+        path, aside = self.path(uuid), os.path.join(self.directory, f"{_REMOVING}{uuid}")
+        with storage_errors(f"the history in {path} cannot be removed"):
+            remove_tree(aside)
+            with suppress(FileNotFoundError):
+                os.rename(path, aside)
+                sync_directory(Path(self.directory))
+            remove_tree(aside)
+
+    def _say(self, uuid: str, line: str) -> None:
+        self._log.info("{server}: history: {line}", server=uuid, line=line)
+
+
+def _is_held(server: Server) -> bool:
+    """Return whether another operation uses or replaces a server's files."""
+    hold = server.operations.hold
+    is_held = hold is not None and hold.operation not in (Operation.FOLLOW, Operation.ORDERED)
+    return is_held or not server.files.exists
+
+
+def _listed(store: HistoryStore) -> list[PointInfo]:
+    found = store.points()
+    return [
+        PointInfo(
+            point,
+            store.stored(point.number) if at else None,
+            store.damaged.get(point.number, ()),
+        )
+        for at, point in enumerate(found)
+    ]
+
+
+def _learn(state: HistoryState, store: HistoryStore) -> None:
+    """Note what there is in a history."""
+    points = store.points()
+    state.points = len(points)
+    state.newest = points[0].time / _SECOND if points else None
+    state.damaged = sum(point.number in store.damaged for point in points)
+
+
+def damage_text(files: tuple[bytes, ...]) -> str:
+    """Return the names of damaged files, as a part of a sentence."""
+    if files is EVERYTHING_DAMAGED:
+        return "all of it"
+    named = ", ".join(display(each) for each in files[:_NAMED])
+    return named if len(files) <= _NAMED else f"{named} and {len(files) - _NAMED} more"
