@@ -21,6 +21,15 @@ from tests.support.receiving_node import ReceivingNode
 from tests.support.small_disk import small_disk
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
+ALLOWED = {"system": {"backups": {"restore_host_allowlist": ["127.0.0.1/32"]}}}
+
+
+@pytest.fixture
+def store(daemon: ReceivingNode) -> Iterator[BackupStore]:
+    made = BackupStore(packed_backup(BEFORE), daemon)
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
 
 @pytest.fixture
 def restoring(daemon: ReceivingNode) -> RestoringNode:
@@ -128,11 +137,12 @@ async def test_what_cannot_be_restored_is_refused_in_the_words_of_wings(
 
 @pytest.mark.promise("restore-excludes-other-work")
 async def test_a_second_restore_and_a_deletion_of_the_backup_are_refused_meanwhile(
-    restoring: RestoringNode,
+    restoring: RestoringNode, store: BackupStore
 ) -> None:
     restoring.store()
-    await restoring.start()
-    await restoring.panel.restore(UUID, BACKUP)
+    await restoring.start(**ALLOWED)
+    url = f"{store.url}/halved"
+    await restoring.panel.restore(UUID, BACKUP, adapter="s3", download_url=url)
     second = await restoring.ask("POST", f"/backup/{BACKUP}/restore", {"adapter": "wings"})
     assert (second[0], second[1]["error"]) == (409, "server is currently being restored")
     start = await restoring.ask("POST", "/power", {"action": "start"})
@@ -142,6 +152,7 @@ async def test_a_second_restore_and_a_deletion_of_the_backup_are_refused_meanwhi
     # Nothing tells whose it is: it may be that of any server that uses one.
     unowned = await restoring.panel.ask(restoring.daemon.node, "DELETE", f"/api/backups/{BACKUP}")
     assert (unowned[0], unowned[1]["error"]) == (409, "server is currently being restored")
+    store.second_half.callback(None)
     await until(lambda: restoring.panel.restored(UUID) is not None)
     assert restoring.panel.restored(UUID) is True
 
@@ -211,16 +222,8 @@ FAILING = {
 }
 
 
-@pytest.fixture
-def store(daemon: ReceivingNode) -> Iterator[BackupStore]:
-    made = BackupStore(packed_backup(BEFORE), daemon)
-    yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
-
-
 KEY = "system.backups.restore_host_allowlist"
 BLOCKED = "The provided backup link resolves to a blocked address."
-ALLOWED = {"system": {"backups": {"restore_host_allowlist": ["127.0.0.1/32"]}}}
 
 
 @pytest.mark.promise("bad-backup-changes-nothing")

@@ -86,7 +86,7 @@ async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: Recei
     await daemon.wait_for_line("receiving the archive", since)
     assert (await daemon.upload(archive(), token=token))[0] == 409
     await sender.vanish()
-    await daemon.wait_for_line("the failure was reported to the Panel", since)
+    await daemon.failure_reported(since)
     daemon.panel.open_transfer(UUID, daemon.node)
     assert await daemon.upload(archive(), token=token) == (200, None)
 

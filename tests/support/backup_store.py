@@ -31,6 +31,8 @@ class BackupStore(Resource):
         self.archive = archive
         #: The paths that were requested.
         self.asked: list[str] = []
+        #: Has the second half of what is at `/halved` sent.
+        self.second_half: Deferred[None] = Deferred()
         site: Any = Site(self)
         site.log = lambda _: None
         self._factory: Any = WrappingFactory(site)
@@ -87,6 +89,18 @@ class BackupStore(Resource):
         self._typed(request, GZIP)
         request.write(self.archive[: len(self.archive) // 2])
         request.notifyFinish().addErrback(lambda _: None)
+        return NOT_DONE_YET
+
+    def halved(self, request: Any) -> int:
+        self._typed(request, GZIP)
+        half = len(self.archive) // 2
+        request.write(self.archive[:half])
+
+        def send_rest(_: None) -> None:
+            request.write(self.archive[half:])
+            request.finish()
+
+        self.second_half.addCallback(send_rest)
         return NOT_DONE_YET
 
     def page(self, request: Any) -> bytes:
