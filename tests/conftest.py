@@ -25,6 +25,9 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+# The package is built with a proxy that is not there.
+os.environ["no_proxy"] = "127.0.0.1"
+
 raise_limit()  # as the daemon does: some tests open a thousand connections
 
 
