@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import attrs
@@ -92,8 +93,16 @@ class Machine:
     def write_above(self, oom: int, kills: int) -> None:
         self.write("memory.events", f"oom {oom}\noom_kill {kills}\n", "system.slice")
 
-    def find(self, pid: int = 7, *, has_machine_network: bool = False) -> Meter | None:
-        state = ContainerState(ID, pid=pid, has_machine_network=has_machine_network)
+    def find(
+        self,
+        pid: int = 7,
+        *,
+        has_machine_network: bool = False,
+        started: datetime | None = None,
+    ) -> Meter | None:
+        state = ContainerState(
+            ID, pid=pid, has_machine_network=has_machine_network, started=started
+        )
         return find_meter(state, str(self.root), str(self.proc))
 
     def read(self) -> ContainerUsage:
@@ -161,6 +170,15 @@ def test_the_processor_is_used_between_two_readings(
     assert (found.cpu_absolute, found.throttled_seconds) == (150.0, None)
     # A clock that stands still divides by nothing.
     assert present(meter.read()).cpu_absolute == 0
+
+
+def test_uptime_is_not_changed_by_setting_the_clock(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", iter((100.0, 100.0, 160.5)).__next__)
+    started = datetime.now(UTC) - timedelta(seconds=30)
+    meter = present(machine.find(started=started))
+    assert present(meter.read()).uptime == pytest.approx(90_500, abs=5_000)
 
 
 def test_throttling_of_several_processors_at_once_is_counted_once(machine: Machine) -> None:

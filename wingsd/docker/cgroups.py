@@ -15,7 +15,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
 
@@ -182,6 +182,8 @@ class Meter:
     _group: _Group = attrs.field(converter=_Group)
     _network: str
     _started: datetime | None
+    #: When it was started, by the monotonic clock.
+    _began: float | None = attrs.field(default=None, init=False)
     #: When it was last read, by the monotonic clock, and the CPU seconds then.
     _before: tuple[float, float] | None = attrs.field(default=None, init=False)
     _own: Events = attrs.field(init=False)
@@ -192,6 +194,9 @@ class Meter:
 
     def __attrs_post_init__(self) -> None:
         self._above, self._own = _Group(self.directory_above).events(), self._group.events()
+        if self._started is not None:
+            age = (datetime.now(UTC) - self._started).total_seconds()
+            self._began = time.monotonic() - max(age, 0.0)
 
     @property
     def directory_above(self) -> str:
@@ -231,7 +236,7 @@ class Meter:
             cpu_absolute=round(max(percent, 0.0), 3),
             network=network,
             disk_io=DiskIo(*moved[:2]) if moved else None,
-            uptime=self._uptime(),
+            uptime=0 if self._began is None else int((now - self._began) * 1000),
             cpu_seconds=seconds,
             throttled_seconds=(
                 None
@@ -244,12 +249,6 @@ class Meter:
             disk_operations=(moved[2], moved[3]) if moved else None,
             processes=group.number("pids.current"),
         )
-
-    def _uptime(self) -> int:
-        """Return the milliseconds since the start."""
-        if self._started is None:
-            return 0
-        return max((datetime.now(UTC) - self._started) // timedelta(milliseconds=1), 0)
 
     def _read_network(self) -> NetworkUsage | None:
         data = read_file(self._network) if self._network else None
