@@ -10,26 +10,24 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import attrs
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from bench.figures import Bound, Figure, Measured, Row, Table
 from bench.node import reactor
 from bench.series import FEW, Run, Series
 from tests.docker.cgroup_checks import COMPUTE, TAKE, WRITE, Container, make_hierarchy, said
+from tests.docker.engine_checks import LOAD, both, started
+from tests.docker.machine_engine import BESIDE_ENGINE, HOME, IMAGES
 from tests.docker.test_cgroups import FILES, Machine
-from tests.docker.watcher import Notes
 from tests.metrics.exposed import exposition, rendered, server, sources
 from tests.support.docker_engine import cleaned_engine, connected, imported_busybox
 from tests.support.present import present
-from tests.support.virtual_machine import Image, run_in_machine
+from tests.support.running import run_command
+from tests.support.virtual_machine import run_in_machine
 from wingsd.app.process import raise_limit
 from wingsd.docker.cgroups import Meter, read_all
-from wingsd.docker.containers import DockerContainers
-from wingsd.docker.runtime import ContainerUsage
 from wingsd.metrics import Recorder
 from wingsd.threadio import Workers
 
@@ -44,15 +42,7 @@ _MOST = 64 * 1024
 _TIMES = 20
 #: How often the virtual machine repeats that.
 _ATTEMPTS = 4
-_IMAGES = {"ext4": Image("64M", ("mkfs.ext4", "-q"), ("-t", "ext4"))}
-#: Computes for two seconds, has 16 MiB of files in memory, and rests.
-_LOAD = (
-    "busybox timeout 2 sh -c 'while :; do :; done'; "
-    "busybox dd if=/dev/zero of=/home/container/file bs=1M count=16 conv=fsync; "
-    "echo ready; while :; do busybox sleep 9; done"
-)
-#: Seconds until nothing of that changes any more.
-_REST = 3.0
+_IN_MACHINE = (sys.executable, "-m", "bench.server_figures")
 _GROUPS = "milliseconds of CPU to read 200 groups in user-mode Linux"
 _ALONE = "milliseconds for the system calls of that alone"
 _PLAIN = "milliseconds of CPU to read as many plain files"
@@ -172,9 +162,10 @@ def _in_machine() -> dict[str, float]:
     return differences | {_GROUPS: reading, _ALONE: alone}
 
 
-def _machine(directory: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "bench.server_figures"]
-    ran = run_in_machine(directory, _IMAGES, command, timeout=600)
+def _machine(command: Sequence[str]) -> dict[str, float]:
+    """Return what a command has printed in the virtual machine."""
+    with TemporaryDirectory() as directory:
+        ran = run_in_machine(Path(directory), IMAGES, command, timeout=600)
     lines = [line for line in ran.output.splitlines() if line.startswith("{")]
     if not lines:
         raise SystemExit(f"bench: the virtual machine has ended with {ran.status}: {ran.output}")
@@ -182,51 +173,33 @@ def _machine(directory: Path) -> dict[str, float]:
     return found
 
 
-async def _beside_docker(directory: Path) -> dict[str, float]:
-    """Return how far the figures of a container are from those of `docker stats`."""
+async def _beside_docker() -> None:
+    """Print how far the figures of a container are from those of `docker stats`."""
     workers = Workers(reactor, "bench", 4)
     workers.start()
     try:
         with (
             connected() as client,
             imported_busybox(client) as image,
-            cleaned_engine(client, image, directory) as engine,
+            TemporaryDirectory(dir=HOME) as volumes,
+            cleaned_engine(client, image, Path(volumes)) as engine,
         ):
-            containers = DockerContainers(engine.config_without_network(), workers, reactor)
-            settings, notes = engine.server(_LOAD), Notes()
-            await containers.create(settings)
-            running = await containers.start(settings.uuid, notes)
-            await notes.seen(b"ready")
-            await deferLater(reactor, _REST)
-            sample = await deferToThread(client.stats, settings.uuid, stream=False)
-            await notes.measured(len(notes.usages) + 1)
-            running.detach()
-            return _differences(notes.usages[-1], sample)
+            own, others = await both(engine, await started(engine, workers, LOAD, cpu_limit=0))
+            differences = {
+                f"percent beside docker stats: {name}": _percent(own[name], other)
+                for name, other in others.items()
+            }
+            print(json.dumps(differences))
     finally:
         workers.stop()
-
-
-def _differences(found: ContainerUsage, sample: Any) -> dict[str, float]:
-    memory = sample["memory_stats"]
-    details = memory["stats"]
-    inactive = details.get("total_inactive_file", details.get("inactive_file"))
-    cpu = sample["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
-    return {
-        "percent beside docker stats: CPU": _percent(found.cpu_seconds, cpu),
-        "percent beside docker stats: memory": _percent(
-            found.memory_bytes, memory["usage"] - inactive
-        ),
-    }
 
 
 async def _measure(run: Run) -> Measured:
     rounds: list[dict[str, float]] = []
     for _ in range(min(run.rounds, FEW)):
-        with TemporaryDirectory() as directory:
-            found = await deferToThread(_machine, Path(directory))
-        with TemporaryDirectory() as directory:
-            found |= await deferToThread(_cost_in_files)
-            rounds.append(found | await _beside_docker(Path(directory)))
+        found = await deferToThread(_machine, _IN_MACHINE)
+        found |= await deferToThread(_machine, (*BESIDE_ENGINE, *_IN_MACHINE, "docker"))
+        rounds.append(found | await deferToThread(_cost_in_files))
         run.say(json.dumps(rounds[-1]))
     bounds = {_GROUPS: _CPU, _SCRAPE: _CPU, _TAKEN: _MEMORY}
     rows = [
@@ -253,12 +226,14 @@ FIGURES = Series(
     and all other metrics. The group's own files are those of control groups version 2 in user-mode
     Linux, where a system call takes 13 us, and time in which this machine did something else
     counts as well: the least of four attempts is taken, these calls are also measured alone, and
-    plain files of the same content are read.
-    `docker stats` is asked about a container that has computed for two seconds; where this machine
-    has version 1, the node's figures come from the engine, too.
+    plain files of the same content are read. In such a machine an engine is asked, too, about a
+    container that has computed and written.
     """,
     _measure,
 )
 
 if __name__ == "__main__":
-    print(json.dumps(_in_machine()))
+    if sys.argv[1:]:
+        run_command(_beside_docker)
+    else:
+        print(json.dumps(_in_machine()))

@@ -7,16 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.virtual_machine import Image, missing_programs, run_in_machine
+from tests.docker.machine_engine import BESIDE_ENGINE, HOME, IMAGES
+from tests.support.virtual_machine import missing_programs, run_in_machine
 
-IMAGES = {"ext4": Image("64M", ("mkfs.ext4", "-q"), ("-t", "ext4"))}
+CHECK = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q", "--color=no")
 
 
-def test_figures_and_causes_are_those_of_a_real_kernel(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*CHECK, "tests/docker/cgroup_checks.py"),
+        (*BESIDE_ENGINE, *CHECK, f"--basetemp={HOME}/tests", "tests/docker/engine_checks.py"),
+    ],
+    ids=["alone", "engine"],
+)
+def test_figures_and_causes_are_those_of_a_real_kernel(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
     missing = missing_programs(IMAGES)
     if missing:
         pytest.skip(f"the virtual machine needs {missing}")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q"]
-    checks = [*command, "--color=no", "tests/docker/cgroup_checks.py"]
-    ran = run_in_machine(tmp_path, IMAGES, checks)
+    ran = run_in_machine(tmp_path, IMAGES, command)
     assert ran.status == 0, ran.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -244,6 +246,38 @@ def test_the_pressure_of_the_machine_has_files_of_other_names(tmp_path: Path) ->
     assert pressures(lambda resource: read_file(f"{tmp_path}/{resource}")) == {
         "io": Pressure(99.99, 0.5)
     }
+
+
+@pytest.mark.root
+def test_the_pressure_of_a_real_group_is_that_of_the_kernel() -> None:
+    # Each group of version 2 has these files, also beside controllers of version 1.
+    places = [
+        row.split()[1]
+        for row in Path("/proc/mounts").read_text().splitlines()
+        if row.split()[2] == "cgroup2"
+    ]
+    if not places or not Path("/proc/pressure").exists():
+        pytest.skip("the kernel shows no pressure")
+    group = Path(places[0], f"wingsd-test-{os.getpid()}")
+    group.mkdir()
+    # Two on one core.
+    compute = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "/bin/sh", "-c"]
+    compute.append(f"echo $$ > {group}/cgroup.procs; while :; do :; done")
+    processes = [subprocess.Popen(compute) for _ in range(2)]
+    try:
+        while "total=0\n" in (group / "cpu.pressure").read_text().partition("full")[0]:
+            time.sleep(0.01)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    while "populated 1" in (group / "cgroup.events").read_text():
+        time.sleep(0.01)
+    found = pressures(lambda resource: read_file(f"{group}/{resource}.pressure"))
+    some, *_ = (group / "cpu.pressure").read_text().splitlines()
+    group.rmdir()
+    assert set(found) == {"cpu", "memory", "io"}
+    assert found["cpu"].seconds == int(some.rpartition("=")[2]) / 1e6 > 0
 
 
 # Why it ended
