@@ -77,7 +77,7 @@ def _read(data: bytes) -> list[object]:
 
 
 def _all(fd: int) -> list[object]:
-    reader = FormReader(fd, "a delta")
+    reader = FormReader.of(fd, "a delta")
     found: list[object] = [reader.point, reader.newer, reader.kind]
     for entry, section in reader.entries():
         found.append(entry)

@@ -75,6 +75,8 @@ class World:
     lost: int = 0
     #: Why transfers fail.
     reason: str = "it broke"
+    #: The outcome of a transfer that does not succeed.
+    failure: str = "failure"
     takes_orders: bool = True
     limits: PanelNode = THERE
     _number: int = 0
@@ -130,7 +132,7 @@ class World:
         if order is None or self.now < order["at"]:
             return
         game.order, has_failed = None, game.failures > 0
-        result = {"outcome": "failure" if has_failed else "success", "reason": self.reason}
+        result = {"outcome": self.failure if has_failed else "success", "reason": self.reason}
         self.ended.append(
             {"transfer": order["transfer"], "server": game.uuid, "bytes": None}
             | result

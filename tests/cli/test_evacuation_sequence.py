@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,7 @@ def test_cancel_ends_the_copies_that_a_fault_has_left(runs: Runs) -> None:
 
 def test_a_transfer_that_a_person_cancels_is_not_ordered_again(runs: Runs) -> None:
     game(runs, 1).failures = 1
-    runs.world.reason = "while moving: transfer-cancelled: the transfer was cancelled"
+    runs.world.failure = "cancelled"
     plan = runs.finish()
     assert [each.id for each in plan.of(State.CANCELLED)] == ["1"]
     assert runs.world.ordered.count(game(runs, 1).uuid) == 1
@@ -288,6 +289,19 @@ def test_few_servers_wait_for_their_backups_at_a_time(runs: Runs) -> None:
     assert len(runs.plan.of(State.ORDERED)) == 2
     for each in runs.world.games.values():
         each.busy = []
+    assert runs.finish().has_succeeded
+
+
+def test_backups_that_begin_just_after_orders_let_few_servers_wait(runs: Runs) -> None:
+    def phase(_: str) -> None:
+        for each in runs.world.games.values():
+            if each.order is not None:
+                each.order["phase"], each.order["at"] = "waiting", runs.world.now + 4
+
+    runs.world.before = phase
+    runs.turns(60)
+    assert len(runs.plan.of(State.ORDERED)) == 4
+    runs.world.before = lambda _: None
     assert runs.finish().has_succeeded
 
 
@@ -330,6 +344,20 @@ def test_a_server_is_not_deleted_while_this_node_has_it(
     runs.finish()
     assert {each.state for each in runs.plan.servers} == {State.MOVED}
     assert len(runs.world.released) == 1
+
+
+def test_a_panel_that_knows_no_server_for_a_moment_has_not_lost_one_that_moved(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = World.server
+
+    def server(world: World, identity: str) -> PanelServer | None:
+        moved_at = [each["ended"] for each in world.ended if each["server"] == game(runs, 1).uuid]
+        blind = identity == "1" and bool(moved_at) and world.now < moved_at[0] + 30
+        return None if blind else ask(world, identity)
+
+    monkeypatch.setattr(World, "server", server)
+    assert {each.state for each in runs.finish().servers} == {State.MOVED}
 
 
 def test_an_unreadable_wish_is_a_pause(runs: Runs) -> None:
@@ -391,6 +419,22 @@ def test_a_plan_is_gone_on_with_by_one_command_alone(runs: Runs) -> None:
         assert is_locked(runs.path)
         with pytest.raises(CtlError, match="another wingsctl"), locked(runs.path):
             pass
+
+
+def test_a_look_at_a_plan_does_not_hold_it(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(runs.path):
+        pass
+    begun = []
+
+    def close(descriptor: int) -> None:
+        monkeypatch.undo()
+        with locked(runs.path):  # while the one who looks has the file open
+            begun.append(descriptor)
+        os.close(descriptor)
+
+    monkeypatch.setattr(os, "close", close)
+    assert not is_locked(runs.path)
+    assert begun
 
 
 class Killed(BaseException):

@@ -178,6 +178,8 @@ async def test_an_ended_transfer_is_shown_with_its_reason(operator: Operator) ->
     assert "the transfer was cancelled" in past["reason"]
     assert past["begun"] <= past["ended"]
     assert (past["bytes"], past["files"]) == (pytest.approx(1000, abs=900), 1)
+    (past,) = (await operator.ask("GET", "transfers", end="destination"))["past"]
+    assert past["outcome"] == "cancelled"
 
 
 async def test_one_server_is_shown_with_its_state_and_reports(operator: Operator) -> None:

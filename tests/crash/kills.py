@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.crash.engine import Campaign, place
-from tests.crash.evacuations import Evacuations
+from tests.crash.evacuations import Evacuations, RunningEvacuations
 from tests.crash.histories import AnyHistories, KilledHistories
 from tests.crash.live_faults import LiveFaults
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
@@ -55,6 +55,7 @@ WITH_ENGINE: dict[str, Callable[[Path, Engine], Campaign]] = {
     "containers": Containered,
     "moves-containers": Resumed,
     "live": Live,
+    "evacuate-containers": RunningEvacuations,
     "installations": lambda _, engine: Installations(engine),
 }
 KINDS = (*WITHOUT_ENGINE, *WITH_ENGINE)

@@ -274,7 +274,8 @@ class LiveSeed:
     def _check_ended(self) -> None:
         """Raise `Broken` where it was forgotten: it had followed, and ended by itself."""
         for entry in self.source.daemon.store.transfers():
-            if entry.id <= self._began or not entry.direct or entry.outcome is not Outcome.FAILURE:
+            has_failed = entry.outcome in (Outcome.FAILURE, Outcome.CANCELLED)
+            if entry.id <= self._began or not entry.direct or not has_failed:
                 continue
             had_followed = entry.step == SendStep.SEED.name or SendStep.SEED.text in entry.reason
             if had_followed and "seed-adopted" not in entry.reason:

@@ -53,7 +53,7 @@ CHANGED = (
 
 
 class Containers:
-    """All containers on the engine that are of either node or have the server's name."""
+    """All containers on the engine that show a server's files of either node or have its name."""
 
     #: A game that is up at once, and ends with the first line that is typed into its console.
     GAME = "echo listening on; read -r line"
@@ -63,9 +63,10 @@ class Containers:
     #: The states of a container that is neither half made nor half removed.
     WHOLE = ("created", "running", "exited")
 
-    def __init__(self, engine: Engine, pair: TwoNodes) -> None:
+    def __init__(self, engine: Engine, pair: TwoNodes, server: str = UUID) -> None:
         self._engine = engine
         self._pair = pair
+        self._server = server
         #: What was owed by either node, and is there.
         self._paid: set[str] = set()
         self.settings = {
@@ -77,19 +78,26 @@ class Containers:
     async def run(self) -> None:
         """Start the server, unless it runs."""
         if [container["State"] for container in self._found()] != ["running"]:
-            here = self._pair.owner
+            here = self._owner
             mark = len(here.log)
-            await self._pair.panel.power(UUID, "start")
-            await here.wait_for_line(f"{UUID}: running", since=mark)
+            await self._pair.panel.power(self._server, "start")
+            await here.wait_for_line(f"{self._server}: running", since=mark)
+
+    @property
+    def _owner(self) -> NodeProcess:
+        """The node that has the server, according to the Panel."""
+        at_source = self._pair.panel.node_of(self._server) is self._pair.source.node
+        return self._pair.source if at_source else self._pair.destination
 
     @property
     def owes(self) -> bool:
         """True if the server's node has put its container off until the next start."""
-        return bool(self._owed(self._pair.owner) - self._paid)
+        return bool(self._owed(self._owner) - self._paid)
 
     def _owed(self, node: NodeProcess) -> set[str]:
         lines = (*node.past, *node.log)
-        return {line for line in lines if all(words in line for words in self.OWED)}
+        words = (self._server, *self.OWED)
+        return {line for line in lines if all(each in line for each in words)}
 
     async def fault(self) -> str:
         """Return what is wrong, empty for nothing.
@@ -98,19 +106,20 @@ class Containers:
         Panel says, and that node must know whether it runs. The one that is owed is made by a
         start, which must go well.
         """
-        here = self._pair.owner
+        here = self._owner
         if not self._found() and self.owes:
             await self.run()
         found = self._found()
         if [(each["Names"], _homes(each)) for each in found] != [
-            ([f"/{UUID}"], [str(here.files())])
+            ([f"/{self._server}"], [str(here.volumes / self._server)])
         ]:
             shown = [(each["Names"], _homes(each), each["State"]) for each in found]
             return f"there is not one container, of {here.directory.name}'s, but {shown}"
         state = found[0]["State"]
         if state not in self.WHOLE:
             return f"its container is {state}"
-        status, told = await self._pair.panel.ask(here.node, "GET", f"/api/servers/{UUID}")
+        path = f"/api/servers/{self._server}"
+        status, told = await self._pair.panel.ask(here.node, "GET", path)
         if status != HTTPStatus.OK or (told["state"] == "offline") is (state == "running"):
             return f"the engine says {state}, and {here.directory.name} says {status}, {told}"
         self._paid = self._owed(self._pair.source) | self._owed(self._pair.destination)
@@ -122,9 +131,9 @@ class Containers:
         return [
             each
             for each in self._engine.client.containers(all=True)
-            if f"/{UUID}" in (each["Names"] or [])
+            if f"/{self._server}" in (each["Names"] or [])
             or any(
-                str(mount.get("Source")).startswith(node)
+                str(mount.get("Source")).startswith(node) and self._server in mount["Source"]
                 for mount in each["Mounts"]
                 for node in nodes
             )
@@ -132,7 +141,7 @@ class Containers:
 
     def running(self) -> list[str]:
         """Return the directories of the server's containers that run."""
-        found = self._engine.client.containers(filters={"name": f"^/{UUID}$"})
+        found = self._engine.client.containers(filters={"name": f"^/{self._server}$"})
         return [home for each in found for home in _homes(each)]
 
     def most_at_once(self, since: int) -> int:
@@ -146,7 +155,7 @@ class Containers:
             decode=True,
         )
         for event in found:
-            if event["Actor"]["Attributes"].get("name") == UUID:
+            if event["Actor"]["Attributes"].get("name") == self._server:
                 change = running.add if event["Action"] == "start" else running.discard
                 change(event["Actor"]["ID"])
                 most = max(most, len(running))

@@ -50,7 +50,7 @@ def write_bridge(here: HistoryStore, there: HistoryStore, number: int, path: Pat
         TemporaryFile(buffering=0) as scratch,
         here.opened(newest) as (chain, tree),
     ):
-        reader = FormReader(opened.fileno(), "base")
+        reader = FormReader.of(opened.fileno(), "base")
         writing = bridge(chain[0], tree, reader, file.fileno(), lambda: None)
         wanted = next(writing)
         while True:
@@ -66,7 +66,7 @@ def delta_before(history: Path, newer: int) -> Path | None:
     """Return the file of the delta of a point, by the number of the next newer one."""
     for path in history.glob("*.delta"):
         with path.open("rb") as file:
-            if FormReader(file.fileno(), path.name).newer == newer:
+            if FormReader.of(file.fileno(), path.name).newer == newer:
                 return path
     return None
 

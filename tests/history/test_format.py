@@ -64,12 +64,12 @@ def written(fd: int) -> FormReader:
         writer.add(entry, section)
     writer.finish(POINT)
     assert writer.size == os.fstat(fd).st_size
-    return FormReader(fd, "it")
+    return FormReader.of(fd, "it")
 
 
 def read_all(fd: int) -> None:
     """Read all of a delta."""
-    reader = FormReader(fd, "it")
+    reader = FormReader.of(fd, "it")
     list(reader.entries())
     reader.data(0, len(DATA))
 
@@ -95,7 +95,7 @@ def test_each_changed_byte_is_found(fd: int) -> None:
         os.pwrite(fd, bytes([before]), at)
     os.ftruncate(fd, size - 1)
     with pytest.raises(HistoryDamaged):
-        FormReader(fd, "it")
+        FormReader.of(fd, "it")
 
 
 def test_unsorted_entries_are_refused(fd: int) -> None:
@@ -104,7 +104,7 @@ def test_unsorted_entries_are_refused(fd: int) -> None:
     writer.add(PastNothing(b"a"))
     writer.finish(POINT)
     with pytest.raises(HistoryDamaged):
-        list(FormReader(fd, "it").entries())
+        list(FormReader.of(fd, "it").entries())
 
 
 def test_the_root_is_of_all_entries_in_their_order() -> None:

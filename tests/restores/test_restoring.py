@@ -19,7 +19,7 @@ from wingsd.errors import (
     ServerBusy,
     StorageError,
 )
-from wingsd.restores import manager
+from wingsd.restores import held, manager
 from wingsd.restores.content import RestoreArchive
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers import running
@@ -78,7 +78,7 @@ async def test_a_server_that_crashes_while_its_backup_is_read_is_started_after_i
 async def test_a_server_that_does_not_stop_is_not_killed_and_keeps_its_files(
     restoring: RestoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager, "STOP_WITHIN", 0.1)
+    monkeypatch.setattr(held, "STOP_WITHIN", 0.1)
     await restoring.run(stubborn=True)
     assert await restoring.restore() is False
     assert restoring.content() == BROKEN

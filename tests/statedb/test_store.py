@@ -33,6 +33,7 @@ from wingsd.statedb import (
     Report,
     ReportKind,
     RestoreRecord,
+    RewindRecord,
     ServerDescription,
     StateDatabase,
     Store,
@@ -147,6 +148,21 @@ def test_a_restore_is_kept_until_its_report_takes_its_place(store: Store) -> Non
     assert store.unsettled() == [report]
     assert (report.kind, report.backups) == (ReportKind.RESTORE, (A,))
     assert report.what == "restore success"
+
+
+def test_a_rewind_can_be_undone_until_the_next_one_has_a_point_for_that(store: Store) -> None:
+    first = store.begin_rewind(9, A, 3, 1.5)
+    assert store.rewinds() == [first]
+    store.start_after_rewind(A)
+    store.set_undo(A, 7)
+    store = again(store)
+    assert store.rewinds() == [RewindRecord(A, 3, 1.5, 9, start=True, undo=7)]
+    store.end_rewind(A, Outcome.SUCCESS)
+    assert store.due_starts() == [A]
+    assert store.rewinds() == [RewindRecord(A, 3, 1.5, 9, undo=7, outcome=Outcome.SUCCESS)]
+    assert store.begin_rewind(10, A, 7, 8.5) == RewindRecord(A, 7, 8.5, 10, undo=7)
+    store.forget_rewind(A)
+    assert store.rewinds() == []
 
 
 def test_how_it_ended_is_kept_with_it(store: Store) -> None:
@@ -422,6 +438,25 @@ def test_servers_received_before_arrivals_were_recorded_have_arrived(tmp_path: P
         store.open()
         found = {each: store.has_arrived(each) for each in ("here", "coming", "deleted", "failed")}
     assert found == {"here": True, "coming": False, "deleted": True, "failed": False}
+
+
+def test_transfers_cancelled_before_that_was_an_outcome_are_known(
+    tmp_path: Path,
+) -> None:
+    before = next(at for at, each in enumerate(SCHEMAS) if "= 'cancelled'" in each)
+    reasons = ("while sending: transfer-cancelled: the transfer was cancelled", "while sending: x")
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        connection.executescript("".join(SCHEMAS[:before]))
+        connection.execute(f"PRAGMA user_version = {before}")
+        connection.executemany(
+            "INSERT INTO transfers (server, direction, step, begun, changed, outcome, reason)"
+            " VALUES ('a', 'out', '', 1, 1, 'failure', ?)",
+            [(each,) for each in reasons],
+        )
+    with closing(Store(str(tmp_path))) as store:
+        store.open()
+        found = [each.outcome for each in store.transfers()]
+    assert found == [Outcome.CANCELLED, Outcome.FAILURE]
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -720,14 +755,18 @@ def test_the_key_of_a_move_stays_as_long_as_backups_follow(store: Store) -> None
     store.close()
 
 
-def test_backups_that_are_to_come_are_forgotten_with_a_transfer_that_fails(store: Store) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.FAILURE, Outcome.CANCELLED])
+def test_backups_that_are_to_come_are_forgotten_with_a_transfer_that_fails(
+    store: Store, outcome: Outcome
+) -> None:
     entry = store.begin(1, A, Direction.IN, "RECEIVE")
     coming = ArrivingBackup(B, entry, A, "tar.gz", 5, 1.5)
     store.add_arriving([coming, coming])
     assert store.coming(A) == store.coming("", B) == store.coming() == [coming]
     assert store.coming(B) == []
-    store.end(2, entry, Outcome.FAILURE)
+    store.end(2, entry, outcome)
     assert store.coming() == []
+    assert store.last_move(A) is None
     store.prune(3)
     assert store.arriving(entry, B) is None
     store.close()

@@ -16,15 +16,17 @@ from tests.support.node_process import CommandResult, NodeProcess
 from tests.support.settings import process_configuration, server_settings
 from tests.support.two_nodes import TwoNodes
 
-#: The first port of both nodes, and how many more the destination has than there are servers.
+#: The first port of the source, and how many more ports each node has than there are servers.
 FIRST_PORT, MORE_PORTS = 25600, 2
 
 
 class EvacuatedNodes(TwoNodes):
     """The servers are at the source first; each node may send copies to the other one."""
 
-    def __init__(self, directory: Path, count: int = 8) -> None:
+    def __init__(self, directory: Path, count: int = 8, other_port: int = FIRST_PORT) -> None:
+        """Make them; the ports of the second node begin with `other_port`."""
         super().__init__(directory)
+        self._other_port = other_port
         self.key = directory / "panel.key"
         self.key.write_text(KEY)
         self.key.chmod(0o600)
@@ -45,10 +47,10 @@ class EvacuatedNodes(TwoNodes):
             data = hashlib.shake_128(uuid.encode()).digest(kib * 1024 * (number + 1))
             for part in range(4):
                 (world / f"region.{part}.mca").write_bytes(data[part::4])
-        for node in (self.source, self.destination):
+        for node, first in ((self.source, FIRST_PORT), (self.destination, self._other_port)):
             there = len(self.servers) + MORE_PORTS
             taken = {e.port for e in self.panel.allocations.values() if e.node is node.node}
-            for port in range(FIRST_PORT, FIRST_PORT + there):
+            for port in range(first, first + there):
                 if port not in taken:
                     self.panel.add_allocation(node.node, port)
 

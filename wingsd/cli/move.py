@@ -283,4 +283,5 @@ def _report_result(ended: Json, *, as_json: bool, line: bool = False) -> None:
     if not moved:
         if as_json:
             sys.exit(Exit.FAILED)
-        raise CtlError(f"{ended['server']}: transfer failed", plain(ended["reason"]))
+        how = "was cancelled" if ended["outcome"] == "cancelled" else "failed"
+        raise CtlError(f"{ended['server']}: transfer {how}", plain(ended["reason"]))

@@ -16,7 +16,7 @@ from rich.text import Text
 from wingsd.cli.client import Json
 from wingsd.util.text import readable_size
 
-_COLOURS = {"success": "green", "failure": "red"}
+_COLOURS = {"success": "green", "failure": "red", "cancelled": "yellow"}
 
 
 def titled(*columns: str) -> Table:
@@ -179,7 +179,7 @@ def resumed(transfer: Json) -> str:
 
 
 def state_of(transfer: Json) -> Text:
-    """Return the outcome of a transfer, with the reason of a failure."""
+    """Return the outcome of a transfer, with the reason if it has not succeeded."""
     outcome = transfer["outcome"] or "unknown"
     if ": seed-adopted: " in (transfer["reason"] or ""):
         outcome = "taken over"

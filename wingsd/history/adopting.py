@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from wingsd.errors import HistoryDamaged
 from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
-from wingsd.history.capture import PIECE, joined
+from wingsd.history.capture import joined
 from wingsd.history.format import (
     BLOCK,
     FormKind,
@@ -31,9 +31,9 @@ from wingsd.history.format import (
     Section,
     encode_chunks,
 )
+from wingsd.history.newest import PIECE
 from wingsd.history.rebuilding import (
     Contents,
-    OpenForm,
     contents_of,
     overlaid,
     write_contents,
@@ -61,7 +61,7 @@ class BlockRange(NamedTuple):
     blocks: int
 
 
-def entries_of(chain: Sequence[OpenForm]) -> Iterator[tuple[PastEntry, Contents]]:
+def entries_of(chain: Sequence[FormReader]) -> Iterator[tuple[PastEntry, Contents]]:
     """Yield the entries of the last point of a chain, and what the contents of files are."""
     for _, found in overlaid(chain):
         entry = next(each for each in reversed(found) if each is not None)[0]
@@ -69,7 +69,7 @@ def entries_of(chain: Sequence[OpenForm]) -> Iterator[tuple[PastEntry, Contents]
             yield entry, contents_of(chain, found)
 
 
-def write_catalogue(chain: Sequence[OpenForm], fd: int) -> None:
+def write_catalogue(chain: Sequence[FormReader], fd: int) -> None:
     """Write the catalogue of the last point of a chain to a new file."""
     point = chain[-1].point
     writer = FormWriter(fd, FormKind.CATALOGUE, point.number)
@@ -79,7 +79,7 @@ def write_catalogue(chain: Sequence[OpenForm], fd: int) -> None:
 
 
 def block_digests(
-    chain: Sequence[OpenForm],
+    chain: Sequence[FormReader],
     tree: int,
     scratch: int,
     wanted: Iterable[BlockRange],
@@ -137,7 +137,7 @@ class _Unit(NamedTuple):
 
 
 def bridge(
-    own: OpenForm, tree: int, base: FormReader, fd: int, check: Callable[[], None]
+    own: FormReader, tree: int, base: FormReader, fd: int, check: Callable[[], None]
 ) -> Generator[list[BlockRange], bytes, list[bytes]]:
     """Write the bridge from the point of the catalogue `base` to the one of `own` to a new file.
 
@@ -146,7 +146,7 @@ def bridge(
     """
     made = _Bridge(own, tree, base, fd, check)
     try:
-        for units in _grouped(_units(base, own.reader)):
+        for units in _grouped(_units(base, own)):
             ranges = [
                 BlockRange(unit.now.path, unit.first, unit.known) for unit in units if unit.known
             ]
@@ -202,7 +202,7 @@ class _Bridge:
     """A bridge that is being written."""
 
     def __init__(
-        self, own: OpenForm, tree: int, base: FormReader, fd: int, check: Callable[[], None]
+        self, own: FormReader, tree: int, base: FormReader, fd: int, check: Callable[[], None]
     ) -> None:
         self._point = own.point
         self._writer = FormWriter(fd, FormKind.DELTA, own.point.number, base.point.number)
@@ -283,7 +283,7 @@ def _differing(data: bytes, digests: bytes) -> Iterator[tuple[int, int]]:
 
 
 def check_bridge(
-    chain: Sequence[OpenForm], tree: int, scratch: int, check: Callable[[], None]
+    chain: Sequence[FormReader], tree: int, scratch: int, check: Callable[[], None]
 ) -> list[bytes]:
     """Check that a chain makes its last point, and return the files of its last delta that differ.
 

@@ -4,6 +4,9 @@ Each file is taken as it was at one moment: it is read, and was not changed mean
 of `moves.unchanged`. One that was is read again, a few times, and is then left as it was in the
 newest point: it is unsettled. New contents are put aside until the delta is durable: whole files
 in a directory, changed blocks of others in a file without a name.
+
+The copy of a file that has changed becomes its past, so its digest is checked as well. A copy that
+is damaged is replaced by the whole file.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import errno
 import marshal
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from hashlib import sha256
@@ -20,9 +24,9 @@ from itertools import groupby
 from random import Random
 from struct import Struct
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from attrs import astuple, define, evolve, field, frozen
+from attrs import astuple, define, field, frozen
 
 from wingsd.archive.policy import member_mode
 from wingsd.errors import FrameRefused, StorageError
@@ -31,6 +35,7 @@ from wingsd.filesystem.open_directories import OpenDirectories, closing_descript
 from wingsd.filesystem.walk import gone, opened, unreadable
 from wingsd.history.format import (
     BLOCK,
+    DISK_ERRORS,
     FileChunk,
     FormWriter,
     PastDirectory,
@@ -43,19 +48,24 @@ from wingsd.history.format import (
     differences,
     encode_chunks,
     read_chunks,
+    read_fully,
 )
-from wingsd.history.newest import NewestTree, write_data
+from wingsd.history.newest import PIECE, SECTOR, NewestTree, write_data
 from wingsd.moves.applier import write_at
 from wingsd.moves.filling import PageCacheKeeper
-from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, TreeEntry, tree_key
+from wingsd.moves.nodes import (
+    DirectoryNode,
+    FileNode,
+    Identity,
+    LinkNode,
+    TreeEntry,
+    tree_key,
+)
 from wingsd.moves.scan import Scan, clamped_mtime, seen_as
 from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
-from wingsd.util.text import display
-
-PIECE = 1 << 20
-"""Bytes that are read and compared at a time."""
+from wingsd.util.text import display, reading_advice
 
 TRIES = 4
 """How often a file is read that is changed meanwhile."""
@@ -63,8 +73,8 @@ TRIES = 4
 REREAD = 1 / 500
 """The share of unchanged files that are read nevertheless: so each of them is, some day."""
 
-MOST_UNSETTLED = 10_000
-"""The most files that are read again, and that are listed as unsettled."""
+MOST_UNSETTLED, MOST_PATHS = 10_000, 8 << 20
+"""The most files that are read again, and that are listed as unsettled; bytes of their paths."""
 
 _PAUSE = 0.3
 #: Errors of opening a file whose place something of another kind has taken.
@@ -83,6 +93,11 @@ class Spooled(NamedTuple):
     incoming: bytes
     offset: int = 0
     length: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True if the contents are those of the newest point."""
+        return not self.incoming and not self.length
 
 
 NOTHING_SPOOLED = Spooled(b"")
@@ -168,6 +183,8 @@ class HistorySource:
         self.attributes = AttributeReader(self.owner, EVERYTHING)
         #: Whether what was settled before a restart was looked at.
         self.is_restored = False
+        #: Files that were unsettled when they were read last: while a server runs, read once.
+        self.hot: frozenset[bytes] = frozenset()
         #: Whether a point may begin with the flush of another one some seconds before.
         self.shares_flushes = False
 
@@ -207,14 +224,33 @@ class _Unstable(Exception):
     """A file was changed while it was read, or something else has taken its place."""
 
 
+class _Unreadable(Exception):
+    """The server's disk has lost a file, or a part of it."""
+
+
+class _Read(NamedTuple):
+    """A file that was read, and its stat result."""
+
+    record: Record
+    found: os.stat_result
+
+
+class _Unsettled(NamedTuple):
+    """A file that is to be read again: what it was, and whether it has further names."""
+
+    old: PastEntry
+    is_linked: bool
+
+
 @define(eq=False, repr=False, slots=False)
 class Capture:
     """Finds what is not as in the newest point, whose files are in `newest`, and puts it aside.
 
     `writer` is that of the delta, and gets what is replaced; without one there is no point yet.
     `incoming` is the directory for new files. `check` is called with the bytes that were put
-    aside, after each piece that was read, and may raise. `close` must be called. Methods raise
-    StorageError.
+    aside, after each piece that was read, and may raise. `suspect` are files whose copies may be
+    damaged, None for all: they are read in any case. `close` must be called. Methods raise
+    StorageError and OSError.
     """
 
     _source: HistorySource
@@ -223,20 +259,29 @@ class Capture:
     _incoming: int
     _scratch: str
     _check: Callable[[int], None]
-    #: Paths of files that were changed each time that they were read.
+    _suspect: frozenset[bytes] | None = frozenset()
+    #: Files that stay as they were: changed each time that they were read, or unreadable.
     unsettled: list[bytes] = field(init=False, factory=list)
-    #: Files whose copy in the newest tree was not as it was written, and is to be replaced.
-    healed: list[bytes] = field(init=False, factory=list)
+    #: Files whose copy was damaged and is replaced, and whether what they had before is lost.
+    damaged: dict[bytes, bool] = field(init=False, factory=dict)
+    #: Bytes on the disk by which the newest tree will grow, at most; it may shrink.
+    growth: int = field(init=False, default=0)
     #: Bytes of new contents, and those in the file without a name.
     _spooled: int = field(init=False, default=0)
     _spool_end: int = field(init=False, default=0)
     #: Records are sorted no more: files are read again.
     _is_late: bool = field(init=False, default=False)
     _late: dict[bytes, Record] = field(init=False, factory=dict)
-    #: Files that are to be read again, with what they were.
-    _again: dict[bytes, PastEntry] = field(init=False, factory=dict)
-    #: Paths at which nothing is, to which further names may lead.
-    _lost: set[bytes] = field(init=False, factory=set)
+    #: Files that are to be read again, and names of files that are.
+    _again: dict[bytes, _Unsettled] = field(init=False, factory=dict)
+    _links: list[tuple[bytes, bytes, PastEntry]] = field(init=False, factory=list)
+    #: Bytes of the paths of files to be read again, and of unsettled ones.
+    _again_bytes: int = field(init=False, default=0)
+    _unsettled_bytes: int = field(init=False, default=0)
+    #: The first names of files with several: what has one of them in this point.
+    _firsts: dict[Identity, bytes] = field(init=False, factory=dict)
+    #: Unsettled files that stay what they were.
+    _left: set[bytes] = field(init=False, factory=set)
     _incoming_number: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
@@ -258,44 +303,48 @@ class Capture:
         self,
         catalogue: Callable[[], Iterable[tuple[bytes, PastEntry]]],
         stamps: Iterable[tuple[bytes, bytes]],
+        *,
+        is_running: bool = True,
     ) -> None:
-        """Look at all files. `catalogue` has the newest point, `stamps` its settled files."""
-        rule = self._source.rule
-        rule.begin(shares=self._source.shares_flushes)
-        tree = self._source.scan(self._scratch)
+        """Look at all files. `catalogue` has the newest point, `stamps` its settled files.
+
+        With `is_running` files that were unsettled before are read once.
+        """
+        source = self._source
+        hot, source.hot = source.hot if is_running else frozenset[bytes](), frozenset()
+        self._hot = hot
+        source.rule.begin(shares=source.shares_flushes)
+        tree = source.scan(self._scratch)
         with closing(tree.store):
             for path, (node, old, stamp) in joined(tree.walk(), catalogue(), stamps):
                 if node is not None or old is not None:
                     self._look(path, node, old or PastNothing(path), stamp)
-        rule.end()
+        source.rule.end()
         self._is_late = True
         for attempt in range(1, TRIES):
             if not self._again:
                 break
-            self._source.kernel.pause(_PAUSE * attempt)
-            rule.begin()
-            again, self._again = self._again, {}
-            for path, old in again.items():
-                self._file(path, old)
-            rule.end(keeps=True)
-        for path, old in self._again.items():
+            source.kernel.pause(_PAUSE * attempt)
+            source.rule.begin()
+            self._directories.close()
+            again, self._again, self._again_bytes = self._again, {}, 0
+            for path, (old, is_linked) in again.items():
+                self._file(path, old, is_linked=is_linked)
+            source.rule.end(keeps=True)
+        for path, (old, _) in self._again.items():
             self._leave(path, old)
+        self._again_bytes = MOST_PATHS  # nothing more is read again
+        for path, first, old in self._links:
+            self._link(path, first, old)
         self._records.flush()
+        source.hot = frozenset(self.unsettled)
 
     def records(self) -> Iterator[Record]:
         """Yield what was found, sorted; what is as it was may be among it."""
         written = ((record.new.path, record) for record in map(Record.unpacked, self._records))
         late = sorted(self._late.items(), key=lambda item: tree_key(item[0]))
         for _, (first, second) in joined(written, late):
-            record: Record = second or first
-            if isinstance(record.new, PastHardLink) and record.new.first in self._lost:
-                record = evolve(record, new=PastNothing(record.new.path))
-            yield record
-
-    @property
-    def growth(self) -> int:
-        """The bytes by which the newest tree grows, at most."""
-        return self._spooled
+            yield second or first
 
     def chunks(self, spooled: Spooled, size: int) -> Iterator[FileChunk]:
         """Yield chunks that were put aside, of a file with `size` bytes."""
@@ -311,61 +360,107 @@ class Capture:
             self._add(old, PastNothing(path))
         elif isinstance(node, DirectoryNode):
             self._add(old, PastDirectory(path, *node.meta))
-        elif node.names[0] != path:
-            self._add(old, PastHardLink(path, node.names[0]), is_kept=True)
         elif isinstance(node, LinkNode):
-            self._add(old, PastLink(path, node.mtime, node.target))
-        elif stamp is None or not isinstance(old, PastFile) or not self._is_unchanged(stamp, node):
-            self._file(path, old)
-        elif self._source.rng.random() < REREAD:
-            self._file(path, old, is_unchanged=True)
+            if node.names[0] == path:
+                self._add(old, PastLink(path, node.mtime, node.target))
+            else:
+                self._add(old, PastHardLink(path, node.names[0]))
+        elif node.names[0] != path:
+            self._link(path, node.names[0], old)
+        else:
+            self._look_at_file(path, node, old, stamp)
+
+    def _look_at_file(
+        self, path: bytes, node: FileNode, old: PastEntry, stamp: bytes | None
+    ) -> None:
+        is_linked = len(node.names) > 1
+        if stamp is None or not isinstance(old, PastFile) or not self._is_unchanged(stamp, node):
+            self._file(path, old, is_linked=is_linked)
+        elif self._is_to_be_read(path):
+            self._file(path, old, is_linked=is_linked, carried=stamp)
+        elif is_linked and node.identity is not None:
+            self._firsts[node.identity] = path
+
+    def _is_to_be_read(self, path: bytes) -> bool:
+        """Return whether an unchanged file is read nevertheless."""
+        is_suspect = self._suspect is None or path in self._suspect
+        return is_suspect or self._source.rng.random() < REREAD
 
     def _is_unchanged(self, stamp: bytes, node: FileNode) -> bool:
         identity = (int.from_bytes(stamp[:8], "little"), int.from_bytes(stamp[8:_STAMP], "little"))
         before = FileNode(0, 0, 0, identity, stamp[_STAMP:])
         return self._source.rule.unchanged(before, node)
 
-    def _file(self, path: bytes, old: PastEntry, *, is_unchanged: bool = False) -> None:
-        before = (self._incoming_number, self._spool_end, self._spooled)
+    def _link(self, path: bytes, first: bytes, old: PastEntry) -> None:
+        """Look at a further name of a file, whose first name was looked at before."""
+        if first in self._again and not self._is_late:
+            self._links.append((path, first, old))
+            return
         try:
-            record = self._read(path, old)
-        except _Unstable:
+            parent, name = self._directories.place(path)
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            if not gone(error) and error.errno not in (*_REPLACED, *DISK_ERRORS):
+                unreadable(path, error)
+            now = None
+        else:
+            now = self._firsts.get((found.st_dev, found.st_ino))
+        if now is not None and tree_key(now) < tree_key(path):
+            self._add(old, PastHardLink(path, now))
+        else:  # the first name is gone, has become another file, or is unsettled
+            self._file(path, old, is_linked=True)
+
+    def _file(
+        self, path: bytes, old: PastEntry, *, is_linked: bool, carried: bytes | None = None
+    ) -> None:
+        """Read a file. It was `carried` over unread, with this stamp, but for a test."""
+        before = (self._incoming_number, self._spool_end, self._spooled, self.growth)
+        try:
+            read = self._read(path, old)
+        except (_Unstable, _Unreadable) as error:
             self._drop(*before)
-            if len(self._again) < MOST_UNSETTLED:
-                self._again[path] = old
+            self.damaged.pop(path, None)
+            has_room = self._again_bytes + len(path) < MOST_PATHS
+            is_tried_again = has_room and len(self._again) < MOST_UNSETTLED
+            if isinstance(error, _Unstable) and is_tried_again and path not in self._hot:
+                self._again[path] = _Unsettled(old, is_linked)
+                self._again_bytes += len(path)
             else:
                 self._leave(path, old)
             return
-        if record is not None:
-            if record.new == old and record.spooled.length:
-                self.healed.append(path)
-            elif record.new != old and is_unchanged:
-                self._source.distrust(path)
-            self._keep(record)
-        else:
-            self._lost.add(path)
+        if read is None:
             self._add(old, PastNothing(path))
+            return
+        record, found = read
+        if is_linked:
+            self._firsts.setdefault((found.st_dev, found.st_ino), path)
+        if carried is not None and record.stamp == carried and record.new != old:
+            self._source.distrust(path)
+        self._keep(record)
 
-    def _drop(self, incoming_number: int, spool_end: int, spooled: int) -> None:
+    def _drop(self, incoming_number: int, spool_end: int, spooled: int, growth: int) -> None:
         """Forget what was put aside since."""
         while self._incoming_number > incoming_number:
             os.unlink(b"%d" % self._incoming_number, dir_fd=self._incoming)
             self._incoming_number -= 1
-        self._spool_end, self._spooled = spool_end, spooled
+        self._spool_end, self._spooled, self.growth = spool_end, spooled, growth
 
     def _leave(self, path: bytes, old: PastEntry) -> None:
-        """Leave an unsettled file as it was in the newest point, where it was a file."""
-        if len(self.unsettled) < MOST_UNSETTLED:
+        """Leave an unsettled file as it was in the newest point, where that is possible."""
+        if len(self.unsettled) < MOST_UNSETTLED and self._unsettled_bytes + len(path) < MOST_PATHS:
             self.unsettled.append(path)
+            self._unsettled_bytes += len(path)
         if isinstance(old, PastFile):
+            self._left.add(path)
+            self._keep(Record(old, old))
+        elif isinstance(old, PastHardLink) and old.first in self._left:
             self._keep(Record(old, old))
         else:
-            self._lost.add(path)
             self._add(old, PastNothing(path))
 
-    def _add(self, old: PastEntry, new: PastEntry, *, is_kept: bool = False) -> None:
+    def _add(self, old: PastEntry, new: PastEntry) -> None:
         """Note what is no file now."""
-        if old == new and not is_kept:
+        if old == new:
             return
         section = None
         if isinstance(old, PastFile) and self._writer is not None:
@@ -381,48 +476,63 @@ class Capture:
     def _old_file(self, writer: FormWriter, old: PastFile) -> Section:
         """Write a file of the newest point, which is one no more, to the delta."""
         offset = writer.data_bytes
-        with closing_descriptor(self._newest.open_file(old.path)) as fd:
-            reads = _Reads(fd, old.size)
+        digest = sha256()
+        with self._newest.copy(old.path, old.size) as copy:
+            self.growth -= copy.on_disk
             for at in range(0, old.size, PIECE):
-                for chunk in encode_chunks(at // BLOCK, reads.piece(at)):
+                before = copy.piece(at, b"")
+                digest.update(before)
+                for chunk in encode_chunks(at // BLOCK, before):
                     writer.data(chunk)
                 self._count(0)
-            reads.end()
+        if digest.digest() != old.digest:
+            self.damaged[old.path] = True
         return Section(False, offset, writer.data_bytes - offset)
 
-    def _read(self, path: bytes, old: PastEntry) -> Record | None:
+    def _read(self, path: bytes, old: PastEntry) -> _Read | None:
         """Read a file; return None where there is none any more."""
         source = self._source
         try:
             fd = self._directories.open_file(path)
         except OSError as error:
-            if gone(error):
+            if gone(error) or error.errno in _REPLACED:
                 self._directories.close()
+            if gone(error):
                 return None
             if error.errno in _REPLACED:
-                self._directories.close()
                 raise _Unstable from error
-            unreadable(path, error)
-        try:
-            with closing_descriptor(fd):
+            self._fail(path, error)
+        with closing_descriptor(fd):
+            try:
                 first = source.rule.before_reading(fd)
                 if not stat.S_ISREG(first.st_mode):
                     raise _Unstable
                 mode, _ = member_mode(stat.S_IMODE(first.st_mode))
                 attributes, mode = source.attributes.read(fd, first, mode)
-                spooled, reverse, digest = self._contents(path, fd, first.st_size, old)
-                identity, stamp = seen_as(first)
-                node = FileNode(0, 0, 0, identity, stamp)
-                is_settled = source.rule.after_reading(fd, node, first)
-                if not is_settled and not source.rule.is_steady(fd, first):
-                    raise _Unstable
-        except OSError as error:
-            unreadable(path, error)
+            except OSError as error:
+                self._fail(path, error)
+            try:
+                spooled, reverse, digest = self._contents(path, _Reads(fd, first), old)
+            except _ReadFailed as failed:
+                self._fail(path, failed.error)
+            identity, stamp = seen_as(first)
+            node = FileNode(0, 0, 0, identity, stamp)
+            is_settled = source.rule.after_reading(fd, node, first)
+            if not is_settled and not source.rule.is_steady(fd, first):
+                raise _Unstable
         if reverse is not None:
             reverse = self._written(reverse.length)
         new = PastFile(path, mode, clamped_mtime(first), first.st_size, digest, attributes)
         inode = first.st_dev.to_bytes(8, "little") + first.st_ino.to_bytes(8, "little")
-        return Record(old, new, spooled, reverse, inode + stamp if is_settled else b"")
+        record = Record(old, new, spooled, reverse, inode + stamp if is_settled else b"")
+        return _Read(record, first)
+
+    def _fail(self, path: bytes, error: OSError) -> NoReturn:
+        """Raise `_Unreadable` for a file that the server's disk has lost, or else StorageError."""
+        if error.errno in DISK_ERRORS:
+            self._source.log(f"{display(path)} stays as it was: {reading_advice(error)}")
+            raise _Unreadable from error
+        unreadable(path, error)
 
     def _written(self, length: int) -> Section:
         """Write the chunks of what is replaced in a file to the delta."""
@@ -436,21 +546,26 @@ class Capture:
         return Section(True, offset, length)
 
     def _contents(
-        self, path: bytes, fd: int, size: int, old: PastEntry
+        self, path: bytes, reads: _Reads, old: PastEntry
     ) -> tuple[Spooled, Section | None, bytes]:
         """Put aside what is new of a file; return that, what is old in `_old`, and the digest."""
         if not isinstance(old, PastFile):
-            return self._whole(fd, size)
-        digest = sha256()
+            spooled, found = self._whole(reads)
+            return spooled, None, found
+        #: The digest of the copy is the same as that of the file, as long as they are equal.
+        digest, before_digest = sha256(), None
         begin, kept = self._spool_end, 0
-        with closing_descriptor(self._newest.open_file(path)) as copy:
-            reads = (_Reads(copy, old.size), _Reads(fd, size))
-            for at in range(0, max(size, old.size), PIECE):
-                before, now = (each.piece(at) for each in reads)
-                if len(now) < min(PIECE, max(size - at, 0)):
-                    raise _Unstable
-                digest.update(now)
+        with self._newest.copy(path, old.size) as copy:
+            for at in range(0, max(reads.size, old.size), PIECE):
+                now = reads.piece(at)
+                before = copy.piece(at, now)
                 self._count(0)
+                if before_digest is None and before != now:
+                    before_digest = digest.copy()
+                digest.update(now)
+                if before_digest is None:
+                    continue
+                before_digest.update(before)
                 forward, reverse = differences(before, now, at)
                 if reverse:
                     write_at(self._old, memoryview(reverse), kept)
@@ -459,53 +574,81 @@ class Capture:
                     write_at(self._spool, memoryview(forward), self._spool_end)
                     self._spool_end += len(forward)
                     self._count(len(forward))
-            for each in reads:
-                each.end()
+            reads.end()
         spooled = Spooled(b"", begin, self._spool_end - begin)
-        return spooled, Section(True, 0, kept), digest.digest()
+        found = digest.digest()
+        was = found if before_digest is None else before_digest.digest()
+        self.growth -= copy.on_disk
+        if copy.is_whole and was == old.digest:
+            self.growth += min(copy.on_disk + spooled.length, _rounded(reads.size))
+        else:
+            self._count(-spooled.length)
+            self._spool_end = begin
+            spooled, again = self._whole(reads)
+            if again != found:
+                raise _Unstable
+            self.damaged[path] = old.digest not in (was, found)
+            if found == old.digest:  # the file has what its copy has lost
+                kept = 0
+        return spooled, Section(True, 0, kept), found
 
-    def _whole(self, fd: int, size: int) -> tuple[Spooled, Section | None, bytes]:
-        """Copy a new file."""
+    def _whole(self, reads: _Reads) -> tuple[Spooled, bytes]:
+        """Copy a whole file; return where to, and the digest."""
         digest = sha256()
         self._incoming_number += 1
         name = b"%d" % self._incoming_number
-        reads = _Reads(fd, size)
         with closing_descriptor(os.open(name, _MAKE, 0o600, dir_fd=self._incoming)) as target:
-            os.ftruncate(target, size)
-            for at in range(0, size, PIECE):
+            os.ftruncate(target, reads.size)
+            for at in range(0, reads.size, PIECE):
                 piece = reads.piece(at)
-                if len(piece) < min(PIECE, size - at):
-                    raise _Unstable
                 digest.update(piece)
                 write_data(target, piece, at)
                 self._count(len(piece))
+            self.growth += min(os.fstat(target).st_blocks * SECTOR, _rounded(reads.size))
         reads.end()
-        return Spooled(name), None, digest.digest()
+        return Spooled(name), digest.digest()
 
     def _count(self, size: int) -> None:
         self._spooled += size
         self._check(self._spooled)
 
 
-class _Reads:
-    """Reads a file in pieces, from its beginning, and leaves the page cache as it was."""
+def _rounded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
 
-    def __init__(self, fd: int, size: int) -> None:
+
+class _ReadFailed(Exception):
+    """A server's file could not be read."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Reads:
+    """Reads a server's file in pieces, and leaves the page cache as it was.
+
+    Raises `_Unstable` as soon as the stat result is not `first` any more, and `_ReadFailed`.
+    """
+
+    def __init__(self, fd: int, first: os.stat_result) -> None:
         self._fd = fd
-        self._size = size
-        self._kept = PageCacheKeeper(fd, size, PIECE)
+        self._seen_as = seen_as(first)
+        self.size = first.st_size
+        self._kept = PageCacheKeeper(fd, self.size, PIECE)
 
     def piece(self, at: int) -> bytes:
-        """Return a piece, which is shorter where the file has less than its size."""
-        length = min(PIECE, self._size - at)
+        """Return a piece, which is shorter at the end of the file."""
+        length = min(PIECE, self.size - at)
         if length <= 0:
             return b""
         self._kept.before(at)
-        data = os.pread(self._fd, length, at)
-        while len(data) < length and (
-            more := os.pread(self._fd, length - len(data), at + len(data))
-        ):
-            data += more
+        try:
+            data = read_fully(self._fd, length, at)
+        except OSError as error:
+            raise _ReadFailed(error) from error
+        if len(data) < length or seen_as(os.fstat(self._fd)) != self._seen_as:
+            raise _Unstable
         return data
 
     def end(self) -> None:
@@ -535,11 +678,14 @@ class FrameFile:
 
     def __iter__(self) -> Iterator[bytes]:
         at, buffer, start = 0, b"", 0
+        limit = os.fstat(self._fd).st_size
         while True:
             end = start + _LENGTH.size
             if end <= len(buffer):
                 end += _LENGTH.unpack_from(buffer, start)[0]
             if end > len(buffer):
+                if end - len(buffer) > limit:
+                    return  # of a damaged file
                 more = os.pread(self._fd, max(_BUFFER, end - len(buffer)), at)
                 if not more:
                     return
@@ -547,3 +693,41 @@ class FrameFile:
                 continue
             yield buffer[start + _LENGTH.size : end]
             start = end
+
+
+class CheckedValues:
+    """Values in the file `fd`, which stays the caller's, with a CRC: written at once, and read."""
+
+    def __init__(self, fd: int) -> None:
+        self._frames = FrameFile(fd)
+
+    def write(self, values: Iterable[Any]) -> None:
+        """Write all values to the new file."""
+        crc = 0
+        for value in values:
+            data = marshal.dumps(value)
+            crc = zlib.crc32(data, crc)
+            self._frames.add(data)
+        self._frames.add(b"%d" % crc)
+        self._frames.flush()
+
+    def first(self) -> Any:
+        """Return the first value. Raises ValueError where they are not whole, and OSError."""
+        crc, first, last = 0, None, None
+        for data in self._frames:
+            if last is not None:
+                crc = zlib.crc32(last, crc)
+                first = last if first is None else first
+            last = data
+        if first is None or last != b"%d" % crc:
+            raise ValueError("the values are not whole")
+        return marshal.loads(first)  # noqa: S302 - this program has written it
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the values after the first one, as far as they can be read now."""
+        before = b""
+        with suppress(OSError):
+            for at, data in enumerate(self._frames):
+                if at > 1:
+                    yield marshal.loads(before)  # noqa: S302 - this program has written it
+                before = data

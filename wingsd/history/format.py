@@ -9,14 +9,16 @@ server. Functions raise HistoryDamaged, HistoryVersionUnknown and OSError.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from hashlib import sha256
 from itertools import groupby
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pyzstd
 from attrs import define, field, frozen
@@ -26,6 +28,7 @@ from wingsd.errors import HistoryDamaged, HistoryVersionUnknown
 from wingsd.filesystem.attributes import decode_attributes
 from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import tree_key
+from wingsd.util.text import reading_advice
 
 VERSION = 1
 """The version of the format."""
@@ -37,11 +40,18 @@ CHUNK = 256
 """The most blocks of a chunk that has data."""
 
 PART = 256 << 10
-"""Bytes of each part of a stream but the last, before it is compressed."""
+"""Bytes of each part of the data but the last, before it is compressed."""
+
+ENTRY_PART = 32 << 10
+"""The same for entries: of a thousand deltas, one part of each is in memory."""
 
 MAX_PATH = 0xFFFF
 """The most bytes of a path, and of other texts."""
 
+DISK_ERRORS = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
+"""Errors of files, or of what the file system keeps of them, that the disk has lost."""
+
+T = TypeVar("T")
 _MAGIC = b"WHISTORY"
 #: Magic, version, kind, zero, point, next newer point.
 _HEADER = Struct("<8sHHIQQ")
@@ -55,7 +65,8 @@ _TRAILER_MAGIC = b"WHISTEND"
 _TAG_ROOT = b"wingsd history 1 root\n"
 #: Zstandard's level for contents, and the window, which a part fits.
 _LEVEL, _WINDOW = 3, 18
-_MAX_END = 64 << 20
+#: The most bytes of the end: its parts make 9 for each 256 KiB of data, and paths the rest.
+MAX_END = 64 << 20
 #: Time, label, root, files, bytes; bytes of entries, of data, count of unsettled paths.
 _INFO = Struct("<qB32sQQ")
 _STREAMS = Struct("<QQI")
@@ -63,7 +74,7 @@ _COUNT = Struct("<I")
 _POSITION = Struct("<BQ")
 _MAX_MODE, _MAX_SIZE = 0o777, (1 << 63) - 1
 _LENGTH = Struct("<H")
-_ENTRY = Struct("<BH")
+_KIND = Struct("<B")
 _FILE = Struct("<HqQ32s")
 _DIRECTORY = Struct("<Hq")
 _LINK = Struct("<q")
@@ -85,6 +96,9 @@ class PartType(IntEnum):
     DATA = 1
     ENTRIES = 2
     END = 3
+
+
+_PART_BYTES = {PartType.DATA: PART, PartType.ENTRIES: ENTRY_PART}
 
 
 class PointLabel(IntEnum):
@@ -190,7 +204,7 @@ def _text(text: bytes) -> bytes:
 
 def encode_entry(entry: PastEntry) -> bytes:
     """Return the bytes of an entry."""
-    head = _ENTRY.pack(_KINDS[type(entry)], len(entry.path)) + entry.path
+    head = _KIND.pack(_KINDS[type(entry)]) + _text(entry.path)
     match entry:
         case PastFile(_, mode, mtime, size, digest, attributes):
             return head + _FILE.pack(mode, mtime, size, digest) + _text(attributes)
@@ -276,7 +290,7 @@ class FormWriter:
         self._add(PartType.ENTRIES, raw if section is None else raw + _SECTION.pack(*section))
 
     def finish(self, point: Point) -> None:
-        """Write what is left, and what the point is."""
+        """Write what is left, and what the point is. Raises OSError if that is too much."""
         for each in (PartType.DATA, PartType.ENTRIES):
             if self._pending[each]:
                 self._part(each, bytes(self._pending[each]))
@@ -285,17 +299,20 @@ class FormWriter:
         parts = [_INFO.pack(*info), _STREAMS.pack(*lengths, len(self._positions))]
         parts += [_POSITION.pack(*each) for each in self._positions]
         parts += [_COUNT.pack(len(point.unsettled)), *map(_text, point.unsettled)]
-        at = self.size
-        self._part(PartType.END, b"".join(parts))
+        at, end = self.size, b"".join(parts)
+        if len(end) > MAX_END:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        self._part(PartType.END, end)
         self._write(_TRAILER.pack(at, _TRAILER_MAGIC))
 
     def _add(self, kind: PartType, data: bytes) -> None:
         pending = self._pending[kind]
         pending += data
         self._lengths[kind] += len(data)
-        while len(pending) >= PART:
-            self._part(kind, bytes(pending[:PART]))
-            del pending[:PART]
+        size = _PART_BYTES[kind]
+        while len(pending) >= size:
+            self._part(kind, bytes(pending[:size]))
+            del pending[:size]
 
     def _part(self, kind: PartType, raw: bytes) -> None:
         self._positions.append((kind, self.size))
@@ -306,10 +323,14 @@ class FormWriter:
         self._write(_HEAD.pack(kind, len(raw), len(stored), digest) + stored)
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        _write_fully(self._fd, data)
         self.size += len(data)
+
+
+def _write_fully(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _part_digest(header: bytes, at: int, kind: int, length: int, stored: bytes) -> bytes:
@@ -317,15 +338,16 @@ def _part_digest(header: bytes, at: int, kind: int, length: int, stored: bytes) 
 
 
 class FormReader:
-    """Reads a catalogue or a delta from the file `fd`, which stays the caller's.
+    """Reads a catalogue or a delta. `name` is the file's, for errors.
 
-    `name` is the file's, for errors.
+    `opened` opens the file, for each read: a history has more deltas than a process descriptors.
+    What cannot be read is damaged. Raises FileNotFoundError, and other errors of opening.
     """
 
-    def __init__(self, fd: int, name: str) -> None:
-        self._fd = fd
+    def __init__(self, opened: Callable[[], AbstractContextManager[int]], name: str) -> None:
+        self._opened = opened
         self._name = name
-        self.size = os.fstat(fd).st_size
+        self.size = self._with_file(lambda fd: os.fstat(fd).st_size)
         self._header = self._read(0, _HEADER.size)
         magic, version, kind, zero, number, newer = _HEADER.unpack(self._header)
         if magic != _MAGIC:
@@ -341,11 +363,16 @@ class FormReader:
         if end_magic != _TRAILER_MAGIC:
             raise self.damaged("it does not end as a file of a history does")
         self._cached: tuple[int, bytes] = (-1, b"")
-        raw = self._part(at, PartType.END, _MAX_END)
+        raw = self._part(at, PartType.END, MAX_END)
         try:
             self._read_end(number, raw)
         except (struct.error, ValueError) as error:
             raise self.damaged("its last part makes no sense") from error
+
+    @classmethod
+    def of(cls, fd: int, name: str) -> FormReader:
+        """Return a reader of a file that is open, and stays so."""
+        return cls(lambda: nullcontext(fd), name)
 
     def damaged(self, detail: str) -> HistoryDamaged:
         """Return the error of a file that is not as it was written."""
@@ -375,7 +402,7 @@ class FormReader:
             (PartType.DATA, self.data_bytes),
             (PartType.ENTRIES, self._entry_bytes),
         ):
-            if len(self._positions[kind]) != -(-length // PART):
+            if len(self._positions[kind]) != -(-length // _PART_BYTES[kind]):
                 raise ValueError("parts are missing")
         #: The point that this describes.
         self.point = Point(number, time, PointLabel(label), root, files, size, tuple(unsettled))
@@ -391,8 +418,8 @@ class FormReader:
     def _entry_parts(self) -> Iterator[bytes]:
         left = self._entry_bytes
         for at in self._positions[PartType.ENTRIES]:
-            raw = self._part(at, PartType.ENTRIES, PART)
-            if len(raw) != min(left, PART):
+            raw = self._part(at, PartType.ENTRIES, ENTRY_PART)
+            if len(raw) != min(left, ENTRY_PART):
                 raise self.damaged("a part has another length")
             left -= len(raw)
             yield raw
@@ -416,6 +443,16 @@ class FormReader:
             offset += len(piece)
             length -= len(piece)
         return found[0] if len(found) == 1 else b"".join(found)
+
+    def check_entries(self) -> None:
+        """Check that all entries can be read, by the digests of their parts."""
+        for _ in self._entry_parts():
+            pass
+
+    def copy(self, fd: int) -> None:
+        """Write the same file to a new one."""
+        for at in range(0, self.size, PART):
+            _write_fully(fd, self._read(at, min(PART, self.size - at)))
 
     def forget(self) -> None:
         """Forget the data that was read last, which takes memory."""
@@ -448,14 +485,21 @@ class FormReader:
         return raw
 
     def _read(self, at: int, length: int) -> bytes:
-        data = os.pread(self._fd, length, at) if 0 <= at < self.size else b""
-        while 0 < len(data) < length and (
-            more := os.pread(self._fd, length - len(data), at + len(data))
-        ):
-            data += more
-        if len(data) < length:
+        if not 0 <= at <= at + length <= self.size:
             raise self.damaged(f"it has only {self.size} bytes")
+        data = self._with_file(lambda fd: read_fully(fd, length, at))
+        if len(data) < length:
+            raise self.damaged(f"it has only {at + len(data)} bytes")
         return data
+
+    def _with_file(self, function: Callable[[int], T]) -> T:
+        try:
+            with self._opened() as fd:
+                return function(fd)
+        except OSError as error:
+            if error.errno in DISK_ERRORS:
+                raise self.damaged(f"it cannot be read: {reading_advice(error)}") from error
+            raise
 
 
 def _checked(changes: Iterable[Change], data_bytes: int) -> Iterator[Change]:
@@ -486,12 +530,8 @@ def _text_at(raw: bytes | bytearray, at: int) -> tuple[bytes, int]:
     (length,) = _LENGTH.unpack_from(raw, at)
     end = at + _LENGTH.size + length
     if end > len(raw):
-        raise ValueError("it ends in the middle")
+        raise struct.error("it ends in the middle")
     return bytes(raw[at + _LENGTH.size : end]), end
-
-
-#: Bytes of an entry at most, with its section.
-_MAX_ENTRY = 3 * MAX_PATH + 256
 
 
 class _Entries:
@@ -505,20 +545,26 @@ class _Entries:
 
     def changes(self) -> Iterator[Change]:
         while True:
-            if len(self._raw) - self._at < _MAX_ENTRY:
-                del self._raw[: self._at]
-                self._at = 0
-                self._raw += next(self._parts, b"")
-                if not self._raw:
-                    return
-            yield self._change()
+            try:
+                change = self._change()
+            except struct.error:
+                part = next(self._parts, b"")
+                if part:
+                    del self._raw[: self._at]
+                    self._at = 0
+                    self._raw += part
+                    continue
+                if self._at < len(self._raw):
+                    raise
+                return
+            yield change
 
     def _change(self) -> Change:
-        kind, length = _ENTRY.unpack_from(self._raw, self._at)
-        start = self._at + _ENTRY.size
-        path, at = bytes(self._raw[start : start + length]), start + length
-        check_path(path)
+        """Return the next entry. Raises struct.error where it goes on in the next part."""
         raw = self._raw
+        (kind,) = _KIND.unpack_from(raw, self._at)
+        path, at = _text_at(raw, self._at + _KIND.size)
+        check_path(path)
         entry: PastEntry
         section = None
         if kind == _KINDS[PastFile]:
@@ -552,6 +598,14 @@ class _Entries:
             raise ValueError("the server's directory is no directory")
         self._at = at
         return entry, section
+
+
+def read_fully(fd: int, length: int, at: int) -> bytes:
+    """Return bytes of a file; fewer only where it ends."""
+    data = os.pread(fd, length, at)
+    while len(data) < length and (more := os.pread(fd, length - len(data), at + len(data))):
+        data += more
+    return data
 
 
 def check_path(path: bytes) -> None:

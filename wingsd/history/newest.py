@@ -10,13 +10,23 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from wingsd.errors import HistoryDamaged
 from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
-from wingsd.history.format import BLOCK, FileChunk, zero_runs
+from wingsd.history.format import BLOCK, DISK_ERRORS, FileChunk, read_fully, zero_runs
 from wingsd.moves.applier import write_at, write_zeros
+from wingsd.moves.filling import PageCacheKeeper
+from wingsd.util.text import display, reading_advice
 
-_SECTOR = 512
+PIECE = 1 << 20
+"""Bytes that are read, compared or copied at a time."""
+
+SECTOR = 512
+"""Bytes of `st_blocks`, whatever the block size; stat(2)."""
+
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -56,12 +66,12 @@ class NewestTree:
         """Close every descriptor."""
         self._directories.close()
 
-    def open_file(self, path: bytes) -> int:
-        """Return a new descriptor to read a file. Raises OSError."""
-        return self._directories.open_file(path)
+    def copy(self, path: bytes, size: int) -> CopyOfFile:
+        """Return a file, to be read; a context. Raises OSError, but not for a damaged one."""
+        return CopyOfFile(self._directories, path, size)
 
-    def change(self, steps: Steps) -> None:
-        """Make paths as they are to be. Raises OSError."""
+    def change(self, steps: Steps, *, in_place: bool = True) -> None:
+        """Make paths as they are to be; without `in_place` files are replaced. Raises OSError."""
         directories = []
         for step in steps():
             if not step.path:
@@ -78,8 +88,10 @@ class NewestTree:
         for step in steps():
             if step.is_directory and step.path:
                 self._make_directory(step.path)
-            elif step.is_file:
+            elif step.is_file and (in_place or step.incoming):
                 self._write(step)
+            elif step.is_file:
+                self._replace(step)
 
     def _found(self, path: bytes) -> os.stat_result | None:
         try:
@@ -99,7 +111,7 @@ class NewestTree:
         if found is not None and not stat.S_ISDIR(found.st_mode):
             parent, name = self._directories.place(path)
             os.unlink(name, dir_fd=parent)
-            self.grown -= found.st_blocks * _SECTOR
+            self.grown -= found.st_blocks * SECTOR
 
     def _make_directory(self, path: bytes) -> None:
         if not self._is_directory(path):
@@ -111,7 +123,7 @@ class NewestTree:
         if step.incoming:
             os.rename(step.incoming, name, src_dir_fd=self._incoming, dst_dir_fd=parent)
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            self.grown += found.st_blocks * _SECTOR
+            self.grown += found.st_blocks * SECTOR
             return
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         with closing_descriptor(os.open(name, flags, 0o600, dir_fd=parent)) as fd:
@@ -121,7 +133,86 @@ class NewestTree:
             if not step.is_based or before.st_size != step.size:
                 os.ftruncate(fd, step.size)
             write_chunks(fd, step.chunks)
-            self.grown += (os.fstat(fd).st_blocks - before.st_blocks) * _SECTOR
+            self.grown += (os.fstat(fd).st_blocks - before.st_blocks) * SECTOR
+
+    def _replace(self, step: TreeStep) -> None:
+        """Write a file elsewhere, where a sector of the one that is there cannot be written."""
+        name = b"replaced"
+        found = self._found(step.path)
+        size = found.st_size if found is not None and step.is_based else 0
+        with closing_descriptor(os.open(name, _MAKE, 0o600, dir_fd=self._incoming)) as fd:
+            os.ftruncate(fd, size)
+            with self.copy(step.path, size) as copy:
+                for at in range(0, size, PIECE):
+                    write_data(fd, copy.piece(at, b""), at)
+            os.ftruncate(fd, step.size)
+            write_chunks(fd, step.chunks)
+        parent, last = self._directories.place(step.path)
+        os.rename(name, last, src_dir_fd=self._incoming, dst_dir_fd=parent)
+
+
+class CopyOfFile:
+    """A file of the newest tree that may be damaged: a context, in which its pieces are read.
+
+    `size` are the bytes that it should have. The page cache is left as it was.
+    """
+
+    def __init__(self, directories: OpenDirectories, path: bytes, size: int) -> None:
+        self._size = size
+        #: Whether all that was read is there; it may be other bytes than were written.
+        self.is_whole = True
+        #: The bytes that it takes on the disk.
+        self.on_disk = 0
+        self._fd = -1
+        try:
+            self._fd = directories.open_file(path)
+            self.on_disk = os.fstat(self._fd).st_blocks * SECTOR
+        except OSError as error:
+            if error.errno not in (*_NOT_THERE, *DISK_ERRORS):
+                raise
+        self._kept = PageCacheKeeper(self._fd, size, PIECE)
+
+    def __enter__(self) -> CopyOfFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            self._kept.give_back()
+            os.close(self._fd)
+
+    def piece(self, at: int, instead: bytes) -> bytes:
+        """Return a piece. Blocks that cannot be read are those of `instead`, or zeros."""
+        length = min(PIECE, self._size - at)
+        if length <= 0:
+            return b""
+        if self._fd >= 0:
+            self._kept.before(at)
+            with suppress(OSError, EOFError):
+                return self._exactly(at, length)
+        self.is_whole = False
+        found = bytearray(instead[:length].ljust(length, b"\0"))
+        for start in range(0, length if self._fd >= 0 else 0, BLOCK):
+            end = min(start + BLOCK, length)
+            with suppress(OSError, EOFError):
+                found[start:end] = self._exactly(at + start, end - start)
+        return bytes(found)
+
+    def _exactly(self, at: int, length: int) -> bytes:
+        data = read_fully(self._fd, length, at)
+        if len(data) < length:
+            raise EOFError
+        return data
+
+
+@contextmanager
+def damage(path: bytes) -> Iterator[None]:
+    """Raise HistoryDamaged for a file of the newest tree that is missing or cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*_NOT_THERE, *DISK_ERRORS):
+            raise
+        raise HistoryDamaged(display(path), reading_advice(error)) from error
 
 
 def write_chunks(fd: int, chunks: Iterable[FileChunk]) -> None:

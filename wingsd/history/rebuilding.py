@@ -6,16 +6,17 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import NamedTuple
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from wingsd.errors import HistoryDamaged
 from wingsd.filesystem.attributes import is_own, write_attributes
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
-from wingsd.history.capture import PIECE, joined
+from wingsd.history.capture import joined
 from wingsd.history.format import (
     Change,
     FormKind,
@@ -27,31 +28,18 @@ from wingsd.history.format import (
     PastHardLink,
     PastLink,
     PastNothing,
-    Point,
     RootHash,
     Section,
     merge_chunks,
+    read_fully,
 )
-from wingsd.history.newest import write_chunks, write_data
+from wingsd.history.newest import PIECE, damage, write_chunks, write_data
 from wingsd.util.text import display
 
 EVERYTHING_DAMAGED = (b"",)
 """Stands for all files of a point, of which the structure is damaged."""
 
 _OWN = 0o700
-
-
-@frozen(eq=False, repr=False)
-class OpenForm:
-    """The catalogue, or a delta, that is open."""
-
-    fd: int
-    reader: FormReader
-
-    @property
-    def point(self) -> Point:
-        """The point that it describes."""
-        return self.reader.point
 
 
 class FileVersion(NamedTuple):
@@ -62,49 +50,81 @@ class FileVersion(NamedTuple):
     reader: FormReader
 
 
-def overlaid(chain: Sequence[OpenForm]) -> Iterator[tuple[bytes, list[Change | None]]]:
+def overlaid(chain: Sequence[FormReader]) -> Iterator[tuple[bytes, list[Change | None]]]:
     """Yield each path with what each point says of it, from the newest on."""
-    streams = (((change[0].path, change) for change in delta.reader.entries()) for delta in chain)
+    streams = (((change[0].path, change) for change in delta.entries()) for delta in chain)
     return joined(*streams)
 
 
-def merge_deltas(older: OpenForm, removed: OpenForm, fd: int, check: Callable[[], None]) -> None:
+def merge_deltas(
+    older: FormReader, removed: FormReader, fd: int, check: Callable[[], None]
+) -> list[bytes]:
     """Write the delta by which the point before the removed one becomes the older one.
 
-    `check` is called again and again, here and below, and may raise.
+    `check` is called again and again, here and below, and may raise. Returns the files whose
+    contents cannot be read: they become other ones than their digests say.
     """
-    writer = FormWriter(fd, FormKind.DELTA, older.point.number, removed.reader.newer)
-    for _, (last, first) in overlaid((older, removed)):
-        change, reader = (last, older.reader) if last is not None else (first, removed.reader)
+    writer = FormWriter(fd, FormKind.DELTA, older.point.number, removed.newer)
+    damaged = []
+    for path, (last, first) in overlaid((older, removed)):
+        change = last if last is not None else first
         assert change is not None  # noqa: S101 - one of them has the path
         entry, section = change
         if section is None or not isinstance(entry, PastFile):
             writer.add(entry)
             continue
+        form, rest = (older, first) if last is not None else (removed, None)
         offset, is_based = writer.data_bytes, section.is_based
-        if last is not None and is_based and first is not None:
-            below, rest = first
-            if rest is None or not isinstance(below, PastFile):
-                raise reader.damaged(f"{display(entry.path)} has no contents")
-            is_based = rest.is_based
-            chunks = removed.reader.chunks(rest, below.size)
-            for data in merge_chunks(reader.chunks(section, entry.size), chunks, entry.size):
-                check()
-                writer.data(data)
-        else:
-            for at in range(section.offset, section.offset + section.length, PIECE):
-                check()
-                end = min(at + PIECE, section.offset + section.length)
-                writer.data(reader.data(at, end - at))
+        try:
+            if rest is not None and is_based:
+                is_based = _merge_file(form, change, removed, rest, writer, check)
+            else:
+                for data in _pieces(form, section):
+                    check()
+                    writer.data(data)
+        except HistoryDamaged:
+            damaged.append(path)
+            # chunks that are not whole could not be read either
+            is_based, offset = False, writer.data_bytes
         writer.add(entry, Section(is_based, offset, writer.data_bytes - offset))
     writer.finish(older.point)
+    return damaged
+
+
+def _merge_file(
+    older: FormReader,
+    last: Change,
+    removed: FormReader,
+    first: Change,
+    writer: FormWriter,
+    check: Callable[[], None],
+) -> bool:
+    """Write a section with the effect of that of the removed point and then of the older one.
+
+    Return whether it is based on the file of the next newer point.
+    """
+    (entry, section), (below, rest) = last, first
+    if section is None or not isinstance(entry, PastFile):
+        raise older.damaged(f"{display(entry.path)} has no contents")
+    if rest is None or not isinstance(below, PastFile):
+        raise removed.damaged(f"{display(entry.path)} has no contents")
+    chunks = removed.chunks(rest, below.size)
+    for data in merge_chunks(older.chunks(section, entry.size), chunks, entry.size):
+        check()
+        writer.data(data)
+    return rest.is_based
+
+
+def _pieces(form: FormReader, section: Section) -> Iterator[bytes]:
+    end = section.offset + section.length
+    return (form.data(at, min(PIECE, end - at)) for at in range(section.offset, end, PIECE))
 
 
 Contents = tuple[PastFile | None, list[FileVersion]]
 """The file of the tree that contents begin with, if any, and the versions that follow."""
 
 
-def contents_of(chain: Sequence[OpenForm], found: Sequence[Change | None]) -> Contents:
+def contents_of(chain: Sequence[FormReader], found: Sequence[Change | None]) -> Contents:
     """Return what a file is made of."""
     base: PastFile | None = None
     versions: list[FileVersion] = []
@@ -115,13 +135,13 @@ def contents_of(chain: Sequence[OpenForm], found: Sequence[Change | None]) -> Co
         if not isinstance(entry, PastFile) or section is None or not section.is_based:
             base, versions = None, []
         if isinstance(entry, PastFile) and section is not None:
-            versions.append(FileVersion(entry, section, delta.reader))
+            versions.append(FileVersion(entry, section, delta))
         elif isinstance(entry, PastFile):
             base = entry
     return base, versions
 
 
-def _copied(source: int, target: int, size: int, check: Callable[[], None]) -> bytes:
+def _copied(path: bytes, source: int, target: int, size: int, check: Callable[[], None]) -> bytes:
     """Copy a file, by reference where the file system can, and return its digest."""
     digest = sha256()
     is_cloned = _cloned(source, target)
@@ -129,11 +149,21 @@ def _copied(source: int, target: int, size: int, check: Callable[[], None]) -> b
         os.ftruncate(target, size)
     for at in range(0, size, PIECE):
         check()
-        piece = os.pread(source, min(PIECE, size - at), at)
+        with damage(path):
+            piece = read_fully(source, min(PIECE, size - at), at)
         digest.update(piece)
         if not is_cloned:
             write_data(target, piece, at)
     return digest.digest()
+
+
+@contextmanager
+def opened_copy(newest: OpenDirectories, path: bytes) -> Iterator[int]:
+    """Open a file of the newest tree, to be read. Raises HistoryDamaged and OSError."""
+    with damage(path):
+        fd = newest.open_file(path)
+    with closing_descriptor(fd):
+        yield fd
 
 
 _FICLONE = 0x40049409
@@ -143,7 +173,7 @@ def _cloned(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
-        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         return False
     return True
@@ -153,7 +183,7 @@ def _digest(fd: int, size: int, check: Callable[[], None]) -> bytes:
     digest = sha256()
     for at in range(0, size, PIECE):
         check()
-        digest.update(os.pread(fd, min(PIECE, size - at), at))
+        digest.update(read_fully(fd, min(PIECE, size - at), at))
     return digest.digest()
 
 
@@ -177,8 +207,8 @@ def write_contents(
     base, versions = contents
     digest = b""
     if base is not None:
-        with closing_descriptor(newest.open_file(base.path)) as source:
-            digest = _copied(source, fd, base.size, check)
+        with opened_copy(newest, base.path) as source:
+            digest = _copied(base.path, source, fd, base.size, check)
     for version in versions:
         _apply(fd, version)
     return _digest(fd, versions[-1].entry.size, check) if versions else digest
@@ -221,7 +251,7 @@ class Rebuilding:
         #: How many files and directories lack attributes that they should have.
         self.without_attributes = 0
 
-    def run(self, chain: Sequence[OpenForm], check: Callable[[], None]) -> bytes:
+    def run(self, chain: Sequence[FormReader], check: Callable[[], None]) -> bytes:
         """Write all files of the last point of a chain, and return the root.
 
         Raises HistoryDamaged and OSError.
@@ -290,33 +320,56 @@ class Rebuilding:
             self.without_attributes += 1
 
 
+MOST_DAMAGED = 10_000
+"""Of a point with more damaged files, all count as damaged."""
+
+
 @define(eq=False, repr=False, slots=False)
 class Verification:
-    """Checks all contents of a chain, and all roots; `scratch` is a file that is overwritten."""
+    """Checks all contents of a chain, and all roots; `scratch` is a file that is overwritten.
 
-    _chain: Sequence[OpenForm]
+    `is_wanted` returns whether the contents of a path are checked. Errors that are raised say
+    nothing about the history: OSError is of `scratch`, or of this process.
+    """
+
+    _chain: Sequence[FormReader]
     _tree: int
     _scratch: int
     _check: Callable[[], None]
-    damaged: dict[int, tuple[bytes, ...]] = field(init=False, factory=dict)
+    _is_wanted: Callable[[bytes], bool]
+    _with_roots: bool
+    _damaged: dict[int, list[bytes]] = field(init=False, factory=dict)
+
+    @property
+    def damaged(self) -> dict[int, tuple[bytes, ...]]:
+        """The damaged files by the numbers of points."""
+        return {
+            number: tuple(paths) if len(paths) <= MOST_DAMAGED else EVERYTHING_DAMAGED
+            for number, paths in self._damaged.items()
+        }
 
     def run(self) -> None:
         """Check everything."""
         self._newest = OpenDirectories(self._tree, lambda path: None)
-        roots = [RootHash() for _ in self._chain]
+        hashes = [RootHash() for _ in self._chain] if self._with_roots else []
         try:
             for path, found in overlaid(self._chain):
-                entry: PastEntry = PastNothing(path)
-                for root, change in zip(roots, found, strict=True):
-                    entry = entry if change is None else change[0]
-                    if not isinstance(entry, PastNothing):
-                        root.add(entry)
-                self._check_path(path, found)
+                if hashes:
+                    self._add(path, found, hashes)
+                if self._is_wanted(path):
+                    self._check_path(path, found)
         finally:
             self._newest.close()
-        for delta, root in zip(self._chain, roots, strict=True):
+        for delta, root in zip(self._chain, hashes, strict=False):
             if root.digest() != delta.point.root:
-                self.damaged[delta.point.number] = EVERYTHING_DAMAGED
+                self._damaged[delta.point.number] = [*EVERYTHING_DAMAGED]
+
+    def _add(self, path: bytes, found: Sequence[Change | None], roots: Sequence[RootHash]) -> None:
+        entry: PastEntry = PastNothing(path)
+        for root, change in zip(roots, found, strict=True):
+            entry = entry if change is None else change[0]
+            if not isinstance(entry, PastNothing):
+                root.add(entry)
 
     def _check_path(self, path: bytes, found: Sequence[Change | None]) -> None:
         is_touched = any(change is not None for change in found[1:])
@@ -332,19 +385,21 @@ class Verification:
                     if section is None:
                         digest = self._newest_digest(entry, is_copied=is_touched)
                     else:
-                        _apply(self._scratch, FileVersion(entry, section, delta.reader))
+                        _apply(self._scratch, FileVersion(entry, section, delta))
                         is_known = is_known or not section.is_based
                         digest = _digest(self._scratch, entry.size, self._check)
                     is_bad = digest != entry.digest or not is_known
-                except (HistoryDamaged, OSError):
+                except HistoryDamaged:
                     is_bad, is_known = True, False
             if is_bad:
-                number = delta.point.number
-                self.damaged[number] = (*self.damaged.get(number, ()), path)
+                paths = self._damaged.setdefault(delta.point.number, [])
+                if len(paths) <= MOST_DAMAGED:
+                    paths.append(path)
 
     def _newest_digest(self, entry: PastFile, *, is_copied: bool) -> bytes:
-        with closing_descriptor(self._newest.open_file(entry.path)) as fd:
+        with opened_copy(self._newest, entry.path) as fd:
             if not is_copied:
-                return _digest(fd, entry.size, self._check)
+                with damage(entry.path):
+                    return _digest(fd, entry.size, self._check)
             os.ftruncate(self._scratch, 0)
-            return _copied(fd, self._scratch, entry.size, self._check)
+            return _copied(entry.path, fd, self._scratch, entry.size, self._check)

@@ -50,7 +50,6 @@ from wingsd.history.format import (
 )
 from wingsd.history.rebuilding import (
     Contents,
-    OpenForm,
     contents_of,
     overlaid,
     set_metadata,
@@ -134,7 +133,7 @@ def difference(store: HistoryStore, number: int) -> Difference:
     return found
 
 
-def _steps(chain: Sequence[OpenForm]) -> Iterator[Step]:
+def _steps(chain: Sequence[FormReader]) -> Iterator[Step]:
     """Yield what is to be changed of the first point to have the last one, sorted by path.
 
     Raises HistoryDamaged where the entries do not have the root.
@@ -338,7 +337,7 @@ class Rewriting:
         path: bytes = b""
         try:
             with closing_descriptor(os.open(_PLAN, os.O_RDONLY, dir_fd=self._home)) as fd:
-                plan = FormReader(fd, os.path.join(self._place, os.fsdecode(_PLAN)))
+                plan = FormReader.of(fd, os.path.join(self._place, os.fsdecode(_PLAN)))
                 if not _exists(self._home, _PLACING):
                     for entry, section in plan.entries():
                         path = entry.path
@@ -477,7 +476,7 @@ class Rewriting:
         return now == entry
 
 
-def _entries(chain: Sequence[OpenForm]) -> Iterator[tuple[bytes, PastEntry]]:
+def _entries(chain: Sequence[FormReader]) -> Iterator[tuple[bytes, PastEntry]]:
     for path, found in overlaid(chain):
         entry = next(each for each in reversed(found) if each is not None)[0]
         if not isinstance(entry, PastNothing):

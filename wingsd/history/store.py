@@ -1,35 +1,43 @@
 """The history of one server: its points are made, listed, merged, removed, rebuilt and verified.
 
 Blocking; calls come one at a time, and a lock keeps other processes out. The directory has the
-`tree` of the newest point, its `catalogue`, a delta for each older point, and `stamps` and
-`incoming`, which matter to the next point only. docs/history.md says what a crash leaves at each
-place, and why every listed point can be rebuilt then. Methods raise StorageError.
+`tree` of the newest point, its `catalogue` twice, a delta for each older point, `damaged`, and
+`stamps` and `incoming`, which matter to the next point only. docs/history.md says what a crash
+leaves at each place, and why every listed point can be rebuilt then. Methods raise StorageError.
 """
 
 from __future__ import annotations
 
 import fcntl
-import marshal
 import os
 import re
 import stat
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import chain as chained
 from itertools import takewhile
+from random import Random
 from tempfile import TemporaryFile
+from typing import Any
 
 from attrs import frozen
 
-from wingsd.errors import FileWorkCancelled, HistoryDamaged, HistoryFull, NoSuchPoint
+from wingsd.errors import (
+    FileWorkCancelled,
+    HistoryDamaged,
+    HistoryFull,
+    NoSuchPoint,
+    StorageError,
+)
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import survey
 from wingsd.history.adopting import check_bridge, described
-from wingsd.history.capture import Capture, FrameFile, HistorySource, Record, joined
+from wingsd.history.capture import Capture, CheckedValues, HistorySource, Record, joined
 from wingsd.history.format import (
+    DISK_ERRORS,
     FormKind,
     FormReader,
     FormWriter,
@@ -40,21 +48,23 @@ from wingsd.history.format import (
     Point,
     PointLabel,
     point_of,
+    read_fully,
 )
-from wingsd.history.newest import NewestTree, TreeStep
+from wingsd.history.newest import PIECE, NewestTree, Steps, TreeStep
 from wingsd.history.policy import surplus
 from wingsd.history.rebuilding import (
     EVERYTHING_DAMAGED,
-    OpenForm,
     Rebuilding,
     Verification,
     merge_deltas,
     overlaid,
 )
+from wingsd.moves.applier import write_at
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
 
 _TREE, _CATALOGUE, _STAMPS, _INCOMING = b"tree", b"catalogue", b"stamps", b"incoming"
+_COPY, _DAMAGED = b"catalogue.copy", b"damaged"
 _PART = b".new"
 _DELTA = re.compile(rb"(\d{20})\.delta").fullmatch
 _READ = os.O_RDONLY | os.O_NOFOLLOW
@@ -64,12 +74,20 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _OWN = 0o700
 
 
+Damaged = dict[int, tuple[bytes, ...]]
+"""Damaged files by the numbers of points; `EVERYTHING_DAMAGED` stands for all of a point."""
+
+
 def _delta_name(number: int) -> bytes:
     return b"%020d.delta" % number
 
 
 Label = PointLabel | Callable[[], PointLabel]
 """The label of a new point; a function is called when all files were read."""
+
+
+def _of_now(label: Label) -> PointLabel:
+    return label if isinstance(label, PointLabel) else label()
 
 
 @frozen(eq=False, repr=False)
@@ -101,8 +119,10 @@ class HistoryStore:
         self.pinned: Collection[int] = ()
         #: Bytes of the tree on the disk, once they are known.
         self._tree_bytes: int | None = None
-        #: Files that were found damaged, by the numbers of points; `EVERYTHING_DAMAGED` for all.
-        self.damaged: dict[int, tuple[bytes, ...]] = {}
+        #: Files that were found damaged, also before this object was made.
+        self.damaged: Damaged = {}
+        #: Files whose damaged copies `make` has replaced, and whether what they had is lost.
+        self._replaced: dict[bytes, bool] = {}
         self._is_stopped = False
         #: Whether something was interrupted, and not undone yet.
         self._is_interrupted = True
@@ -114,6 +134,7 @@ class HistoryStore:
                 self._home = self._stack.enter_context(closing_descriptor(fd))
                 fcntl.flock(self._home, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._recover()
+            self._read_damaged()
         except BaseException:
             self._stack.close()
             raise
@@ -153,39 +174,57 @@ class HistoryStore:
             return self._size_of(_delta_name(number))
 
     @contextmanager
-    def _chain(self) -> Iterator[list[OpenForm]]:
-        """Open the catalogue and all deltas, the newest first, as far as they can be read."""
+    def _chain(self) -> Iterator[list[FormReader]]:
+        """Return the catalogue and all deltas, the newest first, as far as they can be read."""
         self._recover()
-        with ExitStack() as stack:
-            chain: list[OpenForm] = []
-            first = self._open_form(stack, _CATALOGUE)
-            if first is not None:
-                chain.append(first)
-                for number in sorted(self._deltas(), reverse=True):
-                    try:
-                        delta = self._open_form(stack, _delta_name(number))
-                    except HistoryDamaged as error:
-                        self._broken(number, error)
-                        break
-                    if delta is None or delta.reader.newer != chain[-1].point.number:
-                        self._broken(number, HistoryDamaged(str(number), "a delta is missing"))
-                        break
-                    chain.append(delta)
-            yield chain
+        chain = [each for each in (self._open_catalogue(),) if each is not None]
+        for number in sorted(self._deltas(), reverse=True) if chain else ():
+            try:
+                delta = self._open_form(_delta_name(number))
+            except HistoryDamaged as error:
+                self._broken(number, error)
+                break
+            if delta is None or delta.newer != chain[-1].point.number:
+                self._broken(number, HistoryDamaged(f"point {number}", "a delta is missing"))
+                break
+            chain.append(delta)
+        yield chain
 
     def _broken(self, number: int, error: HistoryDamaged) -> None:
-        for each in (number, *self._deltas()):
-            if each <= number:
-                self.damaged[each] = EVERYTHING_DAMAGED
-        self._log(f"points up to {number} of the history are damaged: {error}")
+        numbers = [each for each in (number, *self._deltas()) if each <= number]
+        if any(self.damaged.get(each) != EVERYTHING_DAMAGED for each in numbers):
+            self.damaged.update(dict.fromkeys(numbers, EVERYTHING_DAMAGED))
+            self._log(f"points up to {number} of the history are damaged: {error}")
 
-    def _open_form(self, stack: ExitStack, name: bytes) -> OpenForm | None:
-        try:
-            fd = os.open(name, _READ, dir_fd=self._home)
-        except FileNotFoundError:
-            return None
-        stack.callback(os.close, fd)
-        return OpenForm(fd, FormReader(fd, display(name)))
+    def _open_form(self, name: bytes) -> FormReader | None:
+        """Return a file of the history, which is opened for each read; None if it is missing."""
+
+        def opened() -> AbstractContextManager[int]:
+            return closing_descriptor(os.open(name, _READ, dir_fd=self._home))
+
+        with suppress(FileNotFoundError):
+            return FormReader(opened, display(name))
+        return None
+
+    def _open_catalogue(self) -> FormReader | None:
+        """Return the catalogue, or its copy where it is damaged; None where there is none.
+
+        Raises HistoryDamaged where neither can be read.
+        """
+        damage: HistoryDamaged | None = None
+        for name in (_CATALOGUE, _COPY):
+            try:
+                found = self._open_form(name)
+                if found is not None:
+                    found.check_entries()
+                    return found
+            except HistoryDamaged as error:
+                damage = damage or error
+        if damage is None and self._deltas():
+            damage = HistoryDamaged(self._directory, "its catalogue is missing")
+        if damage is not None:
+            raise damage
+        return None
 
     def _deltas(self) -> list[int]:
         found = map(_DELTA, _names(self._home))
@@ -208,17 +247,35 @@ class HistoryStore:
         os.fsync(self._home)
         self._tree_bytes = None
         self._sweep()
-        with ExitStack() as stack:
-            catalogue = self._open_form(stack, _CATALOGUE)
-            newest = 0 if catalogue is None else catalogue.point.number
-            if not newest and self._deltas():
-                raise HistoryDamaged(self._directory, "its catalogue is missing")
-            if not newest:
-                self._clear_tree()
-            unfinished = [number for number in self._deltas() if number >= newest]
-            for number in sorted(unfinished, reverse=True):
-                self._undo(number)
-            self._drop_merged()
+        catalogue = self._open_catalogue()
+        newest = 0 if catalogue is None else catalogue.point.number
+        if catalogue is None:
+            self._clear_tree()
+        else:
+            self._repair_catalogues(catalogue)
+        unfinished = [number for number in self._deltas() if number >= newest]
+        for number in sorted(unfinished, reverse=True):
+            self._undo(number)
+        self._drop_merged()
+
+    def _repair_catalogues(self, good: FormReader) -> None:
+        """Make both catalogues that one, which one of them is."""
+        for name in (_CATALOGUE, _COPY):
+            found = None
+            with suppress(HistoryDamaged):
+                found = self._open_form(name)
+                if found is not None and found.point == good.point:
+                    found.check_entries()
+                    continue
+            if found is None:
+                self._log(f"{display(name)} of the history was damaged or missing: it is replaced")
+            try:
+                with self._making(name) as fd:
+                    good.copy(fd)
+            except OSError:
+                # rather none than one of another point: the good one is there
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._home)
 
     def _sweep(self) -> None:
         """Remove files that are not complete, and what was put aside."""
@@ -237,35 +294,40 @@ class HistoryStore:
 
     def _undo(self, number: int) -> None:
         """Make the tree that of a point, whose successor was not completed, and drop its delta."""
-        with ExitStack() as stack:
-            delta = self._open_form(stack, _delta_name(number))
-            assert delta is not None  # noqa: S101 - it was listed
-            self._change_tree(lambda: _reverse_steps(delta.reader))
+        delta = self._open_form(_delta_name(number))
+        assert delta is not None  # noqa: S101 - it was listed
+        try:
+            self._change_tree(partial(_reverse_steps, delta))
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            # a sector can neither be read nor written: other sectors are used
+            self._change_tree(partial(_reverse_steps, delta), in_place=False)
         os.unlink(_delta_name(number), dir_fd=self._home)
         os.fsync(self._home)
 
     def _drop_merged(self) -> None:
         """Remove deltas that others have taken in."""
-        with ExitStack() as stack:
-            end = 0
-            for number in sorted(self._deltas()):
-                if number < end:
-                    os.unlink(_delta_name(number), dir_fd=self._home)
-                    continue
-                with suppress(HistoryDamaged):
-                    delta = self._open_form(stack, _delta_name(number))
-                    end = delta.reader.newer if delta is not None else 0
+        end = 0
+        for number in sorted(self._deltas()):
+            if number < end:
+                os.unlink(_delta_name(number), dir_fd=self._home)
+                continue
+            with suppress(HistoryDamaged):
+                delta = self._open_form(_delta_name(number))
+                end = delta.newer if delta is not None else 0
 
-    def _change_tree(self, steps: Callable[[], Iterator[TreeStep]]) -> int:
+    def _change_tree(self, steps: Steps, *, in_place: bool = True) -> int:
         """Change the tree, and return by how many bytes it has grown when that is durable."""
         with self._opened(_TREE) as root, self._opened(_INCOMING) as incoming:
             tree = NewestTree(root, incoming)
             try:
-                tree.change(steps)
+                tree.change(steps, in_place=in_place)
             finally:
                 tree.close()
-            syncfs(root)
-            return tree.grown
+        # by a descriptor that was open all the time: no error of writing back is missed
+        syncfs(self._home)
+        return tree.grown
 
     @contextmanager
     def _opened(self, name: bytes) -> Iterator[int]:
@@ -292,8 +354,8 @@ class HistoryStore:
     def make(self, source: HistorySource, label: Label, least: int = 1) -> Point | None:
         """Make a point of what a server's directory has; None where nothing is changed.
 
-        Its number is the next one, and `least` at least. Raises HistoryFull where there is no
-        space for it.
+        Its number is the next one, and `least` at least. One with unsettled files is of a server
+        that runs. Raises HistoryFull where there is no space for it.
         """
         self._recover()
         self._is_interrupted = True
@@ -305,52 +367,88 @@ class HistoryStore:
             self._recover()
             raise
         self._is_interrupted = False
+        if self._replaced:
+            self._check_replaced()
         return found
 
     def _make(self, source: HistorySource, label: Label, least: int) -> Point | None:
         began = source.kernel.wall_time()
         with ExitStack() as stack:
-            catalogue = self._open_form(stack, _CATALOGUE)
+            catalogue = self._open_catalogue()
             before = None if catalogue is None else catalogue.point
             number = max(before.number + 1 if before else 1, least)
-            used = self.size
+            if before is not None and not source.is_restored:
+                source.hot = frozenset(before.unsettled)
             delta = None if before is None else self._begin_delta(stack, before, number)
-            capture = self._capture(stack, source, delta, used)
+            capture = self._capture(stack, source, delta, before)
             stamps = self._read_stamps(stack, source, before)
-            capture.run(partial(_catalogued, catalogue), stamps)
+            is_running = _of_now(label) is PointLabel.RUNNING
+            capture.run(partial(_catalogued, catalogue), stamps, is_running=is_running)
             # What is deleted, or replaced, after a stop is no part of the point.
             self._check()
             source.check()
-            if not isinstance(label, PointLabel):
-                label = label()
-            if capture.healed:
-                self._log(
-                    f"{len(capture.healed)} files of the history were damaged, and are replaced: "
-                    f"{display(capture.healed[0])}"
-                )
+            label = _of_now(label)
             entries = partial(_following, catalogue, capture)
             unsettled = tuple(sorted(capture.unsettled))
+            if unsettled:
+                label = PointLabel.RUNNING  # these are not of the moment of the others
             found = point_of(entries(), number, began, label, unsettled)
             if before is not None and found.root == before.root:
-                if capture.healed:
+                if capture.damaged:
                     self._change_tree(partial(_forward_steps, capture))
                 os.unlink(_delta_name(before.number) + _PART, dir_fd=self._home)
                 self._write_stamps(source, before, stamps, capture.records())
+                self._note_damage(capture)
                 return None
+            self._write_catalogues(entries, found)
             if delta is not None and before is not None:
-                self._finish_delta(delta, before, capture, used)
-            else:
-                self._make_room(used + capture.growth)
+                self._write_delta(delta, before, capture)
+            is_only = self._make_room(capture.growth)
+            if delta is not None and before is not None:
+                self._rename(_delta_name(before.number))
             grown = self._change_tree(partial(_forward_steps, capture))
-            with self._making(_CATALOGUE) as fd:
-                writer = FormWriter(fd, FormKind.CATALOGUE, number)
-                for entry in entries():
-                    writer.add(entry)
-                writer.finish(found)
+            self._rename(_CATALOGUE, _COPY)
             if self._tree_bytes is not None:
                 self._tree_bytes += grown
             self._write_stamps(source, found, stamps, capture.records())
+            if is_only and before is not None:
+                self._remove_for_space(_delta_name(before.number))
+            self._note_damage(capture)
             return found
+
+    def _note_damage(self, capture: Capture) -> None:
+        """Note files whose copy was damaged and is replaced, for `make`."""
+        self._replaced = capture.damaged
+        if self._replaced:
+            self._log(
+                f"{len(self._replaced)} files of the history were damaged, and are replaced: "
+                f"{display(next(iter(self._replaced)))}"
+            )
+
+    def _write_catalogues(self, entries: Callable[[], Iterator[PastEntry]], point: Point) -> None:
+        """Write both catalogues of a new point, which get their names by `_rename`."""
+        with ExitStack() as stack:
+            first, second = (
+                stack.enter_context(
+                    closing_descriptor(os.open(name + _PART, _MAKE, 0o600, dir_fd=self._home))
+                )
+                for name in (_CATALOGUE, _COPY)
+            )
+            writer = FormWriter(first, FormKind.CATALOGUE, point.number)
+            for entry in entries():
+                writer.add(entry)
+            writer.finish(point)
+            # a file system that shares blocks must not do so here
+            for at in range(0, writer.size, PIECE):
+                write_at(second, memoryview(read_fully(first, PIECE, at)), at)
+            for fd in (first, second):
+                os.fsync(fd)
+
+    def _rename(self, *names: bytes) -> None:
+        """Give new files their names, durably."""
+        for name in names:
+            os.rename(name + _PART, name, src_dir_fd=self._home, dst_dir_fd=self._home)
+        os.fsync(self._home)
 
     def _begin_delta(self, stack: ExitStack, before: Point, number: int) -> _NewDelta:
         name = _delta_name(before.number) + _PART
@@ -359,42 +457,37 @@ class HistoryStore:
         return _NewDelta(fd, FormWriter(fd, FormKind.DELTA, before.number, number))
 
     def _capture(
-        self, stack: ExitStack, source: HistorySource, delta: _NewDelta | None, used: int
+        self,
+        stack: ExitStack,
+        source: HistorySource,
+        delta: _NewDelta | None,
+        before: Point | None,
     ) -> Capture:
         incoming = stack.enter_context(self._opened(_INCOMING))
         newest = NewestTree(stack.enter_context(self._opened(_TREE)), incoming)
         stack.callback(newest.close)
         scratch = os.path.join(self._directory, os.fsdecode(_INCOMING))
         writer = None if delta is None else delta.writer
-        capture = Capture(source, newest, writer, incoming, scratch, self._budget(used))
+        damaged = () if before is None else self.damaged.get(before.number, ())
+        suspect = None if damaged == EVERYTHING_DAMAGED else frozenset(damaged)
+        budget = self._budget
+        capture = Capture(source, newest, writer, incoming, scratch, budget, suspect)
         stack.callback(capture.close)
         return capture
 
-    def _finish_delta(self, delta: _NewDelta, before: Point, capture: Capture, used: int) -> None:
-        """Make the delta of the point before durable: from here on, its point can be rebuilt."""
+    def _write_delta(self, delta: _NewDelta, before: Point, capture: Capture) -> None:
+        """Complete the delta of the point before. From its rename on, that can be rebuilt."""
         for record in capture.records():
             if record.old != record.new:
                 delta.writer.add(record.old, record.reverse)
         delta.writer.finish(before)
-        self._make_room(used + delta.writer.size + capture.growth)
         os.fsync(delta.fd)
-        name = _delta_name(before.number)
-        os.rename(name + _PART, name, src_dir_fd=self._home, dst_dir_fd=self._home)
-        os.fsync(self._home)
 
-    def _budget(self, used: int) -> Callable[[int], None]:
-        """Return what checks how many bytes are put aside, when so many are used."""
-        room = None if self.max_size is None else self.max_size - used + self._removable()
-
-        def check(size: int) -> None:
-            self._check()
-            if room is not None and size > room:
-                raise HistoryFull(self._directory)
-
-        return check
-
-    def _removable(self) -> int:
-        return sum(self._size_of(_delta_name(number)) for number in self._removable_deltas())
+    def _budget(self, size: int) -> None:
+        """Check how many bytes are put aside."""
+        self._check()
+        if self.max_size is not None and size > self.max_size:
+            raise HistoryFull(self._directory)
 
     def _removable_deltas(self) -> list[int]:
         """Return the points that may be removed for their space, the oldest first."""
@@ -403,18 +496,33 @@ class HistoryStore:
     def _size_of(self, name: bytes) -> int:
         return os.stat(name, dir_fd=self._home, follow_symlinks=False).st_blocks * 512
 
-    def _make_room(self, size: int) -> None:
-        """Remove the oldest points until the history takes at most `size` less what they took."""
+    def _make_room(self, growth: int) -> bool:
+        """Remove the oldest points, until the history is not too large with what was written.
+
+        `growth` are the bytes by which the tree will grow. Returns whether there is only space for
+        the point that is made.
+        """
         if self.max_size is None:
-            return
-        if size - self._removable() > self.max_size:
+            return False
+        names = _names(self._home)
+        replaced = [name for name in (_CATALOGUE, _COPY) if name in names]
+        size = self.size + growth - sum(map(self._size_of, replaced))
+        deltas = [_delta_name(number) for number in self._removable_deltas()]
+        new = [name for name in names if name.endswith(b".delta" + _PART)]
+        if size - sum(map(self._size_of, (*deltas, *new))) > self.max_size:
             raise HistoryFull(self._directory)
-        deltas = self._removable_deltas()
-        while size > self.max_size:
-            name = _delta_name(deltas.pop(0))
+        for name in deltas:
+            if size <= self.max_size:
+                break
             size -= self._size_of(name)
-            os.unlink(name, dir_fd=self._home)
-            self._log(f"point {int(name[:20])} of the history is removed: it takes too much space")
+            self._remove_for_space(name)
+        return size > self.max_size
+
+    def _remove_for_space(self, name: bytes) -> None:
+        os.unlink(name, dir_fd=self._home)
+        number = int(name[:20])
+        self.damaged.pop(number, None)
+        self._log(f"point {number} of the history is removed: the history takes too much space")
 
     def _read_stamps(
         self, stack: ExitStack, source: HistorySource, point: Point | None
@@ -422,11 +530,12 @@ class HistoryStore:
         """Return what the settled files of the newest point were seen as, empty if not known."""
         if point is None:
             return ()
-        with suppress(FileNotFoundError):
+        with suppress(OSError, EOFError, ValueError, TypeError):  # or all files are read
             fd = os.open(_STAMPS, _READ, dir_fd=self._home)
             stack.callback(os.close, fd)
-            stamps = _Stamps(fd)
-            if (saved := stamps.saved(point)) is not None:
+            stamps = CheckedValues(fd)
+            number, root, saved = stamps.first()
+            if (number, root) == (point.number, point.root):
                 if not source.is_restored:
                     source.rule.restore(saved)
                 source.is_restored = True
@@ -442,19 +551,36 @@ class HistoryStore:
     ) -> None:
         """Write what the settled files are seen as. It need not be durable."""
         source.is_restored = True
-        part = _STAMPS + _PART
-        with (
-            suppress(OSError),  # all files are read then
-            closing_descriptor(os.open(part, _MAKE, 0o600, dir_fd=self._home)) as fd,
-        ):
+        with suppress(OSError):  # all files are read then
             head = (point.number, point.root, source.rule.saved())
-            frames, crc = FrameFile(fd), 0
-            for value in _stamp_values(head, stamps, records):
-                frames.add(value)
-                crc = zlib.crc32(value, crc)
-            frames.add(b"%d" % crc)
-            frames.flush()
-            os.rename(part, _STAMPS, src_dir_fd=self._home, dst_dir_fd=self._home)
+            self._write_values(_STAMPS, _stamp_values(head, stamps, records))
+
+    def _write_values(self, name: bytes, values: Iterable[Any]) -> None:
+        part = name + _PART
+        with closing_descriptor(os.open(part, _MAKE, 0o600, dir_fd=self._home)) as fd:
+            CheckedValues(fd).write(values)
+            os.rename(part, name, src_dir_fd=self._home, dst_dir_fd=self._home)
+
+    # Damage
+
+    def _read_damaged(self) -> None:
+        """Read which files were damaged before this object was made."""
+        numbers = self._deltas()
+        with suppress(OSError, EOFError, ValueError, TypeError):  # the next check finds them again
+            with closing_descriptor(os.open(_DAMAGED, _READ, dir_fd=self._home)) as fd:
+                values = CheckedValues(fd)
+                newest = values.first()
+                found = dict(values)
+            numbers.append(newest)
+            self.damaged = {number: found[number] for number in numbers if number in found}
+
+    def _set_damaged(self, chain: Sequence[FormReader], found: Damaged) -> None:
+        """Set which files are damaged, and save that."""
+        is_changed = found != self.damaged
+        self.damaged = found
+        if is_changed and chain:
+            with suppress(OSError):
+                self._write_values(_DAMAGED, (chain[0].point.number, *sorted(found.items())))
 
     # Older points
 
@@ -464,14 +590,20 @@ class HistoryStore:
         Raises NoSuchPoint.
         """
         with self._chain() as chain, storage_errors(f"point {number} cannot be removed"):
-            at = _place_of(chain, number)
+            is_listed = any(each.point.number == number for each in chain)
+            at = _place_of(chain, number) if is_listed or number not in self._deltas() else -1
             if at == 0:
                 raise NoSuchPoint(f"point {number} is the newest one, which stays")
-            if at + 1 < len(chain):
+            if 0 < at < len(chain) - 1:
                 older, removed = chain[at + 1], chain[at]
                 self._is_interrupted = True  # a delta that was merged is no more one of the chain
                 with self._making(_delta_name(older.point.number)) as fd:
-                    merge_deltas(older, removed, fd, self._check)
+                    damaged = merge_deltas(older, removed, fd, self._check)
+                if damaged:
+                    self._log(
+                        f"{len(damaged)} files of point {older.point.number} of the history were "
+                        f"damaged, and are lost: {display(damaged[0])}"
+                    )
             os.unlink(_delta_name(number), dir_fd=self._home)
             os.fsync(self._home)
             self._is_interrupted = False
@@ -488,14 +620,14 @@ class HistoryStore:
             ExitStack() as stack,
             storage_errors(f"the history in {self._directory} cannot take in a point"),
         ):
-            delta = self._open_form(stack, name)
+            delta = self._open_form(name)
             oldest = chain[-1].point.number if chain else 0
-            if delta is None or delta.reader.kind is not FormKind.DELTA:
+            if delta is None or delta.kind is not FormKind.DELTA:
                 raise HistoryDamaged(display(name), "it is no delta")
-            number, newer = delta.point.number, delta.reader.newer
+            number, newer = delta.point.number, delta.newer
             if not 0 < number < newer == oldest:
                 raise HistoryDamaged(display(name), f"it does not go before point {oldest}")
-            for _ in delta.reader.entries():
+            for _ in delta.entries():
                 self._check()
             if is_bridge:
                 scratch = os.path.join(self._directory, os.fsdecode(_INCOMING))
@@ -509,9 +641,20 @@ class HistoryStore:
             return delta.point
 
     def thin(self, keep: Mapping[int, int], now: int) -> None:
-        """Remove the points that no rule keeps; `keep` and `now` are as for `surplus`."""
-        for number in surplus(self.points(), keep, now):
-            self.remove(number)
+        """Remove the points that no rule keeps; `keep` and `now` are as for `surplus`.
+
+        Those that are damaged stay, and the one before those that cannot be read.
+        """
+        points = self.points()
+        last = points[-1].number if points else 0
+        is_last_needed = any(number < last for number in self._deltas())
+        for number in surplus(points, keep, now):
+            is_needed = is_last_needed and number == last
+            if not is_needed and self.damaged.get(number) != EVERYTHING_DAMAGED:
+                try:
+                    self.remove(number)
+                except HistoryDamaged as error:
+                    self._broken(number, error)
 
     def changes(self, number: int) -> Iterator[tuple[PastEntry, PastEntry]]:
         """Yield what is not as at a point: how it was then, and how it is in the newest one.
@@ -527,7 +670,7 @@ class HistoryStore:
                     yield before, now
 
     @contextmanager
-    def opened(self, number: int) -> Iterator[tuple[Sequence[OpenForm], int]]:
+    def opened(self, number: int) -> Iterator[tuple[Sequence[FormReader], int]]:
         """Open what a point is made of: the forms from the newest to its own, and the tree.
 
         The tree is a descriptor. Raises NoSuchPoint.
@@ -551,12 +694,30 @@ class HistoryStore:
                 self.damaged[number] = EVERYTHING_DAMAGED
                 raise HistoryDamaged(f"point {number}", "its entries do not have its root")
 
-    def verify(self) -> dict[int, tuple[bytes, ...]]:
-        """Read all, and return the files that are damaged by the numbers of points.
+    def verify(self, share: float = 1) -> Damaged:
+        """Read all files, or a share of them, and all entries; return what is damaged.
 
-        `EVERYTHING_DAMAGED` stands for all files of a point.
+        Files that were damaged before are read in any case.
         """
-        self.damaged.clear()
+        known = frozenset(chained.from_iterable(self.damaged.values()))
+        rng = Random()  # noqa: S311 - nothing is to be kept secret
+
+        def is_wanted(path: bytes) -> bool:
+            return path in known or rng.random() < share
+
+        is_all = share >= 1 or not known.isdisjoint(EVERYTHING_DAMAGED)
+        return self._verify(_everything if is_all else is_wanted)
+
+    def _check_replaced(self) -> None:
+        """Find out which points need what was lost with damaged copies."""
+        known = {*self._replaced, *chained.from_iterable(self.damaged.values())}
+        self._replaced = {}
+        try:
+            self._verify(known.__contains__, roots=False)
+        except (StorageError, FileWorkCancelled) as error:
+            self._log(f"points of the history may be damaged, which cannot be checked: {error}")
+
+    def _verify(self, is_wanted: Callable[[bytes], bool], *, roots: bool = True) -> Damaged:
         scratch = os.path.join(self._directory, os.fsdecode(_INCOMING))
         with (
             self._chain() as chain,
@@ -564,17 +725,23 @@ class HistoryStore:
             TemporaryFile(dir=scratch, buffering=0) as file,
             self._opened(_TREE) as tree,
         ):
+            for each in chain[:1]:
+                self._repair_catalogues(each)
             readable = self._readable(chain)
-            check = Verification(readable, tree, file.fileno(), self._check)
+            check = Verification(readable, tree, file.fileno(), self._check, is_wanted, roots)
             check.run()
-            self.damaged.update(check.damaged)
+            numbers = {each.point.number for each in readable}
+            bad = {number for number in self._deltas() if number not in numbers}
+            if not roots:
+                bad |= {each for each, it in self.damaged.items() if it == EVERYTHING_DAMAGED}
+            self._set_damaged(chain, dict.fromkeys(bad, EVERYTHING_DAMAGED) | check.damaged)
         return self.damaged
 
-    def _readable(self, chain: Sequence[OpenForm]) -> Sequence[OpenForm]:
+    def _readable(self, chain: Sequence[FormReader]) -> Sequence[FormReader]:
         """Return the forms of a chain whose entries can be read, as well as those before them."""
         for at, form in enumerate(chain):
             try:
-                for _ in form.reader.entries():
+                for _ in form.entries():
                     pass
             except HistoryDamaged as error:
                 self._broken(form.point.number, error)
@@ -586,38 +753,16 @@ def _stamp_values(
     head: tuple[int, bytes, bytes],
     stamps: Iterable[tuple[bytes, bytes]],
     records: Iterable[Record],
-) -> Iterator[bytes]:
-    yield marshal.dumps(head)
+) -> Iterator[Any]:
+    yield head
     named = ((record.new.path, record) for record in records)
     for path, (stamp, record) in joined(stamps, named):
         if now := stamp if record is None else record.stamp:
-            yield marshal.dumps((path, now))
+            yield path, now
 
 
-class _Stamps:
-    """The file of stamps: its head, a stamp for each path, and a CRC."""
-
-    def __init__(self, fd: int) -> None:
-        self._frames = FrameFile(fd)
-
-    def saved(self, point: Point) -> bytes | None:
-        """Return what the rule has saved, None where the file is not whole or of another point."""
-        crc, head, last = 0, None, b""
-        for value in self._frames:
-            head = last if head is None and last else head
-            crc = zlib.crc32(last, crc)
-            last = value
-        if head is None or last != b"%d" % crc:
-            return None
-        number, root, saved = marshal.loads(head)  # noqa: S302 - this program has written it
-        return saved if (number, root) == (point.number, point.root) else None
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        before: bytes | None = None
-        for at, value in enumerate(self._frames):
-            if at > 1 and before is not None:
-                yield marshal.loads(before)  # noqa: S302 - this program has written it
-            before = value
+def _everything(path: bytes) -> bool:
+    return True
 
 
 def _reverse_steps(reader: FormReader) -> Iterator[TreeStep]:
@@ -633,7 +778,7 @@ def _reverse_steps(reader: FormReader) -> Iterator[TreeStep]:
 def _forward_steps(capture: Capture) -> Iterator[TreeStep]:
     for record in capture.records():
         new, spooled = record.new, record.spooled
-        if record.old == new and not spooled.length:
+        if record.old == new and spooled.is_empty:
             continue
         if isinstance(new, PastFile):
             chunks = () if spooled.incoming else capture.chunks(spooled, new.size)
@@ -643,7 +788,7 @@ def _forward_steps(capture: Capture) -> Iterator[TreeStep]:
             yield TreeStep(new.path, isinstance(new, PastDirectory))
 
 
-def _place_of(chain: Sequence[OpenForm], number: int) -> int:
+def _place_of(chain: Sequence[FormReader], number: int) -> int:
     for at, delta in enumerate(chain):
         if delta.point.number == number:
             return at
@@ -668,12 +813,12 @@ def _remove(parent: int, name: bytes) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
-def _catalogued(catalogue: OpenForm | None) -> Iterator[tuple[bytes, PastEntry]]:
+def _catalogued(catalogue: FormReader | None) -> Iterator[tuple[bytes, PastEntry]]:
     if catalogue is not None:
-        yield from ((entry.path, entry) for entry, _ in catalogue.reader.entries())
+        yield from ((entry.path, entry) for entry, _ in catalogue.entries())
 
 
-def _following(catalogue: OpenForm | None, capture: Capture) -> Iterator[PastEntry]:
+def _following(catalogue: FormReader | None, capture: Capture) -> Iterator[PastEntry]:
     """Yield the entries of a new point: those of the newest one, but for what was captured."""
     records = ((record.new.path, record) for record in capture.records())
     for _, (entry, record) in joined(_catalogued(catalogue), records):

@@ -53,22 +53,20 @@ from wingsd.events import (
 )
 from wingsd.filesystem.walk import measure
 from wingsd.restores.content import ReadProgress, RestoreArchive, extract_backup
+from wingsd.restores.held import STOP_WITHIN, HeldServer
 from wingsd.restores.storage import RestoreStorage, kept_size, overlay
 from wingsd.servers import Server, Servers
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation, refusal
-from wingsd.servers.power_states import PowerState
-from wingsd.servers.running import SENT, RunningServers, start_when_possible
+from wingsd.servers.running import RunningServers
 from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.cancellation import CancelScope, slots_held
+from wingsd.transfers.cancellation import slots_held
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import Periodic
 from wingsd.util.text import escaped, readable_time
 
 _MIB = 1 << 20
-#: Seconds that a running server may take to stop; Wings' figure.
-STOP_WITHIN = 120.0
 #: Seconds to wait for the Panel's answer before the event by which pages load the server again.
 ANSWER_PATIENCE = 10.0
 #: Seconds after the answer to the request in which its end is not reported: a Panel commits that
@@ -106,15 +104,24 @@ class Restore:
     _progress: ReadProgress = attrs.field(factory=ReadProgress)
     #: A descriptor of the directory in which the content is staged.
     _directory: int = -1
-    _scope: CancelScope = attrs.field(factory=CancelScope)
-    _was_stopped: bool = False
+    _held: HeldServer = attrs.field(init=False)
     _moment: Deferred[None] = attrs.field(factory=lambda: succeed(None))
     _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        restores = self._restores
+        self._held = HeldServer(
+            self.server,
+            restores.database.start_after_restore,
+            "its backup is restored",
+            restores.database,
+            restores.running,
+            restores.reactor,
+        )
 
     async def run(self) -> None:
         """Restore the backup, and report how that has ended."""
         self._moment = deferLater(self._restores.reactor, FIRST_MOMENT)
-        self.server.restart_later = self._restart_later
         outcome = await self._attempt()
         if outcome is None:
             self.over.callback(None)
@@ -128,7 +135,7 @@ class Restore:
         except CancelledError:
             raise
         except WingsdError as error:
-            if isinstance(self._scope.reason, DaemonStopping):
+            if isinstance(self._held.scope.reason, DaemonStopping):
                 return None
             restores = self._restores
             if await restores.disk.run(restores.storage.is_undecided, self.server.uuid):
@@ -155,13 +162,13 @@ class Restore:
 
     def cancel(self, reason: WingsdError) -> None:
         """Let it fail for this reason, unless the content is being put into place already."""
-        self._scope.cancel(reason)
+        self._held.scope.cancel(reason)
         self._archive.abort(reason)
 
     # The steps
 
     async def _restore(self) -> None:
-        scope, server, restores = self._scope, self.server, self._restores
+        scope, server, restores = self._held.scope, self.server, self._restores
         self._log.info(
             "{server}: restoring the backup {backup}: it is read and verified",
             server=server.uuid,
@@ -185,7 +192,7 @@ class Restore:
         """Read the archive to its end into a new directory, and verify all of it."""
         restores, server = self._restores, self.server.uuid
         self._directory = await restores.long.run(restores.storage.create, server)
-        async with slots_held(restores.slots, 1, self._scope):
+        async with slots_held(restores.slots, 1, self._held.scope):
             self._archive.begin()
             extracted = await restores.workers.run(
                 extract_backup,
@@ -196,7 +203,7 @@ class Restore:
                 self._progress,
                 self._warn,
             )
-            self._scope.check()
+            self._held.scope.check()
             await restores.workers.run(self._verify, extracted)
         self._log.info(
             "{server}: the backup is read and verified: {files} files, {size} bytes",
@@ -269,70 +276,26 @@ class Restore:
 
     async def _stop(self) -> None:
         """Stop the server if it runs. Raises `RestoreFailed` when it does not stop in time."""
-        server, scope = self.server, self._scope
-        scope.check()
-        if server.state is PowerState.OFFLINE:
-            # An engine that has not answered yet may have it running.
-            await scope.wait(Deferred.fromCoroutine(server.adopt()))
-        if server.state is PowerState.OFFLINE:
-            return
-        await self._restores.database.start_after_restore(server.uuid)
-        self._was_stopped = True
-        server.say("The backup is verified. The server is stopped to put it into place.")
-        stopping = Deferred.fromCoroutine(server.stop_within(STOP_WITHIN, kills=False))
-        if not await scope.wait(stopping):
+        why = "The backup is verified. The server is stopped to put it into place."
+        if not await self._held.stop(why):
             raise RestoreFailed(
                 f"the server has not stopped within {readable_time(STOP_WITHIN)}; stop it, or "
                 "kill it, and restore the backup again"
             )
-
-    def _restart_later(self) -> None:
-        """Start the server, which has crashed, at the end."""
-        self._was_stopped = True
-        self.server.say("The server is started again when its backup is restored.")
-        noting = self._restores.database.start_after_restore(self.server.uuid)
-        noting.addErrback(
-            lambda failure: self._log.error(
-                "{server}: cannot record that it is started after the restore: {error}",
-                server=self.server.uuid,
-                error=failure.value,
-            )
-        )
 
     async def _end(self, outcome: Outcome) -> None:
         server, restores = self.server, self._restores
         await restores.withdraw(server.uuid)
         await self._moment
         report = await restores.callbacks.add_restore(self._record, outcome)
-        is_due = self._was_stopped and not isinstance(self._scope.reason, ServerBusy)
-        # A transfer may take it before it is started here, and starts it then where it ends.
-        server.starts_if_it_stays = is_due and server.state is PowerState.OFFLINE
-        server.operations.release(Operation.RESTORE)
-        server.restart_later = None
+        self._held.release()
         if outcome is Outcome.SUCCESS:
             server.files.received(None)
         restores.delete(server.uuid)
         self.over.callback(None)
         await report.answered_within(ANSWER_PATIENCE, restores.reactor)
         restores.publish_end(server, outcome)
-        if self._was_stopped:
-            await self._start()
-
-    async def _start(self) -> None:
-        """Start the server again, which ran before, unless somebody was faster.
-
-        Until this has returned, a restarted daemon would start it.
-        """
-        server, restores = self.server, self._restores
-        if server.starts_if_it_stays and server.state is PowerState.OFFLINE:
-            try:
-                await start_when_possible(server, restores.reactor)
-            except WingsdError:  # It is shown in the console, and logged.
-                if server.operations.runs(*SENT):
-                    await restores.running.leave_to_transfer(server)
-                    return
-        server.starts_if_it_stays = False
-        await restores.database.end_start(server.uuid)
+        await self._held.start()
 
 
 @attrs.define(eq=False, repr=False)

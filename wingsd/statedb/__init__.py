@@ -41,10 +41,11 @@ class Direction(Enum):
 
 
 class Outcome(Enum):
-    """The outcome of a transfer or an installation."""
+    """The outcome of a transfer or an installation. A person has `CANCELLED` only transfers."""
 
     SUCCESS = "success"
     FAILURE = "failure"
+    CANCELLED = "cancelled"
 
 
 class ReportKind(Enum):
@@ -141,6 +142,26 @@ class RestoreRecord:
     #: The inode of the directory with the new content, from when that is whole and durable: from
     #: then on the restoring is completed, and before it nothing of the server has changed.
     inode: int | None = attrs.field(default=None, converter=optional(int))
+
+
+@attrs.frozen(repr=False)
+class RewindRecord:
+    """The last rewind of a server to the point `point` of its history, which began at `begun`.
+
+    Its changes were begun if the plan of it exists beside the server's files.
+    """
+
+    server: str
+    point: int
+    #: When that point was made, in seconds since the epoch.
+    time: float
+    begun: float
+    #: Whether the server is to be started afterwards: it ran, and is being stopped.
+    start: bool = attrs.field(default=False, converter=bool)
+    #: The point with the files from before; None until it was made.
+    undo: int | None = None
+    #: None as long as it is under way.
+    outcome: Outcome | None = attrs.field(default=None, converter=optional(Outcome))
 
 
 @attrs.frozen(repr=False)
@@ -525,6 +546,23 @@ CREATE TABLE arriving_backups (
 ) WITHOUT ROWID;
 CREATE INDEX transfers_server ON transfers (server);
 """,
+    # The last rewind of each server.
+    """
+CREATE TABLE rewinds (
+    server TEXT PRIMARY KEY,
+    point INTEGER NOT NULL,
+    time REAL NOT NULL,
+    begun REAL NOT NULL,
+    start INTEGER NOT NULL DEFAULT 0,
+    undo INTEGER,
+    outcome TEXT
+) WITHOUT ROWID;
+""",
+    # Transfers that a person has cancelled.
+    """
+UPDATE transfers SET outcome = 'cancelled'
+    WHERE outcome = 'failure' AND reason LIKE '%: transfer-cancelled: %';
+""",
 )
 
 
@@ -638,6 +676,8 @@ _MOVED_DIRECTLY = (
     "WHERE id IN (SELECT max(id) FROM transfers WHERE outcome = 'success' GROUP BY server)"
     " AND direction = 'out' AND by_hand"
 )
+#: Of a transfer that has not ended, or has moved its server.
+_NOT_FAILED = "(outcome IS NULL OR outcome = 'success')"
 #: Settles the failures of transfers of a server that a Panel has not heard of.
 _DROP_FAILURES = (
     "UPDATE reports SET settled = ?, answer = 'another transfer has begun'"
@@ -648,23 +688,23 @@ TRIMMED_AT_ONCE = 10_000
 #: Uses that no token has.
 _UNLIMITED = 1 << 62
 #: The left backups whose transfer has moved the server, which no later one brings back.
-_LEFT = """
+_LEFT = f"""
     transfer IN (SELECT id FROM transfers WHERE outcome = 'success')
     AND NOT EXISTS (
         SELECT 1 FROM transfers WHERE transfers.server = left_backups.server AND id > transfer
-        AND outcome IS NOT 'failure'
+        AND {_NOT_FAILED}
     )
-"""
+"""  # noqa: S608 - constant
 #: Those whose transfer has failed, and those of servers that came back.
-_AT_HOME = """
-    transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')
+_AT_HOME = f"""
+    transfer NOT IN (SELECT id FROM transfers WHERE {_NOT_FAILED})
     OR EXISTS (
         SELECT 1 FROM transfers WHERE transfers.server = left_backups.server AND id > transfer
         AND outcome = 'success'
     )
-"""
+"""  # noqa: S608 - constant
 #: The arriving backups whose server has not failed to come.
-_ARRIVING = "transfer IN (SELECT id FROM transfers WHERE outcome IS NOT 'failure')"
+_ARRIVING = f"transfer IN (SELECT id FROM transfers WHERE {_NOT_FAILED})"  # noqa: S608
 #: The states of moves to this node that have not failed: whether the server is to be started.
 _STARTS, _STARTS_NOT = '{"start": true}', "{}"
 
@@ -938,7 +978,7 @@ class Store:
         if is_told:
             # That of a server which has moved, and whose backups follow, has the key for these.
             self._execute(
-                "DELETE FROM moves WHERE transfer = ? AND direction = 'out' AND (? = 'failure'"
+                "DELETE FROM moves WHERE transfer = ? AND direction = 'out' AND (? != 'success'"
                 " OR transfer NOT IN"
                 " (SELECT transfer FROM left_backups WHERE state != 'dropped'))",
                 transfer,
@@ -977,7 +1017,7 @@ class Store:
 
     def last_move(self, server: str) -> TransferRecord | None:
         """Return the last transfer of a server that has not failed, or not yet."""
-        which = "WHERE server = ? AND outcome IS NOT 'failure' ORDER BY id DESC LIMIT 1"
+        which = f"WHERE server = ? AND {_NOT_FAILED} ORDER BY id DESC LIMIT 1"
         return self._record(TransferRecord, "transfers", which, server)
 
     def moved_directly(self) -> list[TransferRecord]:
@@ -1040,7 +1080,7 @@ class Store:
             MoveRecord,
             "moves",
             "WHERE transfer IN (SELECT id FROM transfers WHERE outcome IS NULL "
-            "OR outcome = 'failure' AND moves.direction = 'out') ORDER BY transfer",
+            "OR outcome != 'success' AND moves.direction = 'out') ORDER BY transfer",
         )
 
     def find_move(self, direction: Direction, move: str) -> MoveRecord | None:
@@ -1225,6 +1265,55 @@ class Store:
             self._execute("DELETE FROM restores WHERE server = ?", record.server)
             kind = ReportKind.RESTORE
             return self._add_report(now, record.server, outcome, kind, backups=record.backup)
+
+    # Rewinds to points of histories
+
+    def begin_rewind(self, now: float, server: str, point: int, time: float) -> RewindRecord:
+        """Add a rewind, in place of an earlier one of the server.
+
+        The point by which that is undone stays until the next one is made.
+        """
+        self._execute(
+            "INSERT INTO rewinds (server, point, time, begun) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (server) DO UPDATE SET point = excluded.point, time = excluded.time,"
+            " begun = excluded.begun, start = 0, outcome = NULL",
+            server,
+            point,
+            time,
+            now,
+        )
+        (record,) = self._records(RewindRecord, "rewinds", "WHERE server = ?", server)
+        return record
+
+    def start_after_rewind(self, server: str) -> None:
+        """Record that a server is to be started when it is rewound."""
+        self._execute("UPDATE rewinds SET start = 1 WHERE server = ?", server)
+
+    def set_undo(self, server: str, point: int) -> None:
+        """Record the point by which a rewind can be undone."""
+        self._execute("UPDATE rewinds SET undo = ? WHERE server = ?", point, server)
+
+    def rewinds(self) -> list[RewindRecord]:
+        """Return the last rewind of each server."""
+        return self._records(RewindRecord, "rewinds", "ORDER BY begun")
+
+    def end_rewind(self, server: str, outcome: Outcome) -> None:
+        """Record the end of a rewind. If the server is to be started, that is due from then on."""
+        with self._transaction():
+            self._execute(
+                "INSERT OR IGNORE INTO starts (server)"
+                " SELECT server FROM rewinds WHERE server = ? AND start",
+                server,
+            )
+            self._execute(
+                "UPDATE rewinds SET outcome = ?, start = 0 WHERE server = ?",
+                outcome.value,
+                server,
+            )
+
+    def forget_rewind(self, server: str) -> None:
+        """Delete the last rewind of a server, which can no more be undone."""
+        self._execute("DELETE FROM rewinds WHERE server = ?", server)
 
     def due_starts(self) -> list[str]:
         """Return the servers that are to be started again, and were not."""
@@ -1733,6 +1822,12 @@ class StateDatabase:
     start_after_restore = InThread(Store.start_after_restore)
     commit_restore = InThread(Store.commit_restore)
     end_restore = Timed(Store.end_restore)
+    begin_rewind = Timed(Store.begin_rewind)
+    start_after_rewind = InThread(Store.start_after_rewind)
+    set_undo = InThread(Store.set_undo)
+    rewinds = InThread(Store.rewinds)
+    end_rewind = InThread(Store.end_rewind)
+    forget_rewind = InThread(Store.forget_rewind)
     due_starts = InThread(Store.due_starts)
     end_start = InThread(Store.end_start)
 

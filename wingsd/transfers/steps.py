@@ -18,7 +18,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd.errors import DaemonRestarted, SeedAdopted, WingsdError, error_code
+from wingsd.errors import DaemonRestarted, SeedAdopted, TransferCancelled, WingsdError, error_code
 from wingsd.events import TRANSFER_LOGS, TRANSFER_PROGRESS, TRANSFER_STATUS, Event, EventBus
 from wingsd.statedb import (
     Direction,
@@ -619,7 +619,9 @@ class StepLog(Generic[S]):
         if entry is None:
             return
         moved = self.current.state is State.SUCCESS
-        outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
+        is_cancelled = isinstance(self._error, TransferCancelled)
+        failed = Outcome.CANCELLED if is_cancelled else Outcome.FAILURE
+        outcome = Outcome.SUCCESS if moved else failed
         result = attrs.evolve(self._result, reason="") if moved else self._result
         ending = self._database.end(entry, outcome, result)
         ending.addErrback(lambda failure: self._log_error(failure.value))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
+from struct import Struct
 
 import attrs
 
@@ -50,8 +51,6 @@ SAY_AGAIN = 60.0
 TROUBLE_FOR = 6 * 3600.0
 #: Errors of the daemon that another turn meets again.
 _LASTING = ("pair-not-found",)
-#: The code in the reason of a transfer that a person has cancelled.
-_CANCELLED = "transfer-cancelled"
 #: Servers that are off and in a transfer at a time.
 OFF_AT_ONCE = 4
 
@@ -92,6 +91,11 @@ def wished(path: str) -> Wish:
         return Wish.PAUSE
 
 
+#: `struct flock`, see fcntl(2); and one that locks a whole file.
+_LOCK = Struct("@hhqqi0q")
+_WHOLE = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
 @contextmanager
 def locked(path: str) -> Iterator[None]:
     """Hold a plan, so that a single command goes on with it. Raises `CtlError`."""
@@ -103,8 +107,8 @@ def locked(path: str) -> Iterator[None]:
             f"{path}.lock cannot be opened: {error.strerror}", "name another file with --plan"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE)
+    except (BlockingIOError, PermissionError) as error:
         raise CtlError(
             f"another wingsctl goes on with {path}", "see it with wingsctl evacuate status"
         ) from error
@@ -115,14 +119,19 @@ def locked(path: str) -> Iterator[None]:
 
 
 def is_locked(path: str) -> bool:
-    """Return whether a command goes on with a plan."""
-    if not os.path.exists(f"{path}.lock"):
-        return False
+    """Return whether a command goes on with a plan; that is found out without a lock."""
     try:
-        with locked(path):
-            return False
-    except CtlError:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:  # of another user
         return True
+    try:
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _WHOLE)
+    finally:
+        os.close(descriptor)
+    kind, *_ = _LOCK.unpack(found)
+    return bool(kind != fcntl.F_UNLCK)
 
 
 @attrs.define(eq=False)
@@ -148,7 +157,7 @@ class Evacuation:
     #: By server, since when its copy is in trouble; and the servers that a person is to order.
     _trouble: dict[str, float] = attrs.field(factory=dict)
     _announced: set[str] = attrs.field(factory=set)
-    #: By server, since when this node does not have it, and the Panel has it here.
+    #: By server, since when this node does not have it, and the Panel has it here, or nowhere.
     _absent: dict[str, float] = attrs.field(factory=dict)
     _last_fault: str = ""
     #: When each fault was last named.
@@ -256,7 +265,7 @@ class Evacuation:
             self._confirm(entry, here, results[-1])
         elif results and entry.state is State.ORDERED:
             entry.after, reason = results[-1]["transfer"], plain(results[-1]["reason"])
-            if f": {_CANCELLED}: " in reason:
+            if results[-1]["outcome"] == "cancelled":
                 self._set(entry, State.CANCELLED, "its transfer was cancelled")
                 self._say(f"{_name(entry)}: {entry.reason}; it stays here")
             else:
@@ -288,21 +297,25 @@ class Evacuation:
         if not was_asked:
             return
         if server is None:
-            if here is None:  # else a proxy of the Panel may have answered
+            # For a moment a proxy of the Panel may answer in its place, or always if it is here.
+            if here is None and self._is_lasting(entry):
                 self._set(entry, State.GONE, "it was deleted")
         elif server.node == self.plan.destination.id:
             self._moved(entry, server, result)
         elif server.node != self.plan.source.id:
             self._set(entry, State.GONE, "it was moved to another node")
         elif result is None:
-            since = self._absent.setdefault(entry.uuid, self._now())
-            if self._now() - since > LOST_AFTER:
+            if self._is_lasting(entry):
                 self._set(entry, State.FAILED, NOT_HERE)
                 self._say(f"{_name(entry)}: {NOT_HERE}")
         elif here is not None and self._now() - result["ended"] > LOST_AFTER:
             # It has come back since then.
             entry.after = result["transfer"]
             self._set(entry, State.WAITING, "")
+
+    def _is_lasting(self, entry: Entry) -> bool:
+        """Return whether the Panel has differed about a server for long."""
+        return self._now() - self._absent.setdefault(entry.uuid, self._now()) > LOST_AFTER
 
     def _moved(self, entry: Entry, server: PanelServer, result: Json | None) -> None:
         there = [f"{each.ip}:{each.port}" for each in server.ports]
@@ -413,10 +426,21 @@ class Evacuation:
                 continue
             if not self._panel.takes_orders:
                 self._announce(entry, busy[True])
-            elif busy[entry.is_running] < (self.plan.at_once if entry.is_running else OFF_AT_ONCE):
+            elif self._has_room(entry, busy, waiting):
                 busy[entry.is_running] += 1
                 waiting += will_wait
                 self._order_one(entry)
+
+    def _has_room(self, entry: Entry, busy: Mapping[bool, int], waiting: int) -> bool:
+        """Return whether a server may be ordered beside those in a transfer.
+
+        Backups may begin just after orders, which then wait, and go on at one time: so a running
+        server counts these as well, twice as many as may move.
+        """
+        if not entry.is_running:
+            return busy[False] < OFF_AT_ONCE
+        most = self.plan.at_once
+        return busy[True] < most and busy[True] + waiting < 2 * most
 
     def _is_ready(self, entry: Entry, here: Json | None) -> bool:
         if here is None or self._now() < self._again.get(entry.uuid, 0.0):
