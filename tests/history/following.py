@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from tests.history.worlds import Model
-from wingsd.history.adopting import block_digests, bridge, write_catalogue
+from wingsd.history.adopting import block_digests, wanted_blocks, write_bridge, write_catalogue
 from wingsd.history.format import FormReader
 from wingsd.history.store import HistoryStore
 
@@ -40,26 +40,27 @@ def base_of(there: HistoryStore, number: int, directory: Path) -> Path:
     return path
 
 
-def write_bridge(here: HistoryStore, there: HistoryStore, number: int, path: Path) -> list[bytes]:
+def bridged(here: HistoryStore, there: HistoryStore, number: int, path: Path) -> list[bytes]:
     """Write the bridge to a point at the destination; return what could not be read for it."""
     newest = here.points()[0].number
     base = base_of(there, number, path.parent)
     with (
         base.open("rb") as opened,
         path.open("wb") as file,
+        TemporaryFile() as digests,
         TemporaryFile(buffering=0) as scratch,
         here.opened(newest) as (chain, tree),
     ):
-        reader = FormReader.of(opened.fileno(), "base")
-        writing = bridge(chain[0], tree, reader, file.fileno(), lambda: None)
-        wanted = next(writing)
-        while True:
+        reader, own = FormReader.of(opened.fileno(), "base"), chain[0]
+        for wanted in wanted_blocks(reader, own):
             with there.opened(number) as (upper, copy):
-                digests = block_digests(upper, copy, scratch.fileno(), wanted, lambda: None)
-            try:
-                wanted = writing.send(digests)
-            except StopIteration as ended:
-                return list(ended.value)
+                digests.write(block_digests(upper, copy, scratch.fileno(), wanted, nothing))
+        digests.seek(0)
+        return write_bridge(reader, own, tree, digests.read, file.fileno(), nothing)
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 def delta_before(history: Path, newer: int) -> Path | None:
@@ -71,20 +72,27 @@ def delta_before(history: Path, newer: int) -> Path | None:
     return None
 
 
-def followed(model: Model, there: Model) -> bool:
-    """Have the next point of a history follow; return whether it was the last."""
+def followed(model: Model, there: Model, floor: int = 0, *, may_fail: bool = False) -> bool:
+    """Have the next point of a history follow; return whether there was none.
+
+    Those up to `floor` are there already. Where it `may_fail`, it may have to come again.
+    """
     source, target = model.directory / "history", there.directory / "history"
-    oldest = there.store.points()[-1].number
+    base = min(point.number for point in there.store.points() if point.number > floor)
     newest = model.store.points()[0].number
     arrived = target / os.fsdecode(ARRIVED)
-    is_bridge = oldest > newest
+    is_bridge = base > newest
     if is_bridge:
-        write_bridge(model.store, there.store, oldest, arrived)
+        bridged(model.store, there.store, base, arrived)
     else:
-        delta = delta_before(source, oldest)
-        if delta is None:
+        delta = delta_before(source, base)
+        if delta is None or int(delta.name[:20]) <= floor:
             return True
         shutil.copyfile(delta, arrived)
-    number = there.store.adopt(ARRIVED, is_bridge=is_bridge).number
-    there.trees[number] = model.trees[number]
+    if may_fail:
+        there.may_fail(lambda: there.store.adopt(ARRIVED, is_bridge=is_bridge))
+    else:
+        there.store.adopt(ARRIVED, is_bridge=is_bridge)
+    for number in there.numbers():
+        there.trees.setdefault(number, model.trees.get(number, {}))
     return False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.history.following import ARRIVED, followed, moved, write_bridge
+from tests.history.following import ARRIVED, bridged, followed, moved
 from tests.history.worlds import Model, model
 from tests.support.archives import seen
 from wingsd.errors import HistoryDamaged
@@ -43,10 +45,38 @@ def test_any_history_follows_while_points_are_made_and_removed(tmp_path: Path, s
             while not is_over:
                 for _ in range(rng.randrange(3)):
                     there.act(keeps_oldest=True)
-                is_over = followed(history, there)
+                is_over = followed(history, there, may_fail=True)
             assert there.numbers()[-1] == history.numbers()[-1]
             there.check()
             assert there.store.verify() == {}
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+def test_points_come_between_those_of_an_earlier_stay_and_the_present(
+    tmp_path: Path, seed: int
+) -> None:
+    (tmp_path / "a").mkdir()
+    with model(tmp_path / "a", seed) as history:
+        for _ in range(ACTS):
+            history.act()
+        if not history.numbers():
+            history.make()
+        floor = history.numbers()[0]
+        with moved(history, tmp_path / "b", history.rng) as there:
+            there.world.change(history.rng.randrange(6))
+            begun(there, history)
+            if seed % 2:  # a part of the older points has come there, too
+                followed(history, there)
+            for _ in range(ACTS):
+                there.act(keeps_oldest=True)
+            move_back(there, history)
+            history.world.change(history.rng.randrange(6))
+            begun(history, there)
+            while not followed(there, history, floor, may_fail=True):
+                assert sorted(history.numbers()) == sorted(history.trees)
+            assert set(there.trees) <= set(history.trees)
+            history.check()
+            assert history.store.verify() == {}
 
 
 def test_the_bridge_has_only_the_blocks_that_differ(history: Model, tmp_path: Path) -> None:
@@ -63,7 +93,7 @@ def test_the_bridge_has_only_the_blocks_that_differ(history: Model, tmp_path: Pa
             opened.truncate((64 << 20) - 5000)
         begun(there, history)
         bridge = tmp_path / "b" / "history" / "arrived"
-        assert write_bridge(history.store, there.store, there.numbers()[0], bridge) == []
+        assert bridged(history.store, there.store, there.numbers()[0], bridge) == []
         assert bridge.stat().st_size < 1.1 * 103 * BLOCK
         followed(history, there)
         there.check()
@@ -103,7 +133,7 @@ def test_what_does_not_fit_is_not_taken_in(history: Model, tmp_path: Path, kind:
             (own,) = home.glob("*.delta")
             arrived.write_bytes(own.read_bytes())
         else:
-            write_bridge(history.store, there.store, 3, arrived)
+            bridged(history.store, there.store, 3, arrived)
             if kind == "cut":
                 arrived.write_bytes(arrived.read_bytes()[:-1])
             else:
@@ -115,6 +145,14 @@ def test_what_does_not_fit_is_not_taken_in(history: Model, tmp_path: Path, kind:
             there.store.adopt(ARRIVED, is_bridge=True)
         assert sorted(there.numbers()) == sorted(there.trees)
         there.check()
+
+
+def move_back(there: Model, history: Model) -> None:
+    """Give the server of a history the files of another one's."""
+    root = history.world.root
+    shutil.rmtree(root)
+    subprocess.run(["cp", "-a", there.world.root, root], check=True)
+    history.reopen(source=True)
 
 
 def begun(there: Model, before: Model) -> None:

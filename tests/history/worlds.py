@@ -280,10 +280,10 @@ class Model:
         numbers = self.numbers()
         if kind == "make":
             self.world.change(self.rng.randrange(1, 7))
-            self._may_fail(self.make)
+            self.may_fail(self.make)
         elif kind == "remove" and len(numbers) > 1 + keeps_oldest:
             number = self.rng.choice(numbers[1:-1] if keeps_oldest else numbers[1:])
-            self._may_fail(lambda: self.store.remove(number))
+            self.may_fail(lambda: self.store.remove(number))
             if number not in self.numbers():
                 del self.trees[number]
         elif kind == "check" and numbers:
@@ -301,7 +301,7 @@ class Model:
                     del self.trees[number]
         assert numbers == sorted(self.trees, reverse=True)
 
-    def _may_fail(self, act: Callable[[], object]) -> None:
+    def may_fail(self, act: Callable[[], object]) -> None:
         """Do it; in some cases the process dies, the disk is full or fails meanwhile."""
         fault = self.rng.randrange(4)
         if fault == 0:

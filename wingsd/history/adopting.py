@@ -10,14 +10,14 @@ first: so the history is whole at each moment, and only its oldest points are st
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wingsd.errors import HistoryDamaged
-from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
+from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.history.capture import joined
 from wingsd.history.format import (
     BLOCK,
@@ -29,13 +29,16 @@ from wingsd.history.format import (
     PastNothing,
     RootHash,
     Section,
+    differences,
     encode_chunks,
 )
 from wingsd.history.newest import PIECE
 from wingsd.history.rebuilding import (
     Contents,
     contents_of,
+    opened_copy,
     overlaid,
+    pieces,
     write_contents,
 )
 from wingsd.moves.digests import block_digest
@@ -49,6 +52,9 @@ MOST_BLOCKS = 32_768
 
 MOST_RANGES = 2048
 """The most ranges of blocks that are asked for at once."""
+
+MOST_PATHS = 1 << 16
+"""The most bytes of their paths, if there are several."""
 
 _PIECE_BLOCKS = PIECE // BLOCK
 
@@ -107,7 +113,7 @@ def block_digests(
                 write_contents(scratch, contents, directories, check)
                 found += _digests(scratch, ranges, check)
             else:
-                with closing_descriptor(directories.open_file(path)) as fd:
+                with opened_copy(directories, path) as fd:
                     found += _digests(fd, ranges, check)
     finally:
         directories.close()
@@ -136,34 +142,6 @@ class _Unit(NamedTuple):
     known: int = 0
 
 
-def bridge(
-    own: FormReader, tree: int, base: FormReader, fd: int, check: Callable[[], None]
-) -> Generator[list[BlockRange], bytes, list[bytes]]:
-    """Write the bridge from the point of the catalogue `base` to the one of `own` to a new file.
-
-    `tree` has the files of the latter. Yields blocks whose digests at the base are sent then, and
-    returns the files that could not be read as they were. Raises HistoryDamaged and OSError.
-    """
-    made = _Bridge(own, tree, base, fd, check)
-    try:
-        for units in _grouped(_units(base, own)):
-            ranges = [
-                BlockRange(unit.now.path, unit.first, unit.known) for unit in units if unit.known
-            ]
-            digests = yield ranges
-            if len(digests) != DIGEST * sum(each.blocks for each in ranges):
-                raise ValueError("it has another number of digests")
-            at = 0
-            for unit in units:
-                end = at + unit.known * DIGEST
-                made.add(unit, digests[at:end])
-                at = end
-        made.finish()
-    finally:
-        made.close()
-    return made.damaged
-
-
 def _units(base: FormReader, own: FormReader) -> Iterator[_Unit]:
     """Yield what is to be done for each path that is not the same in both."""
     streams = (((entry.path, entry) for entry, _ in each.entries()) for each in (base, own))
@@ -185,24 +163,53 @@ def _has_same_bytes(was: PastEntry, now: PastFile) -> bool:
     return isinstance(was, PastFile) and (was.size, was.digest) == (now.size, now.digest)
 
 
-def _grouped(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
-    """Yield units together, of which few enough blocks are asked for."""
-    group: list[_Unit] = []
-    blocks = 0
-    for unit in units:
-        if group and (blocks + unit.known > MOST_BLOCKS or len(group) >= MOST_RANGES):
+def wanted_blocks(base: FormReader, own: FormReader) -> Iterator[list[BlockRange]]:
+    """Yield the blocks of which a bridge needs the digests at its base, some at a time.
+
+    `base` and `own` are the catalogues. Raises HistoryDamaged and OSError.
+    """
+    group: list[BlockRange] = []
+    blocks = length = 0
+    for unit in _units(base, own):
+        if not unit.known:
+            continue
+        blocks, length = blocks + unit.known, length + len(unit.now.path)
+        if group and (blocks > MOST_BLOCKS or length > MOST_PATHS or len(group) >= MOST_RANGES):
             yield group
-            group, blocks = [], 0
-        group.append(unit)
-        blocks += unit.known
-    yield group
+            group, blocks, length = [], unit.known, len(unit.now.path)
+        group.append(BlockRange(unit.now.path, unit.first, unit.known))
+    if group:
+        yield group
+
+
+def write_bridge(
+    base: FormReader,
+    own: FormReader,
+    tree: int,
+    digests: Callable[[int], bytes],
+    fd: int,
+    check: Callable[[], None],
+) -> list[bytes]:
+    """Write the bridge from the point of the catalogue `base` to that of `own` to a new file.
+
+    `tree` has the files of the latter, `digests` returns the next ones of `wanted_blocks`, so many
+    bytes. Return the files that could not be read as they were. Raises HistoryDamaged and OSError.
+    """
+    bridge = _Bridge(base, own, tree, fd, check)
+    try:
+        for unit in _units(base, own):
+            bridge.add(unit, digests(unit.known * DIGEST))
+        bridge.finish()
+    finally:
+        bridge.close()
+    return bridge.damaged
 
 
 class _Bridge:
     """A bridge that is being written."""
 
     def __init__(
-        self, own: FormReader, tree: int, base: FormReader, fd: int, check: Callable[[], None]
+        self, base: FormReader, own: FormReader, tree: int, fd: int, check: Callable[[], None]
     ) -> None:
         self._point = own.point
         self._writer = FormWriter(fd, FormKind.DELTA, own.point.number, base.point.number)
@@ -284,7 +291,7 @@ def _differing(data: bytes, digests: bytes) -> Iterator[tuple[int, int]]:
 
 def check_bridge(
     chain: Sequence[FormReader], tree: int, scratch: int, check: Callable[[], None]
-) -> list[bytes]:
+) -> tuple[bytes, ...]:
     """Check that a chain makes its last point, and return the files of its last delta that differ.
 
     `tree` and `scratch` are as for `block_digests`. Raises HistoryDamaged where entries differ.
@@ -302,7 +309,7 @@ def check_bridge(
                 os.ftruncate(scratch, 0)
                 try:
                     digest = write_contents(scratch, contents_of(chain, found), directories, check)
-                except (HistoryDamaged, OSError):
+                except HistoryDamaged:
                     digest = b""
                 if digest != entry.digest:
                     damaged.append(path)
@@ -311,7 +318,64 @@ def check_bridge(
     if root.digest() != chain[-1].point.root:
         number = chain[-1].point.number
         raise HistoryDamaged(f"point {number}", "its entries do not have its root")
-    return damaged
+    return tuple(damaged)
+
+
+def rebase_delta(
+    chain: Sequence[FormReader],
+    older: FormReader,
+    tree: int,
+    fd: int,
+    scratches: tuple[int, int],
+    check: Callable[[], None],
+) -> None:
+    """Write the delta by which the last point of a chain becomes an older one.
+
+    `older` is the delta by which the point before the last becomes it. `tree` is the newest one,
+    `scratches` are files that are overwritten.
+    """
+    writer = FormWriter(fd, FormKind.DELTA, older.point.number, chain[-1].point.number)
+    directories = OpenDirectories(tree, lambda path: None)
+
+    def contents(
+        scratch: int, forms: Sequence[FormReader], found: Sequence[Any], size: int
+    ) -> None:
+        os.ftruncate(scratch, 0)
+        with suppress(HistoryDamaged):  # it stays damaged
+            write_contents(scratch, contents_of(forms, found), directories, check)
+        os.ftruncate(scratch, size)
+
+    try:
+        for path, (*upper, between, last) in overlaid([*chain, older]):
+            if between is None and last is None:
+                continue
+            common = next((each[0] for each in reversed(upper) if each), PastNothing(path))
+            now, was = last[0] if last else common, between[0] if between else common
+            offset = writer.data_bytes
+            if now == was:
+                continue
+            if not isinstance(now, PastFile):
+                writer.add(now)
+                continue
+            is_based = isinstance(was, PastFile)
+            if between is None and last is not None and last[1] is not None:
+                is_based = last[1].is_based
+                for data in pieces(older, last[1]):
+                    check()
+                    writer.data(data)
+            elif not _has_same_bytes(was, now):
+                size = was.size if isinstance(was, PastFile) else 0
+                contents(scratches[0], [*chain[:-1], older], [*upper, last], now.size)
+                contents(scratches[1], chain, [*upper, between], size)
+                for at in range(0, now.size, PIECE):
+                    check()
+                    base = os.pread(scratches[1], PIECE, at)
+                    target = os.pread(scratches[0], PIECE, at)
+                    writer.data(differences(base, target, at)[0])
+            writer.add(now, Section(is_based, offset, writer.data_bytes - offset))
+        writer.finish(older.point)
+    finally:
+        directories.close()
 
 
 def described(paths: Sequence[bytes]) -> str:

@@ -79,7 +79,7 @@ def merge_deltas(
             if rest is not None and is_based:
                 is_based = _merge_file(form, change, removed, rest, writer, check)
             else:
-                for data in _pieces(form, section):
+                for data in pieces(form, section):
                     check()
                     writer.data(data)
         except HistoryDamaged:
@@ -115,7 +115,8 @@ def _merge_file(
     return rest.is_based
 
 
-def _pieces(form: FormReader, section: Section) -> Iterator[bytes]:
+def pieces(form: FormReader, section: Section) -> Iterator[bytes]:
+    """Return the data of a section, in pieces."""
     end = section.offset + section.length
     return (form.data(at, min(PIECE, end - at)) for at in range(section.offset, end, PIECE))
 

@@ -34,7 +34,7 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import survey
-from wingsd.history.adopting import check_bridge, described
+from wingsd.history.adopting import check_bridge, described, rebase_delta
 from wingsd.history.capture import Capture, CheckedValues, HistorySource, Record, joined
 from wingsd.history.format import (
     DISK_ERRORS,
@@ -142,6 +142,13 @@ class HistoryStore:
     def stop(self) -> None:
         """Make what is under way fail soon, by FileWorkCancelled. From any thread."""
         self._is_stopped = True
+
+    @property
+    def _scratch(self) -> str:
+        return os.path.join(self._directory, os.fsdecode(_INCOMING))
+
+    def _temporary(self, stack: ExitStack) -> int:
+        return stack.enter_context(TemporaryFile(dir=self._scratch, buffering=0)).fileno()
 
     def _check(self) -> None:
         if self._is_stopped:
@@ -466,12 +473,11 @@ class HistoryStore:
         incoming = stack.enter_context(self._opened(_INCOMING))
         newest = NewestTree(stack.enter_context(self._opened(_TREE)), incoming)
         stack.callback(newest.close)
-        scratch = os.path.join(self._directory, os.fsdecode(_INCOMING))
         writer = None if delta is None else delta.writer
         damaged = () if before is None else self.damaged.get(before.number, ())
         suspect = None if damaged == EVERYTHING_DAMAGED else frozenset(damaged)
         budget = self._budget
-        capture = Capture(source, newest, writer, incoming, scratch, budget, suspect)
+        capture = Capture(source, newest, writer, incoming, self._scratch, budget, suspect)
         stack.callback(capture.close)
         return capture
 
@@ -610,10 +616,11 @@ class HistoryStore:
             self.damaged.pop(number, None)
 
     def adopt(self, name: bytes, *, is_bridge: bool) -> Point:
-        """Take in the file `name` of the directory: the delta of the point before the oldest one.
+        """Take in the file `name` of the directory: the delta of a point, which is there then.
 
-        It is on stable storage. With `is_bridge` it was made for this history, and what it makes
-        is checked. Raises HistoryDamaged where it is no such delta.
+        It is on stable storage, and goes right before one of the points here. What it makes is
+        checked if it `is_bridge`: one that was made for this history. Raises HistoryDamaged where
+        it is no such delta.
         """
         with (
             self._chain() as chain,
@@ -621,23 +628,35 @@ class HistoryStore:
             storage_errors(f"the history in {self._directory} cannot take in a point"),
         ):
             delta = self._open_form(name)
-            oldest = chain[-1].point.number if chain else 0
             if delta is None or delta.kind is not FormKind.DELTA:
                 raise HistoryDamaged(display(name), "it is no delta")
             number, newer = delta.point.number, delta.newer
-            if not 0 < number < newer == oldest:
-                raise HistoryDamaged(display(name), f"it does not go before point {oldest}")
+            upper = [form for form in chain if form.point.number >= newer]
+            older = chain[len(upper)] if len(upper) < len(chain) else None
+            least = 0 if older is None else older.point.number
+            if not upper or upper[-1].point.number != newer or not least < number < newer:
+                raise HistoryDamaged(display(name), f"it does not go between {least} and {newer}")
             for _ in delta.entries():
                 self._check()
+            tree = stack.enter_context(self._opened(_TREE))
+            upper.append(delta)
+            damaged: tuple[bytes, ...] = ()
             if is_bridge:
-                scratch = os.path.join(self._directory, os.fsdecode(_INCOMING))
-                file = stack.enter_context(TemporaryFile(dir=scratch, buffering=0))
-                tree = stack.enter_context(self._opened(_TREE))
-                if damaged := check_bridge([*chain, delta], tree, file.fileno(), self._check):
-                    self.damaged[number] = tuple(damaged)
-                    self._log(f"of point {number} of the history {described(damaged)} is damaged")
-            os.rename(name, _delta_name(number), src_dir_fd=self._home, dst_dir_fd=self._home)
-            os.fsync(self._home)
+                damaged = check_bridge(upper, tree, self._temporary(stack), self._check)
+            if damaged:
+                self._set_damaged(chain, self.damaged | {number: damaged})
+                self._log(f"of point {number} of the history {described(damaged)} is damaged")
+            rename = partial(os.rename, src_dir_fd=self._home, dst_dir_fd=self._home)
+            if older is None:
+                rename(name, _delta_name(number))
+                os.fsync(self._home)
+                return delta.point
+            scratches = (self._temporary(stack), self._temporary(stack))
+            self._is_interrupted = True  # a delta that the older one still skips is dropped
+            with self._making(_delta_name(least)) as fd:
+                rebase_delta(upper, older, tree, fd, scratches, self._check)
+                rename(name, _delta_name(number))
+            self._is_interrupted = False
             return delta.point
 
     def thin(self, keep: Mapping[int, int], now: int) -> None:
@@ -718,11 +737,10 @@ class HistoryStore:
             self._log(f"points of the history may be damaged, which cannot be checked: {error}")
 
     def _verify(self, is_wanted: Callable[[bytes], bool], *, roots: bool = True) -> Damaged:
-        scratch = os.path.join(self._directory, os.fsdecode(_INCOMING))
         with (
             self._chain() as chain,
             storage_errors(f"the history in {self._directory} cannot be read"),
-            TemporaryFile(dir=scratch, buffering=0) as file,
+            TemporaryFile(dir=self._scratch, buffering=0) as file,
             self._opened(_TREE) as tree,
         ):
             for each in chain[:1]:

@@ -175,13 +175,23 @@ class BackupRecord:
     begun: float
 
 
+HISTORY = "history"
+"""A server's history among the backups that follow it; see `history_place`."""
+
+
+def history_place(server: str) -> str:
+    """Return the place of a server's history among those of the backups that it leaves."""
+    return f"{server}.{HISTORY}"
+
+
 class LeftState(Enum):
-    """The state of a local backup whose server has moved away from this node.
+    """The state of a local backup, or the history, of a server that has moved away from this node.
 
     One that follows is sent when the Panel has a record of it, one that is ordered in any case.
     """
 
-    #: The Panel dropped it with its order. It is deleted here.
+    #: The Panel dropped it with its order, or it is a history that the server's node does not
+    #: take. It is deleted here.
     DROPPED = "dropped"
     FOLLOWS = "follows"
     ORDERED = "ordered"
@@ -197,25 +207,28 @@ TO_SEND = frozenset({LeftState.FOLLOWS, LeftState.ORDERED})
 
 @attrs.frozen(repr=False)
 class LeavingBackup:
-    """A local backup that its server leaves if its transfer succeeds, and its state then.
+    """A local backup, or the history, that its server leaves if its transfer succeeds.
 
-    `place` is its path in the backup directory. It has so many `bytes`, and was `made` then, in
-    seconds since the epoch.
+    `state` is that of it then. `place` is its path in the backup directory, or `history_place`.
+    It has so many `bytes`, and was `made` then, in seconds since the epoch. `newest` is the number
+    of a history's newest point.
     """
 
     place: str
     state: LeftState = attrs.field(converter=LeftState)
     bytes: int = 0
     made: float = 0.0
+    newest: int = 0
 
 
 @attrs.frozen(repr=False)
 class LeftBackup:
-    """A local backup whose server has moved away from this node.
+    """A local backup, or the history, of a server that has moved away from this node.
 
-    `place` is its path in the backup directory, `since` when the transfer ended, `transfer` that
-    transfer. `age` are the seconds that daily looks have counted since, `missed` the age at which
-    the Panel was without it first; None where it has not been asked, or had it the last time.
+    `place` is its path in the backup directory, or `history_place`; `since` when the transfer
+    ended, `transfer` that transfer. `age` are the seconds that daily looks have counted since,
+    `missed` the age at which the Panel was without it first; None where it has not been asked, or
+    had it the last time.
     """
 
     place: str
@@ -226,9 +239,14 @@ class LeftBackup:
     transfer: int
     state: LeftState = attrs.field(converter=LeftState)
 
+    @property
+    def is_history(self) -> bool:
+        """True for a history."""
+        return self.place == history_place(self.server)
+
 
 class ArrivingState(Enum):
-    """The state of a local backup that follows its server to this node."""
+    """The state of a local backup, or the history, that follows its server to this node."""
 
     COMING = "coming"
     HERE = "here"
@@ -244,7 +262,9 @@ class ArrivingState(Enum):
 class ArrivingBackup:
     """A local backup that follows its server to this node, which came by `transfer`.
 
-    It was made at `made`, in seconds since the epoch.
+    It was made at `made`, in seconds since the epoch. A history is the backup `HISTORY`: the
+    number of its newest point is `newest`, and `floor` that of the newest one that was here from
+    an earlier stay of the server, 0 without one.
     """
 
     backup: str
@@ -254,6 +274,8 @@ class ArrivingBackup:
     bytes: int
     made: float
     state: ArrivingState = attrs.field(default=ArrivingState.COMING, converter=ArrivingState)
+    newest: int = 0
+    floor: int = 0
 
 
 @attrs.frozen(repr=False)
@@ -563,6 +585,12 @@ CREATE TABLE rewinds (
 UPDATE transfers SET outcome = 'cancelled'
     WHERE outcome = 'failure' AND reason LIKE '%: transfer-cancelled: %';
 """,
+    # Histories that follow their servers: the number of the newest point there, and here.
+    """
+ALTER TABLE left_backups ADD COLUMN newest INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE arriving_backups ADD COLUMN newest INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE arriving_backups ADD COLUMN floor INTEGER NOT NULL DEFAULT 0;
+""",
 )
 
 
@@ -696,13 +724,14 @@ _LEFT = f"""
     )
 """  # noqa: S608 - constant
 #: Those whose transfer has failed, and those of servers that came back.
-_AT_HOME = f"""
-    transfer NOT IN (SELECT id FROM transfers WHERE {_NOT_FAILED})
-    OR EXISTS (
+_BACK = """
+    EXISTS (
         SELECT 1 FROM transfers WHERE transfers.server = left_backups.server AND id > transfer
         AND outcome = 'success'
     )
-"""  # noqa: S608 - constant
+"""
+_AT_HOME = f"transfer NOT IN (SELECT id FROM transfers WHERE {_NOT_FAILED}) OR {_BACK}"  # noqa: S608
+_IS_HISTORY = f"place = server || '.{HISTORY}'"
 #: The arriving backups whose server has not failed to come.
 _ARRIVING = f"transfer IN (SELECT id FROM transfers WHERE {_NOT_FAILED})"  # noqa: S608
 #: The states of moves to this node that have not failed: whether the server is to be started.
@@ -939,12 +968,13 @@ class Store:
             for each in left:
                 self._execute(
                     "INSERT OR REPLACE INTO left_backups"
-                    " (place, state, bytes, made, server, transfer)"
-                    " SELECT ?, ?, ?, ?, server, id FROM transfers WHERE id = ?",
+                    " (place, state, bytes, made, newest, server, transfer)"
+                    " SELECT ?, ?, ?, ?, ?, server, id FROM transfers WHERE id = ?",
                     each.place,
                     each.state.value,
                     each.bytes,
                     each.made,
+                    each.newest,
                     transfer,
                 )
 
@@ -1341,11 +1371,14 @@ class Store:
 
         With `backup`, those of that UUID.
         """
+        return self._left(f"place LIKE ? AND {_LEFT}", f"%{backup}.%")
+
+    def _left(self, which: str, *values: object) -> list[LeftBackup]:
         rows = self._rows(
             "SELECT place, server,"  # noqa: S608 - constant
             " (SELECT changed FROM transfers WHERE id = transfer), age, missed, transfer, state"
-            f" FROM left_backups WHERE place LIKE ? AND {_LEFT} ORDER BY transfer, place",
-            f"%{backup}.%",
+            f" FROM left_backups WHERE {which} ORDER BY transfer, place",
+            *values,
         )
         return [LeftBackup(*row) for row in rows]
 
@@ -1365,7 +1398,7 @@ class Store:
         return self.left()
 
     def announced(self, transfer: int) -> list[LeavingBackup]:
-        """Return the local backups that follow the server of a transfer."""
+        """Return the local backups, and the history, that follow the server of a transfer."""
         which = "WHERE transfer = ? AND state = 'follows' ORDER BY place"
         return self._records(LeavingBackup, "left_backups", which, transfer)
 
@@ -1434,10 +1467,33 @@ class Store:
         which = "WHERE transfer = ? AND backup = ?"
         return self._record(ArrivingBackup, "arriving_backups", which, transfer, backup)
 
+    def histories_left(self, server: str = "") -> list[LeftBackup]:
+        """Return the histories that servers leave or have left here, if they are not back.
+
+        Of one server, or of all; also of those that are leaving.
+        """
+        which = f"{_IS_HISTORY} AND ? IN (server, '') AND NOT ({_AT_HOME})"
+        return self._left(which, server)
+
+    def histories_back(self) -> list[LeftBackup]:
+        """Return the histories of servers that have come back to this node."""
+        return self._left(f"{_IS_HISTORY} AND {_BACK}")
+
+    def coming_histories(self, server: str = "") -> list[ArrivingBackup]:
+        """Return the histories that follow servers to this node: of one or of all, latest first.
+
+        Also those that are not to come any more.
+        """
+        which = f"WHERE backup = '{HISTORY}' AND ? IN (server, '') AND {_ARRIVING}"
+        return self._records(
+            ArrivingBackup, "arriving_backups", f"{which} ORDER BY transfer DESC", server
+        )
+
     def coming(self, server: str = "", backup: str = "") -> list[ArrivingBackup]:
         """Return the backups that are still to come: of a server, of a UUID, or all."""
         which = (
-            f"WHERE state = 'coming' AND ? IN (server, '') AND ? IN (backup, '') AND {_ARRIVING}"
+            f"WHERE state = 'coming' AND backup != '{HISTORY}'"
+            f" AND ? IN (server, '') AND ? IN (backup, '') AND {_ARRIVING}"
         )
         return self._records(
             ArrivingBackup,
@@ -1855,9 +1911,12 @@ class StateDatabase:
     begin_removal = InThread(Store.begin_removal)
     is_being_removed = InThread(Store.is_being_removed)
     forget_left = InThread(Store.forget_left)
+    histories_left = InThread(Store.histories_left)
+    histories_back = InThread(Store.histories_back)
     add_arriving = InThread(Store.add_arriving)
     arriving = InThread(Store.arriving)
     coming = InThread(Store.coming)
+    coming_histories = InThread(Store.coming_histories)
     end_coming = InThread(Store.end_coming)
     order_arriving = InThread(Store.order_arriving)
     forget_arriving = InThread(Store.forget_arriving)
