@@ -2616,18 +2616,18 @@ class HistoryVersionUnknown(StorageError):
 class HistoryFull(StorageError):
     """A point of a server's history would take more space than the history may take.
 
-    Cause: the copy of the server's files alone takes about as much, and what has changed does not
-    fit beside it. All older points that may go were removed.
+    Cause: the copy of the server's files alone takes more, or together with the points that may
+    not be removed.
 
-    Remedy: give the history more space. Deleting files of the server does not help at once: the
-    newest point has them still.
+    Remedy: give the history more space, or delete files of the server.
     """
 
     code = "history-full"
 
     def __init__(self, directory: str) -> None:
         super().__init__(
-            f"{directory} would become larger than it may: give the history more space",
+            f"{directory} would become larger than it may: give the history more space, or delete "
+            "files of the server",
             "no point of the server's history can be made",
         )
 

@@ -10,23 +10,27 @@ import marshal
 import mmap
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.crash.disks import copy_sparse, make_disk, mounted
 from tests.crash.engine import Broken, Campaign, place
 from tests.crash.recorded_disk import SHARES, disturbed, notes, recorded, write_lost
 from tests.history.worlds import FAST, World, model, trusted
 from tests.support.archives import Tree, seen
-from wingsd.errors import WingsdError
+from wingsd.history import store as store_module
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import PointLabel
+from wingsd.history.rebuilding import merge_deltas
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import KERNEL, MeasuredFileSystems
 
@@ -66,21 +70,43 @@ class AnyHistories(Campaign):
         return ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
 
 
-class KilledHistories(Campaign):
-    """Processes that make points of a directory, and are killed by SIGKILL.
+#: What is done with a history when it is killed. "change" is the changing of the tree by a new
+#: point, "undo" that of an interrupted one; both, and "merge", are a part of others.
+KINDS = ("open", "undo", "make", "change", "merge", "remove", "verify")
+#: The share of all kills that each kind must have in the end, and in which the next process that
+#: opens a history is killed, too, before anybody else looks at it.
+_LEAST_SHARE, _UNSEEN = 0.03, 0.6
+#: Seconds within which a process does what it is to be killed in.
+_DOES_WITHIN = 1.5
 
-    Every other one has a program beside it that writes to the files meanwhile. `kills` is how
-    often the processes of one history are killed.
+
+class KilledHistories(Campaign):
+    """Processes that make, remove and verify points of a directory, and are killed by SIGKILL.
+
+    Every other history has a program beside it that writes to the files meanwhile. `kills` is how
+    often the processes of one history are killed. They say what they begin and end, so that each
+    kind of work is interrupted, and no point is missing that was reported.
     """
 
-    kills = 4
+    kills = 25
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "history"
         self._counts: Counter[str] = Counter()
+        self._killed: Counter[str] = Counter()
+        #: Seconds that each kind of work takes, about.
+        self._seconds = dict.fromkeys(KINDS, 0.05)
+
+    async def start(self) -> None:
+        """Start the process that forks the others."""
+        self._makers = _Makers()
+
+    async def close(self) -> None:
+        """End it."""
+        self._makers.close()
 
     async def trial(self, number: int) -> str:
-        """Let a process make points, and kill it a few times."""
+        """Let processes make points, and kill each."""
         seed = self.rng.randrange(1 << 32)
         is_written = number % 2 == 0
         self.plan_of_trial = f"history {seed}, {'running' if is_written else 'stopped'}"
@@ -89,29 +115,80 @@ class KilledHistories(Campaign):
         (self._directory / "models").mkdir()
         rng = random.Random(seed)
         writer = _started("write", self._directory, seed) if is_written else None
+        #: The points that were reported, and what may have been done since.
+        self._known: set[int] = set()
+        self._pending: tuple[str, int] | None = None
+        self._was = ""
         try:
             for _ in range(min(self.kills, self.count - self.done)):
-                maker = _started("run" if is_written else "make", self._directory, rng.random())
-                wait = rng.random() ** 2 * 1.5
-                line = maker.stdout.readline() if maker.stdout else b""
-                time.sleep(wait)
-                maker.send_signal(signal.SIGKILL)
-                maker.wait()
-                if line != b"ready\n":
-                    raise Broken(f"the process has failed: {line!r}")
-                self._check(is_running=is_written)
+                self._kill(rng, is_written)
+                is_unseen = self._was in ("change", "undo") and rng.random() < _UNSEEN
+                if not is_unseen:
+                    self._check(is_running=is_written)
                 self.done += 1
+            self._check(is_running=is_written)
         finally:
             if writer is not None:
                 writer.kill()
                 writer.wait()
-        return f"{self._counts['points']} points so far, {self._counts['undone']} undone"
+        return f"{self._counts['points']} points so far, killed in {dict(self._killed)}"
+
+    def _kill(self, rng: random.Random, is_written: bool) -> None:
+        wanted = "undo" if self._was in ("change", "undo") else rng.choice(KINDS)
+        self._makers.begin(self._directory, rng.random(), is_running=is_written)
+        begun: list[tuple[str, float]] = []
+        deadline = time.monotonic() + _DOES_WITHIN
+        kill_at = deadline
+        while (left := kill_at - time.monotonic()) > 0:
+            line = self._makers.line(left)
+            if line is None:
+                break
+            self._note(line, begun)
+            if kill_at == deadline and wanted in (kind for kind, _ in begun):
+                kill_at = time.monotonic() + rng.uniform(0, 1.2) * self._seconds[wanted]
+        for line in self._makers.kill():
+            self._note(line, begun)
+        kinds = [kind for kind, _ in begun]
+        self._was = "undo" if "undo" in kinds else (kinds or ["nothing"])[-1]
+        self._killed[self._was] += 1
+
+    def _note(self, line: str, begun: list[tuple[str, float]]) -> None:
+        """Note what a process says. Raises `Broken` where it has failed, or a point is missing."""
+        word, *rest = line.split()
+        if word == "begin":
+            begun.append((rest[0], time.monotonic()))
+            if rest[0] in ("make", "remove"):
+                self._pending = (rest[0], int(rest[1]))
+        elif word == "end":
+            kind, since = begun.pop()
+            if kind != rest[0]:
+                raise Broken(f"{kind} ends as {rest[0]}")
+            seconds = self._seconds.get(kind, 0)
+            self._seconds[kind] = 0.7 * seconds + 0.3 * (time.monotonic() - since)
+        elif word == "points":
+            self._compare({int(each) for each in rest})
+        else:
+            raise Broken(f"the process has failed: {line}")
+
+    def _compare(self, found: set[int]) -> None:
+        """Compare what is listed with what was reported, and may have been done since."""
+        kind, number = self._pending or ("", 0)
+        allowed = [self._known]
+        if kind == "make":
+            allowed.append(self._known | {number})
+        elif kind == "remove":
+            allowed.append(self._known - {number})
+        if found not in allowed:
+            raise Broken(f"points {found} are there, and not {self._known}, {kind} {number}")
+        self._counts["made"] += len(found - self._known)
+        self._known, self._pending = found, None
 
     def _check(self, *, is_running: bool) -> None:
         history = self._directory / "history"
         newest = max((int(path.stem) for path in history.glob("*.delta")), default=0)
         with closing(HistoryStore(str(history))) as store:
             found = store.points()
+            self._compare({point.number for point in found})
             self._counts["undone"] += bool(found) and newest >= found[0].number
             for point in found:
                 tree = _rebuilt(store, point.number, self._directory)
@@ -134,9 +211,73 @@ class KilledHistories(Campaign):
                 if each != sorted(each, reverse=True) or each[:1] > [each[-1] + 1]:
                     raise Broken(f"{path.name} was not so at any moment: {each}")
 
+    def check_all(self) -> None:
+        """Check that points were made, and that each kind of work was interrupted."""
+        if self.count < 300:
+            return
+        least = _LEAST_SHARE * self.count
+        if rare := [kind for kind in KINDS if self._killed[kind] < least]:
+            raise Broken(f"too few kills in {', '.join(rare)}")
+        for what, share in {"made": 0.5, "points": 1, "undone": 0.01, "files": 1}.items():
+            if self._counts[what] < share * self.count:
+                raise Broken(f"only {self._counts[what]} {what} in {self.count} kills")
+
     def summary(self) -> str:
         """Return what was counted."""
-        return ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
+        kills = ", ".join(f"{count} in {kind}" for kind, count in sorted(self._killed.items()))
+        return f"{counts}; kills: {kills}"
+
+
+class _Makers:
+    """Processes that make points, one at a time, forked by one that has imported everything."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.crash.histories", "fork"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self._pending = b""
+        self._pid = 0
+
+    def close(self) -> None:
+        """End all."""
+        self._process.kill()
+        self._process.wait()
+
+    def begin(self, directory: Path, seed: float, *, is_running: bool) -> None:
+        """Start a process."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{directory}\t{seed}\t{is_running:d}\n".encode())
+        while not self._pid:
+            word, *rest = (self.line(60) or "").split()
+            if word != "pid":
+                raise Broken(f"no process was started: {word}")
+            self._pid = int(rest[0])
+
+    def line(self, seconds: float) -> str | None:
+        """Return the next line, None when none comes for so long."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            if not select.select([self._process.stdout], [], [], max(left, 0))[0]:
+                return None
+            more = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not more:
+                raise Broken("the process that forks others has ended")
+            self._pending += more
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line.decode()
+
+    def kill(self) -> Iterator[str]:
+        """Kill the process, and yield what it has said before."""
+        os.kill(self._pid, signal.SIGKILL)
+        while (line := self.line(60)) != f"ended {self._pid} {signal.SIGKILL}":
+            if line is None:
+                raise Broken("the process does not end")
+            yield line
+        self._pid = 0
 
 
 class LostHistories(Campaign):
@@ -255,29 +396,80 @@ def _loaded(directory: Path, number: int) -> Tree:
     return found
 
 
+def _fork() -> None:
+    """Start a process for each line, and tell when it has ended."""
+    while line := sys.stdin.readline():
+        directory, seed, is_running = line.split("\t")
+        pid = os.fork()
+        if not pid:
+            try:
+                _say(f"pid {os.getpid()}")
+                _make(Path(directory), seed, is_running=is_running == "1\n")
+            except BaseException as error:
+                _say(f"failed {error!r}".replace("\n", " "))
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(pid, 0)
+        _say(f"ended {pid} {status}")
+
+
+def _say(line: str) -> None:
+    os.write(sys.stdout.fileno(), line.encode() + b"\n")
+
+
+@contextmanager
+def _saying(kind: str, number: int = 0) -> Iterator[None]:
+    _say(f"begin {kind} {number}")
+    yield
+    _say(f"end {kind}")
+
+
 def _make(directory: Path, seed: str, *, is_running: bool) -> None:
-    """Make and remove points until this process is killed."""
+    """Make, remove and verify points until this process is killed."""
     rng = random.Random(seed)
+    for name, kind in (("_undo", "undo"), ("_change_tree", "change")):
+        setattr(HistoryStore, name, _told(kind, getattr(HistoryStore, name)))
+    setattr(store_module, "merge_deltas", _told("merge", merge_deltas))  # noqa: B010
+    with _saying("open"):
+        store = HistoryStore(str(directory / "history"))
+    points = store.points()
+    _say(" ".join(["points", *(str(point.number) for point in points)]))
     world = World(directory / "server", rng)
-    store = HistoryStore(str(directory / "history"))
     systems, kernel = trusted(directory), FAST
     if is_running:
         systems, kernel = MeasuredFileSystems(), KERNEL
         systems.measure_in(str(directory))
     source = HistorySource(str(world.root), systems, lambda line: None, kernel)
-    print("ready", flush=True)
     while True:
-        points = store.points()
-        if not is_running:
+        numbers = [point.number for point in store.points()]
+        kind = rng.choice(("make", "make", "make", "verify"))
+        if len(numbers) > rng.randrange(2, 6):
+            kind = "remove"
+        number = numbers[0] + 1 if numbers else 1
+        if kind == "make" and not is_running:
             world.change(rng.randrange(1, 9))
-            number = points[0].number + 1 if points else 1
             model = directory / "models" / "next"
             model.write_bytes(marshal.dumps(seen(world.root)))
             model.rename(model.parent / str(number))
-        with suppress(WingsdError):
-            store.make(source, PointLabel.RUNNING if is_running else PointLabel.STOPPED)
-        if len(points) > 3:
-            store.remove(rng.choice(points[1:]).number)
+        elif kind == "remove":
+            number = rng.choice(numbers[1:])
+        with _saying(kind, number):
+            if kind == "make":
+                store.make(source, PointLabel.RUNNING if is_running else PointLabel.STOPPED)
+            elif kind == "remove":
+                store.remove(number)
+            elif damaged := store.verify():
+                raise Broken(f"files are damaged: {damaged}")
+        _say(" ".join(["points", *(str(point.number) for point in store.points())]))
+
+
+def _told(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def told(*args: Any, **kwargs: Any) -> Any:
+        with _saying(kind):
+            return function(*args, **kwargs)
+
+    return told
 
 
 def _write(directory: Path, seed: str) -> None:
@@ -308,8 +500,8 @@ def _write(directory: Path, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    what, where, seed_ = sys.argv[1:]
+    what, *arguments = sys.argv[1:]
     if what == "write":
-        _write(Path(where), seed_)
+        _write(Path(arguments[0]), arguments[1])
     else:
-        _make(Path(where), seed_, is_running=what == "run")
+        _fork()

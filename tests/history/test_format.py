@@ -98,6 +98,23 @@ def test_each_changed_byte_is_found(fd: int) -> None:
         FormReader.of(fd, "it")
 
 
+def test_an_end_that_nobody_reads_is_not_written(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wingsd.history.format.MAX_END", 1000)
+    writer = FormWriter(fd, FormKind.DELTA, 3, 5)
+    with pytest.raises(OSError, match="too large"):
+        writer.finish(Point(3, 1, PointLabel.RUNNING, bytes(32), 0, 0, (b"n" * 1000,)))
+
+
+@pytest.mark.parametrize("length", [1, 1000, 40_000])
+def test_entries_go_on_in_the_next_part(fd: int, length: int) -> None:
+    writer = FormWriter(fd, FormKind.DELTA, 3, 5)
+    paths = [b"%06d" % number for number in range(max(200_000 // length, 5))]
+    for path in paths:
+        writer.add(PastLink(path, 1, b"t" * length))
+    writer.finish(POINT)
+    assert [entry.path for entry, _ in FormReader.of(fd, "it").entries()] == paths
+
+
 def test_unsorted_entries_are_refused(fd: int) -> None:
     writer = FormWriter(fd, FormKind.DELTA, 3, 5)
     writer.add(PastNothing(b"b"))

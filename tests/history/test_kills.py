@@ -9,6 +9,6 @@ from tests.crash.histories import KilledHistories
 
 async def test_points_survive_kills_of_the_process_that_makes_them(tmp_path: Path) -> None:
     campaign = KilledHistories(tmp_path)
-    campaign.kills = 2
-    found = await campaign.run(4, seed=1)
-    assert found.done == 4
+    campaign.kills = 4
+    found = await campaign.run(8, seed=1)
+    assert found.done == 8

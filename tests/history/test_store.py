@@ -144,12 +144,15 @@ def test_a_file_that_is_always_written_stays_as_it_was(history: Model) -> None:
     (root / "quiet").write_bytes(b"new")
     (root / "busy").write_bytes(b"new")
     before = history.source.rule.before_reading
+    read: list[int] = []
 
     def written_meanwhile(fd: int) -> os.stat_result:
         found = before(fd)
         if os.pread(fd, 9, 0) != b"new":
             return found
         os.utime(root / "busy")
+        if found.st_ino == (root / "busy").stat().st_ino:
+            read.append(fd)
         return found
 
     history.source.rule.before_reading = written_meanwhile  # type: ignore[method-assign]
@@ -159,11 +162,37 @@ def test_a_file_that_is_always_written_stays_as_it_was(history: Model) -> None:
     tree = history.rebuilt(2)
     assert (tree[b"/busy"][2], tree[b"/quiet"][2]) == (b"old", b"new")
     assert made.unsettled == (b"busy",)
+    # one that was written the last time, too, is read once
+    times = len(read)
+    (root / "quiet").write_bytes(b"newer")
+    made = history.store.make(history.source, PointLabel.RUNNING)
+    assert made is not None
+    assert made.unsettled == (b"busy",)
+    assert (times, len(read)) == (capture.TRIES, capture.TRIES + 1)
     history.source.rule.before_reading = before  # type: ignore[method-assign]
     made = history.make()
     assert made is not None
     assert made.unsettled == ()
-    assert history.rebuilt(3) == seen(root)
+    assert history.rebuilt(4) == seen(root)
+
+
+def test_long_paths_of_unsettled_files_are_listed_as_far_as_is_possible(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = os.fsencode(history.world.root)
+    for _ in range(12):
+        directory += b"/" + b"n" * 200
+        os.mkdir(directory)
+    for number in range(40):
+        Path(os.fsdecode(directory + b"/%d" % number)).write_bytes(b"1")
+    monkeypatch.setattr(capture, "MOST_PATHS", 50_000)
+    monkeypatch.setattr(history.source.rule, "is_steady", lambda fd, first: False)
+    monkeypatch.setattr(history.source.rule, "settles", lambda found: False)
+    made = history.make()
+    assert made is not None
+    assert 15 < len(made.unsettled) < 40
+    assert made.files == 0
+    assert history.store.points() == [made]
 
 
 def test_the_oldest_points_make_room(tmp_path: Path) -> None:
@@ -179,8 +208,41 @@ def test_the_oldest_points_make_room(tmp_path: Path) -> None:
         file.write_bytes(noise(4 << 20))
         with pytest.raises(HistoryFull):
             history.make()
-        assert history.numbers()[0] == 10
+        assert history.numbers() == numbers
         history.check()
+        # what is deleted makes room, and what does not fit beside its past replaces it
+        for size in (1 << 20, 3 << 20, 3 << 20, 1 << 18):
+            file.write_bytes(noise(size + history.numbers()[0]))
+            history.make()
+            assert history.store.size <= 7 << 19
+            history.check()
+        file.unlink()
+        history.make()
+        assert history.numbers()[:2] == [15, 14]
+        history.check()
+
+
+def test_pinned_points_stay(tmp_path: Path) -> None:
+    with model(tmp_path, 1, max_size=9 << 19) as history:
+        file = history.world.root / "f"
+        for number in range(12):
+            file.write_bytes(noise((1 << 20) + number))
+            history.make()
+            history.store.pinned = {2}
+            assert history.store.size <= 9 << 19
+        history.store.thin({1: 1}, history.store.points()[0].time + 10**11)
+        assert history.numbers() == [12, 2]
+        history.check()
+        for number in range(12, 14):
+            history.store.pinned = {number, 2}
+            file.write_bytes(noise((1 << 20) + number))
+            history.make()
+        history.store.pinned = {14, 13, 12, 2}
+        file.write_bytes(noise(1 << 20))
+        with pytest.raises(HistoryFull):
+            history.make()
+        assert history.numbers() == [14, 13, 12, 2]
+        assert history.store.verify() == {}
 
 
 def test_points_that_no_rule_keeps_are_merged(history: Model) -> None:
@@ -257,6 +319,135 @@ def test_a_bad_sector_of_the_copy_costs_nothing_where_the_file_has_it(history: M
     for number in {1, 2, 3, 4} - lost:
         history.check(only=number)
     assert 4 not in lost
+
+
+def test_a_missing_copy_is_made_again(history: Model) -> None:
+    for name in ("same", "changed", "gone"):
+        (history.world.root / name).write_bytes(noise(10 * BLOCK))
+    history.make()
+    for name in ("same", "changed", "gone"):
+        (history.directory / "history" / "tree" / name).unlink()
+    with (history.world.root / "changed").open("ab") as file:
+        file.write(b"more")
+    (history.world.root / "gone").unlink()
+    assert history.store.verify() == {1: (b"changed", b"gone", b"same")}
+    history.reopen(source=True)
+    assert history.store.damaged == {1: (b"changed", b"gone", b"same")}
+    assert history.make() is not None
+    history.check(only=2)
+    # only what is nowhere else is lost: the beginning of the file that has grown is still there
+    assert history.store.damaged == {1: (b"gone",)}
+    assert history.store.verify() == {1: (b"gone",)}
+
+
+def test_a_changed_byte_of_a_copy_is_not_taken_for_the_past(history: Model) -> None:
+    file = history.world.root / "f"
+    contents = [b"".join(bytes([n, k]) * (BLOCK // 2) for k in range(4)) for n in range(3)]
+    for content in contents[:2]:
+        file.write_bytes(content)
+        history.make()
+    damage_file(history.directory / "history" / "tree" / "f")
+    file.write_bytes(contents[2])
+    history.make()
+    # the damaged block was replaced in the oldest point
+    assert history.store.damaged == {2: (b"f",)}
+    with pytest.raises(HistoryDamaged):
+        history.rebuilt(2)
+    history.check(only=1)
+    history.check(only=3)
+
+
+def test_a_bad_sector_of_a_delta_costs_its_files(history: Model) -> None:
+    file, other = history.world.root / "f", history.world.root / "other"
+    for number in range(4):
+        file.write_bytes(noise(100 * BLOCK + number))
+        other.write_bytes(noise(3000 + number))
+        history.make()
+    with bad_block(history.directory / "history" / f"{3:020}.delta", 50):
+        found = history.store.verify()
+        assert 3 in found
+        assert 4 not in found
+        history.check(only=4)
+        file.write_bytes(b"new")
+        assert history.make() is not None
+        assert history.numbers() == [5, 4, 3, 2, 1]
+        now = history.store.points()[0].time + 10**12
+        history.store.thin({10**6: 1}, now)
+    assert history.numbers() == [5]
+
+
+def test_a_delta_that_cannot_be_read_is_removed_nevertheless(history: Model) -> None:
+    file = history.world.root / "f"
+    for number in range(4):
+        file.write_bytes(b"%d" % number)
+        history.make()
+    damage_file(history.directory / "history" / f"{2:020}.delta")
+    (history.directory / "history" / f"{2:020}.delta").write_bytes(b"WHISTORY")
+    assert history.numbers() == [4, 3]
+    assert history.store.damaged == {2: EVERYTHING_DAMAGED, 1: EVERYTHING_DAMAGED}
+    history.store.thin({1: 1}, history.store.points()[0].time + 10**12)
+    assert history.numbers() == [4, 3]
+    for number in (1, 2):
+        history.store.remove(number)
+    assert history.store.damaged == {}
+    history.store.thin({1: 1}, history.store.points()[0].time + 10**12)
+    assert history.numbers() == [4]
+    with pytest.raises(NoSuchPoint):
+        history.store.remove(2)
+    assert history.store.verify() == {}
+
+
+def test_the_stamps_are_not_needed(history: Model) -> None:
+    file, stamps = history.world.root / "f", history.directory / "history" / "stamps"
+    for number, hurt in enumerate(
+        (damage_file, Path.unlink, None, lambda path: os.truncate(path, 9))
+    ):
+        file.write_bytes(b"%d" % number)
+        history.make()
+        if hurt is None:
+            with bad_block(stamps, 0):
+                history.reopen(source=True)
+                assert history.make() is None
+        else:
+            hurt(stamps)
+        history.reopen(source=True)
+    assert history.make() is None
+    history.check()
+
+
+def test_a_bad_sector_of_the_server_leaves_its_file_as_it_was(history: Model) -> None:
+    for name in ("a", "b"):
+        (history.world.root / name).write_bytes(noise(3 * BLOCK))
+    history.make()
+    for name in ("a", "b", "c"):
+        (history.world.root / name).write_bytes(noise(4 * BLOCK))
+    with bad_block(history.world.root / "a", 2), bad_block(history.world.root / "c", 1):
+        made = history.store.make(history.source, PointLabel.STOPPED)
+    assert made is not None
+    assert (made.unsettled, made.label) == ((b"a", b"c"), PointLabel.RUNNING)
+    tree = history.rebuilt(2)
+    assert tree[b"/a"][2] == noise(3 * BLOCK)
+    assert tree[b"/b"][2] == noise(4 * BLOCK)
+    assert b"/c" not in tree
+
+
+def test_verification_says_nothing_when_it_has_no_space(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = history.world.root / "f"
+    for number in range(3):
+        file.write_bytes(noise(3 * BLOCK + number))
+        history.make()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StorageError, match="full"):
+            history.store.verify()
+    assert history.store.damaged == {}
+    assert history.store.verify() == {}
 
 
 def damage_file(path: Path) -> None:

@@ -1,9 +1,10 @@
 """The history of one server: its points are made, listed, merged, removed, rebuilt and verified.
 
 Blocking; calls come one at a time, and a lock keeps other processes out. The directory has the
-`tree` of the newest point, its `catalogue` twice, a delta for each older point, `damaged`, and
-`stamps` and `incoming`, which matter to the next point only. docs/history.md says what a crash
-leaves at each place, and why every listed point can be rebuilt then. Methods raise StorageError.
+`tree` of the newest point, its `catalogue` twice, a delta for each older point, `state`, which
+says what is damaged, and `stamps` and `incoming` for the next point. docs/history.md says what a
+crash leaves at each place, and why every listed point can be rebuilt then. Methods raise
+StorageError.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import chain as chained
-from itertools import takewhile
 from random import Random
 from tempfile import TemporaryFile
 from typing import Any
@@ -50,7 +50,7 @@ from wingsd.history.format import (
     point_of,
     read_fully,
 )
-from wingsd.history.newest import PIECE, NewestTree, Steps, TreeStep
+from wingsd.history.newest import PIECE, SECTOR, NewestTree, Steps, TreeStep
 from wingsd.history.policy import surplus
 from wingsd.history.rebuilding import (
     EVERYTHING_DAMAGED,
@@ -64,7 +64,7 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
 
 _TREE, _CATALOGUE, _STAMPS, _INCOMING = b"tree", b"catalogue", b"stamps", b"incoming"
-_COPY, _DAMAGED = b"catalogue.copy", b"damaged"
+_COPY, _STATE = b"catalogue.copy", b"state"
 _PART = b".new"
 _DELTA = re.compile(rb"(\d{20})\.delta").fullmatch
 _READ = os.O_RDONLY | os.O_NOFOLLOW
@@ -78,16 +78,12 @@ Damaged = dict[int, tuple[bytes, ...]]
 """Damaged files by the numbers of points; `EVERYTHING_DAMAGED` stands for all of a point."""
 
 
+Label = PointLabel | Callable[[], PointLabel]
+"""The label of a new point. A function is called before and after the reading of files."""
+
+
 def _delta_name(number: int) -> bytes:
     return b"%020d.delta" % number
-
-
-Label = PointLabel | Callable[[], PointLabel]
-"""The label of a new point; a function is called when all files were read."""
-
-
-def _of_now(label: Label) -> PointLabel:
-    return label if isinstance(label, PointLabel) else label()
 
 
 @frozen(eq=False, repr=False)
@@ -115,12 +111,12 @@ class HistoryStore:
         self._directory = directory
         self._log = log
         self.max_size = max_size
-        #: Points that stay, also where the history takes too much space.
-        self.pinned: Collection[int] = ()
         #: Bytes of the tree on the disk, once they are known.
         self._tree_bytes: int | None = None
         #: Files that were found damaged, also before this object was made.
         self.damaged: Damaged = {}
+        #: Numbers of points that are removed neither by `thin` nor for `max_size`.
+        self.pinned: Collection[int] = ()
         #: Files whose damaged copies `make` has replaced, and whether what they had is lost.
         self._replaced: dict[bytes, bool] = {}
         self._is_stopped = False
@@ -134,7 +130,6 @@ class HistoryStore:
                 self._home = self._stack.enter_context(closing_descriptor(fd))
                 fcntl.flock(self._home, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._recover()
-            self._read_damaged()
         except BaseException:
             self._stack.close()
             raise
@@ -162,28 +157,29 @@ class HistoryStore:
 
     def points(self) -> list[Point]:
         """Return the points, the newest first. Those that cannot be read are left out."""
-        with self._chain() as chain:
-            return [delta.point for delta in chain]
+        return [delta.point for delta in self._recovered()]
 
     @property
     def size(self) -> int:
         """The bytes that the history takes on the disk."""
-        if self._tree_bytes is None:
-            self._tree_bytes = survey(os.path.join(self._directory, os.fsdecode(_TREE))).on_disk
+        tree_bytes = self._measured_tree()
         with storage_errors(f"the history in {self._directory} cannot be used"):
             names = [name for name in _names(self._home) if name not in (_TREE, _INCOMING)]
             files = [os.stat(name, dir_fd=self._home, follow_symlinks=False) for name in names]
-        return self._tree_bytes + sum(each.st_blocks * 512 for each in files)
+        return tree_bytes + sum(each.st_blocks * SECTOR for each in files)
+
+    def _measured_tree(self) -> int:
+        if self._tree_bytes is None:
+            self._tree_bytes = survey(os.path.join(self._directory, os.fsdecode(_TREE))).on_disk
+        return self._tree_bytes
 
     def stored(self, number: int) -> int:
         """Return the bytes that the delta of a point takes on the disk; the newest has none."""
         with storage_errors(f"the history in {self._directory} cannot be used"):
             return self._size_of(_delta_name(number))
 
-    @contextmanager
-    def _chain(self) -> Iterator[list[FormReader]]:
+    def _chain(self) -> list[FormReader]:
         """Return the catalogue and all deltas, the newest first, as far as they can be read."""
-        self._recover()
         chain = [each for each in (self._open_catalogue(),) if each is not None]
         for number in sorted(self._deltas(), reverse=True) if chain else ():
             try:
@@ -195,7 +191,12 @@ class HistoryStore:
                 self._broken(number, HistoryDamaged(f"point {number}", "a delta is missing"))
                 break
             chain.append(delta)
-        yield chain
+        return chain
+
+    def _recovered(self) -> list[FormReader]:
+        """Undo what was interrupted, and return the same."""
+        self._recover()
+        return self._chain()
 
     def _broken(self, number: int, error: HistoryDamaged) -> None:
         numbers = [each for each in (number, *self._deltas()) if each <= number]
@@ -264,6 +265,8 @@ class HistoryStore:
         for number in sorted(unfinished, reverse=True):
             self._undo(number)
         self._drop_merged()
+        if not unfinished:
+            self._read_state(newest)
 
     def _repair_catalogues(self, good: FormReader) -> None:
         """Make both catalogues that one, which one of them is."""
@@ -389,19 +392,20 @@ class HistoryStore:
             delta = None if before is None else self._begin_delta(stack, before, number)
             capture = self._capture(stack, source, delta, before)
             stamps = self._read_stamps(stack, source, before)
-            is_running = _of_now(label) is PointLabel.RUNNING
+            is_running = _now(label) is PointLabel.RUNNING
             capture.run(partial(_catalogued, catalogue), stamps, is_running=is_running)
-            # What is deleted, or replaced, after a stop is no part of the point.
+            # what is deleted, or replaced, after a stop is no part of the point
             self._check()
             source.check()
-            label = _of_now(label)
             entries = partial(_following, catalogue, capture)
             unsettled = tuple(sorted(capture.unsettled))
-            if unsettled:
-                label = PointLabel.RUNNING  # these are not of the moment of the others
-            found = point_of(entries(), number, began, label, unsettled)
+            # files that are unsettled are not of the same moment as others
+            is_running = is_running or bool(unsettled) or _now(label) is PointLabel.RUNNING
+            given = PointLabel.RUNNING if is_running else PointLabel.STOPPED
+            found = point_of(entries(), number, began, given, unsettled)
             if before is not None and found.root == before.root:
                 if capture.damaged:
+                    self._tree_bytes = None
                     self._change_tree(partial(_forward_steps, capture))
                 os.unlink(_delta_name(before.number) + _PART, dir_fd=self._home)
                 self._write_stamps(source, before, stamps, capture.records())
@@ -410,16 +414,17 @@ class HistoryStore:
             self._write_catalogues(entries, found)
             if delta is not None and before is not None:
                 self._write_delta(delta, before, capture)
-            is_only = self._make_room(capture.growth)
+            is_only = self._make_room(capture.growth, before)
             if delta is not None and before is not None:
                 self._rename(_delta_name(before.number))
+            tree_bytes = self._measured_tree()
             grown = self._change_tree(partial(_forward_steps, capture))
             self._rename(_CATALOGUE, _COPY)
-            if self._tree_bytes is not None:
-                self._tree_bytes += grown
+            self._tree_bytes = tree_bytes + grown
             self._write_stamps(source, found, stamps, capture.records())
+            self._save_state(number)
             if is_only and before is not None:
-                self._remove_for_space(_delta_name(before.number))
+                self._remove_for_space(before.number)
             self._note_damage(capture)
             return found
 
@@ -495,39 +500,40 @@ class HistoryStore:
         if self.max_size is not None and size > self.max_size:
             raise HistoryFull(self._directory)
 
-    def _removable_deltas(self) -> list[int]:
-        """Return the points that may be removed for their space, the oldest first."""
-        return list(takewhile(lambda number: number not in self.pinned, sorted(self._deltas())))
-
     def _size_of(self, name: bytes) -> int:
-        return os.stat(name, dir_fd=self._home, follow_symlinks=False).st_blocks * 512
+        return os.stat(name, dir_fd=self._home, follow_symlinks=False).st_blocks * SECTOR
 
-    def _make_room(self, growth: int) -> bool:
+    def _make_room(self, growth: int, before: Point | None) -> bool:
         """Remove the oldest points, until the history is not too large with what was written.
 
-        `growth` are the bytes by which the tree will grow. Returns whether there is only space for
-        the point that is made.
+        `growth` are the bytes by which the tree will grow. Returns whether the point `before` is
+        to be removed as well, once the one that is made exists.
         """
         if self.max_size is None:
             return False
         names = _names(self._home)
-        replaced = [name for name in (_CATALOGUE, _COPY) if name in names]
-        size = self.size + growth - sum(map(self._size_of, replaced))
-        deltas = [_delta_name(number) for number in self._removable_deltas()]
-        new = [name for name in names if name.endswith(b".delta" + _PART)]
-        if size - sum(map(self._size_of, (*deltas, *new))) > self.max_size:
+        growth -= sum(self._size_of(name) for name in (_CATALOGUE, _COPY) if name in names)
+        numbers = [each for each in sorted(self._deltas()) if each not in self.pinned]
+        removable = sum(self._size_of(_delta_name(number)) for number in numbers)
+        last = 0
+        if before is not None and before.number not in self.pinned:
+            last = self._size_of(_delta_name(before.number) + _PART)
+        if self.size + growth - removable - last > self.max_size:
             raise HistoryFull(self._directory)
-        for name in deltas:
-            if size <= self.max_size:
+        for number in numbers:
+            if self.size + growth <= self.max_size:
                 break
-            size -= self._size_of(name)
-            self._remove_for_space(name)
+            try:
+                self._remove_for_space(number)
+            except HistoryDamaged as error:
+                self._broken(number, error)
+        size = self.size + growth
+        if size - last > self.max_size:
+            raise HistoryFull(self._directory)
         return size > self.max_size
 
-    def _remove_for_space(self, name: bytes) -> None:
-        os.unlink(name, dir_fd=self._home)
-        number = int(name[:20])
-        self.damaged.pop(number, None)
+    def _remove_for_space(self, number: int) -> None:
+        self._remove(self._chain(), number)
         self._log(f"point {number} of the history is removed: the history takes too much space")
 
     def _read_stamps(
@@ -569,24 +575,23 @@ class HistoryStore:
 
     # Damage
 
-    def _read_damaged(self) -> None:
-        """Read which files were damaged before this object was made."""
-        numbers = self._deltas()
+    def _read_state(self, newest: int) -> None:
+        """Read what was saved: which files are damaged, and what the tree takes."""
+        numbers = {*self._deltas(), newest}
         with suppress(OSError, EOFError, ValueError, TypeError):  # the next check finds them again
-            with closing_descriptor(os.open(_DAMAGED, _READ, dir_fd=self._home)) as fd:
+            with closing_descriptor(os.open(_STATE, _READ, dir_fd=self._home)) as fd:
                 values = CheckedValues(fd)
-                newest = values.first()
+                number, tree_bytes = values.first()
                 found = dict(values)
-            numbers.append(newest)
             self.damaged = {number: found[number] for number in numbers if number in found}
+            if number == newest:
+                self._tree_bytes = tree_bytes
 
-    def _set_damaged(self, chain: Sequence[FormReader], found: Damaged) -> None:
-        """Set which files are damaged, and save that."""
-        is_changed = found != self.damaged
-        self.damaged = found
-        if is_changed and chain:
-            with suppress(OSError):
-                self._write_values(_DAMAGED, (chain[0].point.number, *sorted(found.items())))
+    def _save_state(self, newest: int) -> None:
+        """Save it. It need not be durable."""
+        with suppress(OSError):
+            head = (newest, self._tree_bytes)
+            self._write_values(_STATE, (head, *sorted(self.damaged.items())))
 
     # Older points
 
@@ -595,25 +600,30 @@ class HistoryStore:
 
         Raises NoSuchPoint.
         """
-        with self._chain() as chain, storage_errors(f"point {number} cannot be removed"):
-            is_listed = any(each.point.number == number for each in chain)
-            at = _place_of(chain, number) if is_listed or number not in self._deltas() else -1
-            if at == 0:
-                raise NoSuchPoint(f"point {number} is the newest one, which stays")
-            if 0 < at < len(chain) - 1:
-                older, removed = chain[at + 1], chain[at]
-                self._is_interrupted = True  # a delta that was merged is no more one of the chain
-                with self._making(_delta_name(older.point.number)) as fd:
-                    damaged = merge_deltas(older, removed, fd, self._check)
-                if damaged:
-                    self._log(
-                        f"{len(damaged)} files of point {older.point.number} of the history were "
-                        f"damaged, and are lost: {display(damaged[0])}"
-                    )
-            os.unlink(_delta_name(number), dir_fd=self._home)
-            os.fsync(self._home)
+        chain = self._recovered()
+        is_listed = any(each.point.number == number for each in chain)
+        if (is_listed or number not in self._deltas()) and _place_of(chain, number) == 0:
+            raise NoSuchPoint(f"point {number} is the newest one, which stays")
+        with storage_errors(f"point {number} cannot be removed"):
+            self._is_interrupted = True  # a delta that was merged is no more one of the chain
+            self._remove(chain, number)
             self._is_interrupted = False
-            self.damaged.pop(number, None)
+
+    def _remove(self, chain: Sequence[FormReader], number: int) -> None:
+        """Remove a delta, which the next older one takes in, unless it cannot be read."""
+        at = next((at for at, each in enumerate(chain) if each.point.number == number), len(chain))
+        if at < len(chain) - 1:
+            older = chain[at + 1]
+            with self._making(_delta_name(older.point.number)) as fd:
+                damaged = merge_deltas(older, chain[at], fd, self._check)
+            if damaged:
+                self._log(
+                    f"{len(damaged)} files of point {older.point.number} of the history were "
+                    f"damaged, and are lost: {display(damaged[0])}"
+                )
+        os.unlink(_delta_name(number), dir_fd=self._home)
+        os.fsync(self._home)
+        self.damaged.pop(number, None)
 
     def adopt(self, name: bytes, *, is_bridge: bool) -> Point:
         """Take in the file `name` of the directory: the delta of a point, which is there then.
@@ -622,8 +632,8 @@ class HistoryStore:
         checked if it `is_bridge`: one that was made for this history. Raises HistoryDamaged where
         it is no such delta.
         """
+        chain = self._recovered()
         with (
-            self._chain() as chain,
             ExitStack() as stack,
             storage_errors(f"the history in {self._directory} cannot take in a point"),
         ):
@@ -644,7 +654,8 @@ class HistoryStore:
             if is_bridge:
                 damaged = check_bridge(upper, tree, self._temporary(stack), self._check)
             if damaged:
-                self._set_damaged(chain, self.damaged | {number: damaged})
+                self.damaged[number] = damaged
+                self._save_state(chain[0].point.number)
                 self._log(f"of point {number} of the history {described(damaged)} is damaged")
             rename = partial(os.rename, src_dir_fd=self._home, dst_dir_fd=self._home)
             if older is None:
@@ -662,13 +673,13 @@ class HistoryStore:
     def thin(self, keep: Mapping[int, int], now: int) -> None:
         """Remove the points that no rule keeps; `keep` and `now` are as for `surplus`.
 
-        Those that are damaged stay, and the one before those that cannot be read.
+        Those that are pinned or damaged stay, and the one before those that cannot be read.
         """
         points = self.points()
         last = points[-1].number if points else 0
         is_last_needed = any(number < last for number in self._deltas())
         for number in surplus(points, keep, now):
-            is_needed = is_last_needed and number == last
+            is_needed = number in self.pinned or (is_last_needed and number == last)
             if not is_needed and self.damaged.get(number) != EVERYTHING_DAMAGED:
                 try:
                     self.remove(number)
@@ -680,13 +691,13 @@ class HistoryStore:
 
         Raises NoSuchPoint.
         """
-        with self._chain() as chain:
-            needed = chain[: _place_of(chain, number) + 1]
-            for path, (newest, *found) in overlaid(needed):
-                before = next((each[0] for each in reversed(found) if each is not None), None)
-                now = PastNothing(path) if newest is None else newest[0]
-                if before is not None and before != now:
-                    yield before, now
+        chain = self._recovered()
+        needed = chain[: _place_of(chain, number) + 1]
+        for path, (newest, *found) in overlaid(needed):
+            before = next((each[0] for each in reversed(found) if each is not None), None)
+            now = PastNothing(path) if newest is None else newest[0]
+            if before is not None and before != now:
+                yield before, now
 
     @contextmanager
     def opened(self, number: int) -> Iterator[tuple[Sequence[FormReader], int]]:
@@ -694,7 +705,8 @@ class HistoryStore:
 
         The tree is a descriptor. Raises NoSuchPoint.
         """
-        with self._chain() as chain, self._opened(_TREE) as tree:
+        chain = self._recovered()
+        with self._opened(_TREE) as tree:
             yield chain[: _place_of(chain, number) + 1], tree
 
     def rebuild(self, number: int, target: int, owner: Owner | None = None) -> None:
@@ -737,8 +749,8 @@ class HistoryStore:
             self._log(f"points of the history may be damaged, which cannot be checked: {error}")
 
     def _verify(self, is_wanted: Callable[[bytes], bool], *, roots: bool = True) -> Damaged:
+        chain = self._recovered()
         with (
-            self._chain() as chain,
             storage_errors(f"the history in {self._directory} cannot be read"),
             TemporaryFile(dir=self._scratch, buffering=0) as file,
             self._opened(_TREE) as tree,
@@ -752,7 +764,9 @@ class HistoryStore:
             bad = {number for number in self._deltas() if number not in numbers}
             if not roots:
                 bad |= {each for each, it in self.damaged.items() if it == EVERYTHING_DAMAGED}
-            self._set_damaged(chain, dict.fromkeys(bad, EVERYTHING_DAMAGED) | check.damaged)
+            self.damaged = dict.fromkeys(bad, EVERYTHING_DAMAGED) | check.damaged
+            for each in chain[:1]:
+                self._save_state(each.point.number)
         return self.damaged
 
     def _readable(self, chain: Sequence[FormReader]) -> Sequence[FormReader]:
@@ -777,6 +791,10 @@ def _stamp_values(
     for path, (stamp, record) in joined(stamps, named):
         if now := stamp if record is None else record.stamp:
             yield path, now
+
+
+def _now(label: Label) -> PointLabel:
+    return label if isinstance(label, PointLabel) else label()
 
 
 def _everything(path: bytes) -> bool:
