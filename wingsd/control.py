@@ -1,7 +1,7 @@
 """The control socket: HTTP over a Unix socket, by which `wingsctl` asks the running daemon.
 
 Root and one group can open it. docs/control.md describes its paths and answers: the status,
-backups and transfers.
+backups, histories and transfers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import os
 import platform
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -43,12 +44,15 @@ from wingsd.errors import (
     Conflict,
     FiguresUnavailable,
     InvalidData,
+    NoSuchPoint,
     PanelRefused,
     ServerNotFound,
     ServersNotLoaded,
     TransferNotActive,
     WingsdError,
+    error_code,
 )
+from wingsd.histories import HistoriesOnDemand
 from wingsd.http.operations import Access, Topic, call
 from wingsd.http.site import NodeSite
 from wingsd.node.evacuation import EvacuationReport
@@ -67,6 +71,9 @@ from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
 from wingsd.util.net import limit_accepts
 from wingsd.util.text import require_uuid
+
+if TYPE_CHECKING:
+    from wingsd.histories.manager import HistoryTask, PointInfo
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -140,6 +147,7 @@ class StatusEndpoint(ControlEndpoint):
             "pairs": {"in": len(node.pairs.receiving), "out": len(node.pairs.sending)},
             "maintenance": _maintenance(node),
             "evacuation": node.evacuation.shown(),
+            "histories": node.histories.totals(),
             "reports_waiting": node.callbacks.depth,
             "disks": disks,
             "limits": {
@@ -427,6 +435,129 @@ def _rewrite(rewrite: Rewrite) -> Json:
         "not_kept": rewrite.not_kept,
         "fault": "" if rewrite.error is None else str(rewrite.error),
     }
+
+
+#: What is shown of a history's state.
+_FIGURES = (
+    *("newest", "looked", "points", "bytes", "damaged", "unreadable"),
+    *("unsettled", "seconds", "cpu_seconds", "trouble"),
+)
+#: Unsettled and damaged files of a point that are named in an answer.
+NAMED_FILES = 100
+
+
+def _history(histories: HistoriesOnDemand, server: str, name: str | None) -> Json:
+    """Return what is known of a server's history; `name` is None where it is not here."""
+    made = histories.made
+    known = None if made is None else made.state(server)
+    described: Json = {
+        "server": server,
+        "name": name,
+        "every_seconds": histories.config.system.history.terms(server).every if name else 0,
+        "late": made is not None and made.is_late(server),
+    }
+    figures = {} if known is None else attrs.asdict(known)
+    return described | {each: figures.get(each) for each in _FIGURES}
+
+
+def _paths(paths: Iterable[bytes]) -> list[str]:
+    """Return the first of some paths; bytes that are not UTF-8 are escaped."""
+    named = islice(filter(None, paths), NAMED_FILES)
+    return [each.decode(errors="backslashreplace") for each in named]
+
+
+def _point(found: PointInfo) -> Json:
+    point = found.point
+    return {
+        "number": point.number,
+        "time": point.time / 1e9,
+        "label": point.label.name.lower(),
+        "files": point.files,
+        "bytes": point.size,
+        "stored_bytes": found.stored,
+        "unsettled": len(point.unsettled),
+        "unsettled_files": _paths(point.unsettled),
+        "damaged": found.is_damaged,
+        # Empty where nothing of the point can be used.
+        "damaged_files": _paths(found.damaged),
+    }
+
+
+def _task(uuid: str, task: HistoryTask | None) -> Json:
+    """Return what was last ordered for a history."""
+    if task is None:
+        return {"server": uuid, "kind": None, "over": True, "error": "", "detail": "", "code": ""}
+    error = task.error
+    is_known = isinstance(error, WingsdError)
+    return {
+        "server": uuid,
+        "kind": task.kind.value,
+        "over": task.is_over,
+        "error": "" if error is None else getattr(error, "message", "an unexpected error"),
+        "detail": "" if error is None else getattr(error, "detail", "see the log of wingsd"),
+        "code": error_code(error) if is_known and error is not None else "",
+        "point": None if task.point is None else task.point.number,
+        "damaged": {str(number): _paths(files) for number, files in task.damaged.items()},
+    }
+
+
+class HistoryEndpoint(ControlEndpoint):
+    """The calls about histories."""
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """The names of the servers of this node, by their UUIDs; none before they are loaded."""
+        servers = self._node.servers
+        found = servers.all() if servers.loaded else []
+        return {each.uuid: each.configuration.settings.meta.name for each in found}
+
+    @call(200, "The histories.")
+    async def list_histories(self) -> Json:
+        """Return the histories on this node, also those of servers that are not here any more."""
+        histories, names = self._node.histories, self._names
+        on = {uuid for uuid in names if histories.config.system.history.terms(uuid).every}
+        listed = sorted(on.union(await histories.all()))
+        return {
+            "directory": histories.config.system.history.directory,
+            "histories": [_history(histories, each, names.get(each)) for each in listed],
+        }
+
+    @call(200, "The history.")
+    async def show_history(self) -> Json:
+        """Return a server's history with its points. Takes until work on it is over."""
+        histories, uuid = self._node.histories, self.uuid
+        points = await histories.get().points(uuid)
+        shown = _history(histories, uuid, self._names.get(uuid))
+        return shown | {"points": [_point(each) for each in points]}
+
+    @call(200, "It is begun.", fails=(409,))
+    async def make_point(self) -> Json:
+        """Begin to make a point of a server's files, or join that."""
+        server = self._node.servers.get(self.uuid)
+        return _task(self.uuid, self._node.histories.get().begin_make(server))
+
+    @call(200, "It is begun.", fails=(409,))
+    async def delete_point(self) -> Json:
+        """Begin to remove a point."""
+        number = self.part("point")
+        if not number.isdecimal():
+            raise NoSuchPoint(f"there is no point {number}")
+        return _task(self.uuid, self._node.histories.get().begin_delete(self.uuid, int(number)))
+
+    @call(200, "It is begun.", fails=(409,))
+    async def delete_history(self) -> Json:
+        """Begin to remove a server's history with all its points."""
+        return _task(self.uuid, self._node.histories.get().begin_delete(self.uuid, None))
+
+    @call(200, "It is begun.", fails=(409,))
+    async def verify_history(self) -> Json:
+        """Begin to read all of a history, or join that."""
+        return _task(self.uuid, self._node.histories.get().begin_verify(self.uuid))
+
+    @call(200, "How far it is, or how it has ended.")
+    async def show_task(self) -> Json:
+        """Return what was last ordered for a history: a point, a removal, or a verification."""
+        return _task(self.uuid, self._node.histories.get().task(self.uuid))
 
 
 #: Seconds that a server is expected, by default and at most.
@@ -1117,6 +1248,13 @@ ROUTES = (
     _route("GET", "/v1/backups/{backup}/verify", ControlBackupsEndpoint.show_check),
     _route("POST", "/v1/backups/{backup}/for-wings", ControlBackupsEndpoint.begin_rewrite),
     _route("GET", "/v1/backups/{backup}/for-wings", ControlBackupsEndpoint.show_rewrite),
+    _route("GET", "/v1/history", HistoryEndpoint.list_histories),
+    _route("GET", "/v1/history/{uuid}", HistoryEndpoint.show_history),
+    _route("POST", "/v1/history/{uuid}", HistoryEndpoint.make_point),
+    _route("DELETE", "/v1/history/{uuid}", HistoryEndpoint.delete_history),
+    _route("GET", "/v1/history/{uuid}/task", HistoryEndpoint.show_task),
+    _route("POST", "/v1/history/{uuid}/verify", HistoryEndpoint.verify_history),
+    _route("DELETE", "/v1/history/{uuid}/points/{point}", HistoryEndpoint.delete_point),
     _route("GET", "/v1/servers", ControlTransfersEndpoint.list_servers),
     _route("GET", "/v1/transfers", ControlTransfersEndpoint.list_transfers),
     _route("GET", "/v1/transfers/{uuid}", ControlTransfersEndpoint.show_transfers),

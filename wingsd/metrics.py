@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from prometheus_client import (
@@ -43,6 +43,7 @@ from wingsd.direct_transfers.pairs import Pairs
 from wingsd.direct_transfers.wanted_seeds import WantedSeeds
 from wingsd.docker.runtime import ContainerUsage, Pressure
 from wingsd.errors import ServersNotLoaded, StorageError, TransferCancelled, WingsdError
+from wingsd.histories import HistoriesOnDemand
 from wingsd.node.answers import LatestAnswer
 from wingsd.node.evacuation import AT_WORK, Evacuation
 from wingsd.node.figures import pressure
@@ -54,6 +55,9 @@ from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
 from wingsd.util.observer import DIRECTIONS, ENGINE, PANEL, Observer, Passage
 from wingsd.util.text import reading_advice
+
+if TYPE_CHECKING:
+    from wingsd.histories.manager import Histories
 
 #: The kinds of bytes that rounds send.
 ROUND_KINDS = ("first", "changed")
@@ -372,6 +376,48 @@ def of_pairs(
     )
 
 
+def of_histories(made: Histories | None, servers: Servers | None) -> Iterator[Metric]:
+    """Return what is known of histories; nothing on a node that has used none."""
+    if made is None:
+        return
+    totals = made.totals()
+    yield GaugeMetricFamily(
+        "wingsd_histories", "Servers of which points in time are made.", value=totals.count
+    )
+    yield _by(
+        GaugeMetricFamily,
+        "state",
+        "wingsd_histories_troubled",
+        "Histories that do not advance (late, or failing), or have damaged points.",
+        {"late": totals.late, "failing": totals.failing, "damaged": totals.damaged},
+    )
+    yield GaugeMetricFamily(
+        "wingsd_history_bytes", "Bytes on the disk that these histories take.", value=totals.bytes
+    )
+    yield GaugeMetricFamily(
+        "wingsd_history_points", "Points of these histories.", value=totals.points
+    )
+    yield CounterMetricFamily(
+        "wingsd_history_points_made", "Points that this daemon has made.", value=made.made
+    )
+    yield CounterMetricFamily(
+        "wingsd_history_seconds",
+        "Time that making them took, also where nothing had changed.",
+        value=made.seconds,
+    )
+    yield CounterMetricFamily(
+        "wingsd_history_cpu_seconds", "CPU time of the same.", value=made.cpu_seconds
+    )
+    states, now = made.states(), time.time()
+    found = [
+        (_labels(each), (states[each.uuid], now))
+        for each in _loaded(servers)
+        if each.uuid in states
+    ]
+    for figure in _OF_HISTORIES:
+        yield _collected(figure, found)
+
+
 _LIVE = (State.PENDING, State.PROCESSING)
 #: The steps of transfers in progress.
 _STEPS = [
@@ -398,6 +444,7 @@ class Sources:
     pairs: Pairs
     evacuation: Evacuation
     wanted: WantedSeeds
+    histories: HistoriesOnDemand
     servers: Servers | None = None
 
 
@@ -537,11 +584,42 @@ _OF_SERVERS = (
 )
 
 
+#: The figures of histories, each by its state and the present time.
+_OF_HISTORIES = (
+    _gauge(
+        "history_age_seconds",
+        "Time since its newest point.",
+        lambda of: None if of[0].newest is None else of[1] - of[0].newest,
+    ),
+    _gauge(
+        "history_looked_age_seconds",
+        "Time since its history was last as its files.",
+        lambda of: None if of[0].looked is None else of[1] - of[0].looked,
+    ),
+    _gauge("history_bytes", "Bytes on the disk that its history takes.", lambda of: of[0].bytes),
+    _gauge("history_points", "Points of its history.", lambda of: of[0].points),
+    _gauge(
+        "history_unsettled_files",
+        "Files that were changed each time while they were read for its newest point.",
+        lambda of: of[0].unsettled,
+    ),
+    _gauge(
+        "history_last_seconds",
+        "Time that its last point took, also where nothing had changed.",
+        lambda of: of[0].seconds,
+    ),
+    _gauge(
+        "history_damaged_points",
+        "Points of its history that are known to be damaged.",
+        lambda of: of[0].damaged,
+    ),
+)
+
+
 def of_servers(servers: Servers) -> Iterator[Metric]:
     """Return the figures of servers; none before they are loaded, nor what is not known."""
-    try:
-        found = servers.all()
-    except ServersNotLoaded:
+    found = _loaded(servers)
+    if not found:
         return
     labels = [_labels(server) for server in found]
     usages = [server.figures.usage for server in found]
@@ -550,6 +628,14 @@ def of_servers(servers: Servers) -> Iterator[Metric]:
         yield _collected(figure, runs)
     for figure in _OF_SERVERS:
         yield _collected(figure, zip(labels, found, strict=True))
+
+
+def _loaded(servers: Servers | None) -> Sequence[Server]:
+    """Return the servers whose figures are shown; none before they are loaded."""
+    try:
+        return () if servers is None else servers.all()
+    except ServersNotLoaded:
+        return ()
 
 
 def _labels(server: Server) -> dict[str, str]:
@@ -657,6 +743,7 @@ class Exposition(Collector):
         )
         yield from self._activity()
         yield from self._backups()
+        yield from of_histories(self._sources.histories.made, self._sources.servers)
         yield from _of_sftp(self._sources.sftp)
         if self._found is not None:
             yield from _filesystem(self._found.disk)

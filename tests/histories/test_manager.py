@@ -381,11 +381,11 @@ def test_a_history_goes_with_its_server_but_not_with_one_that_moved(node: Histor
     other = node.server(configuration(OTHER))
     node.begin()
     histories = node.histories
-    assert Outcome.of(histories.all()).value() == sorted([UUID, OTHER])
+    assert Outcome.of(node.daemon.histories.all()).value() == sorted([UUID, OTHER])
     other.disown("it has moved to another node")
     Outcome.of(node.servers.delete(OTHER)).value()
     Outcome.of(node.servers.delete(server.uuid)).value()
-    assert Outcome.of(histories.all()).value() == [OTHER]
+    assert Outcome.of(node.daemon.histories.all()).value() == [OTHER]
     assert os.listdir(histories.directory) == [OTHER]
     assert histories.states() == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from wingsd.docker.runtime import (
     Pressure,
 )
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
+from wingsd.histories.manager import HistoryState, HistoryTotals
 from wingsd.metrics import Exposition, Recorder, Sources
 from wingsd.servers.figures import ServerFigures
 from wingsd.transfers.steps import ReceiveStep, SendStep
@@ -100,6 +102,19 @@ def server(
     )
 
 
+def histories() -> Any:
+    """Return the histories of a node with one server, looked at an hour ago."""
+    at = time.time() - 3600
+    state = HistoryState(newest=at, looked=at, points=3, bytes=5000, unsettled=2, seconds=0.5)
+    return SimpleNamespace(
+        totals=lambda: HistoryTotals(2, 1, 1, 0, 3, 5000, at),
+        states=lambda: {"8d2f5a14": state},
+        made=7,
+        seconds=3.5,
+        cpu_seconds=0.25,
+    )
+
+
 def sources(**figures: Any) -> Sources:
     """Return sources with these figures alone, and nothing of all others."""
     has = {
@@ -117,6 +132,7 @@ def sources(**figures: Any) -> Sources:
         "pairs": SimpleNamespace(receiving={}, sending={}, is_maintained=False),
         "evacuation": SimpleNamespace(last=None, reported=0.0),
         "wanted": SimpleNamespace(wanted={}),
+        "histories": SimpleNamespace(made=histories()),
         "servers": SimpleNamespace(all=lambda: [server()]),
     }
     for name, figure in figures.items():

@@ -292,6 +292,8 @@ class Node(Service):
         try:
             if await self.context.database.left():
                 await self.context.left_backups.clear()
+            if self.context.servers.loaded:
+                await self.context.histories.clear()
         except StorageError as error:
             self._log.error("cleanup failed: {error}", error=error)
 

@@ -426,6 +426,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
             pairs,
             context.evacuation,
             context.wanted_seeds,
+            histories,
             shown,
         )
         # What is counted waits while a kept copy is removed.

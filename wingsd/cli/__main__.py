@@ -19,6 +19,7 @@ _MODULES = {
     "evacuate": "evacuate",
     "explain": "diagnostics",
     "forget": "status",
+    "history": "history",
     "maintenance": "pairs",
     "pair": "pairs",
     "receive": "move",

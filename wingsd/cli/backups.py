@@ -6,49 +6,18 @@ import time
 from collections import Counter
 
 import click
-from click.shell_completion import CompletionItem
 
 from wingsd.cli import output
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import json_option, print_json, size, when
-from wingsd.cli.parameters import SERVER, UUID, daemon_client
+from wingsd.cli.parameters import OPTIONAL_SERVER, UUID, ServerGroup, daemon_client
 
 #: Seconds between two looks at a check.
 POLL_INTERVAL = 0.5
 
 
-class _OptionalServer(click.ParamType):  # type: ignore[type-arg]  # as below
-    """A server's UUID, or nothing before the name of a subcommand."""
-
-    name = "uuid"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the UUID in lower case. Fails when it is invalid."""
-        return value and SERVER.convert(value, param, ctx)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Return the subcommands, and the servers of the daemon's transfers."""
-        names = [name for name in _BackupsGroup.NAMES if name.startswith(incomplete)]
-        servers = SERVER.shell_complete(ctx, param, incomplete)
-        return [*map(CompletionItem, names), *servers]
-
-
-class _BackupsGroup(click.Group):
-    """`backups` with an optional server, which the name of a subcommand is not."""
-
-    NAMES = ("for-wings", "send", "keep", "delete")
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments: a server and options in any order, or a subcommand with its own."""
-        is_subcommand = args[:1] in [[name] for name in self.NAMES]
-        ctx.allow_interspersed_args = not is_subcommand
-        return super().parse_args(ctx, ["", *args] if is_subcommand else args)
-
-
-@click.group(cls=_BackupsGroup, invoke_without_command=True)
-@click.argument("server", type=_OptionalServer(), metavar="[UUID]", required=False)
+@click.group(cls=ServerGroup, invoke_without_command=True)
+@click.argument("server", type=OPTIONAL_SERVER, metavar="[UUID]", required=False)
 @json_option
 @click.pass_context
 def backups(context: click.Context, *, server: str | None, as_json: bool) -> None:

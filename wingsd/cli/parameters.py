@@ -93,6 +93,37 @@ def _transferred(client: ControlClient) -> list[str]:
 SERVER = _Server()
 
 
+class _OptionalServer(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A server, or nothing before the name of a subcommand."""
+
+    name = "uuid"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the UUID in lower case. Fails when it is invalid."""
+        return value and SERVER.convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the subcommands, and the servers of the daemon's transfers."""
+        commands = ctx.command.commands if isinstance(ctx.command, click.Group) else {}
+        names = [name for name in commands if name.startswith(incomplete)]
+        return [*map(CompletionItem, names), *SERVER.shell_complete(ctx, param, incomplete)]
+
+
+OPTIONAL_SERVER = _OptionalServer()
+
+
+class ServerGroup(click.Group):
+    """A command with an optional server, which the name of a subcommand is not."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments: a server and options in any order, or a subcommand with its own."""
+        is_subcommand = args[:1] in [[name] for name in self.commands]
+        ctx.allow_interspersed_args = not is_subcommand
+        return super().parse_args(ctx, ["", *args] if is_subcommand else args)
+
+
 def node_url(value: str) -> str:
     """Return a node's address unchanged. Raises `BadParameter`.
 

@@ -57,6 +57,7 @@ def _node_facts(found: Json) -> list[tuple[str, object]]:
             if found.get("maintenance")
             else []
         ),
+        *_histories(found.get("histories")),
         ("reports", f"{found['reports_waiting']} to be sent to the Panel"),
         (
             "limits",
@@ -65,6 +66,18 @@ def _node_facts(found: Json) -> list[tuple[str, object]]:
             f"{limits['waiting']} waiting, {limits['disk_reserve_mib']} MiB of the disk kept free",
         ),
     ]
+
+
+def _histories(found: Json | None) -> list[tuple[str, object]]:
+    """Return a line about histories; none where no points are made."""
+    if found is None:
+        return []
+    parts = [f"{found['count']} with {found['points']} points, {size(found['bytes'])}"]
+    if found["oldest"] is not None:
+        parts.append(f"all looked at within {duration(time.time() - found['oldest'])}")
+    parts += [f"{found[each]} {each.upper()}" for each in ("late", "failing") if found[each]]
+    parts += [f"{found['damaged']} DAMAGED"] if found["damaged"] else []
+    return [("histories", ", ".join(parts))]
 
 
 def _maintenance(found: Json) -> str:

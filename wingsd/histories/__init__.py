@@ -6,8 +6,11 @@ that makes none saves their memory.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -17,10 +20,21 @@ from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
+from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
     from wingsd.histories.manager import Histories
+
+
+_DAY = 24 * 3600
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+
+
+def _histories_in(directory: str) -> list[str]:
+    with storage_errors(f"{directory} cannot be read"), suppress(FileNotFoundError):
+        return sorted(filter(_UUID, os.listdir(directory)))
+    return []
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -56,6 +70,28 @@ class HistoriesOnDemand:
             if self._is_started:
                 self.made.start()
         return self.made
+
+    async def all(self) -> list[str]:
+        """Return the UUIDs of the servers of which there are histories. Raises StorageError."""
+        return await self.disk.run(_histories_in, self.config.system.history.directory)
+
+    def totals(self) -> dict[str, Any] | None:
+        """Return the figures of all histories; None where no points are made."""
+        if self.made is None or not self.config.system.history.is_on:
+            return None
+        return attrs.asdict(self.made.totals())
+
+    async def clear(self) -> None:
+        """Remove histories of servers that are not here any more, after the days they are kept.
+
+        To be called daily, when the servers are loaded.
+        """
+        left = [each for each in await self.all() if not self.servers.knows(each)]
+        ages = await self.database.ages(left, "history")
+        days = max(self.config.system.transfers.live.keep_source_days, 1)
+        for uuid in left:
+            if ages[uuid] > days * _DAY:
+                await self.get().forget(uuid)
 
     def use(self, config: Config) -> None:
         """Go on with a changed configuration."""

@@ -13,10 +13,10 @@ hour.
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -35,6 +35,8 @@ from wingsd.errors import (
     EnvironmentFailed,
     FileWorkCancelled,
     HistoryFull,
+    NoSuchPoint,
+    ServerBusy,
     ServerNotFound,
     StorageError,
     WingsdError,
@@ -48,7 +50,7 @@ from wingsd.history.policy import surplus
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.servers.files import BackgroundTasks
-from wingsd.servers.operations import Operation
+from wingsd.servers.operations import Operation, refusal
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server
 from wingsd.threadio import Workers, relayed
@@ -76,7 +78,6 @@ STOP_WITHIN = 3.0
 #: Names of files that a message has.
 _NAMED = 3
 _REMOVING = ".removing-"
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 @attrs.frozen
@@ -111,10 +112,51 @@ class HistoryState:
     points: int = 0
     bytes: int = 0
     damaged: int = 0
+    unreadable: Sequence[int] = ()
     unsettled: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     trouble: str = ""
+
+
+class TaskKind(Enum):
+    """The kinds of work on a history that operators order."""
+
+    MAKE = "make"
+    DELETE = "delete"
+    VERIFY = "verify"
+
+
+@attrs.define(eq=False)
+class HistoryTask:
+    """Work on a history that an operator has ordered, and how it has ended.
+
+    `point` is the point that was made, None where nothing had changed. `damaged` are the damaged
+    files by the numbers of points.
+    """
+
+    kind: TaskKind
+    is_over: bool = False
+    error: Exception | None = None
+    point: Point | None = None
+    damaged: Mapping[int, tuple[bytes, ...]] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class HistoryTotals:
+    """The figures of all histories of which points are made.
+
+    `oldest` is when the one that was not brought up to date for longest was last as its server,
+    None where none was. `late` and `failing` are how many do not advance.
+    """
+
+    count: int
+    late: int
+    failing: int
+    damaged: int
+    points: int
+    bytes: int
+    oldest: float | None
 
 
 @attrs.define(eq=False, repr=False)
@@ -183,6 +225,7 @@ class Histories:
         self._checking = Periodic(parts.reactor, self._check_some)
         self._random = Random()  # noqa: S311 - nothing is to be kept secret
         self._tasks = BackgroundTasks()
+        self._tasks_of: dict[str, HistoryTask] = {}
         #: Points that neither `keep` nor `max_size` removes, by server.
         self.pinned: dict[str, set[int]] = {}
         #: The least number of a server's next point.
@@ -203,6 +246,8 @@ class Histories:
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(failure_logger(self._log, "no more points are made"))
         self._checking.start(_HOUR, now=False)
+        clearing = self._parts.workers.run(self._clear)
+        clearing.addErrback(failure_logger(self._log, "removed histories are not deleted"))
 
     def changed(self) -> None:
         """Go on with a changed configuration."""
@@ -244,10 +289,6 @@ class Histories:
         """Return whether there is a history of a server."""
         return await self._parts.disk.run(os.path.isdir, self.path(uuid))
 
-    async def all(self) -> list[str]:
-        """Return the UUIDs of the servers of which there are histories."""
-        return await self._parts.disk.run(self._names)
-
     def state(self, uuid: str) -> HistoryState | None:
         """Return what is known of a server's history, None where nothing is."""
         history = self._histories.get(uuid)
@@ -264,6 +305,20 @@ class Histories:
             return False
         late = 2 * max(history.pause, self._terms(uuid).every) + LATE_AFTER
         return self._reactor.seconds() - history.advanced > late
+
+    def totals(self) -> HistoryTotals:
+        """Return the figures of all histories of which points are made."""
+        found = self.states()
+        looked = [each.looked for each in found.values() if each.looked is not None]
+        return HistoryTotals(
+            count=len(found),
+            late=sum(map(self.is_late, found)),
+            failing=sum(each.trouble != "" for each in found.values()),
+            damaged=sum(each.damaged > 0 for each in found.values()),
+            points=sum(each.points for each in found.values()),
+            bytes=sum(each.bytes for each in found.values()),
+            oldest=min(looked, default=None),
+        )
 
     async def use(
         self, uuid: str, work: Callable[[HistoryStore], T], workers: Workers | None = None
@@ -349,7 +404,12 @@ class Histories:
         return await self.use(uuid, _listed)
 
     async def verify(self, uuid: str) -> Mapping[int, tuple[bytes, ...]]:
-        """Read all of a history; return the damaged files by the numbers of points."""
+        """Read all of a history; return the damaged files by the numbers of points.
+
+        Raises NoSuchPoint where there is none, and StorageError.
+        """
+        if not await self.has(uuid):
+            raise NoSuchPoint(f"{uuid} has no history on this node")
         found = await self.use(uuid, HistoryStore.verify)
         history = self._of(uuid)
         history.verified = self._reactor.seconds()
@@ -364,7 +424,14 @@ class Histories:
 
     async def delete(self, uuid: str, number: int) -> None:
         """Remove a point but the newest. Raises NoSuchPoint and StorageError."""
-        await self.use(uuid, lambda store: store.remove(number))
+        if not await self.has(uuid):
+            raise NoSuchPoint(f"{uuid} has no history on this node")
+
+        def remove(store: HistoryStore) -> int:
+            store.remove(number)
+            return store.size
+
+        self._of(uuid).state.bytes = await self.use(uuid, remove)
 
     async def forget(self, uuid: str) -> None:
         """Remove the history of a server that was deleted here, and not moved."""
@@ -378,6 +445,71 @@ class Histories:
         async with history.lock:
             await self._parts.workers.run(self._remove, uuid)
         self._histories.pop(uuid, None)
+
+    # What operators order
+
+    def task(self, uuid: str) -> HistoryTask | None:
+        """Return what was last ordered for a server's history, None where nothing was."""
+        return self._tasks_of.get(uuid)
+
+    def begin_make(self, server: Server) -> HistoryTask:
+        """Begin to make a point, or join that. Raises ServerBusy where the server is held."""
+        hold = server.operations.hold
+        if hold is not None and _is_held(server):
+            raise ServerBusy(refusal(hold.operation, Operation.POINT), hold.why)
+
+        async def make(task: HistoryTask) -> None:
+            task.point = await self.make(server)
+
+        return self._begin(server.uuid, TaskKind.MAKE, make)
+
+    def begin_delete(self, uuid: str, number: int | None) -> HistoryTask:
+        """Begin to remove a point, or with None the whole history."""
+
+        async def delete(_: HistoryTask) -> None:
+            await (self.remove(uuid) if number is None else self.delete(uuid, number))
+
+        return self._begin(uuid, TaskKind.DELETE, delete)
+
+    def begin_verify(self, uuid: str) -> HistoryTask:
+        """Begin to verify a history, or join that."""
+
+        async def verify(task: HistoryTask) -> None:
+            task.damaged = await self.verify(uuid)
+
+        return self._begin(uuid, TaskKind.VERIFY, verify)
+
+    def _begin(
+        self,
+        uuid: str,
+        kind: TaskKind,
+        work: Callable[[HistoryTask], Coroutine[Any, Any, None]],
+    ) -> HistoryTask:
+        if self._is_stopping:
+            raise DaemonStopping
+        known = self._tasks_of.get(uuid)
+        if known is not None and not known.is_over:
+            if known.kind is kind and kind is not TaskKind.DELETE:
+                return known
+            raise ServerBusy(
+                f"`wingsctl history {known.kind.value}` of this server is under way",
+                "try again when it is over",
+            )
+        task = self._tasks_of[uuid] = HistoryTask(kind)
+        self._tasks.start(f"history {kind.value}", self._ordered(task, work), uuid)
+        return task
+
+    async def _ordered(
+        self, task: HistoryTask, work: Callable[[HistoryTask], Coroutine[Any, Any, None]]
+    ) -> None:
+        try:
+            await work(task)
+        except Exception as error:
+            task.error = error
+            if not isinstance(error, NoSuchPoint):
+                raise
+        finally:
+            task.is_over = True
 
     # The clock
 
@@ -625,11 +757,6 @@ class Histories:
                 "or make the directory"
             )
 
-    def _names(self) -> list[str]:
-        with storage_errors(f"{self.directory} cannot be read"), suppress(FileNotFoundError):
-            return sorted(filter(_UUID, os.listdir(self.directory)))
-        return []
-
     def _remove(self, uuid: str) -> None:
         """Remove a history: wholly, or it is removed at the next attempt."""
         path, aside = self.path(uuid), os.path.join(self.directory, f"{_REMOVING}{uuid}")
@@ -639,6 +766,13 @@ class Histories:
                 os.rename(path, aside)
                 sync_directory(Path(self.directory))
             remove_tree(aside)
+
+    def _clear(self) -> None:
+        """Delete what is left of removals that a kill has interrupted."""
+        with suppress(OSError):  # there is no such directory yet, or the disk says so with a point
+            for name in os.listdir(self.directory):
+                if name.startswith(_REMOVING):
+                    remove_tree(os.path.join(self.directory, name))
 
     def _say(self, uuid: str, line: str) -> None:
         self._log.info("{server}: history: {line}", server=uuid, line=line)
@@ -666,9 +800,9 @@ def _listed(store: HistoryStore) -> list[PointInfo]:
 def _learn(state: HistoryState, store: HistoryStore) -> None:
     """Note what there is in a history."""
     points = store.points()
-    state.points = len(points)
+    state.points, state.damaged = len(points), len(store.damaged)
     state.newest = points[0].time / _SECOND if points else None
-    state.damaged = sum(point.number in store.damaged for point in points)
+    state.unreadable = sorted(store.damaged.keys() - {point.number for point in points})
 
 
 def damage_text(files: tuple[bytes, ...]) -> str:

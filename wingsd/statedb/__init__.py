@@ -1748,12 +1748,16 @@ class Store:
 
     # Ages and deletion
 
-    def ages(self, now: float, names: Collection[str]) -> dict[str, float]:
+    def ages(self, now: float, names: Collection[str], kind: str = "") -> dict[str, float]:
         """Return for how many seconds each of `names` has been known, and delete all others.
 
-        To be called daily: the time between two calls counts, a day at most.
+        Those of each `kind` are counted by calls of their own. To be called daily: the time
+        between two calls counts, a day at most.
         """
-        known = {name for (name,) in self._rows("SELECT name FROM kept")}
+        prefix = f"{kind}:" if kind else ""
+        names = {f"{prefix}{name}" for name in names}
+        all_known = (name for (name,) in self._rows("SELECT name FROM kept"))
+        known = {name for name in all_known if "".join(name.rpartition(":")[:2]) == prefix}
         with self._transaction():
             self._opened.executemany(
                 "DELETE FROM kept WHERE name = ?", [(name,) for name in known.difference(names)]
@@ -1762,10 +1766,12 @@ class Store:
                 "INSERT INTO kept (name, seen, age) VALUES (?, ?, 0)",
                 [(name, now) for name in names if name not in known],
             )
-        self._execute(
-            "UPDATE kept SET age = age + max(0, min(? - seen, ?)), seen = ?", now, _DAY, now
-        )
-        return dict(self._rows("SELECT name, age FROM kept"))
+            self._opened.executemany(
+                "UPDATE kept SET age = age + max(0, min(? - seen, ?)), seen = ? WHERE name = ?",
+                [(now, _DAY, now, name) for name in names],
+            )
+        rows = self._rows("SELECT name, age FROM kept")
+        return {name.removeprefix(prefix): age for name, age in rows if name in names}
 
     def prune(self, now: float) -> None:
         """Delete expired rows, but not those of `moved_directly`."""
