@@ -700,25 +700,32 @@ def differences(old: bytes, new: bytes, at: int) -> tuple[bytes, bytes]:
     """
     if old == new:
         return b"", b""
-    return _chunks_to(new, old, at // BLOCK), _chunks_to(old, new, at // BLOCK)
+    forward = _differing(old, new)
+    reverse = forward if len(old) == len(new) else _differing(new, old)
+    return _chunks(new, forward, at // BLOCK), _chunks(old, reverse, at // BLOCK)
 
 
-def _chunks_to(target: bytes, base: bytes, first: int) -> bytes:
-    """Return the chunks that a file with `base`, cut or extended, needs to have `target`."""
-    found = list[bytes]()
-    count = -(-len(target) // BLOCK)
+def _differing(base: bytes, target: bytes) -> list[tuple[int, int]]:
+    """Return the runs of blocks that a file with `base`, cut or extended, needs of `target`.
 
-    def differs(number: int) -> bool:
-        block = target[number * BLOCK : (number + 1) * BLOCK]
-        return base[number * BLOCK : number * BLOCK + len(block)] != block
+    A run begins and ends at a byte.
+    """
+    runs: list[tuple[int, int]] = []
+    size = len(target)
+    for start in range(0, size, BLOCK):
+        end = min(start + BLOCK, size)
+        if base[start:end] != target[start:end]:
+            first = runs.pop()[0] if runs and runs[-1][1] == start else start
+            runs.append((first, end))
+    return runs
 
-    start = 0
-    for is_other, run in groupby(range(count), differs):
-        end = start + sum(1 for _ in run)
-        if is_other:
-            found += encode_chunks(first + start, target[start * BLOCK : end * BLOCK])
-        start = end
-    return b"".join(found)
+
+def _chunks(data: bytes, runs: list[tuple[int, int]], first: int) -> bytes:
+    return b"".join(
+        chunk
+        for start, end in runs
+        for chunk in encode_chunks(first + start // BLOCK, data[start:end])
+    )
 
 
 def merge_chunks(

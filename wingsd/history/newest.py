@@ -20,8 +20,8 @@ from wingsd.moves.applier import write_at, write_zeros
 from wingsd.moves.filling import PageCacheKeeper
 from wingsd.util.text import display, reading_advice
 
-PIECE = 1 << 20
-"""Bytes that are read, compared or copied at a time."""
+PIECE = 256 << 10
+"""Bytes that are read, compared or copied at a time. They stay in a processor's own cache."""
 
 SECTOR = 512
 """Bytes of `st_blocks`, whatever the block size; stat(2)."""
