@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 from attrs import define, field
@@ -19,6 +20,7 @@ from tests.support.archives import Tree, seen
 from wingsd.errors import StorageError
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import BLOCK, Point, PointLabel
+from wingsd.history.reading import past_files
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import KernelCalls, MeasuredFileSystems
 
@@ -260,6 +262,26 @@ class Model:
         """Rebuild points and compare them with the model."""
         for number in self.numbers() if only is None else [only]:
             assert self.rebuilt(number) == self.trees[number], f"point {number}"
+            self._check_reading(number)
+
+    def _check_reading(self, number: int) -> None:
+        """Compare what is read of a point with the tree that was rebuilt last."""
+        rebuilt = os.fsencode(self.directory / "rebuilt")
+        with past_files(self.store, number) as past, TemporaryFile(buffering=0) as copy:
+            for path, directories, files in os.walk(rebuilt):
+                place = os.path.relpath(path, rebuilt)
+                inside = b"" if place == b"." else place + b"/"
+                found = [entry.path for entry in past.directory(inside[:-1])]
+                names = sorted(inside + name for name in (*directories, *files))
+                assert sorted(found) == names, f"point {number}: {place!r}"
+                for name in files:
+                    file = os.path.join(path, name)
+                    if os.path.isfile(file) and not os.path.islink(file):
+                        os.ftruncate(copy.fileno(), 0)
+                        past.copy(inside + name, copy.fileno())
+                        size = os.stat(file).st_size
+                        data = os.pread(copy.fileno(), size + 1, 0)
+                        assert data == Path(os.fsdecode(file)).read_bytes()
 
     def rebuilt(self, number: int) -> Tree:
         """Return the tree of a point."""

@@ -164,6 +164,23 @@ _KINDS: dict[type, int] = {
 }
 
 
+#: Bytes between the path of an entry and the text at its end.
+_FIXED = {
+    _KINDS[PastFile]: _FILE.size,
+    _KINDS[PastLink]: _LINK.size,
+    _KINDS[PastHardLink]: 0,
+    _KINDS[PastDirectory]: _DIRECTORY.size,
+}
+
+Select = Callable[[bytes], bool | None]
+"""Selects entries by their paths: whether one is wanted, or None where no more are."""
+
+
+def every_path(path: bytes) -> bool:
+    """Select all entries."""
+    return True
+
+
 class Section(NamedTuple):
     """The contents of a file in a delta: a section of its data.
 
@@ -407,9 +424,10 @@ class FormReader:
         #: The point that this describes.
         self.point = Point(number, time, PointLabel(label), root, files, size, tuple(unsettled))
 
-    def entries(self) -> Iterator[Change]:
-        """Yield the entries in their order, files of a delta with their sections."""
-        stream = _Entries(self._entry_parts(), is_delta=self.kind is FormKind.DELTA)
+    def entries(self, select: Select = every_path) -> Iterator[Change]:
+        """Yield the selected entries in their order, files of a delta with their sections."""
+        is_delta = self.kind is FormKind.DELTA
+        stream = _Entries(self._entry_parts(), select, is_delta=is_delta)
         try:
             yield from _checked(stream.changes(), self.data_bytes)
         except (struct.error, ValueError) as error:
@@ -537,8 +555,9 @@ def _text_at(raw: bytes | bytearray, at: int) -> tuple[bytes, int]:
 class _Entries:
     """Reads entries of parts."""
 
-    def __init__(self, parts: Iterator[bytes], is_delta: bool) -> None:
+    def __init__(self, parts: Iterator[bytes], select: Select, *, is_delta: bool) -> None:
         self._parts = parts
+        self._select = select
         self._is_delta = is_delta
         self._raw = bytearray()
         self._at = 0
@@ -546,7 +565,14 @@ class _Entries:
     def changes(self) -> Iterator[Change]:
         while True:
             try:
-                change = self._change()
+                kind, path, at = self._begun()
+                is_wanted = self._select(path)
+                if is_wanted is None:
+                    return
+                if not is_wanted:
+                    self._at = self._end(kind, at)
+                    continue
+                change = self._change(kind, path, at)
             except struct.error:
                 part = next(self._parts, b"")
                 if part:
@@ -559,11 +585,31 @@ class _Entries:
                 return
             yield change
 
-    def _change(self) -> Change:
-        """Return the next entry. Raises struct.error where it goes on in the next part."""
+    def _begun(self) -> tuple[int, bytes, int]:
+        """Return kind and path of the next entry, and where the rest of it begins.
+
+        This, and what follows, raises struct.error where the entry goes on in the next part.
+        """
+        (kind,) = _KIND.unpack_from(self._raw, self._at)
+        return kind, *_text_at(self._raw, self._at + _KIND.size)
+
+    def _end(self, kind: int, at: int) -> int:
+        """Return the end of the entry whose rest begins at `at`."""
+        if kind == _KINDS[PastNothing]:
+            return at
+        if kind not in _FIXED:
+            raise ValueError(f"an entry is of the unknown kind {kind}")
+        at += _FIXED[kind]
+        end: int = at + _LENGTH.size + _LENGTH.unpack_from(self._raw, at)[0]
+        if self._is_delta and kind == _KINDS[PastFile]:
+            end += _SECTION.size
+        if end > len(self._raw):
+            raise struct.error("it ends in the middle")
+        return end
+
+    def _change(self, kind: int, path: bytes, at: int) -> Change:
+        """Return the entry whose rest begins at `at`."""
         raw = self._raw
-        (kind,) = _KIND.unpack_from(raw, self._at)
-        path, at = _text_at(raw, self._at + _KIND.size)
         check_path(path)
         entry: PastEntry
         section = None

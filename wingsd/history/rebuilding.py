@@ -30,6 +30,8 @@ from wingsd.history.format import (
     PastNothing,
     RootHash,
     Section,
+    Select,
+    every_path,
     merge_chunks,
     read_fully,
 )
@@ -50,9 +52,11 @@ class FileVersion(NamedTuple):
     reader: FormReader
 
 
-def overlaid(chain: Sequence[FormReader]) -> Iterator[tuple[bytes, list[Change | None]]]:
-    """Yield each path with what each point says of it, from the newest on."""
-    streams = (((change[0].path, change) for change in delta.entries()) for delta in chain)
+def overlaid(
+    chain: Sequence[FormReader], select: Select = every_path
+) -> Iterator[tuple[bytes, list[Change | None]]]:
+    """Yield each selected path with what each point says of it, from the newest on."""
+    streams = (((change[0].path, change) for change in delta.entries(select)) for delta in chain)
     return joined(*streams)
 
 

@@ -1,0 +1,127 @@
+"""The files of one point, read from the newest tree and the deltas; nothing else is rebuilt.
+
+The entries of other paths are skipped, so one file of many is found in some tenths of a second.
+Blocking; memory does not depend on the size of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from attrs import define
+
+from wingsd.errors import DirectoryMissing, FileMissing, HistoryDamaged
+from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.history.format import (
+    Change,
+    FormReader,
+    PastDirectory,
+    PastEntry,
+    PastFile,
+    PastHardLink,
+    PastNothing,
+    Select,
+)
+from wingsd.history.rebuilding import contents_of, overlaid, write_contents
+from wingsd.history.store import HistoryStore
+from wingsd.moves.nodes import tree_key
+from wingsd.util.durable import storage_errors
+from wingsd.util.text import display
+
+
+@define(eq=False, repr=False)
+class PastFiles:
+    """The files of the last point of a chain. `tree` are the directories of the newest tree.
+
+    `check` is called after each piece, and may raise. Paths are relative to the server's
+    directory, which is the empty one. Methods raise HistoryDamaged and OSError.
+    """
+
+    _chain: Sequence[FormReader]
+    _tree: OpenDirectories
+    _check: Callable[[], None]
+
+    def entry(self, path: bytes) -> PastEntry:
+        """Return what is at a path. Raises FileMissing."""
+        return self._found(path)[0]
+
+    def directory(self, path: bytes) -> Iterator[PastEntry]:
+        """Yield what is in a directory, sorted. Raises FileMissing and DirectoryMissing."""
+        if not isinstance(self.entry(path), PastDirectory):
+            raise DirectoryMissing
+        for _, found in overlaid(self._chain, _inside(path)):
+            entry = _last(found)
+            if not isinstance(entry, PastNothing):
+                yield entry
+
+    def copy(self, path: bytes, target: int) -> PastFile:
+        """Write a file to the new, empty one with the descriptor `target`; return its entry.
+
+        A further name leads to its file. Nothing of the copy may be used before this has
+        returned. Raises FileMissing.
+        """
+        entry, found = self._found(path)
+        if isinstance(entry, PastHardLink):
+            entry, found = self._found(entry.first)
+        if not isinstance(entry, PastFile):
+            raise FileMissing
+        contents = contents_of(self._chain, found)
+        if write_contents(target, contents, self._tree, self._check) != entry.digest:
+            raise HistoryDamaged(display(entry.path), "it does not have its digest")
+        return entry
+
+    def _found(self, path: bytes) -> tuple[PastEntry, list[Change | None]]:
+        """Return what is at a path, and what each point says of it."""
+        for _, found in overlaid(self._chain, _at(path)):
+            entry = _last(found)
+            if not isinstance(entry, PastNothing):
+                return entry, found
+        raise FileMissing
+
+
+@contextmanager
+def past_files(
+    store: HistoryStore, number: int, check: Callable[[], None] = lambda: None
+) -> Iterator[PastFiles]:
+    """Open the files of a point; `check` is as in `PastFiles`.
+
+    Raises NoSuchPoint, HistoryDamaged and StorageError.
+    """
+    with (
+        storage_errors(f"point {number} of the history cannot be read"),
+        store.opened(number) as (chain, tree),
+        closing(OpenDirectories(tree, lambda path: None)) as directories,
+    ):
+        yield PastFiles(chain, directories, check)
+
+
+def _last(found: Sequence[Change | None]) -> PastEntry:
+    return next(each for each in reversed(found) if each is not None)[0]
+
+
+def _at(wanted: bytes) -> Select:
+    """Return what selects one path."""
+    key = tree_key(wanted)
+
+    def select(path: bytes) -> bool | None:
+        if path == wanted:
+            return True
+        return None if tree_key(path) > key else False
+
+    return select
+
+
+def _inside(directory: bytes) -> Select:
+    """Return what selects the entries of a directory, but not of those below it."""
+    prefix = directory and directory + b"/"
+    start = len(prefix)
+    # of all paths below a directory, NUL follows its own
+    end = tree_key(directory) + b"\1"
+
+    def select(path: bytes) -> bool | None:
+        if path.startswith(prefix):
+            return len(path) > start and b"/" not in path[start:]
+        return None if directory and tree_key(path) >= end else False
+
+    return select
