@@ -74,6 +74,25 @@ def test_programs_get_a_line_for_each_fault(check: Any, good: dict[str, Any]) ->
     assert sorted(line.partition(": ")[0] for line in found["errors"]) == ["remote", "uuid"]
 
 
+def test_a_directory_of_histories_that_cannot_serve_is_named(
+    check: Any, good: dict[str, Any], tmp_path: Path
+) -> None:
+    place = tmp_path / "history"
+    history = {"every": "5m", "directory": str(place)}
+    good["system"] = {"data": str(tmp_path), "history": history}
+    assert check(good)[0] == Exit.FAILED  # it is below the servers'
+    (tmp_path / "volumes").mkdir()
+    good["system"]["data"] = str(tmp_path / "volumes")
+    for expected in ("does not exist, and no points are made", "is on the file system of"):
+        status, found = check(good)
+        (warning,) = found["warnings"]
+        assert (status, expected in warning) == (0, True)
+        place.mkdir(exist_ok=True)
+    place.rmdir()
+    place.symlink_to(place)
+    assert "cannot be used, and no points" in check(good)[1]["warnings"][0]
+
+
 def test_unknown_keys_are_named(check: Any, good: dict[str, Any]) -> None:
     good["system"] = {"transfers": {"donwload_limit": 5}}
     status, found = check(good)

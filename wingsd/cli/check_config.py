@@ -26,7 +26,7 @@ from cryptography import x509
 
 from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
-from wingsd.config import ApiConfig, Config, find, load, value_at
+from wingsd.config import DEFAULT_HISTORIES, ApiConfig, Config, find, load, value_at
 from wingsd.docker.container import is_below
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import ConfigError, EnvironmentFailed
@@ -152,7 +152,32 @@ def _written(config: Config) -> dict[str, str]:
         keys.append("user.passwd.directory")
     elif system.passwd.enabled:
         keys.append("passwd.directory")
+    if system.history.is_on:
+        keys.append("history.directory")
     return {key: str(value_at(config, key)) for key in (f"system.{each}" for each in keys)}
+
+
+def histories(config: Config) -> Iterator[str]:
+    """Yield a warning where the directory of histories cannot, or should not, be used."""
+    history, data = config.system.history, config.system.data
+    if not history.is_on:
+        return
+    where = f"system.history.directory ({history.directory})"
+    try:
+        device = os.stat(history.directory).st_dev
+    except FileNotFoundError:
+        if history.directory not in DEFAULT_HISTORIES:
+            yield f"{where} does not exist, and no points are made: mount it, or make it"
+        return
+    except OSError as error:
+        yield f"{where} cannot be used, and no points are made: {error.strerror}"
+        return
+    with suppress(OSError):
+        if device == os.stat(data).st_dev:
+            yield (
+                f"{where} is on the file system of system.data: one disk that fails takes the "
+                "servers and their histories"
+            )
 
 
 def _paths(value: str | None) -> list[str]:
@@ -314,6 +339,7 @@ def check(path: str, units: SystemdUnits) -> Finding:
     found.warnings += [f"{key}: unknown key, ignored" for key in unknown]
     check_certificates(config, found)
     _check_listening(config.api, found)
+    found.warnings += histories(config)
     found.warnings += service_limits(config, path, units)
     found.notes += taken_over(config)
     return found

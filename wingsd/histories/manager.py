@@ -46,7 +46,6 @@ from wingsd.filesystem.removal import remove_tree
 from wingsd.histories import HistoriesOnDemand
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
-from wingsd.history.policy import surplus
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.servers.files import BackgroundTasks
@@ -206,6 +205,8 @@ class _History:
     pause: float = 0.0
     last_point: float | None = None
     verified: float | None = None
+    #: Why all of its files are read, as it was last logged.
+    reading: str = ""
 
 
 class Histories:
@@ -248,6 +249,17 @@ class Histories:
         self._checking.start(_HOUR, now=False)
         clearing = self._parts.workers.run(self._clear)
         clearing.addErrback(failure_logger(self._log, "removed histories are not deleted"))
+        looking = self._parts.disk.run(self._is_on_the_same_disk)
+        looking.addCallback(self._warn)
+        looking.addErrback(failure_logger(self._log, "the disk of histories is not known"))
+
+    def _warn(self, is_on_the_same_disk: bool) -> None:
+        if is_on_the_same_disk:
+            self._log.warn(
+                "{directory} (system.history.directory) is on the file system of system.data: one "
+                "disk that fails takes the servers and their histories",
+                directory=self.directory,
+            )
 
     def changed(self) -> None:
         """Go on with a changed configuration."""
@@ -387,6 +399,8 @@ class Histories:
             found = await self._in_turn(history, work, make, workers)
         now = self._reactor.seconds()
         state = history.state
+        if state.trouble:
+            self._log.info("{server}: its history goes on", server=server.uuid)
         state.seconds, state.looked, state.trouble = now - began, self._parts.now(), ""
         self.seconds += state.seconds
         self.cpu_seconds += state.cpu_seconds
@@ -445,6 +459,7 @@ class Histories:
         async with history.lock:
             await self._parts.workers.run(self._remove, uuid)
         self._histories.pop(uuid, None)
+        self._log.info("{server}: its history is removed", server=uuid)
 
     # What operators order
 
@@ -708,7 +723,7 @@ class Histories:
         began = time.thread_time()
         store.max_size = self._max_size(history.uuid, store)
         store.pinned = self.pinned.get(history.uuid, ())
-        log = relayed(self._reactor, partial(self._say, history.uuid))
+        log = relayed(self._reactor, partial(self._explain_reading, history))
         source = HistorySource(directory, self._parts.file_systems, log)
         # Of a server that runs, what has changed since would be read twice.
         source.shares_flushes = doing.is_off
@@ -716,19 +731,14 @@ class Histories:
             found = store.make(source, doing.label, self.least.get(history.uuid, 1))
         finally:
             source.close()
-        self._thin(history.uuid, store)
+        kept = set(store.pinned)
+        if history.uuid in self.arriving:
+            kept.add(min(point.number for point in store.points()))
+        store.pinned = kept
+        store.thin(self._terms(history.uuid).keep, int(self._parts.now() * _SECOND))
         history.state.bytes = store.size
         history.state.cpu_seconds = time.thread_time() - began
         return found
-
-    def _thin(self, uuid: str, store: HistoryStore) -> None:
-        points, keep = store.points(), self._terms(uuid).keep
-        kept = self.pinned.get(uuid, set())
-        if uuid in self.arriving:
-            kept = kept | {points[-1].number}
-        for number in surplus(points, keep, int(self._parts.now() * _SECOND)):
-            if number not in kept:
-                store.remove(number)
 
     def _max_size(self, uuid: str, store: HistoryStore) -> int:
         """Return the bytes that a history may take, so that the disk's reserve stays free.
@@ -767,6 +777,13 @@ class Histories:
                 sync_directory(Path(self.directory))
             remove_tree(aside)
 
+    def _is_on_the_same_disk(self) -> bool:
+        with suppress(OSError, StorageError):
+            self._require_directory()
+            data = self._parts.config.system.data
+            return os.stat(self.directory).st_dev == os.stat(data).st_dev
+        return False
+
     def _clear(self) -> None:
         """Delete what is left of removals that a kill has interrupted."""
         with suppress(OSError):  # there is no such directory yet, or the disk says so with a point
@@ -776,6 +793,12 @@ class Histories:
 
     def _say(self, uuid: str, line: str) -> None:
         self._log.info("{server}: history: {line}", server=uuid, line=line)
+
+    def _explain_reading(self, history: _History, line: str) -> None:
+        """Log why all files of a server are read, once for each reason."""
+        if line != history.reading:
+            history.reading = line
+            self._say(history.uuid, line)
 
 
 def _is_held(server: Server) -> bool:

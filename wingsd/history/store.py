@@ -128,7 +128,12 @@ class HistoryStore:
                 os.makedirs(directory, 0o700, exist_ok=True)
                 fd = os.open(directory, _DIRECTORY)
                 self._home = self._stack.enter_context(closing_descriptor(fd))
-                fcntl.flock(self._home, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(self._home, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise StorageError(
+                        f"the history in {directory} is in use by another process"
+                    ) from None
             self._recover()
         except BaseException:
             self._stack.close()

@@ -1,0 +1,140 @@
+"""Histories of a real daemon: points by the clock, over kills, reloads and the end of servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.daemon.test_metrics import LOOPBACK, scraped
+from tests.metrics.exposed import Samples
+from tests.support.archives import seen
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID
+from wingsd.history.store import HistoryStore
+
+GIB = 1 << 30
+
+
+def settings(daemon: ReceivingNode, **history: Any) -> dict[str, Any]:
+    """Return settings by which a point is made each second, and each is kept."""
+    place = daemon.directory / "history"
+    place.mkdir(exist_ok=True)
+    usual = {"every": "1s", "keep": {"1h": 3_600_000_000}, "directory": str(place)}
+    return {"history": usual | history}
+
+
+async def shown(daemon: ReceivingNode, is_so: Callable[[Any], object]) -> Any:
+    """Return the server's history when it is so."""
+    while True:
+        ran = await daemon.wingsctl("history", UUID, "--json")
+        if ran.status == 0 and is_so(ran.json):
+            return ran.json
+
+
+def rebuilt(daemon: ReceivingNode, number: int, target: Path) -> Any:
+    """Return what a point has, which is rebuilt without the daemon."""
+    target.mkdir()
+    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    store = HistoryStore(str(daemon.directory / "history" / UUID))
+    try:
+        store.rebuild(number, fd)
+    finally:
+        store.close()
+        os.close(fd)
+    return seen(target)
+
+
+@pytest.mark.promise("history-points")
+async def test_points_are_made_over_kills_and_can_be_rebuilt(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    home = daemon.own(UUID)
+    world = home / "world.dat"
+    world.write_bytes(b"first" * 10_000)
+    os.utime(world, (1, 1))
+    first = seen(home)
+    await daemon.start_loaded(system=settings(daemon), metrics=LOOPBACK)
+    found = await shown(daemon, lambda each: each["points"])
+    oldest = found["points"][-1]["number"]
+    assert (found["trouble"], found["late"]) == ("", False)
+    await daemon.kill()
+    assert rebuilt(daemon, oldest, tmp_path / "first") == first
+    world.write_bytes(b"second")
+    await daemon.start_loaded(system=settings(daemon), metrics=LOOPBACK)
+    found = await shown(daemon, lambda each: len(each["points"]) >= 2)
+    newest = found["points"][0]
+    assert (newest["label"], newest["files"], newest["bytes"]) == ("stopped", 1, 6)
+    figures = Samples(await scraped(daemon))
+    assert figures.get("wingsd_histories") == 1
+    assert figures.get("wingsd_histories_troubled", state="failing") == 0
+    assert (figures.get("wingsd_history_points") or 0) >= 2
+    assert (figures.get("wingsd_history_points_made_total") or 0) >= 1
+    assert "1 with 2 points" in (await daemon.wingsctl("status")).out
+    ran = await daemon.wingsctl("history", "verify", UUID)
+    assert ran.out == f"{UUID}: its history is whole\n"
+    daemon.signal("TERM")
+    assert await daemon.ended() == -signal.SIGTERM
+    assert rebuilt(daemon, oldest, tmp_path / "again") == first
+    assert rebuilt(daemon, newest["number"], tmp_path / "second") == seen(home)
+
+
+async def test_a_reload_ends_and_begins_points_and_a_deletion_removes_them(
+    daemon: ReceivingNode,
+) -> None:
+    home = daemon.own(UUID)
+    off = settings(daemon, every=0)
+    await daemon.start_loaded(system=off)
+    await daemon.wingsctl("status")
+    directory = daemon.directory / "history"
+    assert os.listdir(directory) == []
+    path = daemon.directory / "config.yml"
+    config = yaml.safe_load(path.read_text())
+    config["system"]["history"]["every"] = "1s"
+    path.write_text(yaml.safe_dump(config))
+    daemon.signal("HUP")
+    await shown(daemon, lambda each: each["points"])
+    await daemon.wait_for_line("is on the file system of system.data")
+    (home / "new").write_text("new")
+    status, _ = await daemon.curl(
+        "-X", "DELETE", token=daemon.node.token, path=f"/api/servers/{UUID}"
+    )
+    assert status == 204
+    await daemon.wait_for_line(f"{UUID}: its history is removed")
+    assert os.listdir(directory) == []
+
+
+async def test_the_end_of_the_daemon_interrupts_a_point(daemon: ReceivingNode) -> None:
+    home = daemon.own(UUID)
+    with (home / "large").open("wb") as file:
+        file.truncate(64 * GIB)
+    await daemon.start_loaded(system=settings(daemon))
+    incoming = daemon.directory / "history" / UUID / "incoming"
+    while not (incoming.exists() and os.listdir(incoming)):
+        await daemon.wingsctl("--version")
+    daemon.signal("TERM")
+    assert await daemon.ended() == -signal.SIGTERM
+    assert not daemon.lines_with("the disk of histories does not answer")
+    (home / "large").unlink()
+    (home / "small").write_text("small")
+    await daemon.start_loaded(system=settings(daemon))
+    found = await shown(daemon, lambda each: each["points"])
+    assert [(each["number"], each["files"]) for each in found["points"]] == [(1, 1)]
+
+
+def test_a_node_without_histories_imports_none_of_their_code() -> None:
+    program = (
+        "import sys, wingsd.app.wiring, wingsd.control, wingsd.metrics\n"
+        "print(*(each for each in sys.modules if each.startswith('wingsd.histor')))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["wingsd.histories"]
