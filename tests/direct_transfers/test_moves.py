@@ -128,7 +128,7 @@ async def test_a_cancel_ends_the_wait_for_a_destination_that_is_lost(nodes: Node
     nodes.destination.lose = lambda _: False
     hang.release()
     await nodes.settled()
-    assert nodes.source.entries() == [("out", "failure")]
+    assert nodes.source.entries() == [("out", "cancelled")]
 
 
 @pytest.mark.promise("arrived-data-is-kept")

@@ -175,7 +175,7 @@ async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
     await nodes.source.sender.release(UUID)
     nodes.source.sender.deleted(UUID)
     await nodes.settled()
-    assert nodes.source.entries() == [("out", "failure")]
+    assert nodes.source.entries() == [("out", "cancelled")]
 
 
 async def test_a_server_that_is_being_received_is_not_expected(nodes: NodePair) -> None:

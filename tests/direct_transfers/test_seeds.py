@@ -514,7 +514,7 @@ async def test_a_server_whose_transfer_is_cancelled_before_its_outcome_is_known_
     assert record is not None
     assert json.loads(record.state)["stopped"] is False
     destination.lose = lambda _: False
-    await until(lambda: source.entries() == [("out", "failure")])
+    await until(lambda: source.entries() == [("out", "cancelled")])
     assert (server.state, UUID in source.environment.running) == (PowerState.OFFLINE, False)
     assert any("is not started, since its transfer was cancelled" in each for each in logged.lines)
 

@@ -619,7 +619,8 @@ class StepLog(Generic[S]):
         if entry is None:
             return
         moved = self.current.state is State.SUCCESS
-        is_cancelled = isinstance(self._error, TransferCancelled)
+        # Not by a transfer that takes the place of this one.
+        is_cancelled = type(self._error) is TransferCancelled
         failed = Outcome.CANCELLED if is_cancelled else Outcome.FAILURE
         outcome = Outcome.SUCCESS if moved else failed
         result = attrs.evolve(self._result, reason="") if moved else self._result
