@@ -70,6 +70,15 @@ def use(nodes: NodePair) -> PairUse:
     return nodes.destination.pairs.receiving["source"]
 
 
+async def ended_at_the_source(nodes: NodePair) -> None:
+    """Return when the source knows that its pair has ended, and tries no more."""
+    wanted = nodes.source.wanted_seeds
+    await until(lambda: wanted.wanted == {} and nodes.source.pairs.sending == {})
+    assert nodes.source.store.wanted_seeds() == nodes.source.store.pairs() == []
+    assert "the pair of the two nodes was revoked" in nodes.source.reason
+    assert is_used_as_ever(nodes)
+
+
 class Thief:
     """Somebody who has the key of a pair, and no more."""
 
@@ -130,7 +139,7 @@ async def test_it_goes_on_after_a_restart_and_is_still_of_the_pair(
     assert use(nodes).servers == {UUID}
     assert nodes.source.sender.seeds_by(name) == [UUID]
     await node.wanted_seeds.load()
-    await until(lambda: received(nodes).record.pair == "source")
+    await until(lambda: received(nodes).record.pair == use(nodes).record.identity)
 
 
 @pytest.mark.promise("pair-only-brings-copies")
@@ -250,9 +259,7 @@ async def test_revoking_it_ends_its_seeds_and_removes_its_copies(nodes: NodePair
     await nodes.destination.pairs.revoke("source")
     assert nodes.destination.left() == []
     assert nodes.destination.store.pairs() == []
-    await until(lambda: "pair is not valid" in nodes.source.wanted_seeds.trouble(UUID))
-    assert "the pair of the two nodes was revoked" in nodes.source.reason
-    assert is_used_as_ever(nodes)
+    await ended_at_the_source(nodes)
     with pytest.raises(PairNotFound):
         await nodes.destination.pairs.revoke("source")
 
@@ -270,6 +277,12 @@ async def test_one_that_has_expired_ends_and_its_copies_are_kept(
     await pairs._end_expired()
     assert pairs.receiving == {}
     assert kept(nodes) == [UUID]
+    # Another one with its name may not go on with them.
+    await nodes.source.pairs.revoke(name)
+    name, _ = await paired(nodes)
+    facts = await nodes.source.pairs.facts(name, {"servers": [UUID]})
+    assert (facts["pair"]["used_servers"], facts["servers_kept"]) == (0, {})
+    assert kept(nodes) == [UUID]
 
 
 @pytest.mark.promise("pair-keeps-its-limits")
@@ -282,10 +295,8 @@ async def test_one_that_is_gone_after_a_restart_ends_its_seeds_and_the_node_star
     node.store.delete_pair(Direction.IN, "source")
     await node.recover()
     await until(lambda: node.entries() == [("in", "failure")])
-    await until(lambda: "pair is not valid" in nodes.source.wanted_seeds.trouble(UUID))
-    assert "the pair of the two nodes was revoked" in nodes.source.reason
+    await ended_at_the_source(nodes)
     assert node.left() == []
-    assert is_used_as_ever(nodes)
 
 
 @pytest.mark.promise("pair-keeps-its-limits")

@@ -91,7 +91,7 @@ class PairEndpoint(Endpoint):
         kept = {
             each.server: each.bytes
             for each in await node.long.run(node.partial_copies.kept)
-            if each.pair == use.record.name
+            if each.pair == use.record.identity
         }
         total, free = await node.long.run(node.partial_copies.free)
         mounts = tuple(Mount(each, "/") for each in body.mounts)
@@ -144,11 +144,11 @@ class PairEndpoint(Endpoint):
 
     async def _here(self, servers: tuple[str, ...]) -> list[str]:
         """Return the servers of which no seed may be begun by the pair."""
-        node, name, here = self._node, self._pair.record.name, []
+        node, own, here = self._node, self._pair.record.identity, []
         for uuid in filter(None, map(canonical_uuid, servers)):
             found = node.receiver.find(uuid)
             if found is not None and not found.has_failed:
-                if found.coordinator.pair_name != name:
+                if found.coordinator.pair_identity != own:
                     here.append(uuid)
                 continue
             try:

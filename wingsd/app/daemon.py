@@ -195,6 +195,7 @@ class Node(Service):
         store.open()
         node.denied.restore(store.denied())
         node.denied.refuse_before(store.denied_before())
+        node.receiver.maintenance = store.maintenance()
         transfers, moves, restores = store.unfinished(), store.open_moves(), store.restores()
         names = RestoreStorage.names(restores)
         clear_leftovers(transfers, node.staging, node.received_backups, names, moves)

@@ -176,7 +176,7 @@ class DirectReceiving(ReceivingCoordinator):
     ) -> None:
         self.digest = expected.digest if expected is not None else ""
         self.pair = expected.pair if expected is not None else pair
-        self.pair_name = "" if self.pair is None else self.pair.record.name
+        self.pair_identity = "" if self.pair is None else self.pair.record.identity
         self._server = server
         self._direct = direct
         self._expected = expected
@@ -470,7 +470,8 @@ class DirectTransfers(Initiator):
         # One that gives way ends, and what has arrived stays, when the next one begins.
         gives_way = found is not None and found.coordinator.is_direct and found.gives_way
         if gives_way and pair is not None:
-            gives_way = found is not None and found.coordinator.pair_name == pair.record.name
+            identity = pair.record.identity
+            gives_way = found is not None and found.coordinator.pair_identity == identity
         if not gives_way:
             if found is not None and not found.has_failed:
                 raise ServerAlreadyExists(
@@ -757,7 +758,8 @@ class DirectTransfers(Initiator):
 
     def receiving(self, server: str, pair: str = "") -> DirectReceiving:
         """Return the coordinator of a transfer to this node that an earlier daemon left."""
-        return DirectReceiving(server, self, pair=self.pairs.get(pair))
+        uses = (each for each in self.pairs.values() if each.record.identity == pair)
+        return DirectReceiving(server, self, pair=next(uses, None))
 
     async def resumed(
         self, entry: TransferRecord, record: MoveRecord

@@ -77,11 +77,12 @@ class PairUse:
     async def refresh(self) -> None:
         """Look again what is kept. Raises `StorageError`."""
         kept = await self._long.run(self._copies.kept)
-        self._kept = {each.server: each.bytes for each in kept if each.pair == self.record.name}
+        own = self.record.identity
+        self._kept = {each.server: each.bytes for each in kept if each.pair == own}
 
     async def remove_kept(self) -> None:
         """Remove what is kept. Raises `StorageError`."""
-        await self._long.run(self._copies.forget, "", self.record.name)
+        await self._long.run(self._copies.forget, "", self.record.identity)
         await self.refresh()
 
     def _drop(self, server: str, charge: Callable[[], int]) -> None:

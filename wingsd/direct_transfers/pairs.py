@@ -131,7 +131,6 @@ class Pairs:
                 self.sending[record.name] = record
             else:
                 self.receiving[record.name] = self._use(record)
-        self._receiver.maintenance = await self._database.maintenance()
         self._looks.start(LOOK_EVERY, now=False)
 
     def stop(self) -> None:
@@ -309,7 +308,8 @@ class Pairs:
         use.record = attrs.evolve(use.record, expires=0.0)  # no further one begins
         self._direct.expect_no_more(use)
         found = [self._receiver.find(server) for server in use.seeds]
-        seeds = [each for each in found if each and each.coordinator.pair_name == use.record.name]
+        own = use.record.identity
+        seeds = [each for each in found if each and each.coordinator.pair_identity == own]
         for seed in seeds:
             seed.abort(reason)
         await all_over(seeds)

@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.direct_transfers.pairs import Pairs
-from wingsd.errors import ServerNotFound, ServersNotLoaded, WingsdError
+from wingsd.errors import (
+    PairInvalid,
+    PairNotFound,
+    ServerNotFound,
+    ServersNotLoaded,
+    StorageError,
+    WingsdError,
+)
 from wingsd.servers.registry import Servers
-from wingsd.statedb import StateDatabase, WantedSeed
+from wingsd.statedb import Direction, StateDatabase, WantedSeed
 from wingsd.transfers.manager import OutgoingTransfers
 from wingsd.util.reactor import Timer
 from wingsd.util.retry import Backoff
@@ -163,6 +171,9 @@ class WantedSeeds:
             if self.wanted.get(wanted.server) is not wanted:  # it was ended meanwhile
                 self._sender.end_seed(wanted.server)
         except WingsdError as error:
+            if getattr(error, "answer_code", "") == PairInvalid.code:
+                await self._end_pair(wanted.pair)
+                return
             attempt.trouble = f"{error} ({error.code})"
             self._log.warn(
                 "{server}: no copy of it is begun by the pair {pair}, it is tried again: {error}",
@@ -175,3 +186,17 @@ class WantedSeeds:
             self._log.failure("{server}: beginning its copy failed", server=wanted.server)
         finally:
             attempt.is_beginning = False
+
+    async def _end_pair(self, pair: str) -> None:
+        """End a pair that has ended at its destination, and all copies that are wanted by it."""
+        self._log.warn(
+            "pair {pair}: has ended at the other node, which gets no more copies; for more, run "
+            "wingsctl pair there again",
+            pair=pair,
+        )
+        try:
+            await self.end_all(pair)
+            with suppress(PairNotFound):  # two copies may be refused at a time
+                await self._pairs.revoke(pair, Direction.OUT)
+        except StorageError as error:
+            self._log.error("pair {pair}: {error}", pair=pair, error=error)

@@ -620,7 +620,8 @@ class MoveRecord:
     SHA-256 of the key, that of the token, and empty. `move` is empty until the destination has
     given the id. `family` is that of the other node, if it is known. `request` is a JSON object
     that never changes, such as what the move was begun with; `state` is one that does. `pair` is
-    this node's name of the pair of a seed; empty for any other move.
+    the pair of a seed, at the source its name and at the destination its identity; empty for any
+    other move.
     """
 
     transfer: int
@@ -656,6 +657,11 @@ class PairRecord:
     created: float
     expires: float
     used: float | None = None
+
+    @property
+    def identity(self) -> str:
+        """What its copies here are known by: another pair may get its name later."""
+        return f"{self.name} {self.digest[:16]}"
 
 
 @attrs.frozen(eq=False, repr=False)

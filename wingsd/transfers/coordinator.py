@@ -48,8 +48,8 @@ class ReceivingCoordinator(Coordinator[ReceiveStep], ABC):
     is_denied = False
     #: Whether an earlier daemon has queued the success, and it is not answered yet.
     is_success_queued = False
-    #: The name of the pair by which a seed comes; empty for any other transfer.
-    pair_name = ""
+    #: The identity of the pair by which a seed comes; empty for any other transfer.
+    pair_identity = ""
 
     def room(self) -> int | None:
         """Return the bytes that the copy may take by its pair; None for any other transfer."""

@@ -322,8 +322,10 @@ def _gives_way(previous: IncomingTransfer, coordinator: ReceivingCoordinator | N
     What the Panel has ordered does not for a direct one, whose request may have come late; nor
     anything for the seed of a pair but one of the same pair.
     """
-    if coordinator is not None and coordinator.pair_name:
-        return previous.gives_way and previous.coordinator.pair_name == coordinator.pair_name
+    if coordinator is not None and coordinator.pair_identity:
+        return (
+            previous.gives_way and previous.coordinator.pair_identity == coordinator.pair_identity
+        )
     ordered = coordinator is None or not coordinator.is_direct
     return previous.gives_way and (ordered or previous.coordinator.is_direct)
 
@@ -405,7 +407,7 @@ class IncomingMoves:
                 "this move is being begun already", "it was asked for by several requests at once"
             )
         initiator = coordinator()
-        pair = "" if initiator is None else initiator.pair_name
+        pair = "" if initiator is None else initiator.pair_identity
         if pair and (beginning.backups or beginning.log is not None):
             raise MoveRequestInvalid("a seed of a pair comes without backups and log")
         record = MoveRecord(

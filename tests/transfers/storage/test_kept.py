@@ -86,6 +86,24 @@ def test_an_older_copy_is_not_taken_for_the_one_that_was_read(copies: PartialCop
     assert not paths.is_read
 
 
+def test_the_pair_of_a_copy_that_a_transfer_took_outlasts_restarts(
+    staging: Staging, copies: PartialCopies
+) -> None:
+    arrive(copies)
+    copies.keep(UUID, 5, 10.0, pair="pair")
+    assert copies.adopt(UUID) is not None
+    later = PartialCopies(staging, 0, LIMITS)
+    taken = later.reopen(UUID)
+    assert taken is not None
+    assert taken.pair == "pair"
+    later.keep(UUID, 5, 10.0)  # by one that has not opened it
+    assert [each.pair for each in later.kept()] == ["pair"]
+    later.forget(UUID)
+    arrive(later)  # by another transfer
+    later.keep(UUID, 5, 10.0)
+    assert [each.pair for each in later.kept()] == [""]
+
+
 class _Died(BaseException):
     """The daemon dies here."""
 

@@ -49,8 +49,8 @@ ASK_AGAIN = 5.0
 SAY_AGAIN = 60.0
 #: Seconds for which a copy may be in trouble, while no other server can be moved.
 TROUBLE_FOR = 6 * 3600.0
-#: Errors of the daemon that another turn meets again.
-_LASTING = ("pair-not-found",)
+#: The error of a daemon that has no such pair any more.
+_NO_PAIR = "pair-not-found"
 #: Servers that are off and in a transfer at a time.
 OFF_AT_ONCE = 4
 
@@ -184,11 +184,12 @@ class Evacuation:
                 raise
             self._tell_fault(error)
         except CtlError as error:
-            if (
-                isinstance(error, PlanError)
-                or error.code in _LASTING
-                or error.exit_code == Exit.NOT_PERMITTED
-            ):
+            if error.code == _NO_PAIR:
+                raise CtlError(
+                    f"the pair with {plain(self.plan.destination.name)} has ended",
+                    "run wingsctl pair there, the command that it prints here, and this one again",
+                ) from error
+            if isinstance(error, PlanError) or error.exit_code == Exit.NOT_PERMITTED:
                 raise
             # It is being restarted, and goes on with what was ordered.
             self._answers_since = None

@@ -355,6 +355,8 @@ class Staging:
 
 _LEDGER = ".ledger"
 _ASIDE = ".aside"
+#: The suffix of the file that has the pair of a copy that was taken out of those kept.
+_PAIR = ".pair"
 _TREE = "tree"
 _KEPT_LEDGER, _KEPT_ASIDE = "ledger", "aside"
 _ABOUT = "about.json"
@@ -470,14 +472,17 @@ class PartialCopies:
         return self._made(server)
 
     def reopen(self, server: str) -> CopyPaths | None:
-        """Return the copy that an earlier daemon has left, None where there is none."""
+        """Return the copy that an earlier daemon has left, None where there is none.
+
+        Its pair is known if it was kept before that.
+        """
         paths = self._paths(server)
         if not _is_whole(paths):
             self.kept()  # that daemon may have died while it kept or took it
         if not (paths.ledger.exists() and self.staging.holds(server)):
             return None
         self.staging.reopen(server)
-        return self._made(server)
+        return attrs.evolve(self._made(server), pair=self._pair_of(server))
 
     def finish(self, server: str) -> None:
         """Remove what belongs to the copy beside the server's files."""
@@ -486,6 +491,7 @@ class PartialCopies:
             for path in (paths.ledger, paths.ledger.with_name(f"{paths.ledger.name}.new")):
                 path.unlink(missing_ok=True)
             self.staging.log_part(server).unlink(missing_ok=True)
+            self._pair_file(server).unlink(missing_ok=True)
             if paths.aside.exists():
                 remove_tree(str(paths.aside))
 
@@ -526,12 +532,14 @@ class PartialCopies:
             with storage_errors(f"{home} cannot be made"):
                 self._kept.mkdir(mode=0o700, exist_ok=True)
                 home.mkdir(mode=0o700)
-                about = {"server": server, "bytes": size, "since": now, "pair": pair}
+                about = {"server": server, "bytes": size, "since": now}
+                about["pair"] = pair or self._pair_of(server)
                 replace_file(home / _ABOUT, json.dumps(about).encode(), mode=0o600)
             move(paths.aside, home / _KEPT_ASIDE, durable=True)
             move(paths.tree, home / _TREE, durable=True)
             # Last: see above.
             move(paths.ledger, home / _KEPT_LEDGER, durable=True)
+            self._pair_file(server).unlink(missing_ok=True)
             if is_read:
                 self._read_back.add(home.name)
             self._limit(home.name)
@@ -550,6 +558,8 @@ class PartialCopies:
                 return None
             self.discard(server)
             home, paths = self._kept / found[-1].name, self._paths(server)
+            if found[-1].pair:  # else a restart would lose it
+                replace_file(self._pair_file(server), found[-1].pair.encode(), mode=0o600)
             move(home / _KEPT_ASIDE, paths.aside, durable=True)
             move(home / _TREE, paths.tree, durable=True)
             move(home / _KEPT_LEDGER, paths.ledger, durable=True)
@@ -689,6 +699,16 @@ class PartialCopies:
     def _paths(self, server: str) -> CopyPaths:
         root = Path(self.staging.path)
         return CopyPaths(root / server, root / f"{server}{_LEDGER}", root / f"{server}{_ASIDE}")
+
+    def _pair_of(self, server: str) -> str:
+        """Return the pair of a copy that was taken out of those kept; empty without one."""
+        try:
+            return self._pair_file(server).read_text()
+        except FileNotFoundError:
+            return ""
+
+    def _pair_file(self, server: str) -> Path:
+        return self._paths(server).ledger.with_name(f"{server}{_PAIR}")
 
     def _made(self, server: str) -> CopyPaths:
         paths = self._paths(server)

@@ -449,7 +449,7 @@ class Inbox:
             parts.owner,
             attributes=beginning.version > 1,
             room=self._coordinator.room,
-            pair=self._coordinator.pair_name,
+            pair=self._coordinator.pair_identity,
         )
         rereaders = parts.rereaders if settings.reread else None
         self.upkeep = CopyUpkeep(server, self.copy, parts.long, rereaders, parts.reactor)

@@ -228,6 +228,7 @@ class PartialCopy:
             self._paths = self._copies.reopen(self._server)
             if self._paths is None:
                 return self.begin()
+            self.pair = self._paths.pair or self._pair
             try:
                 if LedgerFile.move_of(str(self._paths.ledger)) not in (None, self._move):
                     # An earlier daemon has just adopted it.

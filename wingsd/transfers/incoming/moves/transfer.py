@@ -595,7 +595,7 @@ class IncomingSeed(MoveTransfer):
             super()._claim(configuration)
 
     async def _readmit(self, entry: TransferRecord) -> Configuration:
-        if self.failure is None and self.record.pair and not self.coordinator.pair_name:
+        if self.failure is None and self.record.pair and not self.coordinator.pair_identity:
             raise PairEnded  # the pair was removed while this was still recorded
         return await super()._readmit(entry)
 
