@@ -74,7 +74,7 @@ async def ended_at_the_source(nodes: NodePair) -> None:
     """Return when the source knows that its pair has ended, and tries no more."""
     wanted = nodes.source.wanted_seeds
     await until(lambda: wanted.wanted == {} and nodes.source.pairs.sending == {})
-    assert nodes.source.store.wanted_seeds() == nodes.source.store.pairs() == []
+    assert (nodes.source.store.wanted_seeds(), nodes.source.store.pairs()) == ([], [])
     assert "the pair of the two nodes was revoked" in nodes.source.reason
     assert is_used_as_ever(nodes)
 

@@ -660,7 +660,7 @@ class PairRecord:
 
     @property
     def identity(self) -> str:
-        """What its copies here are known by: another pair may get its name later."""
+        """Its own name for copies here: another pair may get its name later."""
         return f"{self.name} {self.digest[:16]}"
 
 
