@@ -11,7 +11,7 @@ import os
 import platform
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -74,6 +74,7 @@ from wingsd.util.text import require_uuid
 
 if TYPE_CHECKING:
     from wingsd.histories.manager import HistoryTask, PointInfo
+    from wingsd.restores.rewinding import Rewind
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -1234,6 +1235,74 @@ class EvacuationEndpoint(ControlEndpoint):
         )
 
 
+#: Paths that an answer about a rewind has, at most.
+MAX_PATHS = 1000
+
+
+@attrs.frozen(repr=False)
+class RewindOrder:
+    """The point to which a server is rewound: one by its number, or the newest one at a time.
+
+    `at` is in seconds since the epoch. With `undo` the last rewind of the server is undone. With
+    `dry_run` nothing is changed, and the answers tell what would be.
+    """
+
+    point: int | None = None
+    at: float | None = None
+    undo: bool = False
+    dry_run: bool = False
+
+
+class RewindsEndpoint(ControlEndpoint):
+    """The calls about rewinds of servers to points of their histories."""
+
+    @call(202, "It is under way.", fails=(409,))
+    async def begin_rewind(self, order: RewindOrder) -> Json:
+        """Rewind a server, in the background."""
+        if sum((order.point is not None, order.at is not None, order.undo)) != 1:
+            raise BadRequest("the request is invalid", "expected one of point, at and undo")
+        server, rewinds = self._node.servers.get(self.uuid), self._node.rewinds.get()
+        number = order.point
+        if order.at is not None:
+            number = await rewinds.number_at(server.uuid, order.at)
+        return _rewind(await rewinds.begin(server, number, is_dry_run=order.dry_run))
+
+    @call(200, "How far it is, or how it has ended.", fails=(409,))
+    async def show_rewind(self) -> Json:
+        """Return the rewind of a server that is under way, or was the last one."""
+        return _rewind(self._node.rewinds.get().last(self.uuid))
+
+    @call(200, "How it has ended.", fails=(409,))
+    async def cancel_rewind(self) -> Json:
+        """Cancel a rewind whose exchange has not begun, or cannot be completed."""
+        return _rewind(await self._node.rewinds.get().cancel(self.uuid))
+
+
+def _rewind(rewind: Rewind) -> Json:
+    found, error = rewind.found, rewind.error
+    return {
+        "server": rewind.server.uuid,
+        "point": rewind.point,
+        "time": rewind.time,
+        "dry_run": rewind.is_dry_run,
+        "state": rewind.state.value,
+        "changes": None if found is None else found.entries,
+        "bytes": None if found is None else found.size,
+        "paths": [] if found is None else _changed(found.paths),
+        "prepared_bytes": rewind.prepared,
+        "seconds_off": rewind.seconds_off,
+        "restart_seconds": rewind.server.restart_seconds,
+        "undo": rewind.undo,
+        "differing": _changed(rewind.differing),
+        "error": "" if error is None else str(error),
+        "code": "" if error is None else error.code,
+    }
+
+
+def _changed(paths: Sequence[bytes]) -> list[str]:
+    return [path.decode(errors="backslashreplace") for path in paths[:MAX_PATHS]]
+
+
 _route = partial(Route, families=(), access=Access.CONTROL)
 #: The routes of the control socket.
 ROUTES = (
@@ -1255,6 +1324,9 @@ ROUTES = (
     _route("GET", "/v1/history/{uuid}/task", HistoryEndpoint.show_task),
     _route("POST", "/v1/history/{uuid}/verify", HistoryEndpoint.verify_history),
     _route("DELETE", "/v1/history/{uuid}/points/{point}", HistoryEndpoint.delete_point),
+    _route("POST", "/v1/rewinds/{uuid}", RewindsEndpoint.begin_rewind),
+    _route("GET", "/v1/rewinds/{uuid}", RewindsEndpoint.show_rewind),
+    _route("DELETE", "/v1/rewinds/{uuid}", RewindsEndpoint.cancel_rewind),
     _route("GET", "/v1/servers", ControlTransfersEndpoint.list_servers),
     _route("GET", "/v1/transfers", ControlTransfersEndpoint.list_transfers),
     _route("GET", "/v1/transfers/{uuid}", ControlTransfersEndpoint.show_transfers),

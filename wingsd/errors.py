@@ -2632,6 +2632,37 @@ class HistoryFull(StorageError):
         )
 
 
+class RewindFailed(_Fixed, WingsdError):
+    """The server was not rewound; its files are as before.
+
+    Nothing of the server is changed before all that differs is prepared, and a point of the
+    stopped server was made.
+
+    Cause: the detail says why.
+
+    Remedy: depends on the detail.
+
+    - `the server has not stopped within …`: a rewind does not kill a server, which might lose what
+      it has not saved. Kill it if it hangs, and rewind it again.
+    - `something writes to …`: a program outside of the server's container has these files open,
+      such as one that an administrator has started. End it, and rewind it again.
+    """
+
+    message = "the server was not rewound"
+
+
+class RewindNotActive(_Fixed, Conflict):
+    """The server is not being rewound.
+
+    Cause: its rewind has ended, or it was deleted.
+
+    Remedy: none is needed; wingsctl rewind --undo undoes a rewind that has ended.
+    """
+
+    message = "the server is not being rewound"
+    detail = "its last rewind has ended"
+
+
 class NoSuchPoint(WingsdError):
     """A server's history has no such point, or the point cannot be removed.
 

@@ -28,6 +28,7 @@ from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.evacuation import Evacuation
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
+from wingsd.restores import RewindsOnDemand
 from wingsd.restores.content import RestoreLinks
 from wingsd.restores.manager import Restores
 from wingsd.servers.installations import Installations
@@ -107,6 +108,7 @@ class NodeContext:
     left_backups: LeftBackups
     arriving_backups: ArrivingBackups
     restores: Restores
+    rewinds: RewindsOnDemand
     restore_links: RestoreLinks
 
     receiver: IncomingTransfers

@@ -66,8 +66,8 @@ class ServerEndpoint(Endpoint):
     async def delete_server(self) -> None:
         """Delete a server with its container and its files.
 
-        A transfer, or the restoring of a backup, is cancelled first. With Pelican's Panel its
-        local backups are deleted as well, unless it has moved to another node.
+        A transfer, the restoring of a backup, or a rewind is cancelled first. With Pelican's Panel
+        its local backups are deleted as well, unless it has moved to another node.
         """
         # After a transfer that has sent everything, the Panel makes this call before it answers
         # the destination: it must return quickly.
@@ -80,6 +80,7 @@ class ServerEndpoint(Endpoint):
         await self._node.sender.release(uuid)
         await self._node.receiver.release(uuid, keeps=self.is_calagopus)
         await self._node.restores.release(uuid)
+        await self._node.rewinds.release(uuid)
         try:
             await self._node.servers.delete(uuid, self._node.sender.put_away(uuid))
         except ServerNotFound:

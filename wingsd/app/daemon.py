@@ -109,7 +109,7 @@ class _MetricsResource(Resource):
 
 
 #: What an earlier daemon has not finished.
-Left = tuple[list[TransferRecord], list[MoveRecord], list[RestoreRecord]]
+Left = tuple[list[TransferRecord], list[MoveRecord], list[RestoreRecord], list[str]]
 
 
 class Node(Service):
@@ -187,7 +187,8 @@ class Node(Service):
     def _open_storage(self) -> Left:
         """Open what is kept across restarts, and return what an earlier daemon has not finished.
 
-        Restores whose content is whole are put into place. Raises `StorageError`.
+        Restores whose content is whole are put into place, and so are rewinds. Raises
+        `StorageError`.
         """
         node, store = self.context, self.context.store
         node.staging.prepare()
@@ -197,11 +198,12 @@ class Node(Service):
         node.denied.refuse_before(store.denied_before())
         node.receiver.maintenance = store.maintenance()
         transfers, moves, restores = store.unfinished(), store.open_moves(), store.restores()
-        names = RestoreStorage.names(restores)
+        rewinds = store.rewinds()
+        names = RestoreStorage.names(restores, rewinds)
         clear_leftovers(transfers, node.staging, node.received_backups, names, moves)
         if restores:
             node.restores.recover(restores)
-        return transfers, moves, restores
+        return transfers, moves, restores, node.rewinds.recover(rewinds)
 
     def recovery(
         self, unfinished: list[TransferRecord], moves: Sequence[MoveRecord] = ()
@@ -220,13 +222,14 @@ class Node(Service):
         )
 
     async def _boot(self, left: Left) -> bool:
-        transfers, moves, restores = left
+        transfers, moves, restores, stopped = left
         node, recovery = self.context, self.recovery(transfers, moves)
         await node.callbacks.load()
         await self._settle_backups()
         await node.activity.start()
         ran = await node.running.load()
-        stopped = await node.restores.settle(restores) if restores else []
+        if restores:
+            stopped += await node.restores.settle(restores)
         await node.pairs.load()
         await node.direct_transfers.load(transfers)
         await node.arrived.load()
@@ -235,7 +238,9 @@ class Node(Service):
         recovery.resume_outgoing()
         if restores:
             node.restores.announce_settled()
-        node.running.start({*ran, *stopped}, node.servers, stopped)
+        # A rewind that is completed starts its server itself.
+        rewound = await node.rewinds.settle() if node.servers.loaded else set()
+        node.running.start({*ran, *stopped} - rewound, node.servers, stopped)
         node.arrived.start_left()
         await node.wanted_seeds.load()
         if node.statuses is not None and node.servers.loaded:
@@ -346,6 +351,7 @@ class Node(Service):
         node.streams.stop()
         ending = [node.receiver.stop(), node.sender.stop(), sftp]
         ending.append(Deferred.fromCoroutine(node.restores.stop()))
+        ending.append(Deferred.fromCoroutine(node.rewinds.stop()))
         ending.append(Deferred.fromCoroutine(node.pulls.stop()))
         ending.append(Deferred.fromCoroutine(node.histories.stop()))
         await DeferredList(ending)

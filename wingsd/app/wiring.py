@@ -50,6 +50,7 @@ from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.evacuation import Evacuation
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.client import Panel
+from wingsd.restores import RewindsOnDemand
 from wingsd.restores.content import RestoreLinks
 from wingsd.restores.manager import Restores
 from wingsd.restores.storage import RestoreStorage
@@ -320,11 +321,12 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     pairs = context.pairs = Pairs(receiver, sender, direct, system.root_directory, time.time)
     context.wanted_seeds = WantedSeeds(pairs, sender, servers, database)
 
-    # Restoring backups
+    # Restoring backups, and points of histories
     is_calagopus = config.family == CALAGOPUS
+    restored = RestoreStorage(staging, Path(system.data), owner, quotas, transfers.durable)
     context.restores = Restores(
         servers,
-        storage=RestoreStorage(staging, Path(system.data), owner, quotas, transfers.durable),
+        storage=restored,
         workers=pools.restorers,
         slots=DeferredSemaphore(RESTORERS),
         disk=pools.disk,
@@ -336,6 +338,17 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         reactor=reactor,
         quarantine_days=system.backups.quarantine_days,
         for_calagopus=is_calagopus,
+    )
+    context.rewinds = RewindsOnDemand(
+        servers,
+        histories,
+        restored,
+        pools.restorers,
+        pools.long,
+        limits,
+        database,
+        running,
+        reactor,
     )
     allowed = AddressPolicy.of(system.backups.restore_host_allowlist)
     context.restore_links = RestoreLinks(

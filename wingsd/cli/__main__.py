@@ -23,6 +23,7 @@ _MODULES = {
     "maintenance": "pairs",
     "pair": "pairs",
     "receive": "move",
+    "rewind": "rewind",
     "send": "move",
     "show": "status",
     "status": "status",

@@ -46,6 +46,7 @@ from wingsd.events import DELETED, Event, EventBus
 from wingsd.http_client.exchange import Answer, plain
 from wingsd.panel.schemas import Configuration, Settings, configuration_from_panel
 from wingsd.servers import Server
+from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import (
     DirectDestination,
     Direction,
@@ -746,7 +747,8 @@ class DirectTransfers(Initiator):
             if entry.server in under_way:
                 continue
             if not await self._disk.run(self._is_replaced, entry):
-                self._servers.reserve_moved(entry.server, MOVED_AWAY)
+                # its files are still here
+                self._servers.hold_later(entry.server, Hold(Operation.MOVED, MOVED_AWAY))
 
     def cancel(self, server: str) -> bool:
         """Expect a server no longer, nor ask whether one has moved; return whether either was so.

@@ -40,7 +40,7 @@ from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2, syncfs
 from wingsd.filesystem.walk import Listing, measured, opened, walk
 from wingsd.servers.quotas import ProjectQuotas
-from wingsd.statedb import RestoreRecord
+from wingsd.statedb import RestoreRecord, RewindRecord
 from wingsd.transfers.storage.quarantine import keep_replaced
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.durable import move, storage_errors, time_stamp
@@ -50,6 +50,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The names in the staging area, after the server's: what is being restored, the old content
 #: where it could not be exchanged at once, and what is to be deleted.
 _RESTORED, _REPLACED, _DISCARDED = ".restored", ".replaced", ".discarded"
+#: And what is being exchanged to rewind the server.
+_REWIND = ".rewind"
 #: What renameat2(2) fails with where the file system, or the kernel, cannot exchange.
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV)
 
@@ -173,7 +175,7 @@ class RestoreStorage:
 
     def withdraw(self, server: str) -> None:
         """Take what is staged of a server out of use; `discard` deletes it."""
-        for suffix in (_RESTORED, _REPLACED):
+        for suffix in (_RESTORED, _REPLACED, _REWIND):
             path = self._path(server, suffix)
             if os.path.lexists(path):
                 self._put_aside(server, path)
@@ -190,17 +192,23 @@ class RestoreStorage:
                 else:
                     remove_tree(str(path))
 
+    def rewind_place(self, server: str) -> str:
+        """Return where the files are that are exchanged to rewind a server."""
+        return str(self._path(server, _REWIND))
+
     # At the daemon's start
 
     @staticmethod
-    def names(records: Sequence[RestoreRecord]) -> list[str]:
-        """Return the names in the staging area that are to stay for `recover`."""
-        return [
+    def names(records: Sequence[RestoreRecord], rewinds: Sequence[RewindRecord] = ()) -> list[str]:
+        """Return the names in the staging area that are to stay for recovery."""
+        restored = [
             f"{record.server}{suffix}"
             for record in records
             if record.inode is not None
             for suffix in (_RESTORED, _REPLACED)
         ]
+        under_way = [record.server for record in rewinds if record.outcome is None]
+        return [*restored, *(f"{server}{_REWIND}" for server in under_way)]
 
     def recover(self, record: RestoreRecord, *, keep: bool) -> str | None:
         """Complete a restore that an earlier daemon has begun to put into place.

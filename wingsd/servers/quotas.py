@@ -268,6 +268,22 @@ class ProjectQuotas:
             with _directory(path) as fd:
                 self._assign(uuid, fd)
 
+    def adopt(self, uuid: str, path: str, staged: str) -> None:
+        """Give all in a directory the project of a server's, so that it can be moved into that.
+
+        The server has no limit from then on, until `apply`: old and new files count for it.
+        """
+        if not self.active:
+            return
+        with _directory(path) as fd, _directory(staged) as new:
+            with self._lock:
+                project = project_of(fd)
+                if not project.passed_on or not self._is_own(uuid, project.id):
+                    return
+            set_limit(fd, project.id, 0)
+            _assign_below(new, project.id, everywhere=True)
+            set_project(new, project)
+
     def used(self, path: str) -> int:
         """Return the bytes that a server's blocks take, 0 where it has no project."""
         if not self.active:

@@ -249,9 +249,9 @@ class Servers:
         else:
             self._reserved[uuid] = hold
 
-    def reserve_moved(self, uuid: str, why: str) -> None:
-        """Hold a server that has moved away, whose files are still here, when it is added."""
-        self._reserved[uuid] = Hold(Operation.MOVED, why)
+    def hold_later(self, uuid: str, hold: Hold) -> None:
+        """Hold a server when it is added, until that is released."""
+        self._reserved[uuid] = hold
 
     def leave_off(self, uuid: str) -> None:
         """Cancel any automatic start of a server, also after a restart of the daemon."""

@@ -1,0 +1,259 @@
+"""A server becomes what it was at a point of its history, and may be brought back."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.restores.rewinding import LATER, THEN, RewindHarness, rewinding
+from tests.support.reactor import until
+from tests.support.sample_server import UUID
+from wingsd.errors import (
+    DiskLimitExceeded,
+    NoSuchPoint,
+    RewindFailed,
+    RewindNotActive,
+    ServerBusy,
+    StorageError,
+)
+from wingsd.events import Event
+from wingsd.history.rewriting import Rewriting
+from wingsd.restores import held
+from wingsd.restores.rewinding import Rewind, Rewinds, RewindState
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerAction, PowerState
+
+__all__ = ["rewinding"]
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_server_that_is_off_becomes_what_it_was_and_comes_back(
+    rewinding: RewindHarness,
+) -> None:
+    done = await rewinding.rewind()
+    assert (done.state, done.error, done.differing) == (RewindState.DONE, None, [])
+    assert rewinding.content() == THEN
+    assert rewinding.server.state is PowerState.OFFLINE
+    rewinding.server.operations.check(Operation.RESTORE)
+    assert rewinding.said("The server is rewound to")
+    undone = await rewinding.rewind(None)
+    assert undone.error is None
+    assert rewinding.content() == LATER
+    redone = await rewinding.rewind(None)
+    assert redone.error is None
+    assert rewinding.content() == THEN
+    assert os.listdir(rewinding.node.staging.path) == [".lock"]
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_server_that_runs_is_stopped_for_the_exchange_and_started_again(
+    rewinding: RewindHarness,
+) -> None:
+    await rewinding.run()
+
+    def save(event: Event) -> None:
+        if event.args == (PowerState.STOPPING.value,):
+            (rewinding.home / "saved").write_bytes(b"at the end")
+
+    rewinding.node.bus.subscribe(UUID, save)
+    done = await rewinding.rewind()
+    assert done.error is None
+    assert rewinding.content() == THEN
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+    assert done.seconds_off is not None
+    rewinding.node.environment.running[UUID].say(b"listening on\n")
+    await until(lambda: rewinding.server.state is PowerState.RUNNING)
+    undone = await rewinding.rewind(None)
+    assert undone.error is None
+    assert rewinding.content() == {**LATER, "saved": b"at the end"}
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_look_changes_nothing(rewinding: RewindHarness) -> None:
+    await rewinding.run()
+    seen = await rewinding.rewind(is_dry_run=True)
+    assert seen.error is None
+    assert seen.found is not None
+    names = [b"", b"new", b"server.properties", b"world/level.dat"]
+    assert (seen.found.paths, seen.found.size) == (names, sum(map(len, THEN.values())))
+    assert seen.seconds_off is not None
+    assert rewinding.server.state is PowerState.RUNNING
+    assert rewinding.content() == LATER
+    with pytest.raises(NoSuchPoint):
+        await rewinding.rewind(None)
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_nothing_is_stopped_where_nothing_differs(rewinding: RewindHarness) -> None:
+    await rewinding.rewind()
+    await rewinding.run()
+    runs = rewinding.server.run
+    done = await rewinding.rewind()
+    assert done.error is None
+    assert rewinding.server.run is runs
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_server_that_does_not_stop_is_not_killed_and_keeps_its_files(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "STOP_WITHIN", 0.1)
+    await rewinding.run(stubborn=True)
+    failed = await rewinding.rewind()
+    assert isinstance(failed.error, RewindFailed)
+    assert rewinding.content() == LATER
+    assert rewinding.server.state is not PowerState.OFFLINE
+    assert rewinding.said("The server was not rewound, and its files are as before")
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_point_that_is_larger_than_the_disk_limit_is_refused(
+    rewinding: RewindHarness,
+) -> None:
+    (rewinding.home / "large").write_bytes(bytes(2 << 20))
+    made = await rewinding.node.histories.get().make(rewinding.server)
+    assert made is not None
+    (rewinding.home / "large").unlink()
+    rewinding.server.files.limit = 1 << 20
+    failed = await rewinding.rewind(made.number)
+    assert isinstance(failed.error, DiskLimitExceeded)
+    assert rewinding.content() == LATER
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_other_work_is_refused_meanwhile(rewinding: RewindHarness) -> None:
+    begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+    with pytest.raises(ServerBusy):
+        await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+    with pytest.raises(ServerBusy, match="currently being restored"):
+        await rewinding.server.power(PowerAction.START)
+    await rewinding.over(begun)
+    with pytest.raises(RewindNotActive):
+        await rewinding.rewinds.cancel(UUID)
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_rewind_is_cancelled_before_the_exchange(rewinding: RewindHarness) -> None:
+    await rewinding.run()
+    begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+    cancelled = await rewinding.rewinds.cancel(UUID)
+    assert cancelled is begun
+    await rewinding.over(begun)
+    assert isinstance(begun.error, RewindFailed)
+    assert rewinding.content() == LATER
+    assert rewinding.server.state is PowerState.RUNNING
+
+
+@pytest.mark.promise("rewind-survives-death")
+async def test_an_exchange_that_fails_is_tried_again_until_it_is_complete(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rewinding.run()
+    faults = [StorageError("the disk failed")]
+    apply = Rewriting.apply
+
+    def failing(self: Rewriting) -> None:
+        if faults:
+            raise faults.pop()
+        apply(self)
+
+    monkeypatch.setattr(Rewriting, "apply", failing)
+    done = await rewinding.rewind()
+    assert done.error is None
+    assert rewinding.said("The rewind has stopped halfway, and is tried again")
+    assert rewinding.content() == THEN
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+
+
+async def never(_: object) -> None:
+    await Deferred()
+
+
+@pytest.mark.promise("rewind-survives-death")
+async def test_the_next_daemon_completes_an_exchange_that_was_begun(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rewinding.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewind, "_exchange", never)
+        begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+        await until(lambda: begun._is_committed)
+        assert rewinding.content() == LATER
+        await rewinding.die()
+    await rewinding.enter()
+    assert rewinding.content() == THEN
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+    assert rewinding.said("This node was restarted meanwhile.")
+    undone = await rewinding.rewind(None)
+    assert undone.error is None
+    assert rewinding.content() == LATER
+
+
+@pytest.mark.promise("rewind-survives-death")
+async def test_the_next_daemon_drops_what_was_prepared_and_starts_the_server(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rewinding.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewind, "_commit", lambda self, store: store)
+        patch.setattr(Rewind, "_finish", never)
+        patch.setattr(Rewinds, "is_committed", lambda self, uuid: True)
+        begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+        await until(lambda: begun._is_committed)
+        await rewinding.die()
+    await rewinding.enter()
+    assert rewinding.content() == LATER
+    assert rewinding.said("The server was not rewound, and its files are as before")
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+    assert (await rewinding.rewind()).error is None
+    assert rewinding.content() == THEN
+
+
+@pytest.mark.promise("rewind-survives-death")
+async def test_a_disk_that_fails_at_the_start_leaves_the_server_held_until_it_is_complete(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rewinding.run()
+    apply, fails = Rewriting.apply, True
+
+    def failing(self: Rewriting) -> None:
+        if fails:
+            raise StorageError("the disk failed")
+        apply(self)
+
+    monkeypatch.setattr(Rewriting, "apply", failing)
+    begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+    await until(lambda: begun._is_committed)
+    await rewinding.die()
+    await rewinding.enter()
+    await until(lambda: rewinding.said("The rewind has stopped halfway, and is tried again"))
+    with pytest.raises(ServerBusy):
+        await rewinding.server.power(PowerAction.START)
+    fails = False
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+    assert rewinding.content() == THEN
+
+
+@pytest.mark.promise("rewind-survives-death")
+async def test_a_rewind_that_cannot_be_completed_is_given_up_and_undone(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rewinding.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewriting, "_put_into_place", broken)
+        begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+        await until(lambda: rewinding.said("The rewind has stopped halfway, and is tried again"))
+        await rewinding.rewinds.cancel(UUID)
+        await rewinding.over(begun)
+    assert begun.state is RewindState.FAILED
+    assert rewinding.server.state is PowerState.OFFLINE
+    assert rewinding.content() == {}
+    assert (await rewinding.rewind(None)).error is None
+    assert rewinding.content() == LATER
+
+
+def broken(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -1,0 +1,647 @@
+"""Rewinds: a server's files become what they were at a point of its history.
+
+What differs is prepared while the server runs. Then it is stopped as its egg says, not killed, and
+a point is made of its files, by which the rewind can be undone. What differs now is exchanged by
+names, everything is compared with the point, and the server is started again if it ran: it is off
+for what has changed, not for its size. `wingsd.history.rewriting` prepares and exchanges.
+
+A daemon that dies before the exchange leaves the files as they are, and after that has begun the
+next start completes it, before it does anything else. It starts the server if it was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import Enum
+from functools import partial
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from wingsd.archive.quota import require_free_space
+from wingsd.errors import (
+    DaemonStopping,
+    DiskLimitExceeded,
+    HistoryDamaged,
+    NoSuchPoint,
+    RewindFailed,
+    RewindNotActive,
+    ServerBusy,
+    ServerNotFound,
+    StorageError,
+    WingsdError,
+)
+from wingsd.filesystem.walk import opened
+from wingsd.histories.manager import Histories
+from wingsd.history.format import Point, PointLabel
+from wingsd.history.rewriting import Difference, Rewriting, difference
+from wingsd.history.store import HistoryStore
+from wingsd.restores import RewindsOnDemand
+from wingsd.restores.held import STOP_WITHIN, HeldServer
+from wingsd.servers import Server
+from wingsd.servers.files import BackgroundTasks
+from wingsd.servers.operations import Hold, Operation, refusal
+from wingsd.servers.power_states import PowerState
+from wingsd.servers.registry import BACKOFF
+from wingsd.statedb import Outcome, RewindRecord
+from wingsd.util.deferreds import when_fired
+from wingsd.util.text import display, readable_time
+
+#: For how long a rewind can be undone, whatever `system.history.keep` says.
+UNDO_KEPT = 7 * 24 * 3600.0
+#: Preparing is repeated while the server runs, so that little is left to prepare after its stop:
+#: so often, as long as it took longer than so many seconds.
+ROUNDS, SHORT = 3, 5.0
+#: Rewinds of servers whose end is remembered.
+_REMEMBERED = 100
+#: Paths that a message has.
+_SHOWN = 5
+#: Seconds for one path that is exchanged, for a prediction.
+_EACH = 0.0002
+_SECOND = 1_000_000_000
+_MIB = 1 << 20
+_REWOUND = "the server is being rewound to an earlier point in time"
+_RESTARTED = (
+    "The server was not rewound, and its files are as before: this node was restarted meanwhile; "
+    "rewind it again"
+)
+
+
+class RewindState(Enum):
+    """The state of a rewind."""
+
+    PREPARING = "preparing"
+    STOPPING = "stopping"
+    #: A point is made of the stopped server, and what differs is prepared.
+    COMPARING = "comparing"
+    EXCHANGING = "exchanging"
+    #: The files are compared with the point.
+    CHECKING = "checking"
+    STARTING = "starting"
+    DONE = "done"
+    FAILED = "failed"
+
+
+OVER = (RewindState.DONE, RewindState.FAILED)
+
+
+def shown_time(seconds: float) -> str:
+    """Return a time in the node's time zone, as in the list of points."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+@attrs.define(eq=False, repr=False)
+class Rewind:
+    """The rewind of a server to a point, which was made at `time`; `run` does it.
+
+    With `is_dry_run` nothing of the server is changed or held. Read `_rewind` from top to bottom.
+    """
+
+    server: Server
+    point: int
+    time: float
+    is_dry_run: bool
+    _rewinds: Rewinds
+    state: RewindState = RewindState.PREPARING
+    #: What differs, once it is known, and the bytes that were prepared so far.
+    found: Difference | None = None
+    prepared: int = 0
+    #: The point by which it can be undone.
+    undo: int | None = None
+    #: The seconds that the server was off, or will be as far as is known.
+    seconds_off: float | None = None
+    #: What was not as at the point in the end.
+    differing: list[bytes] = attrs.field(factory=list)
+    error: WingsdError | None = None
+    #: Fires when nothing more is done with the server's files.
+    over: Deferred[None] = attrs.field(factory=Deferred)
+    _held: HeldServer = attrs.field(init=False)
+    _stopped: float = 0.0
+    #: Whether the exchange has begun: it is completed then, whatever happens.
+    _is_committed: bool = False
+    _log = Logger()
+
+    def hold(self) -> None:
+        """Hold the server, so that it is stopped, and started again."""
+        parts = self._rewinds.parts
+        self._held = HeldServer(
+            self.server,
+            parts.database.start_after_rewind,
+            "it is rewound",
+            parts.database,
+            parts.running,
+            parts.reactor,
+        )
+
+    def cancel(self, reason: WingsdError) -> None:
+        """Let it fail for this reason. An exchange that has begun goes on as long as it can."""
+        if not self.is_dry_run:
+            self._held.scope.cancel(reason)
+
+    def _enter(self, state: RewindState) -> None:
+        self.state = state
+        self._log.info("{server}: its rewind: {state}", server=self.server.uuid, state=state.value)
+
+    async def predict(self) -> None:
+        """Find out what differs, and for how long the server would be off."""
+        uuid = self.server.uuid
+        self._rewinds.pin(uuid, self.point)
+        try:
+            await self._predict()
+        except WingsdError as error:
+            self.error = error
+        finally:
+            await self._rewinds.settle_pins(uuid)
+            self._enter(RewindState.FAILED if self.error else RewindState.DONE)
+            self.over.callback(None)
+
+    async def _predict(self) -> None:
+        histories, parts = self._rewinds.histories, self._rewinds.parts
+        uuid, seconds = self.server.uuid, parts.reactor.seconds
+        self._check_limit(await self._rewinds.point(uuid, self.point))
+        await histories.make(self.server)
+        began = seconds()
+        # as after the stop: a moment after another one
+        await histories.make(self.server, None, parts.workers)
+        made = seconds()
+        compare = partial(difference, number=self.point)
+        self.found = await histories.use(uuid, compare, parts.workers)
+        compared = seconds() - made
+        expected = (made - began) * 1.5 + compared * 2 + self.found.entries * _EACH
+        self.seconds_off = expected if self.found.entries else 0.0
+
+    async def run(self) -> None:
+        """Rewind the server, and start it again if it ran."""
+        outcome = await self._attempt()
+        if outcome is None:
+            self.over.callback(None)
+        else:
+            await self._end(outcome)
+
+    async def complete(self, *, starts: bool) -> None:
+        """Go on with the exchange that an earlier daemon has begun."""
+        self._is_committed, self._held.was_stopped = True, starts
+        await self.run()
+
+    async def _attempt(self) -> Outcome | None:
+        """Return the outcome, None where the next start of the daemon completes the rewind."""
+        try:
+            if not self._is_committed:
+                await self._rewind()
+            if self._is_committed:
+                await self._finish()
+        except CancelledError:
+            raise
+        except WingsdError as error:
+            if isinstance(self._held.scope.reason, DaemonStopping):
+                return None
+            self.error = error
+        except Exception:
+            self._log.failure("{server}: it was not rewound", server=self.server.uuid)
+            self.error = RewindFailed("an unexpected error; see the node's log")
+        return Outcome.SUCCESS if self.error is None else Outcome.FAILURE
+
+    # The steps
+
+    async def _rewind(self) -> None:
+        """Do all up to the exchange, or nothing where nothing differs."""
+        server, scope = self.server, self._held.scope
+        self._enter(RewindState.PREPARING)
+        server.say(
+            f"The server is being rewound to {shown_time(self.time)}. What differs is prepared "
+            "first; it is stopped after that."
+        )
+        await self._prepare()
+        if self.found is not None and not self.found.entries:
+            server.say(f"The server's files are as they were at {shown_time(self.time)}.")
+            return
+        await self._stop()
+        await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
+        self._enter(RewindState.COMPARING)
+        parts, histories = self._rewinds.parts, self._rewinds.histories
+        made = await scope.wait(
+            Deferred.fromCoroutine(histories.make(server, PointLabel.STOPPED, parts.workers))
+        )
+        if made is not None and made.unsettled:
+            raise RewindFailed(
+                f"something writes to {_named(made.unsettled)} although the server is stopped; "
+                "end that, and rewind it again"
+            )
+        points = await histories.use(server.uuid, HistoryStore.points, parts.workers)
+        self.undo = points[0].number
+        self._rewinds.pin(server.uuid, self.point, self.undo)
+        await parts.database.set_undo(server.uuid, self.undo)
+        scope.check()
+        try:
+            self.found = await histories.use(server.uuid, self._commit, parts.workers)
+        finally:
+            self._is_committed = await parts.long.run(self._rewinds.is_committed, server.uuid)
+
+    async def _prepare(self) -> None:
+        """Prepare what differs, while the server runs."""
+        histories, reactor = self._rewinds.histories, self._rewinds.parts.reactor
+        scope = self._held.scope
+        self._check_limit(await self._rewinds.point(self.server.uuid, self.point))
+        for _ in range(ROUNDS):
+            scope.check()
+            began = reactor.seconds()
+            await scope.wait(Deferred.fromCoroutine(histories.make(self.server)))
+            prepare, workers = self._prepared, self._rewinds.parts.workers
+            self.found = await histories.use(self.server.uuid, prepare, workers)
+            if reactor.seconds() - began < SHORT or self.server.state is PowerState.OFFLINE:
+                return
+
+    def _check_limit(self, point: Point) -> None:
+        limit = self.server.files.limit
+        if limit is not None and point.size > limit:
+            raise DiskLimitExceeded(
+                f"the server's files had {-(-point.size // _MIB)} MiB then, its disk limit is "
+                f"{limit // _MIB} MiB; raise its disk limit in the Panel, and rewind it again"
+            )
+
+    def _prepared(self, store: HistoryStore) -> Difference:
+        """Prepare what differs from the newest point. In a thread."""
+        parts = self._rewinds.parts
+        with self._rewinds.rewriting(self.server.uuid, self._count) as rewriting:
+            found = difference(store, self.point)
+            with opened(rewriting.new) as fd:
+                more = max(found.size - self.prepared, 0)
+                require_free_space(
+                    os.fstatvfs(fd),
+                    parts.limits.reserve,
+                    "what differs",
+                    more,
+                    parts.limits.inode_reserve,
+                    found.entries,
+                )
+            return rewriting.prepare(store, self.point)
+
+    def _count(self, size: int) -> None:
+        """Count what is prepared. In a thread."""
+        self.prepared += size
+        self._held.scope.check()
+
+    async def _stop(self) -> None:
+        """Stop the server if it runs. Raises `RewindFailed` when it does not stop in time."""
+        self._enter(RewindState.STOPPING)
+        why = "What differs is prepared. The server is stopped to exchange it."
+        if not await self._held.stop(why):
+            raise RewindFailed(
+                f"the server has not stopped within {readable_time(STOP_WITHIN)}; stop it, or "
+                "kill it, and rewind it again"
+            )
+        self._stopped = self._rewinds.parts.reactor.seconds()
+
+    def _commit(self, store: HistoryStore) -> Difference:
+        """Prepare the rest, and begin the exchange. In a thread."""
+        with self._rewinds.rewriting(self.server.uuid, self._count) as rewriting:
+            self._rewinds.parts.storage.quotas.adopt(
+                self.server.uuid, self.server.directory, rewriting.new
+            )
+            return rewriting.commit(store, self.point)
+
+    async def _finish(self) -> None:
+        """Exchange what differs, until it has succeeded, and compare all with the point."""
+        await self._exchange()
+        self._enter(RewindState.CHECKING)
+        server, parts = self.server, self._rewinds.parts
+        compare = self._compared
+        try:
+            self.differing = await self._rewinds.histories.use(server.uuid, compare, parts.workers)
+        except (StorageError, NoSuchPoint) as error:
+            server.say(
+                f"The server is rewound, but it cannot be compared with the point: {error}",
+                keep=True,
+            )
+        if self.differing:
+            server.say(
+                f"The server is rewound, but {_named(self.differing)} is not as it was then. "
+                "Undo it by wingsctl rewind --undo if that matters.",
+                keep=True,
+            )
+
+    async def _exchange(self) -> None:
+        parts, server = self._rewinds.parts, self.server
+        self._enter(RewindState.EXCHANGING)
+        said = ""
+        for pause in BACKOFF:
+            try:
+                await parts.workers.run(self._rewinds.apply, server.uuid)
+            except HistoryDamaged:
+                raise
+            except StorageError as error:
+                if str(error) != said:
+                    said = str(error)
+                    self._log.critical(
+                        "{server}: its rewind stopped halfway, and is tried again: {error}",
+                        server=server.uuid,
+                        error=error,
+                    )
+                    server.say(f"The rewind has stopped halfway, and is tried again: {said}")
+                await self._held.scope.wait(deferLater(parts.reactor, pause))
+            else:
+                return
+
+    def _compared(self, store: HistoryStore) -> list[bytes]:
+        with self._rewinds.rewriting(self.server.uuid) as rewriting:
+            return rewriting.differing(store, self.point)
+
+    async def _end(self, outcome: Outcome) -> None:
+        server, parts = self.server, self._rewinds.parts
+        is_halfway = self._is_committed and self.error is not None
+        if is_halfway:
+            self._held.was_stopped = False
+        await parts.database.end_rewind(server.uuid, outcome)
+        await self._rewinds.settle_pins(server.uuid)
+        with suppress(StorageError):  # the next start of the daemon deletes it
+            await parts.long.run(parts.storage.withdraw, server.uuid)
+        if self._stopped:
+            self.seconds_off = parts.reactor.seconds() - self._stopped
+        self._held.release()
+        self._say_end(is_halfway=is_halfway)
+        self.over.callback(None)
+        self._enter(RewindState.STARTING)
+        await self._held.start()
+        self._enter(RewindState.DONE if outcome is Outcome.SUCCESS else RewindState.FAILED)
+        await parts.long.run(parts.storage.discard, server.uuid)
+        # After what was replaced is deleted, which counts for the server's quota until then.
+        server.files.received(None)
+
+    def _say_end(self, *, is_halfway: bool) -> None:
+        server = self.server
+        if is_halfway:
+            server.explain(
+                "rewind.failed",
+                f"The rewind stopped halfway: {self.error}. Some files are as they were at "
+                f"{shown_time(self.time)}, and others as before. The server is not started. "
+                "wingsctl rewind --undo brings all back as before.",
+            )
+        elif self.error is not None:
+            server.explain(
+                "rewind.failed",
+                f"The server was not rewound, and its files are as before: {self.error}",
+            )
+        elif self._is_committed and self.found is not None:
+            off = "" if self.seconds_off is None else f", and was off for {self.seconds_off:.1f} s"
+            server.explain(
+                "rewind.completed",
+                f"The server is rewound to {shown_time(self.time)}: {self.found.entries} files "
+                f"and directories were changed{off}. wingsctl rewind --undo undoes it.",
+            )
+        elif self._is_committed:
+            server.explain(
+                "rewind.completed",
+                f"The server is rewound to {shown_time(self.time)}. This node was restarted "
+                "meanwhile. wingsctl rewind --undo undoes it.",
+            )
+
+
+def _named(paths: Sequence[bytes]) -> str:
+    shown = ", ".join(display(path) or "the server's directory" for path in paths[:_SHOWN])
+    return shown if len(paths) <= _SHOWN else f"{shown} and {len(paths) - _SHOWN} more"
+
+
+class Rewinds:
+    """All rewinds under way, and the last ones."""
+
+    _log = Logger()
+
+    def __init__(self, parts: RewindsOnDemand) -> None:
+        self.parts = parts
+        #: The rewind of each server that is under way, or was the last one.
+        self.known: dict[str, Rewind] = {}
+        self._tasks = BackgroundTasks()
+        #: Rewinds that an earlier daemon has not ended, and whether their exchange had begun.
+        self._left: list[tuple[RewindRecord, bool]] = []
+        self._is_stopping = False
+
+    @property
+    def histories(self) -> Histories:
+        """The histories of the servers."""
+        return self.parts.histories.get()
+
+    # Beginning and end
+
+    async def begin(self, server: Server, number: int | None, *, is_dry_run: bool) -> Rewind:
+        """Rewind a server to a point, in the background; None to undo its last rewind.
+
+        Raises NoSuchPoint, `ServerBusy`, `ServerNotFound`, StorageError and `DaemonStopping`.
+        """
+        uuid = server.uuid
+        self._check(server)
+        if number is None:
+            number = await self._undo(uuid)
+        point = await self.point(uuid, number)
+        self._check(server)
+        rewind = Rewind(server, number, point.time / _SECOND, is_dry_run, self)
+        if is_dry_run:
+            self._remember(rewind)
+            self._tasks.start("comparing it with a point", rewind.predict(), uuid)
+            return rewind
+        server.place_hold(Operation.RESTORE, _REWOUND)
+        try:
+            self.pin(uuid, number)
+            await self.parts.database.begin_rewind(uuid, number, rewind.time)
+            await self.parts.long.run(self.parts.storage.withdraw, uuid)
+            self._check_held(server)
+        except BaseException:
+            server.operations.release(Operation.RESTORE)
+            raise
+        rewind.hold()
+        self._remember(rewind)
+        self._tasks.start("rewinding it", rewind.run(), uuid)
+        return rewind
+
+    def _check_held(self, server: Server) -> None:
+        if self._is_stopping or not server.operations.runs(Operation.RESTORE):
+            raise ServerBusy(refusal(Operation.DELETE, Operation.RESTORE))
+
+    def _remember(self, rewind: Rewind) -> None:
+        self.known.pop(rewind.server.uuid, None)
+        self.known[rewind.server.uuid] = rewind
+        for uuid in [uuid for uuid, each in self.known.items() if each.over.called]:
+            if len(self.known) > _REMEMBERED:
+                del self.known[uuid]
+
+    def _check(self, server: Server) -> None:
+        if self._is_stopping:
+            raise DaemonStopping
+        if self.parts.servers.get(server.uuid) is not server:  # It was deleted meanwhile.
+            raise ServerNotFound("The requested resource does not exist on this instance.")
+        known = self.known.get(server.uuid)
+        if known is not None and known.is_dry_run and not known.over.called:
+            raise ServerBusy(_REWOUND, "wait for the look at what would change to end")
+        server.operations.check(Operation.RESTORE)
+
+    async def number_at(self, uuid: str, at: float) -> int:
+        """Return the number of a server's newest point at or before a time.
+
+        Raises NoSuchPoint.
+        """
+        found = [each.point for each in await self.histories.points(uuid)]
+        for point in found:
+            if point.time <= at * _SECOND:
+                return point.number
+        if not found:
+            raise NoSuchPoint("this server has no history")
+        oldest = shown_time(found[-1].time / _SECOND)
+        raise NoSuchPoint(f"the oldest point of this server is of {oldest}")
+
+    def last(self, uuid: str) -> Rewind:
+        """Return the rewind of a server that is under way, or was the last one since the start.
+
+        Raises `RewindNotActive`.
+        """
+        if uuid not in self.known:
+            raise RewindNotActive("it was not rewound since this node's start")
+        return self.known[uuid]
+
+    async def point(self, uuid: str, number: int) -> Point:
+        """Return a point of a server. Raises NoSuchPoint."""
+        for each in await self.histories.points(uuid):
+            if each.point.number == number:
+                return each.point
+        raise NoSuchPoint(f"there is no point {number} of this server")
+
+    async def _undo(self, uuid: str) -> int:
+        for record in await self.parts.database.rewinds():
+            if record.server == uuid and record.undo is not None and record.outcome is not None:
+                return record.undo
+        raise NoSuchPoint("this server was not rewound in the last days, so nothing can be undone")
+
+    async def cancel(self, uuid: str) -> Rewind:
+        """Cancel a rewind whose exchange has not begun, or that cannot be completed.
+
+        Raises `Conflict` where none is under way.
+        """
+        rewind = self.known.get(uuid)
+        if rewind is None or rewind.is_dry_run or rewind.over.called:
+            raise RewindNotActive
+        rewind.cancel(RewindFailed("it was cancelled"))
+        await when_fired(rewind.over)
+        return rewind
+
+    async def release(self, uuid: str) -> None:
+        """End the rewind of a server that is to be deleted; return when that is over."""
+        rewind = self.known.pop(uuid, None)
+        if rewind is not None and not rewind.over.called:
+            over = when_fired(rewind.over)
+            rewind.cancel(ServerBusy(refusal(Operation.DELETE, Operation.RESTORE)))
+            await over
+        await self.parts.database.forget_rewind(uuid)
+        self.histories.pinned.pop(uuid, None)
+
+    async def stop(self) -> None:
+        """End what is not being exchanged. The next start settles what is not over."""
+        self._is_stopping = True
+        over = [when_fired(each.over) for each in self.known.values() if not each.over.called]
+        for each in self.known.values():
+            each.cancel(DaemonStopping())
+        await DeferredList(over)
+        self._tasks.stop()
+
+    # Points that stay
+
+    def pin(self, uuid: str, *numbers: int) -> None:
+        """Keep points of a server until `settle_pins`."""
+        self.histories.pinned.setdefault(uuid, set()).update(numbers)
+
+    async def settle_pins(self, uuid: str) -> None:
+        """Keep the point alone by which the last rewind of a server can be undone."""
+        for record in await self.parts.database.rewinds():
+            if record.server == uuid and record.undo is not None:
+                self.histories.pinned[uuid] = {record.undo}
+                return
+        self.histories.pinned.pop(uuid, None)
+
+    async def clean(self) -> None:
+        """Keep points no more by which rewinds of some days ago could be undone. Daily."""
+        for record in await self.parts.database.rewinds():
+            age = self.parts.database.seconds_since(record.begun)
+            if record.outcome is not None and age > UNDO_KEPT:
+                await self.parts.database.forget_rewind(record.server)
+                self.histories.pinned.pop(record.server, None)
+
+    # What is on the disk. In threads, but for `recover`
+
+    def rewriting(self, uuid: str, count: Callable[[int], None] = lambda size: None) -> Rewriting:
+        """Return what prepares and exchanges the files of a server."""
+        storage = self.parts.storage
+        directory, place = str(storage.data / uuid), storage.rewind_place(uuid)
+        return Rewriting(directory, place, storage.owner, count, durable=storage.durable)
+
+    def is_committed(self, uuid: str) -> bool:
+        """Return whether the exchange of a server's files has begun."""
+        if not os.path.isdir(self.parts.storage.rewind_place(uuid)):
+            return False
+        with self.rewriting(uuid) as rewriting:
+            return rewriting.is_committed
+
+    def apply(self, uuid: str) -> None:
+        """Exchange the files of a server."""
+        with self.rewriting(uuid) as rewriting:
+            rewriting.apply()
+
+    # After a restart
+
+    def recover(self, records: Sequence[RewindRecord]) -> list[str]:
+        """Complete the exchanges that an earlier daemon has begun, and drop what was prepared.
+
+        Return the servers that were stopped for a rewind that has not begun to change anything.
+        Blocking, at the daemon's start. Raises StateDatabaseError.
+        """
+        stopped = []
+        for record in records:
+            if record.undo is not None:
+                self.pin(record.server, record.undo)
+            if record.outcome is not None:
+                continue
+            uuid = record.server
+            try:
+                is_committed = self.is_committed(uuid)
+                if is_committed:
+                    self.apply(uuid)
+            except StorageError as error:
+                # It is tried again when the servers are loaded; until then no user may start it.
+                is_committed = True
+                self._log.critical(
+                    "{server}: its rewind stopped halfway: {error}", server=uuid, error=error
+                )
+            if is_committed:
+                self.parts.servers.hold_later(uuid, Hold(Operation.RESTORE, _REWOUND))
+            elif record.start:
+                stopped.append(uuid)
+            self._left.append((record, is_committed))
+        return stopped
+
+    async def settle(self) -> set[str]:
+        """Settle the rewinds of an earlier daemon, when the servers are loaded.
+
+        Return those that are completed now, and started by that.
+        """
+        left, self._left = self._left, []
+        completed = set()
+        for record, is_committed in left:
+            uuid = record.server
+            if not is_committed:
+                await self.parts.database.end_rewind(uuid, Outcome.FAILURE)
+                with suppress(ServerNotFound):
+                    self.parts.servers.get(uuid).explain("rewind.failed", _RESTARTED)
+                continue
+            try:
+                server = self.parts.servers.get(uuid)
+            except ServerNotFound:
+                await self.parts.database.forget_rewind(uuid)
+                continue
+            rewind = Rewind(server, record.point, record.time, False, self, undo=record.undo)
+            rewind.hold()
+            self._remember(rewind)
+            completing = rewind.complete(starts=record.start)
+            self._tasks.start("completing its rewind", completing, uuid)
+            completed.add(uuid)
+        return completed
