@@ -20,7 +20,7 @@
 #                           each, of 20,000, and of unchanged-vm, of 10,000
 # SEED=...                  the seed of kills, races, power losses or decisions
 # AT_ONCE=...               how many processes of unchanged run at once, each with the next seed
-# FS=...                    the only file system of power, unchanged and unchanged-vm: ext4, xfs or
+# FS=...                    the only file system of power, unchanged, unchanged-vm and bad-disks: ext4, xfs or
 #                           btrfs; of unchanged also tmpfs or overlay
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
 #                           making, restores, pool, uploading, streaming, history, history-killed,
@@ -67,7 +67,7 @@ ANY_VERSION := \
 	transfers/storage $(filter-out $(KEPT),$(patsubst tests/%,%,$(wildcard \
 	tests/backups/test_*.py tests/daemon/test_*.py tests/transfers/test_*.py)))
 
-.PHONY: help demo test browser kills races power lines unchanged unchanged-vm quotas fuzz bench docs deb deb-test release lint format structure ways wire updates openapi clean
+.PHONY: help demo test browser kills races power lines unchanged unchanged-vm bad-disks quotas fuzz bench docs deb deb-test release lint format structure ways wire updates openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -112,6 +112,10 @@ unchanged: ## compare what moves carry over unread with the disk, while a progra
 unchanged-vm: ## the same under Debian's own kernel, in a virtual machine
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.crash unchanged-vm $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+bad-disks: ## have disks fail, be full and lose sectors under histories, in a virtual machine
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.crash bad-disks $(FS) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 quotas: ## check project quotas of ext4 and XFS in a virtual machine, also with a real daemon
 	@$(PREPARE) quotas

@@ -28,11 +28,12 @@ TARGETS = {
     "unchanged": ("tests.crash.unchanged", 20_000),
     "unchanged-vm": ("tests.crash.machine", 10_000),
     "quotas": ("tests.crash.machine", 1),
+    "bad-disks": ("tests.crash.machine", 10),
     "lines": ("tests.crash.lines", 1),
     "updates": ("tests.crash.updates", 1),
 }
 #: The targets that do not use the reactor: a signal ends them at once.
-BLOCKING = ("races", "power", "unchanged", "unchanged-vm", "quotas")
+BLOCKING = ("races", "power", "unchanged", "unchanged-vm", "quotas", "bad-disks")
 
 
 def arguments() -> argparse.Namespace:

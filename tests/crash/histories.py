@@ -76,8 +76,11 @@ KINDS = ("open", "undo", "make", "change", "merge", "remove", "verify")
 #: The share of all kills that each kind must have in the end, and in which the next process that
 #: opens a history is killed, too, before anybody else looks at it.
 _LEAST_SHARE, _UNSEEN = 0.03, 0.6
+#: "undo" comes only after "change".
+_OFTEN = ("open", "change", "change")
+_DONE_BY = {"merge": "remove", "remove": "remove", "verify": "verify"}
 #: Seconds within which a process does what it is to be killed in.
-_DOES_WITHIN = 1.5
+_DOES_WITHIN = 10.0
 
 
 class KilledHistories(Campaign):
@@ -118,12 +121,12 @@ class KilledHistories(Campaign):
         #: The points that were reported, and what may have been done since.
         self._known: set[int] = set()
         self._pending: tuple[str, int] | None = None
-        self._was = ""
+        self._was, self._is_unseen = "", False
         try:
             for _ in range(min(self.kills, self.count - self.done)):
                 self._kill(rng, is_written)
-                is_unseen = self._was in ("change", "undo") and rng.random() < _UNSEEN
-                if not is_unseen:
+                self._is_unseen = self._was in ("change", "undo") and rng.random() < _UNSEEN
+                if not self._is_unseen:
                     self._check(is_running=is_written)
                 self.done += 1
             self._check(is_running=is_written)
@@ -134,10 +137,10 @@ class KilledHistories(Campaign):
         return f"{self._counts['points']} points so far, killed in {dict(self._killed)}"
 
     def _kill(self, rng: random.Random, is_written: bool) -> None:
-        wanted = "undo" if self._was in ("change", "undo") else rng.choice(KINDS)
-        self._makers.begin(self._directory, rng.random(), is_running=is_written)
+        wanted = "undo" if self._is_unseen else rng.choice([*_OFTEN, *KINDS[2:]])
+        self._makers.begin(self._directory, rng.random(), wanted, is_running=is_written)
         begun: list[tuple[str, float]] = []
-        deadline = time.monotonic() + _DOES_WITHIN
+        deadline = time.monotonic() + (2 if wanted in ("open", "undo") else _DOES_WITHIN)
         kill_at = deadline
         while (left := kill_at - time.monotonic()) > 0:
             line = self._makers.line(left)
@@ -245,10 +248,11 @@ class _Makers:
         self._process.kill()
         self._process.wait()
 
-    def begin(self, directory: Path, seed: float, *, is_running: bool) -> None:
-        """Start a process."""
+    def begin(self, directory: Path, seed: float, wanted: str, *, is_running: bool) -> None:
+        """Start a process, which does the wanted kind of work soon."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{directory}\t{seed}\t{is_running:d}\n".encode())
+        line = f"{directory}\t{seed}\t{wanted}\t{is_running:d}\n"
+        self._process.stdin.write(line.encode())
         while not self._pid:
             word, *rest = (self.line(60) or "").split()
             if word != "pid":
@@ -399,12 +403,12 @@ def _loaded(directory: Path, number: int) -> Tree:
 def _fork() -> None:
     """Start a process for each line, and tell when it has ended."""
     while line := sys.stdin.readline():
-        directory, seed, is_running = line.split("\t")
+        directory, seed, wanted, is_running = line.split("\t")
         pid = os.fork()
         if not pid:
             try:
                 _say(f"pid {os.getpid()}")
-                _make(Path(directory), seed, is_running=is_running == "1\n")
+                _make(Path(directory), seed, wanted, is_running=is_running == "1\n")
             except BaseException as error:
                 _say(f"failed {error!r}".replace("\n", " "))
                 time.sleep(60)
@@ -425,7 +429,7 @@ def _saying(kind: str, number: int = 0) -> Iterator[None]:
     _say(f"end {kind}")
 
 
-def _make(directory: Path, seed: str, *, is_running: bool) -> None:
+def _make(directory: Path, seed: str, wanted: str, *, is_running: bool) -> None:
     """Make, remove and verify points until this process is killed."""
     rng = random.Random(seed)
     for name, kind in (("_undo", "undo"), ("_change_tree", "change")):
@@ -443,9 +447,7 @@ def _make(directory: Path, seed: str, *, is_running: bool) -> None:
     source = HistorySource(str(world.root), systems, lambda line: None, kernel)
     while True:
         numbers = [point.number for point in store.points()]
-        kind = rng.choice(("make", "make", "make", "verify"))
-        if len(numbers) > rng.randrange(2, 6):
-            kind = "remove"
+        kind = _next(rng, wanted, len(numbers))
         number = numbers[0] + 1 if numbers else 1
         if kind == "make" and not is_running:
             world.change(rng.randrange(1, 9))
@@ -462,6 +464,14 @@ def _make(directory: Path, seed: str, *, is_running: bool) -> None:
             elif damaged := store.verify():
                 raise Broken(f"files are damaged: {damaged}")
         _say(" ".join(["points", *(str(point.number) for point in store.points())]))
+
+
+def _next(rng: random.Random, wanted: str, count: int) -> str:
+    """Return what is done next with a history of so many points."""
+    if count > rng.randrange(2, 7):
+        return "remove"
+    kind = rng.choice(("make", _DONE_BY.get(wanted, "make")))
+    return "make" if kind == "remove" and count < 3 else kind
 
 
 def _told(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:

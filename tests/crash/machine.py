@@ -1,4 +1,4 @@
-"""Campaigns in a virtual machine: quotas, whose kernel they need, and files under Debian's kernel.
+"""Campaigns in a virtual machine: quotas, bad disks, and files under Debian's kernel.
 
 Before Linux 6.13 ctime moves in steps of a timer tick, there 10 ms.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from tests.crash.bad_disks import ACTS
 from tests.crash.engine import Broken, Campaign, place
 from tests.support.virtual_machine import Image, Ran, missing_programs, run_in_machine
 
@@ -25,10 +26,17 @@ UNCHANGED = {
     name: Image(size, (f"mkfs.{name}", "-q"), ("-t", name))
     for name, size in (("ext4", "640M"), ("xfs", "640M"), ("btrfs", "16G"))
 }
+#: Sectors of files are found by FIBMAP, which btrfs has not.
+BAD_DISKS = {
+    "ext4": Image("96M", ("mkfs.ext4", "-q", "-b", "4096"), ("-t", "ext4")),
+    "xfs": Image("320M", ("mkfs.xfs", "-q"), ("-t", "xfs")),
+}
 KINDS = tuple(UNCHANGED)
 CHECKS = ("tests/quota_vm/checks.py", "tests/quota_vm/checks_daemon.py")
 #: Seconds for a thousand decisions and for each naive rule, at most.
 _THOUSAND, _RULE = 60, 200
+#: Seconds for a history on a disk that fails, at most.
+_HISTORY = 300
 
 
 def run_checks(directory: Path, *arguments: str) -> Ran:
@@ -45,6 +53,15 @@ def run_trials(directory: Path, name: str, count: int, seed: int, *options: str)
     timeout = 300 + _THOUSAND * count / 1000 + 3 * _RULE
     images = {name: UNCHANGED[name]}
     return run_in_machine(directory, images, [*command, *options], timeout=timeout)
+
+
+def run_bad_disks(directory: Path, name: str, count: int, seed: int, acts: int = ACTS) -> Ran:
+    """Run histories on a disk that fails, with one of the file systems of `BAD_DISKS`."""
+    command = [sys.executable, "-m", "tests.crash.bad_disks", name, *map(str, (count, seed, acts))]
+    modules = [f"../drivers/md/{module}" for module in ("dm-mod", "dm-dust", "dm-flakey")]
+    images = {name: BAD_DISKS[name]}
+    timeout = 300 + _HISTORY * count
+    return run_in_machine(directory, images, command, modules=modules, timeout=timeout)
 
 
 class InMachine(Campaign):
@@ -68,13 +85,17 @@ class InMachine(Campaign):
 
 
 def campaigns(kinds: Sequence[str], options: Namespace) -> Iterator[tuple[str, Campaign]]:
-    """Yield the checks of quotas, or the trials on these file systems."""
-    is_quotas = options.target == "quotas"
-    if missing := missing_programs(QUOTAS if is_quotas else UNCHANGED):
+    """Yield the checks of quotas, or what is tried on these file systems."""
+    is_quotas, is_bad = options.target == "quotas", options.target == "bad-disks"
+    images = QUOTAS if is_quotas else BAD_DISKS if is_bad else UNCHANGED
+    programs = ["dmsetup"] if is_bad else []
+    if missing := missing_programs(images, *programs):
         raise SystemExit(f"the virtual machine needs {missing}")
     if is_quotas:
         yield "quotas", InMachine(lambda place: run_checks(place, *CHECKS, *options.more))
         return
+    tried = run_bad_disks if is_bad else run_trials
     for kind in kinds:
-        count, seed = options.count, options.seed
-        yield kind, InMachine(partial(run_trials, name=kind, count=count, seed=seed))
+        if kind in images:
+            count, seed = options.count, options.seed
+            yield kind, InMachine(partial(tried, name=kind, count=count, seed=seed))

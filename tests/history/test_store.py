@@ -321,6 +321,7 @@ def test_a_bad_sector_of_the_copy_costs_nothing_where_the_file_has_it(history: M
     assert 4 not in lost
 
 
+@pytest.mark.promise("history-outlives-its-disk")
 def test_a_missing_copy_is_made_again(history: Model) -> None:
     for name in ("same", "changed", "gone"):
         (history.world.root / name).write_bytes(noise(10 * BLOCK))
@@ -340,6 +341,31 @@ def test_a_missing_copy_is_made_again(history: Model) -> None:
     assert history.store.verify() == {1: (b"gone",)}
 
 
+def test_a_damaged_copy_is_not_forgotten_while_its_file_is_unsettled(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = history.world.root / "f", history.world.root / "other"
+    file.write_bytes(b"1" * BLOCK)
+    history.make()
+    damage_file(history.directory / "history" / "tree" / "f")
+    assert history.store.verify() == {1: (b"f",)}
+    inode = file.stat().st_ino
+    with monkeypatch.context() as patch:
+        steady = history.source.rule.is_steady
+        patch.setattr(history.source.rule, "settles", lambda found: False)
+        patch.setattr(
+            history.source.rule,
+            "is_steady",
+            lambda fd, first: first.st_ino != inode and steady(fd, first),
+        )
+        other.write_bytes(b"2")
+        assert history.store.make(history.source, PointLabel.RUNNING) is not None
+    assert history.store.damaged == {1: (b"f",), 2: (b"f",)}
+    assert history.store.make(history.source, PointLabel.RUNNING) is None
+    assert history.store.damaged == {}
+
+
+@pytest.mark.promise("history-outlives-its-disk")
 def test_a_changed_byte_of_a_copy_is_not_taken_for_the_past(history: Model) -> None:
     file = history.world.root / "f"
     contents = [b"".join(bytes([n, k]) * (BLOCK // 2) for k in range(4)) for n in range(3)]
@@ -357,6 +383,7 @@ def test_a_changed_byte_of_a_copy_is_not_taken_for_the_past(history: Model) -> N
     history.check(only=3)
 
 
+@pytest.mark.promise("history-outlives-its-disk")
 def test_a_bad_sector_of_a_delta_costs_its_files(history: Model) -> None:
     file, other = history.world.root / "f", history.world.root / "other"
     for number in range(4):
@@ -457,6 +484,7 @@ def damage_file(path: Path) -> None:
     path.write_bytes(raw)
 
 
+@pytest.mark.promise("history-outlives-its-disk")
 @pytest.mark.parametrize("name", ["catalogue", "catalogue.copy"])
 @pytest.mark.parametrize("hurt", [Path.unlink, damage_file])
 def test_one_catalogue_is_enough(history: Model, name: str, hurt: Callable[[Path], None]) -> None:
@@ -697,6 +725,7 @@ def test_what_is_under_way_can_be_stopped(history: Model) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.promise("history-survives-faults")
 def test_a_disk_that_is_full_costs_the_point_that_is_made(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 9) as disk, model(tmp_path, 1) as history:
         history.store.close()

@@ -27,6 +27,7 @@ async def test_what_was_told_durable_survives_a_power_loss(file_system: str) -> 
     assert found.done == LOSSES
 
 
+@pytest.mark.promise("history-survives-faults")
 @pytest.mark.parametrize("file_system", FILE_SYSTEMS)
 async def test_points_of_a_history_survive_a_power_loss(file_system: str) -> None:
     found = await LostHistories(file_system).run(LOSSES, seed=1)

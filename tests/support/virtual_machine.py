@@ -26,6 +26,7 @@ _PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
     "mkfs.btrfs": "btrfs-progs",
     "busybox": "busybox-static",
+    "dmsetup": "dmsetup",
 }
 
 _INIT = """#!/bin/sh
@@ -64,9 +65,9 @@ class Ran:
     output: str
 
 
-def missing_programs(images: Mapping[str, Image]) -> str:
+def missing_programs(images: Mapping[str, Image], *more: str) -> str:
     """Return the programs that the machine needs and that are missing, with their packages."""
-    needed = ["linux.uml", "busybox", *{image.make[0]: "" for image in images.values()}]
+    needed = ["linux.uml", "busybox", *more, *{image.make[0]: "" for image in images.values()}]
     missing = [f"{name} ({_PACKAGES[name]})" for name in needed if not _program(name)]
     return ", ".join(missing)
 

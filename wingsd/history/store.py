@@ -117,8 +117,8 @@ class HistoryStore:
         self.damaged: Damaged = {}
         #: Numbers of points that are removed neither by `thin` nor for `max_size`.
         self.pinned: Collection[int] = ()
-        #: Files whose damaged copies `make` has replaced, and whether what they had is lost.
-        self._replaced: dict[bytes, bool] = {}
+        #: Files whose copies were damaged when `make` read them; they are checked after it.
+        self._doubtful: set[bytes] = set()
         self._is_stopped = False
         #: Whether something was interrupted, and not undone yet.
         self._is_interrupted = True
@@ -382,8 +382,8 @@ class HistoryStore:
             self._recover()
             raise
         self._is_interrupted = False
-        if self._replaced:
-            self._check_replaced()
+        if self._doubtful:
+            self._check_doubtful()
         return found
 
     def _make(self, source: HistorySource, label: Label, least: int) -> Point | None:
@@ -414,7 +414,7 @@ class HistoryStore:
                     self._change_tree(partial(_forward_steps, capture))
                 os.unlink(_delta_name(before.number) + _PART, dir_fd=self._home)
                 self._write_stamps(source, before, stamps, capture.records())
-                self._note_damage(capture)
+                self._note_damage(capture, before)
                 return None
             self._write_catalogues(entries, found)
             if delta is not None and before is not None:
@@ -430,17 +430,18 @@ class HistoryStore:
             self._save_state(number)
             if is_only and before is not None:
                 self._remove_for_space(before.number)
-            self._note_damage(capture)
+            self._note_damage(capture, before)
             return found
 
-    def _note_damage(self, capture: Capture) -> None:
-        """Note files whose copy was damaged and is replaced, for `make`."""
-        self._replaced = capture.damaged
-        if self._replaced:
+    def _note_damage(self, capture: Capture, before: Point | None) -> None:
+        """Note files whose copy was damaged, for `make`; those that were read are replaced."""
+        if replaced := capture.damaged:
             self._log(
-                f"{len(self._replaced)} files of the history were damaged, and are replaced: "
-                f"{display(next(iter(self._replaced)))}"
+                f"{len(replaced)} files of the history were damaged, and are replaced: "
+                f"{display(next(iter(replaced)))}"
             )
+        known = () if before is None else self.damaged.get(before.number, ())
+        self._doubtful = {*replaced, *known}
 
     def _write_catalogues(self, entries: Callable[[], Iterator[PastEntry]], point: Point) -> None:
         """Write both catalogues of a new point, which get their names by `_rename`."""
@@ -744,10 +745,10 @@ class HistoryStore:
         is_all = share >= 1 or not known.isdisjoint(EVERYTHING_DAMAGED)
         return self._verify(_everything if is_all else is_wanted)
 
-    def _check_replaced(self) -> None:
+    def _check_doubtful(self) -> None:
         """Find out which points need what was lost with damaged copies."""
-        known = {*self._replaced, *chained.from_iterable(self.damaged.values())}
-        self._replaced = {}
+        known = {*self._doubtful, *chained.from_iterable(self.damaged.values())}
+        self._doubtful = set()
         try:
             self._verify(known.__contains__, roots=False)
         except (StorageError, FileWorkCancelled) as error:

@@ -1,0 +1,20 @@
+"""A short sample of `make bad-disks`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.machine import BAD_DISKS, run_bad_disks
+from tests.support.virtual_machine import missing_programs
+
+MISSING = missing_programs(BAD_DISKS, "dmsetup")
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}")
+@pytest.mark.promise("history-outlives-its-disk")
+def test_points_survive_a_disk_that_fails(tmp_path: Path) -> None:
+    ran = run_bad_disks(tmp_path, "ext4", 1, 3, acts=6)
+    assert ran.status == 0, ran.output
+    assert "'points'" in ran.output
