@@ -1257,15 +1257,15 @@ class RewindsEndpoint(ControlEndpoint):
     """The calls about rewinds of servers to points of their histories."""
 
     @call(202, "It is under way.", fails=(409,))
-    async def begin_rewind(self, order: RewindOrder) -> Json:
+    async def begin_rewind(self, body: RewindOrder) -> Json:
         """Rewind a server, in the background."""
-        if sum((order.point is not None, order.at is not None, order.undo)) != 1:
+        if sum((body.point is not None, body.at is not None, body.undo)) != 1:
             raise BadRequest("the request is invalid", "expected one of point, at and undo")
         server, rewinds = self._node.servers.get(self.uuid), self._node.rewinds.get()
-        number = order.point
-        if order.at is not None:
-            number = await rewinds.number_at(server.uuid, order.at)
-        return _rewind(await rewinds.begin(server, number, is_dry_run=order.dry_run))
+        number = body.point
+        if body.at is not None:
+            number = await rewinds.number_at(server.uuid, body.at)
+        return _rewind(await rewinds.begin(server, number, is_dry_run=body.dry_run))
 
     @call(200, "How far it is, or how it has ended.", fails=(409,))
     async def show_rewind(self) -> Json:

@@ -12,6 +12,7 @@ from tests.crash.evacuations import Evacuations, RunningEvacuations
 from tests.crash.histories import AnyHistories, KilledHistories
 from tests.crash.live_faults import LiveFaults
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
+from tests.crash.rewinds import Rewinds
 from tests.crash.two_nodes import (
     ByHand,
     Containered,
@@ -44,6 +45,7 @@ WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
     "removal": Removals,
     "restores": Restores,
     "evacuate": Evacuations,
+    "rewinds": Rewinds,
     "pool": Pooled,
     "uploading": Uploads,
     "streaming": lambda directory: Uploads(directory, "calagopus"),
@@ -55,6 +57,7 @@ WITH_ENGINE: dict[str, Callable[[Path, Engine], Campaign]] = {
     "containers": Containered,
     "moves-containers": Resumed,
     "live": Live,
+    "rewinds-containers": Rewinds,
     "evacuate-containers": RunningEvacuations,
     "installations": lambda _, engine: Installations(engine),
 }

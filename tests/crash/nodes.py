@@ -135,7 +135,10 @@ class Kills(Campaign):
 
     def evidence(self) -> list[str]:
         every = self.nodes.values()
-        return ["\n".join((f"--- {node.directory.name}", *node.log[-40:])) for node in every]
+        return [
+            "\n".join((f"--- {node.directory.name}", *node.past[-40:], "---", *node.log[-40:]))
+            for node in every
+        ]
 
     def summary(self) -> str:
         return ", ".join(f"{step}: {times}" for step, times in sorted(self.deaths.items()))
@@ -156,7 +159,8 @@ def is_finished(node: NodeProcess) -> bool:
     with _database(node) as store:
         under_way = (store.unfinished(), store.installations(), store.restores(), store.backups())
         starts = store.arrived_to_start()
-        return not (any(under_way) or store.unsettled() or starts)
+        rewinds = [each for each in store.rewinds() if each.outcome is None]
+        return not (rewinds or any(under_way) or store.unsettled() or starts)
 
 
 def steps_of(node: NodeProcess) -> list[str]:
@@ -164,6 +168,7 @@ def steps_of(node: NodeProcess) -> list[str]:
     with _database(node) as store:
         transfers, installations = store.unfinished(), store.installations()
         restores, backups, reports = store.restores(), store.backups(), store.unsettled()
+        rewinds = store.rewinds()
     found = [f"{entry.direction.value} {entry.step}" for entry in transfers]
     found += [
         "install " + ("begun" if each.ran is None else "ended" if each.outcome else "running")
@@ -172,4 +177,5 @@ def steps_of(node: NodeProcess) -> list[str]:
     found += ["restore " + ("reading" if each.inode is None else "whole") for each in restores]
     found += ["backup being made" for _ in backups]
     found += [f"{each.kind.value} to be reported" for each in reports if each.backup]
+    found += ["rewind under way" for each in rewinds if each.outcome is None]
     return found or ["idle"]

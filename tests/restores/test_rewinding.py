@@ -207,6 +207,7 @@ async def test_the_next_daemon_drops_what_was_prepared_and_starts_the_server(
     await rewinding.enter()
     assert rewinding.content() == LATER
     assert rewinding.said("The server was not rewound, and its files are as before")
+    await until(lambda: os.listdir(rewinding.node.staging.path) == [".lock"])
     await until(lambda: rewinding.server.state is PowerState.STARTING)
     assert (await rewinding.rewind()).error is None
     assert rewinding.content() == THEN

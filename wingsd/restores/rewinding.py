@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import Enum
 from functools import partial
 
@@ -358,8 +357,7 @@ class Rewind:
             self._held.was_stopped = False
         await parts.database.end_rewind(server.uuid, outcome)
         await self._rewinds.settle_pins(server.uuid)
-        with suppress(StorageError):  # the next start of the daemon deletes it
-            await parts.long.run(parts.storage.withdraw, server.uuid)
+        await self._rewinds.withdraw(server.uuid)
         if self._stopped:
             self.seconds_off = parts.reactor.seconds() - self._stopped
         self._held.release()
@@ -587,6 +585,25 @@ class Rewinds:
         with self.rewriting(uuid) as rewriting:
             rewriting.apply()
 
+    async def withdraw(self, uuid: str) -> None:
+        """Take what is prepared, or replaced, out of use. A failure is logged."""
+        try:
+            await self.parts.long.run(self.parts.storage.withdraw, uuid)
+        except StorageError as error:
+            self._log.error(
+                "{server}: what its rewind has left is deleted at the next start of this node: "
+                "{error}",
+                server=uuid,
+                error=error,
+            )
+
+    async def _drop(self, uuid: str) -> None:
+        await self.withdraw(uuid)
+        self._tasks.start("deleting what its rewind has left", self._discard(uuid), uuid)
+
+    async def _discard(self, uuid: str) -> None:
+        await self.parts.long.run(self.parts.storage.discard, uuid)
+
     # After a restart
 
     def recover(self, records: Sequence[RewindRecord]) -> list[str]:
@@ -628,15 +645,16 @@ class Rewinds:
         completed = set()
         for record, is_committed in left:
             uuid = record.server
-            if not is_committed:
-                await self.parts.database.end_rewind(uuid, Outcome.FAILURE)
-                with suppress(ServerNotFound):
-                    self.parts.servers.get(uuid).explain("rewind.failed", _RESTARTED)
-                continue
             try:
                 server = self.parts.servers.get(uuid)
             except ServerNotFound:
                 await self.parts.database.forget_rewind(uuid)
+                await self._drop(uuid)
+                continue
+            if not is_committed:
+                await self.parts.database.end_rewind(uuid, Outcome.FAILURE)
+                await self._drop(uuid)
+                server.explain("rewind.failed", _RESTARTED)
                 continue
             rewind = Rewind(server, record.point, record.time, False, self, undo=record.undo)
             rewind.hold()

@@ -1,0 +1,193 @@
+"""Kills of a node that rewinds a server, whose program may write to its files meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+
+from tests.crash.engine import Broken, until_none
+from tests.crash.one_node import Content, OneNode, contents
+from tests.support.docker_engine import Engine
+from tests.support.node_process import NodeProcess
+from tests.support.panel import Panel
+from tests.support.sample_server import UUID
+from tests.support.settings import process_configuration, server_settings
+from wingsd.cli.client import ControlClient, CtlError
+
+#: Counts in a file that it replaces, and writes others in place, until it is stopped. The counter
+#: is saved at the end, as a game saves its world.
+_PROGRAM = (
+    "n=$(cat counter || echo 0); trap 'echo $n > last; exit 0' TERM; echo listening on; "
+    "while :; do n=$((n+1)); echo $n > counter.new; mv counter.new counter; "
+    "for i in 0 1 2 3; do echo $n $n $n > hot$i; done; sleep 0.02; done"
+)
+_FORM = hashlib.shake_128
+
+
+class Rewinds(OneNode):
+    """After each kill the server has all files of the point, or all from before, and runs again.
+
+    Before each kill its world is replaced by another one, and a part of it removed. Each point of
+    its history has its root, and nothing is staged or unfinished. Without a kill it is rewound,
+    and after that brought back.
+    """
+
+    latest, linger = 3.0, 0.1
+    moments = (
+        "its rewind: preparing",
+        "its rewind: stopping",
+        "its rewind: comparing",
+        "its rewind: exchanging",
+        "its rewind: exchanging",
+        "its rewind: checking",
+        "its rewind: starting",
+    )
+    at_random = 1 / 2
+    half_at_once = True
+    #: Files of the world, and bytes of each.
+    FILES, SIZE = 120, 9_000
+
+    def __init__(self, directory: Path, engine: Engine | None = None) -> None:
+        home = directory if engine is None else engine.volumes
+        super().__init__(NodeProcess(home, Panel()))
+        self._runs = engine is not None
+        self._image = "" if engine is None else engine.image
+        history: dict[str, Any] = {"every": "1h", "keep": {"1m": 12}}
+        history["directory"] = str(home / "history")
+        self.changes = {"system": {"history": history}}
+        if engine is not None:
+            self.changes |= engine.for_node(UUID)
+        self._point = 0
+        self._then: Content = {}
+        self._before: Content = {}
+        self._counted = 0
+        self._found: Counter[str] = Counter()
+
+    def prepare(self) -> None:
+        (self.node.directory / "history").mkdir()
+        settings = server_settings(UUID, image=self._image, invocation=_PROGRAM)
+        self.panel.add_server(settings, self.node.node, process_configuration())
+        self.node.files().mkdir(parents=True)
+        self.node.files().chmod(0o777)
+
+    async def start(self) -> None:
+        await super().start()
+        if self._runs:
+            await self.ask(f"/api/servers/{UUID}/power", {"action": "start"})
+
+    # What is begun
+
+    async def begin(self, variant: str = "") -> None:
+        """Make a point of one world, put another one into its place, and rewind the server."""
+        self.number += 1
+        await until_none(self._not_up)
+        self._then = self._write(self.number)
+        self._point = await self._made()
+        self._before = self._write(-self.number)
+        self._counted = self._counter()
+        with suppress(CtlError):
+            await self._control("POST", f"rewinds/{UUID}", {"point": self._point})
+
+    def _write(self, number: int) -> Content:
+        """Write a world in place, but for a third of its names; return it."""
+        home = self.node.files() / "world"
+        home.mkdir(exist_ok=True)
+        for each in range(self.FILES):
+            path = home / f"{each % 7}" / f"{each}"
+            path.parent.mkdir(exist_ok=True)
+            if (each + number) % 3 == 0:
+                path.unlink(missing_ok=True)
+            elif (each + number) % 3 == 1:
+                path.write_bytes(_FORM(b"%d %d" % (each, number)).digest(self.SIZE))
+            elif not path.exists():
+                path.write_bytes(b"%d" % number)
+        return contents(home)
+
+    async def _made(self) -> int:
+        path = f"history/{UUID}"
+        await self._control("POST", path, {})
+        while not (task := await self._control("GET", f"{path}/task"))["over"]:
+            pass
+        if task["error"]:
+            raise Broken(f"no point was made: {task['error']}")
+        found = await self._control("GET", path)
+        return int(found["points"][0]["number"])
+
+    async def _control(self, method: str, path: str, body: Any = None) -> Any:
+        client = ControlClient(str(self.node.control), 30.0)
+        return await deferToThread(client.ask, method, path, body)
+
+    # What is checked
+
+    async def _state(self) -> str:
+        status, found = await self.panel.ask(self.node.node, "GET", f"/api/servers/{UUID}")
+        return str(found["state"]) if status == HTTPStatus.OK else ""
+
+    async def _not_up(self) -> str:
+        """Return the state that the server has in place of its usual one."""
+        state = await self._state()
+        return "" if state == ("running" if self._runs else "offline") else f"it is {state}"
+
+    def _counter(self) -> int:
+        with suppress(OSError, ValueError):
+            return int((self.node.files() / "counter").read_text())
+        return 0
+
+    async def unsettled(self) -> str:
+        if other := await self._not_up():
+            return other
+        with suppress(CtlError):
+            rewind = await self._control("GET", f"rewinds/{UUID}")
+            if rewind["state"] not in ("done", "failed"):
+                return f"its rewind is {rewind['state']}"
+        return self.unfinished([*self.node.staging.iterdir()])
+
+    async def check(self) -> None:
+        found = contents(self.node.files() / "world")
+        if found not in (self._then, self._before):
+            raise Broken("the world is neither that of the point nor that from before")
+        is_rewound = found == self._then
+        self._found["rewound" if is_rewound else "as before"] += 1
+        if not is_rewound and self._counter() < self._counted:
+            raise Broken("the program's file is older than before")
+        await self._check_history()
+
+    async def _check_history(self) -> None:
+        await self._control("POST", f"history/{UUID}/verify", {})
+        while not (task := await self._control("GET", f"history/{UUID}/task"))["over"]:
+            pass
+        if task["error"] or task["damaged"]:
+            raise Broken(f"the history is damaged: {task['error']} {task['damaged']}")
+        self._found["points verified"] += len(
+            (await self._control("GET", f"history/{UUID}"))["points"]
+        )
+
+    async def trial(self, number: int) -> str:
+        told = await super().trial(number)
+        if contents(self.node.files() / "world") == self._then:
+            await self._undo()
+        return told
+
+    def check_success(self) -> None:
+        if contents(self.node.files() / "world") != self._then:
+            raise Broken("it is not rewound without a kill")
+
+    async def _undo(self) -> None:
+        """Bring everything back."""
+        await self._control("POST", f"rewinds/{UUID}", {"undo": True})
+        await self.settle()
+        if contents(self.node.files() / "world") != self._before:
+            raise Broken("the rewind is not undone")
+        if self._counter() < self._counted:
+            raise Broken("what the program has counted is lost")
+        self._found["undone"] += 1
+
+    def summary(self) -> str:
+        found = ", ".join(f"{count} {what}" for what, count in sorted(self._found.items()))
+        return f"{super().summary()}; {found}"
