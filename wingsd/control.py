@@ -438,6 +438,8 @@ def _rewrite(rewrite: Rewrite) -> Json:
     }
 
 
+#: Seconds that a question waits for other work on a history.
+TURN_TIMEOUT = 10.0
 #: What is shown of a history's state.
 _FIGURES = (
     *("newest", "looked", "points", "bytes", "damaged", "unreadable"),
@@ -525,11 +527,15 @@ class HistoryEndpoint(ControlEndpoint):
 
     @call(200, "The history.")
     async def show_history(self) -> Json:
-        """Return a server's history with its points. Takes until work on it is over."""
-        histories, uuid = self._node.histories, self.uuid
-        points = await histories.get().points(uuid)
-        shown = _history(histories, uuid, self._names.get(uuid))
-        return shown | {"points": [_point(each) for each in points]}
+        """Return a server's history with its points, null where it is in use for too long."""
+        made, uuid = self._node.histories.get(), self.uuid
+        reading = Deferred.fromCoroutine(made.points(uuid))
+        points = None
+        with suppress(DeferredTimeout):
+            found = await reading.addTimeout(TURN_TIMEOUT, self._node.reactor)
+            points = [_point(each) for each in found]
+        shown = _history(self._node.histories, uuid, self._names.get(uuid))
+        return shown | {"busy_seconds": made.busy(uuid), "points": points}
 
     @call(200, "It is begun.", fails=(409,))
     async def make_point(self) -> Json:

@@ -28,6 +28,7 @@ def known(**changes: Any) -> dict[str, Any]:
         "seconds": 1.25,
         "cpu_seconds": 0.5,
         "trouble": "",
+        "busy_seconds": None,
     } | changes
 
 
@@ -109,6 +110,17 @@ def test_the_points_of_a_server_are_listed(scripted: Scripted, wingsctl: Command
         assert expected in shown
     (line,) = [each for each in shown.splitlines() if each.startswith("6 ")]
     assert "stopped" in line
+
+
+def test_a_history_that_is_in_use_is_shown_without_its_points(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    scripted.answers("GET", f"history/{UUID}", known(points=None, busy_seconds=200))
+    shown = wingsctl("history", UUID).out
+    assert "for 3 min 20 s" in shown
+    assert "shown when the work on it is over" in shown
+    scripted.answers("GET", f"history/{UUID}", known(points=[]))
+    assert "no points yet" in wingsctl("history", UUID).out
 
 
 def test_a_point_is_made_and_waited_for(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.control.operators import Operator
 from tests.support.reactor import until
@@ -78,6 +80,23 @@ async def test_a_damaged_history_is_told(made: Operator) -> None:
     assert [each["damaged_files"] for each in found["points"]] == [["world/level.dat"]]
     status = await made.ask("GET", "status")
     assert status["histories"]["damaged"] == 1
+
+
+async def test_a_history_that_is_in_use_is_shown_without_its_points(
+    made: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.control.TURN_TIMEOUT", 0.05)
+    goes_on = Event()
+    using = made.nodes.source.histories.get().use(UUID, lambda store: goes_on.wait(60))
+    used = Deferred.fromCoroutine(using)
+    found = await made.ask("GET", f"history/{UUID}")
+    assert found["points"] is None
+    assert found["busy_seconds"] > 0
+    goes_on.set()
+    await used
+    monkeypatch.undo()
+    found = await made.ask("GET", f"history/{UUID}")
+    assert (found["points"], found["busy_seconds"]) == ([], None)
 
 
 async def test_what_cannot_be_done_is_refused_with_the_reason(made: Operator) -> None:

@@ -17,7 +17,7 @@ from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration,
 from tests.support.logged_errors import Logged
 from tests.support.workers import HeldWorkers
 from wingsd.config import HistoryConfig, ServerHistoryConfig
-from wingsd.errors import FileWorkCancelled, StorageError
+from wingsd.errors import EnvironmentFailed, FileWorkCancelled, StorageError
 from wingsd.histories import manager
 from wingsd.histories.manager import HELD_PAUSE, QUIET_PAUSE, Histories
 from wingsd.history.capture import HistorySource
@@ -130,6 +130,16 @@ def test_a_point_of_a_server_that_is_off_is_stopped(node: HistoryNode) -> None:
     server = node.server()
     point: Point = Outcome.of(node.histories.make(server)).value()
     assert point.label is PointLabel.STOPPED
+
+
+def test_a_point_is_not_stopped_while_the_engine_does_not_say_what_runs(
+    node: HistoryNode,
+) -> None:
+    server = node.server()
+    server._adopted = False
+    node.environment.faults["adopt"] = EnvironmentFailed("the engine does not answer")
+    point: Point = Outcome.of(node.histories.make(server)).value()
+    assert point.label is PointLabel.RUNNING
 
 
 def test_a_server_that_is_started_meanwhile_has_a_running_point(
@@ -297,6 +307,41 @@ def test_a_history_that_is_full_says_so_once_and_goes_on_with_more_space(
     node.clock.advance(EVERY)
     assert (node.numbers(), state.trouble) == ([1], "")
     assert not node.histories.is_late(UUID)
+
+
+@pytest.mark.promise("history-is-bounded")
+def test_the_reserve_of_the_disk_stays_free(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = node.server()
+    config = node.daemon.histories.config
+    transfers = attrs.evolve(config.system.transfers, disk_reserve=1)
+    system = attrs.evolve(config.system, transfers=transfers)
+    node.daemon.histories.use(attrs.evolve(config, system=system))
+    node.change(keep={"1h": 3600})
+    real = os.statvfs(node.data)
+    size = 1 << 20
+
+    def full(free: int) -> Callable[[Any], os.statvfs_result]:
+        blocks = (4096, 4096, 1 << 20, free // 4096, free // 4096, *real[5:])
+        return lambda path: os.statvfs_result(blocks)
+
+    def make(free: int) -> Outcome:
+        (node.data / UUID / "world").write_bytes(os.urandom(size))
+        node.clock.advance(10)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", full(free))
+            return Outcome.of(node.histories.make(server))
+
+    for _ in range(3):
+        make(20 * size).value()
+    assert node.numbers() == [3, 2, 1]
+    # what is left beside the reserve is less than a point takes, so the oldest one goes
+    make(size + size // 2).value()
+    assert node.numbers() == [4, 3, 2]
+    error = make(size // 2).error(StorageError)
+    assert "MiB must stay free (system.transfers.disk_reserve)" in str(error)
+    assert node.numbers() == [4, 3, 2]
 
 
 def test_a_directory_that_is_not_there_is_named_and_not_made(node: HistoryNode) -> None:

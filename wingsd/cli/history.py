@@ -62,8 +62,10 @@ def _shown(server: str | None, found: Json) -> list[RenderableType]:
         if not found["histories"]:
             return ["no histories on this node: system.history.every is 0"]
         return [_histories(found["histories"])]
-    points = [_points(found["points"])] if found["points"] else ["no points yet"]
-    return [output.facts(_facts(found)), "", *points, *_named(found["points"])]
+    facts, points = output.facts(_facts(found)), found["points"]
+    if points is None:
+        return [facts, "", "its points are shown when the work on it is over"]
+    return [facts, "", _points(points) if points else "no points yet", *_named(points)]
 
 
 def _histories(found: list[Json]) -> Table:
@@ -103,6 +105,10 @@ def _facts(found: Json) -> list[tuple[str, object]]:
         ago = duration(time.time() - found["looked"])
         took = f"{found['seconds']:.1f} s, {found['cpu_seconds']:.1f} s of CPU"
         facts.append(("last look", f"{ago} ago, took {took}"))
+    if found["busy_seconds"] is not None:
+        facts.append(
+            ("in use", f"for {duration(found['busy_seconds'])}: a point is made, or read")
+        )
     facts.append(("bytes", size(found["bytes"])))
     if found["unreadable"]:
         numbers = ", ".join(map(str, found["unreadable"]))

@@ -166,6 +166,8 @@ class _Work:
     is_off: bool = False
     has_run: bool = False
     is_cancelled: bool = False
+    #: When its turn began, by the reactor's clock.
+    began: float | None = None
     store: HistoryStore | None = None
 
     def label(self) -> PointLabel:
@@ -310,6 +312,13 @@ class Histories:
         """Return what is known of the histories of servers of which points are made."""
         return {each.uuid: each.state for each in self._histories.values() if self._is_on(each)}
 
+    def busy(self, uuid: str) -> float | None:
+        """Return for how many seconds a server's history is in use; None where it is not."""
+        history = self._histories.get(uuid)
+        began = [] if history is None else [each.began for each in history.works]
+        since = min((each for each in began if each is not None), default=None)
+        return None if since is None else self._reactor.seconds() - since
+
     def is_late(self, uuid: str) -> bool:
         """Return whether a server's history should have advanced, and has not."""
         history = self._histories.get(uuid)
@@ -358,6 +367,7 @@ class Histories:
             history.works.remove(doing)
             raise
         outcome: Deferred[T] = Deferred()
+        doing.began = self._reactor.seconds()
         result = workers.run(self._with_store, history, doing, work)
         # The turn ends with the thread, also where its outcome is not waited for any more.
         result.addBoth(self._over, history, doing)
@@ -448,8 +458,9 @@ class Histories:
         self._of(uuid).state.bytes = await self.use(uuid, remove)
 
     async def forget(self, uuid: str) -> None:
-        """Remove the history of a server that was deleted here, and not moved."""
-        await self.remove(uuid)
+        """Remove the history of a server that was deleted here, unless it follows its server."""
+        if not await self._parts.database.histories_left(uuid):
+            await self.remove(uuid)
 
     async def remove(self, uuid: str) -> None:
         """Remove a server's history with all its points. Raises StorageError."""
