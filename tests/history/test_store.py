@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.support.attributes import ACCESS, acl
 from tests.support.small_disk import small_disk
 from wingsd.errors import FileWorkCancelled, HistoryDamaged, HistoryFull, NoSuchPoint, StorageError
 from wingsd.history import capture
+from wingsd.history.adopting import write_catalogue
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import BLOCK, PastEntry, PastFile, PastNothing, PointLabel
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
@@ -245,6 +248,23 @@ def test_pinned_points_stay(tmp_path: Path) -> None:
         assert history.store.verify() == {}
 
 
+def test_many_points_take_few_descriptors(history: Model) -> None:
+    file = history.world.root / "f"
+    for number in range(60):
+        file.write_bytes(b"%d" % number)
+        history.make()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, limits[1]))
+    try:
+        assert len(history.numbers()) == 60
+        assert history.store.verify() == {}
+        history.check(only=1)
+        history.store.remove(30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_points_that_no_rule_keeps_are_merged(history: Model) -> None:
     file = history.world.root / "f"
     for number in range(5):
@@ -381,6 +401,64 @@ def test_a_changed_byte_of_a_copy_is_not_taken_for_the_past(history: Model) -> N
         history.rebuilt(2)
     history.check(only=1)
     history.check(only=3)
+
+
+@pytest.mark.promise("history-outlives-its-disk")
+def test_a_tree_that_has_lost_directories_is_made_again(history: Model) -> None:
+    root, tree = history.world.root, history.directory / "history" / "tree"
+    for name in ("d/e", "f/g"):
+        (root / name).mkdir(parents=True)
+        (root / name / "file").write_bytes(name.encode())
+    history.make()
+    shutil.rmtree(tree / "d")
+    shutil.rmtree(tree / "f")
+    (tree / "f").write_bytes(b"no directory")
+    lost = {1: (b"d/e/file", b"f/g/file")}
+    assert history.store.verify() == lost
+    (root / "d" / "new").write_bytes(b"1")
+    history.make()
+    assert history.store.damaged == {}
+    history.check()
+    shutil.rmtree(tree / "d")
+    shutil.rmtree(root / "d")
+    history.make()
+    assert history.store.damaged == {2: (b"d/e/file", b"d/new"), 1: (b"d/e/file",)}
+    history.check(only=3)
+
+
+@pytest.mark.promise("history-outlives-its-disk")
+def test_an_interrupted_point_whose_delta_is_lost_costs_what_it_has_changed(
+    history: Model,
+) -> None:
+    for name in ("same", "changed", "gone"):
+        (history.world.root / name).write_bytes(noise(3 * BLOCK))
+    history.make()
+    (history.world.root / "changed").write_bytes(noise(4 * BLOCK))
+    (history.world.root / "gone").unlink()
+    history.make()
+    # as if the second point had been interrupted at the end
+    home = history.directory / "history"
+    catalogue = rewritten_catalogue(history, 1)
+    for name in ("catalogue", "catalogue.copy"):
+        (home / name).write_bytes(catalogue)
+    with bad_block(home / f"{1:020}.delta", 0):
+        history.reopen(source=True)
+        assert history.store.damaged == {1: EVERYTHING_DAMAGED}
+    assert history.numbers() == [1]
+    assert history.make() is not None
+    history.check(only=2)
+    assert history.store.verify() == {1: (b"changed", b"gone")}
+
+
+def rewritten_catalogue(history: Model, number: int) -> bytes:
+    """Return the catalogue of a point that is not the newest one any more."""
+    with (
+        history.store.opened(number) as (chain, _),
+        os.fdopen(os.memfd_create("c"), "r+b") as file,
+    ):
+        write_catalogue(chain, file.fileno())
+        file.seek(0)
+        return file.read()
 
 
 @pytest.mark.promise("history-outlives-its-disk")

@@ -26,6 +26,7 @@ PIECE = 256 << 10
 SECTOR = 512
 """Bytes of `st_blocks`, whatever the block size; stat(2)."""
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -83,7 +84,7 @@ class NewestTree:
         self._directories.close()
         for path in reversed(directories):
             parent, name = self._directories.place(path)
-            os.rmdir(name, dir_fd=parent)
+            remove_entry(parent, name)
         self._directories.close()
         for step in steps():
             if step.is_directory and step.path:
@@ -115,11 +116,21 @@ class NewestTree:
 
     def _make_directory(self, path: bytes) -> None:
         if not self._is_directory(path):
-            parent, name = self._directories.place(path)
+            self._unlink(path)
+            parent, name = self._place(path)
             os.mkdir(name, 0o700, dir_fd=parent)
 
+    def _place(self, path: bytes) -> tuple[int, bytes]:
+        """Return the same as `place`; of a damaged tree the directory is made, if need be."""
+        *parts, name = path.split(b"/")
+        with suppress(NotADirectoryError):
+            return self._directories.get(tuple(parts)), name
+        for end in range(1, len(parts) + 1):
+            self._unlink(b"/".join(parts[:end]))
+        return self._directories.get(tuple(parts)), name
+
     def _write(self, step: TreeStep) -> None:
-        parent, name = self._directories.place(step.path)
+        parent, name = self._place(step.path)
         if step.incoming:
             os.rename(step.incoming, name, src_dir_fd=self._incoming, dst_dir_fd=parent)
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -147,8 +158,26 @@ class NewestTree:
                     write_data(fd, copy.piece(at, b""), at)
             os.ftruncate(fd, step.size)
             write_chunks(fd, step.chunks)
-        parent, last = self._directories.place(step.path)
+        parent, last = self._place(step.path)
         os.rename(name, last, src_dir_fd=self._incoming, dst_dir_fd=parent)
+
+
+def remove_entry(parent: int, name: bytes) -> None:
+    """Remove a file, or a directory with all that is in it, that is this program's own."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    with closing_descriptor(os.open(name, _DIRECTORY, dir_fd=parent)) as fd:
+        for each in names_in(fd):
+            remove_entry(fd, each)
+    os.rmdir(name, dir_fd=parent)
+
+
+def names_in(directory: int) -> list[bytes]:
+    """Return the names in an open directory."""
+    # of a descriptor that stays open, btrfs lists what there was when it was last rewound
+    os.lseek(directory, 0, os.SEEK_SET)
+    return [os.fsencode(name) for name in os.listdir(directory)]
 
 
 class CopyOfFile:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
@@ -50,7 +49,15 @@ from wingsd.history.format import (
     point_of,
     read_fully,
 )
-from wingsd.history.newest import PIECE, SECTOR, NewestTree, Steps, TreeStep
+from wingsd.history.newest import (
+    PIECE,
+    SECTOR,
+    NewestTree,
+    Steps,
+    TreeStep,
+    names_in,
+    remove_entry,
+)
 from wingsd.history.policy import surplus
 from wingsd.history.rebuilding import (
     EVERYTHING_DAMAGED,
@@ -169,7 +176,7 @@ class HistoryStore:
         """The bytes that the history takes on the disk."""
         tree_bytes = self._measured_tree()
         with storage_errors(f"the history in {self._directory} cannot be used"):
-            names = [name for name in _names(self._home) if name not in (_TREE, _INCOMING)]
+            names = [name for name in names_in(self._home) if name not in (_TREE, _INCOMING)]
             files = [os.stat(name, dir_fd=self._home, follow_symlinks=False) for name in names]
         return tree_bytes + sum(each.st_blocks * SECTOR for each in files)
 
@@ -201,7 +208,8 @@ class HistoryStore:
     def _recovered(self) -> list[FormReader]:
         """Undo what was interrupted, and return the same."""
         self._recover()
-        return self._chain()
+        with storage_errors(f"the history in {self._directory} cannot be read"):
+            return self._chain()
 
     def _broken(self, number: int, error: HistoryDamaged) -> None:
         numbers = [each for each in (number, *self._deltas()) if each <= number]
@@ -240,7 +248,7 @@ class HistoryStore:
         return None
 
     def _deltas(self) -> list[int]:
-        found = map(_DELTA, _names(self._home))
+        found = map(_DELTA, names_in(self._home))
         return [int(each[1]) for each in found if each]
 
     # Recovery
@@ -254,10 +262,11 @@ class HistoryStore:
 
     def _undo_all(self) -> None:
         """Make the tree that of the catalogue, and drop what was left."""
-        for name in (_TREE, _INCOMING):
-            with suppress(FileExistsError):
-                os.mkdir(name, _OWN, dir_fd=self._home)
-        os.fsync(self._home)
+        missing = {_TREE, _INCOMING}.difference(names_in(self._home))
+        for name in missing:
+            os.mkdir(name, _OWN, dir_fd=self._home)
+        if missing:
+            os.fsync(self._home)
         self._tree_bytes = None
         self._sweep()
         catalogue = self._open_catalogue()
@@ -266,12 +275,12 @@ class HistoryStore:
             self._clear_tree()
         else:
             self._repair_catalogues(catalogue)
-        unfinished = [number for number in self._deltas() if number >= newest]
-        for number in sorted(unfinished, reverse=True):
-            self._undo(number)
+        self._read_state(newest)
+        for number in sorted(self._deltas(), reverse=True):
+            if number >= newest:
+                self._tree_bytes = None
+                self._undo(number)
         self._drop_merged()
-        if not unfinished:
-            self._read_state(newest)
 
     def _repair_catalogues(self, good: FormReader) -> None:
         """Make both catalogues that one, which one of them is."""
@@ -294,23 +303,35 @@ class HistoryStore:
 
     def _sweep(self) -> None:
         """Remove files that are not complete, and what was put aside."""
-        for name in _names(self._home):
+        for name in names_in(self._home):
             if name.endswith(_PART):
                 os.unlink(name, dir_fd=self._home)
         with self._opened(_INCOMING) as incoming:
-            for name in _names(incoming):
+            for name in names_in(incoming):
                 os.unlink(name, dir_fd=incoming)
 
     def _clear_tree(self) -> None:
         """Remove what the first point has left, which was not completed."""
         with self._opened(_TREE) as tree:
-            for name in _names(tree):
-                _remove(tree, name)
+            for name in names_in(tree):
+                remove_entry(tree, name)
 
     def _undo(self, number: int) -> None:
         """Make the tree that of a point, whose successor was not completed, and drop its delta."""
-        delta = self._open_form(_delta_name(number))
-        assert delta is not None  # noqa: S101 - it was listed
+        try:
+            delta = self._open_form(_delta_name(number))
+            assert delta is not None  # noqa: S101 - it was listed
+            self._apply(delta)
+        except HistoryDamaged as error:
+            # each file of the server is read for the next point, and its copy checked
+            self.damaged[number] = EVERYTHING_DAMAGED
+            self._save_state(number)
+            self._log(f"files of point {number} of the history may be lost: {error}")
+        os.unlink(_delta_name(number), dir_fd=self._home)
+        os.fsync(self._home)
+
+    def _apply(self, delta: FormReader) -> None:
+        """Make the tree that of the delta's point."""
         try:
             self._change_tree(partial(_reverse_steps, delta))
         except OSError as error:
@@ -318,8 +339,6 @@ class HistoryStore:
                 raise
             # a sector can neither be read nor written: other sectors are used
             self._change_tree(partial(_reverse_steps, delta), in_place=False)
-        os.unlink(_delta_name(number), dir_fd=self._home)
-        os.fsync(self._home)
 
     def _drop_merged(self) -> None:
         """Remove deltas that others have taken in."""
@@ -414,7 +433,7 @@ class HistoryStore:
                     self._change_tree(partial(_forward_steps, capture))
                 os.unlink(_delta_name(before.number) + _PART, dir_fd=self._home)
                 self._write_stamps(source, before, stamps, capture.records())
-                self._note_damage(capture, before)
+                self._note_damage(capture, before, is_same=True)
                 return None
             self._write_catalogues(entries, found)
             if delta is not None and before is not None:
@@ -433,15 +452,21 @@ class HistoryStore:
             self._note_damage(capture, before)
             return found
 
-    def _note_damage(self, capture: Capture, before: Point | None) -> None:
+    def _note_damage(
+        self, capture: Capture, before: Point | None, *, is_same: bool = False
+    ) -> None:
         """Note files whose copy was damaged, for `make`; those that were read are replaced."""
         if replaced := capture.damaged:
             self._log(
                 f"{len(replaced)} files of the history were damaged, and are replaced: "
                 f"{display(next(iter(replaced)))}"
             )
-        known = () if before is None else self.damaged.get(before.number, ())
-        self._doubtful = {*replaced, *known}
+        if before is not None:
+            known = self.damaged.get(before.number, ())
+            if is_same and known == EVERYTHING_DAMAGED and not capture.unsettled:
+                del self.damaged[before.number]  # each file was read
+                self._save_state(before.number)
+            self._doubtful = {*replaced, *known}
 
     def _write_catalogues(self, entries: Callable[[], Iterator[PastEntry]], point: Point) -> None:
         """Write both catalogues of a new point, which get their names by `_rename`."""
@@ -517,7 +542,7 @@ class HistoryStore:
         """
         if self.max_size is None:
             return False
-        names = _names(self._home)
+        names = names_in(self._home)
         growth -= sum(self._size_of(name) for name in (_CATALOGUE, _COPY) if name in names)
         numbers = [each for each in sorted(self._deltas()) if each not in self.pinned]
         removable = sum(self._size_of(_delta_name(number)) for number in numbers)
@@ -699,11 +724,12 @@ class HistoryStore:
         """
         chain = self._recovered()
         needed = chain[: _place_of(chain, number) + 1]
-        for path, (newest, *found) in overlaid(needed):
-            before = next((each[0] for each in reversed(found) if each is not None), None)
-            now = PastNothing(path) if newest is None else newest[0]
-            if before is not None and before != now:
-                yield before, now
+        with storage_errors(f"the history in {self._directory} cannot be read"):
+            for path, (newest, *found) in overlaid(needed):
+                before = next((each[0] for each in reversed(found) if each is not None), None)
+                now = PastNothing(path) if newest is None else newest[0]
+                if before is not None and before != now:
+                    yield before, now
 
     @contextmanager
     def opened(self, number: int) -> Iterator[tuple[Sequence[FormReader], int]]:
@@ -835,24 +861,6 @@ def _place_of(chain: Sequence[FormReader], number: int) -> int:
         if delta.point.number == number:
             return at
     raise NoSuchPoint(f"there is no point {number}")
-
-
-def _names(directory: int) -> list[bytes]:
-    """Return the names in an open directory."""
-    # of a descriptor that stays open, btrfs lists what there was when it was last rewound
-    os.lseek(directory, 0, os.SEEK_SET)
-    return [os.fsencode(name) for name in os.listdir(directory)]
-
-
-def _remove(parent: int, name: bytes) -> None:
-    """Remove a tree of files and directories that is this program's own."""
-    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-        os.unlink(name, dir_fd=parent)
-        return
-    with closing_descriptor(os.open(name, _DIRECTORY, dir_fd=parent)) as fd:
-        for each in _names(fd):
-            _remove(fd, each)
-    os.rmdir(name, dir_fd=parent)
 
 
 def _catalogued(catalogue: FormReader | None) -> Iterator[tuple[bytes, PastEntry]]:
