@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import trustme
+from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_PEM, load_certificate
 from twisted.python.failure import Failure
 
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.errors import DestinationUnreachable
-from wingsd.transfers.peer.client import PeerClient
+from wingsd.transfers.peer.client import PeerAddress, PeerClient
 
 pytestmark = pytest.mark.promise("destination-is-verified")
 
@@ -98,6 +99,24 @@ async def test_a_private_authority_is_trusted_beside_the_systems(
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
     other = str(pem(trustme.CA(), tmp_path / "other.pem"))
     assert await ask(ca.issue_cert("localhost"), "localhost", other)
+
+
+async def test_authorities_are_read_once_for_all_moves_until_they_change(
+    ca: trustme.CA, ca_file: str, tmp_path: Path
+) -> None:
+    def trust() -> SSL.Context | None:
+        return PeerAddress("https://localhost:1", reactor, ca_file)._context
+
+    first = trust()
+    assert trust() is first
+    other = trustme.CA()
+    pem(other, tmp_path / "new.pem").rename(ca_file)
+    assert trust() is not first
+    assert b"secret" in await ask(other.issue_cert("localhost"), "localhost", ca_file)
+    assert (
+        "does not trust"
+        in (await refusal(ca.issue_cert("localhost"), "localhost", ca_file)).detail
+    )
 
 
 async def refusal(

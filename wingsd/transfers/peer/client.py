@@ -5,8 +5,10 @@ Each request is one `HttpExchange`; each way it can fail is a class in `wingsd.e
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from math import ceil
 from typing import Any, NoReturn
@@ -138,8 +140,25 @@ def _context(ca_file: str) -> SSL.Context:
 
     The trusted certificate authorities are the system's (of `SSL_CERT_FILE` and `SSL_CERT_DIR`,
     where they are set) and, if it is not empty, those in `ca_file`, `system.transfers.ca_file`:
-    PEM. Raises `DestinationUnreachable` when `ca_file` cannot be used.
+    PEM. They are read again where one of these places has changed. Raises
+    `DestinationUnreachable` when `ca_file` cannot be used.
     """
+    system = ssl.get_default_verify_paths()
+    places = [each for each in (ca_file, system.cafile, system.capath) if each]
+    return _made_context(ca_file, tuple(map(_version, places)))
+
+
+def _version(path: str) -> tuple[object, ...]:
+    """Return a value that changes when a file is replaced, or a directory gets other names."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (path,)
+    return path, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=2)  # each has a MiB, and takes 10 ms: many moves share one
+def _made_context(ca_file: str, _: tuple[object, ...]) -> SSL.Context:
     context = system_trust()
     if ca_file:
         _trust(context, ca_file)
