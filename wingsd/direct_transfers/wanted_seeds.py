@@ -30,8 +30,8 @@ from wingsd.transfers.manager import OutgoingTransfers
 from wingsd.util.reactor import Timer
 from wingsd.util.retry import Backoff
 
-#: Seconds between two looks.
-LOOK_EVERY = 2.0
+#: Seconds between two looks, and while a copy waits for the end of another one's first round.
+LOOK_EVERY, LOOK_SOON = 2.0, 0.25
 #: Pauses after a copy could not be begun, or has ended before it was whole.
 PAUSES = Backoff(5.0, 600.0)
 
@@ -129,12 +129,12 @@ class WantedSeeds:
         looking.addErrback(
             lambda failure: self._log.failure("looking after wanted copies failed", failure)
         )
-        looking.addBoth(lambda _: self._look_soon())
+        looking.addBoth(lambda waits: self._look_soon(LOOK_SOON if waits else LOOK_EVERY))
 
-    async def _begin_due(self) -> None:
-        """Begin what is due, the smallest first; forget servers that are gone."""
+    async def _begin_due(self) -> bool:
+        """Begin what is due, the smallest first; return whether some wait for others."""
         if not self._servers.loaded:
-            return
+            return False
         following = dict(self._sender.seeds_of())
         busy = sum(each.is_beginning for each in self._attempts.values())
         for uuid, figures in following.items():
@@ -142,6 +142,25 @@ class WantedSeeds:
             if uuid in self.wanted and is_whole:
                 self._attempts.pop(uuid, None)
             busy += uuid in self.wanted and not is_whole
+        sizes = await self._lacking()
+        now: float = self._clock.seconds()
+        waits = False
+        # Some may have been ended while others were dropped.
+        for uuid in sorted(self.wanted.keys() & sizes, key=lambda each: (sizes[each], each)):
+            attempt, wanted = self._attempts.setdefault(uuid, _Attempt()), self.wanted[uuid]
+            if attempt.is_beginning or attempt.not_before > now:
+                continue
+            if busy >= wanted.at_once:
+                waits = True
+                continue
+            busy += 1
+            attempt.is_beginning = True
+            attempt.not_before = now + next(attempt.pauses)
+            Deferred.fromCoroutine(self._begin(wanted, attempt))
+        return waits
+
+    async def _lacking(self) -> dict[str, float]:
+        """Return the bytes of servers without a wanted copy; forget those that are gone."""
         sizes: dict[str, float] = {}
         for uuid in tuple(self.wanted):
             try:
@@ -154,15 +173,7 @@ class WantedSeeds:
                 await self._drop(uuid)
             elif self._sender.find(uuid) is None:
                 sizes[uuid] = math.inf if server.disk_bytes is None else server.disk_bytes
-        now: float = self._clock.seconds()
-        # Some may have been ended while others were dropped.
-        for uuid in sorted(self.wanted.keys() & sizes, key=lambda each: (sizes[each], each)):
-            attempt, wanted = self._attempts.setdefault(uuid, _Attempt()), self.wanted[uuid]
-            if busy < wanted.at_once and not attempt.is_beginning and attempt.not_before <= now:
-                busy += 1
-                attempt.is_beginning = True
-                attempt.not_before = now + next(attempt.pauses)
-                Deferred.fromCoroutine(self._begin(wanted, attempt))
+        return sizes
 
     async def _begin(self, wanted: WantedSeed, attempt: _Attempt) -> None:
         try:

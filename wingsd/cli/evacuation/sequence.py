@@ -1,8 +1,8 @@
 """The sequence of an evacuation: copies that follow, orders through the Panel, results.
 
-All of it is in one turn a second, from what the node says at that moment and what the plan has.
-The plan is written before each order, so that the command may end at any time: a later run finds
-out from the node and the Panel what has become of an order.
+All of it is in short turns, from what the node says at that moment and what the plan has. The plan
+is written before each order, so that the command may end at any time: a later run finds out from
+the node and the Panel what has become of an order.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from wingsd.cli.evacuation.plan import (
 from wingsd.cli.output import duration, plain, size
 from wingsd.util.durable import replace_file
 
-#: Seconds between two turns, and between two reports to the daemon.
-TURN, REPORT = 1.0, 5.0
+#: Seconds between two turns, those while a transfer is ordered, and between two reports to the
+#: daemon.
+TURN, SHORT_TURN, REPORT = 1.0, 0.25, 5.0
 #: Attempts for each server, and seconds from a failure until the next one.
 ATTEMPTS, AGAIN_AFTER = 3, 15.0
 #: Seconds after which an order has not reached the node, while that answers.
@@ -166,7 +167,7 @@ class Evacuation:
     def run(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Return when no server is left to be moved. Raises `CtlError`."""
         while not self.turn():
-            sleep(TURN)
+            sleep(SHORT_TURN if self.plan.of(State.ORDERED) else TURN)
 
     def turn(self) -> bool:
         """Do what is to be done now; return whether no server is left to be moved.
