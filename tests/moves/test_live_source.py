@@ -22,6 +22,7 @@ from wingsd.moves.filling import batch_body
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.source import LiveSource, MoveSource
+from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged import KERNEL
 
 BLOCK = 4096
@@ -130,6 +131,26 @@ def test_no_more_than_all_is_to_be_read_of_a_tree_that_grows(move: Move, tree: P
     assert (move.source.read, move.source.unread) == (0, 4 * LARGE)
     move.send()
     assert move.source.read == move.source.total == 4 * LARGE
+
+
+def test_a_source_that_rests_between_rounds_knows_what_it_has_read(
+    move: Move, tree: Path, tmp_path: Path
+) -> None:
+    total = 5 * 3_000 + 3 * LARGE
+    assert move.round() == total
+    move.source.rest()
+    assert not nodes_in_memory(move.source)
+    store(tree / "world" / "large0", 2 * BLOCK, b"changed")
+    assert move.round() == BLOCK
+    move.source.rest()
+    move.source.rest()
+    assert move.round(running=False) == 0
+    assert copied(move, tmp_path)
+
+
+def nodes_in_memory(source: MoveSource) -> list[object]:
+    trees = (each for each in vars(source).values() if isinstance(each, MoveTree))
+    return [node for each in trees for node in each.store._entries.values()]
 
 
 def test_a_plan_that_is_not_sent_costs_nothing(move: Move, tree: Path) -> None:

@@ -48,6 +48,21 @@ def test_with_few_bytes_the_largest_rounds_tell_the_rates() -> None:
     assert made.predict(0.1, 3 * MB) == pytest.approx(0.1 + 0.5 + 0.25 + 0.5)
 
 
+def test_rounds_without_a_pause_send_less_than_a_minute_has_changed() -> None:
+    # In a minute 60 MB are changed: they take 6 s, and the 6 MB of these 6 s less than a second.
+    made = rule(1.0)
+    assert made.predict(0.1, 60 * MB) == pytest.approx(0.1 + 0.6 + 6.0 + 0.5)
+    assert made.foresee(0.1, 60 * MB, 0, 60.0) < 0.1 + 0.5 + 0.1
+    # All of a file that changes all the time is read, however short the round.
+    hot = made.foresee(0.1, 60 * MB, 60 * MB, 60.0)
+    assert hot == pytest.approx(0.1 + 0.6 + 0.5 + 0.14, abs=0.01)
+
+
+def test_rounds_of_a_server_that_writes_more_than_the_line_carries_never_take_less() -> None:
+    made = rule(1.0)
+    assert made.foresee(0.1, 900 * MB, 0, 60.0) == made.predict(0.1, 900 * MB)
+
+
 def test_it_takes_no_more_memory_with_more_rounds() -> None:
     made = rule(1.0)
     sizes = set()

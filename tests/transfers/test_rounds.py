@@ -24,6 +24,7 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.moves import stop_rule
+from wingsd.moves.filling import LEAST_SIZE
 from wingsd.moves.stop_rule import RoundFigures
 from wingsd.servers.operations import Operations
 from wingsd.servers.power_states import PowerState
@@ -32,7 +33,7 @@ from wingsd.transfers.outgoing import move_round, rounds
 from wingsd.transfers.outgoing.attached import BatchSize
 from wingsd.transfers.outgoing.move import MoveSending
 from wingsd.transfers.outgoing.move_round import ClosedRound, PlannedRound, RoundSender
-from wingsd.transfers.outgoing.rounds import LivePolicy, SeedPolicy
+from wingsd.transfers.outgoing.rounds import TURN_LASTS, LivePolicy, SeedPolicy
 from wingsd.transfers.peer.moves import ROUND_PATIENCE, BegunAnswer
 from wingsd.util.retry import Backoff
 
@@ -48,7 +49,7 @@ class Threads:
 class Source:
     """A source with nothing to send, and what was asked of it."""
 
-    size = round = last = unread = left = 0
+    size = round = last = unread = left = hot = 0
     walk_seconds = 0.0
     can_go_on = True
     is_same: bool = True
@@ -109,7 +110,8 @@ def sender(
 ) -> RoundSender:
     client, threads = client or Client(), threads or Threads()
     size = BatchSize(1 << 20)
-    parts = Mock(packers=threads, followers=threads, reactor=clock or Clock())
+    parts = Mock(packers=threads, followers=threads, reactor=clock or Clock(), senders=set())
+    parts.config.moves = MovesConfig()
     return RoundSender(client, source, parts, size, 2, zstd=False)
 
 
@@ -121,6 +123,25 @@ async def test_a_stopped_server_is_walked_through_again_while_it_is_sent(is_same
     closed = await rounds.send()
     assert source.calls == ["scan", "plan", "walk", "shape", "data", "closed"]
     assert closed.unproven == ("" if is_same else "world/file")
+
+
+async def test_batches_of_many_moves_take_the_memory_of_one() -> None:
+    sizes: list[int] = []
+
+    class Sized(Source):
+        def next_data(self) -> None:
+            sizes.append(self.size)
+
+    parts = Mock(packers=Threads(), followers=Threads(), reactor=Clock(), senders=set())
+    parts.config.moves = MovesConfig(batch=6)
+    client, size = cast(Any, Client()), BatchSize(6 * MIB, first=6 * MIB)
+    rounds = RoundSender(client, cast(Any, Sized()), parts, size, 2, zstd=False)
+    for others in (0, 2, 100):
+        parts.senders = {object() for _ in range(others)}
+        await rounds.plan(None, running=True)
+        await rounds.send()
+        assert len(parts.senders) == others
+    assert sizes == [6 * MIB, 2 * MIB, LEAST_SIZE]
 
 
 async def test_a_running_server_is_not() -> None:
@@ -303,7 +324,7 @@ class Shown:
         self.lines.append(self.rounds.progress)
         self.leaves.append(leave_hot)
         self.read = 100 * MIB
-        return PlannedRound(0.25, self.sizes.pop(0), 0)
+        return PlannedRound(0.25, self.sizes.pop(0), 0, 0)
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
         for _ in range(2):
@@ -369,7 +390,7 @@ class Game:
         self.clock = Clock()
         self.announced = self.container_seconds = 0.0
         self.sent_at: float | None = None
-        self.planned = PlannedRound(0.0, 0, 0)
+        self.planned = PlannedRound(0.0, 0, 0, 0)
         config = LiveMovesConfig(target_downtime=1, max_downtime=max_downtime)
         rounds = policy(self, config, RecordingObserver(), [])
         self.running = Deferred.fromCoroutine(rounds.run())
@@ -396,7 +417,7 @@ class Game:
         self.clock.rightNow += 0.2
         leaves = leave_hot and self.rounds > 2
         read, left = (3000, self.size) if leaves else (self.size, 0)
-        self.planned = PlannedRound(0.2, read, left)
+        self.planned = PlannedRound(0.2, read, left, left)
         return self.planned
 
     async def send_round(self, *, leave_hot: bool) -> ClosedRound:
@@ -451,7 +472,7 @@ class Move:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.plan = PlannedRound(0.5, 8 * MIB, MIB)
+        self.plan = PlannedRound(0.5, 8 * MIB, MIB, MIB)
         #: What each round meets that begins, and when they began.
         self.faults: list[Exception] = []
         self.began: list[float] = []
@@ -472,6 +493,9 @@ class Move:
     async def look_again(self, *, has_failed: bool, starts_over: bool) -> None:
         self.looks.append(has_failed)
         self.starts_over.append(starts_over)
+
+    async def rest(self) -> None:
+        pass
 
     async def ended(self) -> DestinationError | None:
         if isinstance(self.over, KeyError):
@@ -567,6 +591,22 @@ def test_rounds_of_many_servers_begin_together_and_take_turns() -> None:
     assert later[:4] == [180, 190, 240, 250]
 
 
+def test_a_round_that_takes_long_holds_up_no_other() -> None:
+    clock, turns = Clock(), DeferredSemaphore(1)
+    long, short = (Seed(clock=clock, turns=turns) for _ in range(2))
+    long.run()
+    short.run()
+    over: Deferred[None] = Deferred()
+    long.move.sending = lambda: over
+    clock.pump([1.0] * 200)
+    assert long.move.began == [0, 60]
+    assert short.move.began == [0, 60 + TURN_LASTS, 120, 180]
+    over.callback(None)
+    clock.pump([1.0] * 200)
+    assert turns.tokens == 1
+    assert len(long.move.began) > 2
+
+
 def test_one_that_waits_for_its_turn_can_be_stopped() -> None:
     clock, turns = Clock(), DeferredSemaphore(1)
     seed = Seed(clock=clock, turns=turns)
@@ -580,8 +620,14 @@ def test_one_that_waits_for_its_turn_can_be_stopped() -> None:
     assert turns.tokens == 1
 
 
-def test_the_second_round_comes_soon_where_a_command_waits_for_it() -> None:
+def test_rounds_come_soon_for_a_command_while_the_server_would_be_down_for_long() -> None:
     seed = Seed(is_eager=True)
+    seed.run()
+    seed.advance(130)
+    # That little of it changes all the time is known from the fourth round on.
+    assert seed.move.began == [0, 2, 6, 14, 30, 120]
+    seed = Seed(is_eager=True)
+    seed.move.plan = PlannedRound(0.5, 0, 0, 0)
     seed.run()
     seed.advance(130)
     assert seed.move.began == [0, 2, 60, 120]
@@ -628,9 +674,12 @@ def test_the_figures_tell_what_is_missing_and_how_long_the_server_would_be_down(
     now = seed.rounds.figures
     # What changes all the time is left out, and the rest of the round is still to be read.
     assert (now.changed, now.missing) == (9 * MIB, 6 * MIB)
-    # Half a second of walking, 9 MiB to read and half of them to send, what is fixed, the
-    # container there, and a stop and start of its program.
-    assert now.downtime == pytest.approx(0.5 + 9 / 8 + 9 / 2 / 2 + 0.5 + 0.25 + 2.0)
+    # Half a second of walking, 9 MiB to read, half of what changes in a round of 2.2 seconds to
+    # send, of that in a minute; what is fixed, the container there, and a stop and start of its
+    # program.
+    a_round = 9 / 2 / 2 * 2.2 / 60
+    expected = 0.5 + 9 / 8 + a_round + 0.5 + 0.25 + 2.0
+    assert now.downtime == pytest.approx(expected, abs=0.001)
     assert seed.heard.predicted == [now.downtime]
     sending.callback(None)
     assert seed.rounds.figures.missing == MIB
@@ -716,7 +765,7 @@ def test_only_the_destinations_word_ends_it(seed: Seed) -> None:
 
 def test_the_destinations_word_ends_it_in_a_pause(seed: Seed) -> None:
     seed.run()
-    seed.move.plan = PlannedRound(0.5, 0, 0)
+    seed.move.plan = PlannedRound(0.5, 0, 0, 0)
     seed.move.over = DestinationRefused("the transfer was cancelled there", "", 502)
     seed.advance(11)
     assert seed.move.began == [0]

@@ -424,8 +424,8 @@ class MovesConfig:
     #: longer for its source (wingsd's own).
     patience: Seconds = attrs.field(default=3600, validator=positive)
     #: The maximum size of a batch, the body of one request; the lower value of the two nodes
-    #: counts. A break costs the batches under way, and the source has up to six in memory
-    #: (wingsd's own).
+    #: counts. A break costs the batches under way, and the source has up to six in memory:
+    #: those of moves at the same time are smaller (wingsd's own).
     batch: MiB = attrs.field(default=6, validator=at_most(64))
     #: Batches of a move under way at the same time; the lower value of the two nodes counts. A
     #: source that sends more gets 503 (wingsd's own).

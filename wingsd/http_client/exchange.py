@@ -652,6 +652,10 @@ class PersistentConnections:
     def close(self) -> None:
         """Close those that rest, and each of the others when its exchange is over."""
         self._is_closed = True
+        self.close_resting()
+
+    def close_resting(self) -> None:
+        """Close those that rest: each has memory for some large writes."""
         for connection in tuple(self.resting):
             connection.transport.abortConnection()
         self.resting.clear()

@@ -548,6 +548,16 @@ class EntryStore:
             self._entries.clear()
             self._shared.clear()
 
+    def rest(self) -> None:
+        """Store what was changed, and have nothing in memory, nor in SQLite's cache."""
+        self.flush()
+        self._entries.clear()
+        self._shared.clear()
+        self._absent.clear()
+        with _errors():
+            for statement in ("COMMIT", "PRAGMA shrink_memory", "BEGIN"):
+                self._database().execute(statement)
+
     def flush(self) -> None:
         """Store what was changed."""
         database = self._database()

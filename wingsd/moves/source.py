@@ -173,12 +173,17 @@ class HotFiles:
         self._last: set[int] = set()
         self._changed: set[int] = set()
         self._is_leaving = False
-        #: Bytes of the files that are left out of this round.
-        self.left = 0
+        #: Bytes of the hot files that are changed in this round, too.
+        self.size = 0
 
     def begin(self, *, leave: bool) -> None:
         """Begin a round; `leave` is whether hot files are left out of it."""
-        self._changed, self._is_leaving, self.left = set(), leave, 0
+        self._changed, self._is_leaving, self.size = set(), leave, 0
+
+    @property
+    def left(self) -> int:
+        """The bytes of the files that are left out of this round."""
+        return self.size if self._is_leaving else 0
 
     def leave(self, before: FileNode, node: FileNode) -> bool:
         """Note a file that is to be read; return whether it is left as it was sent."""
@@ -186,10 +191,10 @@ class HotFiles:
         if not number or before.stamp == node.stamp:
             return False  # it was not changed, but is not settled
         self._changed.add(number)
-        is_left = self._is_leaving and number in self._last and number in self._earlier
-        if is_left:
-            self.left += node.size
-        return is_left
+        is_hot = number in self._last and number in self._earlier
+        if is_hot:
+            self.size += node.size
+        return is_hot and self._is_leaving
 
     def end(self) -> None:
         """End a round whose files are all at the destination."""
@@ -252,8 +257,9 @@ class MoveSource:
         self.read = self.files = 0
         #: Bytes of all files, as scanned, and of those that the plan has read.
         self.total = self.unread = 0
-        #: Bytes of files that the plan leaves as they were sent, since they change all the time.
-        self.left = 0
+        #: Bytes of files that change all the time, and of those that the plan leaves as they were
+        #: sent for that.
+        self.hot = self.left = 0
         #: Seconds that it took to read the names and to plan.
         self.walk_seconds = 0.0
         #: Whether its rounds share flushes of the file system with others.
@@ -392,7 +398,7 @@ class MoveSource:
             self._part.narrow(held)
         planned = plan(held, self._now, is_unchanged, self._leave, self._reader.read_mode)
         self._next_filler = BatchFiller(self.size, *counts)
-        self.unread, self.left = planned.unread, self._hot.left
+        self.unread, self.hot, self.left = planned.unread, self._hot.size, self._hot.left
         self.total = max(self.total, planned.unread)  # of a part, that of the tree before it
         self.read = self.total - planned.unread
         self._shapes = self._next_filler.shapes(planned)
@@ -445,6 +451,12 @@ class MoveSource:
         self.can_go_on = True
         self._hot.end()
         self._known.end_round(is_final=not self._is_running)
+
+    @_in_turn
+    def rest(self) -> None:
+        """Take little memory until the next round, which comes later."""
+        self._end_round()
+        self._last.store.rest()
 
     def walk_again(self) -> bool:
         """Return whether all names and stat results are as they were scanned, for `unproven`.

@@ -112,6 +112,21 @@ class StopRule:
         sending = _time(to_read * self._changed(to_read), self._sends)
         return walk_seconds + reading + sending + FIXED
 
+    def foresee(self, walk_seconds: float, to_read: int, hot: int, seconds: float) -> float:
+        """Return what `predict` will after some rounds that follow each other without a pause.
+
+        In the last `seconds` files of `to_read` bytes were changed. Those of the `hot` ones among
+        them are changed in any time, however short; the less time a round takes, the less is
+        changed in all others, and the less is to be sent.
+        """
+        downtime = self.predict(walk_seconds, to_read)
+        sending = _time(to_read * self._changed(to_read), self._sends)
+        for _ in range(CONVERGES_AFTER):
+            share = min(downtime / max(seconds, downtime), 1.0)
+            reading = _time(hot + (to_read - hot) * share, self._reads)
+            downtime = walk_seconds + reading + share * sending + FIXED
+        return downtime
+
     def _changed(self, to_read: int) -> float:
         """The share of `to_read` bytes to be sent, as in the last round that read as many.
 

@@ -324,6 +324,12 @@ class MoveSending:
 
         return await self._persist(send)
 
+    async def rest(self) -> None:
+        """Take little memory until the next round of a server that runs, which comes later."""
+        self._client.rest()
+        if self._source is not None:
+            await self._parts.followers.run(self._source.rest)
+
     def wait_for(self, seconds: float | None) -> None:
         """Repeat each request for so many seconds; None for the usual patience."""
         self._client.patience = self._patience if seconds is None else seconds

@@ -56,15 +56,16 @@ SLOW_LEVEL, SLOW = 3, 25e6
 
 @attrs.frozen(repr=False)
 class PlannedRound:
-    """A round before it is sent: seconds of its walk, bytes of files to read, and of those left
-    out.
+    """A round before it is sent: seconds of its walk, and bytes of files.
 
-    The latter change all the time, and are read before the end.
+    `unread` are to be read. `hot` are those of files that change all the time, and `left` those
+    that are left out for that, and read before the end.
     """
 
     seconds: float
     unread: int
     left: int
+    hot: int
 
 
 @attrs.frozen(repr=False)
@@ -125,7 +126,7 @@ class RoundSender:
                     await self._in_thread(source.add_page, await self._client.page(number))
                 self.undurable.clear()
             await self._in_thread(partial(source.plan, resumed, leave_hot=leave_hot))
-        return PlannedRound(source.walk_seconds, source.unread, source.left)
+        return PlannedRound(source.walk_seconds, source.unread, source.left, source.hot)
 
     async def send(self) -> ClosedRound:
         """Send what was planned, and close the round.
@@ -133,6 +134,13 @@ class RoundSender:
         Raises `ResumeNeeded`, `MoveSmaller`, `StorageError`, `DestinationError` and
         `CancelledError`. Nothing is under way then.
         """
+        self._parts.senders.add(self)
+        try:
+            return await self._send()
+        finally:
+            self._parts.senders.discard(self)
+
+    async def _send(self) -> ClosedRound:
         source, taken = self.source, self.taken
         self._read_seconds = self._put_seconds = 0.0
         with asking(self._client, self._clock):
@@ -219,8 +227,14 @@ class RoundSender:
             self._rooting = self._in_thread(self.source.root)
         return batch
 
+    @property
+    def _share(self) -> int:
+        """The bytes of a batch, so that many moves have no more of them in memory than one."""
+        most = self._parts.config.moves.batch << 20
+        return max(most // len(self._parts.senders), LEAST_SIZE)
+
     async def _next(self, read: Callable[[], Batch | None]) -> Batch | None:
-        self.source.size = self._size.value
+        self.source.size = min(self._size.value, self._share)
         began = self._clock.seconds()
         try:
             return await self._in_thread(read)

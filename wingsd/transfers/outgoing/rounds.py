@@ -616,10 +616,15 @@ class LivePolicy(Rounds):
 
 #: Seconds that a pause has at most because the round before it has taken as long.
 LONGEST_REST = 3600.0
-#: Seconds of the pause after the first round, at least, where the second one follows soon.
+#: Seconds of the pause after the first round, at least, where the second one follows soon. It
+#: doubles as long as the server would be down for too long: the figures are of busy times, as yet.
 _FIRST_REST = 2.0
+#: Rounds before it is known which files change all the time.
+_ROUNDS_UNKNOWN = 2
 #: The part of the time between two rounds by which one may begin earlier than it is due.
 _EARLIER = 0.1
+#: Seconds after which a round that takes long lets the next one of another seed begin.
+TURN_LASTS = 10.0
 #: Seconds in a pause after which the destination is asked whether it has ended the move.
 ASKED_EVERY = 10.0
 #: Seconds between two lines in the log about rounds that are as they should be.
@@ -641,10 +646,11 @@ class SeedPolicy(Rounds):
 
     _until: float | None
     _now: Callable[[], float]
-    #: Held for each round but the first: those of many seeds come together, and a server that is
-    #: stopped for its move needs the same threads.
+    #: Held for each round but the first, for a while: those of many seeds come together, and a
+    #: server that is stopped for its move needs the same threads.
     _turns: DeferredSemaphore
-    #: Whether the second round follows soon: a command waits for it.
+    #: Whether the next rounds follow soon while the server would be down for too long: a command
+    #: waits for them.
     _is_eager: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -652,6 +658,8 @@ class SeedPolicy(Rounds):
         #: When the last round began that is whole, by the clock; and when the present one was due.
         self._whole: float | None = None
         self._came = 0.0
+        #: The seconds that the rest was predicted to take, and of the next pause that is short.
+        self._rest, self._soon = inf, _FIRST_REST
         self._trouble, self._retries = "", iter(ROUND_PAUSES)
         #: Whether the last round has failed by a fault of this program.
         self._is_faulty = False
@@ -728,17 +736,25 @@ class SeedPolicy(Rounds):
     async def _round(self) -> bool:
         self._came = self._round_began
         if self._whole is None or self._stopped is not None:
-            return await super()._round()
+            return await self._alone()
         self._pausing = turn = self._turns.acquire()
         try:
             await turn
         finally:
             self._pausing = None
+        giving_up = self._steps.clock.callLater(TURN_LASTS, self._turns.release)
         try:
             self._round_began = self._steps.seconds()
-            return await super()._round()
+            return await self._alone()
         finally:
-            self._turns.release()
+            if giving_up.active():
+                giving_up.cancel()
+                self._turns.release()
+
+    async def _alone(self) -> bool:
+        was_sent = await super()._round()
+        await self._move.rest()
+        return was_sent
 
     async def _begin(self) -> bool:
         """Look whether the server has another directory now, and whether all is read again."""
@@ -749,9 +765,13 @@ class SeedPolicy(Rounds):
 
     def _is_due(self, planned: PlannedRound) -> bool:
         """Return True, and predict the downtime: each round is sent."""
-        if self._rounds:
+        if self._whole is not None:
             to_read = planned.unread + planned.left
-            self._predict(self._rule.predict(planned.seconds, to_read))
+            # The first two rounds do not tell which files change all the time.
+            hot = planned.hot if self._rounds > _ROUNDS_UNKNOWN else to_read
+            seconds = self._round_began - self._whole
+            self._rest = self._rule.foresee(planned.seconds, to_read, hot, seconds)
+            self._predict(self._rest)
         return True
 
     async def _fail(self, error: Exception) -> None:
@@ -785,8 +805,14 @@ class SeedPolicy(Rounds):
             self.is_over = True
             return
         every = self._config.follow_every
-        if is_first:  # the next one tells how long a move would take
-            await self.pause(min(max(took, _FIRST_REST), every) if self._is_eager else every)
+        if self._is_eager and self._rest > self._config.target_downtime:
+            soon = max(took, self._soon)
+            self._soon *= 2
+            if soon < every:
+                await self.pause(soon)
+                return
+        if is_first:
+            await self.pause(every)
             return
         # At the same moments as those of all other seeds, which share a flush of the file system.
         now = self._steps.seconds()

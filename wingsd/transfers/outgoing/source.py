@@ -134,7 +134,7 @@ def is_seed(entry: TransferRecord, record: MoveRecord) -> bool:
     return entry.step in before and seed_of(record) is not None
 
 
-#: Rounds of seeds at a time, beside their first ones.
+#: Rounds of seeds at a time, beside their first ones and those that take long.
 SEED_ROUNDS = 2
 #: Seconds for which a transfer waits for a Panel that does not take activity.
 ACTIVITY_WITHIN = 5.0
@@ -203,8 +203,10 @@ class OutgoingParts:
     #: The rate limit of all uploads together; None without one.
     bucket: TokenBucket | None
     file_systems: MeasuredFileSystems
-    #: How many rounds of seeds are sent at a time, beside their first ones.
+    #: How many rounds of seeds begin at a time, beside their first ones.
     turns: DeferredSemaphore = attrs.field(factory=lambda: DeferredSemaphore(SEED_ROUNDS))
+    #: The senders of the rounds that are sent now.
+    senders: set[object] = attrs.field(factory=set, init=False)
     #: By server, until when the figures of its last walk are used again, and these.
     _figures: dict[str, tuple[float, dict[str, int]]] = attrs.field(factory=dict, init=False)
 

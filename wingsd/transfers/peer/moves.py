@@ -657,6 +657,10 @@ class MoveClient:
         for exchange in tuple(self._under_way):
             exchange.abort(CancelledError())
 
+    def rest(self) -> None:
+        """Close connections that are idle: large writes leave memory to each."""
+        self._connections.close_resting()
+
     def abort(self) -> None:
         """End everything that is under way or follows, by `CancelledError`."""
         self._is_aborted = True
