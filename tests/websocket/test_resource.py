@@ -693,6 +693,8 @@ async def test_a_reader_that_never_reads_is_closed_with_1013(node: ConsoleNode) 
     browser = await node.watch()
     browser.pause()
     client = nodes_end(node, browser)
+    # until what was sent before is read
+    client._protocol.closeHandshakeTimeout = 600
     transport = client._protocol.transport.transport
     message = "x" * 10_000
     for turn in range(10_000):
