@@ -101,6 +101,7 @@ class World:
             "ports_busy": [],
             "mounts_refused": [],
             "servers_here": [],
+            "servers_moved": [],
         } | self.facts
 
     def add(self, size: int, ports: Sequence[int] = (25565,), **fields: Any) -> Game:

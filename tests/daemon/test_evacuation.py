@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.application_api import KEY
 from tests.support.archives import seen
-from tests.support.evacuated_nodes import EvacuatedNodes
+from tests.support.docker_engine import Engine
+from tests.support.evacuated_nodes import FIRST_PORT, EvacuatedNodes
+from tests.support.settings import process_configuration
 from wingsd.cli.evacuation.plan import State, load
 
 
@@ -58,6 +61,44 @@ async def test_a_node_empties_itself_and_comes_back(nodes: EvacuatedNodes, tmp_p
     assert back.json["plan"] == f"{plan}.back"
     assert {panel.node_of(uuid) for uuid in nodes.servers} == {source.node}
     assert {uuid: seen(source.volumes / uuid) for uuid in nodes.servers} == before
+
+
+async def test_servers_come_back_to_the_files_that_the_old_node_keeps(
+    tmp_path: Path, engine: Engine
+) -> None:
+    nodes = EvacuatedNodes(tmp_path, 2, FIRST_PORT + 100)
+    changes = {"docker": attrs.asdict(engine.config().docker)}
+    nodes.fill(
+        kib=2000,
+        image=engine.image,
+        invocation="cd /home/container; echo listening on; read -r line; date > saved",
+        process=process_configuration(stop={"type": "command", "value": "stop"}),
+    )
+    await nodes.open(**changes)
+    try:
+        for uuid in nodes.servers:
+            engine.will_make_container(uuid)
+            await nodes.panel.power(uuid, "start")
+            await nodes.source.wait_for_line(f"{uuid}: running")
+        plan = tmp_path / "plan.json"
+        moved = await nodes.evacuate(nodes.source, plan)[1]
+        assert moved.status == 0, moved.err
+        for uuid in nodes.servers:
+            await nodes.destination.wait_for_line(f"{uuid}: running")
+        changed = nodes.destination.volumes / nodes.servers[0] / "world" / "region.0.mca"
+        changed.write_bytes(b"changed" * 1000)
+        sent = nodes.source.line.sent
+        words = ["evacuate", "--back", str(plan), "--panel-key-file", str(nodes.key)]
+        back = await nodes.destination.wingsctl(*words, "--family", "pelican")
+        assert back.status == 0, back.err
+        assert {nodes.panel.node_of(uuid) for uuid in nodes.servers} == {nodes.source.node}
+        # Of 6 MB nearly nothing: names, digests, TLS and requests.
+        assert nodes.source.line.sent - sent < 500_000
+        there = nodes.source.volumes / nodes.servers[0]
+        assert (there / "world" / "region.0.mca").read_bytes() == b"changed" * 1000
+        assert (there / "saved").exists()
+    finally:
+        await nodes.close()
 
 
 async def test_a_plan_goes_on_after_all_of_them_were_killed(

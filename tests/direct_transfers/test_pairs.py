@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import attrs
@@ -23,13 +25,22 @@ from tests.direct_transfers.seeding import (
     order,
     quick,
     received,
+    write,
 )
 from tests.support.node_in_process import NodeInProcess, NodePair
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
+from wingsd.direct_transfers import pairs as pairs_module
 from wingsd.direct_transfers import wanted_seeds
 from wingsd.direct_transfers.pair_use import PairUse
-from wingsd.errors import DestinationRefused, PairInvalid, PairNotFound, ServerNotFound
+from wingsd.errors import (
+    DestinationRefused,
+    PairInvalid,
+    PairNotFound,
+    ServerNotFound,
+    StorageError,
+)
+from wingsd.moves import recording
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction
 from wingsd.transfers.peer.client import PeerClient
@@ -251,6 +262,77 @@ async def test_it_goes_on_with_no_copy_that_it_has_not_brought(nodes: NodePair) 
     session = await thief.ask("POST", path, {}, "ab" * 32)
     assert (session["bytes"], session["file"]) == (0, 0)
     assert kept(nodes) == [UUID]
+
+
+def keep_moved(nodes: NodePair, host: str) -> Path:
+    """Keep files of the server at the destination, from where it has moved to a node."""
+    quarantine = nodes.destination.staging.quarantine
+    quarantine.mkdir()
+    place = quarantine / f"{UUID}.moved.{host}.20261201T120000.123456Z"
+    shutil.copytree(nodes.source.data / UUID, place, symlinks=True)
+    return place
+
+
+@pytest.mark.promise("pair-only-brings-copies")
+@pytest.mark.parametrize("host", ["node-a", "node-b", "node-a.example.com"])
+async def test_what_is_kept_of_a_server_that_comes_back_is_not_sent_again(
+    nodes: NodePair, host: str
+) -> None:
+    panel = OrderingPanel(nodes)
+    place = keep_moved(nodes, host)
+    write(nodes, "since")
+    comes_back = host == "node-a"
+    name, _ = await paired(nodes)
+    facts = await nodes.source.pairs.facts(name, {"servers": [UUID, OTHER]})
+    assert facts["servers_moved"] == ([UUID] if comes_back else [])
+    await nodes.source.wanted_seeds.want(name, [UUID], 4)
+    await until(lambda: figures(nodes).rounds > 0)
+    assert place.exists() is not comes_back
+    arrived = received(nodes).inbox.arrived
+    assert arrived < 1000 if comes_back else arrived > 128_000
+    await use(nodes).refresh()
+    assert use(nodes).servers == {UUID}
+    order(nodes, nodes.destination)
+    await panel.see_moved()
+    assert nodes.arrived()
+
+
+async def test_what_cannot_be_read_of_it_is_sent_again(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OrderingPanel(nodes)
+    place = keep_moved(nodes, "node-a")
+    monkeypatch.setattr(recording, "plan", _broken)
+    await seed(nodes)
+    assert place.exists()
+    assert received(nodes).inbox.arrived == 128_000
+
+
+def _broken(*_: Any, **__: Any) -> None:
+    raise StorageError("the disk is broken")
+
+
+async def test_a_source_asks_again_while_what_is_kept_is_being_read(
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_moved(nodes, "node-a")
+    copies, read = nodes.destination.partial_copies, Event()
+    keep = copies.keep_directory
+
+    def slowly(*of: Any, **more: Any) -> None:
+        read.wait()
+        keep(*of, **more)
+
+    monkeypatch.setattr(copies, "keep_directory", slowly)
+    monkeypatch.setattr(pairs_module, "RECORDED_WITHIN", 0.05)
+    name, _ = await paired(nodes)
+    await nodes.source.wanted_seeds.want(name, [UUID], 4)
+    await until(lambda: "are being read" in nodes.source.wanted_seeds.trouble(UUID))
+    assert figures(nodes).rounds == 0
+    read.set()
+    await until(lambda: figures(nodes).rounds > 0)
+    assert received(nodes).inbox.arrived == 0
+    assert nodes.source.wanted_seeds.trouble(UUID) == ""
 
 
 @pytest.mark.promise("pair-keeps-its-limits")

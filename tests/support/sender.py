@@ -149,7 +149,7 @@ class _Quarantine:
 
     keeps_moved = True
 
-    async def keep_moved(self, uuid: str, inode: int | None) -> None:
+    async def keep_moved(self, uuid: str, inode: int | None, url: str) -> None:
         self.inode = inode
         self._recorder.record("keep moved")
 

@@ -60,6 +60,9 @@ class PairFacts:
     servers_kept: Annotated[
         dict[str, int], "Those of which it keeps a copy of this pair, and its bytes."
     ]
+    servers_moved: Annotated[
+        list[str], "Those of which it keeps the files since they have moved to the source."
+    ]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -114,7 +117,14 @@ class PairEndpoint(Endpoint):
             mounts_refused=await node.disk.run(_refused, config.allowed_mounts, mounts),
             servers_here=await self._here(body.servers),
             servers_kept={each: kept[each] for each in body.servers if each in kept},
+            servers_moved=[each for each in body.servers if await self._is_moved(each)],
         )
+
+    async def _is_moved(self, server: str) -> bool:
+        uuid = canonical_uuid(server)
+        if uuid is None:
+            return False
+        return await self._node.pairs.moved_to(self._pair, uuid) is not None
 
     async def _images(self, names: tuple[str, ...]) -> list[str]:
         """Return the images that the engine has; all on a node without one."""

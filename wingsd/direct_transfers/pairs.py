@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha256
 from hmac import compare_digest
 from http import HTTPStatus
@@ -20,7 +22,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import bearer
@@ -35,12 +37,14 @@ from wingsd.errors import (
     PairInvalid,
     PairNotFound,
     TransferCancelled,
+    TryAgain,
     WingsdError,
 )
 from wingsd.statedb import Direction, PairRecord
 from wingsd.transfers.manager import IncomingTransfers, OutgoingTransfers, all_over
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.peer.client import PeerClient
+from wingsd.util.deferreds import fires_within
 from wingsd.util.durable import replace_file, storage_errors
 from wingsd.util.reactor import Periodic
 from wingsd.util.serialization import structure
@@ -51,6 +55,8 @@ PATH = "/api/pair"
 INVITED_FOR = 600.0
 #: Seconds between two looks whether a pair has expired, and between two records of a use.
 LOOK_EVERY = 60.0
+#: Seconds for which a request waits until files are read that are kept of a server.
+RECORDED_WITHIN = 15.0
 #: The directory of keys in `system.root_directory`.
 KEYS = "pairs"
 _DAY = 24 * 3600.0
@@ -113,6 +119,10 @@ class Pairs:
         #: The pairs by which this node sends seeds, by their names.
         self.sending: dict[str, PairRecord] = {}
         self._looks = Periodic(sender.parts.reactor, self._look)
+        #: By server, until its files that are kept here are a copy of a pair; read one by one.
+        self._recording: dict[str, Deferred[None]] = {}
+        self._turn = DeferredLock()
+        self._is_stopped = False
 
     @property
     def receiving(self) -> dict[str, PairUse]:
@@ -134,8 +144,9 @@ class Pairs:
         self._looks.start(LOOK_EVERY, now=False)
 
     def stop(self) -> None:
-        """Look no more whether pairs have expired."""
+        """Look no more whether pairs have expired, and read no files that are kept."""
         self._looks.stop()
+        self._is_stopped = True
 
     # At the destination
 
@@ -178,7 +189,8 @@ class Pairs:
     async def note_use(self, use: PairUse, peer: str) -> None:
         """Record that the source has used a pair, and how it calls itself; see `LOOK_EVERY`."""
         record, now = use.record, self._now()
-        peer = peer if _NAME.fullmatch(peer) else record.peer
+        # The first one counts: by it the source gets back what it has taken over.
+        peer = record.peer or (peer if _NAME.fullmatch(peer) else "")
         if record.used is None or now - record.used >= LOOK_EVERY:
             self._log.info("pair {pair}: used by {peer}", pair=record.name, peer=peer)
             use.record = attrs.evolve(record, peer=peer, used=now)
@@ -187,11 +199,12 @@ class Pairs:
     async def invite(self, use: PairUse, server: str) -> Invitation:
         """Admit a seed of a server by a pair.
 
-        Raises `StorageError`, and as `DirectTransfers.expect`.
+        Raises `StorageError`, `TryAgain`, and as `DirectTransfers.expect`.
         """
         names = {"pair": use.record.name, "server": server}
         try:
             await use.refresh()
+            await self._take_back(use, server)
             # Nothing else is known of it, nor believed: its Panel describes it when it moves.
             unknown = {"settings": {"uuid": server}, "process_configuration": {}}
             invitation = await self._direct.expect(
@@ -202,6 +215,67 @@ class Pairs:
             raise
         self._log.info("pair {pair}: may bring a copy of {server}", **names)
         return invitation
+
+    async def moved_to(self, use: PairUse, server: str) -> Path | None:
+        """Return the files that are kept of a server since it has moved to the source of a pair.
+
+        Raises `StorageError`.
+        """
+        peer = urlsplit(f"//{use.record.peer}").hostname
+        if not peer or server in use.servers:
+            return None
+        return await self._disk.run(self._receiver.parts.quarantine.moved, server, peer)
+
+    async def _take_back(self, use: PairUse, server: str) -> None:
+        """Make what is kept of a server a copy of a pair, from whose source it comes back.
+
+        Raises `StorageError`, `PairInvalid` and `PairLimitReached` as `PairUse.check`, and
+        `TryAgain` while its files are read.
+        """
+        recording = self._recording.get(server)
+        if recording is None:
+            directory = await self.moved_to(use, server)
+            if directory is None:
+                return
+            await self._direct.check_absent(server)
+            use.check(server, self._now())
+            recording = Deferred.fromCoroutine(self._record(use, server, directory))
+            self._recording[server] = recording
+            recording.addBoth(lambda _: self._recording.__delitem__(server))
+        if not await fires_within(recording, RECORDED_WITHIN, self._sender.parts.reactor):
+            raise TryAgain("the files that this node keeps of the server are being read")
+        await use.refresh()
+
+    async def _record(self, use: PairUse, server: str, directory: Path) -> None:
+        """Read what is kept of a server. An error is logged: all of it is sent again then."""
+        parts, pair = self._receiver.parts, use.record
+        await self._turn.acquire()
+        try:
+            await parts.long.run(
+                partial(
+                    parts.copies.keep_directory,
+                    server,
+                    directory,
+                    time.time(),
+                    lambda: self._is_stopped,
+                    pair=pair.identity,
+                )
+            )
+            self._log.info(
+                "{server}: its files that are kept here are a copy of the pair {pair} now",
+                server=server,
+                pair=pair.name,
+            )
+        except WingsdError as error:
+            self._log.warn(
+                "{server}: its files that are kept here are not used: {error}",
+                server=server,
+                error=error,
+            )
+        except Exception:
+            self._log.failure("{server}: its files that are kept here are not used", server=server)
+        finally:
+            self._turn.release()
 
     # At the source
 

@@ -22,6 +22,7 @@ from wingsd.errors import (
     ServerNotFound,
     ServersNotLoaded,
     StorageError,
+    TryAgain,
     WingsdError,
 )
 from wingsd.servers.registry import Servers
@@ -185,6 +186,8 @@ class WantedSeeds:
             if getattr(error, "answer_code", "") == PairInvalid.code:
                 await self._end_pair(wanted.pair)
                 return
+            if getattr(error, "answer_code", "") == TryAgain.code:
+                attempt.pauses = iter(PAUSES)  # it makes something ready
             attempt.trouble = f"{error} ({error.code})"
             self._log.warn(
                 "{server}: no copy of it is begun by the pair {pair}, it is tried again: {error}",

@@ -54,6 +54,7 @@ from wingsd.moves.ledger import (
     ReceivedBatches,
     RecordType,
     Recovered,
+    snapshot,
 )
 from wingsd.moves.nodes import DirectoryNode, FileNode, pack_file, tree_key
 from wingsd.moves.tree import MoveLimits, MoveTree, Resumption, dirname
@@ -881,15 +882,8 @@ class MoveDestination:
         root = self.roots.get(in_round, NO_ROOT)
         numbers = (in_round, last, self.tree.last_number, self.received.shape)
         move, boot = self._ids
-        records = chain(
-            [
-                (RecordType.OPENED, boot),
-                (RecordType.STATE, LedgerState(*numbers, root).encode()),
-            ],
-            ((RecordType.PART, part) for part in self.tree.parts()),
-            [(RecordType.END, b"")],
-        )
-        self.ledger.replace(move, records)
+        state = LedgerState(*numbers, root)
+        self.ledger.replace(move, snapshot(boot, state, self.tree))
 
     def finish(self) -> None:
         """Set modes and times, after the last round; return when all is on stable storage."""

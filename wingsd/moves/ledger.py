@@ -484,6 +484,17 @@ class _Replay:
         self._state = None
 
 
+def snapshot(
+    boot: bytes, state: LedgerState, tree: MoveTree
+) -> Iterator[tuple[RecordType, bytes]]:
+    """Yield the records of a ledger that begins with a tree."""
+    yield RecordType.OPENED, boot
+    yield RecordType.STATE, state.encode()
+    for part in tree.parts():
+        yield RecordType.PART, part
+    yield RecordType.END, b""
+
+
 class LedgerFile:
     """The ledger of one move. `close` must be called. Methods raise StorageError.
 

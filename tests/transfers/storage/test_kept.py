@@ -336,9 +336,11 @@ def test_what_was_moved_while_it_ran_is_kept_for_days_of_its_own(
 ) -> None:
     harness.staging.create(UUID)
     harness.staging.swap(UUID)
-    Deferred.fromCoroutine(harness.quarantine.keep_moved(UUID, -1))
+    Deferred.fromCoroutine(harness.quarantine.keep_moved(UUID, -1, "https://new.example.com:8080"))
     assert harness.is_empty  # another directory is in its place
-    Deferred.fromCoroutine(harness.quarantine.keep_moved(UUID, None))
+    Deferred.fromCoroutine(
+        harness.quarantine.keep_moved(UUID, None, "https://new.example.com:8080")
+    )
     harness.clear()
     assert not harness.staging.is_in_place(UUID)
     [place] = harness.kept()

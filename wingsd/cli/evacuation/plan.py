@@ -374,7 +374,9 @@ def _fit(
                 or found["seed"]["whole_at"] is not None
             )
             arriving = 0 if is_there else entry.bytes
-            needs = (arriving, arriving, int(not is_there), server.memory, server.disk, server.cpu)
+            # What is kept there of one that comes back takes the place of what is sent.
+            on_disk = 0 if entry.uuid in facts.get("servers_moved", ()) else arriving
+            needs = (on_disk, arriving, int(not is_there), server.memory, server.disk, server.cpu)
             lacking = [room.lacks(need) for room, need in zip(rooms, needs, strict=True)]
             entry.reason = next(filter(None, lacking), "")
             for room, need in zip(rooms, needs, strict=True):

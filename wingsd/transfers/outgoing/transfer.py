@@ -338,7 +338,8 @@ class OutgoingTransfer:
         quarantine = self._parts.quarantine
         if self._move is None or not (self._move.is_live and quarantine.keeps_moved):
             return None
-        return lambda: quarantine.keep_moved(self.server.uuid, self._steps.inode)
+        uuid, url = self.server.uuid, self._request.url
+        return lambda: quarantine.keep_moved(uuid, self._steps.inode, url)
 
     @property
     def is_over(self) -> bool:

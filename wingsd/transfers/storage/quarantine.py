@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 from twisted.logger import Logger
@@ -31,7 +32,7 @@ from wingsd.util.durable import move, storage_errors, time_stamp
 _DAY = 24 * 3600
 #: What the names have of those files that a restored backup has replaced.
 _REPLACED = ".replaced."
-#: And of those of a server that was moved while it ran.
+#: And of those of a server that was moved while it ran; the name of its node follows.
 _MOVED = ".moved."
 
 
@@ -93,12 +94,13 @@ class Quarantine:
         """True if the files of servers are kept that were moved while they ran."""
         return self._system.transfers.live.keep_source_days > 0
 
-    async def keep_moved(self, server: str, inode: int | None) -> None:
-        """Move the files of a server out of its place that was moved while it ran.
+    async def keep_moved(self, server: str, inode: int | None, url: str) -> None:
+        """Move the files of a server out of its place that was moved to `url` while it ran.
 
         With an `inode` only the directory that has it. Where that fails they stay.
         """
-        place = await self._taken(server, partial(self._take, f"{server}{_MOVED}", server, inode))
+        prefix = _moved_to(server, urlsplit(url).hostname or "")
+        place = await self._taken(server, partial(self._take, prefix, server, inode))
         if place is not None:
             self._log.info(
                 "{server}: has moved to another node; its files are kept here for {days} days in "
@@ -107,6 +109,20 @@ class Quarantine:
                 days=self._system.transfers.live.keep_source_days,
                 place=place,
             )
+
+    def moved(self, server: str, host: str) -> Path | None:
+        """Return the newest files that are kept of a server since it has moved to a node.
+
+        Blocking. Raises `StorageError`.
+        """
+        prefix = _moved_to(server, host)
+        stamps = [
+            name.removeprefix(prefix)
+            for name in _names_in(self._staging.quarantine)
+            if name.startswith(prefix)
+        ]
+        found = [each for each in stamps if each.count(".") == 1]  # of no longer name of a host
+        return self._staging.quarantine / f"{prefix}{max(found)}" if found else None
 
     async def _taken(self, server: str, take: Callable[[], Path | None]) -> Path | None:
         """Return where something is kept; log why not."""
@@ -178,6 +194,10 @@ def _keep(prefix: str, source: Path, directory: Path) -> Path:
     target = directory / f"{prefix}{time_stamp()}"
     move(source, target, durable=True)
     return target
+
+
+def _moved_to(server: str, host: str) -> str:
+    return f"{server}{_MOVED}{host}."
 
 
 def _names_in(directory: Path) -> list[str]:

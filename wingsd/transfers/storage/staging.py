@@ -44,6 +44,7 @@ from wingsd.errors import StorageError
 from wingsd.filesystem.attributes import AttributesKept, supported_attributes
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.syscalls import syncfs
+from wingsd.moves.recording import record_directory
 from wingsd.util.durable import move, replace_file, storage_errors, time_stamp
 
 #: The directory of what was kept of failed moves.
@@ -113,6 +114,11 @@ class Staging:
     def attributes_kept(self) -> AttributesKept:
         """Return which extended attributes its file system keeps."""
         return supported_attributes(self.path)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """The user and group id of every server's directory."""
+        return self._owner
 
     @property
     def quarantine(self) -> Path:
@@ -360,6 +366,10 @@ _PAIR = ".pair"
 _TREE = "tree"
 _KEPT_LEDGER, _KEPT_ASIDE = "ledger", "aside"
 _ABOUT = "about.json"
+#: The prefix of a directory in which a copy is made of a directory, until that is recorded.
+_RECORDED = ".recorded."
+#: Bytes that count of each file, directory and symlink of a copy by a pair.
+LEAST_FILE = 4 << 10
 #: Bytes of `st_blocks`, whatever the block size of the file system; stat(2).
 _BLOCK = 512
 
@@ -544,6 +554,37 @@ class PartialCopies:
                 self._read_back.add(home.name)
             self._limit(home.name)
             return True
+
+    def keep_directory(
+        self,
+        server: str,
+        directory: Path,
+        now: float,
+        is_stopped: Callable[[], bool],
+        *,
+        pair: str,
+    ) -> None:
+        """Make a directory with files of a server a copy that is kept for a pair.
+
+        It is read for that, and stays where it is until then. `now` as of `keep`.
+        """
+        made = Path(self.staging.path) / f"{_RECORDED}{server}"
+        with storage_errors(f"{made} cannot be made"):
+            remove_tree(str(made))
+            made.mkdir(mode=0o700)
+            (made / _KEPT_ASIDE).mkdir(mode=0o700)
+        owner = self.staging.owner
+        size, names = record_directory(directory, made / _KEPT_LEDGER, owner, is_stopped)
+        about = {"server": server, "bytes": size + LEAST_FILE * names, "since": now, "pair": pair}
+        with storage_errors(f"{made} cannot be written"):
+            replace_file(made / _ABOUT, json.dumps(about).encode(), mode=0o600)
+            self._kept.mkdir(mode=0o700, exist_ok=True)
+        home = self._kept / f"{server}.{time_stamp()}{PARTIAL}"
+        with self._turn:
+            move(made, home, durable=True)
+            # Last: without it the others are nothing, and are removed.
+            move(directory, home / _TREE, durable=True)
+            self._read_back.add(home.name)
 
     def adopt(self, server: str, pair: str = "") -> CopyPaths | None:
         """Take the newest copy of the server out of those that are kept, None without any.

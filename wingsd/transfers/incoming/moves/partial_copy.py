@@ -57,7 +57,7 @@ from wingsd.moves.nodes import is_full
 from wingsd.moves.tree import MoveLimits, Resumption
 from wingsd.moves.unchanged import KERNEL
 from wingsd.threadio import Workers, relayed
-from wingsd.transfers.storage.staging import CopyPaths, PartialCopies
+from wingsd.transfers.storage.staging import LEAST_FILE, CopyPaths, PartialCopies
 from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import ThreadedReactor, Timer
 from wingsd.util.text import display
@@ -74,8 +74,6 @@ LEAST_UNFLUSHED = MOST_UNFLUSHED // MOST_CHANGES
 LEDGER_GROWS = 16 << 20
 #: Bytes of it for each name, and bytes of files for one more: most need less.
 NAME_TAKES, FILES_FOR_BYTE = 256, 256
-#: Bytes that count of each file, directory and symlink of a seed with a limit.
-LEAST_FILE = 4 << 10
 #: Bytes and runs of blocks that are written together.
 WRITTEN_TOGETHER = 256 << 10
 RUNS_TOGETHER = 64
