@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from typing import Any
 
@@ -110,6 +111,24 @@ def test_the_points_of_a_server_are_listed(scripted: Scripted, wingsctl: Command
         assert expected in shown
     (line,) = [each for each in shown.splitlines() if each.startswith("6 ")]
     assert "stopped" in line
+
+
+def test_it_is_shown_again_and_again_until_it_is_interrupted(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = [None, None, KeyboardInterrupt()]
+
+    def sleep(seconds: float) -> None:
+        if (interrupt := pauses.pop(0)) is not None:
+            raise interrupt
+
+    monkeypatch.setattr("wingsd.cli.history.time.sleep", sleep)
+    scripted.answers(
+        "GET", f"history/{UUID}", *(known(points=[], bytes=size) for size in range(4))
+    )
+    ran = wingsctl("history", UUID, "--live", "--json")
+    assert [json.loads(line)["bytes"] for line in ran.out.splitlines()] == [0, 1, 2]
+    assert ran.status == 0
 
 
 def test_a_history_that_is_in_use_is_shown_without_its_points(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from twisted.internet.defer import CancelledError
 from tests.history.worlds import FAST, trusted
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do
 from tests.support.logged_errors import Logged
+from tests.support.small_disk import small_disk
 from tests.support.workers import HeldWorkers
 from wingsd.config import HistoryConfig, ServerHistoryConfig
 from wingsd.errors import EnvironmentFailed, FileWorkCancelled, StorageError
@@ -24,7 +26,7 @@ from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
 from wingsd.history.store import HistoryStore
 from wingsd.servers.operations import Operation
-from wingsd.servers.power_states import PowerAction
+from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.util.serialization import Span
 
@@ -357,6 +359,33 @@ def test_a_directory_that_is_not_there_is_named_and_not_made(node: HistoryNode) 
     assert node.numbers() == [1]
 
 
+@pytest.mark.root
+def test_a_disk_that_is_read_only_or_gone_is_named_and_the_server_runs_on(
+    node: HistoryNode, tmp_path: Path
+) -> None:
+    server = run(node)
+    place = tmp_path / "mounted"
+    with small_disk(place, 64):
+        (place / "history").mkdir()
+        node.change(directory=str(place / "history"))
+        node.begin()
+        assert node.numbers() == [1]
+        subprocess.run(["/bin/mount", "-o", "remount,ro", str(place)], check=True)
+        node.write("changed")
+        node.clock.advance(EVERY)
+        state = node.histories.state(UUID)
+        assert state is not None
+        assert "read-only" in state.trouble
+        subprocess.run(["/bin/mount", "-o", "remount,rw", str(place)], check=True)
+        node.clock.advance(EVERY)
+        assert (node.numbers(), state.trouble) == ([2, 1], "")
+    node.write("changed again")
+    node.clock.advance(EVERY)
+    assert "does not exist: mount its file system" in state.trouble
+    assert os.listdir(place) == []
+    assert server.state is PowerState.STARTING
+
+
 def test_a_history_that_another_process_uses_is_tried_again(node: HistoryNode) -> None:
     run(node)
     path = node.histories.path(UUID)
@@ -447,6 +476,49 @@ def test_a_damaged_history_is_named_by_its_check(node: HistoryNode) -> None:
     state = node.histories.state(UUID)
     assert state is not None
     assert state.damaged == len(found)
+
+
+def test_a_point_that_takes_longer_than_its_time_is_followed_by_as_long_a_pause(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(node)
+    made, began = HistoryStore.make, list[float]()
+
+    def slow(store: HistoryStore, *args: Any) -> Point | None:
+        began.append(node.clock.seconds())
+        node.clock.rightNow += 2 * EVERY  # which is also the time that a thread takes
+        return made(store, *args)
+
+    monkeypatch.setattr(HistoryStore, "make", slow)
+    node.begin()
+    node.clock.pump([EVERY / 10] * 90)
+    assert [each - began[0] for each in began[:3]] == pytest.approx(
+        [0, 4 * EVERY, 8 * EVERY], abs=EVERY / 5
+    )
+    assert not node.histories.is_late(UUID)
+
+
+def test_each_history_is_verified_once_in_its_interval(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.server()
+    node.server(configuration(OTHER))
+    node.change(every=Span("1d"), check_interval=2)
+    read: list[str] = []
+
+    def verify(store: HistoryStore) -> dict[int, tuple[bytes, ...]]:
+        read.append(os.path.basename(store._directory))
+        return {}
+
+    monkeypatch.setattr(HistoryStore, "verify", verify)
+    node.begin()
+    node.clock.pump([3600] * 47)
+    assert sorted(read) == sorted([UUID, OTHER])
+    node.clock.pump([3600] * 4)
+    assert sorted(read) == sorted([UUID, OTHER] * 2)
+    node.change(check_interval=0)
+    node.clock.pump([3600] * 100)
+    assert len(read) == 4
 
 
 def test_an_error_that_nobody_foresaw_ends_no_clock(
