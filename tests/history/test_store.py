@@ -403,6 +403,25 @@ def test_a_changed_byte_of_a_copy_is_not_taken_for_the_past(history: Model) -> N
     history.check(only=3)
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_damaged_copy_of_a_large_file_is_found_some_day(
+    history: Model, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    monkeypatch.setattr(capture, "CHECKED", 0)
+    monkeypatch.setattr(capture, "CHECKED_SHARE", share)
+    file = history.world.root / "f"
+    first = noise(4 * BLOCK)
+    file.write_bytes(first)
+    history.make()
+    damage_file(history.directory / "history" / "tree" / "f")
+    file.write_bytes(first + b"1")
+    history.make()
+    assert history.store.damaged == ({1: (b"f",)} if share else {})
+    # In any case the newest point is whole, and verification finds the older one.
+    history.check(only=2)
+    assert history.store.verify() == {1: (b"f",)}
+
+
 @pytest.mark.promise("history-outlives-its-disk")
 def test_a_tree_that_has_lost_directories_is_made_again(history: Model) -> None:
     root, tree = history.world.root, history.directory / "history" / "tree"

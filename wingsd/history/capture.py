@@ -70,6 +70,12 @@ from wingsd.util.text import display, reading_advice
 TRIES = 4
 """How often a file is read that is changed meanwhile."""
 
+CHECKED, CHECKED_SHARE = 64 << 20, 1 / 8
+"""Bytes of a changed file up to which its copy always has to have its digest; the share of others.
+
+A second SHA-256 of a file of GiB would be a third of the CPU time of its point.
+"""
+
 REREAD = 1 / 500
 """The share of unchanged files that are read nevertheless: so each of them is, some day."""
 
@@ -552,20 +558,16 @@ class Capture:
         if not isinstance(old, PastFile):
             spooled, found = self._whole(reads)
             return spooled, None, found
-        #: The digest of the copy is the same as that of the file, as long as they are equal.
-        digest, before_digest = sha256(), None
+        is_checked = old.size <= CHECKED or self._source.rng.random() < CHECKED_SHARE
+        digests = _Digests(is_checked=is_checked)
         begin, kept = self._spool_end, 0
         with self._newest.copy(path, old.size) as copy:
             for at in range(0, max(reads.size, old.size), PIECE):
                 now = reads.piece(at)
                 before = copy.piece(at, now)
                 self._count(0)
-                if before_digest is None and before != now:
-                    before_digest = digest.copy()
-                digest.update(now)
-                if before_digest is None:
+                if digests.add(before, now):
                     continue
-                before_digest.update(before)
                 forward, reverse = differences(before, now, at)
                 if reverse:
                     write_at(self._old, memoryview(reverse), kept)
@@ -576,8 +578,7 @@ class Capture:
                     self._count(len(forward))
             reads.end()
         spooled = Spooled(b"", begin, self._spool_end - begin)
-        found = digest.digest()
-        was = found if before_digest is None else before_digest.digest()
+        was, found = digests.ended(old.digest)
         self.growth -= copy.on_disk
         if copy.is_whole and was == old.digest:
             self.growth += min(copy.on_disk + spooled.length, _rounded(reads.size))
@@ -615,6 +616,34 @@ class Capture:
 
 def _rounded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
+
+
+class _Digests:
+    """The digests of a file and of its copy, which are one as long as both are equal.
+
+    That of a copy which is not to be checked is not made.
+    """
+
+    def __init__(self, *, is_checked: bool) -> None:
+        self._now = sha256()
+        self._before = self._now if is_checked else None
+        self._is_equal = True
+
+    def add(self, before: bytes, now: bytes) -> bool:
+        """Add a piece of both; return whether all pieces were equal so far."""
+        if self._is_equal and before != now:
+            self._is_equal = False
+            self._before = self._before and self._now.copy()
+        self._now.update(now)
+        if not self._is_equal and self._before is not None:
+            self._before.update(before)
+        return self._is_equal
+
+    def ended(self, expected: bytes) -> tuple[bytes, bytes]:
+        """Return the digests of the copy, the expected one if it was not checked, and the file."""
+        is_known = self._is_equal or self._before is not None
+        before = (self._before or self._now).digest() if is_known else expected
+        return before, self._now.digest()
 
 
 class _ReadFailed(Exception):
