@@ -140,8 +140,11 @@ class Evacuations(Campaign):
             if self.files(self.other, uuid) != before:
                 raise Broken(f"{uuid} is not whole at the destination")
         for node in (self.source, self.other):
-            if any("Traceback" in line for line in (*node.past, *node.log)):
-                raise Broken(f"{node.directory.name} has logged a traceback")
+            lines = [*node.past, *node.log]
+            for at, line in enumerate(lines):
+                if "Traceback" in line:
+                    text = "\n".join(lines[max(at - 2, 0) : at + 30])
+                    raise Broken(f"{node.directory.name} has logged a traceback:\n{text}")
 
     def evidence(self) -> list[str]:
         every = (self.source, self.other)

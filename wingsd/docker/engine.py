@@ -304,8 +304,13 @@ def type_line(client: APIClient, name: str, line: bytes) -> None:
     if state is None or not state.running:
         raise ServerNotRunning(NOT_RUNNING)
     attached = client.attach_socket(name, {"stdin": 1, "stream": 1})
-    # docker-py returns the socket itself for TLS only, else a file object around it.
-    with closing(cast(socket.socket, getattr(attached, "_sock", attached))) as stdin:
+    # docker-py returns the socket itself for TLS only, else a file object around it. It has given
+    # that the answer, as one of a cycle: closed in any other order, its parts print errors.
+    answer: Any = attached
+    with (
+        closing(answer._response),
+        closing(cast(socket.socket, getattr(attached, "_sock", attached))) as stdin,
+    ):
         stdin.settimeout(STDIN_TIMEOUT)
         try:
             stdin.sendall(line)
