@@ -59,20 +59,30 @@ class Departure:
 
     async def send(self) -> None:
         """Have the Panel give its order; return when all is over."""
-        node = config()
-        servers = type("Servers", (), {"get": lambda _, uuid: self.sender.server})()
-        connection = Connection(site(node, servers=servers, sender=self.sender.transfers))
+        assert await self.order() == (202, "")
+        await until(lambda: not self.sender.transfers.servers)
+
+    async def order(self) -> tuple[int | None, str]:
+        """Have the Panel give its order; return the answer."""
         order = {
             "url": self.destination.url,
             "token": "Bearer a.b.c",
             "server": {"uuid": UUID, "start_on_completion": False},
         }
-        body = json.dumps(order | dict(self._order)).encode()
-        lines = [f"POST /api/servers/{UUID}/transfer HTTP/1.1", "Host: node"]
+        return await self._ask("POST", json.dumps(order | dict(self._order)).encode())
+
+    async def cancel(self) -> tuple[int | None, str]:
+        """Have the Panel cancel it; return the answer."""
+        return await self._ask("DELETE", b"")
+
+    async def _ask(self, method: str, body: bytes) -> tuple[int | None, str]:
+        node = config()
+        servers = type("Servers", (), {"get": lambda _, uuid: self.sender.server})()
+        connection = Connection(site(node, servers=servers, sender=self.sender.transfers))
+        lines = [f"{method} /api/servers/{UUID}/transfer HTTP/1.1", "Host: node"]
         lines += [f"Authorization: Bearer {node.token}", f"Content-Length: {len(body)}"]
         await connection.send(["\r\n".join([*lines, "", ""]).encode(), body])
-        assert await connection.answer() == (202, "")
-        await until(lambda: not self.sender.transfers.servers)
+        return await connection.answer()
 
     @property
     def has_moved(self) -> bool:
