@@ -23,7 +23,7 @@
 # FS=...                    the only file system of power, unchanged, unchanged-vm and bad-disks: ext4, xfs or
 #                           btrfs; of unchanged also tmpfs or overlay
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
-#                           making, restores, pool, uploading, streaming, history, history-killed,
+#                           making, restores, pool, uploading, streaming, history, history-killed, history-damaged,
 #                           moves, moves-containers, moves-proxy, moves-by-hand, moves-seeded, live,
 #                           live-faults or evacuate; of races the only action, such as KIND="copy to"; of lines
 #                           lossy or dead; of updates move, "direct transfer", copy or commit

@@ -25,8 +25,9 @@ from typing import Any
 from tests.crash.disks import copy_sparse, make_disk, mounted
 from tests.crash.engine import Broken, Campaign, place
 from tests.crash.recorded_disk import SHARES, disturbed, notes, recorded, write_lost
-from tests.history.worlds import FAST, World, model, trusted
+from tests.history.worlds import FAST, Model, World, model, trusted
 from tests.support.archives import Tree, seen
+from wingsd.errors import HistoryDamaged
 from wingsd.history import store as store_module
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import PointLabel
@@ -50,10 +51,11 @@ class AnyHistories(Campaign):
     async def trial(self, number: int) -> str:
         """Run a history; count it."""
         seed = self.rng.randrange(1 << 32)
-        self.plan_of_trial = f"history {seed}"
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir()
-        with model(self._directory, seed) as history:
+        max_size = self.rng.choice((None, None, self.rng.randrange(1 << 16, 1 << 20)))
+        self.plan_of_trial = f"history {seed}, {max_size} bytes"
+        with model(self._directory, seed, max_size=max_size) as history:
             for _ in range(ACTS):
                 history.act()
             history.check()
@@ -70,14 +72,108 @@ class AnyHistories(Campaign):
         return ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
 
 
+class DamagedHistories(Campaign):
+    """Histories that lose or change bytes between acts, but never of both catalogues.
+
+    Points are made nevertheless, each file that is not as it was is listed, and the next point
+    after that has only good copies.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "history"
+        self._counts: Counter[str] = Counter()
+        self._has_hurt_catalogue = False
+
+    async def trial(self, number: int) -> str:
+        """Run a history; count it."""
+        seed = self.rng.randrange(1 << 32)
+        self.plan_of_trial = f"history {seed}"
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir()
+        rng = random.Random(seed)
+        with closing(Model(self._directory, rng, rng.random() < 0.7)) as history:
+            for _ in range(ACTS):
+                self._act(history, rng)
+        self.done += 1
+        return self.summary()
+
+    def _act(self, history: Model, rng: random.Random) -> None:
+        home = self._directory / "history"
+        for _ in range(rng.choice((0, 1, 1, 3))):
+            self._damage(home, rng)
+        if self._has_hurt_catalogue or rng.random() < 0.5:
+            history.reopen(source=rng.random() < 0.5)  # which repairs the catalogue
+            self._has_hurt_catalogue = False
+        numbers = history.numbers()
+        if len(numbers) > 1 and rng.random() < 0.2:
+            number = rng.choice(numbers[1:])
+            try:
+                history.store.remove(number)
+            except HistoryDamaged:
+                self._counts["not removed"] += 1
+        else:
+            history.world.change(rng.randrange(1, 7))
+            if history.make() is not None:
+                self._counts["made"] += 1
+        if rng.random() < 0.4:
+            self._check(history)
+
+    def _damage(self, home: Path, rng: random.Random) -> None:
+        files = [path for path in home.rglob("*") if path.is_file()]
+        if not files:
+            return
+        path = rng.choice(files)
+        if path.name.startswith("catalogue"):
+            if self._has_hurt_catalogue:
+                return
+            self._has_hurt_catalogue = True
+        size = path.stat().st_size
+        kind = rng.choice(("changed", "changed", "cut", "lost"))
+        if kind == "lost":
+            path.unlink()
+        elif kind == "cut":
+            os.truncate(path, rng.randrange(size + 1))
+        elif size:
+            with path.open("r+b") as file:
+                file.seek(rng.randrange(size))
+                (before,) = file.read(1)
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([before ^ (1 << rng.randrange(8))]))
+        self._counts[kind] += 1
+
+    def _check(self, history: Model) -> None:
+        """Check that what is damaged is listed, and that the next point is whole."""
+        for is_last in (False, True):
+            damaged = history.store.verify()
+            for number in history.numbers():
+                try:
+                    is_whole = history.rebuilt(number) == history.trees[number]
+                except HistoryDamaged:
+                    is_whole = False
+                if is_whole != (number not in damaged):
+                    raise Broken(f"point {number}: {is_whole}, and {damaged.get(number)} damaged")
+                self._counts["points" if is_whole else "damaged points"] += 1
+            newest = max(history.numbers(), default=0)
+            if is_last and newest in damaged:
+                raise Broken(f"point {newest} was not healed: {damaged[newest]}")
+            history.world.change(3)
+            history.make()
+
+    def summary(self) -> str:
+        """Return what was counted."""
+        return ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
+
+
 #: What is done with a history when it is killed. "change" is the changing of the tree by a new
 #: point, "undo" that of an interrupted one; both, and "merge", are a part of others.
 KINDS = ("open", "undo", "make", "change", "merge", "remove", "verify")
 #: The share of all kills that each kind must have in the end, and in which the next process that
 #: opens a history is killed, too, before anybody else looks at it.
-_LEAST_SHARE, _UNSEEN = 0.03, 0.6
+_LEAST_SHARE, _UNSEEN = 0.02, 0.6
 #: "undo" comes only after "change".
 _OFTEN = ("open", "change", "change")
+#: These take the least time.
+_RARE = ("open", "open", "merge", "merge")
 _DONE_BY = {"merge": "remove", "remove": "remove", "verify": "verify"}
 #: Seconds within which a process does what it is to be killed in.
 _DOES_WITHIN = 10.0
@@ -137,7 +233,7 @@ class KilledHistories(Campaign):
         return f"{self._counts['points']} points so far, killed in {dict(self._killed)}"
 
     def _kill(self, rng: random.Random, is_written: bool) -> None:
-        wanted = "undo" if self._is_unseen else rng.choice([*_OFTEN, *KINDS[2:]])
+        wanted = "undo" if self._is_unseen else rng.choice([*_OFTEN, *KINDS[2:], *_RARE])
         self._makers.begin(self._directory, rng.random(), wanted, is_running=is_written)
         begun: list[tuple[str, float]] = []
         deadline = time.monotonic() + (2 if wanted in ("open", "undo") else _DOES_WITHIN)

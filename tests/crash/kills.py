@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.crash.engine import Campaign, place
 from tests.crash.evacuations import Evacuations, RunningEvacuations
-from tests.crash.histories import AnyHistories, KilledHistories
+from tests.crash.histories import AnyHistories, DamagedHistories, KilledHistories
 from tests.crash.live_faults import LiveFaults
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
 from tests.crash.rewinds import Rewinds
@@ -30,7 +30,7 @@ from tests.support.docker_engine import Engine, cleaned_engine, connected, impor
 #: Daemons that die in the process of the test, in memory.
 FAULTS = "live-faults"
 #: Histories with a model in memory.
-HISTORY = "history"
+HISTORY, DAMAGED = "history", "history-damaged"
 #: How many of these die in one process: the files that a dead one had open stay open.
 MOST_IN_A_PROCESS = 250
 WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
@@ -50,6 +50,7 @@ WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
     "uploading": Uploads,
     "streaming": lambda directory: Uploads(directory, "calagopus"),
     HISTORY: AnyHistories,
+    DAMAGED: DamagedHistories,
     "history-killed": KilledHistories,
     FAULTS: LiveFaults,
 }
@@ -76,7 +77,7 @@ def campaigns(kinds: Sequence[str], options: Namespace) -> Iterator[tuple[str, C
     """Yield the kills of these kinds, each with a directory of its own."""
     for kind in kinds:
         with (
-            place("kills", in_memory=kind in (FAULTS, HISTORY)) as directory,
+            place("kills", in_memory=kind in (FAULTS, HISTORY, DAMAGED)) as directory,
             ExitStack() as cleanup,
         ):
             if kind in WITHOUT_ENGINE:

@@ -98,6 +98,16 @@ def test_each_changed_byte_is_found(fd: int) -> None:
         FormReader.of(fd, "it")
 
 
+def test_a_changed_version_is_damage(fd: int) -> None:
+    written(fd)
+    os.pwrite(fd, b"\2", 8)
+    with pytest.raises(HistoryDamaged, match="version"):
+        FormReader.of(fd, "it")
+    os.pwrite(fd, b"x", os.fstat(fd).st_size - 30)
+    with pytest.raises(HistoryVersionUnknown):
+        FormReader.of(fd, "it")
+
+
 def test_an_end_that_nobody_reads_is_not_written(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wingsd.history.format.MAX_END", 1000)
     writer = FormWriter(fd, FormKind.DELTA, 3, 5)

@@ -17,7 +17,7 @@ from attrs import define, field
 
 from tests.crash.mortal import Death, Life, points_of_the_system
 from tests.support.archives import Tree, seen
-from wingsd.errors import StorageError
+from wingsd.errors import HistoryFull, StorageError
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import BLOCK, Point, PointLabel
 from wingsd.history.reading import past_files
@@ -37,6 +37,8 @@ _NAMES = (b"a", b"b", b"c", b"a.b", b" ", b"\xff\n", b"-", b"n" * 255)
 _MODES = (0o600, 0o644, 0o755, 0o640)
 _SIZES = (0, 1, 100, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 10 * BLOCK + 7)
 _MOST_FILES = 40
+#: What a history takes beside points: stamps, and what is known of it.
+_LITTLE = 4 * BLOCK
 
 
 def trusted(directory: Path) -> MeasuredFileSystems:
@@ -249,6 +251,12 @@ class Model:
         if made is not None:
             self.trees[made.number] = seen(self.world.root)
         return made
+
+    def _make(self) -> None:
+        with suppress(HistoryFull):
+            self.make()
+            if self.max_size is not None:
+                assert self.store.size <= self.max_size + _LITTLE
 
     def reopen(self, *, source: bool = False) -> None:
         """Open the store again, as after a restart; with `source` the server's directory, too."""

@@ -370,21 +370,34 @@ class FormReader:
         if magic != _MAGIC:
             raise self.damaged("it does not begin as a file of a history does")
         if version != VERSION:
+            self._header = _HEADER.pack(_MAGIC, VERSION, kind, zero, number, newer)
+            if self._has_end():
+                raise self.damaged("its version was changed")
             raise HistoryVersionUnknown(name, version, VERSION)
         if kind not in tuple(FormKind) or zero:
             raise self.damaged("its header makes no sense")
         self.kind = FormKind(kind)
         #: The next newer point of a delta.
         self.newer: int = newer
-        at, end_magic = _TRAILER.unpack(self._read(self.size - _TRAILER.size, _TRAILER.size))
-        if end_magic != _TRAILER_MAGIC:
-            raise self.damaged("it does not end as a file of a history does")
         self._cached: tuple[int, bytes] = (-1, b"")
-        raw = self._part(at, PartType.END, MAX_END)
         try:
-            self._read_end(number, raw)
+            self._read_end(number, self._end())
         except (struct.error, ValueError) as error:
             raise self.damaged("its last part makes no sense") from error
+
+    def _end(self) -> bytes:
+        at, magic = _TRAILER.unpack(self._read(self.size - _TRAILER.size, _TRAILER.size))
+        if magic != _TRAILER_MAGIC:
+            raise self.damaged("it does not end as a file of a history does")
+        return self._part(at, PartType.END, MAX_END)
+
+    def _has_end(self) -> bool:
+        """Return whether the end has the digest that it has with this header."""
+        try:
+            self._end()
+        except HistoryDamaged:
+            return False
+        return True
 
     @classmethod
     def of(cls, fd: int, name: str) -> FormReader:

@@ -188,8 +188,6 @@ class CopyOfFile:
 
     def __init__(self, directories: OpenDirectories, path: bytes, size: int) -> None:
         self._size = size
-        #: Whether all that was read is there; it may be other bytes than were written.
-        self.is_whole = True
         #: The bytes that it takes on the disk.
         self.on_disk = 0
         self._fd = -1
@@ -199,6 +197,8 @@ class CopyOfFile:
         except OSError as error:
             if error.errno not in (*_NOT_THERE, *DISK_ERRORS):
                 raise
+        #: Whether all that was read is there; it may be other bytes than were written.
+        self.is_whole = self._fd >= 0
         self._kept = PageCacheKeeper(self._fd, size, PIECE)
 
     def __enter__(self) -> CopyOfFile:

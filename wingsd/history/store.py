@@ -26,6 +26,7 @@ from wingsd.errors import (
     FileWorkCancelled,
     HistoryDamaged,
     HistoryFull,
+    HistoryVersionUnknown,
     NoSuchPoint,
     StorageError,
 )
@@ -196,7 +197,7 @@ class HistoryStore:
         for number in sorted(self._deltas(), reverse=True) if chain else ():
             try:
                 delta = self._open_form(_delta_name(number))
-            except HistoryDamaged as error:
+            except (HistoryDamaged, HistoryVersionUnknown) as error:
                 self._broken(number, error)
                 break
             if delta is None or delta.newer != chain[-1].point.number:
@@ -211,7 +212,7 @@ class HistoryStore:
         with storage_errors(f"the history in {self._directory} cannot be read"):
             return self._chain()
 
-    def _broken(self, number: int, error: HistoryDamaged) -> None:
+    def _broken(self, number: int, error: StorageError) -> None:
         numbers = [each for each in (number, *self._deltas()) if each <= number]
         if any(self.damaged.get(each) != EVERYTHING_DAMAGED for each in numbers):
             self.damaged.update(dict.fromkeys(numbers, EVERYTHING_DAMAGED))
@@ -347,7 +348,7 @@ class HistoryStore:
             if number < end:
                 os.unlink(_delta_name(number), dir_fd=self._home)
                 continue
-            with suppress(HistoryDamaged):
+            with suppress(HistoryDamaged, HistoryVersionUnknown):
                 delta = self._open_form(_delta_name(number))
                 end = delta.newer if delta is not None else 0
 
