@@ -2663,6 +2663,34 @@ class RewindNotActive(_Fixed, Conflict):
     detail = "its last rewind has ended"
 
 
+class HistoryBaseChanged(_Fixed, Conflict):
+    """A delta of a history that follows its server does not fit that any more.
+
+    Cause: the point that it goes before was removed at the server's node meanwhile, or has not
+    been made yet.
+
+    Remedy: nothing: the source asks again, and sends another one.
+    """
+
+    message = "the server's history has changed meanwhile"
+
+
+class HistoryTakesNoMore(Conflict):
+    """The older points of a history that follows its server are not taken.
+
+    Cause: with them it would take more space than `system.history.max_size` allows at the server's
+    node. They are left out.
+
+    Remedy: nothing, or allow more before servers move.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "older points of the server's history are not taken",
+            "with them it would become larger than system.history.max_size",
+        )
+
+
 class NoSuchPoint(WingsdError):
     """A server's history has no such point, or the point cannot be removed.
 

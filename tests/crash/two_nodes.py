@@ -14,7 +14,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
@@ -29,7 +29,7 @@ from twisted.internet.threads import deferToThread
 from tests.crash.engine import Broken, until_none
 from tests.crash.nodes import Kill, Kills, is_finished, random_step, steps_of
 from tests.moves.changing import Changes
-from tests.support.archives import seen
+from tests.support.archives import Tree, seen
 from tests.support.backups import without_catalogues
 from tests.support.docker_engine import Engine
 from tests.support.http_proxy import HttpProxy
@@ -42,6 +42,8 @@ from tests.support.two_nodes import TwoNodes
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
 from wingsd.backups.store import BackupStore
 from wingsd.config import PTERODACTYL
+from wingsd.filesystem.open_directories import closing_descriptor
+from wingsd.history.store import HistoryStore
 from wingsd.transfers.storage.staging import KEPT
 
 VICTIMS = (("source",), ("destination",), ("source", "destination"))
@@ -412,6 +414,128 @@ class Following(Transfers):
             raise Broken(f"where the server is, its backups are not, or not whole: {list(here)}")
         if there:
             raise Broken(f"where the server is not, backups are left: {list(there)}")
+
+
+class FollowingHistories(Transfers):
+    """The server's history follows it, with the points of all its stays, and is nowhere else.
+
+    A half of the kills come while it follows, a half before.
+    """
+
+    #: Seconds at most from the beginning to a kill while it follows.
+    FOLLOWS: ClassVar[float] = 1.2
+    #: The points that are rebuilt after each kill; all are verified.
+    REBUILT: ClassVar[int] = 8
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._scratch = directory / "scratch"
+        self._trees: dict[int, Tree] = {}
+        self.kept.append(f"histories/{UUID}")
+        #: How often a kill came while a history followed.
+        self.during = 0
+
+    async def launch(self) -> None:
+        """Start both nodes: points are made by an operator alone."""
+        for node in (self.pair.source, self.pair.destination):
+            (node.directory / "histories").mkdir(exist_ok=True)
+            await node.start_loaded(**_with_histories(node))
+
+    async def restart(self, node: NodeProcess) -> None:
+        await node.start_loaded(**_with_histories(node))
+
+    async def begin(self, variant: str = "") -> None:
+        """Make points, of a server that changes, and order its move."""
+        for _ in range(2):
+            await self._point()
+            self._change()
+        self.before = seen(self.owner.files())
+        await super().begin(variant)
+
+    def _change(self) -> None:
+        home = self.owner.files()
+        with (home / "world" / "region.mca").open("r+b") as file:
+            for _ in range(5):
+                file.seek(self.rng.randrange(self.size))
+                file.write(self.rng.randbytes(100))
+        (home / f"log-{self.rng.randrange(9)}").write_bytes(self.rng.randbytes(9000))
+
+    async def _point(self) -> None:
+        here = self.owner
+        while (await here.wingsctl("history", "make", UUID)).status != 0:
+            await deferLater(reactor, 0.05)
+        shown = (await here.wingsctl("history", UUID, "--json")).json
+        self._trees.setdefault(shown["points"][0]["number"], seen(here.files()))
+
+    async def strike(self, kill: Kill) -> None:
+        """Kill while the server moves, or when its history follows it."""
+        if not isinstance(kill.moment, float) or kill.moment < self.latest:
+            await super().strike(kill)
+            return
+        here, there = self.nodes.values()
+        await self.begin()
+        await until_none(super().unsettled)
+        await self._point()
+        await here.wingsctl("backups", "send", UUID)
+        await deferLater(reactor, kill.moment - self.latest)
+        self.during += _history_of(here).exists()
+        for role in kill.victims:
+            node = here if role == "source" else there
+            node.signal("KILL")
+            await node.ended()
+            await self.restart(node)
+        await self.settle()
+
+    def plan(self, rng: random.Random) -> Kill:
+        if rng.random() < 1 / 2:
+            return super().plan(rng)
+        moment = self.latest + rng.uniform(0, self.FOLLOWS)
+        return Kill(rng.choice(self.victims), moment)
+
+    async def unsettled(self) -> str:
+        """Return what has not ended, or not followed: that is ordered once more."""
+        found = await super().unsettled()
+        there = self.nodes["destination"]
+        if not found and _history_of(there).exists():
+            await self._point()
+            await there.wingsctl("backups", "send", UUID)
+        if not found and [*_history_of(there).parent.iterdir()]:
+            found = f"the history has not followed: {there.directory.name} still has it"
+        return found
+
+    async def check(self) -> None:
+        await super().check()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
+        copy = self._scratch / "history"
+        shutil.copytree(_history_of(self.owner), copy, symlinks=True)
+        with closing(HistoryStore(str(copy))) as store:
+            if damaged := store.verify():
+                raise Broken(f"points are damaged: {damaged}")
+            numbers = {point.number for point in store.points()}
+            if lost := self._trees.keys() - numbers:
+                raise Broken(f"points are lost: {sorted(lost)}")
+            for number in sorted(self._trees)[-self.REBUILT :]:
+                target = self._scratch / str(number)
+                target.mkdir()
+                with closing_descriptor(os.open(target, os.O_RDONLY)) as fd:
+                    store.rebuild(number, fd)
+                if seen(target) != self._trees[number]:
+                    raise Broken(f"point {number} is not as it was")
+
+    def summary(self) -> str:
+        points = f"{len(self._trees)} points, {self.during} kills while they followed"
+        return f"{super().summary()}; {points}"
+
+
+def _with_histories(node: NodeProcess) -> dict[str, Any]:
+    directory = str(node.directory / "histories")
+    history = {"every": "12h", "keep": {"24h": 8_640_000}, "directory": directory}
+    return {"system": {"history": history}}
+
+
+def _history_of(node: NodeProcess) -> Path:
+    return node.directory / "histories" / UUID
 
 
 class Pooled(Transfers):

@@ -507,7 +507,7 @@ def test_each_history_is_verified_once_in_its_interval(
     read: list[str] = []
 
     def verify(store: HistoryStore) -> dict[int, tuple[bytes, ...]]:
-        read.append(os.path.basename(store._directory))
+        read.append(os.path.basename(store.directory))
         return {}
 
     monkeypatch.setattr(HistoryStore, "verify", verify)

@@ -302,7 +302,7 @@ async def test_the_key_is_for_the_backups_of_the_commit_alone(nodes: NodePair) -
         )
         for ask in (
             partial(client.backup, backup, "", is_ordered=True),
-            partial(client.patch, backup, 0, b"data", bool, follows=True),
+            partial(client.patch, backup, 0, b"data", bool, target=f"/backups/{backup}?"),
         ):
             with pytest.raises(DestinationRefused):
                 await ask()
@@ -353,10 +353,10 @@ async def test_one_that_is_being_verified_is_not_called_here(nodes: NodePair) ->
     keep(nodes.destination, BACKUP)
     (entry,) = nodes.destination.store.transfers()
     body: Any = None
-    arriving._bodies[UUID, BACKUP] = body
+    arriving._pieces._bodies[UUID, BACKUP] = body
     found = await arriving.status(entry, BACKUP, "", is_ordered=False)
     assert found.state == Following.UNKNOWN.value
-    arriving._bodies.clear()
+    arriving._pieces._bodies.clear()
     nodes.destination.store.end_coming(ArrivingState.HERE, BACKUP, UUID)
     # The last piece is answered late: it stays, also when another question has noted it.
     came = present(nodes.destination.store.arriving(entry.id, BACKUP))

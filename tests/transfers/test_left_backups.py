@@ -94,6 +94,7 @@ def left_backups(left: Any, *, deletes: bool = True) -> LeftBackups:
     """Return what deletes the backups, by what `left` says of Panel and servers."""
     node, config = left.node, TransfersConfig(live=LiveMovesConfig(keep_source_days=2))
     volume = Volume(str(node.home), (0, 0), "", str(node.backups))
+    histories: Any = None  # nobody has left one
     return LeftBackups(
         config,
         node.database,
@@ -101,6 +102,7 @@ def left_backups(left: Any, *, deletes: bool = True) -> LeftBackups:
         left,
         left,
         volume,
+        histories,
         left.lock,
         node.workers,
         node.workers,

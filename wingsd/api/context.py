@@ -39,6 +39,7 @@ from wingsd.sftp.service import SftpService
 from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.coordinator import PanelCoordinators
+from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
 from wingsd.transfers.incoming.following import ArrivingBackups
 from wingsd.transfers.incoming.uploads import StreamGroups
 from wingsd.transfers.manager import (
@@ -107,6 +108,7 @@ class NodeContext:
     histories: HistoriesOnDemand
     left_backups: LeftBackups
     arriving_backups: ArrivingBackups
+    arriving_histories: ArrivingHistories
     restores: Restores
     rewinds: RewindsOnDemand
     restore_links: RestoreLinks

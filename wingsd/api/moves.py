@@ -26,7 +26,15 @@ from wingsd.errors import (
     TokenInvalid,
     WingsdError,
 )
-from wingsd.http.operations import Access, Call, Repeated, Topic, TreePage, call
+from wingsd.http.operations import (
+    Access,
+    BytesAnswer,
+    Call,
+    Repeated,
+    Topic,
+    TreePage,
+    call,
+)
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.moves.batch import ZSTD_CONTENT_TYPE
 from wingsd.statedb import Outcome, TransferRecord
@@ -35,6 +43,7 @@ from wingsd.transfers.incoming.moves.inbox import (
     Inbox,
     MoveBeginning,
     MovedBackup,
+    MovedHistory,
     Phase,
     check_announced,
 )
@@ -45,9 +54,11 @@ from wingsd.transfers.peer.moves import (
     Digest,
     Durable,
     FollowingStatus,
+    HistoryStatus,
     Offset,
     PreparationStatus,
     Root,
+    WantedBlocks,
 )
 from wingsd.util.deferreds import fires_within
 from wingsd.util.serialization import Keywords
@@ -59,6 +70,8 @@ MAX_WAIT = 30.0
 #: Requests of one move that wait for a change at a time; further ones are answered at once.
 MOST_WAITING = 16
 _MIB = 1 << 20
+#: Above the number of any point.
+MOST_POINTS = 1 << 60
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MOVE_FAILS = (400, 401, 404, 410, 500, 503)
@@ -111,6 +124,7 @@ class MoveBegun:
     takes_backups: Annotated[
         bool, "Whether local backups may follow the server when it has moved."
     ] = False
+    takes_history: Annotated[bool, "Whether its history may follow it."] = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -149,6 +163,7 @@ class MoveCommit:
     backups: Annotated[
         tuple[MovedBackup, ...], "Local backups that follow the server when it has moved."
     ] = ()
+    history: Annotated[MovedHistory | None, "Its history, which follows it."] = None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -215,6 +230,52 @@ class FollowingPieceQuery:
 
     offset: Annotated[str, "How many bytes come before the piece."] = "0"
     sha256: Annotated[str, "With the last piece: the SHA-256 of the whole."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class DeltaQuery:
+    """Which delta of a history that follows its server."""
+
+    newer: Annotated[str, "The number of the point that it goes before."] = "0"
+    bytes: Annotated[str, "How many bytes it has."] = "0"
+
+
+@attrs.frozen(eq=False, repr=False)
+class HistoryQuery(DeltaQuery):
+    """How it is asked about a history that follows its server."""
+
+    ordered: Annotated[str, "`1`: it is taken although it was to stay."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class HistoryPieceQuery(DeltaQuery):
+    """Which piece of a delta."""
+
+    offset: Annotated[str, "How many bytes come before the piece."] = "0"
+    sha256: Annotated[str, "With the last piece: the SHA-256 of the whole."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class HistoryPageQuery:
+    """Which page of the catalogue of a point."""
+
+    point: Annotated[str, "The number of the point."] = "0"
+    offset: Annotated[str, "How many bytes come before the page."] = "0"
+
+
+@attrs.frozen(eq=False, repr=False)
+class HistoryEndQuery:
+    """How it ends."""
+
+    whole: Annotated[str, "`1`: all of it is here."] = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class BlocksOfPoint:
+    """Blocks at a point of a history, sorted as its entries are."""
+
+    point: int
+    wanted: tuple[WantedBlocks, ...]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -294,6 +355,7 @@ class MovesEndpoint(Endpoint):
             streams=settings.streams,
             encodings=["zstd"] if "zstd" in body.encodings else [],
             takes_backups=self._config.system.transfers.backups_follow and not self.is_calagopus,
+            takes_history=self._node.arriving_histories.takes(self.uuid),
         )
 
 
@@ -338,6 +400,17 @@ class MoveEndpoint(Endpoint):
     async def _inbox(self) -> Inbox:
         """Return what takes the requests. Raises `MoveOver` at the end."""
         return (await self._open()).inbox
+
+    async def _moved(self) -> TransferRecord:
+        """Return the transfer that has brought the server. Raises `MoveBusy` before its end."""
+        if self._transfer is not None:  # its source has heard of it before it is recorded here
+            await fires_within(self._transfer.over, MAX_WAIT, self._node.reactor)
+        ended = await self._ended()
+        if ended is None:
+            raise MoveBusy("the server has not moved yet; send it again")
+        if ended.entry is None:
+            raise MoveOver("the server has not moved")
+        return ended.entry
 
     def _number(self) -> int:
         return _number(self.part("number"), "the number in the path")
@@ -425,7 +498,10 @@ class MoveEndpoint(Endpoint):
     async def commit_move(self, query: SessionQuery, body: MoveCommit) -> None:
         """Begin to put the server into place; `GET` of the move has the outcome."""
         check_announced(body.backups)
-        commit = Commit(body.round, _root(body.root), body.running, body.backups)
+        root, history = _root(body.root), body.history
+        if history is not None and not 0 < history.newest < MOST_POINTS:
+            raise MoveRequestInvalid("the number of the history's newest point makes no sense")
+        commit = Commit(body.round, root, body.running, body.backups, history)
         ended = await self._ended()
         if ended is not None and ended.outcome is Outcome.SUCCESS:
             return
@@ -480,17 +556,6 @@ class MoveBodyEndpoint(MoveEndpoint):
 class FollowingBackupEndpoint(MoveBodyEndpoint):
     """The calls about a backup that follows a server which has moved here, for its source."""
 
-    async def _moved(self) -> TransferRecord:
-        """Return the transfer that has brought the server. Raises `MoveBusy` before its end."""
-        if self._transfer is not None:  # its source has heard of it before it is recorded here
-            await fires_within(self._transfer.over, MAX_WAIT, self._node.reactor)
-        ended = await self._ended()
-        if ended is None:
-            raise MoveBusy("the server has not moved yet; send it again")
-        if ended.entry is None:
-            raise MoveOver("the server has not moved")
-        return ended.entry
-
     def _backup(self) -> str:
         return backup_uuid(self.part("backup"))
 
@@ -516,6 +581,53 @@ class FollowingBackupEndpoint(MoveBodyEndpoint):
     async def forget_following_backup(self) -> None:
         """Report that a backup stays at its source, or was removed there."""
         await self._node.arriving_backups.forget(await self._moved(), self._backup())
+
+
+class HistoryBaseEndpoint(MoveEndpoint):
+    """The calls about the point that the deltas of a history go before, for its source."""
+
+    @call(200, "The page.", fails=(409,))
+    async def get_history_base(self, query: HistoryPageQuery) -> BytesAnswer:
+        """Return a page of the catalogue of a point of the server's history here."""
+        point, offset = _number(query.point, "point"), _number(query.offset, "offset")
+        found = self._node.arriving_histories.base_page(await self._moved(), point, offset)
+        return BytesAnswer(await found)
+
+    @call(200, "The digests.", fails=(409,))
+    async def get_history_blocks(self, body: BlocksOfPoint) -> BytesAnswer:
+        """Return the first 16 bytes of the SHA-256 of blocks, one digest after the other."""
+        moved = await self._moved()
+        found = self._node.arriving_histories.digests(moved, body.point, body.wanted)
+        return BytesAnswer(await found)
+
+
+class FollowingHistoryEndpoint(MoveBodyEndpoint):
+    """The calls about the deltas of a history that follows its server, for its source."""
+
+    @call(200, "What is to be done.")
+    async def get_following_history(self, query: HistoryQuery) -> HistoryStatus:
+        """Return what of a history that follows its server is to be sent next."""
+        newer, size = _number(query.newer, "newer"), _number(query.bytes, "bytes")
+        return await self._node.arriving_histories.status(
+            await self._moved(), newer, size, is_ordered=query.ordered == "1"
+        )
+
+    @call(200, "How much of it is here now.", form=bytes, fails=_BODY_FAILS)
+    async def append_following_history(self, query: HistoryPieceQuery) -> Offset:
+        """Send a piece of a delta, the bytes behind those that are here.
+
+        After the last one its point is one of the history here, on stable storage.
+        """
+        offset, sha = _number(query.offset, "offset"), _digest(query.sha256)
+        newer, size = _number(query.newer, "newer"), _number(query.bytes, "bytes")
+        moved, arriving = await self._moved(), self._node.arriving_histories
+        return Offset(await arriving.receive_piece(moved, newer, size, offset, sha, self._stream))
+
+    @call(204, "It is forgotten.")
+    async def forget_following_history(self, query: HistoryEndQuery) -> None:
+        """Report that the rest of a history stays at its source, or that all of it is here."""
+        arriving = self._node.arriving_histories
+        await arriving.forget(await self._moved(), is_whole=query.whole == "1")
 
 
 def _digest(text: str) -> str:

@@ -17,6 +17,8 @@ from wingsd.api.file_changes import ChangeFilesEndpoint, PullsEndpoint, WriteEnd
 from wingsd.api.files import ListFilesEndpoint, ReadFilesEndpoint
 from wingsd.api.moves import (
     FollowingBackupEndpoint,
+    FollowingHistoryEndpoint,
+    HistoryBaseEndpoint,
     MoveBodyEndpoint,
     MoveEndpoint,
     MovesEndpoint,
@@ -89,6 +91,7 @@ _ONE_MOVE = f"{_MOVE}/{{move}}"
 _BY_HAND = f"{_TRANSFER}/by-hand"
 _ATTACHMENT = f"{_ONE_MOVE}/attachments/{{name}}"
 _FOLLOWING = f"{_ONE_MOVE}/backups/{{backup}}"
+_HISTORY = f"{_ONE_MOVE}/history"
 _P, _C, _PC, _OWN = (PELICAN,), (CALAGOPUS,), (PELICAN, CALAGOPUS), ()
 
 #: Of two paths that both match the first one counts.
@@ -193,6 +196,19 @@ ROUTES = (
     Route("PATCH", _FOLLOWING, FollowingBackupEndpoint.append_following_backup, _OWN, Access.MOVE),
     Route(
         "DELETE", _FOLLOWING, FollowingBackupEndpoint.forget_following_backup, _OWN, Access.MOVE
+    ),
+    Route("GET", _HISTORY, FollowingHistoryEndpoint.get_following_history, _OWN, Access.MOVE),
+    Route("PATCH", _HISTORY, FollowingHistoryEndpoint.append_following_history, _OWN, Access.MOVE),
+    Route(
+        "DELETE", _HISTORY, FollowingHistoryEndpoint.forget_following_history, _OWN, Access.MOVE
+    ),
+    Route("GET", f"{_HISTORY}/base", HistoryBaseEndpoint.get_history_base, _OWN, Access.MOVE),
+    Route(
+        "POST",
+        f"{_HISTORY}/blocks",
+        HistoryBaseEndpoint.get_history_blocks,
+        _OWN,
+        Access.MOVE,
     ),
     Route(
         "GET",

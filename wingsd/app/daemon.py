@@ -250,6 +250,7 @@ class Node(Service):
             node.orphans.start()
         node.left_backups.start()
         if node.servers.loaded:
+            await node.histories.load_coming()
             node.histories.start()
         # The cleanup at the start did not know the servers. The Panel is asked: nothing waits.
         self._clearing = Deferred.fromCoroutine(self._clear_left())

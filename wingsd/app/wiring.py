@@ -67,7 +67,8 @@ from wingsd.statedb import StateDatabase, Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import PanelCoordinators
-from wingsd.transfers.incoming.following import ArrivingBackups
+from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
+from wingsd.transfers.incoming.following import ArrivingBackups, ArrivingPieces
 from wingsd.transfers.incoming.transfer import IncomingParts
 from wingsd.transfers.incoming.uploads import StreamGroups
 from wingsd.transfers.manager import (
@@ -77,6 +78,7 @@ from wingsd.transfers.manager import (
     OutgoingTransfers,
 )
 from wingsd.transfers.outgoing.left_backups import LeftBackups
+from wingsd.transfers.outgoing.left_histories import LeftHistories
 from wingsd.transfers.outgoing.source import OutgoingParts
 from wingsd.transfers.peer.client import check_ca_file
 from wingsd.transfers.steps import StepLogs
@@ -237,6 +239,24 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         panel, callbacks, reactor, config.family, transfers.answer_grace
     )
     arrived = context.arrived = ArrivedServers(database, running, servers)
+    check_ca_file(transfers.ca_file)
+    upload_bucket = _bucket(reactor, transfers.upload_limit, transfers.live.share)
+    left_histories = LeftHistories(database, histories, pools.followers, reactor)
+    left_backups = context.left_backups = LeftBackups(
+        transfers,
+        database,
+        backup_store,
+        panel,
+        servers,
+        volume,
+        left_histories,
+        backup_checks.lock,
+        pools.long,
+        pools.followers,
+        upload_bucket,
+        reactor,
+        config.deletes_dropped_backups,
+    )
     incoming = IncomingParts(
         step_logs=step_logs,
         staging=staging,
@@ -257,26 +277,13 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         owner=owner,
         limits=attrs.evolve(limits, make_room=partial_copies.remove_oldest),
         config=transfers,
+        histories=histories,
+        left_backups=left_backups,
     )
     receiver = context.receiver = IncomingTransfers(coordinators, incoming, arrived)
     context.streams = StreamGroups(receiver, database, transfers.streams, reactor)
     context.moves = IncomingMoves(receiver)
-    check_ca_file(transfers.ca_file)
-    upload_bucket = _bucket(reactor, transfers.upload_limit, transfers.live.share)
-    left_backups = context.left_backups = LeftBackups(
-        transfers,
-        database,
-        backup_store,
-        panel,
-        servers,
-        volume,
-        backup_checks.lock,
-        pools.long,
-        pools.followers,
-        upload_bucket,
-        reactor,
-        config.deletes_dropped_backups,
-    )
+    pieces = ArrivingPieces(pools.followers, reactor, transfers.moves.batch * MIB)
     context.arriving_backups = ArrivingBackups(
         database,
         backup_store,
@@ -284,11 +291,13 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         servers,
         left_backups,
         volume,
-        pools.followers,
+        pieces,
         pools.long,
         reactor,
-        transfers.moves.batch * MIB,
         limits.reserve,
+    )
+    context.arriving_histories = ArrivingHistories(
+        database, histories, servers, left_backups, pieces, limits.reserve
     )
     outgoing = OutgoingParts(
         config=transfers,
@@ -305,6 +314,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         volume=volume,
         compression=Compression(system.backups.compression_level),
         left_backups=left_backups,
+        left_histories=left_histories,
         deletes_dropped=config.is_pelican and config.deletes_dropped_backups,
         disk=pools.disk,
         long=pools.long,

@@ -18,12 +18,13 @@ from wingsd.config import Config
 from wingsd.events import EventBus
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.registry import Servers
-from wingsd.statedb import StateDatabase
+from wingsd.statedb import HISTORY, ArrivingBackup, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
+    from wingsd.histories.following import HistoryFigures
     from wingsd.histories.manager import Histories
 
 
@@ -108,6 +109,46 @@ class HistoriesOnDemand:
             self.made.start()
         elif self.config.system.history.is_on:
             self.get()
+
+    def path(self, server: str) -> str:
+        """Return the directory of a server's history."""
+        return os.path.join(self.config.system.history.directory, server)
+
+    # Histories that follow their servers
+
+    def takes(self, server: str) -> bool:
+        """Return whether a history may follow a server to this node."""
+        return self.config.system.history.terms(server).every > 0
+
+    async def load_coming(self) -> None:
+        """Note which histories are to come to this node, from an earlier daemon."""
+        for each in reversed(await self.database.coming_histories()):
+            if self.takes(each.server):
+                self.get().note_coming(each)
+
+    async def expect(self, transfer: int, server: str, newest: int, size: int) -> None:
+        """Record that a history follows a server, which comes by a transfer.
+
+        Its points have numbers up to `newest`, its deltas so many bytes.
+        """
+        figures = await self.figures(server)
+        floor = 0 if figures is None else figures.newest
+        coming = ArrivingBackup(
+            HISTORY, transfer, server, "", size, 0.0, newest=newest, floor=floor
+        )
+        await self.database.add_arriving([coming])
+        self.get().note_coming(coming)
+
+    async def figures(self, server: str) -> HistoryFigures | None:
+        """Return the figures of a server's history, None without one. Raises StorageError."""
+        path = self.path(server)
+        if not await self.disk.run(os.path.isdir, path):
+            return None
+        # Here, since a node without histories saves their memory.
+        from wingsd.histories.following import history_figures  # noqa: PLC0415
+
+        found: HistoryFigures | None = await self.disk.run(history_figures, path)
+        return found
 
     async def stop(self) -> None:
         """End what is under way: a point that is not complete is undone at its next use."""

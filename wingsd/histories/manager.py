@@ -52,9 +52,10 @@ from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Operation, refusal
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server
+from wingsd.statedb import HISTORY, ArrivingBackup, ArrivingState, LeftBackup
 from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import Changes, failure_logger, fires_within
-from wingsd.util.durable import storage_errors, sync_directory
+from wingsd.util.durable import storage_errors, sync_directory, time_stamp
 from wingsd.util.reactor import Periodic
 from wingsd.util.text import display
 
@@ -233,8 +234,9 @@ class Histories:
         self.pinned: dict[str, set[int]] = {}
         #: The least number of a server's next point.
         self.least: dict[str, int] = {}
-        #: Servers to whose oldest points others are being added.
-        self.arriving: set[str] = set()
+        #: Of servers whose histories arrive, the numbers above which the oldest points stay: other
+        #: points go before these.
+        self.floors: dict[str, set[int]] = {}
         #: How many points were made, and the seconds and those of CPU that all looks took.
         self.made = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -459,16 +461,36 @@ class Histories:
 
     async def forget(self, uuid: str) -> None:
         """Remove the history of a server that was deleted here, unless it follows its server."""
-        if not await self._parts.database.histories_left(uuid):
+        database = self._parts.database
+        if not await database.histories_left(uuid):
+            await database.end_coming(ArrivingState.DELETED, HISTORY, uuid)
             await self.remove(uuid)
 
-    async def remove(self, uuid: str) -> None:
-        """Remove a server's history with all its points. Raises StorageError."""
+    def note_coming(self, coming: ArrivingBackup) -> None:
+        """Note that a history is to come, or was: points that are made have higher numbers."""
+        least = self.least.get(coming.server, 1)
+        self.least[coming.server] = max(least, coming.newest + 1)
+        if coming.state is ArrivingState.COMING:
+            self.floors.setdefault(coming.server, set()).add(coming.floor)
+
+    def note_come(self, coming: ArrivingBackup) -> None:
+        """Note that no more of a history is to come."""
+        self.floors.get(coming.server, set()).discard(coming.floor)
+
+    async def remove(self, uuid: str, left: LeftBackup | None = None) -> None:
+        """Remove a server's history with all its points. Raises StorageError.
+
+        One that the server has `left` here only if the server is not coming back.
+        """
         history = self._of(uuid)
         for work in history.works:
             work.cancel()
         async with history.lock:
-            await self._parts.workers.run(self._remove, uuid)
+            # Not later than this, and at once: a server that comes back counts on its points.
+            if left is not None and not await self._parts.database.is_being_removed(left):
+                return
+            await self._parts.disk.run(self._put_aside, uuid)
+            await self._parts.workers.run(self._remove_aside, uuid)
         self._histories.pop(uuid, None)
         self._log.info("{server}: its history is removed", server=uuid)
 
@@ -743,8 +765,9 @@ class Histories:
         finally:
             source.close()
         kept = set(store.pinned)
-        if history.uuid in self.arriving:
-            kept.add(min(point.number for point in store.points()))
+        for floor in self.floors.get(history.uuid, ()):
+            above = [each.number for each in store.points() if each.number > floor]
+            kept.update(above[-1:])
         store.pinned = kept
         store.thin(self._terms(history.uuid).keep, int(self._parts.now() * _SECOND))
         history.state.bytes = store.size
@@ -778,14 +801,22 @@ class Histories:
                 "or make the directory"
             )
 
-    def _remove(self, uuid: str) -> None:
-        """Remove a history: wholly, or it is removed at the next attempt."""
-        path, aside = self.path(uuid), os.path.join(self.directory, f"{_REMOVING}{uuid}")
-        with storage_errors(f"the history in {path} cannot be removed"):
-            remove_tree(aside)
-            with suppress(FileNotFoundError):
-                os.rename(path, aside)
-                sync_directory(Path(self.directory))
+    def _put_aside(self, uuid: str) -> None:
+        """Take a history from its place; what an earlier removal has left is removed with it."""
+        path = self.path(uuid)
+        with (
+            storage_errors(f"the history in {path} cannot be removed"),
+            suppress(FileNotFoundError),
+        ):
+            aside = Path(self.directory, f"{_REMOVING}{uuid}")
+            aside.mkdir(mode=0o700, exist_ok=True)
+            os.rename(path, aside / time_stamp())
+            sync_directory(Path(self.directory))
+
+    def _remove_aside(self, uuid: str) -> None:
+        """Remove what was taken from its place: wholly, or that is done at the next attempt."""
+        aside = os.path.join(self.directory, f"{_REMOVING}{uuid}")
+        with storage_errors(f"{aside} cannot be removed"):
             remove_tree(aside)
 
     def _is_on_the_same_disk(self) -> bool:

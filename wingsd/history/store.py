@@ -116,7 +116,7 @@ class HistoryStore:
         *,
         max_size: int | None = None,
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._log = log
         self.max_size = max_size
         #: Bytes of the tree on the disk, once they are known.
@@ -153,12 +153,13 @@ class HistoryStore:
 
     @property
     def _scratch(self) -> str:
-        return os.path.join(self._directory, os.fsdecode(_INCOMING))
+        return os.path.join(self.directory, os.fsdecode(_INCOMING))
 
     def _temporary(self, stack: ExitStack) -> int:
         return stack.enter_context(TemporaryFile(dir=self._scratch, buffering=0)).fileno()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise FileWorkCancelled after `stop`."""
         if self._is_stopped:
             raise FileWorkCancelled
 
@@ -176,19 +177,19 @@ class HistoryStore:
     def size(self) -> int:
         """The bytes that the history takes on the disk."""
         tree_bytes = self._measured_tree()
-        with storage_errors(f"the history in {self._directory} cannot be used"):
+        with storage_errors(f"the history in {self.directory} cannot be used"):
             names = [name for name in names_in(self._home) if name not in (_TREE, _INCOMING)]
             files = [os.stat(name, dir_fd=self._home, follow_symlinks=False) for name in names]
         return tree_bytes + sum(each.st_blocks * SECTOR for each in files)
 
     def _measured_tree(self) -> int:
         if self._tree_bytes is None:
-            self._tree_bytes = survey(os.path.join(self._directory, os.fsdecode(_TREE))).on_disk
+            self._tree_bytes = survey(os.path.join(self.directory, os.fsdecode(_TREE))).on_disk
         return self._tree_bytes
 
     def stored(self, number: int) -> int:
         """Return the bytes that the delta of a point takes on the disk; the newest has none."""
-        with storage_errors(f"the history in {self._directory} cannot be used"):
+        with storage_errors(f"the history in {self.directory} cannot be used"):
             return self._size_of(_delta_name(number))
 
     def _chain(self) -> list[FormReader]:
@@ -209,7 +210,7 @@ class HistoryStore:
     def _recovered(self) -> list[FormReader]:
         """Undo what was interrupted, and return the same."""
         self._recover()
-        with storage_errors(f"the history in {self._directory} cannot be read"):
+        with storage_errors(f"the history in {self.directory} cannot be read"):
             return self._chain()
 
     def _broken(self, number: int, error: StorageError) -> None:
@@ -243,7 +244,7 @@ class HistoryStore:
             except HistoryDamaged as error:
                 damage = damage or error
         if damage is None and self._deltas():
-            damage = HistoryDamaged(self._directory, "its catalogue is missing")
+            damage = HistoryDamaged(self.directory, "its catalogue is missing")
         if damage is not None:
             raise damage
         return None
@@ -257,7 +258,7 @@ class HistoryStore:
     def _recover(self) -> None:
         """Undo what was interrupted, if anything was."""
         if self._is_interrupted:
-            with storage_errors(f"the history in {self._directory} cannot be used"):
+            with storage_errors(f"the history in {self.directory} cannot be used"):
                 self._undo_all()
             self._is_interrupted = False
 
@@ -395,7 +396,7 @@ class HistoryStore:
         self._recover()
         self._is_interrupted = True
         try:
-            with storage_errors(f"a point of the history in {self._directory} cannot be made"):
+            with storage_errors(f"a point of the history in {self.directory} cannot be made"):
                 found = self._make(source, label, least)
         except BaseException:
             # what was begun is undone, from the disk alone, as after a crash
@@ -420,7 +421,7 @@ class HistoryStore:
             is_running = _now(label) is PointLabel.RUNNING
             capture.run(partial(_catalogued, catalogue), stamps, is_running=is_running)
             # what is deleted, or replaced, after a stop is no part of the point
-            self._check()
+            self.check()
             source.check()
             entries = partial(_following, catalogue, capture)
             unsettled = tuple(sorted(capture.unsettled))
@@ -528,9 +529,9 @@ class HistoryStore:
 
     def _budget(self, size: int) -> None:
         """Check how many bytes are put aside."""
-        self._check()
+        self.check()
         if self.max_size is not None and size > self.max_size:
-            raise HistoryFull(self._directory)
+            raise HistoryFull(self.directory)
 
     def _size_of(self, name: bytes) -> int:
         return os.stat(name, dir_fd=self._home, follow_symlinks=False).st_blocks * SECTOR
@@ -551,7 +552,7 @@ class HistoryStore:
         if before is not None and before.number not in self.pinned:
             last = self._size_of(_delta_name(before.number) + _PART)
         if self.size + growth - removable - last > self.max_size:
-            raise HistoryFull(self._directory)
+            raise HistoryFull(self.directory)
         for number in numbers:
             if self.size + growth <= self.max_size:
                 break
@@ -561,7 +562,7 @@ class HistoryStore:
                 self._broken(number, error)
         size = self.size + growth
         if size - last > self.max_size:
-            raise HistoryFull(self._directory)
+            raise HistoryFull(self.directory)
         return size > self.max_size
 
     def _remove_for_space(self, number: int) -> None:
@@ -647,7 +648,7 @@ class HistoryStore:
         if at < len(chain) - 1:
             older = chain[at + 1]
             with self._making(_delta_name(older.point.number)) as fd:
-                damaged = merge_deltas(older, chain[at], fd, self._check)
+                damaged = merge_deltas(older, chain[at], fd, self.check)
             if damaged:
                 self._log(
                     f"{len(damaged)} files of point {older.point.number} of the history were "
@@ -667,7 +668,7 @@ class HistoryStore:
         chain = self._recovered()
         with (
             ExitStack() as stack,
-            storage_errors(f"the history in {self._directory} cannot take in a point"),
+            storage_errors(f"the history in {self.directory} cannot take in a point"),
         ):
             delta = self._open_form(name)
             if delta is None or delta.kind is not FormKind.DELTA:
@@ -679,12 +680,12 @@ class HistoryStore:
             if not upper or upper[-1].point.number != newer or not least < number < newer:
                 raise HistoryDamaged(display(name), f"it does not go between {least} and {newer}")
             for _ in delta.entries():
-                self._check()
+                self.check()
             tree = stack.enter_context(self._opened(_TREE))
             upper.append(delta)
             damaged: tuple[bytes, ...] = ()
             if is_bridge:
-                damaged = check_bridge(upper, tree, self._temporary(stack), self._check)
+                damaged = check_bridge(upper, tree, self._temporary(stack), self.check)
             if damaged:
                 self.damaged[number] = damaged
                 self._save_state(chain[0].point.number)
@@ -697,7 +698,7 @@ class HistoryStore:
             scratches = (self._temporary(stack), self._temporary(stack))
             self._is_interrupted = True  # a delta that the older one still skips is dropped
             with self._making(_delta_name(least)) as fd:
-                rebase_delta(upper, older, tree, fd, scratches, self._check)
+                rebase_delta(upper, older, tree, fd, scratches, self.check)
                 rename(name, _delta_name(number))
             self._is_interrupted = False
             return delta.point
@@ -725,7 +726,7 @@ class HistoryStore:
         """
         chain = self._recovered()
         needed = chain[: _place_of(chain, number) + 1]
-        with storage_errors(f"the history in {self._directory} cannot be read"):
+        with storage_errors(f"the history in {self.directory} cannot be read"):
             for path, (newest, *found) in overlaid(needed):
                 before = next((each[0] for each in reversed(found) if each is not None), None)
                 now = PastNothing(path) if newest is None else newest[0]
@@ -753,7 +754,7 @@ class HistoryStore:
             self.opened(number) as (needed, tree),
         ):
             with Rebuilding(target, tree, owner) as rebuilding:
-                root = rebuilding.run(needed, self._check)
+                root = rebuilding.run(needed, self.check)
             if root != needed[-1].point.root:
                 self.damaged[number] = EVERYTHING_DAMAGED
                 raise HistoryDamaged(f"point {number}", "its entries do not have its root")
@@ -784,14 +785,14 @@ class HistoryStore:
     def _verify(self, is_wanted: Callable[[bytes], bool], *, roots: bool = True) -> Damaged:
         chain = self._recovered()
         with (
-            storage_errors(f"the history in {self._directory} cannot be read"),
+            storage_errors(f"the history in {self.directory} cannot be read"),
             TemporaryFile(dir=self._scratch, buffering=0) as file,
             self._opened(_TREE) as tree,
         ):
             for each in chain[:1]:
                 self._repair_catalogues(each)
             readable = self._readable(chain)
-            check = Verification(readable, tree, file.fileno(), self._check, is_wanted, roots)
+            check = Verification(readable, tree, file.fileno(), self.check, is_wanted, roots)
             check.run()
             numbers = {each.point.number for each in readable}
             bad = {number for number in self._deltas() if number not in numbers}

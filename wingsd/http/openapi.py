@@ -21,6 +21,7 @@ from wingsd.http.body_sender import FileBody, StreamedBody
 from wingsd.http.operations import (
     Accepted,
     Access,
+    BytesAnswer,
     Call,
     Encoded,
     Error,
@@ -383,15 +384,16 @@ def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]
         if get_origin(content) is Encoded:
             (content,) = get_args(content)
         forms = get_args(content) if isinstance(content, UnionType) else (content,)
-        plain = (PlainText, FileBody, StreamedBody, TreePage)
+        plain = (PlainText, FileBody, StreamedBody, BytesAnswer, TreePage)
         data = [form for form in forms if form not in plain]
         answer["content"] = (
             {_JSON: {"schema": schemas.response(reduce(or_, data))}} if data else {}
         )
         if FileBody in forms or StreamedBody in forms:
             answer["content"][_BYTES] = {"schema": SCALARS[bytes]}
-        if TreePage in forms:
-            answer["content"][TreePage.media] = {"schema": SCALARS[bytes]}
+        for form in (BytesAnswer, TreePage):
+            if form in forms:
+                answer["content"][form.media] = {"schema": SCALARS[bytes]}
         if PlainText in forms:
             answer["content"][_TEXT] = {"schema": {"type": "string"}}
     return answer

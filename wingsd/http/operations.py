@@ -230,7 +230,14 @@ class Repeated(Accepted[Content_co]):
     status = HTTPStatus.OK
 
 
-class TreePage(bytes):
+class BytesAnswer(bytes):
+    """An answer that is bytes."""
+
+    __slots__ = ()
+    media = "application/octet-stream"
+
+
+class TreePage(BytesAnswer):
     """An answer that is a page of what the destination of a move holds."""
 
     __slots__ = ()

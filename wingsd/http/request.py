@@ -32,7 +32,7 @@ from wingsd.http.body_sender import (
     send_file,
     send_stream,
 )
-from wingsd.http.operations import Encoded, Error, PlainText, TreePage
+from wingsd.http.operations import BytesAnswer, Encoded, Error, PlainText
 from wingsd.util.addresses import Address, parse_address, parse_network
 from wingsd.util.media import MediaType, accepted, content_type, encode
 from wingsd.util.net import below_tls, tcp_info
@@ -368,7 +368,7 @@ class StreamingRequest(Request):
             return
         if isinstance(content, PlainText):
             body, kind = content.encode("utf-8", "replace"), "text/plain; charset=utf-8"
-        elif isinstance(content, TreePage):
+        elif isinstance(content, BytesAnswer):
             body, kind = content, content.media
         elif isinstance(content, Encoded):
             body, kind = content.body, content.media.value

@@ -190,8 +190,7 @@ class LeftState(Enum):
     One that follows is sent when the Panel has a record of it, one that is ordered in any case.
     """
 
-    #: The Panel dropped it with its order, or it is a history that the server's node does not
-    #: take. It is deleted here.
+    #: The Panel dropped it with its order. It is deleted here.
     DROPPED = "dropped"
     FOLLOWS = "follows"
     ORDERED = "ordered"

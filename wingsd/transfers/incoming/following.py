@@ -8,8 +8,9 @@ A file that was here before is first compared with the source's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 import attrs
 from twisted.internet import defer
@@ -50,13 +51,73 @@ AT_ONCE = 2
 #: Seconds after which a Panel that has not answered is not asked for so many seconds.
 SLOW, SILENCE = 5.0, 60.0
 
+T = TypeVar("T")
+
+
+class ArrivingPieces:
+    """The pieces of what follows servers, as they are received; `workers` read the bodies.
+
+    A body has at most `most` bytes.
+    """
+
+    def __init__(self, workers: Workers, reactor: ThreadedReactor, most: int) -> None:
+        self._workers = workers
+        self._reactor = reactor
+        self._most = most
+        self._slots = DeferredSemaphore(AT_ONCE)
+        #: Those of which a piece is being received.
+        self._bodies: dict[tuple[str, str], ArrivingBody] = {}
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._bodies
+
+    async def receive(
+        self,
+        key: tuple[str, str],
+        stream: IncomingUpload,
+        append: Callable[[Iterator[bytes]], T],
+        arrived: Callable[[T], Awaitable[int]],
+    ) -> int:
+        """Receive a piece of what has a server and a name: `append` it in a thread, in its turn.
+
+        Return what `arrived` does with the result. Raises `MoveBusy` while another piece is
+        received.
+        """
+        busy = MoveBusy("another piece of it is being received; send it again")
+        if (earlier := self._bodies.get(key)) is not None:
+            earlier.stop(busy)  # its connection may be half open
+            raise busy
+        body = self._bodies[key] = ArrivingBody(stream, self._most, self._reactor)
+        return await body.answered(Deferred.fromCoroutine(self._read(key, body, append, arrived)))
+
+    async def _read(
+        self,
+        key: tuple[str, str],
+        body: ArrivingBody,
+        append: Callable[[Iterator[bytes]], T],
+        arrived: Callable[[T], Awaitable[int]],
+    ) -> int:
+        try:
+            body.turn = self._slots.acquire().addTimeout(TURN, self._reactor)
+            try:
+                await body.turn
+            except (CancelledError, defer.TimeoutError):
+                raise MoveBusy("other backups arrive; send it again") from None
+            try:
+                found = await body.read(self._workers, append)
+            finally:
+                self._slots.release()
+            return await arrived(found)
+        finally:
+            del self._bodies[key]
+
 
 @attrs.define(eq=False, repr=False, slots=False)
 class ArrivingBackups:
-    """The backups that follow servers to this node; `workers` read the bodies.
+    """The backups that follow servers to this node, in `pieces`.
 
-    A body has at most `most` bytes; `reserve` bytes of the disk are left free. Methods raise
-    `StorageError`, and `AttachmentMissing` for a backup that was not announced.
+    `reserve` bytes of the disk are left free. Methods raise `StorageError`, and
+    `AttachmentMissing` for a backup that was not announced.
     """
 
     _log = Logger()
@@ -67,20 +128,17 @@ class ArrivingBackups:
     _servers: Servers
     _left_backups: LeftBackups
     _volume: Volume
-    _workers: Workers
+    _pieces: ArrivingPieces
     _disk: Workers
     _reactor: ThreadedReactor
-    _most: int
     _reserve: int
 
     def __attrs_post_init__(self) -> None:
         self.files = FollowingFiles(self._store)
-        self._slots = DeferredSemaphore(AT_ONCE)
         #: Those of which something has arrived in this daemon, by their servers and UUIDs; the
         #: hash is with them.
         self._growing: dict[tuple[str, str], Attachment] = {}
-        #: Those of which a piece is being received, and those of which another file is here.
-        self._bodies: dict[tuple[str, str], ArrivingBody] = {}
+        #: Those of which another file is here.
         self._differing: set[tuple[str, str]] = set()
         self._silent_until = 0.0
 
@@ -115,7 +173,7 @@ class ArrivingBackups:
         if arriving.state is not ArrivingState.COMING:
             return _SETTLED[arriving.state]
         key = _key(arriving)
-        if key in self._bodies:
+        if key in self._pieces:
             return Following.UNKNOWN  # it may have its name, and not be on stable storage yet
         # Else what an earlier move has left to be removed would be taken for this one.
         await self._left_backups.removed()
@@ -181,45 +239,27 @@ class ArrivingBackups:
             return arriving.bytes  # the answer to the last piece was lost
         if arriving.state is not ArrivingState.COMING:
             raise AttachmentMissing(_NOT_TO_COME)
-        busy = MoveBusy("another piece of it is being received; send it again")
-        if (earlier := self._bodies.get(_key(arriving))) is not None:
-            earlier.stop(busy)  # its connection may be half open
-            raise busy
-        body = self._bodies[_key(arriving)] = ArrivingBody(stream, self._most, self._reactor)
-        reading = Deferred.fromCoroutine(self._read(arriving, offset, sha256, body))
-        return await body.answered(reading)
-
-    async def _read(
-        self, arriving: ArrivingBackup, offset: int, sha256: str, body: ArrivingBody
-    ) -> int:
         attachment, key = self._attachment(arriving), _key(arriving)
 
         def append(pieces: Iterator[bytes]) -> tuple[int, bool]:
             was_here = attachment.whole() is not None
             attachment.require_room(self._reserve)
-            here = attachment.append(offset, sha256, pieces, self._reserve)
+            try:
+                here = attachment.append(offset, sha256, pieces, self._reserve)
+            except BackupConflict:
+                self._differing.add(key)
+                raise
             if sha256:
                 self.files.sync(arriving)
             return here, was_here
 
-        try:
-            body.turn = self._slots.acquire().addTimeout(TURN, self._reactor)
-            try:
-                await body.turn
-            except (CancelledError, defer.TimeoutError):
-                raise MoveBusy("other backups arrive; send it again") from None
-            try:
-                here, was_here = await body.read(self._workers, append)
-            except BackupConflict:
-                self._differing.add(key)
-                raise
-            finally:
-                self._slots.release()
+        async def arrived(found: tuple[int, bool]) -> int:
+            here, was_here = found
             if sha256:
                 await self._arrived(arriving, was_here=was_here)
             return here
-        finally:
-            del self._bodies[key]
+
+        return await self._pieces.receive(key, stream, append, arrived)
 
     async def _arrived(self, arriving: ArrivingBackup, *, was_here: bool) -> None:
         """Note that a backup is whole and in its place; `was_here` says that nothing was sent.

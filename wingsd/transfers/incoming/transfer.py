@@ -36,6 +36,7 @@ from wingsd.errors import (
     WingsdError,
     error_code,
 )
+from wingsd.histories import HistoriesOnDemand
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server, Servers
 from wingsd.servers.operations import Hold, Operation
@@ -43,6 +44,7 @@ from wingsd.statedb import TransferRecord
 from wingsd.threadio import Feed, Workers
 from wingsd.transfers.cancellation import SharedSlots
 from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.steps import (
     ProgressMeter,
     ProgressReport,
@@ -100,6 +102,9 @@ class IncomingParts:
     #: What one archive may take of this node; a server's own disk limit is added.
     limits: ArchiveLimits
     config: TransfersConfig
+    histories: HistoriesOnDemand
+    #: What servers have left here, also those that come back.
+    left_backups: LeftBackups
 
 
 class IncomingUpload(Protocol):
@@ -486,6 +491,7 @@ class IncomingTransfer:
         self._servers.unshare(self.server)
         self._steps.advance(ReceiveStep.DONE)
         self._steps.close()
+        self._parts.left_backups.wake()  # what it has left here before may stay
         server.release()
         if not self._is_to_start or self.coordinator.is_direct:
             # a start asks the Panel, too, for its settings

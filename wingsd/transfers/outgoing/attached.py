@@ -141,7 +141,7 @@ LEAST_PIECE = 64 << 10
 class PieceSender:
     """Sends files in pieces of `size`, which `workers` read; `budget` counts what comes again.
 
-    With `follows` they are backups that follow a server which has moved.
+    With a `target`, a path to which a query is added, they follow a server that has moved.
     """
 
     _client: MoveClient
@@ -149,7 +149,7 @@ class PieceSender:
     _workers: Workers
     _size: BatchSize
     _budget: Budget[Cause]
-    _follows: bool = False
+    _target: str = ""
 
     async def send(
         self, file: AttachedFile, offset: int, reached: Callable[[int], None], sha256: str = ""
@@ -174,7 +174,7 @@ class PieceSender:
             smaller = partial(self._size.cut, size)
             try:
                 there, is_taken = await self._client.patch(
-                    file.name, offset, data, smaller, found, follows=self._follows
+                    file.name, offset, data, smaller, found, target=self._target
                 )
             except MoveSmaller as refused:
                 if not refused.was_cut:

@@ -1,10 +1,11 @@
-"""Local backups of servers that have moved away: they follow their servers, or are deleted here.
+"""Backups and histories of servers that have moved away: they follow, or are deleted here.
 
-A backup whose server moved to a node that takes it is sent in the background, one at a time, by
-the key of the move. Its destination says first what is to be done: it may have it already, its
-user may have deleted it there, or the Panel have no record of it. Here it stays until the
-destination has it on stable storage. Then its row in the state database says so, the file is
-removed, and the row last: whatever breaks off is done again.
+Histories are sent by `LeftHistories`; all else is the same for both. A backup whose server moved
+to a node that takes it is sent in the background, one at a time, by the key of the move. Its
+destination says first what is to be done: it may have it already, its user may have deleted it
+there, or the Panel have no record of it. Here it stays until the destination has it on stable
+storage. Then its row in the state database says so, the file is removed, and the row last:
+whatever breaks off is done again.
 
 What the Panel has no record of is deleted after the days that moved servers are kept, and after
 two such answers on different days. Where the destination takes no backups, those that Pelican's
@@ -17,6 +18,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -42,6 +44,7 @@ from wingsd.errors import (
 from wingsd.panel.client import BackupRecordState, Panel
 from wingsd.servers.registry import Servers
 from wingsd.statedb import (
+    HISTORY,
     TO_SEND,
     ArrivingBackup,
     ArrivingState,
@@ -60,6 +63,7 @@ from wingsd.transfers.outgoing.attached import (
     BatchSize,
     PieceSender,
 )
+from wingsd.transfers.outgoing.left_histories import LeftHistories
 from wingsd.transfers.peer.client import PeerAddress
 from wingsd.transfers.peer.moves import (
     MOST,
@@ -111,6 +115,7 @@ class LeftBackups:
     _panel: Panel
     _servers: Servers
     _volume: Volume
+    _histories: LeftHistories
     _lock: DeferredLock
     _long: Workers
     _readers: Workers
@@ -168,7 +173,15 @@ class LeftBackups:
                 "made": each.made,
             }
             for each in await self._database.announced(transfer)
+            if _uuid(each.place) != HISTORY
         ]
+
+    async def announced_history(self, transfer: int) -> dict[str, Any] | None:
+        """Return what the destination of a move is sent about the history that follows, if any."""
+        for each in await self._database.announced(transfer):
+            if _uuid(each.place) == HISTORY:
+                return {"newest": each.newest, "bytes": each.bytes}
+        return None
 
     async def _coming(self, server: str) -> dict[str, ArrivingBackup]:
         """Return the backups that are to come here themselves, by their places."""
@@ -216,10 +229,33 @@ class LeftBackups:
 
     async def _run(self) -> None:
         try:
+            await self._withdraw()
             await self._send_all()
             await self._note()
         except StorageError as error:
             self._log.warn("backups do not follow their servers now: {error}", error=error)
+
+    async def _withdraw(self) -> None:
+        """Report to their destinations that the histories of servers that are back stay here."""
+        for left in await self._database.histories_back():
+            record = await self._move(left.transfer)
+            if record is not None:
+                try:
+                    client = self._client(record, {})
+                    try:
+                        await client.forget_history(is_there=False)
+                    finally:
+                        client.abort()
+                except DestinationError as error:
+                    if _is_away(error):
+                        self._log.warn(
+                            "{server}: the node that it has left has not heard yet that its "
+                            "history stays here: {error}",
+                            server=left.server,
+                            error=error,
+                        )
+                        continue
+            await self._database.forget_left(left)
 
     async def _note(self) -> None:
         self.rows = await self._database.left()
@@ -285,7 +321,8 @@ class LeftBackups:
 
     async def _now(self, left: LeftBackup) -> LeftBackup | None:
         """Return a backup as it is now; None where nothing is to be done about it any more."""
-        for each in await self._database.left(_uuid(left.place)):
+        named = left.server if left.is_history else _uuid(left.place)
+        for each in await self._database.left(named):
             if (each.place, each.transfer) == (left.place, left.transfer):
                 return each if _is_asked(each) or each.state is LeftState.DONE else None
         return None
@@ -294,9 +331,9 @@ class LeftBackups:
         text = str(error)
         if self.troubles.get(left.place) != text:
             self._log.warn(
-                "{server}: the backup {place} stays here for now, it is tried again: {error}",
+                "{server}: the {what} stays here for now, it is tried again: {error}",
                 server=left.server,
-                place=left.place,
+                what=_what(left),
                 error=text,
             )
         self.troubles[left.place] = text
@@ -359,8 +396,8 @@ class LeftBackups:
             await self._remove(left)
             await self._tell(left, client)
             return None
-        if client is None:
-            return _NO_KEY
+        if client is None or left.is_history:
+            return _NO_KEY if client is None else await self._settle_history(left, client)
         try:
             asked, offset = await self._ask(left, client)
         except DestinationRefused as error:
@@ -377,6 +414,40 @@ class LeftBackups:
         if left.missed is not None:
             await self._database.set_missed(left, is_missed=False)
         return await self._offer(left, client, asked, offset)
+
+    async def _settle_history(self, left: LeftBackup, client: MoveClient) -> str | None:
+        try:
+            reached = partial(self._reached, left)
+            asked, why = await self._histories.follow(left, client, reached)
+        except DestinationRefused as error:
+            if error.answer_code != AttachmentMissing.code:
+                raise
+            asked, why = Following.MISSING, ""  # it is not expected any more
+        if asked in (Following.HERE, Following.DELETED):
+            self._arrived = self._database.now()
+            await self._end(left, client, asked)
+            return None
+        if asked not in (Following.MISSING, Following.CONFLICT):
+            return why
+        self._log.warn(
+            "{server}: its history cannot follow it, and stays here for {days} days",
+            server=left.server,
+            days=self._days,
+        )
+        with suppress(DestinationRefused):
+            await client.forget_history(is_there=False)
+        await self._database.forget_left(left)
+        return None
+
+    def _reached(self, left: LeftBackup, there: int) -> None:
+        if there > self.reached.get(left.place, 0):
+            self.reached[left.place] = there
+            self._pauses = iter(ROUND_PAUSES)
+
+    @property
+    def _days(self) -> int:
+        """For how many days backups and histories stay here that no node takes."""
+        return max(self._config.live.keep_source_days, 1)
 
     async def _offer(
         self, left: LeftBackup, client: MoveClient, asked: Following, offset: int
@@ -416,15 +487,11 @@ class LeftBackups:
             return f"it is damaged: {made.fault}"
         budget: Budget[Any] = Budget(self._reactor, most=MOST)
         size = BatchSize(PIECE, first=PIECE, least=LEAST_PIECE)
-        sender = PieceSender(client, self._reactor, self._readers, size, budget, follows=True)
+        target = f"/backups/{found.uuid}?"
+        sender = PieceSender(client, self._reactor, self._readers, size, budget, target)
         file = AttachedFile(found.uuid, self._store.path(found.place), found.size)
-
-        def reached(there: int) -> None:
-            if there > self.reached.get(left.place, 0):
-                self.reached[left.place] = there
-                self._pauses = iter(ROUND_PAUSES)
-
-        await sender.send(file, offset, reached, "" if made is None else made.sha256)
+        sha256 = "" if made is None else made.sha256
+        await sender.send(file, offset, partial(self._reached, left), sha256)
         # Only what the destination says of the whole counts.
         asked, _ = await self._ask(left, client)
         if asked is not Following.HERE:
@@ -441,9 +508,9 @@ class LeftBackups:
         is_deleted = asked is Following.DELETED
         if is_deleted and left.state is LeftState.ORDERED:
             self._log.warn(
-                "{server}: the backup {place} is kept here: it was deleted at its server's node",
+                "{server}: the {what} is kept here: it was deleted at its server's node",
                 server=left.server,
-                place=left.place,
+                what=_what(left),
             )
             await self._database.set_left_state(left, LeftState.KEPT)
             return
@@ -451,13 +518,18 @@ class LeftBackups:
         state = ArrivingState.DELETED if is_deleted else ArrivingState.PASSED
         if await self._database.begin_removal(left, _uuid(left.place), state):
             await self._remove(left)
-            await self._tell(left, client)
+            await self._tell(left, client, is_there=not is_deleted)
 
-    async def _tell(self, left: LeftBackup, client: MoveClient | None) -> None:
-        """Report to the destination that a backup is not here any more, then forget it."""
+    async def _tell(
+        self, left: LeftBackup, client: MoveClient | None, *, is_there: bool = False
+    ) -> None:
+        """Report to the destination that a backup is not here any more, then forget it.
+
+        All of a history `is_there` that is to be.
+        """
         if client is not None:
             try:
-                await client.forget_backup(_uuid(left.place))
+                await _forget(client, left, is_there=is_there)
             except DestinationError as error:
                 if _is_away(error):
                     raise
@@ -472,6 +544,9 @@ class LeftBackups:
         """Remove the file of a backup, if its removal has begun, and its server is not back."""
         async with self._removing:
             if await self._database.is_being_removed(left):
+                if left.is_history:
+                    await self._histories.remove(left)
+                    return
                 await self._remove_file(left)
                 backup = _uuid(left.place)
                 if not await self._database.coming("", backup):
@@ -531,10 +606,9 @@ class LeftBackups:
     async def _note_missed(self, left: LeftBackup, client: MoveClient | None = None) -> None:
         """Note that the Panel has no record of a backup; delete it when the days are over."""
         await self._database.set_missed(left, is_missed=True)
-        days = max(self._config.live.keep_source_days, 1)
         if left.missed is None or not self._deletes:
             return
-        if left.age < days * _DAY or left.age - left.missed < _APART:
+        if left.age < self._days * _DAY or left.age - left.missed < _APART:
             return
         async with self._lock:
             # Not of a server that is coming back since, or is here again.
@@ -576,7 +650,7 @@ class LeftBackups:
         await self._order(left, LeftState.KEPT)
         if (record := await self._move(left.transfer)) is not None:
             client = self._client(record, {})
-            telling = Deferred.fromCoroutine(client.forget_backup(backup))
+            telling = Deferred.fromCoroutine(_forget(client, left, is_there=False))
             try:
                 await telling.addTimeout(_TOLD_WITHIN, self._reactor)
             except defer.TimeoutError:
@@ -589,7 +663,7 @@ class LeftBackups:
         """Delete a backup here now. Raises `BackupNotLeft`, `StorageError`."""
         left = await self._found(backup)
         # A node that was sending it here keeps its own.
-        if not await self._database.begin_removal(left, backup, ArrivingState.STAYS):
+        if not await self._database.begin_removal(left, _uuid(left.place), ArrivingState.STAYS):
             raise BackupNotLeft(backup, _IN_USE)
         await self._remove(left)
         await self._note()
@@ -637,8 +711,21 @@ def _is_away(error: DestinationError) -> bool:
 
 
 def _uuid(place: str) -> str:
+    if place.endswith(f".{HISTORY}"):
+        return HISTORY
     backup = backup_at(place)
     return place if backup is None else backup.uuid
+
+
+def _what(left: LeftBackup) -> str:
+    return "history of the server" if left.is_history else f"backup {left.place}"
+
+
+async def _forget(client: MoveClient, left: LeftBackup, *, is_there: bool) -> None:
+    if left.is_history:
+        await client.forget_history(is_there=is_there)
+    else:
+        await client.forget_backup(_uuid(left.place))
 
 
 def _is_asked(left: LeftBackup) -> bool:

@@ -194,6 +194,11 @@ class MoveSending:
         return self._begun.takes_backups
 
     @property
+    def takes_history(self) -> bool:
+        """True if the destination takes the history that follows the server."""
+        return self._begun.takes_history
+
+    @property
     def is_live(self) -> bool:
         """True if the server ran while it was moved."""
         return self._live is not None and self.running
@@ -497,6 +502,7 @@ class MoveSending:
                 running=self.running,
                 patience=LOST,
                 backups=await self._parts.left_backups.announced(self._record.transfer),
+                history=await self._parts.left_backups.announced_history(self._record.transfer),
             )
         self.is_asked = True
         tag = ""

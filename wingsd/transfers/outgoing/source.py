@@ -47,6 +47,7 @@ from wingsd.servers import Server, Servers
 from wingsd.statedb import LeavingBackup, LeftState, MoveRecord, StateDatabase, TransferRecord
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
 from wingsd.transfers.outgoing.left_backups import LeftBackups
+from wingsd.transfers.outgoing.left_histories import LeftHistories
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.moves import MOST_BACKUPS
 from wingsd.transfers.steps import ProgressMeter, SendStep, StepLog, StepLogs
@@ -193,6 +194,7 @@ class OutgoingParts:
     #: Those that servers leave here, and whether the Panel is Pelican's and has its nodes delete
     #: the backups of deleted servers.
     left_backups: LeftBackups
+    left_histories: LeftHistories
     deletes_dropped: bool
     disk: Workers
     long: Workers

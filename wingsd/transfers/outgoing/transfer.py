@@ -149,6 +149,7 @@ class OutgoingTransfer:
         self._removals: tuple[str, ...] = ()
         #: The local backups that the server leaves; None before they are looked for.
         self._left_backups: list[LeavingBackup] | None = None
+        self._history: list[LeavingBackup] = []
         self._retired = False
         self._is_left = False
         self._sent = SentServer(server, self._steps, parts)
@@ -420,6 +421,7 @@ class OutgoingTransfer:
             await self._enter(SendStep.STOP)
             await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
+            self._history = await self._find_history()
             await self._wait(self._save_directory())
             await self._enter(SendStep.RETIRE)
             self._retired = True
@@ -477,8 +479,14 @@ class OutgoingTransfer:
         # A restore may put another one in its place until the server is held.
         parts, server = self._parts, self.server.uuid
         inode = None if self._pool.name else await parts.disk.run(parts.volume.inode, server)
-        left = self._left_backups or ()
+        left = [*(self._left_backups or ()), *self._history]
         await self._steps.save_terms(self._pool.name, self._removals, inode, left)
+
+    async def _find_history(self) -> list[LeavingBackup]:
+        """Return the history that follows the server, of which no more points are made."""
+        takes = self._move is not None and self._move.takes_history
+        finding = self._parts.left_histories.leaving(self.server.uuid, is_taken=takes)
+        return await self._steps.cancel_scope.wait(Deferred.fromCoroutine(finding))
 
     async def _find_left(self) -> None:
         """Find the backups that the server leaves: none is made or deleted until it has moved.

@@ -96,7 +96,7 @@ class BegunAnswer:
     """The answer to the beginning: `batch` is the most bytes of a body, `streams` of requests.
 
     `attributes` are the kinds of extended attributes that the destination keeps. Earlier versions
-    do not say that they take the backups that follow a server: `takes_backups`.
+    do not say that they take the backups that follow a server, or its history.
     """
 
     id: str
@@ -106,6 +106,7 @@ class BegunAnswer:
     encodings: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     takes_backups: bool = False
+    takes_history: bool = False
 
 
 Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[0-9a-f]{64}$")]
@@ -166,6 +167,28 @@ class FollowingStatus:
 
     state: Annotated[str, Keywords(enum=tuple(each.value for each in Following))]
     offset: Annotated[int, "Bytes of it."] = 0
+
+
+@attrs.frozen(eq=False, repr=False)
+class HistoryStatus:
+    """The delta that is to be sent next of a history, and how much of it is here.
+
+    It goes before the point `base`. Points up to `floor` are here already.
+    """
+
+    state: Annotated[str, Keywords(enum=("send", "unknown", "missing", "deleted", "conflict"))]
+    base: Annotated[int, "The number of a point here."] = 0
+    floor: Annotated[int, "The newest point from an earlier stay of the server, or 0."] = 0
+    offset: Annotated[int, "Bytes of the delta that the request names."] = 0
+
+
+@attrs.frozen(eq=False, repr=False)
+class WantedBlocks:
+    """Blocks of 4 KiB of a file: so many from the number `first` on."""
+
+    path: Annotated[str, "The path, each byte a character of ISO 8859-1."]
+    first: Annotated[int, Keywords(minimum=0)]
+    blocks: Annotated[int, Keywords(minimum=1)]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -539,17 +562,14 @@ class MoveClient:
         smaller: Callable[[int], bool],
         sha256: str = "",
         *,
-        follows: bool = False,
+        target: str = "",
     ) -> tuple[int, bool]:
-        """Send a piece of an attachment, or of a backup that `follows` the server.
+        """Send a piece of an attachment, or of what follows the server to that `target`, a path.
 
         Return where to go on, and whether this piece was taken. `sha256` is sent with the last;
         `smaller` as of `put`. Raises `MoveSmaller`.
         """
-        if follows:
-            path = f"/backups/{name}?offset={offset}"
-        else:
-            path = f"/attachments/{name}?session={self._session}&offset={offset}"
+        path = f"{target or f'/attachments/{name}?session={self._session}&'}offset={offset}"
         if sha256:
             path += f"&sha256={sha256}"
         answer = await self._ask(
@@ -586,14 +606,17 @@ class MoveClient:
         running: bool,
         patience: float,
         backups: Sequence[Mapping[str, Any]] = (),
+        history: Mapping[str, Any] | None = None,
     ) -> None:
         """Ask for the commit of a round that is closed; it may have been asked for before.
 
-        `backups` are those that follow the server.
+        `backups` are those that follow the server, as its `history` does.
         """
-        body = {"round": number, "root": root.hex(), "running": running}
+        body: dict[str, Any] = {"round": number, "root": root.hex(), "running": running}
         if backups:  # which earlier versions do not know
             body["backups"] = list(backups)
+        if history:
+            body["history"] = history
         path = f"/commit?session={self._session}"
         await self._ask("POST", path, body, patience=patience, passed=_is_committed)
 
@@ -649,6 +672,29 @@ class MoveClient:
     async def forget_backup(self, backup: str) -> None:
         """Report that a backup stays here, or was removed here."""
         await self._ask("DELETE", f"/backups/{backup}")
+
+    async def history(self, newer: int = 0, size: int = 0, *, is_ordered: bool) -> HistoryStatus:
+        """Return what is to be sent next of the server's history; `is_ordered` by an operator.
+
+        With `newer` also how much is there of the delta of so many bytes that goes before that
+        point.
+        """
+        path = f"/history?newer={newer}&bytes={size}{'&ordered=1' if is_ordered else ''}"
+        return fields(await self._ask("GET", path), HistoryStatus)
+
+    async def history_base(self, point: int, offset: int) -> bytes:
+        """Return a page of the catalogue of a point there."""
+        path = f"/history/base?point={point}&offset={offset}"
+        return (await self._ask("GET", path, is_page=True)).body
+
+    async def history_blocks(self, point: int, wanted: Sequence[WantedBlocks]) -> bytes:
+        """Return the digests of blocks at a point there."""
+        body = {"point": point, "wanted": [attrs.asdict(each) for each in wanted]}
+        return (await self._ask("POST", "/history/blocks", body, is_page=True)).body
+
+    async def forget_history(self, *, is_there: bool) -> None:
+        """Report that the rest of a history stays here, or that all `is_there`."""
+        await self._ask("DELETE", f"/history?whole={int(is_there)}")
 
     def interrupt(self) -> None:
         """End everything that is under way, by `CancelledError`. More may follow."""

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
 import attrs
 from twisted.internet import defer
@@ -53,10 +53,13 @@ from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
+if TYPE_CHECKING:
+    from wingsd.histories.following import DeltaFiles
+
 #: The name of the installation log.
 LOG = "install.log"
 #: The files of attachments.
-_Store = ReceivedBackups | InstallLogs | FollowingFiles
+_Store: TypeAlias = "ReceivedBackups | InstallLogs | FollowingFiles | DeltaFiles"
 
 
 @attrs.frozen(repr=False)
@@ -70,6 +73,17 @@ class MovedBackup:
     path: str
     bytes: Annotated[int, Keywords(minimum=0)]
     made: float = 0.0
+
+
+@attrs.frozen(repr=False)
+class MovedHistory:
+    """The history of a server, which follows it: the highest number that a point of it may have.
+
+    So many `bytes` of deltas belong to it.
+    """
+
+    newest: Annotated[int, Keywords(minimum=1)]
+    bytes: Annotated[int, Keywords(minimum=0)] = 0
 
 
 def check_announced(announced: Sequence[MovedBackup], log: int | None = None) -> None:
@@ -342,13 +356,14 @@ class Phase:
 class Commit:
     """The round that a source wants committed; `running` is whether the server ran there.
 
-    `backups` are local backups that follow the server when it has moved.
+    `backups` are local backups that follow the server when it has moved, as its `history` does.
     """
 
     round: int
     root: bytes
     running: bool
     backups: tuple[MovedBackup, ...] = ()
+    history: MovedHistory | None = None
 
 
 class ArrivingBody(Feed):

@@ -386,10 +386,15 @@ class MoveTransfer(IncomingTransfer):
         return starts and self.preparation.is_ready
 
     async def _record_following(self, commit: Commit) -> None:
-        """Record which backups follow the server, before anybody hears that it is here."""
-        if (entry := self._steps.entry) is not None and commit.backups:
+        """Record what follows the server, before anybody hears that it is here."""
+        if (entry := self._steps.entry) is None:
+            return
+        if commit.backups:
             following = arriving_backups(entry, self.server, commit.backups)
             await self._database.add_arriving(following)
+        if (history := commit.history) is not None:
+            histories = self._parts.histories
+            await histories.expect(entry, self.server, history.newest, history.bytes)
 
     def _note(self, is_here: bool, configuration: Configuration) -> None:
         if is_here:
