@@ -65,8 +65,11 @@ async def test_a_point_is_made_listed_and_removed(made: Operator) -> None:
     assert (await ended(made, "DELETE", f"history/{UUID}/points/1"))["error"] == ""
     found = await made.ask("GET", f"history/{UUID}")
     assert [each["number"] for each in found["points"]] == [2]
+    lines: list[tuple[str, ...]] = []
+    made.nodes.source.bus.subscribe(UUID, lambda event: lines.append(event.args))
     assert (await ended(made, "DELETE", f"history/{UUID}"))["error"] == ""
     assert os.listdir(listed["directory"]) == []
+    assert ("history.removed", *lines[0]) == lines[1]
 
 
 async def test_a_damaged_history_is_told(made: Operator) -> None:

@@ -357,6 +357,16 @@ def test_a_clock_that_is_set_ends_and_reorders_nothing(store: Store, jump: float
     assert store.unsettled() == [told_first, told_second]
 
 
+def test_names_of_each_kind_are_counted_by_themselves(store: Store) -> None:
+    store.ages(10, ["room"])
+    store.ages(20, ["room"], "history")
+    assert store.ages(30, ["room"]) == {"room": 20}
+    assert store.ages(30, ["room"], "history") == {"room": 10}
+    assert store.ages(40, [], "history") == {}
+    assert store.ages(40, ["room"]) == {"room": 30}
+    assert store.ages(50, ["room"], "history") == {"room": 0}
+
+
 def test_what_is_over_for_long_is_forgotten(store: Store) -> None:
     old, open_ = (store.begin(10, A, Direction.IN, "RECEIVE") for _ in range(2))
     store.end(10, old, Outcome.SUCCESS)

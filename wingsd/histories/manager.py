@@ -515,7 +515,13 @@ class Histories:
         """Begin to remove a point, or with None the whole history."""
 
         async def delete(_: HistoryTask) -> None:
-            await (self.remove(uuid) if number is None else self.delete(uuid, number))
+            if number is not None:
+                await self.delete(uuid, number)
+                return
+            await self.remove(uuid)
+            with suppress(WingsdError):  # its server is not here
+                text = "The server's history was removed by an operator of this node."
+                self._servers.get(uuid).explain("history.removed", text)
 
         return self._begin(uuid, TaskKind.DELETE, delete)
 
