@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.backups import BACKUPS
+from bench.evacuate import EVACUATE
 from bench.files import FILES
 from bench.floods import FLOODS
 from bench.idle import IDLE
@@ -22,7 +23,7 @@ ALL = {
     series.name: series
     for series in (
         *(RECEIVE, SEND, MOVE, AT_ONCE, GROWTH),
-        *(LIVE, QUIET, SEED, RESUME, SLOW_LINE, MOVE_GROWTH),
+        *(LIVE, QUIET, SEED, EVACUATE, RESUME, SLOW_LINE, MOVE_GROWTH),
         *(BACKUPS, FILES, SFTP, IDLE, FIGURES, FLOODS),
     )
 }

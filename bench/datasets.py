@@ -19,7 +19,7 @@ from pathlib import Path
 from attrs import frozen
 from isal import isal_zlib
 
-__all__ = ["DATASETS", "Dataset", "dataset", "of_bytes", "of_files"]
+__all__ = ["BUSY", "DATASETS", "SERVERS", "Dataset", "dataset", "of_bytes", "of_files"]
 
 #: Version of the trees: raise it with a change, and they are created again.
 _EDITION = 1
@@ -58,13 +58,13 @@ class Dataset:
 
 
 def dataset(name: str, directory: Path) -> Dataset:
-    """Return one of `DATASETS`, or "server" or "many", created below `directory` if need be.
+    """Return one of `DATASETS`, or "server", "many" or "servers", created if need be.
 
-    Of "many" there is no archive.
+    It is below `directory`; of the latter two there is no archive.
     """
     place = directory / f"{name}-{_EDITION}"
     tree, archive = place / "tree", place / "archive.tar.gz"
-    is_packed = name != "many"
+    is_packed = name not in ("many", "servers")
     complete = archive if is_packed else place / "complete"
     if not complete.exists():
         shutil.rmtree(place, ignore_errors=True)
@@ -216,9 +216,25 @@ def _many(tree: Path) -> None:
         _write(tree / f"d{i % 50:02d}/s{i // 50 % 100:02d}/f{i:06d}.dat", pool[start:][:size])
 
 
+#: The servers of the dataset "servers", and how many of them come first that write.
+SERVERS, BUSY = 40, 8
+
+
+def _servers(tree: Path) -> None:
+    """8 servers of 200 MiB in 10,000 files, 16 of which have 8 MiB; 32 of 20 MiB in 1,000."""
+    for number in range(SERVERS):
+        rng, place = random.Random(f"servers-{number}"), tree / f"{number:02d}"
+        hot, count, left = (16, 10_000, 200 * MIB) if number < BUSY else (0, 1000, 20 * MIB)
+        for i in range(hot):
+            _write(place / f"hot/{i}", rng.randbytes(8 * MIB))
+        size = (left - hot * 8 * MIB) // (count - hot)
+        for i in range(count - hot):
+            _write(place / f"d{i % 20:02d}/f{i:05d}.dat", rng.randbytes(size))
+
+
 #: Those of the series that receive, send and move, and those of others.
 DATASETS: dict[str, Callable[[Path], None]] = {"big": _big, "mixed": _mixed, "small": _small}
-_TREES = {**DATASETS, "server": _server, "many": _many}
+_TREES = {**DATASETS, "server": _server, "many": _many, "servers": _servers}
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:

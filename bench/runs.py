@@ -23,14 +23,17 @@ from bench.node import BenchNode, Site, reactor
 from bench.references import tar_to_sink
 from tests.support import Node
 from tests.support.line import Line
-from tests.support.namespace_line import namespace_line
+from tests.support.namespace_line import NamespaceLine, namespace_line
 
 __all__ = [
+    "behind_namespace",
     "memory_after",
     "mounted",
     "move",
     "move_over_line",
     "move_over_namespace",
+    "new_directory",
+    "opened_site",
     "receive",
     "received_tree",
     "send",
@@ -60,9 +63,9 @@ async def memory_after(dataset: Dataset, disk: Path, *, at_once: int, rest: floa
 async def _receiving(
     dataset: Dataset, disk: Path, *, durable: bool, at_once: int
 ) -> AsyncIterator[tuple[BenchNode, Callable[[], Awaitable[None]]]]:
-    async with _site() as site:
+    async with opened_site() as site:
         elsewhere = site.panel.add_node("https://elsewhere.invalid:8080")
-        node = BenchNode(site, _new(disk))
+        node = BenchNode(site, new_directory(disk))
         servers = [site.add_server(number, elsewhere) for number in range(at_once)]
         for uuid in servers:
             site.panel.open_transfer(uuid, node.node)
@@ -81,7 +84,7 @@ async def _receiving(
 
 async def send(dataset: Dataset, disk: Path) -> Cost:
     """Measure a new node that sends the dataset to a server that discards everything."""
-    async with _site() as site:
+    async with opened_site() as site:
         with _sink(site.pem) as url:
             destination = site.panel.add_node(url, ca=str(site.ca))
             async with _source(site, dataset, disk) as (source, uuid):
@@ -91,7 +94,7 @@ async def send(dataset: Dataset, disk: Path) -> Cost:
 
 async def tar_and_curl(dataset: Dataset) -> float:
     """Return the seconds in which tar, gzip and curl send the dataset to the same place."""
-    async with _site() as site:
+    async with opened_site() as site:
         with _sink(site.pem) as url:
             return await deferToThread(tar_to_sink, dataset, url, site.ca)
 
@@ -101,8 +104,8 @@ async def move(dataset: Dataset, disk: Path, **transfers: Any) -> list[Cost]:
 
     `transfers` are settings of both, below `system.transfers`.
     """
-    async with _site() as site:
-        destination = BenchNode(site, _new(disk))
+    async with opened_site() as site:
+        destination = BenchNode(site, new_directory(disk))
         await destination.run(**transfers)
         try:
             async with _source(site, dataset, disk, **transfers) as (source, uuid):
@@ -119,8 +122,8 @@ async def move_over_line(
 
     `prepare` is given the destination and the line before anything is sent.
     """
-    async with _site() as site:
-        destination = BenchNode(site, _new(disk), proxied=True)
+    async with opened_site() as site:
+        destination = BenchNode(site, new_directory(disk), proxied=True)
         await destination.run()
         prepare(destination, destination.line)
         try:
@@ -138,26 +141,41 @@ async def move_over_namespace(
 
     `transfers` as of `move`.
     """
-    async with _site() as site:
-        with namespace_line() as line:
-            destination = BenchNode(site, _new(disk), proxied=True)
-            destination.names = ("127.0.0.1", line.there)
-            destination.issue_certificate()
-            await destination.run(**transfers)
-            port = int(destination.url.rpartition(":")[2])
-            forwarding = reactor.listenTCP(0, _forwarder(port), interface=line.here)
-            try:
-                relayed = line.relay(forwarding.getHost().port)
-                destination.node.address = f"https://{line.there}:{relayed}"
-                line.shape(bytes_per_second)
-                async with _source(site, dataset, disk, **transfers) as (source, uuid):
-                    moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
-                    before = line.sent
-                    costs = await _measured([source], moving, dataset.size)
-                    return costs[0], line.sent - before
-            finally:
-                await destination.close()
-                await maybeDeferred(forwarding.stopListening)
+    start = lambda node: node.run(**transfers)  # noqa: E731
+    async with (
+        opened_site() as site,
+        behind_namespace(site, disk, start, bytes_per_second) as (destination, line),
+        _source(site, dataset, disk, **transfers) as (source, uuid),
+    ):
+        moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
+        before = line.sent
+        costs = await _measured([source], moving, dataset.size)
+        return costs[0], line.sent - before
+
+
+@asynccontextmanager
+async def behind_namespace(
+    site: Site,
+    disk: Path,
+    start: Callable[[BenchNode], Awaitable[None]],
+    bytes_per_second: float,
+) -> AsyncIterator[tuple[BenchNode, NamespaceLine]]:
+    """Give a new node that `start` starts, and the line that all connections to it share."""
+    with namespace_line() as line:
+        node = BenchNode(site, new_directory(disk), proxied=True)
+        node.names = ("127.0.0.1", line.there)
+        node.issue_certificate()
+        await start(node)
+        port = int(node.url.rpartition(":")[2])
+        forwarding = reactor.listenTCP(0, _forwarder(port), interface=line.here)
+        try:
+            relayed = line.relay(forwarding.getHost().port)
+            node.node.address = f"https://{line.there}:{relayed}"
+            line.shape(bytes_per_second)
+            yield node, line
+        finally:
+            await node.close()
+            await maybeDeferred(forwarding.stopListening)
 
 
 def _forwarder(port: int) -> ProxyFactory:
@@ -172,13 +190,14 @@ def received_tree(disk: Path) -> Path:
     return tree
 
 
-def _new(disk: Path) -> Path:
+def new_directory(disk: Path) -> Path:
     """Return the directory of a new node: nothing of a round is deleted before its end."""
     return disk / f"node-{len(os.listdir(disk))}"
 
 
 @asynccontextmanager
-async def _site() -> AsyncIterator[Site]:
+async def opened_site() -> AsyncIterator[Site]:
+    """Give a new Panel, which is open, and the authority of its nodes."""
     with TemporaryDirectory() as directory:
         site = Site(Path(directory))
         await site.open()
@@ -194,7 +213,7 @@ async def _source(
 ) -> AsyncIterator[tuple[BenchNode, str]]:
     """A new node with the dataset mounted, since it is only read, and in the page cache."""
     assert dataset.tree is not None
-    source = BenchNode(site, _new(disk))
+    source = BenchNode(site, new_directory(disk))
     uuid = site.add_server(1, source.node)
     with mounted(dataset, source.volumes / uuid):
         try:
