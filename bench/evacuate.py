@@ -243,7 +243,7 @@ async def _evacuate(nodes: _Nodes, one: Dataset, stream: float) -> _Evacuation:
 def _counts(nodes: _Nodes) -> tuple[int, int]:
     """Return how many servers have a complete copy, and how many have moved."""
     copied = sum(_WHOLE in line for line in nodes.source.log)
-    return copied, sum(line.endswith(": state success") for line in nodes.source.log)
+    return copied, sum(": state success" in line for line in nodes.source.log)
 
 
 def _share(looks: Sequence[Sequence[float]]) -> float:
@@ -333,7 +333,7 @@ EVACUATE = Series(
     "evacuate",
     "A node that empties itself",
     f"""
-    All running servers of a node move by one command while each is down for about a second.
+    All running servers of a node move by one command, each down for one to two seconds.
     {SERVERS} servers run at one of two nodes of one machine, which share a Docker engine: {BUSY}
     of 200 MiB in 10,000 files, whose games write {_WRITTEN} MB/s each at random places of 16 files
     of 8 MiB, and {SERVERS - BUSY} of 20 MiB in 1,000 files. `wingsctl evacuate` moves them with
@@ -341,7 +341,8 @@ EVACUATE = Series(
     the source to the start of its container at the destination, by the engine's clock. The line of
     {_RATE / 1e6:.0f} MB/s is shaped in a network namespace for all connections together, its share
     is that of all bytes until the last copy was complete. In the same round one stream brings the
-    same files over the same line, as a single stopped server.
+    same files over the same line, as a single stopped server. Without a limit the moves take the
+    time, two at once, and not the bytes.
     """,
     _measure,
     (
