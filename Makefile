@@ -25,8 +25,9 @@
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
 #                           making, restores, pool, uploading, streaming, history, history-killed, history-damaged,
 #                           moves, moves-containers, moves-proxy, moves-by-hand, moves-seeded, live,
-#                           live-faults or evacuate; of races the only action, such as KIND="copy to"; of lines
-#                           lossy or dead; of updates move, "direct transfer", copy or commit
+#                           live-faults, evacuate or evacuate-containers; of races the only action,
+#                           such as KIND="copy to"; of lines lossy or dead; of updates move,
+#                           "direct transfer", copy or commit
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # CHECKED=1                 release what was tested before, without running it all again

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.crash.evacuations import Evacuations
+from tests.crash.evacuations import Evacuations, RunningEvacuations
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
 from tests.crash.two_nodes import (
     Containered,
@@ -117,6 +117,13 @@ async def test_after_kills_a_backup_is_in_the_store_whole_or_has_failed(
     await Uploads(tmp_path, family).run(KILLS, seed=8)
 
 
-@pytest.mark.promise("one-whole-copy-after-a-kill")
+@pytest.mark.promise("evacuation-goes-on")
 async def test_after_kills_an_evacuation_goes_on(tmp_path: Path) -> None:
     await Evacuations(tmp_path, servers=4).run(2, seed=1)
+
+
+@pytest.mark.promise("evacuation-goes-on")
+async def test_after_a_kill_servers_that_are_evacuated_run_once(
+    tmp_path: Path, engine: Engine
+) -> None:
+    await RunningEvacuations(tmp_path, engine, servers=2).run(1, seed=5)
