@@ -297,6 +297,16 @@ async def test_what_is_kept_of_a_server_that_comes_back_is_not_sent_again(
     assert nodes.arrived()
 
 
+async def test_a_node_in_maintenance_leaves_what_is_kept_as_it_is(nodes: NodePair) -> None:
+    place = keep_moved(nodes, "node-a")
+    _, key = await paired(nodes)
+    await nodes.destination.database.set_maintenance("new disks")
+    nodes.destination.receiver.maintenance = await nodes.destination.database.maintenance()
+    refusal = await Thief(nodes.destination, key).refusal("PUT", f"pair/seeds/{UUID}")
+    assert refusal[1] == "node-in-maintenance"
+    assert place.exists()
+
+
 async def test_what_cannot_be_read_of_it_is_sent_again(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

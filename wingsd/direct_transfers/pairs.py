@@ -203,6 +203,7 @@ class Pairs:
         """
         names = {"pair": use.record.name, "server": server}
         try:
+            self._receiver.require_open()
             await use.refresh()
             await self._take_back(use, server)
             # Nothing else is known of it, nor believed: its Panel describes it when it moves.
