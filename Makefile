@@ -36,7 +36,7 @@
 # SCRIPT=...                the only script of debian/tests that deb-test runs
 # ROUNDS=...                how many rounds of each data set, in place of five
 # SERIES=...                the only series of benchmarks, such as SERIES="receive send", "move resume live",
-#                           slow_line, move_growth, seed or sftp
+#                           slow_line, move_growth, seed, history or sftp
 # MINUTES=...               how long a copy follows its server in the series seed, in place of an hour
 # CASES=...                 the only cases of the series live, such as CASES="5 line"; the others are 1, 20
 #                           and many; or of the series floods, such as CASES="'TLS handshakes' KeyUpdates"

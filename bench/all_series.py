@@ -6,6 +6,7 @@ from bench.backups import BACKUPS
 from bench.evacuate import EVACUATE
 from bench.files import FILES
 from bench.floods import FLOODS
+from bench.history import HISTORY
 from bench.idle import IDLE
 from bench.live import LIVE
 from bench.move_growth import MOVE_GROWTH
@@ -24,6 +25,6 @@ ALL = {
     for series in (
         *(RECEIVE, SEND, MOVE, AT_ONCE, GROWTH),
         *(LIVE, QUIET, SEED, EVACUATE, RESUME, SLOW_LINE, MOVE_GROWTH),
-        *(BACKUPS, FILES, SFTP, IDLE, FIGURES, FLOODS),
+        *(BACKUPS, HISTORY, FILES, SFTP, IDLE, FIGURES, FLOODS),
     )
 }

@@ -24,7 +24,7 @@ from bench.references import tar_to_file
 from bench.runs import mounted, receive
 from bench.series import MEMORY, Bars, Run, Series, ratio
 
-__all__ = ["BACKUPS"]
+__all__ = ["BACKUPS", "make_backup"]
 
 #: Time to make a backup, against `tar -cz` at level 1; and to restore one, against receiving the
 #: same archive.
@@ -61,7 +61,7 @@ async def _round(one: Dataset, disk: Path, *, reverse: bool) -> _BackupRound:
             with mounted(one, node.volumes / made_of):
                 await node.run()
                 tars = [await _tar(one, disk)] if reverse else []
-                made = await _make(node, site, made_of)
+                made = await make_backup(node, site, made_of)
                 tars += [] if reverse else [await _tar(one, disk)]
                 await node.close()
             archive = node.directory / "backups" / f"{_BACKUP}.tar.gz"
@@ -81,7 +81,8 @@ async def _tar(one: Dataset, disk: Path) -> float:
     return await deferToThread(tar_to_file, one, disk / "tar.tar.gz")
 
 
-async def _make(node: BenchNode, site: Site, server: str) -> Cost:
+async def make_backup(node: BenchNode, site: Site, server: str) -> Cost:
+    """Make a backup of a server; return what it cost."""
     site.panel.backups.add(_BACKUP, server)
     body = {"adapter": "wings", "uuid": _BACKUP, "ignore": ""}
     path = f"/api/servers/{server}/backup"
