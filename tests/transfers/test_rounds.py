@@ -484,6 +484,7 @@ class Move:
         self.leaves: list[bool] = []
         self.sending: Callable[[], Deferred[None]] = lambda: succeed(None)
         self.over: DestinationError | KeyError | None = None
+        self.full: StorageError | None = None
         self.read = 0
         self.container_seconds = 0.25
 
@@ -495,7 +496,8 @@ class Move:
         self.starts_over.append(starts_over)
 
     async def rest(self) -> None:
-        pass
+        if self.full is not None:
+            raise self.full
 
     async def ended(self) -> DestinationError | None:
         if isinstance(self.over, KeyError):
@@ -729,6 +731,16 @@ def test_a_file_that_cannot_be_read_is_named_and_tried_again(seed: Seed) -> None
     assert seed.said[0].startswith("the copy was not seen whole yet, and follows the server again")
     seed.advance(60)
     assert seed.rounds.figures.rounds == 1
+
+
+def test_where_a_disk_is_full_between_two_rounds_the_next_one_reads_all_files(seed: Seed) -> None:
+    seed.move.full = StorageError("names and digests: No space left on device")
+    seed.run()
+    assert "No space left" in seed.rounds.figures.trouble
+    seed.move.full = None
+    seed.advance(120)
+    assert seed.move.starts_over == [False, True, False]
+    assert seed.rounds.figures.trouble == ""
 
 
 def test_a_fault_of_the_program_does_not_end_it(seed: Seed, logged: Logged) -> None:

@@ -661,7 +661,8 @@ class SeedPolicy(Rounds):
         #: The seconds that the rest was predicted to take, and of the next pause that is short.
         self._rest, self._soon = inf, _FIRST_REST
         self._trouble, self._retries = "", iter(ROUND_PAUSES)
-        #: Whether the last round has failed by a fault of this program.
+        #: Whether nothing counts any more that is known of the files: the last round has failed by
+        #: a fault of this program, or by a full disk after it was sent.
         self._is_faulty = False
         self._told = 0.0
         self._pausing: Deferred[Any] | None = None
@@ -753,7 +754,11 @@ class SeedPolicy(Rounds):
 
     async def _alone(self) -> bool:
         was_sent = await super()._round()
-        await self._move.rest()
+        try:
+            await self._move.rest()
+        except StorageError:
+            self._is_faulty = True  # what is known of the files may be incomplete now
+            raise
         return was_sent
 
     async def _begin(self) -> bool:
