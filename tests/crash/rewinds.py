@@ -23,7 +23,8 @@ from wingsd.cli.client import ControlClient, CtlError
 #: Counts in a file that it replaces, and writes others in place, until it is stopped. The counter
 #: is saved at the end, as a game saves its world.
 _PROGRAM = (
-    "n=$(cat counter || echo 0); trap 'echo $n > last; exit 0' TERM; echo listening on; "
+    "cd /home/container; n=$(cat counter || echo 0); trap 'echo $n > last; exit 0' TERM; "
+    "echo listening on; "
     "while :; do n=$((n+1)); echo $n > counter.new; mv counter.new counter; "
     "for i in 0 1 2 3; do echo $n $n $n > hot$i; done; sleep 0.02; done"
 )
@@ -152,6 +153,8 @@ class Rewinds(OneNode):
         found = contents(self.node.files() / "world")
         if found not in (self._then, self._before):
             raise Broken("the world is neither that of the point nor that from before")
+        if self._runs and not self._counter():
+            raise Broken("the program writes nothing")
         is_rewound = found == self._then
         self._found["rewound" if is_rewound else "as before"] += 1
         if not is_rewound and self._counter() < self._counted:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,15 @@ from tests.quota_vm.projects import (
     usage,
     write,
 )
+from tests.support.archives import seen
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
+from wingsd.history.capture import HistorySource
+from wingsd.history.format import PointLabel
+from wingsd.history.rewriting import Rewriting
+from wingsd.history.store import HistoryStore
+from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.quotas import Project, ProjectQuotas
 from wingsd.transfers.storage.staging import Staging
@@ -84,6 +92,43 @@ def test_what_a_server_makes_belongs_to_its_project(path: Path) -> None:
     (path / "fifo").rename(path / "world" / "fifo")
     (path / "link").rename(path / "world" / "link")
     assert usage(path).inodes == 6
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+def test_a_rewound_server_is_limited_as_before(
+    quotas: ProjectQuotas, place: Path, path: Path, kind: str
+) -> None:
+    limit(quotas, UUID, path, 5 * MIB)
+    (path / "world").write_bytes(os.urandom(3 * MIB))
+    os.chown(path / "world", *OWNER)
+    (path / "link").symlink_to("world")
+    (path / "more").mkdir()
+    (path / "more" / "again").hardlink_to(path / "world")
+    before = seen(path, owner=False)
+    with (
+        closing(HistoryStore(str(place / "history"))) as store,
+        closing(HistorySource(str(path), MeasuredFileSystems(), lambda line: None)) as source,
+    ):
+        first = store.make(source, PointLabel.STOPPED)
+        assert first is not None
+        (path / "world").write_bytes(os.urandom(4 * MIB))
+        (path / "link").unlink()
+        shutil.rmtree(path / "more")
+        store.make(source, PointLabel.STOPPED)
+        with Rewriting(str(path), str(place / "rewind"), OWNER) as rewriting:
+            rewriting.prepare(store, first.number)
+            # what was there and what comes are above the limit together
+            quotas.adopt(UUID, str(path), rewriting.new)
+            rewriting.commit(store, first.number)
+            rewriting.apply()
+            assert rewriting.differing(store, first.number) == []
+    assert seen(path, owner=False) == before
+    shutil.rmtree(place / "rewind")
+    limit(quotas, UUID, path, 5 * MIB)
+    while quotas.used(str(path)) >= 4 * MIB:  # XFS frees blocks in the background
+        os.sync()
+    assert quotas.used(str(path)) >= 3 * MIB
+    assert write(path / "new", 4) == BEYOND[kind]
 
 
 def test_a_changed_limit_holds_at_once(quotas: ProjectQuotas, path: Path, kind: str) -> None:
