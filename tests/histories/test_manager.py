@@ -239,6 +239,18 @@ def test_the_work_of_one_server_comes_one_after_another(node: HistoryNode) -> No
     assert seen == ["of another", "a", "b"]
 
 
+def test_no_server_waits_for_long_work_on_the_history_of_another(node: HistoryNode) -> None:
+    node.server()
+    node.server(configuration(OTHER))
+    held: Any = HeldWorkers()
+    reading = Outcome.of(node.histories.use(UUID, HistoryStore.verify, held))
+    node.begin()
+    assert (node.numbers(OTHER), reading.over) == ([1], False)
+    held.held.pop().do()
+    node.clock.advance(HELD_PAUSE)
+    assert node.numbers() == [1]
+
+
 def test_who_gives_up_waiting_stops_the_work_and_keeps_the_turn_until_its_end(
     node: HistoryNode,
 ) -> None:

@@ -595,8 +595,10 @@ class Histories:
             self._histories.pop(history.uuid, None)
             return
         if _is_held(server):
-            self._plan(history, HELD_PAUSE)
             history.advanced = began
+        if _is_held(server) or history.works:
+            # Other servers do not wait for what is long with this one.
+            self._plan(history, HELD_PAUSE)
             return
         try:
             pause = await self._look(history, server, every)
