@@ -251,6 +251,34 @@ def test_no_server_waits_for_long_work_on_the_history_of_another(node: HistoryNo
     assert node.numbers() == [1]
 
 
+def test_a_point_that_takes_long_goes_on_beside_those_of_other_servers(
+    node: HistoryNode,
+) -> None:
+    third = "22222222-6e2b-4c43-9d57-0c4c5e1c7f10"
+    for uuid in (UUID, OTHER, third):
+        node.server(configuration(uuid))
+    held: Any = HeldWorkers()
+    node.histories._is_measured = True
+    workers = node.histories._parts.workers
+    node.histories._parts.workers = held
+    node.begin()
+    held.held.pop(1).do()  # what removals have left
+    node.clock.advance(manager.LONG_AFTER - 1)
+    assert len(held.held) == 1
+    node.clock.advance(1)
+    assert len(held.held) == 2
+    node.clock.advance(10 * manager.LONG_AFTER)  # no third one beside these
+    assert len(held.held) == 2
+    held.held.pop(0).do()
+    assert len(held.held) == 1
+    held.held.pop(0).do()
+    assert len(held.held) == 1
+    held.held.pop(0).do()
+    node.histories._parts.workers = workers
+    made = [node.numbers(uuid) for uuid in (UUID, OTHER, third)]
+    assert made == [[1]] * 3
+
+
 def test_who_gives_up_waiting_stops_the_work_and_keeps_the_turn_until_its_end(
     node: HistoryNode,
 ) -> None:

@@ -110,9 +110,10 @@ class Pools:
         self.followers = Workers(
             reactor, "follow", PACKERS, nice=19, idle_io=True, when_idle=self.trim_later
         )
-        # The same for points of histories: one that is made, and one history that is read.
+        # The same for points of histories: one that is made, one that takes long, and one history
+        # that is read.
         self.historians = Workers(
-            reactor, "history", 2, nice=19, idle_io=True, when_idle=self.trim_later
+            reactor, "history", 3, nice=19, idle_io=True, when_idle=self.trim_later
         )
         # Moves of which is read back what has arrived. A lower priority would keep the rest of the
         # move waiting for it, at its end.

@@ -3,7 +3,7 @@
 A server's `HistoryStore` is opened for each piece of work, in a thread, and closed after it: so
 nothing of it is in memory in between, and another process can use it. The work of one server comes
 one after another; points by the clock are made of one server at a time, so no two of them read the
-same disk. Threads have the idle I/O class.
+same disk, but one that takes long may go on beside others. Threads have the idle I/O class.
 
 A server that is held by an installation, a restore or a transfer gets no point, and a hold that
 begins cancels the point that is being made. One that is off, and unchanged, is looked at each
@@ -54,7 +54,7 @@ from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import HISTORY, ArrivingBackup, ArrivingState, LeftBackup
 from wingsd.threadio import Workers, relayed
-from wingsd.util.deferreds import Changes, failure_logger, fires_within
+from wingsd.util.deferreds import Changes, failure_logger, fires_within, when_fired
 from wingsd.util.durable import storage_errors, sync_directory, time_stamp
 from wingsd.util.reactor import Periodic
 from wingsd.util.text import display
@@ -71,6 +71,8 @@ HELD_PAUSE = 30.0
 STOPPED_PAUSE, LEAST_PAUSE = 5.0, 60.0
 #: Seconds after which new servers are noticed.
 NOTICED_WITHIN = 60.0
+#: Seconds after which a look goes on beside those at other servers, one at a time.
+LONG_AFTER = 60.0
 #: A history is late that was not brought up to date for twice its pause, and so many seconds.
 LATE_AFTER = 600.0
 #: Seconds that threads have to end at the end of the daemon.
@@ -224,6 +226,8 @@ class Histories:
         self._histories: dict[str, _History] = {}
         self._changes = Changes()
         self._running: Deferred[None] | None = None
+        #: A look that takes long.
+        self._long: Deferred[None] | None = None
         self._is_stopping = False
         self._is_measured = False
         self._checking = Periodic(parts.reactor, self._check_some)
@@ -574,11 +578,20 @@ class Histories:
             waiting = [each for each in self._histories.values() if self._is_on(each)]
             first = min(waiting, key=lambda each: each.due, default=None)
             if first is not None and first.due <= now:
-                await self._attempt(first)
+                await self._begin_look(first)
                 continue
             pause = NOTICED_WITHIN if first is None else min(first.due - now, NOTICED_WITHIN)
             with suppress(DeferredTimeout):
                 await self._changes.next().addTimeout(pause, self._reactor)
+
+    async def _begin_look(self, history: _History) -> None:
+        """Make the point that is due; one that takes long goes on beside the next ones."""
+        looking = Deferred.fromCoroutine(self._attempt(history))
+        looking.addErrback(failure_logger(self._log, "a point was not made"))
+        if self._long is not None and not self._long.called:
+            await when_fired(looking)
+        elif not await fires_within(looking, LONG_AFTER, self._reactor):
+            self._long = looking
 
     def _notice(self) -> None:
         """Note new servers."""
