@@ -177,6 +177,8 @@ _RARE = ("open", "open", "merge", "merge")
 _DONE_BY = {"merge": "remove", "remove": "remove", "verify": "verify"}
 #: Seconds within which a process does what it is to be killed in.
 _DOES_WITHIN = 10.0
+#: Seconds within which a process starts, or ends, on a machine with much other work.
+_STARTS_WITHIN = 600.0
 
 
 class KilledHistories(Campaign):
@@ -341,6 +343,8 @@ class _Makers:
 
     def close(self) -> None:
         """End all."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
 
@@ -350,10 +354,10 @@ class _Makers:
         line = f"{directory}\t{seed}\t{wanted}\t{is_running:d}\n"
         self._process.stdin.write(line.encode())
         while not self._pid:
-            word, *rest = (self.line(60) or "").split()
-            if word != "pid":
-                raise Broken(f"no process was started: {word}")
-            self._pid = int(rest[0])
+            line = self.line(_STARTS_WITHIN) or "nothing"
+            if not line.startswith("pid "):
+                raise Broken(f"no process was started: {line}")
+            self._pid = int(line.split()[1])
 
     def line(self, seconds: float) -> str | None:
         """Return the next line, None when none comes for so long."""
@@ -373,7 +377,7 @@ class _Makers:
     def kill(self) -> Iterator[str]:
         """Kill the process, and yield what it has said before."""
         os.kill(self._pid, signal.SIGKILL)
-        while (line := self.line(60)) != f"ended {self._pid} {signal.SIGKILL}":
+        while (line := self.line(_STARTS_WITHIN)) != f"ended {self._pid} {signal.SIGKILL}":
             if line is None:
                 raise Broken("the process does not end")
             yield line

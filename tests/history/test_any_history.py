@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.history.reader import points
 from tests.history.worlds import model
+from tests.support.archives import seen
+from wingsd.moves.tree import MoveTree
 
 HISTORIES = 40
 ACTS = 12
+#: The share of readings in the middle of which files are changed.
+CHANGES = 0.15
 
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
@@ -20,6 +25,38 @@ def test_every_point_is_rebuilt_as_it_was(tmp_path: Path, seed: int) -> None:
             history.act()
         history.check()
         assert history.store.verify() == {}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_changes_while_a_point_is_made_it_can_be_rebuilt(
+    tmp_path: Path, seed: int
+) -> None:
+    with model(tmp_path, seed) as history:
+        world, source = history.world, history.source
+        scan, before = source.scan, source.rule.before_reading
+
+        def scanned(scratch: str) -> MoveTree:
+            found = scan(scratch)
+            world.change(history.rng.randrange(1, 9))
+            return found
+
+        def read(fd: int) -> os.stat_result:
+            found = before(fd)
+            if history.rng.random() < CHANGES:
+                world.change(2)
+            return found
+
+        for _ in range(6):
+            world.change(history.rng.randrange(1, 9))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(source, "scan", scanned)
+                patch.setattr(source.rule, "before_reading", read)
+                history.make()
+            for point in history.store.points():
+                history.rebuilt(point.number)
+            assert history.store.verify() == {}
+            history.make()
+            assert history.rebuilt(history.numbers()[0]) == seen(world.root)
 
 
 def test_the_document_is_enough_to_read_a_history(tmp_path: Path) -> None:
