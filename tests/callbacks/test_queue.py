@@ -40,7 +40,7 @@ def test_a_settled_report_is_settled_in_the_database(
 
 
 @pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
-@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.FAILURE])
 def test_errors_are_retried(harness: QueueHarness, outcome: Outcome, fault: Exception) -> None:
     harness.panel.answers[A] = [fault, fault]
     settled = harness.tell(outcome)
@@ -109,7 +109,8 @@ DENIALS: dict[Outcome, list[list[object]]] = {
 
 
 @pytest.mark.parametrize(
-    ("outcome", "denial"), [(outcome, each) for outcome in Outcome for each in DENIALS[outcome]]
+    ("outcome", "denial"),
+    [(outcome, each) for outcome, denials in DENIALS.items() for each in denials],
 )
 def test_a_denied_report_is_retried_in_the_first_minute(
     harness: QueueHarness, outcome: Outcome, denial: list[object]
