@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -128,18 +126,11 @@ class Evacuating:
             await player.join()
         line("games", f"{len(SERVERS)}, each with a player who asks it ten times a second")
 
-    async def _wingsctl(self, node: RunningNode, *words: str) -> str:
-        command = ["-m", "wingsd.cli", "--socket", str(node.control), *words]
-        out, err, status = await getProcessOutputAndValue(sys.executable, command, os.environ)
-        if status:
-            raise Failed(f"wingsctl {shlex.join(words)}: {err.decode()}")
-        return str(out.decode())
-
     async def _pair(self, source: RunningNode, destination: RunningNode) -> None:
         address = destination.node.address
-        told = await self._wingsctl(destination, "pair", "--url", address)
+        told = await destination.wingsctl("pair", "--url", address)
         words = next(each for each in told.splitlines() if "pair --accept" in each)
-        await self._wingsctl(source, *shlex.split(words)[1:])
+        await source.wingsctl(*shlex.split(words)[1:])
         line("paired", f"node {source.name} may send copies to node {destination.name}")
         self._key.write_text(KEY)
         self._key.chmod(0o600)

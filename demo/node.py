@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessOutputAndValue
 
 from demo.engine import network
 from demo.output import Failed
@@ -73,6 +75,8 @@ class RunningNode:
         self.sftp_port = free_port()
         self._process: Process | None = None
         directory.mkdir()
+        self._history = directory.with_name(f"history-{name}")
+        self._history.mkdir()
         #: The line to it.
         self.line = Line(reactor, self._listens_on, _LINE)
         authority.cert_pem.write_to_path(str(self.authority))
@@ -143,6 +147,8 @@ class RunningNode:
                 "sftp": {"bind_address": _HOST, "bind_port": self.sftp_port},
                 "username": "",
                 "user": {"uid": OWNER, "gid": GROUP},
+                # Points are made by hand.
+                "history": {"directory": str(self._history)},
                 # Batches as for a line that breaks often.
                 "transfers": {"ca_file": str(self.authority), "moves": {"batch": 1}},
             },
@@ -171,6 +177,14 @@ class RunningNode:
             return False
         connection.transport.loseConnection()
         return True
+
+    async def wingsctl(self, *words: str) -> str:
+        """Run `wingsctl` for this node; return what it has printed. Raises `Failed`."""
+        command = ["-m", "wingsd.cli", "--socket", str(self.control), *words]
+        out, err, status = await getProcessOutputAndValue(sys.executable, command, os.environ)
+        if status:
+            raise Failed(f"wingsctl {shlex.join(words)}: {err.decode()}")
+        return str(out.decode())
 
     async def stop(self) -> None:
         """Stop the node. Raises `Failed` for an error."""

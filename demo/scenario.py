@@ -1,4 +1,4 @@
-"""The steps of the demo: a game moves between nodes, keeps working, and is restored."""
+"""The steps of the demo: a game moves between nodes, is restored, and is rewound."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from demo.output import check, heading, line, mib
 from demo.pictures import MoveTimes
 from demo.players import Player
 from demo.restoring import Restoring
+from demo.rewinding import Rewinding
 from demo.sftp import SftpUpload
 from demo.suggestions import print_suggestions
 from demo.testbed import Testbed
@@ -76,6 +77,8 @@ class Scenario:
         await self._cancel(a, b)
         self._begin("A backup of the living game; its world is broken, and restored")
         await self._restore(a)
+        self._begin("Its world is griefed, and rewound while a player waits")
+        await self._rewind(a)
         self._begin("A user changes its settings by SFTP")
         await self._rename(a)
         self._begin("An upload with curl, as documented")
@@ -259,6 +262,16 @@ class Scenario:
         watch = self._watch
         assert watch is not None  # noqa: S101 - the game is played
         await Restoring(self._reactor, self._panel, SERVER, node, watch, self._game.treasure).run()
+        await self._verify_landmark(watch)
+
+    async def _rewind(self, node: RunningNode) -> None:
+        """Rewind it to a point of its history; the world is as before."""
+        watch, player = self._watch, self._player(node)
+        assert watch is not None  # noqa: S101 - the game is played
+        await player.join()
+        treasure = self._game.treasure
+        await Rewinding(self._panel, SERVER, node, watch, player, treasure).run()
+        player.leave()
         await self._verify_landmark(watch)
 
     # The browser
