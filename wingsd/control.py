@@ -66,6 +66,7 @@ from wingsd.statedb import (
     LeftState,
     PairRecord,
     TransferRecord,
+    history_place,
 )
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
@@ -290,6 +291,21 @@ def _left(node: NodeContext, left: LeftBackup, url: str) -> Json:
     }
 
 
+async def _all_left(node: NodeContext, server: str) -> dict[str, Json]:
+    """Return what `_left` says of all, or of those of a server, by their places."""
+    urls: dict[int, str] = {}
+    found = {}
+    for each in await node.database.left():
+        if server not in ("", each.server):
+            continue
+        if each.transfer not in urls:
+            move = await node.database.move(each.transfer)
+            urls[each.transfer] = "" if move is None else move.url
+        place = history_place(each.server) if each.is_history else each.place
+        found[place] = _left(node, each, urls[each.transfer])
+    return found
+
+
 def _described(store: BackupStore, found: StoredBackup, left: Json | None) -> Json:
     made = found.catalogue
     is_dropped = left is not None and (left["state"] == LeftState.DROPPED.value or left["missed"])
@@ -333,15 +349,7 @@ class ControlBackupsEndpoint(ControlEndpoint):
         server = require_uuid(query.server, refusal) if query.server else ""
         node = self._node
         found = await node.disk.run(node.backup_store.all, server)
-        urls: dict[int, str] = {}
-        left = {}
-        for each in await node.database.left():
-            if server not in ("", each.server):
-                continue
-            if each.transfer not in urls:
-                move = await node.database.move(each.transfer)
-                urls[each.transfer] = "" if move is None else move.url
-            left[each.place] = _left(node, each, urls[each.transfer])
+        left = await _all_left(node, server)
         return {
             "making": [
                 {"backup": backup, "server": owner}
@@ -449,8 +457,13 @@ _FIGURES = (
 NAMED_FILES = 100
 
 
-def _history(histories: HistoriesOnDemand, server: str, name: str | None) -> Json:
-    """Return what is known of a server's history; `name` is None where it is not here."""
+def _history(
+    histories: HistoriesOnDemand, server: str, name: str | None, left: Mapping[str, Json]
+) -> Json:
+    """Return what is known of a server's history; `name` is None where it is not here.
+
+    `left` are the backups and histories that servers have left, by their places.
+    """
     made = histories.made
     known = None if made is None else made.state(server)
     described: Json = {
@@ -458,6 +471,7 @@ def _history(histories: HistoriesOnDemand, server: str, name: str | None) -> Jso
         "name": name,
         "every_seconds": histories.config.system.history.terms(server).every if name else 0,
         "late": made is not None and made.is_late(server),
+        "left": left.get(history_place(server)),
     }
     figures = {} if known is None else attrs.asdict(known)
     return described | {each: figures.get(each) for each in _FIGURES}
@@ -520,9 +534,10 @@ class HistoryEndpoint(ControlEndpoint):
         histories, names = self._node.histories, self._names
         on = {uuid for uuid in names if histories.config.system.history.terms(uuid).every}
         listed = sorted(on.union(await histories.all()))
+        left = await _all_left(self._node, "")
         return {
             "directory": histories.config.system.history.directory,
-            "histories": [_history(histories, each, names.get(each)) for each in listed],
+            "histories": [_history(histories, each, names.get(each), left) for each in listed],
         }
 
     @call(200, "The history.")
@@ -534,7 +549,8 @@ class HistoryEndpoint(ControlEndpoint):
         with suppress(DeferredTimeout):
             found = await reading.addTimeout(TURN_TIMEOUT, self._node.reactor)
             points = [_point(each) for each in found]
-        shown = _history(self._node.histories, uuid, self._names.get(uuid))
+        left = await _all_left(self._node, uuid)
+        shown = _history(self._node.histories, uuid, self._names.get(uuid), left)
         return shown | {"busy_seconds": made.busy(uuid), "points": points}
 
     @call(200, "It is begun.", fails=(409,))

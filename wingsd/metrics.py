@@ -798,12 +798,12 @@ class Exposition(Collector):
             GaugeMetricFamily,
             "state",
             "wingsd_backups_left",
-            "Backups on this node whose servers have moved away.",
+            "Backups and histories on this node whose servers have moved away.",
             self._sources.left.counts,
         )
         yield GaugeMetricFamily(
             "wingsd_backups_left_oldest_seconds",
-            "How long a backup has waited to follow its server, since one has last followed.",
+            "How long one has waited to follow its server, since one has last followed.",
             value=self._sources.left.oldest,
         )
 

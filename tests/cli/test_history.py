@@ -12,6 +12,15 @@ import pytest
 from tests.cli.daemon import UUID, Command, Scripted
 from tests.cli.test_showing import status
 
+FOLLOWS = {
+    "state": "follows",
+    "since": 1_700_000_000.0,
+    "destination": "https://b.example.com/api/transfers",
+    "missed": False,
+    "sent_bytes": 1 << 20,
+    "waits_for": "",
+}
+
 
 def known(**changes: Any) -> dict[str, Any]:
     return {
@@ -19,6 +28,7 @@ def known(**changes: Any) -> dict[str, Any]:
         "name": "Lobby",
         "every_seconds": 300,
         "late": False,
+        "left": None,
         "newest": 1_700_000_000.0,
         "looked": time.time() - 100,
         "points": 2,
@@ -70,6 +80,10 @@ def task(**changes: Any) -> dict[str, Any]:
         ({"damaged": 1, "late": True}, "1 points are DAMAGED"),
         ({"every_seconds": 0}, "no points are made"),
         ({"name": None, "every_seconds": 0, "newest": None}, "its server is not on this node"),
+        (
+            {"name": None, "left": FOLLOWS},
+            "to https://b.example.com, 1.0 MiB of 5.0 MiB are there",
+        ),
     ],
 )
 def test_histories_are_listed_with_their_states(

@@ -12,6 +12,7 @@ import random
 import re
 import shlex
 import shutil
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -522,6 +523,16 @@ class FollowingHistories(Transfers):
                     store.rebuild(number, fd)
                 if seen(target) != self._trees[number]:
                     raise Broken(f"point {number} is not as it was")
+
+    def evidence(self) -> list[str]:
+        found = super().evidence()
+        for node in self.nodes.values():
+            with closing(sqlite3.connect(node.directory / "wingsd.db")) as database:
+                for table in ("left_backups", "arriving_backups"):
+                    rows = database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608
+                    found.append(f"{node.directory.name}, {table}: {rows}")
+            found.append(str(sorted(path.name for path in _history_of(node).glob("*"))))
+        return found
 
     def summary(self) -> str:
         points = f"{len(self._trees)} points, {self.during} kills while they followed"

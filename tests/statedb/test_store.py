@@ -39,6 +39,7 @@ from wingsd.statedb import (
     Store,
     TransferRecord,
     TransferResult,
+    history_place,
 )
 from wingsd.threadio import Workers
 
@@ -810,3 +811,28 @@ def test_a_backup_that_stays_comes_when_it_is_ordered(store: Store) -> None:
     store.forget_arriving(entry, B)
     assert store.arriving(entry, B) is None
     store.close()
+
+
+def test_each_move_has_a_row_for_the_history_that_follows(store: Store) -> None:
+    """The node of an earlier move is told of its end also when the server has left again."""
+    history = LeavingBackup(history_place(A), LeftState.FOLLOWS, 5, newest=7)
+
+    def moved(now: int, direction: Direction) -> int:
+        entry = store.begin(now, A, direction, "ASK")
+        if direction is Direction.OUT:
+            store.set_terms(entry, left=[history])
+        store.end(now, entry, Outcome.SUCCESS)
+        return entry
+
+    first = moved(1, Direction.OUT)
+    assert [each.transfer for each in store.left(A)] == [first]
+    assert [each.transfer for each in store.histories_left(A)] == [first]
+    moved(2, Direction.IN)
+    assert store.left(A) == store.histories_left(A) == []
+    last = moved(3, Direction.OUT)
+    assert [each.transfer for each in store.left(A)] == [last]
+    (back,) = store.histories_back()
+    assert (back.transfer, back.is_history) == (first, True)
+    store.forget_left(back)
+    assert store.histories_back() == []
+    assert [each.transfer for each in store.histories_left(A)] == [last]

@@ -61,15 +61,18 @@ def _left(backup: Json, found: Json) -> str | None:
             f"{dropped}; its {size(backup['bytes'])} are deleted after "
             f"{found['dropped_kept_days']} days, when the Panel has confirmed that twice"
         )
-    if left is None:
-        return None
+    return None if left is None else follows(left, backup["bytes"])
+
+
+def follows(left: Json, total: int) -> str:
+    """Return how far a backup, or a history of so many bytes, is that follows its server."""
     where = (left["destination"] or "another node").removesuffix("/api/transfers")
     if left["state"] == "kept":
         return f"its server moved to {where}; it stays here, as an operator has said"
     if left["state"] == "done":
         return "not needed here any more, and being removed"
     why = f"; it waits: {left['waits_for']}" if left["waits_for"] else ""
-    sent = f", {size(left['sent_bytes'])} of {size(backup['bytes'])} are there"
+    sent = f", {size(left['sent_bytes'])} of {size(total)} are there"
     return f"follows its server to {where}{sent if left['sent_bytes'] else ''}{why}"
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wingsd.cli import output
+from wingsd.cli.backups import follows
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
 from wingsd.cli.output import duration, json_option, plain, print_json, size, when
 from wingsd.cli.parameters import OPTIONAL_SERVER, SERVER, ServerGroup, daemon_client
@@ -83,6 +84,8 @@ def _histories(found: list[Json]) -> Table:
 
 
 def _state(found: Json) -> str:
+    if found["left"] is not None:
+        return follows(found["left"], found["bytes"] or 0)
     if found["name"] is None:
         return "its server is not on this node"
     if found["damaged"]:

@@ -180,7 +180,10 @@ HISTORY = "history"
 
 
 def history_place(server: str) -> str:
-    """Return the place of a server's history among those of the backups that it leaves."""
+    """Return the place of a server's history among those of the backups that it leaves.
+
+    That of a left one ends in the number of its transfer, too.
+    """
     return f"{server}.{HISTORY}"
 
 
@@ -219,6 +222,11 @@ class LeavingBackup:
     made: float = 0.0
     newest: int = 0
 
+    @property
+    def is_history(self) -> bool:
+        """True for a history."""
+        return f".{HISTORY}" in self.place
+
 
 @attrs.frozen(repr=False)
 class LeftBackup:
@@ -241,7 +249,7 @@ class LeftBackup:
     @property
     def is_history(self) -> bool:
         """True for a history."""
-        return self.place == history_place(self.server)
+        return self.place.startswith(history_place(self.server))
 
 
 class ArrivingState(Enum):
@@ -736,7 +744,7 @@ _BACK = """
     )
 """
 _AT_HOME = f"transfer NOT IN (SELECT id FROM transfers WHERE {_NOT_FAILED}) OR {_BACK}"  # noqa: S608
-_IS_HISTORY = f"place = server || '.{HISTORY}'"
+_IS_HISTORY = f"place LIKE server || '.{HISTORY}-%'"
 #: The arriving backups whose server has not failed to come.
 _ARRIVING = f"transfer IN (SELECT id FROM transfers WHERE {_NOT_FAILED})"  # noqa: S608
 #: The states of moves to this node that have not failed: whether the server is to be started.
@@ -975,7 +983,8 @@ class Store:
                     "INSERT OR REPLACE INTO left_backups"
                     " (place, state, bytes, made, newest, server, transfer)"
                     " SELECT ?, ?, ?, ?, ?, server, id FROM transfers WHERE id = ?",
-                    each.place,
+                    # the node that a history was to follow to before may not have heard of its end
+                    each.place + (f"-{transfer}" if each.is_history else ""),
                     each.state.value,
                     each.bytes,
                     each.made,

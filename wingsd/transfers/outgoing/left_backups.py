@@ -128,7 +128,7 @@ class LeftBackups:
         self._pauses = iter(ROUND_PAUSES)
         self._under_way: Deferred[None] | None = None
         self._removing = DeferredLock()
-        self._is_started = self._is_woken = False
+        self._is_started = self._is_woken = self._is_untold = False
         #: Those that the Panel had no record of, and that are asked about again in the next turn.
         self._due: set[str] = set()
         #: As the last turn has seen them.
@@ -224,7 +224,7 @@ class LeftBackups:
             return
         if self._is_woken:
             self._look()
-        elif any(map(_waits, self.rows)):
+        elif self._is_untold or any(map(_waits, self.rows)):
             self._timer.start(next(self._pauses), self._look)
 
     async def _run(self) -> None:
@@ -259,6 +259,9 @@ class LeftBackups:
 
     async def _note(self) -> None:
         self.rows = await self._database.left()
+        # The nodes of these wait for what does not come any more.
+        untold = [each for each in self.rows if each.is_history and each.state is LeftState.DONE]
+        self._is_untold = bool(untold or await self._database.histories_back())
         known = {each.place for each in self.rows}
         self.troubles = {key: text for key, text in self.troubles.items() if key in known}
         self.reached = {key: there for key, there in self.reached.items() if key in known}
@@ -711,7 +714,7 @@ def _is_away(error: DestinationError) -> bool:
 
 
 def _uuid(place: str) -> str:
-    if place.endswith(f".{HISTORY}"):
+    if f".{HISTORY}" in place:
         return HISTORY
     backup = backup_at(place)
     return place if backup is None else backup.uuid
