@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -197,3 +198,29 @@ async def test_points_for_which_there_is_no_space_are_left_out(nodes: TwoNodes) 
     await a.wait_for_line("are left out")
     await until(lambda: not home(a).exists())
     assert 1 < len(await numbers(b)) < len(trees)
+
+
+@pytest.mark.promise("history-follows-its-server")
+async def test_a_history_follows_a_server_that_is_sent_by_hand(
+    nodes: TwoNodes, tmp_path: Path
+) -> None:
+    nodes.add_server()
+    a, b = nodes.source, nodes.destination
+    await nodes.start(settings(a), settings(b))
+    trees: dict[int, Tree] = {}
+    for seed in range(2):
+        await change(a, seed)
+        await point(a, trees)
+    invited = await b.wingsctl("receive", UUID, "--url", b.node.address)
+    (line,) = [each for each in invited.out.splitlines() if each.startswith("  wingsctl send")]
+    assert (await a.wingsctl(*shlex.split(line)[1:], "--delete")).status == 0
+    await until(lambda: not a.files().exists())
+    await point(b, trees)
+    shown = (await a.wingsctl("history", "--json")).json["histories"]
+    assert [each["left"]["state"] for each in shown] == ["follows"]
+    # An operator does not wait for the next look.
+    assert (await a.wingsctl("backups", "send", UUID)).status == 0
+    await until(lambda: not home(a).exists())
+    assert {*trees} <= {*await numbers(b)}
+    await b.kill()
+    await check(b, trees, tmp_path)
