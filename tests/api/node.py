@@ -315,6 +315,7 @@ class ApiNode:
             "receiver": self.receiver,
             "sender": self.sender,
             "restores": FakeTransfers("restore", self.calls),
+            "rewinds": FakeTransfers("rewind", self.calls),
             "sockets": self,
             "sftp": self.sftp,
             "denied": FakeDenyList(self.calls),
