@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 from typing import Any
 
 import pytest
@@ -43,6 +44,9 @@ def canaries(root: Path) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+LARGEST_FILE = 16 << 40
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return where to extract to, with canaries all around, one of them the working directory."""
@@ -55,7 +59,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(outside)
     before = canaries(tmp_path)
+    # As of ext4: in memory, or in XFS, the largest file has as many bytes as there are numbers.
+    size, most = getrlimit(RLIMIT_FSIZE)
+    setrlimit(RLIMIT_FSIZE, (LARGEST_FILE, most))
     yield tmp_path / "out"
+    setrlimit(RLIMIT_FSIZE, (size, most))
     assert canaries(tmp_path) == before
     assert not [path for path in ABSOLUTE if path.exists()]
 

@@ -83,7 +83,7 @@ async def test_a_socket_of_a_running_daemon_is_left_alone(
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("no/such/directory/control.sock", "there is no directory"),
+        ("no/such/place", "there is no directory"),
         ("file", "it exists and is not a socket"),
         ("file/control.sock", "there is no directory"),
         ("x" * 150, "too long"),

@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import attrs
 
@@ -95,18 +96,20 @@ def run_in_machine(
         disks.append(f"ubd{index}={file}")
         device = f"/dev/ubd{chr(ord('a') + index)}"
         mounts.append(f"mkdir /run/{name} && mount {shlex.join(image.mount)} {device} /run/{name}")
-    init = directory / "init"
-    init.write_text(
-        _INIT.format(
-            modules=" ".join(modules),
-            mounts="\n".join(mounts),
-            repository=shlex.quote(str(REPOSITORY)),
-            command=shlex.join(command),
-            status=_STATUS,
+    # The machine has a /dev of its own, and `directory` may be in memory, which is below it.
+    with TemporaryDirectory(prefix="wingsd-machine-", dir="/var/tmp") as seen:
+        init = Path(seen, "init")
+        init.write_text(
+            _INIT.format(
+                modules=" ".join(modules),
+                mounts="\n".join(mounts),
+                repository=shlex.quote(str(REPOSITORY)),
+                command=shlex.join(command),
+                status=_STATUS,
+            )
         )
-    )
-    init.chmod(0o755)
-    output = _run(directory, [*disks, f"init={init}"], timeout)
+        init.chmod(0o755)
+        output = _run(directory, [*disks, f"init={init}"], timeout)
     _, _, status = output.rpartition(_STATUS)
     number = status.split(maxsplit=1)[0] if status != output else ""
     return Ran(int(number) if number.isdecimal() else None, output)
