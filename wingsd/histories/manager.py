@@ -239,8 +239,8 @@ class Histories:
         #: The least number of a server's next point.
         self.least: dict[str, int] = {}
         #: Of servers whose histories arrive, the numbers above which the oldest points stay: other
-        #: points go before these.
-        self.floors: dict[str, set[int]] = {}
+        #: points go before these. Read by threads.
+        self.floors: dict[str, frozenset[int]] = {}
         #: How many points were made, and the seconds and those of CPU that all looks took.
         self.made = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -475,11 +475,13 @@ class Histories:
         least = self.least.get(coming.server, 1)
         self.least[coming.server] = max(least, coming.newest + 1)
         if coming.state is ArrivingState.COMING:
-            self.floors.setdefault(coming.server, set()).add(coming.floor)
+            known = self.floors.get(coming.server, frozenset())
+            self.floors[coming.server] = known | {coming.floor}
 
     def note_come(self, coming: ArrivingBackup) -> None:
         """Note that no more of a history is to come."""
-        self.floors.get(coming.server, set()).discard(coming.floor)
+        known = self.floors.get(coming.server, frozenset())
+        self.floors[coming.server] = known - {coming.floor}
 
     async def remove(self, uuid: str, left: LeftBackup | None = None) -> None:
         """Remove a server's history with all its points. Raises StorageError.
