@@ -55,7 +55,7 @@ serverFromString(reactor, endpoint).listen(Site(Resource()))
 #: Libraries, and the modules that are imported of them, in the order of a start with Docker. What
 #: one imports of those that follow counts for it.
 _LIBRARIES = {
-    "Twisted, with TLS and HTTP": "twisted.scripts.twistd twisted.internet.ssl twisted.web.server "
+    "Twisted, with TLS and HTTP": "twisted.scripts.twistd twisted.internet.ssl twisted.web.http "
     "twisted.web.client",
     "SQLite, PyYAML, cattrs, PyJWT": "sqlite3 yaml cattrs jwt",
     "wingsd's own modules": "wingsd.tap",

@@ -9,7 +9,6 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from wingsd.errors import Unauthorized
 from wingsd.http.request import BodyReader, StreamingRequest
@@ -70,17 +69,16 @@ class Whole(Resource):
             raise REFUSAL
         return True
 
-    def render_POST(self, request: Any) -> bytes:
-        body: bytes = request.content.read()
-        return body[::-1]
+    def render_POST(self, request: Any) -> None:
+        request.answer(200, request.content.read()[::-1])
 
-    def render_PUT(self, request: Any) -> bytes:
+    def render_PUT(self, request: Any) -> None:
         raise RuntimeError("a mistake")
 
 
 class Endless(Resource):
-    def render_GET(self, request: Any) -> int:
-        return NOT_DONE_YET
+    def render_GET(self, request: Any) -> None:
+        pass
 
 
 class Transport(StringTransport):

@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from tests.support.browser import Browser
 from tests.support.recording_observer import RecordedActivity
@@ -71,12 +70,12 @@ class Door(Resource):
         self._sockets = sockets
         self._server = server
 
-    def render_GET(self, request: Any) -> int:
+    def render_GET(self, request: Any) -> None:
         server = self._server()
         if server is None and not self._sockets.transfers.has_moved(UUID):
-            return NotFound().render(request)
-        self._sockets.open(UUID, server, request)
-        return NOT_DONE_YET
+            NotFound().render(request)
+        else:
+            self._sockets.open(UUID, server, request)
 
 
 class ConsoleNode:

@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api.context import NodeContext
 from wingsd.auth.tokens import TransferToken, authorize_panel, transfer_token
@@ -120,10 +119,9 @@ class Endpoint(Resource):
         self.authorize(needed[0])
         return True
 
-    def render(self, request: Any) -> int:
+    def render(self, request: Any) -> None:
         """Start the call; the answer follows when its coroutine has ended."""
         Deferred.fromCoroutine(self._respond())
-        return NOT_DONE_YET
 
     @property
     def methods(self) -> str:

@@ -333,10 +333,10 @@ class UploadQuery(SignedQuery):
 class FileUploadEndpoint(SignedPath):
     """`/upload/file`."""
 
-    def render(self, request: Any) -> int:
+    def render(self, request: Any) -> None:
         """Start the call."""
         self._share_headers_of_parts()
-        return super().render(request)
+        super().render(request)
 
     @call(200, "All files are stored.", form=FileUploadForm)
     def upload_files(self, query: UploadQuery) -> BodyReader:

@@ -16,7 +16,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from wingsd import __version__
 from wingsd.api.context import NodeContext
@@ -92,13 +91,12 @@ class _MetricsResource(Resource):
         super().__init__()
         self._exposition = exposition
 
-    def render(self, request: Any) -> int:
+    def render(self, request: Any) -> None:
         """Answer GET and HEAD with the exposition."""
-        if request.method not in (b"GET", b"HEAD"):
+        if request.method in (b"GET", b"HEAD"):
+            Deferred.fromCoroutine(self._respond(request))
+        else:
             request.refuse(MethodNotAllowed("metrics are read-only"), {"Allow": "GET, HEAD"})
-            return NOT_DONE_YET
-        Deferred.fromCoroutine(self._respond(request))
-        return NOT_DONE_YET
 
     async def _respond(self, request: StreamingRequest) -> None:
         try:

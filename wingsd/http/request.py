@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import parse_qs
-from twisted.web.server import Request
+from twisted.web.http import Request, datetimeToString, parse_qs
+from twisted.web.resource import IResource
 
 from wingsd.errors import BodyTooLarge, RangeNotSatisfiable, WingsdError
 from wingsd.http.body_sender import (
@@ -151,6 +151,10 @@ class StreamingRequest(Request):
     channel: Any  # a `NodeChannel`, which imports this module
     content: BytesIO
     site: Any  # a `NodeSite`
+    #: The parts of the path that have been looked up, and the others.
+    prepath: list[bytes]
+    postpath: list[bytes]
+    _resource: IResource
     _reader: BodyReader | None = None
     _rate_watchdog: RateWatchdog | None = None
     _connection_check: IDelayedCall | None = None
@@ -184,6 +188,7 @@ class StreamingRequest(Request):
         self.site = channel.site
         for name, value in self.common_headers.items():
             self.setHeader(name, value)
+        self.setHeader(b"Date", datetimeToString())
         self.media = content_type(self.header("Content-Type"))
         self.method, self.uri = channel._command, channel._path
         self.clientproto = channel._version
@@ -191,7 +196,7 @@ class StreamingRequest(Request):
         self.args = parse_qs(query, keep_blank_values=True)
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
-        resource = channel.site.getResourceFor(self)
+        self._resource = resource = self.site.getResourceFor(self)
         if isinstance(resource, StreamingResource) and self.method in resource.streamed_methods:
             self._open(resource)
         elif length != 0:
@@ -229,10 +234,12 @@ class StreamingRequest(Request):
         if self._reader is not None:
             self._reader.lost(reason)
 
-    def processingFailed(self, reason: Failure) -> Failure:
-        """A resource failed: log it and answer in JSON."""
-        self.fail(reason)
-        return reason
+    def process(self) -> None:
+        """Call the resource: the body is complete."""
+        try:
+            self._resource.render(self)
+        except Exception:
+            self.fail(Failure())
 
     def time_out(self, reason: str) -> bool:
         """End a body whose client is silent or too slow. Return whether one was being read."""

@@ -10,15 +10,15 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolNegotiationFactory
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, HTTPFactory
 from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+from twisted.web.resource import IResource, Resource, getChildForRequest
+from zope.interface import implementer
 
 from wingsd.config import CALAGOPUS, Config, LimitsConfig, node_agent_of
 from wingsd.errors import HeaderTooLong, InvalidHttpRequest, PathNotFound, WingsdError
@@ -343,8 +343,9 @@ def _ignore(*_: object) -> None:
     pass
 
 
-class NodeSite(Site):
-    """A site of streaming requests, HTTP/1.1 only: uploads gain nothing from HTTP/2.
+@implementer(IProtocolNegotiationFactory)
+class NodeSite(HTTPFactory):
+    """A site of streaming requests below `root`, HTTP/1.1 only: uploads gain nothing from HTTP/2.
 
     `timeout` is the seconds that an upload may be silent, `least_rate` the bytes a second that it
     must send on average over this time (0: any). `observer` is notified of requests that fail.
@@ -353,12 +354,12 @@ class NodeSite(Site):
 
     protocol = NodeChannel  # type: ignore[assignment]  # narrower than Twisted's, on purpose
     requestFactory = StreamingRequest
-    displayTracebacks = False
     noisy = False
     _log = Logger()
 
     def __init__(
         self,
+        root: IResource,
         *args: Any,
         limits: LimitsConfig | None = None,
         least_rate: int = 0,
@@ -367,6 +368,8 @@ class NodeSite(Site):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        #: What answers at `/`, and finds what answers below it.
+        self.resource = root
         self.limits = limits or LimitsConfig()
         self.observer = observer or Observer()
         self.least_rate = least_rate
@@ -392,6 +395,17 @@ class NodeSite(Site):
             **_CORS,
             **(_PRIVATE_NETWORK if config.allow_cors_private_network else {}),
         }
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Return a new connection's protocol."""
+        channel: Any = super().buildProtocol(addr)
+        channel.requestFactory, channel.site = self.requestFactory, self
+        return channel
+
+    def getResourceFor(self, request: StreamingRequest) -> IResource:
+        """Return the resource of a request's path."""
+        found: IResource = getChildForRequest(self.resource, request)
+        return found
 
     def connection_opened(self, channel: NodeChannel) -> None:
         """Add a connection. When too many wait for a request, one of them is aborted.
@@ -461,10 +475,9 @@ class NotFound(Resource):
         """Return this resource for all paths below."""
         return self
 
-    def render(self, request: Any) -> int:
+    def render(self, request: Any) -> None:
         """Answer 404."""
         request.refuse(PathNotFound(request.path.decode("utf-8", "replace")))
-        return NOT_DONE_YET
 
 
 class Paths(NotFound):
