@@ -90,6 +90,7 @@ def test_a_directory_that_is_a_symlink_now_is_not_followed(history: Model) -> No
     assert not (root / "world").is_symlink()
 
 
+@pytest.mark.root
 def test_files_that_nobody_may_change_are_replaced(history: Model) -> None:
     root = history.world.root
     (root / "locked").mkdir()

@@ -70,6 +70,7 @@ def test_a_move_goes_on_with_it(directory: Path, tmp_path: Path) -> None:
     staging.close()
 
 
+@pytest.mark.root
 def test_a_link_to_a_file_of_another_user_is_not_given_away(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
