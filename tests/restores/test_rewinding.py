@@ -23,6 +23,7 @@ from wingsd.events import Event
 from wingsd.history.rewriting import Rewriting
 from wingsd.restores import held
 from wingsd.restores.rewinding import Rewind, Rewinds, RewindState
+from wingsd.restores.storage import RestoreStorage
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 
@@ -254,6 +255,33 @@ async def test_a_rewind_that_cannot_be_completed_is_given_up_and_undone(
     assert rewinding.content() == {}
     assert (await rewinding.rewind(None)).error is None
     assert rewinding.content() == LATER
+
+
+@pytest.mark.promise("rewind-survives-death")
+async def test_a_rewind_that_could_not_begin_is_not_completed_with_an_earlier_plan(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewriting, "_put_into_place", broken)
+        begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+        await until(lambda: rewinding.said("The rewind has stopped halfway, and is tried again"))
+        patch.setattr(RestoreStorage, "withdraw", unwritable)
+        await rewinding.rewinds.cancel(UUID)
+        await rewinding.over(begun)
+        with pytest.raises(StorageError):
+            await rewinding.rewinds.begin(rewinding.server, None, is_dry_run=False)
+    played = {"new": b"of days of play"}
+    rewinding.write(played)
+    await rewinding.die()
+    await rewinding.enter()
+    assert rewinding.content() == played
+    rewinding.server.operations.check(Operation.RESTORE)
+    assert (await rewinding.rewind(None)).error is None
+    assert rewinding.content() == LATER
+
+
+def unwritable(*_: object) -> None:
+    raise StorageError("the file system is read-only")
 
 
 def broken(*_: object) -> None:

@@ -444,9 +444,11 @@ class Rewinds:
         server.place_hold(Operation.RESTORE, _REWOUND)
         try:
             self.pin(uuid, number)
-            await self.parts.database.begin_rewind(uuid, number, rewind.time)
+            # Before the record: a restart would complete an earlier rewind in place of this one.
             await self.parts.long.run(self.parts.storage.withdraw, uuid)
             self._check_held(server)
+            await self.parts.database.begin_rewind(uuid, number, rewind.time)
+            await self._check_begun(server)
         except BaseException:
             server.operations.release(Operation.RESTORE)
             raise
@@ -454,6 +456,14 @@ class Rewinds:
         self._remember(rewind)
         self._tasks.start("rewinding it", rewind.run(), uuid)
         return rewind
+
+    async def _check_begun(self, server: Server) -> None:
+        """Check the hold again; leave no record of a rewind that goes no further."""
+        try:
+            self._check_held(server)
+        except ServerBusy:
+            await self.parts.database.end_rewind(server.uuid, Outcome.FAILURE)
+            raise
 
     def _check_held(self, server: Server) -> None:
         if self._is_stopping or not server.operations.runs(Operation.RESTORE):

@@ -174,14 +174,18 @@ class RestoreStorage:
         return None
 
     def withdraw(self, server: str) -> None:
-        """Take what is staged of a server out of use; `discard` deletes it."""
+        """Take what is staged of a server out of use; `discard` deletes it.
+
+        A crash does not bring back what is exchanged to rewind it, with which a later rewind
+        would be completed.
+        """
         for suffix in (_RESTORED, _REPLACED, _REWIND):
             path = self._path(server, suffix)
             if os.path.lexists(path):
-                self._put_aside(server, path)
+                self._put_aside(server, path, durable=self.durable and suffix == _REWIND)
 
-    def _put_aside(self, server: str, path: Path) -> None:
-        move(path, self._path(server, f".{time_stamp()}{_DISCARDED}"), durable=False)
+    def _put_aside(self, server: str, path: Path, *, durable: bool = False) -> None:
+        move(path, self._path(server, f".{time_stamp()}{_DISCARDED}"), durable=durable)
 
     def discard(self, server: str) -> None:
         """Delete what was taken out of use."""
