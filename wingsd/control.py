@@ -473,7 +473,7 @@ def _history(
         "late": made is not None and made.is_late(server),
         "left": left.get(history_place(server)),
     }
-    figures = {} if known is None else attrs.asdict(known)
+    figures = {} if known is None else attrs.asdict(known) | {"unsettled": len(known.unsettled)}
     return described | {each: figures.get(each) for each in _FIGURES}
 
 
@@ -1316,6 +1316,7 @@ def _rewind(rewind: Rewind) -> Json:
         "restart_seconds": rewind.server.restart_seconds,
         "undo": rewind.undo,
         "differing": _changed(rewind.differing),
+        "unsettled": _changed(rewind.unsettled),
         "error": "" if error is None else str(error),
         "code": "" if error is None else error.code,
     }

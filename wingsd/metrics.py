@@ -601,7 +601,7 @@ _OF_HISTORIES = (
     _gauge(
         "history_unsettled_files",
         "Files that were changed each time while they were read for its newest point.",
-        lambda of: of[0].unsettled,
+        lambda of: len(of[0].unsettled),
     ),
     _gauge(
         "history_last_seconds",

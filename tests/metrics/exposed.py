@@ -105,7 +105,9 @@ def server(
 def histories() -> Any:
     """Return the histories of a node with one server, looked at an hour ago."""
     at = time.time() - 3600
-    state = HistoryState(newest=at, looked=at, points=3, bytes=5000, unsettled=2, seconds=0.5)
+    state = HistoryState(
+        newest=at, looked=at, points=3, bytes=5000, unsettled=[b"a", b"b"], seconds=0.5
+    )
     return SimpleNamespace(
         totals=lambda: HistoryTotals(2, 1, 1, 0, 3, 5000, at),
         states=lambda: {"8d2f5a14": state},

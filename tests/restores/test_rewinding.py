@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -21,6 +22,7 @@ from wingsd.errors import (
 )
 from wingsd.events import Event
 from wingsd.history.rewriting import Rewriting
+from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.restores import held
 from wingsd.restores.rewinding import Rewind, Rewinds, RewindState
 from wingsd.restores.storage import RestoreStorage
@@ -146,6 +148,63 @@ async def test_a_rewind_is_cancelled_before_the_exchange(rewinding: RewindHarnes
     assert isinstance(begun.error, RewindFailed)
     assert rewinding.content() == LATER
     assert rewinding.server.state is PowerState.RUNNING
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """Files that are written each time while they are read, named by the end of their paths."""
+    names: list[bytes] = []
+    before = UnchangedFiles.before_reading
+
+    def meanwhile(self: UnchangedFiles, fd: int) -> os.stat_result:
+        found = before(self, fd)
+        path = os.readlink(b"/proc/self/fd/%d" % fd)
+        if path.endswith(tuple(names)):
+            os.utime(path)
+        return found
+
+    monkeypatch.setattr(UnchangedFiles, "before_reading", meanwhile)
+    yield names
+    names.clear()
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_nothing_is_rewound_while_something_writes_though_nothing_else_changes(
+    rewinding: RewindHarness, written: list[bytes]
+) -> None:
+    written.append(b"level.dat")
+    rewinding.write({"world/level.dat": b"written by something else"})
+    failed = await rewinding.rewind()
+    assert isinstance(failed.error, RewindFailed)
+    assert 'something writes to "world/level.dat"' in str(failed.error)
+    assert rewinding.content() == {**LATER, "world/level.dat": b"written by something else"}
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_file_that_is_written_all_the_time_is_rewound_when_the_server_is_stopped(
+    rewinding: RewindHarness, written: list[bytes]
+) -> None:
+    await rewinding.rewind()
+    rewinding.rewinds.pin(UUID, 1)
+    await rewinding.node.histories.get().make(rewinding.server)
+    await rewinding.run()
+    written.append(b"level.dat")
+    rewinding.write({"world/level.dat": b"broken again"})
+
+    def end(event: Event) -> None:
+        if event.args == (PowerState.STOPPING.value,):
+            written.clear()
+
+    rewinding.node.bus.subscribe(UUID, end)
+    seen = await rewinding.rewind(is_dry_run=True)
+    assert seen.found is not None
+    assert (seen.found.entries, seen.unsettled) == (0, [b"world/level.dat"])
+    done = await rewinding.rewind()
+    assert done.error is None
+    assert rewinding.content() == THEN
+    undone = await rewinding.rewind(None)
+    assert undone.error is None
+    assert rewinding.content() == {**THEN, "world/level.dat": b"broken again"}
 
 
 @pytest.mark.promise("rewind-survives-death")

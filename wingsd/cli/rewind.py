@@ -141,8 +141,12 @@ def _followed(client: ControlClient, path: str, order: Json, *, quiet: bool) -> 
 
 def _show_difference(found: Json) -> None:
     output.show(f"point {found['point']}, {when(found['time'])}:")
+    if found["unsettled"]:
+        named = ", ".join(plain(path) for path in found["unsettled"][:_SHOWN])
+        output.show(f"written all the time, and compared when the server is stopped: {named}")
     if not found["changes"]:
-        output.show("the server's files are as they were then")
+        which = "other files" if found["unsettled"] else "files"
+        output.show(f"the server's {which} are as they were then")
         return
     for path in found["paths"][:_SHOWN]:
         output.show(f"  {plain(path) or '(the directory itself)'}")

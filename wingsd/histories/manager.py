@@ -60,6 +60,7 @@ from wingsd.util.reactor import Periodic
 from wingsd.util.text import display
 
 T = TypeVar("T")
+Paths = Sequence[bytes]
 
 _SECOND = 1_000_000_000
 _HOUR, _DAY = 3600.0, 24 * 3600.0
@@ -115,7 +116,7 @@ class HistoryState:
     bytes: int = 0
     damaged: int = 0
     unreadable: Sequence[int] = ()
-    unsettled: int = 0
+    unsettled: Paths = ()
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     trouble: str = ""
@@ -314,6 +315,10 @@ class Histories:
         history = self._histories.get(uuid)
         return None if history is None else history.state
 
+    def unsettled(self, uuid: str) -> Paths:
+        """Return the files that `make` has found unsettled the last time."""
+        return self._of(uuid).state.unsettled
+
     def states(self) -> Mapping[str, HistoryState]:
         """Return what is known of the histories of servers of which points are made."""
         return {each.uuid: each.state for each in self._histories.values() if self._is_on(each)}
@@ -424,7 +429,6 @@ class Histories:
         if found is not None:
             self.made += 1
             history.last_point = now
-            state.unsettled = len(found.unsettled)
         return found
 
     async def points(self, uuid: str) -> list[PointInfo]:
@@ -787,6 +791,7 @@ class Histories:
             found = store.make(source, doing.label, self.least.get(history.uuid, 1))
         finally:
             source.close()
+        history.state.unsettled = sorted(source.hot)
         kept = set(store.pinned)
         for floor in self.floors.get(history.uuid, ()):
             above = [each.number for each in store.points() if each.number > floor]

@@ -110,6 +110,8 @@ class Rewind:
     #: What differs, once it is known, and the bytes that were prepared so far.
     found: Difference | None = None
     prepared: int = 0
+    #: Files that are written all the time, of which it is not known yet whether they differ.
+    unsettled: Sequence[bytes] = ()
     #: The point by which it can be undone.
     undo: int | None = None
     #: The seconds that the server was off, or will be as far as is known.
@@ -167,6 +169,7 @@ class Rewind:
         began = seconds()
         # as after the stop: a moment after another one
         await histories.make(self.server, None, parts.workers)
+        self.unsettled = histories.unsettled(uuid)
         made = seconds()
         compare = partial(difference, number=self.point)
         self.found = await histories.use(uuid, compare, parts.workers)
@@ -216,19 +219,21 @@ class Rewind:
             "first; it is stopped after that."
         )
         await self._prepare()
-        if self.found is not None and not self.found.entries:
+        # An unsettled file is in the newest point as before it: it may differ.
+        if self.found is not None and not self.found.entries and not self.unsettled:
             server.say(f"The server's files are as they were at {shown_time(self.time)}.")
             return
         await self._stop()
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
         self._enter(RewindState.COMPARING)
         parts, histories = self._rewinds.parts, self._rewinds.histories
-        made = await scope.wait(
+        await scope.wait(
             Deferred.fromCoroutine(histories.make(server, PointLabel.STOPPED, parts.workers))
         )
-        if made is not None and made.unsettled:
+        self.unsettled = histories.unsettled(server.uuid)
+        if self.unsettled:
             raise RewindFailed(
-                f"something writes to {_named(made.unsettled)} although the server is stopped; "
+                f"something writes to {_named(self.unsettled)} although the server is stopped; "
                 "end that, and rewind it again"
             )
         points = await histories.use(server.uuid, HistoryStore.points, parts.workers)
@@ -250,6 +255,7 @@ class Rewind:
             scope.check()
             began = reactor.seconds()
             await scope.wait(Deferred.fromCoroutine(histories.make(self.server)))
+            self.unsettled = histories.unsettled(self.server.uuid)
             prepare, workers = self._prepared, self._rewinds.parts.workers
             self.found = await histories.use(self.server.uuid, prepare, workers)
             if reactor.seconds() - began < SHORT or self.server.state is PowerState.OFFLINE:
