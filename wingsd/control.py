@@ -1284,10 +1284,8 @@ class RewindsEndpoint(ControlEndpoint):
         if sum((body.point is not None, body.at is not None, body.undo)) != 1:
             raise BadRequest("the request is invalid", "expected one of point, at and undo")
         server, rewinds = self._node.servers.get(self.uuid), self._node.rewinds.get()
-        number = body.point
-        if body.at is not None:
-            number = await rewinds.number_at(server.uuid, body.at)
-        return _rewind(await rewinds.begin(server, number, is_dry_run=body.dry_run))
+        begun = await rewinds.begin(server, body.point, is_dry_run=body.dry_run, at=body.at)
+        return _rewind(begun)
 
     @call(200, "How far it is, or how it has ended.", fails=(409,))
     async def show_rewind(self) -> Json:

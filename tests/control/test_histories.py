@@ -111,6 +111,8 @@ async def test_what_cannot_be_done_is_refused_with_the_reason(made: Operator) ->
     server.place_hold(Operation.RESTORE, "a backup of the server is being restored")
     refused = await made.refusal("POST", f"history/{UUID}")
     assert refused.message == "server is currently being restored"
+    refused = await made.refusal("POST", f"history/{UUID}/verify")
+    assert refused.message == "server is currently being restored"
     server.release()
 
 

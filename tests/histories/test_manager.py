@@ -556,9 +556,15 @@ def test_each_history_is_verified_once_in_its_interval(
     assert sorted(read) == sorted([UUID, OTHER])
     node.clock.pump([3600] * 4)
     assert sorted(read) == sorted([UUID, OTHER] * 2)
+    node.servers.get(UUID).place_hold(Operation.RESTORE, "it is rewound")
+    node.clock.pump([3600] * 49)
+    assert sorted(read) == sorted([UUID, OTHER] * 2 + [OTHER])
+    node.servers.get(UUID).operations.release(Operation.RESTORE)
+    node.clock.pump([3600] * 2)
+    assert sorted(read) == sorted([UUID, OTHER] * 3)
     node.change(check_interval=0)
     node.clock.pump([3600] * 100)
-    assert len(read) == 4
+    assert len(read) == 6
 
 
 def test_an_error_that_nobody_foresaw_ends_no_clock(

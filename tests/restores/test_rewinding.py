@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -14,6 +17,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.errors import (
     DiskLimitExceeded,
+    FileWorkCancelled,
     NoSuchPoint,
     RewindFailed,
     RewindNotActive,
@@ -22,6 +26,7 @@ from wingsd.errors import (
 )
 from wingsd.events import Event
 from wingsd.history.rewriting import Rewriting
+from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.restores import held
 from wingsd.restores.rewinding import Rewind, Rewinds, RewindState
@@ -148,6 +153,55 @@ async def test_a_rewind_is_cancelled_before_the_exchange(rewinding: RewindHarnes
     assert isinstance(begun.error, RewindFailed)
     assert rewinding.content() == LATER
     assert rewinding.server.state is PowerState.RUNNING
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_history_that_is_verified_delays_no_rewind(rewinding: RewindHarness) -> None:
+    histories = rewinding.node.histories.get()
+
+    def verify(store: HistoryStore) -> None:
+        while True:
+            time.sleep(0.01)
+            store.check()
+
+    def verifying() -> Deferred[Any]:
+        made = Deferred.fromCoroutine(histories.use(UUID, verify))
+        made.addErrback(lambda failure: failure.trap(FileWorkCancelled))
+        return made
+
+    begun, later = verifying(), list[Deferred[Any]]()
+
+    def begin(event: Event) -> None:
+        if event.args == (PowerState.STOPPING.value,):
+            later.append(verifying())
+
+    rewinding.node.bus.subscribe(UUID, begin)
+    await rewinding.run()
+    done = await rewinding.rewind()
+    assert done.error is None
+    assert rewinding.content() == THEN
+    await begun
+    await later[0]
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_rewind_waits_not_long_for_a_history_that_does_not_answer(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.restores.rewinding.TURN_TIMEOUT", 0.05)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def hang(_: HistoryStore) -> None:
+        begun.set()
+        goes_on.wait(60)
+
+    used = Deferred.fromCoroutine(rewinding.node.histories.get().use(UUID, hang))
+    await until(begun.is_set)
+    with pytest.raises(ServerBusy, match="history is in use"):
+        await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+    rewinding.server.operations.check(Operation.RESTORE)
+    goes_on.set()
+    await used
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ from wingsd.history.format import Point, PointLabel
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.servers.files import BackgroundTasks
-from wingsd.servers.operations import Operation, refusal
+from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import HISTORY, ArrivingBackup, ArrivingState, LeftBackup
@@ -363,6 +363,14 @@ class Histories:
         """
         return await self._in_turn(self._of(uuid), _Work(), lambda _, store: work(store), workers)
 
+    def interrupt(self, uuid: str) -> None:
+        """Let what is done with a history, or waits for that, end soon by FileWorkCancelled.
+
+        A server is not off, or an operator kept waiting, for hours while it is verified.
+        """
+        for work in self._of(uuid).works:
+            work.cancel()
+
     async def _in_turn(
         self,
         history: _History,
@@ -493,8 +501,7 @@ class Histories:
         One that the server has `left` here only if the server is not coming back.
         """
         history = self._of(uuid)
-        for work in history.works:
-            work.cancel()
+        self.interrupt(uuid)
         async with history.lock:
             # Not later than this, and at once: a server that comes back counts on its points.
             if left is not None and not await self._parts.database.is_being_removed(left):
@@ -536,7 +543,9 @@ class Histories:
         return self._begin(uuid, TaskKind.DELETE, delete)
 
     def begin_verify(self, uuid: str) -> HistoryTask:
-        """Begin to verify a history, or join that."""
+        """Begin to verify a history, or join that. Raises ServerBusy where it is rewound."""
+        if (hold := self._restoring(uuid)) is not None:
+            raise ServerBusy(refusal(hold.operation, Operation.POINT), hold.why)
 
         async def verify(task: HistoryTask) -> None:
             task.damaged = await self.verify(uuid)
@@ -711,9 +720,13 @@ class Histories:
         # By chance, so that each has its turn, however often the daemon is restarted.
         count = min(len(due), ceil(len(known) * _HOUR / interval))
         for history in self._random.sample(due, count):
+            if self._restoring(history.uuid) is not None:
+                continue
             try:
                 await self.verify(history.uuid)
-            except (FileWorkCancelled, DaemonStopping):
+            except FileWorkCancelled:
+                continue
+            except DaemonStopping:
                 return
             except StorageError as error:
                 history.verified = now
@@ -737,6 +750,11 @@ class Histories:
 
     def _is_on(self, history: _History) -> bool:
         return self._terms(history.uuid).every > 0 and self._servers.knows(history.uuid)
+
+    def _restoring(self, uuid: str) -> Hold | None:
+        """Return the hold of a server that is restored or rewound."""
+        hold = self._servers.get(uuid).operations.hold if self._servers.knows(uuid) else None
+        return hold if hold is not None and hold.operation is Operation.RESTORE else None
 
     async def _is_off(self, server: Server) -> bool:
         """Return whether no program of a server runs, as far as that is sure."""

@@ -19,6 +19,7 @@ from functools import partial
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -56,6 +57,8 @@ UNDO_KEPT = 7 * 24 * 3600.0
 #: Preparing is repeated while the server runs, so that little is left to prepare after its stop:
 #: so often, as long as it took longer than so many seconds.
 ROUNDS, SHORT = 3, 5.0
+#: Seconds for which the points of a history are waited for.
+TURN_TIMEOUT = 10.0
 #: Rewinds of servers whose end is remembered.
 _REMEMBERED = 100
 #: Paths that a message has.
@@ -250,6 +253,7 @@ class Rewind:
         """Prepare what differs, while the server runs."""
         histories, reactor = self._rewinds.histories, self._rewinds.parts.reactor
         scope = self._held.scope
+        histories.interrupt(self.server.uuid)
         self._check_limit(await self._rewinds.point(self.server.uuid, self.point))
         for _ in range(ROUNDS):
             scope.check()
@@ -301,6 +305,7 @@ class Rewind:
                 "kill it, and rewind it again"
             )
         self._stopped = self._rewinds.parts.reactor.seconds()
+        self._rewinds.histories.interrupt(self.server.uuid)
 
     def _commit(self, store: HistoryStore) -> Difference:
         """Prepare the rest, and begin the exchange. In a thread."""
@@ -431,13 +436,20 @@ class Rewinds:
 
     # Beginning and end
 
-    async def begin(self, server: Server, number: int | None, *, is_dry_run: bool) -> Rewind:
+    async def begin(
+        self, server: Server, number: int | None, *, is_dry_run: bool, at: float | None = None
+    ) -> Rewind:
         """Rewind a server to a point, in the background; None to undo its last rewind.
 
-        Raises NoSuchPoint, `ServerBusy`, `ServerNotFound`, StorageError and `DaemonStopping`.
+        With `at` it is the newest point at or before that time. What else is done with the history
+        is cancelled. Raises NoSuchPoint, `ServerBusy`, `ServerNotFound`, StorageError and
+        `DaemonStopping`.
         """
         uuid = server.uuid
         self._check(server)
+        self.histories.interrupt(uuid)
+        if at is not None:
+            number = await self._number_at(uuid, at)
         if number is None:
             number = await self._undo(uuid)
         point = await self.point(uuid, number)
@@ -492,12 +504,12 @@ class Rewinds:
             raise ServerBusy(_REWOUND, "wait for the look at what would change to end")
         server.operations.check(Operation.RESTORE)
 
-    async def number_at(self, uuid: str, at: float) -> int:
+    async def _number_at(self, uuid: str, at: float) -> int:
         """Return the number of a server's newest point at or before a time.
 
         Raises NoSuchPoint.
         """
-        found = [each.point for each in await self.histories.points(uuid)]
+        found = await self._points(uuid)
         for point in found:
             if point.time <= at * _SECOND:
                 return point.number
@@ -516,11 +528,20 @@ class Rewinds:
         return self.known[uuid]
 
     async def point(self, uuid: str, number: int) -> Point:
-        """Return a point of a server. Raises NoSuchPoint."""
-        for each in await self.histories.points(uuid):
-            if each.point.number == number:
-                return each.point
+        """Return a point of a server. Raises NoSuchPoint, and ServerBusy as `_points`."""
+        for each in await self._points(uuid):
+            if each.number == number:
+                return each
         raise NoSuchPoint(f"there is no point {number} of this server")
+
+    async def _points(self, uuid: str) -> list[Point]:
+        """Return the points of a server. Raises ServerBusy where they cannot be read soon."""
+        reading = Deferred.fromCoroutine(self.histories.points(uuid))
+        reading.addTimeout(TURN_TIMEOUT, self.parts.reactor)
+        try:
+            return [each.point for each in await reading]
+        except DeferredTimeout:
+            raise ServerBusy("the server's history is in use", "try again in a minute") from None
 
     async def _undo(self, uuid: str) -> int:
         for record in await self.parts.database.rewinds():
