@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -28,6 +28,8 @@ from wingsd.history.store import HistoryStore
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
+from wingsd.statedb import LeftBackup, LeftState, history_place
+from wingsd.transfers.outgoing.left_histories import LeftHistories
 from wingsd.util.serialization import Span
 
 EVERY = 300
@@ -581,3 +583,28 @@ def test_an_error_that_nobody_foresaw_ends_no_clock(
     assert len(logged.take(RuntimeError)) == 1
     node.clock.advance(EVERY)
     assert node.numbers() == [1]
+
+
+@pytest.mark.promise("history-follows-its-server")
+def test_a_history_whose_disk_is_not_there_is_not_taken_for_one_that_has_followed(
+    node: HistoryNode,
+) -> None:
+    node.server()
+    node.write("as it is")
+    Outcome.of(node.histories.make(node.server())).value()
+    parts, readers = node.daemon.histories, None
+    left = LeftHistories(parts.database, parts, cast("Any", readers), cast("Any", node.clock))
+    row = LeftBackup(history_place(UUID), UUID, 5, 0, None, 1, LeftState.FOLLOWS)
+    home = Path(node.histories.directory)
+    aside = home.with_name("unmounted")
+    home.rename(aside)
+    for each in (left._next(row, 2, 0), node.histories.has(UUID)):
+        with pytest.raises(StorageError, match="mount its file system"):
+            Outcome.of(each).value()
+    # its mount point, which has nothing
+    home.mkdir()
+    with pytest.raises(StorageError, match="is missing: mount the file system"):
+        Outcome.of(left._next(row, 2, 0)).value()
+    home.rmdir()
+    aside.rename(home)
+    assert Outcome.of(left._next(row, 1, 0)).value() is None

@@ -14,6 +14,7 @@ from tests.history.following import ARRIVED, bridged, followed, moved
 from tests.history.worlds import Model, model
 from tests.support.archives import seen
 from wingsd.errors import HistoryDamaged
+from wingsd.histories.following import next_delta
 from wingsd.history.format import BLOCK, PointLabel
 
 HISTORIES = 12
@@ -114,6 +115,36 @@ def test_a_file_that_is_damaged_at_the_source_is_damaged_alone(
         followed(history, there)
         assert there.store.damaged == {1: (b"bad",)}
         assert there.store.verify() == {1: (b"bad",)}
+
+
+def test_points_that_cannot_be_read_are_not_taken_for_sent_ones(history: Model) -> None:
+    for text in ("1", "2", "3", "4"):
+        (history.world.root / "a").write_text(text)
+        history.make()
+    delta = history.directory / "history" / f"{2:020}.delta"
+    whole = delta.read_bytes()
+    delta.write_bytes(whole[:-1])
+    found = next_delta(history.store, 4, 0)
+    assert found is not None
+    assert found.number == 3
+    with pytest.raises(HistoryDamaged, match="points 1 to 2"):
+        next_delta(history.store, 3, 0)
+    assert next_delta(history.store, 3, 2) is None  # they are there already
+    delta.write_bytes(whole)
+    found = next_delta(history.store, 3, 0)
+    assert found is not None
+    assert found.number == 2
+    assert next_delta(history.store, 1, 0) is None
+
+
+def test_nothing_is_sent_before_a_point_that_is_older_than_all(history: Model) -> None:
+    for text in ("1", "2", "3"):
+        (history.world.root / "a").write_text(text)
+        history.make()
+    history.store.remove(2)
+    history.store.remove(1)
+    with pytest.raises(HistoryDamaged, match="older than every point here"):
+        next_delta(history.store, 1, 0)
 
 
 @pytest.mark.parametrize("kind", ["catalogue", "own", "cut", "other base"])

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from wingsd.config import Config
+from wingsd.config import DEFAULT_HISTORIES, Config
+from wingsd.errors import StorageError
 from wingsd.events import EventBus
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.registry import Servers
@@ -36,6 +38,25 @@ def _histories_in(directory: str) -> list[str]:
     with storage_errors(f"{directory} cannot be read"), suppress(FileNotFoundError):
         return sorted(filter(_UUID, os.listdir(directory)))
     return []
+
+
+def require_directory(directory: str) -> None:
+    """Check that the directory of histories is there, unless it is one that the daemon makes."""
+    if directory not in DEFAULT_HISTORIES and not os.path.isdir(directory):
+        raise StorageError(
+            f"{directory} (system.history.directory) does not exist: mount its file system, "
+            "or make the directory"
+        )
+
+
+def _has(directory: str, server: str) -> bool:
+    path = os.path.join(directory, server)
+    with storage_errors(f"{path} cannot be read"):
+        try:
+            return stat.S_ISDIR(os.stat(path).st_mode)
+        except FileNotFoundError:
+            require_directory(directory)
+            return False
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -139,15 +160,18 @@ class HistoriesOnDemand:
         await self.database.add_arriving([coming])
         self.get().note_coming(coming)
 
+    async def has(self, server: str) -> bool:
+        """Return whether there is a history of a server. Raises StorageError if not known."""
+        return await self.disk.run(_has, self.config.system.history.directory, server)
+
     async def figures(self, server: str) -> HistoryFigures | None:
         """Return the figures of a server's history, None without one. Raises StorageError."""
-        path = self.path(server)
-        if not await self.disk.run(os.path.isdir, path):
+        if not await self.has(server):
             return None
         # Here, since a node without histories saves their memory.
         from wingsd.histories.following import history_figures  # noqa: PLC0415
 
-        found: HistoryFigures | None = await self.disk.run(history_figures, path)
+        found: HistoryFigures | None = await self.disk.run(history_figures, self.path(server))
         return found
 
     async def stop(self) -> None:

@@ -117,17 +117,28 @@ class NextDelta:
 def next_delta(store: HistoryStore, base: int, floor: int) -> NextDelta | None:
     """Return the delta that goes before the point `base` of the destination, None for none.
 
-    Points up to `floor` are there already.
+    Points up to `floor` are there already. Raises HistoryDamaged where others are left that cannot
+    be sent: the history here is the only one that has them.
     """
     numbers = [point.number for point in store.points()]
     if not numbers:
         return None
+    if base < numbers[-1]:
+        raise HistoryDamaged(
+            f"point {base}", "it is older than every point here, and these have not been sent"
+        )
     if base <= numbers[0]:
         number = max((each for each in numbers if each < base), default=0)
         name = f"{number:020}.delta"
     else:
         number, name = numbers[0], _BRIDGE
     if number <= floor:
+        unreadable = [each for each in store.unreadable() if floor < each < base]
+        if unreadable:
+            raise HistoryDamaged(
+                f"points {unreadable[-1]} to {unreadable[0]}",
+                "they cannot be read, and are not sent",
+            )
         return None
     path = os.path.join(store.directory, name)
     try:

@@ -43,7 +43,7 @@ from wingsd.errors import (
 )
 from wingsd.events import DELETED, STATUS, Event
 from wingsd.filesystem.removal import remove_tree
-from wingsd.histories import HistoriesOnDemand
+from wingsd.histories import HistoriesOnDemand, require_directory
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
@@ -307,8 +307,8 @@ class Histories:
         return os.path.join(self.directory, uuid)
 
     async def has(self, uuid: str) -> bool:
-        """Return whether there is a history of a server."""
-        return await self._parts.disk.run(os.path.isdir, self.path(uuid))
+        """Return whether there is a history of a server. Raises StorageError if not known."""
+        return await self._parts.has(uuid)
 
     def state(self, uuid: str) -> HistoryState | None:
         """Return what is known of a server's history, None where nothing is."""
@@ -841,11 +841,7 @@ class Histories:
         if directory in DEFAULT_HISTORIES:
             with storage_errors(f"{directory} cannot be made"):
                 os.makedirs(directory, 0o700, exist_ok=True)
-        elif not os.path.isdir(directory):
-            raise StorageError(
-                f"{directory} (system.history.directory) does not exist: mount its file system, "
-                "or make the directory"
-            )
+        require_directory(directory)
 
     def _put_aside(self, uuid: str) -> None:
         """Take a history from its place; what an earlier removal has left is removed with it."""

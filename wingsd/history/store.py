@@ -192,6 +192,12 @@ class HistoryStore:
         with storage_errors(f"the history in {self.directory} cannot be used"):
             return self._size_of(_delta_name(number))
 
+    def unreadable(self) -> list[int]:
+        """Return the numbers of the points that `points` leaves out, the newest first."""
+        read = {delta.point.number for delta in self._recovered()}
+        with storage_errors(f"the history in {self.directory} cannot be read"):
+            return sorted(set(self._deltas()) - read, reverse=True)
+
     def _chain(self) -> list[FormReader]:
         """Return the catalogue and all deltas, the newest first, as far as they can be read."""
         chain = [each for each in (self._open_catalogue(),) if each is not None]

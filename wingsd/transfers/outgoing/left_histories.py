@@ -122,7 +122,7 @@ class LeftHistories:
                 return _state(asked.state), _NOT_TAKEN
             if not 0 <= asked.floor < asked.base:
                 raise unusable(f"its base {asked.base} is not above {asked.floor}")
-            found = await self._next(left.server, asked.base, asked.floor)
+            found = await self._next(left, asked.base, asked.floor)
             if found is None:
                 return await self._last(left, asked.floor)
             try:
@@ -148,13 +148,19 @@ class LeftHistories:
                 if error.answer_code != HistoryBaseChanged.code or changes > _CHANGES:
                     raise
 
-    async def _next(self, server: str, base: int, floor: int) -> NextDelta | None:
+    async def _next(self, left: LeftBackup, base: int, floor: int) -> NextDelta | None:
         from wingsd.histories import following  # noqa: PLC0415
 
         histories = self._histories.get()
-        if not await histories.has(server):
-            return None
-        return await histories.use(server, partial(following.next_delta, base=base, floor=floor))
+        if await histories.has(left.server):
+            finding = partial(following.next_delta, base=base, floor=floor)
+            return await histories.use(left.server, finding)
+        if not await self._database.coming_histories(left.server):  # one has left, then
+            raise StorageError(
+                f"{histories.path(left.server)} is missing: mount the file system of histories; "
+                f"if it was removed, use `wingsctl backups delete {left.server}`"
+            )
+        return None
 
     async def _last(self, left: LeftBackup, floor: int) -> tuple[Following, str]:
         """Return the state of a history of which nothing more is here."""
