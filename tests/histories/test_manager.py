@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
@@ -29,6 +30,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import LeftBackup, LeftState, history_place
+from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
 from wingsd.transfers.outgoing.left_histories import LeftHistories
 from wingsd.util.serialization import Span
 
@@ -608,3 +610,30 @@ def test_a_history_whose_disk_is_not_there_is_not_taken_for_one_that_has_followe
     home.rmdir()
     aside.rename(home)
     assert Outcome.of(left._next(row, 1, 0)).value() is None
+
+
+@pytest.mark.promise("history-follows-its-server")
+def test_points_of_an_earlier_stay_are_known_when_their_disk_is_there_again(
+    node: HistoryNode,
+) -> None:
+    server, parts = node.server(), node.daemon.histories
+    for text in ("first", "second"):
+        node.write(text)
+        Outcome.of(node.histories.make(server)).value()
+    home = Path(node.histories.directory)
+    aside = home.with_name("unmounted")
+    home.rename(aside)
+    Outcome.of(parts.expect(1, UUID, 10, 5)).value()
+    unused: Any = None
+    arriving = ArrivingHistories(parts.database, parts, parts.servers, unused, cast("Any", {}), 0)
+    record: Any = SimpleNamespace(id=1, server=UUID)
+    status = partial(arriving.status, record, 0, 0, is_ordered=False)
+    with pytest.raises(StorageError, match="mount its file system"):
+        Outcome.of(status()).value()
+    aside.rename(home)
+    node.write("third")
+    Outcome.of(node.histories.make(server)).value()
+    assert node.numbers() == [11, 2]
+    for _ in range(2):
+        found = Outcome.of(status()).value()
+        assert (found.state, found.base, found.floor) == ("send", 11, 2)

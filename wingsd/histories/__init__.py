@@ -150,10 +150,14 @@ class HistoriesOnDemand:
     async def expect(self, transfer: int, server: str, newest: int, size: int) -> None:
         """Record that a history follows a server, which comes by a transfer.
 
-        Its points have numbers up to `newest`, its deltas so many bytes.
+        Its points have numbers up to `newest`, its deltas so many bytes. The server does not wait
+        for the disk of histories.
         """
-        figures = await self.figures(server)
-        floor = 0 if figures is None else figures.newest
+        try:
+            figures = await self.figures(server)
+            floor = 0 if figures is None else figures.newest
+        except StorageError:
+            floor = -1
         coming = ArrivingBackup(
             HISTORY, transfer, server, "", size, 0.0, newest=newest, floor=floor
         )

@@ -55,6 +55,7 @@ __all__ = [
     "described",
     "digests_of",
     "drop_arriving",
+    "floor_of",
     "history_figures",
     "next_delta",
     "ranges_of",
@@ -233,6 +234,13 @@ def base_of(store: HistoryStore, newest: int, floor: int) -> int:
     if not numbers or numbers[0] <= newest:
         return 0
     return min(number for number in numbers if number > floor)
+
+
+def floor_of(store: HistoryStore, newest: int) -> int:
+    """Return the newest point of an earlier stay, 0 for none, before one of those up to `newest`
+    has come.
+    """
+    return max((point.number for point in store.points() if point.number <= newest), default=0)
 
 
 def require_room(store: HistoryStore, newer: int, size: int, floor: int, most: int | None) -> None:

@@ -271,7 +271,7 @@ class ArrivingBackup:
 
     It was made at `made`, in seconds since the epoch. A history is the backup `HISTORY`: the
     number of its newest point is `newest`, and `floor` that of the newest one that was here from
-    an earlier stay of the server, 0 without one.
+    an earlier stay of the server, 0 without one, and -1 as long as that is not known.
     """
 
     backup: str
@@ -1548,6 +1548,15 @@ class Store:
             backup,
         )
 
+    def set_floor(self, coming: ArrivingBackup, floor: int) -> None:
+        """Record the floor of a history that is to come, when it is known."""
+        self._execute(
+            "UPDATE arriving_backups SET floor = ? WHERE transfer = ? AND backup = ?",
+            floor,
+            coming.transfer,
+            coming.backup,
+        )
+
     def forget_arriving(self, transfer: int, backup: str) -> None:
         """Forget a backup that is here or deleted; one that was to come stays at its source."""
         which = "WHERE transfer = ? AND backup = ? AND state"
@@ -1940,6 +1949,7 @@ class StateDatabase:
     end_coming = InThread(Store.end_coming)
     order_arriving = InThread(Store.order_arriving)
     forget_arriving = InThread(Store.forget_arriving)
+    set_floor = InThread(Store.set_floor)
 
     add_report = Timed(Store.add_report)
     is_failure_reported = InThread(Store.is_failure_reported)

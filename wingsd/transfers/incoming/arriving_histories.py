@@ -193,7 +193,21 @@ class ArrivingHistories:
         coming = await self._database.arriving(entry.id, HISTORY)
         if coming is None:
             raise AttachmentMissing("its history is not to come")
+        if coming.state is ArrivingState.COMING and coming.floor < 0:
+            return await self._with_floor(coming)
         return coming
+
+    async def _with_floor(self, coming: ArrivingBackup) -> ArrivingBackup:
+        """Find out which points are from an earlier stay: the disk was not there before."""
+        from wingsd.histories import following  # noqa: PLC0415
+
+        histories, floor = self._histories.get(), 0
+        if await histories.has(coming.server):
+            finding = partial(following.floor_of, newest=coming.newest)
+            floor = await histories.use(coming.server, finding)
+        await self._database.set_floor(coming, floor)
+        histories.note_come(coming)
+        return attrs.evolve(coming, floor=floor)
 
     async def _expected(self, entry: TransferRecord) -> ArrivingBackup:
         coming = await self._known(entry)
