@@ -13,8 +13,9 @@ import pytest
 from tests.history.following import ARRIVED, bridged, followed, moved
 from tests.history.worlds import Model, model
 from tests.support.archives import seen
-from wingsd.errors import HistoryDamaged
-from wingsd.histories.following import next_delta
+from wingsd.errors import HistoryBaseChanged, HistoryDamaged
+from wingsd.histories.following import base_page, digests_of, next_delta
+from wingsd.history.adopting import BlockRange
 from wingsd.history.format import BLOCK, PointLabel
 
 HISTORIES = 12
@@ -135,6 +136,25 @@ def test_points_that_cannot_be_read_are_not_taken_for_sent_ones(history: Model) 
     assert found is not None
     assert found.number == 2
     assert next_delta(history.store, 1, 0) is None
+
+
+def test_the_source_learns_of_no_point_but_the_base(history: Model) -> None:
+    for text in ("1", "2", "3"):
+        (history.world.root / "a").write_text(text)
+        history.make()
+    home = history.directory / "history"
+    page = base_page(history.store, 2, 0, 1)
+    assert page == base_page(history.store, 2, 0, 1)
+    assert digests_of(history.store, 2, [BlockRange(b"a", 0, 1)], 1)
+    for number in (1, 3, 4):
+        with pytest.raises(HistoryBaseChanged):
+            base_page(history.store, number, 0, 1)
+        with pytest.raises(HistoryBaseChanged):
+            digests_of(history.store, number, [BlockRange(b"a", 0, 1)], 1)
+    assert [each.name for each in home.glob("base-*")] == []
+    base_page(history.store, 2, 0, 1)
+    base_page(history.store, 1, 0, 0)
+    assert [each.name for each in home.glob("base-*")] == ["base-1"]
 
 
 def test_nothing_is_sent_before_a_point_that_is_older_than_all(history: Model) -> None:

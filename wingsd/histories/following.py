@@ -24,7 +24,6 @@ from wingsd.errors import (
     HistoryDamaged,
     HistoryTakesNoMore,
     MoveRequestInvalid,
-    NoSuchPoint,
 )
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.history.adopting import (
@@ -248,8 +247,7 @@ def require_room(store: HistoryStore, newer: int, size: int, floor: int, most: i
 
     Raises HistoryBaseChanged and, for more than `most` bytes of the history, HistoryTakesNoMore.
     """
-    if min((each.number for each in store.points() if each.number > floor), default=0) != newer:
-        raise HistoryBaseChanged
+    _require_base(store, newer, floor)
     if most is not None and store.size + size > most:
         raise HistoryTakesNoMore
 
@@ -288,13 +286,15 @@ def drop_arriving(store: HistoryStore) -> None:
             os.unlink(os.path.join(store.directory, name))
 
 
-def base_page(store: HistoryStore, number: int, offset: int) -> bytes:
-    """Return a page of the catalogue of a point. Raises HistoryBaseChanged without that point."""
+def base_page(store: HistoryStore, number: int, offset: int, floor: int) -> bytes:
+    """Return a page of the catalogue of a point. Raises HistoryBaseChanged for another base."""
     path = os.path.join(store.directory, f"{_BASE}{number}")
     with storage_errors(f"{path} cannot be written"):
         if not os.path.exists(path):
+            for name in _names(store, _BASE):
+                os.unlink(os.path.join(store.directory, name))
             with (
-                _opened(store, number) as (chain, _),
+                _opened(store, number, floor) as (chain, _),
                 closing_descriptor(os.open(path + _NEW, _MAKE, 0o600)) as fd,
             ):
                 write_catalogue(chain, fd)
@@ -304,24 +304,31 @@ def base_page(store: HistoryStore, number: int, offset: int) -> bytes:
             return file.read(PAGE)
 
 
-def digests_of(store: HistoryStore, number: int, wanted: Iterable[BlockRange]) -> bytes:
-    """Return the digests of blocks at a point. Raises HistoryBaseChanged without that point."""
+def digests_of(
+    store: HistoryStore, number: int, wanted: Iterable[BlockRange], floor: int
+) -> bytes:
+    """Return the digests of blocks at a point. Raises HistoryBaseChanged for another base."""
     with (
         storage_errors(f"{store.directory} cannot be read"),
-        _opened(store, number) as (chain, tree),
+        _opened(store, number, floor) as (chain, tree),
         TemporaryFile(dir=store.directory, buffering=0) as scratch,
     ):
         return block_digests(chain, tree, scratch.fileno(), wanted, store.check)
 
 
 @contextmanager
-def _opened(store: HistoryStore, number: int) -> Iterator[tuple[Sequence[FormReader], int]]:
-    with ExitStack() as stack:
-        try:
-            found = stack.enter_context(store.opened(number))
-        except NoSuchPoint:
-            raise HistoryBaseChanged from None
+def _opened(
+    store: HistoryStore, number: int, floor: int
+) -> Iterator[tuple[Sequence[FormReader], int]]:
+    _require_base(store, number, floor)
+    with store.opened(number) as found:
         yield found
+
+
+def _require_base(store: HistoryStore, number: int, floor: int) -> None:
+    """Check that deltas go before that point; the node that sends them learns of no other one."""
+    if min((each.number for each in store.points() if each.number > floor), default=0) != number:
+        raise HistoryBaseChanged
 
 
 def _names(store: HistoryStore, *prefixes: str) -> list[str]:

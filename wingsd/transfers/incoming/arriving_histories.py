@@ -104,7 +104,7 @@ class ArrivingHistories:
         from wingsd.histories import following  # noqa: PLC0415
 
         coming = await self._expected(entry)
-        reading = partial(following.base_page, number=point, offset=offset)
+        reading = partial(following.base_page, number=point, offset=offset, floor=coming.floor)
         return await self._histories.get().use(coming.server, reading)
 
     async def digests(
@@ -114,7 +114,7 @@ class ArrivingHistories:
         from wingsd.histories import following  # noqa: PLC0415
 
         coming, ranges = await self._expected(entry), following.ranges_of(wanted)
-        reading = partial(following.digests_of, number=point, wanted=ranges)
+        reading = partial(following.digests_of, number=point, wanted=ranges, floor=coming.floor)
         return await self._histories.get().use(coming.server, reading)
 
     async def receive_piece(
