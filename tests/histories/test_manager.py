@@ -331,6 +331,20 @@ def test_what_the_policy_does_not_keep_is_removed_but_not_what_is_pinned(
     assert node.numbers() == [5, 4, 2]
 
 
+def test_a_clock_that_is_wrong_for_some_time_does_not_take_all_points(node: HistoryNode) -> None:
+    server, parts = node.server(), node.daemon.histories
+    node.change(keep={"1h": 60})
+    for number in range(1, 11):
+        node.clock.advance(60)
+        node.write(str(number))
+        Outcome.of(node.histories.make(server)).value()
+    right, parts.now = parts.now, lambda: NOW + 40 * 24 * 3600
+    Outcome.of(node.histories.make(server)).value()
+    parts.now = right
+    Outcome.of(node.histories.make(server)).value()
+    assert node.numbers() == [*range(10, manager.THINNED, -1)]
+
+
 @pytest.mark.promise("history-is-bounded")
 def test_a_history_that_is_full_says_so_once_and_goes_on_with_more_space(
     node: HistoryNode,

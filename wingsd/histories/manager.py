@@ -76,6 +76,9 @@ NOTICED_WITHIN = 60.0
 LONG_AFTER = 60.0
 #: A history is late that was not brought up to date for twice its pause, and so many seconds.
 LATE_AFTER = 600.0
+#: Points that are removed at a look, so that a wrong clock does not take all of them at once: each
+#: look makes one.
+THINNED = 4
 #: Seconds that threads have to end at the end of the daemon.
 STOP_WITHIN = 3.0
 #: Names of files that a message has.
@@ -815,7 +818,8 @@ class Histories:
             above = [each.number for each in store.points() if each.number > floor]
             kept.update(above[-1:])
         store.pinned = kept
-        store.thin(self._terms(history.uuid).keep, int(self._parts.now() * _SECOND))
+        now = int(self._parts.now() * _SECOND)
+        store.thin(self._terms(history.uuid).keep, now, THINNED)
         history.state.bytes = store.size
         history.state.cpu_seconds = time.thread_time() - began
         return found

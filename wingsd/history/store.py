@@ -709,17 +709,21 @@ class HistoryStore:
             self._is_interrupted = False
             return delta.point
 
-    def thin(self, keep: Mapping[int, int], now: int) -> None:
-        """Remove the points that no rule keeps; `keep` and `now` are as for `surplus`.
+    def thin(self, keep: Mapping[int, int], now: int, most: int | None = None) -> None:
+        """Remove the oldest points that no rule keeps; `keep` and `now` are as for `surplus`.
 
-        Those that are pinned or damaged stay, and the one before those that cannot be read.
+        Not more than `most`. Those that are pinned or damaged stay, and the one before those that
+        cannot be read.
         """
         points = self.points()
         last = points[-1].number if points else 0
         is_last_needed = any(number < last for number in self._deltas())
         for number in surplus(points, keep, now):
+            if most == 0:
+                break
             is_needed = number in self.pinned or (is_last_needed and number == last)
             if not is_needed and self.damaged.get(number) != EVERYTHING_DAMAGED:
+                most = None if most is None else most - 1
                 try:
                     self.remove(number)
                 except HistoryDamaged as error:
