@@ -29,7 +29,7 @@ from wingsd.history.store import HistoryStore
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.statedb import LeftBackup, LeftState, history_place
+from wingsd.statedb import LeftBackup, LeftState, RewindRecord, history_place
 from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
 from wingsd.transfers.outgoing.left_histories import LeftHistories
 from wingsd.util.serialization import Span
@@ -651,3 +651,19 @@ def test_points_of_an_earlier_stay_are_known_when_their_disk_is_there_again(
     for _ in range(2):
         found = Outcome.of(status()).value()
         assert (found.state, found.base, found.floor) == ("send", 11, 2)
+
+
+def test_a_history_that_is_removed_takes_the_undo_of_a_rewind_with_it(node: HistoryNode) -> None:
+    server, database = node.server(), node.daemon.histories.database
+    node.write("as it is")
+    Outcome.of(node.histories.make(server)).value()
+    node.histories.pinned[UUID] = {1}
+
+    async def removed() -> list[RewindRecord]:
+        await database.begin_rewind(UUID, 1, NOW)
+        await database.set_undo(UUID, 1)
+        await node.histories.remove(UUID)
+        return await database.rewinds()
+
+    (record,) = Outcome.of(removed()).value()
+    assert (record.undo, node.histories.pinned) == (None, {})

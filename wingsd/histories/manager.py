@@ -510,6 +510,9 @@ class Histories:
             if left is not None and not await self._parts.database.is_being_removed(left):
                 return
             await self._parts.disk.run(self._put_aside, uuid)
+            # A point of a new history would have the number of one that is kept for an undo.
+            await self._parts.database.forget_undo(uuid)
+            self.pinned.pop(uuid, None)
             await self._parts.workers.run(self._remove_aside, uuid)
         self._histories.pop(uuid, None)
         self._log.info("{server}: its history is removed", server=uuid)

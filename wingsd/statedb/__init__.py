@@ -1337,6 +1337,10 @@ class Store:
         """Record the point by which a rewind can be undone."""
         self._execute("UPDATE rewinds SET undo = ? WHERE server = ?", point, server)
 
+    def forget_undo(self, server: str) -> None:
+        """Record that the point by which a rewind can be undone is not there any more."""
+        self._execute("UPDATE rewinds SET undo = NULL WHERE server = ?", server)
+
     def rewinds(self) -> list[RewindRecord]:
         """Return the last rewind of each server."""
         return self._records(RewindRecord, "rewinds", "ORDER BY begun")
@@ -1910,6 +1914,7 @@ class StateDatabase:
     begin_rewind = Timed(Store.begin_rewind)
     start_after_rewind = InThread(Store.start_after_rewind)
     set_undo = InThread(Store.set_undo)
+    forget_undo = InThread(Store.forget_undo)
     rewinds = InThread(Store.rewinds)
     end_rewind = InThread(Store.end_rewind)
     forget_rewind = InThread(Store.forget_rewind)
