@@ -2669,7 +2669,7 @@ class HistoryBaseChanged(_Fixed, Conflict):
     Cause: the point that it goes before was removed at the server's node meanwhile, or has not
     been made yet.
 
-    Remedy: nothing: the source asks again, and sends another one.
+    Remedy: nothing: the source asks for the point again, and sends the right delta.
     """
 
     message = "the server's history has changed meanwhile"

@@ -85,6 +85,9 @@ class _Server:
 
 
 class _Servers:
+    #: The Panel has not listed the servers: nothing is removed of those it does not have.
+    loaded = False
+
     def __init__(self, recorder: CallRecorder) -> None:
         self.recorder = recorder
         self._server = _Server(self)

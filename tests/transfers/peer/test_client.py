@@ -66,11 +66,10 @@ class Receiver(Resource):
         self.taken.append(Taken(self, request))
         return self.taken[-1]
 
-    def render_OPTIONS(self, request: Any) -> bytes:
+    def render_OPTIONS(self, request: Any) -> None:
         assert request.getHeader("Authorization") == "Bearer t"
         request.setHeader("Transfer-Features", "symlinks, Hard-Links,,")
-        request.setResponseCode(204)
-        return b""
+        request.answer(204)
 
 
 class Taken:
