@@ -58,15 +58,14 @@ class Rewinds:
         with points_of_the_system(), suppress(StorageError):
             life.run(run)
         model.reopen()
-        if self._place.is_dir():
+        if Rewriting.is_committed(str(self._place)):
             with self._opened() as rewriting:
-                if rewriting.is_committed:
-                    for _ in range(model.rng.randrange(1, 3)):
-                        rewriting.apply()
-                    assert rewriting.differing(model.store, number) == []
-                    self.completed += 1
-                    self._end(number)
-                    return
+                for _ in range(model.rng.randrange(1, 3)):
+                    rewriting.apply()
+                assert rewriting.differing(model.store, number) == []
+                self.completed += 1
+                self._end(number)
+                return
         self.dropped += 1
         assert seen(model.world.root) == before
         shutil.rmtree(self._place, ignore_errors=True)

@@ -163,5 +163,5 @@ def test_nothing_is_changed_where_the_history_is_damaged(history: Model) -> None
     with Rewriting(str(root), str(history.directory / "place")) as rewriting:
         with pytest.raises(HistoryDamaged):
             rewriting.commit(history.store, first.number)
-        assert not rewriting.is_committed
+        assert not Rewriting.is_committed(str(history.directory / "place"))
     assert seen(root) == before

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -353,6 +354,33 @@ async def test_a_disk_that_fails_at_the_start_leaves_the_server_held_until_it_is
 
 
 @pytest.mark.promise("rewind-survives-death")
+@pytest.mark.parametrize("is_begun", [True, False])
+async def test_an_exchange_that_cannot_be_seen_at_the_start_is_completed_when_it_can(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch, is_begun: bool
+) -> None:
+    await rewinding.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewind, "_exchange", never)
+        begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+        await until(lambda: begun._is_committed)
+        await rewinding.die()
+    place = Path(rewinding.node.staging.path, f"{UUID}.rewind")
+    there = place.rename(place.with_suffix(".there"))
+    place.symlink_to(place)
+    await rewinding.enter()
+    await until(lambda: rewinding.said("The rewind has stopped halfway, and is tried again"))
+    assert rewinding.content() == LATER
+    with pytest.raises(ServerBusy):
+        await rewinding.server.power(PowerAction.START)
+    if not is_begun:
+        (there / "plan").unlink()
+    place.unlink()
+    there.rename(place)
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+    assert rewinding.content() == (THEN if is_begun else LATER)
+
+
+@pytest.mark.promise("rewind-survives-death")
 async def test_a_rewind_that_cannot_be_completed_is_given_up_and_undone(
     rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +394,7 @@ async def test_a_rewind_that_cannot_be_completed_is_given_up_and_undone(
     assert begun.state is RewindState.FAILED
     assert rewinding.server.state is PowerState.OFFLINE
     assert rewinding.content() == {}
+    assert rewinding.node.store.due_starts() == []
     assert (await rewinding.rewind(None)).error is None
     assert rewinding.content() == LATER
 

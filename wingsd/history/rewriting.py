@@ -69,6 +69,7 @@ _NEW, _OLD, _PLAN, _PLACING, _PART = b"new", b"old", b"plan", b"placing", b"part
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _OWN = 0o700
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 #: The sections of files in the plan: put into place as a whole, or only their metadata.
 _WHOLE, _IN_PLACE = Section(False, 0, 0), Section(True, 0, 0)
@@ -240,10 +241,13 @@ class Rewriting:
         """The directory of what was prepared."""
         return os.path.join(self._place, os.fsdecode(_NEW))
 
-    @property
-    def is_committed(self) -> bool:
-        """True if the plan is written."""
-        return _exists(self._home, _PLAN)
+    @staticmethod
+    def is_committed(place: str) -> bool:
+        """Return whether the plan is written, and what is in the place is to be kept."""
+        with storage_errors(f"{place} cannot be read"), suppress(*_ABSENT):
+            os.lstat(os.path.join(os.fsencode(place), _PLAN))
+            return True
+        return False
 
     # What is prepared
 

@@ -341,6 +341,10 @@ class Rewind:
         said = ""
         for pause in BACKOFF:
             try:
+                if not await parts.workers.run(self._rewinds.is_committed, server.uuid):
+                    # The disk had failed when this was to be found out at the daemon's start.
+                    self._is_committed = False
+                    raise RewindFailed("this node was restarted meanwhile; rewind it again")
                 await parts.workers.run(self._rewinds.apply, server.uuid)
             except HistoryDamaged:
                 raise
@@ -366,7 +370,7 @@ class Rewind:
         is_halfway = self._is_committed and self.error is not None
         if is_halfway:
             self._held.was_stopped = False
-        await parts.database.end_rewind(server.uuid, outcome)
+        await parts.database.end_rewind(server.uuid, outcome, starts=not is_halfway)
         await self._rewinds.settle_pins(server.uuid)
         await self._rewinds.withdraw(server.uuid)
         if self._stopped:
@@ -611,11 +615,8 @@ class Rewinds:
         return Rewriting(directory, place, storage.owner, count, durable=storage.durable)
 
     def is_committed(self, uuid: str) -> bool:
-        """Return whether the exchange of a server's files has begun."""
-        if not os.path.isdir(self.parts.storage.rewind_place(uuid)):
-            return False
-        with self.rewriting(uuid) as rewriting:
-            return rewriting.is_committed
+        """Return whether the exchange of a server's files has begun. Raises StorageError."""
+        return Rewriting.is_committed(self.parts.storage.rewind_place(uuid))
 
     def apply(self, uuid: str) -> None:
         """Exchange the files of a server."""

@@ -1345,13 +1345,17 @@ class Store:
         """Return the last rewind of each server."""
         return self._records(RewindRecord, "rewinds", "ORDER BY begun")
 
-    def end_rewind(self, server: str, outcome: Outcome) -> None:
-        """Record the end of a rewind. If the server is to be started, that is due from then on."""
+    def end_rewind(self, server: str, outcome: Outcome, *, starts: bool = True) -> None:
+        """Record the end of a rewind.
+
+        If the server is to be started, that is due from then on, unless it `starts` no more.
+        """
         with self._transaction():
             self._execute(
                 "INSERT OR IGNORE INTO starts (server)"
-                " SELECT server FROM rewinds WHERE server = ? AND start",
+                " SELECT server FROM rewinds WHERE server = ? AND start AND ?",
                 server,
+                starts,
             )
             self._execute(
                 "UPDATE rewinds SET outcome = ?, start = 0 WHERE server = ?",
