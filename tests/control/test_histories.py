@@ -111,8 +111,10 @@ async def test_what_cannot_be_done_is_refused_with_the_reason(made: Operator) ->
     server.place_hold(Operation.RESTORE, "a backup of the server is being restored")
     refused = await made.refusal("POST", f"history/{UUID}")
     assert refused.message == "server is currently being restored"
-    refused = await made.refusal("POST", f"history/{UUID}/verify")
-    assert refused.message == "server is currently being restored"
+    orders = [("POST", "/verify"), ("DELETE", ""), ("DELETE", "/points/1")]
+    for method, path in orders:
+        refused = await made.refusal(method, f"history/{UUID}{path}")
+        assert refused.message == "server is currently being restored"
     server.release()
 
 

@@ -535,7 +535,11 @@ class Histories:
         return self._begin(server.uuid, TaskKind.MAKE, make)
 
     def begin_delete(self, uuid: str, number: int | None) -> HistoryTask:
-        """Begin to remove a point, or with None the whole history."""
+        """Begin to remove a point, or with None the whole history.
+
+        Raises ServerBusy where the server is rewound: its rewind could not be undone.
+        """
+        self._check_not_restoring(uuid)
 
         async def delete(_: HistoryTask) -> None:
             if number is not None:
@@ -550,8 +554,7 @@ class Histories:
 
     def begin_verify(self, uuid: str) -> HistoryTask:
         """Begin to verify a history, or join that. Raises ServerBusy where it is rewound."""
-        if (hold := self._restoring(uuid)) is not None:
-            raise ServerBusy(refusal(hold.operation, Operation.POINT), hold.why)
+        self._check_not_restoring(uuid)
 
         async def verify(task: HistoryTask) -> None:
             task.damaged = await self.verify(uuid)
@@ -761,6 +764,10 @@ class Histories:
         """Return the hold of a server that is restored or rewound."""
         hold = self._servers.get(uuid).operations.hold if self._servers.knows(uuid) else None
         return hold if hold is not None and hold.operation is Operation.RESTORE else None
+
+    def _check_not_restoring(self, uuid: str) -> None:
+        if (hold := self._restoring(uuid)) is not None:
+            raise ServerBusy(refusal(hold.operation, Operation.POINT), hold.why)
 
     async def _is_off(self, server: Server) -> bool:
         """Return whether no program of a server runs, as far as that is sure."""
