@@ -347,6 +347,8 @@ class Rewriting:
                         path = entry.path
                         self._take_away(entry, section)
                     os.mkdir(_PLACING, _OWN, dir_fd=self._home)
+                    if self._durable:  # what is put into place must not be durable before it
+                        os.fsync(self._home)
                 self._directories.close()
                 late: list[PastDirectory] = []
                 for entry, section in plan.entries():
