@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.history.rewinds import Rewinds
 from tests.history.worlds import Model, model
 from tests.support.archives import seen
-from wingsd.errors import HistoryDamaged
+from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history.format import BLOCK, Point, PointLabel
 from wingsd.history.rewriting import Rewriting, difference
 
@@ -73,6 +74,24 @@ def test_what_stands_in_the_way_is_taken_away_with_all_in_it(history: Model) -> 
         listener.bind(str(root / "flag"))
         Rewinds(history).rewind(first.number)
     assert (root / "flag").read_bytes() == b"a file"
+
+
+@pytest.mark.root
+def test_nothing_that_is_mounted_in_a_server_is_moved_away(history: Model) -> None:
+    root, shared = history.world.root, history.directory / "shared"
+    shared.mkdir()
+    first = made(history)
+    (root / "new dir" / "shared").mkdir(parents=True)
+    # of the same file system, so that no device number tells of it
+    subprocess.run(["mount", "--bind", str(shared), str(root / "new dir" / "shared")], check=True)
+    try:
+        (shared / "of all servers").write_bytes(b"kept")
+        made(history)
+        with pytest.raises(StorageError, match=r"mounted at .new dir/shared. in"):
+            Rewinds(history).rewind(first.number)
+        assert (root / "new dir" / "shared" / "of all servers").read_bytes() == b"kept"
+    finally:
+        subprocess.run(["umount", str(root / "new dir" / "shared")], check=True)
 
 
 def test_a_directory_that_is_a_symlink_now_is_not_followed(history: Model) -> None:

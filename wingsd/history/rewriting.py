@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import Enum
 from hashlib import sha256
+from pathlib import Path
 from typing import NamedTuple
 
 from attrs import define, field
@@ -70,6 +72,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _OWN = 0o700
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 #: The sections of files in the plan: put into place as a whole, or only their metadata.
 _WHOLE, _IN_PLACE = Section(False, 0, 0), Section(True, 0, 0)
@@ -276,6 +279,7 @@ class Rewriting:
 
     def _prepared(self, store: HistoryStore, number: int, writer: FormWriter | None) -> Difference:
         found = Difference()
+        mounts = _mounts_below(self._directory) if writer is not None else []
         with (
             storage_errors(f"point {number} of the history cannot be prepared"),
             store.opened(number) as (chain, tree),
@@ -286,7 +290,7 @@ class Rewriting:
                 if step.how is How.PLACED and isinstance(step.entry, PastFile):
                     self._make_file(step.entry, step.contents, newest)
                 if writer is not None and step.how is not How.TAKEN_ALONG:
-                    self._check_device(step.entry.path)
+                    _check_mounts(step, mounts)
                     writer.add(step.entry, self._planned(step))
             if writer is not None:
                 writer.finish(chain[-1].point)
@@ -321,15 +325,6 @@ class Rewriting:
             set_metadata(fd, entry, self._owner, self._given)
         os.rename(_PART, name, src_dir_fd=self._new, dst_dir_fd=self._new)
         self._check(entry.size)
-
-    def _check_device(self, path: bytes) -> None:
-        """Raise StorageError where something on another file system would be changed."""
-        with _missing_allowed():
-            if self._stat(path).st_dev != os.fstat(self._home).st_dev:
-                raise StorageError(
-                    f"{display(path)} is on another file system than the server's directory; "
-                    "unmount it, and try again"
-                )
 
     # What is changed
 
@@ -487,6 +482,26 @@ def _entries(chain: Sequence[FormReader]) -> Iterator[tuple[bytes, PastEntry]]:
         entry = next(each for each in reversed(found) if each is not None)[0]
         if not isinstance(entry, PastNothing):
             yield path, entry
+
+
+def _mounts_below(directory: str) -> list[bytes]:
+    """Return the paths in a directory at which something is mounted; see proc_pid_mountinfo(5)."""
+    above = os.fsencode(os.path.realpath(directory)) + b"/"
+    rows = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    places = (_ESCAPED.sub(lambda code: bytes([int(code[1], 8)]), row.split()[4]) for row in rows)
+    return [place.removeprefix(above) for place in places if place.startswith(above)]
+
+
+def _check_mounts(step: Step, mounts: Sequence[bytes]) -> None:
+    """Raise StorageError where something that is mounted would be changed, or moved away."""
+    path = step.entry.path
+    for mount in mounts if step.is_changed else ():
+        is_moved = step.how is not How.SET and mount.startswith(path + b"/")
+        if is_moved or (path + b"/").startswith(mount + b"/"):
+            raise StorageError(
+                f"something is mounted at {display(mount)} in the server's directory; unmount it, "
+                "and try again"
+            )
 
 
 def _name(path: bytes) -> bytes:
