@@ -14,6 +14,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.restores.rewinding import LATER, THEN, RewindHarness, rewinding
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.errors import (
@@ -93,6 +94,19 @@ async def test_a_look_changes_nothing(rewinding: RewindHarness) -> None:
     assert rewinding.content() == LATER
     with pytest.raises(NoSuchPoint):
         await rewinding.rewind(None)
+
+
+async def test_a_look_that_fails_does_not_say_that_nothing_differs(
+    rewinding: RewindHarness, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("wingsd.restores.rewinding.difference", fail)
+    seen = await rewinding.rewind(is_dry_run=True)
+    assert (seen.state, seen.found) == (RewindState.FAILED, None)
+    assert "an unexpected error" in str(seen.error)
+    assert logged.take(RuntimeError)
 
 
 @pytest.mark.promise("rewind-changes-what-differs")

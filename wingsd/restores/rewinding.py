@@ -156,11 +156,16 @@ class Rewind:
         uuid = self.server.uuid
         self._rewinds.pin(uuid, self.point)
         try:
-            await self._predict()
+            try:
+                await self._predict()
+            finally:
+                await self._rewinds.settle_pins(uuid)
         except WingsdError as error:
             self.error = error
+        except Exception:
+            self._log.failure("{server}: a look at what would change failed", server=uuid)
+            self.error = RewindFailed("an unexpected error; see the node's log")
         finally:
-            await self._rewinds.settle_pins(uuid)
             self._enter(RewindState.FAILED if self.error else RewindState.DONE)
             self.over.callback(None)
 
