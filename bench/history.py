@@ -66,7 +66,7 @@ _STATUSES = (0, 1, 3)
 
 @frozen
 class _World:
-    """The files of a server: `gib` GiB in so many files."""
+    """The files of a server: their total size in GiB, and their number."""
 
     gib: int
     files: int

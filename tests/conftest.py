@@ -29,15 +29,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 # The package is built with a proxy that is not there.
 os.environ["no_proxy"] = "127.0.0.1"
 
-#: Where directories of tests are made if as many bytes are free there: what waits for a disk that
-#: nobody reads takes a third of their time.
+#: Directories of tests are made in `MEMORY` if it has `ROOM` bytes free. On a disk, tests wait for
+#: it half of their time.
 MEMORY, ROOM = "/dev/shm", 2 << 30
 
 raise_limit()  # as the daemon does: some tests open a thousand connections
 
 
 def pytest_configure() -> None:
-    """Have pytest make directories in memory, unless it is asked for another place."""
+    """Make temporary directories in memory, unless PYTEST_DEBUG_TEMPROOT names another place."""
     with suppress(FileNotFoundError):
         disk = os.statvfs(MEMORY)
         if disk.f_bavail * disk.f_frsize >= ROOM:

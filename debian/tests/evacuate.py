@@ -116,7 +116,7 @@ async def start_other(machine: Machine, printed: dict[str, Any], node: Any) -> N
 
 
 async def paired() -> None:
-    """Have the installed node send copies to the other one."""
+    """Pair the two nodes, so that the installed one sends copies to the second."""
     socket = str(OTHER / "control.sock")
     made = json.loads(
         await run("wingsctl", "--socket", socket, "pair", "--url", ADDRESS, "--json")

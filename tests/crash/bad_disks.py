@@ -81,7 +81,7 @@ class Disk:
         run("dmsetup", "resume", "--noudevsync", _NAME)
 
     def lose(self, rng: random.Random) -> str:
-        """Lose a sector of some file; return its name, empty where there is none."""
+        """Make a sector of a random file unreadable; return its name, empty without files."""
         files = [
             path for path in self.place.rglob("*") if path.is_file() and path.stat().st_blocks
         ]
@@ -245,7 +245,7 @@ def _ignore(line: str) -> None:
 
 
 def main() -> None:
-    """Run so many histories on a file system, and print what was counted."""
+    """Run `count` histories on a file system, and print the numbers of points and faults."""
     file_system, *numbers = sys.argv[1:]
     count, seed, acts = map(int, numbers)
     run("umount", f"/run/{file_system}")

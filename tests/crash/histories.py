@@ -533,8 +533,8 @@ def _make(directory: Path, seed: str, wanted: str, *, is_running: bool) -> None:
     """Make, remove and verify points until this process is killed."""
     rng = random.Random(seed)
     for name, kind in (("_undo", "undo"), ("_change_tree", "change")):
-        setattr(HistoryStore, name, _told(kind, getattr(HistoryStore, name)))
-    setattr(store_module, "merge_deltas", _told("merge", merge_deltas))  # noqa: B010
+        setattr(HistoryStore, name, _announced(kind, getattr(HistoryStore, name)))
+    setattr(store_module, "merge_deltas", _announced("merge", merge_deltas))  # noqa: B010
     with _saying("open"):
         store = HistoryStore(str(directory / "history"))
     points = store.points()
@@ -567,19 +567,19 @@ def _make(directory: Path, seed: str, wanted: str, *, is_running: bool) -> None:
 
 
 def _next(rng: random.Random, wanted: str, count: int) -> str:
-    """Return what is done next with a history of so many points."""
+    """Choose the next operation on a history, by its number of points."""
     if count > rng.randrange(2, 7):
         return "remove"
     kind = rng.choice(("make", _DONE_BY.get(wanted, "make")))
     return "make" if kind == "remove" and count < 3 else kind
 
 
-def _told(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def told(*args: Any, **kwargs: Any) -> Any:
+def _announced(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def announced(*args: Any, **kwargs: Any) -> Any:
         with _saying(kind):
             return function(*args, **kwargs)
 
-    return told
+    return announced
 
 
 def _write(directory: Path, seed: str) -> None:

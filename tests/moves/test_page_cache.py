@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -18,11 +19,13 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
-def fd(tmp_path: Path) -> Iterator[int]:
+def fd() -> Iterator[int]:
     """A file on a disk of which nothing is in the page cache."""
-    path = tmp_path / "file"
-    path.write_bytes(os.urandom(PART * PARTS - 100))
-    fd = os.open(path, os.O_RDONLY)
+    # /var/tmp is on a disk; other directories of tests are in memory.
+    with TemporaryDirectory(dir="/var/tmp") as directory:
+        path = Path(directory, "file")
+        path.write_bytes(os.urandom(PART * PARTS - 100))
+        fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     if cached_pages(fd, 0, PART * PARTS) != 0:

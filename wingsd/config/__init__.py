@@ -1095,8 +1095,8 @@ class HistoryConfig:
     #: How often a point is made of each server. 0 makes none; points that were made stay. A point
     #: that takes more than half of this time is followed by a pause as long as it took.
     every: Span = attrs.field(default=Span("0"), validator=span)
-    #: Which points are kept: of each of these times until now so many, evenly spread. The newest
-    #: point is always kept.
+    #: How many points are kept of each span of time before now, evenly spread over it: `1h: 12`
+    #: keeps one for each five minutes of the last hour. The newest point is always kept.
     keep: dict[str, int] = attrs.field(
         factory=lambda: {"1h": 12, "24h": 24, "30d": 30}, validator=counts_by_span
     )
