@@ -347,7 +347,7 @@ EVACUATE = Series(
     _measure,
     (
         Lines("seconds", "MB/s", ("MB/s on the line",), points="looks"),
-        Lines("seconds", "servers", ("copied",), points="looks"),
+        Lines("seconds", "servers", ("copied", "moved"), points="looks"),
         Bars(),
     ),
 )
