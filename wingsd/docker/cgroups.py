@@ -76,8 +76,11 @@ def read_file(path: str) -> bytes | None:
         os.close(file)
 
 
-class _Group:
-    """The files of a control group. They stay open: opening and closing cost most of a reading."""
+class _Directory:
+    """Files of the kernel in one directory, such as those of a control group.
+
+    They stay open: opening and closing cost most of a reading.
+    """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -175,12 +178,12 @@ class Events(NamedTuple):
 class Meter:
     """Reads the figures of one container. All methods block, for some 0.1 ms.
 
-    `group` is the directory of its control group, `network` the file with the figures of its
-    interfaces, empty for a container in the machine's own network.
+    `group` is the directory of its control group, `network` that of the file `dev` with the
+    figures of its interfaces, None for a container in the machine's own network.
     """
 
-    _group: _Group = attrs.field(converter=_Group)
-    _network: str
+    _group: _Directory = attrs.field(converter=_Directory)
+    _network: _Directory | None = attrs.field(converter=attrs.converters.optional(_Directory))
     _started: datetime | None
     #: When it was started, by the monotonic clock.
     _began: float | None = attrs.field(default=None, init=False)
@@ -193,7 +196,7 @@ class Meter:
     _by_limit: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._above, self._own = _Group(self.directory_above).events(), self._group.events()
+        self._above, self._own = _Directory(self.directory_above).events(), self._group.events()
         if self._started is not None:
             age = (datetime.now(UTC) - self._started).total_seconds()
             self._began = time.monotonic() - max(age, 0.0)
@@ -209,13 +212,15 @@ class Meter:
         `above` are the counts of the group above it. They are older than its own: what happens
         meanwhile is in these.
         """
-        above = above or _Group(self.directory_above).events()
+        above = above or _Directory(self.directory_above).events()
         group = self._group
         cpu = group.read("cpu.stat")
         used, memory = _number(cpu, b"usage_usec"), group.number("memory.current")
         network = self._read_network()
         if used is None or memory is None or (self._network and network is None):
             group.close()
+            if self._network:
+                self._network.close()
             return None
         seconds, percent = used / 1e6, 0.0
         now = time.monotonic()
@@ -251,7 +256,7 @@ class Meter:
         )
 
     def _read_network(self) -> NetworkUsage | None:
-        data = read_file(self._network) if self._network else None
+        data = self._network.read("dev") if self._network else None
         if data is None:
             return None
         received, received_packets, sent, sent_packets = _sums(_INTERFACE.findall(data))
@@ -269,7 +274,7 @@ class Meter:
         """
         if self._killed is not None and time.monotonic() - self._killed < RECENT:
             return True, not self._by_limit
-        above = _Group(self.directory_above).events()
+        above = _Directory(self.directory_above).events()
         if above.kills > self._above.kills and (reported or status == KILLED):
             return True, above.limit_reached <= self._above.limit_reached
         return reported and not self._own.kills, False
@@ -294,7 +299,7 @@ def find_meter(state: ContainerState, root: str = ROOT, proc: str = PROC) -> Met
 
     Its group is named in `/proc`; where that is hidden, it is one of Docker's two usual places.
     """
-    network = "" if state.has_machine_network else f"{proc}/{state.pid}/net/dev"
+    network = None if state.has_machine_network else f"{proc}/{state.pid}/net"
     for place in _places(state, root, f"{proc}/{state.pid}/cgroup"):
         meter = Meter(place, network, state.started)
         if meter.read() is not None:
@@ -365,5 +370,7 @@ class Readings:
 def read_all(meters: Sequence[Meter]) -> list[ContainerUsage | None]:
     """Return the usage of each container, None of those that have ended. Blocking."""
     # Most are in one group.
-    above = {each: _Group(each).events() for each in {meter.directory_above for meter in meters}}
+    above = {
+        each: _Directory(each).events() for each in {meter.directory_above for meter in meters}
+    }
     return [meter.read(above[meter.directory_above]) for meter in meters]
