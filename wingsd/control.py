@@ -35,6 +35,7 @@ from wingsd.api.resource import Endpoint
 from wingsd.api.routes import Route, calls_by_path, root
 from wingsd.backups.at_rest import BackupCheck, Rewrite
 from wingsd.backups.catalogue import COMPLETE
+from wingsd.backups.points import PointBackup
 from wingsd.backups.store import BackupStore, StoredBackup, backup_uuid
 from wingsd.config import Config, Control
 from wingsd.docker.runtime import Pressure
@@ -313,6 +314,7 @@ def _described(store: BackupStore, found: StoredBackup, left: Json | None) -> Js
         "backup": found.uuid,
         "server": found.server or None,
         "path": store.path(found.place),
+        "point": None,
         "bytes": found.size,
         "files": None if made is None else made.files,
         "made": found.modified if made is None else made.made,
@@ -323,6 +325,26 @@ def _described(store: BackupStore, found: StoredBackup, left: Json | None) -> Js
         # When its server moved away, if the Panel has no record of it.
         "dropped_since": left["since"] if left is not None and is_dropped else None,
         "left": left,
+    }
+
+
+def _described_point(found: PointBackup) -> Json:
+    """Return what `_described` says of an archive, with the number of the point."""
+    name = found.name
+    return {
+        "backup": name.name,
+        "server": found.server,
+        "path": None,
+        "point": name.number,
+        "bytes": name.size,
+        "files": name.files,
+        "made": name.made,
+        # Its history is verified, and says whether it is damaged.
+        "state": None,
+        "checked": None,
+        "fault": "",
+        "dropped_since": None,
+        "left": None,
     }
 
 
@@ -357,7 +379,8 @@ class ControlBackupsEndpoint(ControlEndpoint):
                 if server in ("", owner)
             ],
             "backups": [
-                _described(node.backup_store, each, left.get(each.place)) for each in found
+                *(_described(node.backup_store, each, left.get(each.place)) for each in found),
+                *map(_described_point, await node.point_backups.all(server)),
             ],
             "coming": [
                 {
@@ -494,6 +517,7 @@ def _point(found: PointInfo) -> Json:
         "stored_bytes": found.stored,
         "unsettled": len(point.unsettled),
         "unsettled_files": _paths(point.unsettled),
+        "backups": list(found.names),
         "damaged": found.is_damaged,
         # Empty where nothing of the point can be used.
         "damaged_files": _paths(found.damaged),

@@ -7,7 +7,7 @@ remedy. `wingsctl explain` prints it, and the page of troubleshooting is made of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 _MIB = 1024 * 1024
@@ -1566,6 +1566,22 @@ class BackupNotForWings(_Fixed, Conflict):
     message = "the backup is not rewritten for Wings"
 
 
+class BackupIsPoint(Conflict):
+    """The backup is a point of its server's history, and no archive.
+
+    Cause: `system.backups.wings.kind` is `history`, or was when the backup was made.
+
+    Remedy: `wingsctl history verify` reads all points of a server. For Wings, download the backup
+    in the Panel: it is a tar.gz then.
+    """
+
+    def __init__(self, backup: str, number: int, server: str) -> None:
+        super().__init__(
+            f"the backup {backup} is a point of a history, and no archive",
+            f"`wingsctl history verify {server}` verifies it, point {number}, with all others",
+        )
+
+
 class InvalidBackupName(BadRequest):
     """A part of the upload has a name that no backup can have.
 
@@ -2617,17 +2633,18 @@ class HistoryFull(StorageError):
     """A point of a server's history would take more space than the history may take.
 
     Cause: the copy of the server's files alone takes more, or together with the points that may
-    not be removed.
+    not be removed, such as backups.
 
-    Remedy: give the history more space, or delete files of the server.
+    Remedy: give the history more space, or delete backups or files of the server.
     """
 
     code = "history-full"
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, named: int = 0) -> None:
+        which = f"the points of {named} backups stay; delete some of these, " if named else ""
         super().__init__(
-            f"{directory} would become larger than it may: give the history more space, or delete "
-            "files of the server",
+            f"{directory} would become larger than it may: {which}give the history more space, or "
+            "delete files of the server",
             "no point of the server's history can be made",
         )
 
@@ -2704,6 +2721,22 @@ class NoSuchPoint(WingsdError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("the server's history has no such point", detail)
+
+
+class PointNamed(Conflict):
+    """The point of a server's history is one of its backups, and stays.
+
+    Cause: `system.backups.wings.kind` is `history`, or was when the backup was made.
+
+    Remedy: delete the backup in the Panel. `wingsctl backups` lists those of a server.
+    """
+
+    def __init__(self, number: int, names: Collection[str]) -> None:
+        which = f"the backup {next(iter(names))}" if len(names) == 1 else f"{len(names)} backups"
+        super().__init__(
+            f"point {number} is that of {which}",
+            f"delete the backup in the Panel: {', '.join(sorted(names))}",
+        )
 
 
 class SourceFileChanged(StorageError):

@@ -253,6 +253,16 @@ class NoSessions:
         return 0
 
 
+class NoPointBackups:
+    """Backups that are points, of which there are none."""
+
+    async def find(self, server: str, backup: str) -> None:
+        return None
+
+    async def all(self, server: str = "") -> list[Any]:
+        return []
+
+
 def context(live: LiveConfig, **collaborators: Any) -> NodeContext:
     """Return a context of these collaborators, None for the others, with real figures."""
     workers: Any = SynchronousWorkers()
@@ -263,6 +273,7 @@ def context(live: LiveConfig, **collaborators: Any) -> NodeContext:
         "disk": workers,
         "workers": workers,
         "moves": FakeMoves(),
+        "point_backups": NoPointBackups(),
         "backup_store": BackupStore(system.backup_directory, live.current.family),
         "figures": NodeFigures(live.current, workers, workers, reactor),
         "diagnostics": Diagnostics(lambda: live.current, collaborators.get("engine"), log),

@@ -24,7 +24,8 @@ from tests.support.reactor import until
 from wingsd.archive.compress import ArchiveFormat
 from wingsd.archive.policy import MAX_DEPTH
 from wingsd.backups.catalogue import COMPLETE
-from wingsd.backups.creation import MAX_IGNORE_FILE, IgnoreList, check_space, ignore_lines
+from wingsd.backups.creation import MAX_IGNORE_FILE, check_space, ignore_lines
+from wingsd.backups.points import IgnoreList
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.errors import (
     AdapterUnknown,
@@ -35,7 +36,6 @@ from wingsd.errors import (
     StorageError,
     TreeTooLarge,
 )
-from wingsd.files.denylist import Denylist
 from wingsd.filesystem.directory import OpenFile, open_regular
 from wingsd.filesystem.openers import directory_opener
 from wingsd.filesystem.root import ServerRoot
@@ -512,7 +512,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kept(home: Path, text: str) -> list[str]:
     """Return the files that a backup with this list has."""
-    ignore = IgnoreList(Denylist(text.splitlines(), "a list", exact=True), Denylist())
+    ignore = IgnoreList(text.splitlines())
     found = []
     with opened(str(home)) as root:
         for listing in walk(root, lambda name, why: None, ignore.select):
@@ -588,7 +588,7 @@ def test_files_that_are_being_uploaded_are_left_out(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_counted(tree: Path) -> None:
-    ignore = IgnoreList(Denylist(["/world/", "*.jar"]), Denylist(["*.gz"]))
+    ignore = IgnoreList(["/world/", "*.jar"], ["*.gz"])
     with opened(str(tree)) as root:
         for _ in walk(root, lambda name, why: None, ignore.select):
             pass

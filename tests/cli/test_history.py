@@ -181,11 +181,15 @@ def test_a_point_is_removed_and_a_whole_history_only_after_a_question(
     assert wingsctl("history", "delete", UUID).status == 2
     assert wingsctl("history", "delete", UUID, "6", "--all").status == 2
     scripted.asked.clear()
-    assert wingsctl("history", "delete", UUID, "--all").status == 1
+    backups = {"making": [], "backups": [{"point": 5}, {"point": None}]}
+    scripted.answers("GET", f"backups?server={UUID}", backups)
+    ran = wingsctl("history", "delete", UUID, "--all")
+    assert ran.status == 1
+    assert "with all its points, and 1 backups with it?" in ran.err
     assert [each for each in scripted.asked if each[0] == "DELETE"] == []
     scripted.answers("DELETE", f"history/{UUID}", task(kind="delete"))
     ran = wingsctl("history", "delete", UUID, "--all", "--yes")
-    assert ran.out == f"{UUID}: its history is removed\n"
+    assert ran.out == f"{UUID}: its history is removed, and 1 backups with it\n"
 
 
 def test_a_damaged_history_is_a_failure(scripted: Scripted, wingsctl: Command) -> None:

@@ -20,11 +20,12 @@ from tests.support.logged_errors import Logged
 from tests.support.small_disk import small_disk
 from tests.support.workers import HeldWorkers
 from wingsd.config import HistoryConfig, ServerHistoryConfig
-from wingsd.errors import EnvironmentFailed, FileWorkCancelled, StorageError
+from wingsd.errors import EnvironmentFailed, FileWorkCancelled, PointNamed, StorageError
 from wingsd.histories import manager
 from wingsd.histories.manager import HELD_PAUSE, QUIET_PAUSE, Histories
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
+from wingsd.history.names import PointName
 from wingsd.history.store import HistoryStore
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -667,3 +668,48 @@ def test_a_history_that_is_removed_takes_the_undo_of_a_rewind_with_it(node: Hist
 
     (record,) = Outcome.of(removed()).value()
     assert (record.undo, node.histories.pinned) == (None, {})
+
+
+def name(node: HistoryNode, server: Server, name: str) -> None:
+    """Make a point with a name."""
+
+    def give(store: HistoryStore) -> None:
+        point = store.points()[0]
+        store.name(PointName(name, point.number, point.root.hex(), NOW, "test"))
+
+    Outcome.of(node.histories.make(server, then=give)).value()
+
+
+def test_a_point_goes_with_its_last_name_where_no_rule_keeps_it(node: HistoryNode) -> None:
+    server = node.server()
+    node.change(keep={"1h": 1}, every=Span("0"))
+    for each in ("a", "b", "c"):
+        node.clock.advance(7200)
+        node.write(each)
+        name(node, server, each)
+    assert node.numbers() == [3, 2, 1]
+    assert not Outcome.of(node.histories.unname(UUID, "d")).value()
+    assert Outcome.of(node.histories.unname(UUID, "a")).value()
+    assert node.numbers() == [3, 2]
+    node.change(keep={"30d": 300}, every=Span("5m"))
+    assert Outcome.of(node.histories.unname(UUID, "b")).value()
+    assert node.numbers() == [3, 2]
+    Outcome.of(node.histories.delete(UUID, 2)).value()
+    Outcome.of(node.histories.delete(UUID, 3)).error(PointNamed)
+
+
+def test_a_history_with_backups_stays_when_its_server_goes(node: HistoryNode) -> None:
+    server = node.server()
+    node.write("as it is")
+    node.begin()
+    name(node, server, "a")
+    name(node, server, "b")
+    Outcome.of(node.servers.delete(UUID)).value()
+    assert Outcome.of(node.daemon.histories.all()).value() == [UUID]
+    node.clock.advance(40 * 24 * 3600)
+    Outcome.of(node.daemon.histories.clear()).value()
+    assert node.numbers() == [1]
+    assert Outcome.of(node.histories.unname(UUID, "a")).value()
+    assert node.numbers() == [1]
+    assert Outcome.of(node.histories.unname(UUID, "b")).value()
+    assert Outcome.of(node.daemon.histories.all()).value() == []

@@ -9,6 +9,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,19 @@ from tests.history.worlds import FAST, Model, distrusted, model, trusted
 from tests.support.archives import seen
 from tests.support.attributes import ACCESS, acl
 from tests.support.small_disk import small_disk
-from wingsd.errors import FileWorkCancelled, HistoryDamaged, HistoryFull, NoSuchPoint, StorageError
+from wingsd.errors import (
+    FileWorkCancelled,
+    HistoryDamaged,
+    HistoryFull,
+    NoSuchPoint,
+    PointNamed,
+    StorageError,
+)
 from wingsd.history import capture
 from wingsd.history.adopting import write_catalogue
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import BLOCK, PastEntry, PastFile, PastNothing, PointLabel
+from wingsd.history.names import PointName, read_names
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.moves.tree import MoveTree
@@ -246,6 +255,87 @@ def test_pinned_points_stay(tmp_path: Path) -> None:
             history.make()
         assert history.numbers() == [14, 13, 12, 2]
         assert history.store.verify() == {}
+
+
+def named(history: Model, name: str) -> PointName:
+    """Give the newest point a name."""
+    point = history.store.points()[0]
+    given = PointName(name, point.number, point.root.hex(), 1.5, "test", 1, 7, ignored=("*.log",))
+    history.store.name(given)
+    return given
+
+
+def test_points_with_names_stay_until_they_have_none(tmp_path: Path) -> None:
+    with model(tmp_path, 1, max_size=9 << 19) as history:
+        file = history.world.root / "f"
+        for number in range(12):
+            file.write_bytes(noise((1 << 20) + number))
+            history.make()
+            if number == 1:
+                given = named(history, "a")
+        history.reopen()
+        assert history.store.names == {"a": given}
+        history.store.thin({1: 1}, history.store.points()[0].time + 10**11)
+        assert history.numbers() == [12, 2]
+        with pytest.raises(PointNamed, match="point 2 is that of the backup a"):
+            history.store.remove(2)
+        for number in range(12, 15):
+            named(history, f"b{number}")
+            if number < 14:
+                file.write_bytes(noise((1 << 20) + number))
+                history.make()
+        file.write_bytes(noise(1 << 20))
+        with pytest.raises(HistoryFull, match="the points of 4 backups stay"):
+            history.make()
+        assert history.numbers() == [14, 13, 12, 2]
+        history.check()
+        assert history.store.unname("a") == given
+        assert history.store.unname("a") is None
+        history.make()
+        assert history.numbers() == [15, 14, 13, 12]
+        history.store.unname("b13")
+        history.store.drop(13, {}, history.store.points()[0].time)
+        assert history.numbers() == [15, 14, 12]
+        with pytest.raises(NoSuchPoint):
+            history.store.name(given)
+
+
+@pytest.mark.parametrize("lost", ["names", "names.copy"])
+def test_names_are_there_twice(history: Model, lost: str) -> None:
+    history.make()
+    given = named(history, "a")
+    path = history.directory / "history" / lost
+    for damaged in (path.read_bytes()[:-9], b"", None):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        assert read_names(str(path.parent)) == {"a": given}
+        history.reopen()
+        assert history.store.names == {"a": given}
+        (first, second) = (path.parent / each for each in ("names", "names.copy"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_points_are_made_and_none_is_removed_while_their_names_are_damaged(
+    history: Model,
+) -> None:
+    for number in range(3):
+        (history.world.root / "f").write_bytes(b"%d" % number)
+        history.make()
+    named(history, "a")
+    for name in ("names", "names.copy"):
+        (history.directory / "history" / name).write_bytes(b"no names\n")
+    history.reopen()
+    (history.world.root / "f").write_bytes(b"new")
+    history.make()
+    history.store.thin({}, history.store.points()[0].time)
+    assert history.numbers() == [4, 3, 2, 1]
+    for work in (partial(history.store.remove, 1), partial(named, history, "b")):
+        with pytest.raises(HistoryDamaged, match="it does not have its digest"):
+            work()
+    history.store.max_size = 1
+    (history.world.root / "f").write_bytes(b"newer")
+    with pytest.raises(HistoryFull):
+        history.make()
+    assert history.numbers() == [4, 3, 2, 1]
 
 
 def test_many_points_take_few_descriptors(history: Model) -> None:

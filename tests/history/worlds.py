@@ -13,13 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeVar
 
+import pytest
 from attrs import define, field
 
 from tests.crash.mortal import Death, Life, points_of_the_system
 from tests.support.archives import Tree, seen
-from wingsd.errors import HistoryFull, StorageError
+from wingsd.errors import HistoryFull, PointNamed, StorageError
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import BLOCK, Point, PointLabel
+from wingsd.history.names import PointName
 from wingsd.history.reading import past_files
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import KernelCalls, MeasuredFileSystems
@@ -216,6 +218,8 @@ class Model:
     #: How often an act was interrupted.
     interrupted: int = field(init=False, default=0)
     kinds: dict[str, int] = field(init=False, factory=dict)
+    #: The points that have names.
+    names: dict[str, int] = field(init=False, factory=dict)
     #: How many changes of files acts have made so far, at most.
     _most: int = field(init=False, default=40)
 
@@ -305,7 +309,7 @@ class Model:
 
     def act(self, *, keeps_oldest: bool = False) -> None:
         """Do something at random, which may be interrupted."""
-        kind = self.rng.choice((*["make"] * 5, "remove", "reopen", "check", "restart"))
+        kind = self.rng.choice((*["make"] * 5, "name", "remove", "reopen", "check", "restart"))
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
         numbers = self.numbers()
         if kind == "make":
@@ -313,18 +317,42 @@ class Model:
             self.may_fail(self.make)
         elif kind == "remove" and len(numbers) > 1 + keeps_oldest:
             number = self.rng.choice(numbers[1:-1] if keeps_oldest else numbers[1:])
-            self.may_fail(lambda: self.store.remove(number))
+            if number in self.names.values():
+                with pytest.raises(PointNamed):
+                    self.store.remove(number)
+            else:
+                self.may_fail(lambda: self.store.remove(number))
             if number not in self.numbers():
                 del self.trees[number]
+        elif kind == "name" and numbers:
+            self._name(self.rng.choice(self.store.points()))
         elif kind == "check" and numbers:
             self.check(only=self.rng.choice(numbers))
         elif kind in ("reopen", "restart"):
             self.reopen(source=kind == "restart")
         self._compare()
 
+    def _name(self, point: Point) -> None:
+        """Give a name, or remove one."""
+        name = self.rng.choice("xyz")
+        after = dict(self.names)
+        if name in self.names and self.rng.random() < 0.6:
+            del after[name]
+            self.may_fail(lambda: self.store.unname(name))
+        else:
+            after[name] = point.number
+            given = PointName(name, point.number, point.root.hex(), 1.5, "test", ignored=("a\n",))
+            self.may_fail(lambda: self.store.name(given))
+        self.reopen()
+        known = self.store.names or {}
+        found = {each.name: each.number for each in known.values()}
+        assert found in (self.names, after)
+        self.names = found
+
     def _compare(self) -> None:
         """Compare the numbers of points with the model's."""
         numbers = self.numbers()
+        assert set(self.names.values()) <= set(numbers)
         if self.max_size is not None:
             for number in [*self.trees]:
                 if number not in numbers:

@@ -12,6 +12,7 @@ from wingsd.activity import ActivityLog
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.at_rest import BackupChecks, BackupRewrites
 from wingsd.backups.creation import Backups
+from wingsd.backups.points import PointBackups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.store import BackupStore
 from wingsd.callbacks import CallbackQueue, ContainerStatuses
@@ -103,6 +104,7 @@ class NodeContext:
 
     backup_store: BackupStore
     backups: Backups
+    point_backups: PointBackups
     backup_checks: BackupChecks
     backup_rewrites: BackupRewrites
     histories: HistoriesOnDemand

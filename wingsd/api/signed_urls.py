@@ -187,10 +187,12 @@ class FileDownloadEndpoint(SignedPath):
         return await self.sent(file, f"{server.uuid}: {path}")
 
     @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
-    async def download_backup(self, query: SignedQuery) -> FileBody:
+    async def download_backup(self, query: SignedQuery) -> FileBody | StreamedBody:
         """Download a local backup of a server, or with `Range` a part of it (206).
 
-        Its token is used up as that of a file.
+        Its token is used up as that of a file. A backup that is a point of a history is packed
+        while it is sent: `Range` has no effect, and the connection is closed before the end where
+        it is damaged, or deleted meanwhile.
         """
         token = self.token
         if token.server:
@@ -198,9 +200,23 @@ class FileDownloadEndpoint(SignedPath):
         opened = await self._node.files.short.workers.run(
             self._node.backup_store.open, token.server, token.backup
         )
-        if opened is None:
+        if opened is not None:
+            return await self.sent(opened[1], f"backup {token.backup}")
+        points = self._node.point_backups
+        found = await points.find(token.server, token.backup)
+        if found is None:
             raise await missing_backup(self._node.database, token.server, token.backup)
-        return await self.sent(opened[1], f"backup {token.backup}")
+        system = self._config.system
+        owner = (system.user.uid, system.user.gid)
+        level = Compression(system.backups.compression_level)
+
+        def produce(outflow: Outflow) -> Deferred[None]:
+            return Deferred.fromCoroutine(points.send(found, owner, level, outflow))
+
+        if self._request.method != b"HEAD":
+            await self.use(resumes=False)
+        headers = download_headers(f"{token.backup}.tar.gz")
+        return StreamedBody(produce, f"backup {token.backup}", headers)
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -21,6 +21,7 @@ from wingsd.archive.quota import ArchiveLimits
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.at_rest import BackupChecks, BackupRewrites
 from wingsd.backups.creation import ArchiveTerms, Backups, checksum_type_of
+from wingsd.backups.points import PointBackups
 from wingsd.backups.received import ReceivedBackups
 from wingsd.backups.s3 import S3Adapter
 from wingsd.backups.store import BackupStore, Removal
@@ -182,30 +183,6 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     states = StatesFile(system.root_directory, pools.database)
     running = context.running = RunningServers(states, database, bus, reactor)
 
-    # Backups that are made, or verified
-    backup_store = context.backup_store = BackupStore(system.backup_directory, config.family)
-    s3 = S3Adapter(
-        panel, backup_store, pools.uploads, reactor, system.backups.s3, config.family == CALAGOPUS
-    )
-    made_backups = context.backups = Backups(
-        family=config.family,
-        store=backup_store,
-        terms=_archive_terms(config),
-        database=database,
-        callbacks=callbacks,
-        bus=bus,
-        workers=pools.backups,
-        disk=pools.disk,
-        long=pools.long,
-        reactor=reactor,
-        adapters={"wings": None, "s3": s3},
-        slots=DeferredSemaphore(system.backups.concurrent),
-    )
-    check_limit = system.backups.check_limit * MIB
-    backup_checks = context.backup_checks = BackupChecks(
-        made_backups, system.backups.check_interval, check_limit, time.time
-    )
-
     # Histories
     file_systems = MeasuredFileSystems(
         is_allowed=transfers.live.trust == "auto", on_distrust=observer.distrusted
@@ -223,6 +200,32 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         time.time,
     )
     live.follow(histories.use)
+
+    # Backups that are made, or verified
+    backup_store = context.backup_store = BackupStore(system.backup_directory, config.family)
+    s3 = S3Adapter(
+        panel, backup_store, pools.uploads, reactor, system.backups.s3, config.family == CALAGOPUS
+    )
+    points = context.point_backups = PointBackups(histories, pools.backups, pools.downloads)
+    made_backups = context.backups = Backups(
+        family=config.family,
+        store=backup_store,
+        points=points,
+        terms=_archive_terms(config),
+        database=database,
+        callbacks=callbacks,
+        bus=bus,
+        workers=pools.backups,
+        disk=pools.disk,
+        long=pools.long,
+        reactor=reactor,
+        adapters={"wings": None, "s3": s3},
+        slots=DeferredSemaphore(system.backups.concurrent),
+    )
+    check_limit = system.backups.check_limit * MIB
+    backup_checks = context.backup_checks = BackupChecks(
+        made_backups, system.backups.check_interval, check_limit, time.time
+    )
 
     # Transfers
     volume = Volume(system.data, owner, transfers.storage_pool.name, system.backup_directory)

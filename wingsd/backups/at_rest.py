@@ -36,6 +36,7 @@ from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     ArchiveError,
+    BackupIsPoint,
     BackupMissing,
     BackupNotForWings,
     FileWorkCancelled,
@@ -128,12 +129,14 @@ class BackupChecks:
     async def begin(self, backup: str) -> BackupCheck:
         """Begin to check a backup, or join the check that is under way.
 
-        Raises BackupMissing, StorageError.
+        Raises BackupMissing, BackupIsPoint, StorageError.
         """
         if backup in self._checks:
             return self._checks[backup]
         found = await self._backups.disk.run(self._backups.store.find, "", backup)
         if found is None:
+            if (point := await self._backups.points.find("", backup)) is not None:
+                raise BackupIsPoint(backup, point.name.number, point.server)
             raise BackupMissing(backup)
         if backup not in self._checks:
             check = self._checks[backup] = BackupCheck(found)
@@ -371,7 +374,7 @@ class BackupRewrites:
     async def begin(self, backup: str) -> Rewrite:
         """Begin to rewrite a backup, or join what is under way.
 
-        Raises BackupMissing, BackupNotForWings, ServerBusy, StorageError.
+        Raises BackupMissing, BackupIsPoint, BackupNotForWings, ServerBusy, StorageError.
         """
         if self._backups.family == CALAGOPUS:
             raise BackupNotForWings("this is a node of Calagopus, whose nodes restore directories")
@@ -382,6 +385,8 @@ class BackupRewrites:
         if under_way is not None and not under_way.is_over:
             return under_way
         if found is None:
+            if (point := await self._backups.points.find("", backup)) is not None:
+                raise BackupIsPoint(backup, point.name.number, point.server)
             raise BackupMissing(backup)
         left = await self._backups.database.left(backup)
         if any(each.state in TO_SEND for each in left):

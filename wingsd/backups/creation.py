@@ -11,6 +11,9 @@ own until the archive is complete and its catalogue is written, so a file with t
 is always a whole one. The program of the server goes on meanwhile: what changes while it is read
 is handled as GNU tar does.
 
+With `system.backups.wings.kind: history` a local backup is a point of the server's history that
+has its UUID as a name: it is there as soon as it has that, durably (see `points`).
+
 A backup leaves out files that are being written, and those of an ignore list with git's rules. The
 list is the Panel's; where that is empty, a file in the server's directory: `.pteroignore`, with
 Pelican `.pelicanignore`, with Calagopus both. Calagopus' backups leave out what the egg's denylist
@@ -23,10 +26,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -36,13 +40,14 @@ from twisted.python.failure import Failure
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.pack import Packed, pack
 from wingsd.archive.partition import Part
-from wingsd.archive.policy import MAX_DEPTH, Kind, attributes_line
+from wingsd.archive.policy import Kind, attributes_line
 from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
+from wingsd.backups.points import CHECKSUM_TYPE, IgnoreList, MadePoint, PointBackups
 from wingsd.backups.received import write_all
 from wingsd.backups.s3 import S3Adapter
 from wingsd.backups.store import BackupStore, MadeArchive, StoredBackup, UploadedPart
 from wingsd.callbacks import CallbackQueue
-from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.config import CALAGOPUS, PELICAN, POINTS, PTERODACTYL
 from wingsd.errors import (
     AdapterUnknown,
     BackupExists,
@@ -55,7 +60,6 @@ from wingsd.errors import (
     IsDirectory,
     NoSpaceForBackup,
     StorageError,
-    TreeTooLarge,
     WingsdError,
 )
 from wingsd.events import (
@@ -67,12 +71,12 @@ from wingsd.events import (
     Event,
     EventBus,
 )
-from wingsd.files.denylist import Denylist, denylist_lines
+from wingsd.files.denylist import denylist_lines
 from wingsd.files.guard import Progress
-from wingsd.filesystem.new_file import TEMPORARY
-from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
-from wingsd.filesystem.walk import Listing, opened, regular_bytes, walk
+from wingsd.filesystem.walk import opened, regular_bytes, walk
+from wingsd.history.names import PointName
 from wingsd.servers.operations import Operation, Operations
 from wingsd.servers.server import Server
 from wingsd.statedb import ArrivingState, BackupRecord, Outcome, ReportKind, StateDatabase
@@ -81,6 +85,8 @@ from wingsd.util.deferreds import when_fired
 from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Periodic, Reactor
 from wingsd.util.text import disk_advice, display, readable_size
+
+T = TypeVar("T")
 
 #: Bytes after which the file system is asked how much is free.
 _STEP = 8 << 20
@@ -224,47 +230,6 @@ def _read(root: ServerRoot, name: str, warn: Callable[[str], None]) -> str:
     return ""
 
 
-@attrs.define
-class IgnoreList:
-    """Files that are left out of one backup: those in `ignored` and in `denied`.
-
-    `dropped` counts the names that were left out; what is in a directory is not counted.
-    """
-
-    ignored: Denylist = attrs.field(factory=Denylist)
-    denied: Denylist = attrs.field(factory=Denylist)
-    dropped: int = 0
-
-    def select(self, listing: Listing) -> Listing:
-        """Return what a backup has of a directory; a directory that is dropped is not entered.
-
-        Raises TreeTooLarge for what is so deep that it could not be restored.
-        """
-        kept = self._selected(listing)
-        if len(kept.path) + bool(kept.count) > MAX_DEPTH:
-            raise TreeTooLarge.reading(
-                f"{display(b'/'.join(kept.path))} is nested too deeply: a backup could not be "
-                f"restored with more than {MAX_DEPTH} directories in each other; move it up, "
-                "delete it, or add it to the ignore list"
-            )
-        return kept
-
-    def _selected(self, listing: Listing) -> Listing:
-        files = [name for name in listing.files if not TEMPORARY.fullmatch(name)]
-        found = attrs.evolve(listing, files=files)
-        if self.ignored.is_empty and self.denied.is_empty:
-            return found
-        prefix = name_text(listing.prefix)
-
-        def keep(name: bytes, is_directory: bool) -> bool:
-            path = f"{prefix}{name_text(name)}{'/' if is_directory else ''}"
-            is_left_out = self.ignored.matches(path) or self.denied.matches(path)
-            self.dropped += is_left_out
-            return not is_left_out
-
-        return found.filtered(keep)
-
-
 def _part(store: BackupStore, place: str) -> str:
     """Return the path of the part of a new archive, whose directory is made."""
     path = store.part_path(place)
@@ -300,25 +265,36 @@ def checksum_type_of(family: str) -> str:
 
 @attrs.frozen
 class BackupResult:
-    """How a backup has ended. `catalogue` is None for a failure, `parts` for a local backup."""
+    """How a backup has ended. `made` is None for a failure, `parts` for a local backup."""
 
     family: str
     backup: str
-    catalogue: Catalogue | None = None
+    made: Catalogue | PointName | None = None
     parts: Sequence[UploadedPart] | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """A success if it was made."""
+        return Outcome.FAILURE if self.made is None else Outcome.SUCCESS
 
     def report(self) -> dict[str, object]:
         """Return the body of the call to the Panel; each of its keys must be there."""
-        made = self.catalogue
+        checksum, checksum_type, size, files = "", checksum_type_of(self.family), 0, 0
+        match self.made:
+            case Catalogue() as made:
+                checksum, checksum_type = made.checksum, made.checksum_type
+                size, files = made.bytes, made.files or 0
+            case PointName() as name:
+                checksum, checksum_type = name.root, CHECKSUM_TYPE
+                size, files = name.size, name.files
         body: dict[str, object] = {
-            "checksum": "" if made is None else made.checksum,
-            "checksum_type": checksum_type_of(self.family) if made is None else made.checksum_type,
-            "size": 0 if made is None else made.bytes,
-            "successful": made is not None,
+            "checksum": checksum,
+            "checksum_type": checksum_type,
+            "size": size,
+            "successful": self.made is not None,
             "parts": None if self.parts is None else [attrs.asdict(each) for each in self.parts],
         }
         if self.family == CALAGOPUS:
-            files = 0 if made is None else made.files or 0
             body |= {"files": files, "browsable": False, "streaming": False}
         return body
 
@@ -375,12 +351,17 @@ class _LeftServer:
 
 @attrs.define(eq=False)
 class _Making:
-    """A backup that is being made, of the files in `directory`; `s3` takes one that is for S3."""
+    """A backup that is being made, of the files in `directory`; `s3` takes one that is for S3.
+
+    `point` makes one that is a point, while it does.
+    """
 
     server: Server | _LeftServer
     directory: str
     uuid: str
     s3: S3Adapter | None
+    is_point: bool = False
+    point: Deferred[MadePoint] | None = None
     ignore: IgnoreList = attrs.field(factory=IgnoreList)
     progress: Progress = attrs.field(factory=Progress)
     over: Deferred[None] = attrs.field(factory=Deferred)
@@ -392,6 +373,8 @@ class _Making:
         self.progress.cancel()
         if self.s3 is not None:
             self.s3.interrupt(self.uuid)
+        if self.point is not None:
+            self.point.cancel()
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -404,6 +387,7 @@ class Backups:
 
     family: str
     store: BackupStore
+    points: PointBackups
     terms: ArchiveTerms
     database: StateDatabase
     _callbacks: CallbackQueue
@@ -436,12 +420,15 @@ class Backups:
         if uuid in self._making or self._stopped:
             raise BackupExists
         making = _Making(server, server.directory, uuid, self._adapters[adapter])
+        making.is_point = making.s3 is None and self.points.is_on
         self._making[uuid] = making
         try:
             making.ignore = await self._ignore_list(server, ignore)
-            await self.disk.run(self._check_place, server.uuid, uuid)
-            place = self._place(making)
-            await self.database.begin_backup(uuid, server.uuid, adapter, place)
+            is_archive = not making.is_point
+            await self.points.check_new(server.uuid, uuid)
+            await self.disk.run(self._check_place, server.uuid, uuid, is_archive=is_archive)
+            kind, place = (adapter, self._place(making)) if is_archive else (POINTS, "")
+            await self.database.begin_backup(uuid, server.uuid, kind, place)
         except BaseException:
             del self._making[uuid]
             making.over.callback(None)
@@ -458,15 +445,15 @@ class Backups:
             server.say(f"backup: {line}")
         egg = server.configuration.settings.egg
         denied = denylist_lines(egg.file_denylist) if family == CALAGOPUS else ()
-        return IgnoreList(
-            Denylist(lines, f"the ignore list of {server.uuid}", exact=True), Denylist(denied)
-        )
+        return IgnoreList(lines, denied, f"the ignore list of {server.uuid}")
 
-    def _check_place(self, server: str, backup: str) -> None:
+    def _check_place(self, server: str, backup: str, *, is_archive: bool) -> None:
         """Check that there is no such backup, and room for one as large as the last."""
         store = self.store
         if store.find("", backup) is not None:
             raise BackupExists
+        if not is_archive:
+            return
         made = [each for each in store.all(server) if each.catalogue is not None]
         last = max(made, key=lambda each: each.modified, default=None)
         with storage_errors(store.directory):
@@ -507,7 +494,9 @@ class Backups:
         making = self.making.get(backup)
         if making is not None and server in ("", making):
             return making
-        found = await self._find(server, backup)
+        found = await self._find(server, backup) or await self.points.find(server, backup)
+        if found is None:
+            raise BackupMissing(backup)
         return server or found.server
 
     async def delete(self, server: str, backup: str) -> None:
@@ -516,18 +505,16 @@ class Backups:
         One that is on its way to this node is not taken any more. Raises BackupMissing and
         StorageError.
         """
-        if await self.end_coming(server, backup):
-            found = await self.long.run(self.store.find, server, backup)
-            if found is not None:
-                await self.long.run(self.store.remove, found)
-            return
-        if server in ("", self.making.get(backup)) and await self.cancel(backup):
+        is_known = bool(await self.end_coming(server, backup))
+        if not is_known and server in ("", self.making.get(backup)):
             # It may have been complete before it was cancelled.
-            found = await self.long.run(self.store.find, server, backup)
-        else:
-            found = await self._find(server, backup)
-        if found is not None:
+            is_known = await self.cancel(backup)
+        if found := await self._find(server, backup):
             await self.long.run(self.store.remove, found)
+        elif point := await self.points.find(server, backup):
+            await self.points.delete(point)
+        elif not is_known:
+            raise BackupMissing(backup)
 
     async def delete_and_report(self, server: str, backup: str) -> None:
         """Delete a backup, and report the outcome to the Panel. An error is logged."""
@@ -560,7 +547,10 @@ class Backups:
         found = await self.long.run(self.store.all, server)
         for each in found:
             await self.long.run(self.store.remove, each)
-        return len(found) + coming
+        points = await self.points.all(server)
+        for point in points:
+            await self.points.delete(point)
+        return len(found) + len(points) + coming
 
     async def end_coming(
         self, server: str, backup: str = "", state: ArrivingState = ArrivingState.DELETED
@@ -586,10 +576,8 @@ class Backups:
             if count:
                 self._log.info("{server}: {count} backups deleted", server=server, count=count)
 
-    async def _find(self, server: str, backup: str) -> StoredBackup:
-        found = await self.long.run(self.store.find, server, backup)
-        if found is None:
-            raise BackupMissing(backup)
+    async def _find(self, server: str, backup: str) -> StoredBackup | None:
+        found: StoredBackup | None = await self.long.run(self.store.find, server, backup)
         return found
 
     # After a restart
@@ -648,16 +636,22 @@ class Backups:
             making = self._making[record.backup] = _Making(server, "", record.backup, adapter)
             Deferred.fromCoroutine(self._run(making, made)).addErrback(self._broke_off, making)
             return
-        catalogue = await self.disk.run(self._left_by, record)
-        result = BackupResult(self.family, record.backup, catalogue)
-        outcome = Outcome.FAILURE if catalogue is None else Outcome.SUCCESS
+        if record.adapter == POINTS:
+            found = await self.points.find(record.server, record.backup)
+            name = None if found is None else found.name
+            result = BackupResult(self.family, record.backup, name)
+        else:
+            catalogue = await self.disk.run(self._left_by, record)
+            result = BackupResult(self.family, record.backup, catalogue)
         self._log.info(
             "{server}: backup {backup} {how} when the node was stopped",
             server=record.server,
             backup=record.backup,
-            how="was not complete, and is removed," if catalogue is None else "was complete",
+            how="was complete" if result.made else "was not complete, and is removed,",
         )
-        await self._callbacks.add_backup(record.server, record.backup, outcome, result.report())
+        await self._callbacks.add_backup(
+            record.server, record.backup, result.outcome, result.report()
+        )
 
     def _left_by(self, record: BackupRecord) -> Catalogue | None:
         """Return the catalogue of a backup that is complete; remove what is left of another."""
@@ -685,8 +679,12 @@ class Backups:
         """Make a backup; return its result, None where the start of the daemon reports it."""
         server, uuid = making.server, making.uuid
         try:
+            if making.is_point:
+                point = await self._made(making, self._pointed)
+                self._say_complete(making, point.name.size, point.unsettled)
+                return BackupResult(self.family, uuid, point.name)
             if made is None:
-                made = await self._made(making)
+                made = await self._made(making, self._packed)
             parts = await self._kept(making, made)
         except FileWorkCancelled:
             if self._stopped:
@@ -710,7 +708,18 @@ class Backups:
             return BackupResult(self.family, uuid, made.catalogue, parts)
         return BackupResult(self.family, uuid)
 
-    async def _made(self, making: _Making) -> MadeArchive:
+    def _say_complete(self, making: _Making, size: int, unsettled: Sequence[bytes]) -> None:
+        changed = ""
+        if unsettled:
+            named = ", ".join(map(display, unsettled[:_SHOWN_WARNINGS]))
+            more = len(unsettled) - _SHOWN_WARNINGS
+            changed = (
+                f" {named}{f' and {more} more' if more > 0 else ''} changed each time while it "
+                "was read: the backup has the file as it was before, or not if it is new."
+            )
+        making.server.say(f"The backup is complete: {readable_size(size)}.{changed}")
+
+    async def _made(self, making: _Making, make: Callable[[_Making], Awaitable[T]]) -> T:
         telling = Periodic(self.reactor, self._tell_progress, making)
         # What takes the server may have begun while the backup was recorded.
         making.server.operations.check(Operation.BACKUP)
@@ -723,9 +732,22 @@ class Backups:
                     telling.start(_PROGRESS_EVERY, now=True)
                 else:
                     telling.start(_MESSAGE_EVERY, now=False)
-                return await self._packed(making)
+                return await make(making)
             finally:
                 telling.stop()
+
+    async def _pointed(self, making: _Making) -> MadePoint:
+        """Make a point. Raises FileWorkCancelled, and what `PointBackups.make` does."""
+        assert isinstance(making.server, Server)  # noqa: S101 - none goes on after a restart
+        making.point = Deferred.fromCoroutine(
+            self.points.make(making.server, making.uuid, making.ignore, making.progress)
+        )
+        try:
+            return await making.point
+        except CancelledError:
+            if making.progress.cancelled():
+                raise FileWorkCancelled from None
+            raise
 
     async def _kept(self, making: _Making, made: MadeArchive) -> Sequence[UploadedPart] | None:
         """Keep an archive; return its parts where a store has it, None for a local one.
@@ -852,6 +874,8 @@ class Backups:
         if self.family == CALAGOPUS:
             shown = json.dumps({"progress": done, "total": max(done, total)})
             server.publish(BACKUP_PROGRESS, making.uuid, shown)
+        elif making.is_point:
+            server.say("The backup is being made.")
         else:
             server.say(
                 f"The backup is being made: {readable_size(done)} of {readable_size(total)}."
@@ -859,9 +883,8 @@ class Backups:
 
     async def _end(self, making: _Making, result: BackupResult) -> None:
         server = making.server
-        outcome = Outcome.FAILURE if result.catalogue is None else Outcome.SUCCESS
         report = await self._callbacks.add_backup(
-            server.uuid, making.uuid, outcome, result.report()
+            server.uuid, making.uuid, result.outcome, result.report()
         )
         if result.parts is not None and making.s3 is not None:
             discard = making.s3.discard(self._place(making), making.uuid)

@@ -152,7 +152,7 @@ def _written(config: Config) -> dict[str, str]:
         keys.append("user.passwd.directory")
     elif system.passwd.enabled:
         keys.append("passwd.directory")
-    if system.history.is_on:
+    if system.has_histories:
         keys.append("history.directory")
     return {key: str(value_at(config, key)) for key in (f"system.{each}" for each in keys)}
 
@@ -160,7 +160,7 @@ def _written(config: Config) -> dict[str, str]:
 def histories(config: Config) -> Iterator[str]:
     """Yield a warning where the directory of histories cannot, or should not, be used."""
     history, data = config.system.history, config.system.data
-    if not history.is_on:
+    if not config.system.has_histories:
         return
     where = f"system.history.directory ({history.directory})"
     try:

@@ -130,9 +130,15 @@ def _points(found: list[Json]) -> Table:
             size(each["bytes"]),
             size(each["stored_bytes"]),
             str(each["unsettled"]),
-            "DAMAGED" if each["damaged"] else "",
+            _mark(each),
         )
     return table
+
+
+def _mark(point: Json) -> str:
+    count = len(point.get("backups", ()))  # which an older daemon does not send
+    backups = f"{count} backups" if count > 1 else "backup" if count else ""
+    return ", ".join(filter(None, ("DAMAGED" if point["damaged"] else "", backups)))
 
 
 def _named(points: list[Json]) -> list[str]:
@@ -171,16 +177,22 @@ def make(*, server: str, as_json: bool) -> None:
 def delete(*, server: str, point: int | None, all_of_them: bool, yes: bool, as_json: bool) -> None:
     """Remove a point of a server's history; the others stay as they are.
 
-    The newest point cannot be removed alone. A history for which points are still made begins
-    again after it was removed.
+    The newest point cannot be removed alone, and one that is a backup is removed by deleting that
+    in the Panel. A history for which points are still made begins again after it was removed.
     """
     if (point is None) != all_of_them:
         raise click.UsageError("name a point by its number, or the whole history with --all")
+    backups = ""
+    if all_of_them:
+        found = daemon_client().ask("GET", f"backups?server={server}")["backups"]
+        count = sum(each.get("point") is not None for each in found)
+        backups = f", and {count} backups with it" if count else ""
     if all_of_them and not yes:
-        click.confirm(f"Remove the history of {server} with all its points?", abort=True, err=True)
+        asked = f"Remove the history of {server} with all its points{backups}?"
+        click.confirm(asked, abort=True, err=True)
     path = f"history/{server}" if point is None else f"history/{server}/points/{point}"
     found = _ordered(server, lambda client: client.ask("DELETE", path), as_json)
-    text = "its history is removed" if point is None else f"point {point} is removed"
+    text = f"its history is removed{backups}" if point is None else f"point {point} is removed"
     output.answer(found, as_json, f"{server}: {text}")
 
 

@@ -108,6 +108,8 @@ def backups(found: Iterable[Json]) -> Table:
     table = titled("backup", "server", "made", "bytes", "files", "checked", "state")
     for each in found:
         state = each["state"] or "no catalogue"
+        if each.get("point") is not None:  # which an older daemon does not send
+            state = f"point {each['point']} of its server's history"
         fault = f": {each['fault']}" if each["fault"] else ""
         table.add_row(
             each["backup"],

@@ -1004,12 +1004,20 @@ ARCHIVE_FORMATS = (
 )
 
 
+ARCHIVES, POINTS = "archive", "history"
+"""The kinds of local backups: archives, and points of histories that have names."""
+
+
 @attrs.frozen(repr=False)
 class WingsBackupsConfig:
-    """`system.backups.wings`: local backups, with Calagopus."""
+    """`system.backups.wings`: local backups."""
 
-    #: The format of archives. Instead of `tar_lzip`, `zip` and `seven_zip` this node makes
-    #: `tar_gz`, as always with other Panels.
+    #: What a new backup is: an `archive`, or a point of the server's `history`, which is made in
+    #: seconds and takes the space of what has changed (wingsd's own). Those that were made before
+    #: a change stay, and can be restored.
+    kind: str = attrs.field(default=ARCHIVES, validator=one_of(ARCHIVES, POINTS))
+    #: The format of archives, with Calagopus. Instead of `tar_lzip`, `zip` and `seven_zip` this
+    #: node makes `tar_gz`, as always with other Panels.
     archive_format: str = attrs.field(default="tar_gz", validator=one_of(*ARCHIVE_FORMATS))
 
 
@@ -1195,6 +1203,11 @@ class SystemConfig:
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()
     history: HistoryConfig = HistoryConfig()
+
+    @property
+    def has_histories(self) -> bool:
+        """True if points are made, by the clock or as backups."""
+        return self.history.is_on or self.backups.wings.kind == POINTS
 
 
 @attrs.frozen(repr=False)
@@ -1434,7 +1447,7 @@ def _missing(config: Config) -> Iterator[str]:
             "system.transfers.storage_pool is enabled"
         )
     system = config.system
-    if system.history.is_on and _is_in(system.history.directory, system.data):
+    if system.has_histories and _is_in(system.history.directory, system.data):
         yield (
             "system.history.directory: expected a directory outside of system.data, where each "
             "directory is a server's"
@@ -1548,6 +1561,7 @@ APPLIED = frozenset(
         "system.sftp.read_only",
         "system.sftp.key_only",
         "system.sftp.disable_password_auth",
+        "system.backups.wings.kind",
         "system.history.every",
         "system.history.keep",
         "system.history.max_size",

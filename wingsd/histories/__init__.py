@@ -18,6 +18,7 @@ import attrs
 from wingsd.config import DEFAULT_HISTORIES, Config
 from wingsd.errors import StorageError
 from wingsd.events import EventBus
+from wingsd.history.names import PointName, read_names
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.registry import Servers
 from wingsd.statedb import HISTORY, ArrivingBackup, StateDatabase
@@ -57,6 +58,10 @@ def _has(directory: str, server: str) -> bool:
         except FileNotFoundError:
             require_directory(directory)
             return False
+
+
+def _names(directory: str, server: str) -> dict[str, PointName]:
+    return read_names(os.path.join(directory, server)) if _has(directory, server) else {}
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -120,7 +125,7 @@ class HistoriesOnDemand:
         self.config = config
         if self.made is not None:
             self.made.changed()
-        elif config.system.history.is_on:
+        elif config.system.has_histories:
             self.get()
 
     def start(self) -> None:
@@ -128,7 +133,7 @@ class HistoriesOnDemand:
         self._is_started = True
         if self.made is not None:
             self.made.start()
-        elif self.config.system.history.is_on:
+        elif self.config.system.has_histories:
             self.get()
 
     def path(self, server: str) -> str:
@@ -163,6 +168,13 @@ class HistoriesOnDemand:
         )
         await self.database.add_arriving([coming])
         self.get().note_coming(coming)
+
+    async def names(self, server: str) -> dict[str, PointName]:
+        """Return the names of a history's points: its backups.
+
+        Raises StorageError, HistoryDamaged where they cannot be read.
+        """
+        return await self.disk.run(_names, self.config.system.history.directory, server)
 
     async def has(self, server: str) -> bool:
         """Return whether there is a history of a server. Raises StorageError if not known."""

@@ -36,6 +36,7 @@ from wingsd.errors import (
     FileWorkCancelled,
     HistoryFull,
     NoSuchPoint,
+    PointNamed,
     ServerBusy,
     ServerNotFound,
     StorageError,
@@ -46,6 +47,7 @@ from wingsd.filesystem.removal import remove_tree
 from wingsd.histories import HistoriesOnDemand, require_directory
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
+from wingsd.history.names import PointName
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.servers.files import BackgroundTasks
@@ -88,15 +90,16 @@ _REMOVING = ".removing-"
 
 @attrs.frozen
 class PointInfo:
-    """A point, with the bytes that its delta takes, and its damaged files.
+    """A point, with the bytes that its delta takes, its damaged files, and its names.
 
     `stored` is None for the newest point, which is the copy. `damaged` is `EVERYTHING_DAMAGED`
-    where no file of it can be used.
+    where no file of it can be used. The names are those of backups.
     """
 
     point: Point
     stored: int | None
     damaged: tuple[bytes, ...]
+    names: tuple[str, ...]
 
     @property
     def is_damaged(self) -> bool:
@@ -410,13 +413,15 @@ class Histories:
         server: Server,
         label: PointLabel | None = None,
         workers: Workers | None = None,
+        then: Callable[[HistoryStore], object] = lambda store: None,
     ) -> Point | None:
         """Make a point of a server's files now; return None where nothing has changed.
 
         Its label is `stopped` where no program of the server runs during the whole of it; with a
         `label` the caller knows at the beginning. It is made in the idle threads, or in those of
-        `workers`. Raises StorageError, FileWorkCancelled where something else takes the server's
-        files, and DaemonStopping.
+        `workers`, and `then` is called before another point is made or removed. Raises
+        StorageError, FileWorkCancelled where something else takes the server's files, and
+        DaemonStopping.
         """
         history = self._of(server.uuid)
         work = _Work()
@@ -427,7 +432,8 @@ class Histories:
                 work.is_off = label is PointLabel.STOPPED
             await self._measure()
             began = self._reactor.seconds()
-            make = partial(self._make, history, server.directory)
+            history.server = server
+            make = partial(self._make, history, server.directory, then)
             found = await self._in_turn(history, work, make, workers)
         now = self._reactor.seconds()
         state = history.state
@@ -468,7 +474,7 @@ class Histories:
         return found
 
     async def delete(self, uuid: str, number: int) -> None:
-        """Remove a point but the newest. Raises NoSuchPoint and StorageError."""
+        """Remove a point but the newest. Raises NoSuchPoint, PointNamed and StorageError."""
         if not await self.has(uuid):
             raise NoSuchPoint(f"{uuid} has no history on this node")
 
@@ -478,11 +484,39 @@ class Histories:
 
         self._of(uuid).state.bytes = await self.use(uuid, remove)
 
+    async def unname(self, uuid: str, name: str) -> bool:
+        """Remove a name, and its point where nothing keeps that; return whether it was there.
+
+        With its last name goes the history of a server that is not here. Raises StorageError.
+        """
+        terms = self._terms(uuid)
+        keep = terms.keep if terms.every else {}
+
+        def unname(store: HistoryStore) -> PointName | None:
+            found = store.unname(name)
+            if found is not None:
+                store.pinned = self.pinned.get(uuid, ())
+                store.drop(found.number, keep, int(self._parts.now() * _SECOND))
+            return found
+
+        if name not in await self._parts.names(uuid):
+            return False
+        found = await self.use(uuid, unname, self._parts.workers)
+        is_loaded = self._running is not None
+        if is_loaded and not self._servers.knows(uuid) and not await self._parts.names(uuid):
+            await self.forget(uuid)
+        return found is not None
+
     async def forget(self, uuid: str) -> None:
-        """Remove the history of a server that was deleted here, unless it follows its server."""
+        """Remove the history of a server that was deleted here.
+
+        It stays as long as it follows its server, or has backups.
+        """
         database = self._parts.database
-        if not await database.histories_left(uuid):
-            await database.end_coming(ArrivingState.DELETED, HISTORY, uuid)
+        if await database.histories_left(uuid):
+            return
+        await database.end_coming(ArrivingState.DELETED, HISTORY, uuid)
+        if not await self._parts.names(uuid):
             await self.remove(uuid)
 
     def note_coming(self, coming: ArrivingBackup) -> None:
@@ -508,6 +542,12 @@ class Histories:
         async with history.lock:
             # Not later than this, and at once: a server that comes back counts on its points.
             if left is not None and not await self._parts.database.is_being_removed(left):
+                return
+            if left is not None and await self._parts.names(uuid):
+                self._log.warn(
+                    "{server}: its history stays here, since it has backups of the server",
+                    server=uuid,
+                )
                 return
             await self._parts.disk.run(self._put_aside, uuid)
             # A point of a new history would have the number of one that is kept for an undo.
@@ -588,7 +628,7 @@ class Histories:
             await work(task)
         except Exception as error:
             task.error = error
-            if not isinstance(error, NoSuchPoint):
+            if not isinstance(error, (NoSuchPoint, PointNamed)):
                 raise
         finally:
             task.is_over = True
@@ -809,7 +849,12 @@ class Histories:
             store.close()
 
     def _make(
-        self, history: _History, directory: str, doing: _Work, store: HistoryStore
+        self,
+        history: _History,
+        directory: str,
+        then: Callable[[HistoryStore], object],
+        doing: _Work,
+        store: HistoryStore,
     ) -> Point | None:
         began = time.thread_time()
         store.max_size = self._max_size(history.uuid, store)
@@ -823,6 +868,7 @@ class Histories:
         finally:
             source.close()
         history.state.unsettled = sorted(source.hot)
+        then(store)
         kept = set(store.pinned)
         for floor in self.floors.get(history.uuid, ()):
             above = [each.number for each in store.points() if each.number > floor]
@@ -907,12 +953,13 @@ def _is_held(server: Server) -> bool:
 
 
 def _listed(store: HistoryStore) -> list[PointInfo]:
-    found = store.points()
+    found, names = store.points(), (store.names or {}).values()
     return [
         PointInfo(
             point,
             store.stored(point.number) if at else None,
             store.damaged.get(point.number, ()),
+            tuple(each.name for each in names if each.number == point.number),
         )
         for at, point in enumerate(found)
     ]

@@ -51,7 +51,7 @@ class PastFiles:
         if not isinstance(self.entry(path), PastDirectory):
             raise DirectoryMissing
         for _, found in overlaid(self._chain, _inside(path)):
-            entry = _last(found)
+            entry = last_of(found)
             if not isinstance(entry, PastNothing):
                 yield entry
 
@@ -73,8 +73,8 @@ class PastFiles:
 
     def _found(self, path: bytes) -> tuple[PastEntry, list[Change | None]]:
         """Return what is at a path, and what each point says of it."""
-        for _, found in overlaid(self._chain, _at(path)):
-            entry = _last(found)
+        for _, found in overlaid(self._chain, only(path)):
+            entry = last_of(found)
             if not isinstance(entry, PastNothing):
                 return entry, found
         raise FileMissing
@@ -96,11 +96,12 @@ def past_files(
         yield PastFiles(chain, directories, check)
 
 
-def _last(found: Sequence[Change | None]) -> PastEntry:
+def last_of(found: Sequence[Change | None]) -> PastEntry:
+    """Return what is at a path in the last point of a chain."""
     return next(each for each in reversed(found) if each is not None)[0]
 
 
-def _at(wanted: bytes) -> Select:
+def only(wanted: bytes) -> Select:
     """Return what selects one path."""
     key = tree_key(wanted)
 

@@ -28,6 +28,7 @@ from wingsd.errors import (
     HistoryFull,
     HistoryVersionUnknown,
     NoSuchPoint,
+    PointNamed,
     StorageError,
 )
 from wingsd.filesystem.new_file import Owner
@@ -49,6 +50,14 @@ from wingsd.history.format import (
     PointLabel,
     point_of,
     read_fully,
+)
+from wingsd.history.names import (
+    FILES,
+    PointName,
+    decode_names,
+    encode_names,
+    read_file,
+    read_names,
 )
 from wingsd.history.newest import (
     PIECE,
@@ -123,8 +132,10 @@ class HistoryStore:
         self._tree_bytes: int | None = None
         #: Files that were found damaged, also before this object was made.
         self.damaged: Damaged = {}
-        #: Numbers of points that are removed neither by `thin` nor for `max_size`.
+        #: Numbers of further points that are removed neither by `thin` nor for `max_size`.
         self.pinned: Collection[int] = ()
+        #: The names of points; None where they cannot be read, and no point is removed.
+        self.names: Mapping[str, PointName] | None = None
         #: Files whose copies were damaged when `make` read them; they are checked after it.
         self._doubtful: set[bytes] = set()
         self._is_stopped = False
@@ -142,6 +153,7 @@ class HistoryStore:
                     raise StorageError(
                         f"the history in {directory} is in use by another process"
                     ) from None
+            self._read_names()
             self._recover()
         except BaseException:
             self._stack.close()
@@ -152,11 +164,12 @@ class HistoryStore:
         self._is_stopped = True
 
     @property
-    def _scratch(self) -> str:
+    def scratch(self) -> str:
+        """The directory of files without a name, while something is done with the history."""
         return os.path.join(self.directory, os.fsdecode(_INCOMING))
 
     def _temporary(self, stack: ExitStack) -> int:
-        return stack.enter_context(TemporaryFile(dir=self._scratch, buffering=0)).fileno()
+        return stack.enter_context(TemporaryFile(dir=self.scratch, buffering=0)).fileno()
 
     def check(self) -> None:
         """Raise FileWorkCancelled after `stop`."""
@@ -258,6 +271,75 @@ class HistoryStore:
     def _deltas(self) -> list[int]:
         found = map(_DELTA, names_in(self._home))
         return [int(each[1]) for each in found if each]
+
+    # Names
+
+    def name(self, name: PointName) -> None:
+        """Give a point a name, in place of an equal one; it is on stable storage then.
+
+        Raises NoSuchPoint where the history has no such point.
+        """
+        for each in self.points():
+            if (each.number, each.root.hex()) == (name.number, name.root):
+                break
+        else:
+            raise NoSuchPoint(f"there is no point {name.number} with the root {name.root}")
+        self._write_names({**self._known_names(), name.name: name})
+
+    def unname(self, name: str) -> PointName | None:
+        """Remove a name, and return what it was; None where there is none. The point stays."""
+        names = dict(self._known_names())
+        found = names.pop(name, None)
+        if found is not None:
+            self._write_names(names)
+        return found
+
+    def _known_names(self) -> Mapping[str, PointName]:
+        if self.names is None:
+            self.names = read_names(self.directory)  # which raises why
+        return self.names
+
+    def _write_names(self, names: Mapping[str, PointName]) -> None:
+        first, copy = FILES
+        with storage_errors(f"the names of points in {self.directory} cannot be written"):
+            self._write_file(first, encode_names(names.values()))
+        self.names = names
+        try:
+            self._write_file(copy, encode_names(names.values()))
+        except OSError as error:
+            self._log(f"{display(copy)} of the history is written at its next use: {error}")
+
+    def _write_file(self, name: bytes, content: bytes) -> None:
+        with self._making(name) as fd:
+            write_at(fd, memoryview(content), 0)
+
+    def _read_names(self) -> None:
+        """Read the names, and make both files equal where one is damaged or older."""
+        try:
+            self.names = read_names(self.directory)
+        except StorageError as error:
+            self._log(f"no point of the history is removed, as their names are damaged: {error}")
+            return
+        first, copy = map(self._names_in, FILES)
+        if first != copy:
+            with suppress(StorageError):
+                self._write_names(self.names)
+
+    def _names_in(self, file: bytes) -> Mapping[str, PointName] | None:
+        path = os.path.join(self.directory, os.fsdecode(file))
+        with suppress(OSError, StorageError):
+            return decode_names(read_file(path), path)
+        return None
+
+    def names_of(self, number: int) -> list[str]:
+        """Return the names of a point. Raises HistoryDamaged where they cannot be read."""
+        return [each.name for each in self._known_names().values() if each.number == number]
+
+    def _kept(self) -> Collection[int]:
+        """Return the numbers of the points that are removed neither by a rule nor for space."""
+        if self.names is None:
+            return [*self._deltas(), *(each.point.number for each in self._chain()[:1])]
+        return {*self.pinned, *(each.number for each in self.names.values())}
 
     # Recovery
 
@@ -521,7 +603,7 @@ class HistoryStore:
         damaged = () if before is None else self.damaged.get(before.number, ())
         suspect = None if damaged == EVERYTHING_DAMAGED else frozenset(damaged)
         budget = self._budget
-        capture = Capture(source, newest, writer, incoming, self._scratch, budget, suspect)
+        capture = Capture(source, newest, writer, incoming, self.scratch, budget, suspect)
         stack.callback(capture.close)
         return capture
 
@@ -537,7 +619,10 @@ class HistoryStore:
         """Check how many bytes are put aside."""
         self.check()
         if self.max_size is not None and size > self.max_size:
-            raise HistoryFull(self.directory)
+            raise self._full()
+
+    def _full(self) -> HistoryFull:
+        return HistoryFull(self.directory, len(self.names or ()))
 
     def _size_of(self, name: bytes) -> int:
         return os.stat(name, dir_fd=self._home, follow_symlinks=False).st_blocks * SECTOR
@@ -552,13 +637,14 @@ class HistoryStore:
             return False
         names = names_in(self._home)
         growth -= sum(self._size_of(name) for name in (_CATALOGUE, _COPY) if name in names)
-        numbers = [each for each in sorted(self._deltas()) if each not in self.pinned]
+        kept = self._kept()
+        numbers = [each for each in sorted(self._deltas()) if each not in kept]
         removable = sum(self._size_of(_delta_name(number)) for number in numbers)
         last = 0
-        if before is not None and before.number not in self.pinned:
+        if before is not None and before.number not in kept:
             last = self._size_of(_delta_name(before.number) + _PART)
         if self.size + growth - removable - last > self.max_size:
-            raise HistoryFull(self.directory)
+            raise self._full()
         for number in numbers:
             if self.size + growth <= self.max_size:
                 break
@@ -568,7 +654,7 @@ class HistoryStore:
                 self._broken(number, error)
         size = self.size + growth
         if size - last > self.max_size:
-            raise HistoryFull(self.directory)
+            raise self._full()
         return size > self.max_size
 
     def _remove_for_space(self, number: int) -> None:
@@ -637,8 +723,10 @@ class HistoryStore:
     def remove(self, number: int) -> None:
         """Remove a point but the newest; the next older one takes in what it needs of it.
 
-        Raises NoSuchPoint.
+        Raises NoSuchPoint, and PointNamed for one that has a name.
         """
+        if names := self.names_of(number):
+            raise PointNamed(number, names)
         chain = self._recovered()
         is_listed = any(each.point.number == number for each in chain)
         if (is_listed or number not in self._deltas()) and _place_of(chain, number) == 0:
@@ -712,22 +800,30 @@ class HistoryStore:
     def thin(self, keep: Mapping[int, int], now: int, most: int | None = None) -> None:
         """Remove the oldest points that no rule keeps; `keep` and `now` are as for `surplus`.
 
-        Not more than `most`. Those that are pinned or damaged stay, and the one before those that
-        cannot be read.
+        Not more than `most`. Those that have a name, or are pinned or damaged, stay, and the one
+        before those that cannot be read.
         """
-        points = self.points()
+        points, kept = self.points(), self._kept()
         last = points[-1].number if points else 0
         is_last_needed = any(number < last for number in self._deltas())
         for number in surplus(points, keep, now):
             if most == 0:
                 break
-            is_needed = number in self.pinned or (is_last_needed and number == last)
+            is_needed = number in kept or (is_last_needed and number == last)
             if not is_needed and self.damaged.get(number) != EVERYTHING_DAMAGED:
                 most = None if most is None else most - 1
                 try:
                     self.remove(number)
                 except HistoryDamaged as error:
                     self._broken(number, error)
+
+    def drop(self, number: int, keep: Mapping[int, int], now: int) -> None:
+        """Remove a point that no rule, name or pin keeps, unless it is the newest; see `thin`."""
+        if number in surplus(self.points(), keep, now) and number not in self._kept():
+            try:
+                self.remove(number)
+            except HistoryDamaged as error:
+                self._broken(number, error)
 
     def changes(self, number: int) -> Iterator[tuple[PastEntry, PastEntry]]:
         """Yield what is not as at a point: how it was then, and how it is in the newest one.
@@ -796,7 +892,7 @@ class HistoryStore:
         chain = self._recovered()
         with (
             storage_errors(f"the history in {self.directory} cannot be read"),
-            TemporaryFile(dir=self._scratch, buffering=0) as file,
+            TemporaryFile(dir=self.scratch, buffering=0) as file,
             self._opened(_TREE) as tree,
         ):
             for each in chain[:1]:

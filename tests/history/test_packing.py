@@ -1,0 +1,107 @@
+"""A point of a history as a tar, in whole and without what an ignore list has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.history.worlds import Model, model
+from tests.support.archives import Tree, seen
+from wingsd.archive.compress import ArchiveFormat, Compression
+from wingsd.archive.pack import pack
+from wingsd.archive.partition import Part
+from wingsd.backups.points import IgnoreList
+from wingsd.errors import HistoryDamaged, StorageError
+from wingsd.history import packing
+from wingsd.history.packing import PointArchive
+from wingsd.history.wanted import Wanted
+
+ACTS = 10
+LINES = ["a", "!/b/a", "a.b/", "/-"]
+
+
+def unpacked(archive: Path, into: Path) -> Tree:
+    """Extract a tar with GNU tar."""
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir()
+    command = ["tar", "-xpf", str(archive), "--xattrs", "--acls", "-C", str(into)]
+    subprocess.run(command, check=True, capture_output=True)
+    return seen(into)
+
+
+def packed(history: Model, wanted: Wanted, target: Path) -> Tree:
+    """Pack a point, and return what the archive has."""
+    archive = PointArchive(wanted, (os.geteuid(), os.getegid()), lambda size: None)
+    is_last = False
+    with target.open("wb") as file:
+        while not is_last:
+            history.reopen()
+            with closing(archive.next(history.store)) as batch:
+                for piece in batch.pieces():
+                    file.write(piece)
+                is_last = batch.is_last
+    return unpacked(target, target.with_name("unpacked"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_archive_of_a_point_has_all_of_it(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MOST", 3)
+    monkeypatch.setattr(packing, "_LARGE", 5000)
+    with model(tmp_path, seed) as history:
+        for _ in range(ACTS):
+            history.act()
+        for number in history.numbers():
+            assert packed(history, Wanted(number), tmp_path / "tar") == history.trees[number]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_ignore_list_leaves_out_what_it_does_of_an_archive(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MOST", 2)
+    with model(tmp_path, seed) as history:
+        for _ in range(ACTS):
+            history.act()
+        for number in history.numbers():
+            history.rebuilt(number)
+            ignore = IgnoreList(LINES)
+            found = packed(history, Wanted(number, ignore.leaves_out), tmp_path / "tar")
+            with (tmp_path / "usual").open("wb") as file:
+                pack(
+                    Part(str(tmp_path / "rebuilt"), select=ignore.select),
+                    file.write,
+                    links=True,
+                    form=ArchiveFormat.TAR,
+                    compression=Compression.NONE,
+                    warn=lambda line: None,
+                    progress=lambda size, files: None,
+                )
+            assert found == unpacked(tmp_path / "usual", tmp_path / "unpacked")
+
+
+def test_nothing_of_a_damaged_file_is_sent(tmp_path: Path) -> None:
+    with model(tmp_path, 1) as history:
+        (history.world.root / "a").write_bytes(b"content")
+        history.make()
+        (history.directory / "history/tree/a").write_bytes(b"CONTENT")
+        archive = PointArchive(Wanted(1), (0, 0), lambda size: None)
+        with pytest.raises(HistoryDamaged, match='"a": it does not have its digest'):
+            archive.next(history.store)
+
+
+def test_a_full_disk_is_noticed_before_it_is_filled(tmp_path: Path) -> None:
+    def refuse(size: int) -> None:
+        raise StorageError(f"{size} bytes do not fit")
+
+    with model(tmp_path, 1) as history:
+        (history.world.root / "a").write_bytes(b"content")
+        history.make()
+        with pytest.raises(StorageError, match="do not fit"):
+            PointArchive(Wanted(1), (0, 0), refuse).next(history.store)

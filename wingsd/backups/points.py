@@ -1,0 +1,313 @@
+"""Backups that are points of their servers' histories: `system.backups.wings.kind: history`.
+
+A point gets the backup's UUID as a name, and stays as long as it has that. The name has the
+backup's ignore list: the point has all files, and what the list has is left out when the backup is
+restored or downloaded. `wingsd.histories.manager` and what it needs are imported where a backup is
+made, read or deleted, since a node without histories saves their memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.logger import Logger
+
+from wingsd.archive.compress import ArchiveFormat, Compression, compressor
+from wingsd.archive.policy import MAX_DEPTH
+from wingsd.archive.quota import ArchiveLimits, require_free_space
+from wingsd.config import POINTS
+from wingsd.errors import (
+    BackupExists,
+    BackupIgnoresEverything,
+    DaemonStopping,
+    StorageError,
+    TreeTooLarge,
+    WingsdError,
+)
+from wingsd.files.denylist import Denylist
+from wingsd.files.guard import Progress
+from wingsd.filesystem.new_file import TEMPORARY
+from wingsd.filesystem.paths import name_text
+from wingsd.filesystem.walk import Listing
+from wingsd.histories import HistoriesOnDemand
+from wingsd.history.names import PointName, read_names
+from wingsd.servers.server import Server
+from wingsd.threadio import Outflow, Workers
+from wingsd.util.durable import storage_errors
+from wingsd.util.text import display
+
+if TYPE_CHECKING:
+    from wingsd.history.packing import Batch, PointArchive
+    from wingsd.history.store import HistoryStore
+
+CHECKSUM_TYPE = "sha256"
+"""The type of a point's checksum, its root, with each Panel."""
+
+#: What has given the names of backups.
+_MAKER = "backup"
+
+
+@attrs.define
+class IgnoreList:
+    """Files that are left out of one backup: those of the lines `ignored` and `denied`.
+
+    `name` is that of the first list in the log. `dropped` counts the names that were left out;
+    what is in a directory is not counted.
+    """
+
+    ignored: Sequence[str] = ()
+    denied: Sequence[str] = ()
+    name: str = "an ignore list"
+    dropped: int = 0
+    _ignored: Denylist = attrs.field(init=False)
+    _denied: Denylist = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ignored = Denylist(self.ignored, self.name, exact=True)
+        self._denied = Denylist(self.denied)
+
+    @property
+    def is_empty(self) -> bool:
+        """True where nothing is left out but files that are being written."""
+        return self._ignored.is_empty and self._denied.is_empty
+
+    def select(self, listing: Listing) -> Listing:
+        """Return what a backup has of a directory; one that is left out is not entered.
+
+        Raises TreeTooLarge for what is so deep that it could not be restored.
+        """
+        kept = self._selected(listing)
+        if len(kept.path) + bool(kept.count) > MAX_DEPTH:
+            raise TreeTooLarge.reading(
+                f"{display(b'/'.join(kept.path))} is nested too deeply: a backup could not be "
+                f"restored with more than {MAX_DEPTH} directories in each other; move it up, "
+                "delete it, or add it to the ignore list"
+            )
+        return kept
+
+    def _selected(self, listing: Listing) -> Listing:
+        files = [name for name in listing.files if not TEMPORARY.fullmatch(name)]
+        found = attrs.evolve(listing, files=files)
+        if self.is_empty:
+            return found
+        prefix = name_text(listing.prefix)
+        return found.filtered(
+            lambda name, is_directory: self._keeps(f"{prefix}{name_text(name)}", is_directory)
+        )
+
+    def leaves_out(self, path: bytes, is_directory: bool) -> bool:
+        """Return whether a path is left out, by itself."""
+        if not is_directory and TEMPORARY.fullmatch(path.rpartition(b"/")[2]):
+            return True
+        return not self.is_empty and not self._keeps(name_text(path), is_directory)
+
+    def _keeps(self, path: str, is_directory: bool) -> bool:
+        asked = f"{path}/" if is_directory else path
+        is_left_out = self._ignored.matches(asked) or self._denied.matches(asked)
+        self.dropped += is_left_out
+        return not is_left_out
+
+
+@attrs.frozen
+class PointBackup:
+    """A backup of `server` that is a point."""
+
+    server: str
+    name: PointName
+
+    @property
+    def ignore(self) -> IgnoreList:
+        """The files of the point that do not belong to it."""
+        which = f"the ignore list of the backup {self.name.name}"
+        return IgnoreList(self.name.ignored, self.name.denied, which)
+
+
+@attrs.frozen
+class MadePoint:
+    """A new backup. `unsettled` are files that it has as the point before, or not at all."""
+
+    name: PointName
+    unsettled: Sequence[bytes]
+
+
+@attrs.frozen(eq=False, repr=False)
+class PointBackups:
+    """The backups on this node that are points. The threads `workers` make and read them.
+
+    `downloads` are the threads that send them.
+    """
+
+    _histories: HistoriesOnDemand
+    _workers: Workers
+    _downloads: Workers
+    _log = Logger()
+
+    @property
+    def is_on(self) -> bool:
+        """True if new local backups are points."""
+        return self._histories.config.system.backups.wings.kind == POINTS
+
+    # Look
+
+    async def find(self, server: str, backup: str) -> PointBackup | None:
+        """Return a backup of a server, or with an empty `server` of any; None without one.
+
+        Raises StorageError where it is not known whether there is one.
+        """
+        histories = self._histories
+        if server:
+            names = await histories.names(server)
+            return PointBackup(server, names[backup]) if backup in names else None
+        found = await self._all(await histories.all())
+        return next((each for each in found if each.name.name == backup), None)
+
+    async def check_new(self, server: str, backup: str) -> None:
+        """Raise BackupExists where a server has this backup already."""
+        if await self.find(server, backup) is not None:
+            raise BackupExists
+
+    async def all(self, server: str = "") -> list[PointBackup]:
+        """Return all backups, or those of a server. Raises StorageError."""
+        return await self._all([server] if server else await self._histories.all())
+
+    async def _all(self, servers: Iterable[str]) -> list[PointBackup]:
+        def read() -> list[PointBackup]:
+            directory = self._histories.config.system.history.directory
+            return [
+                PointBackup(server, name)
+                for server in servers
+                for name in read_names(os.path.join(directory, server)).values()
+            ]
+
+        return await self._histories.disk.run(read)
+
+    # Make and delete
+
+    async def make(
+        self, server: Server, backup: str, ignore: IgnoreList, progress: Progress
+    ) -> MadePoint:
+        """Make a backup of a server: a point that has its name, on stable storage.
+
+        After an error, or when it is cancelled, nothing of it is left, but for the point, which
+        goes as others do. Raises what `Histories.make` does, and BackupIgnoresEverything.
+        """
+        histories = self._histories.get()
+        made: list[PointName] = []
+
+        def name(store: HistoryStore) -> None:
+            progress.check()
+            made.append(_named(store, backup, ignore, self._histories.now(), progress))
+
+        try:
+            await histories.make(server, None, self._workers, name)
+        except BaseException:
+            # In the turn after the thread, which may have gone on.
+            undoing = histories.use(server.uuid, lambda store: store.unname(backup), self._workers)
+            try:
+                await undoing
+            except DaemonStopping:  # the next one reports the backup, if it is there
+                pass
+            except WingsdError as error:
+                self._log.error(
+                    "{server}: the point of the backup {backup}, which failed, may stay; delete "
+                    "the backup in the Panel: {error}",
+                    server=server.uuid,
+                    backup=backup,
+                    error=error,
+                )
+            raise
+        return MadePoint(made[0], histories.unsettled(server.uuid))
+
+    async def delete(self, found: PointBackup) -> None:
+        """Delete a backup, and its point where nothing else keeps that. Raises StorageError."""
+        await self._histories.get().unname(found.server, found.name.name)
+
+    # Download
+
+    async def send(
+        self, found: PointBackup, owner: tuple[int, int], compression: Compression, to: Outflow
+    ) -> None:
+        """Write a backup as a tar.gz. Raises StorageError, and what the stream does."""
+        # Here, since a node without histories saves their memory.
+        from wingsd.history.packing import PointArchive  # noqa: PLC0415
+        from wingsd.history.wanted import Wanted  # noqa: PLC0415
+
+        wanted = Wanted(found.name.number, found.ignore.leaves_out)
+        archive: PointArchive = PointArchive(wanted, owner, self._check_room)
+        packer = compressor(ArchiveFormat.TAR_GZ, compression)
+        assert packer is not None  # noqa: S101 - only a tar has none
+
+        def write(batch: Batch) -> None:
+            for piece in batch.pieces():
+                if block := packer.compress(piece):
+                    to.write(block)
+            if batch.is_last:
+                to.write(packer.flush())
+                to.finish()
+
+        is_last = False
+        while not is_last:
+            read = partial(_next_batch, archive, found.name)
+            batch = await self._histories.get().use(found.server, read, self._workers)
+            with closing(batch), storage_errors("the backup cannot be read"):
+                await self._downloads.run(write, batch)
+                is_last = batch.is_last
+
+    def _check_room(self, size: int) -> None:
+        """Raise StorageError where so many bytes do not fit beside the histories."""
+        config = self._histories.config.system
+        limits = ArchiveLimits.configured(config.transfers)
+        with storage_errors(f"{config.history.directory} cannot be read"):
+            found = os.statvfs(config.history.directory)
+        what = "a part of the backup that is downloaded"
+        require_free_space(found, limits.reserve, what, size, limits.inode_reserve)
+
+
+def _next_batch(archive: PointArchive, name: PointName, store: HistoryStore) -> Batch:
+    """Return the next batch of a backup, as long as its point is still that."""
+    if (store.names or {}).get(name.name) != name:
+        raise StorageError(f"the backup {name.name} was deleted meanwhile")
+    return archive.next(store)
+
+
+def _named(
+    store: HistoryStore, backup: str, ignore: IgnoreList, now: float, progress: Progress
+) -> PointName:
+    """Give the newest point the name of a backup. In a thread."""
+    # Here, since a node without histories saves their memory.
+    from wingsd.history.format import PastDirectory, PastFile  # noqa: PLC0415
+    from wingsd.history.wanted import Wanted  # noqa: PLC0415
+
+    point = store.points()[0]
+    files = size = others = 0
+    ignore.dropped = 0
+    with (
+        storage_errors(f"point {point.number} of the history cannot be read"),
+        store.opened(point.number) as (chain, _),
+    ):
+        for each in Wanted(point.number, ignore.leaves_out).entries(chain):
+            progress.check()
+            if isinstance(each.entry, PastFile):
+                files, size = files + 1, size + each.entry.size
+            elif each.is_there and not isinstance(each.entry, PastDirectory):
+                others += 1
+    if ignore.dropped and not files + others:
+        raise BackupIgnoresEverything
+    given = PointName(
+        backup,
+        point.number,
+        point.root.hex(),
+        now,
+        _MAKER,
+        files,
+        size,
+        tuple(ignore.ignored),
+        tuple(ignore.denied),
+    )
+    store.name(given)
+    return given

@@ -1,0 +1,225 @@
+"""A point of a history, or a part of it, as a tar. Blocking.
+
+It is read in batches, each of which is whole before anything of it is sent: so a slow client does
+not keep the history from being used, and each file that is sent has its digest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from tempfile import TemporaryFile
+from typing import NamedTuple
+
+from attrs import define, field
+
+from wingsd.archive.pack import LEAST_HOLES, data_segments
+from wingsd.archive.tar_headers import (
+    DIRECTORY,
+    END,
+    FILE,
+    HARD_LINK,
+    LATEST,
+    NO_OWNER,
+    SYMLINK,
+    Segments,
+    attribute_records,
+    member_header,
+    padding,
+    sparse_header,
+)
+from wingsd.errors import HistoryDamaged
+from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.open_directories import OpenDirectories
+from wingsd.history.format import (
+    FormReader,
+    PastDirectory,
+    PastFile,
+    PastHardLink,
+    PastLink,
+    read_fully,
+)
+from wingsd.history.newest import PIECE, SECTOR
+from wingsd.history.rebuilding import write_contents
+from wingsd.history.store import HistoryStore
+from wingsd.history.wanted import Wanted, WantedEntry
+from wingsd.moves.applier import write_at
+from wingsd.util.durable import storage_errors
+from wingsd.util.text import display
+
+BATCH = 64 << 20
+"""The bytes of files in a batch, but for one larger file."""
+
+MOST = 10_000
+"""The most members of a batch."""
+
+#: A larger file is in a file of its own.
+_LARGE = 8 << 20
+_LATEST = LATEST * 1_000_000_000
+_SYMLINK_MODE, _LINK_MODE = 0o777, 0o644
+
+
+class _Member(NamedTuple):
+    """A member of the tar: its headers, and where its data is in the open file `fd`."""
+
+    head: bytes
+    fd: int = -1
+    segments: Segments = ()
+
+
+@define(eq=False, repr=False)
+class Batch:
+    """A part of the tar. `close` must be called."""
+
+    _members: list[_Member] = field(init=False, factory=list)
+    _stack: ExitStack = field(init=False, factory=ExitStack)
+    is_last: bool = False
+
+    def add(self, head: bytes, fd: int = -1, segments: Segments = ()) -> None:
+        """Add a member."""
+        self._members.append(_Member(head, fd, segments))
+
+    def open(self, directory: str) -> int:
+        """Open a file without a name, until `close`."""
+        with ExitStack() as failing:
+            file = failing.enter_context(TemporaryFile(dir=directory, buffering=0))
+            self._stack.push(failing.pop_all())
+        return file.fileno()
+
+    @property
+    def is_full(self) -> bool:
+        """True if it has as many members as it may."""
+        return len(self._members) >= MOST
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield its bytes. Raises OSError."""
+        for head, fd, segments in self._members:
+            yield head
+            stored = 0
+            for offset, length in segments:
+                for at in range(offset, offset + length, PIECE):
+                    yield read_fully(fd, min(PIECE, offset + length - at), at)
+                stored += length
+            yield padding(stored)
+        if self.is_last:
+            yield END
+
+    def close(self) -> None:
+        """Close its files."""
+        self._stack.close()
+
+
+@define(eq=False, repr=False)
+class PointArchive:
+    """The tar of what is wanted of a point, batch by batch.
+
+    `owner` are the ids that stand for the server's own in ACLs. `check_room` is called with the
+    bytes that are written next beside the history, and may raise, as may `check`.
+    """
+
+    _wanted: Wanted
+    _owner: Owner
+    _check_room: Callable[[int], None]
+    _check: Callable[[], None] = lambda: None
+    _after: bytes | None = field(init=False, default=None)
+
+    def next(self, store: HistoryStore) -> Batch:
+        """Return the next batch.
+
+        Raises NoSuchPoint, HistoryDamaged and StorageError, and what the checks raise.
+        """
+        number, batch = self._wanted.number, Batch()
+        with (
+            ExitStack() as failing,
+            storage_errors(f"point {number} of the history cannot be read"),
+            store.opened(number) as (chain, tree),
+            closing(OpenDirectories(tree, lambda path: None)) as newest,
+        ):
+            failing.callback(batch.close)
+            filling = _Filling(batch, store.scratch, chain, newest, self._check_room, self._check)
+            batch.is_last = True
+            for each in self._wanted.entries(chain, self._after):
+                self._check()
+                if each.is_there:
+                    self._add(each, filling)
+                self._after = each.path
+                if filling.is_full:
+                    batch.is_last = False
+                    break
+            failing.pop_all()
+        return batch
+
+    def _add(self, each: WantedEntry, filling: _Filling) -> None:
+        batch = filling.batch
+        match each.entry:
+            case PastDirectory(path, mode, mtime, attributes):
+                records, owner = self._records(attributes)
+                name = (path or b".") + b"/"
+                batch.add(member_header(name, DIRECTORY, mode, 0, _t(mtime), b"", records, owner))
+            case PastLink(path, mtime, target):
+                batch.add(member_header(path, SYMLINK, _SYMLINK_MODE, 0, _t(mtime), link=target))
+            case PastHardLink(path, first):
+                batch.add(member_header(path, HARD_LINK, _LINK_MODE, 0, 0, link=first))
+            case PastFile() as file:
+                records, owner = self._records(file.attributes)
+                fd, offset, holes = filling.file(each, file)
+                meta = (file.mode, file.size, _t(file.mtime))
+                if holes is not None:
+                    head = sparse_header(file.path, *meta, holes, records, owner)
+                    batch.add(head, fd, holes)
+                else:
+                    head = member_header(file.path, FILE, *meta, b"", records, owner)
+                    batch.add(head, fd, ((offset, file.size),))
+
+    def _records(self, attributes: bytes) -> tuple[bytes, Owner]:
+        return attribute_records(attributes, self._owner) if attributes else (b"", NO_OWNER)
+
+
+@define(eq=False, repr=False)
+class _Filling:
+    """Writes the contents of files for a batch."""
+
+    batch: Batch
+    _scratch: str
+    _chain: Sequence[FormReader]
+    _newest: OpenDirectories
+    _check_room: Callable[[int], None]
+    _check: Callable[[], None]
+    _all: int = field(init=False, default=-1)
+    _one: int = field(init=False, default=-1)
+    _filled: int = field(init=False, default=0)
+
+    @property
+    def is_full(self) -> bool:
+        """True if the batch has enough."""
+        return self._filled >= BATCH or self.batch.is_full
+
+    def file(self, each: WantedEntry, file: PastFile) -> tuple[int, int, Segments | None]:
+        """Write a file; return where it is, and where it has data if it is sparse."""
+        if self._all < 0:
+            self._check_room(BATCH + _LARGE)
+            self._all, self._one = (self.batch.open(self._scratch) for _ in range(2))
+        if file.size > _LARGE:
+            self._check_room(file.size)
+            fd, at = self.batch.open(self._scratch), 0
+            self._write(fd, each, file)
+            self._filled += file.size
+            holes = os.fstat(fd).st_blocks * SECTOR + LEAST_HOLES <= file.size
+            return fd, at, data_segments(fd, file.size) if holes else None
+        os.ftruncate(self._one, 0)
+        self._write(self._one, each, file)
+        at = self._filled
+        write_at(self._all, memoryview(read_fully(self._one, file.size, 0)), at)
+        self._filled += file.size
+        return self._all, at, None
+
+    def _write(self, fd: int, each: WantedEntry, file: PastFile) -> None:
+        contents = each.contents(self._chain)
+        if write_contents(fd, contents, self._newest, self._check) != file.digest:
+            raise HistoryDamaged(display(file.path), "it does not have its digest")
+
+
+def _t(mtime: int) -> int:
+    """Return a time that a header can have."""
+    return min(max(mtime, -_LATEST), _LATEST)
