@@ -776,6 +776,44 @@ class FileDenied(_Fixed, Forbidden):
     message = "This file cannot be modified: present in egg denylist."
 
 
+class PastReadOnly(FileDenied):
+    """The files of the past cannot be changed.
+
+    Cause: the path is in `.history`, which has the server's files as they were. They are read
+    there, and copied out of it. Calls that pack or extract files do not read it.
+
+    Remedy: copy or download the files. `wingsctl rewind` brings back a whole point.
+    """
+
+    message = "Cannot perform that action: .history is the server's past, which stays as it was."
+    detail = "copy or download the files"
+
+
+class PastInUse(_Fixed, Conflict):
+    """The server's past cannot be read at this moment.
+
+    Cause: a point of its history is being made or removed, or is verified, or another file of it
+    is read.
+
+    Remedy: try again in some seconds; after the first point of a large server in some minutes.
+    """
+
+    message = "The server's past is in use at this moment; try again soon."
+    retry_after = 5.0
+
+
+class PastUnreadable(_Fixed, Conflict):
+    """A file of the server's past cannot be read.
+
+    Cause: the detail says what is wrong. A file that `is damaged` was changed by this node's disk
+    or memory; other points may have it whole.
+
+    Remedy: use another point. Have the node's administrator check its disk and memory.
+    """
+
+    message = "This file of the server's past cannot be read; try another point."
+
+
 class FileNotPermitted(_Fixed, Forbidden):
     """The operating system does not let this node do this with the file.
 

@@ -87,7 +87,7 @@ class FileNode(ApiNode):
         self.workers.start()
         lane = Lane(self.workers, each=threads, waiting=waiting)
         self.archives = CountingLane(self.workers, each=threads, waiting=waiting)
-        self.file_work = FileWork(lane, lane, lane, lane, lane, lane, lane, self.workers)
+        self.file_work = FileWork(lane, lane, lane, lane, lane, lane, lane, lane, self.workers)
         self.file_tasks = FileTasks(reactor, lambda: 0.0, patience)
         self.bus = EventBus()
         agent, policy = user_agent_of(family), AddressPolicy.of(["127.0.0.1"])

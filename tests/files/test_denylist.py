@@ -168,7 +168,7 @@ class GameServer:
 
 def denylist_of() -> Any:
     unused: Any = None
-    return FileWork(*[unused] * 8).denylist
+    return FileWork(*[unused] * 9).denylist
 
 
 def test_a_servers_denylist_is_kept_until_it_changes() -> None:

@@ -38,7 +38,7 @@ from wingsd.threadio import Workers
 @pytest.fixture
 def service() -> SftpService:
     others: Any = Mock()
-    return SftpService(config(), others, Mock(count=0), others, others)
+    return SftpService(config(), others, Mock(count=0), others, others, others)
 
 
 def test_that_a_process_is_not_confined_is_logged_once(
@@ -128,7 +128,7 @@ async def test_what_cannot_be_started_is_tried_again_by_a_later_connection(
     workers = Workers(reactor, "disk", 1)
     monkeypatch.setattr(module, "start_process", fails)
     others: Any = Mock(count=0)
-    listener = SftpService(node.config, others, others, workers, reactor)
+    listener = SftpService(node.config, others, others, others, workers, reactor)
     workers.start()
     listener.open()
     try:

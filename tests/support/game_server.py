@@ -24,6 +24,7 @@ class CountedFiles:
 
     def __init__(self, directory: Path, owner: tuple[int, int] | None = None) -> None:
         self.usage = UsageCounter(used=0)
+        self.has_past = False
         self._directory, self._owner = str(directory), owner
         self._opener = directory_opener("auto")
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 from twisted.internet.utils import getProcessOutputAndValue
@@ -80,9 +81,15 @@ class SftpNode:
 
 
 async def sftp_node(
-    daemon: ReceivingNode, directory: Path, permissions: Sequence[str] = ("*",)
+    daemon: ReceivingNode,
+    directory: Path,
+    permissions: Sequence[str] = ("*",),
+    **system: Any,
 ) -> SftpNode:
-    """Start a daemon with a server and a user, whose key is in `directory`."""
+    """Start a daemon with a server and a user, whose key is in `directory`.
+
+    `system` are further settings.
+    """
     daemon.panel.add_server(server_settings(SERVER), daemon.node, process_configuration())
     files = daemon.volumes / SERVER
     files.mkdir(parents=True)
@@ -99,6 +106,6 @@ async def sftp_node(
         taken.bind(("127.0.0.1", 0))
         port = int(taken.getsockname()[1])
     sftp = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": port}
-    await daemon.start_loaded(system={"sftp": sftp})
+    await daemon.start_loaded(system={"sftp": sftp, **system})
     await daemon.wait_for_line("sftp: serves")
     return SftpNode(port, f"anna.{SERVER[:8]}", key, files, directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Annotated, Any, TypeVar
@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.files import FilesPath
+from wingsd.api.files import FilesPath, reading_lane
 from wingsd.archive.compress import Compression
 from wingsd.errors import (
     BadRequest,
@@ -299,16 +299,17 @@ class ChangeFilesEndpoint(FilesPath):
         *,
         ignored: Sequence[str] = (),
         lane: Lane | None = None,
+        reads: Iterable[ServerPath] = (),
     ) -> FileTask[T]:
-        """Begin a change; see `FileTasks.start`."""
+        """Begin a change, which reads these paths if they are in the past; see `FileTasks`."""
+        lane = lane or self._node.files.changes
+        lane = reading_lane(self._node, self.game_server, lane, reads)
         denylists = (self.denylist, Denylist(ignored))
 
         def work(root: ServerRoot, progress: Progress) -> T:
             return change(Guard(root, *denylists, progress=progress))
 
-        return self._node.file_tasks.start(
-            self.game_server, lane or self._node.files.changes, work, title, details
-        )
+        return self._node.file_tasks.start(self.game_server, lane, work, title, details)
 
     async def waited(self, task: FileTask[Any], *, foreground: bool) -> bool:
         """Return whether a change has ended; Calagopus' Panel may not wait for it."""
@@ -370,7 +371,9 @@ class ChangeFilesEndpoint(FilesPath):
 
         shown = "" if target is None else f"/{target}"
         details = {"type": "copy", "path": f"/{source}", "destination_path": shown}
-        task = self.begin(change, f"Copying {source}", details, ignored=body.ignored)
+        task = self.begin(
+            change, f"Copying {source}", details, ignored=body.ignored, reads=(source,)
+        )
         if not await self.waited(task, foreground=body.foreground):
             return self.started(task)
         return task.value if self.is_calagopus else None
@@ -535,7 +538,13 @@ class ChangeFilesEndpoint(FilesPath):
 
         names = [{"from": f"/{source}", "to": f"/{target}"} for source, target in files[:_NAMED]]
         details = {"type": "copy_many", "path": f"/{top}", "files": names}
-        task = self.begin(change, f"Copying {len(files)} files", details, ignored=body.ignored)
+        task = self.begin(
+            change,
+            f"Copying {len(files)} files",
+            details,
+            ignored=body.ignored,
+            reads=[source for source, _ in files],
+        )
         if body.foreground and await self._node.file_tasks.wait(task):
             return Copied(task.value or 0, tuple(skipped))
         task.is_detached = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from http import HTTPStatus
 from io import BytesIO
@@ -15,6 +15,7 @@ import attrs
 import msgpack
 from twisted.logger import Logger
 
+from wingsd.api.context import NodeContext
 from wingsd.api.resource import ServerResource
 from wingsd.errors import (
     BadRequest,
@@ -52,12 +53,15 @@ from wingsd.files.search import (
 )
 from wingsd.files.tasks import Lane
 from wingsd.filesystem.directory import OpenFile
+from wingsd.filesystem.past import is_past
 from wingsd.filesystem.paths import ServerPath, file_error
 from wingsd.filesystem.paths import ServerPath as FilePath
 from wingsd.filesystem.root import ServerRoot
+from wingsd.histories import PastLane
 from wingsd.http.body_sender import FileBody, Validators
 from wingsd.http.operations import INVALID, Call, Encoded, Topic, call
 from wingsd.servers.operations import Operation
+from wingsd.servers.server import Server
 from wingsd.util.media import MediaType, accepted
 from wingsd.util.serialization import Keywords
 
@@ -91,15 +95,34 @@ class FilesPath(ServerResource):
                 error.status = HTTPStatus.EXPECTATION_FAILED
             raise
 
-    async def run(self, lane: Lane, work: Callable[[ServerRoot], T]) -> T:
-        """Call `work` with the server's directory in a thread; return its result."""
+    async def run(self, lane: Lane, work: Callable[[ServerRoot], T], *paths: ServerPath) -> T:
+        """Call `work`, which reads these paths, in a thread; return its result.
+
+        It gets the server's directory, with its past where a path leads there.
+        """
         self.game_server.operations.check(self.operation)
+        lane = reading_lane(self._node, self.game_server, lane, paths, self._gone.is_set)
         return await lane.run(self.game_server, work)
 
     @property
     def denylist(self) -> Denylist:
         """The files that the server's egg denies."""
         return self._node.files.denylist(self.game_server)
+
+
+def reading_lane(
+    node: NodeContext,
+    server: Server,
+    lane: Lane,
+    paths: Iterable[ServerPath],
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Lane:
+    """Return the lane for work that reads these paths: another one where one is in the past."""
+    if not server.files.has_past or not any(map(is_past, paths)):
+        return lane
+    if lane in (node.files.short, node.files.long):
+        lane = node.files.past
+    return PastLane(lane, node.histories, cancelled)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -303,7 +326,7 @@ class ReadFilesEndpoint(FilesPath):
                 raise FileMissing(str(path))
             return _opened(root, path, most)
 
-        file, mime = await self.run(self._node.files.short, open_file)
+        file, mime = await self.run(self._node.files.short, open_file, path)
         headers = {"X-Mime-Type": mime, "Content-Type": mime}
         if query.download and query.download.lower() not in ("0", "false"):
             headers["Content-Type"] = "application/octet-stream"
@@ -337,7 +360,7 @@ class ReadFilesEndpoint(FilesPath):
                 each["name"] = f"{prefix}/{each['name']}"
             return encoded(found, media)
 
-        return await self.run(self._node.files.long, work)
+        return await self.run(self._node.files.long, work, start)
 
     @call(200, "The regular files, whose names are paths below `root`.")
     async def search_files(self, body: FileSearch) -> Encoded[FoundFiles]:
@@ -347,6 +370,11 @@ class ReadFilesEndpoint(FilesPath):
         """
         start, media = ServerPath.parse(body.root), accepted(self._request.header("Accept"))
         wanted, results = search_filter(body)
+        if wanted.content is not None and self.game_server.files.has_past and is_past(start):
+            raise BadRequest(
+                "The content of files of the past is not searched.",
+                "search by names, or copy the files out of .history",
+            )
         limits = SearchLimits(_DEPTH, results=max(1, min(results, MAX_RESULTS)))
         denylist = self.denylist
 
@@ -356,7 +384,7 @@ class ReadFilesEndpoint(FilesPath):
             found = search.by_content(wanted, hidden)
             return encoded(found, media, {}, "results")
 
-        return await self.run(self._node.files.long, work)
+        return await self.run(self._node.files.long, work, start)
 
     @call(200, "The fingerprints of the files that are there.")
     async def get_fingerprints(self, query: FingerprintsQuery) -> Fingerprints:
@@ -384,7 +412,7 @@ class ReadFilesEndpoint(FilesPath):
                     continue
             return found
 
-        return Fingerprints(await self.run(self._node.files.long, work))
+        return Fingerprints(await self.run(self._node.files.long, work, *paths.values()))
 
 
 _PELICANS_MESSAGE = "The requested directory was not found on the server."
@@ -434,11 +462,11 @@ class ListFilesEndpoint(FilesPath):
         """
         try:
             is_complete, answer = await self.run(
-                self._node.files.short, lambda root: work(root, True)
+                self._node.files.short, lambda root: work(root, True), path
             )
         except DirectoryLarge:
             is_complete, answer = await self.run(
-                self._node.files.large, lambda root: work(root, False)
+                self._node.files.large, lambda root: work(root, False), path
             )
         if not is_complete:
             self._log.warn(

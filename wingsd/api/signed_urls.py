@@ -10,12 +10,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from http import HTTPStatus
+from threading import Event
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.files import attachment, whole_number
+from wingsd.api.files import attachment, reading_lane, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive.compress import Compression
 from wingsd.auth.tokens import SignedToken, signed_token
@@ -183,7 +184,10 @@ class FileDownloadEndpoint(SignedPath):
             except IsDirectory as error:
                 raise FileMissing(str(path)) from error
 
-        file = await self._node.files.short.run(server, open_file)
+        gone = Event()
+        self._request.notifyFinish().addErrback(lambda _: gone.set())
+        lane = reading_lane(self._node, server, self._node.files.short, (path,), gone.is_set)
+        file = await lane.run(server, open_file)
         return await self.sent(file, f"{server.uuid}: {path}")
 
     @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)

@@ -130,6 +130,8 @@ class Pools:
         self.files = Workers(reactor, "files", 4)
         self.searches = Workers(reactor, "search", 2)
         self.reads = Workers(reactor, "read", 4)
+        # What users read of the past of servers.
+        self.past = archive_workers("past", 4)
         # Large directories.
         self.listings = archive_workers("list", 1)
         # Changes of servers' files that may take long, renames, and archives that are made.

@@ -62,6 +62,7 @@ from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers, StatesFile
 from wingsd.servers.server import ServerParts
 from wingsd.sftp.logins import SftpLogins
+from wingsd.sftp.past import PastRequests
 from wingsd.sftp.service import SftpService
 from wingsd.sftp.sessions import SftpSessions
 from wingsd.statedb import StateDatabase, Store
@@ -388,12 +389,16 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     # Files, by SFTP and by HTTP
     logins = SftpLogins(config, panel, servers, denied, reactor.seconds, time.time)
     sessions = SftpSessions(config, servers, logins, activity, bus, reactor)
-    sftp = context.sftp = SftpService(config, logins, sessions, pools.disk, reactor)
+    past = Lane(pools.past, each=1, waiting=256)
+    most = config.system.sftp.directory_entry_limit
+    requests = PastRequests(sessions, histories, past, most, reactor)
+    sftp = context.sftp = SftpService(config, logins, sessions, requests, pools.disk, reactor)
     live.follow(sftp.use)
     file_work = context.files = FileWork(
         short=Lane(pools.files, each=2, waiting=1024),
         long=Lane(pools.searches, each=1, waiting=64),
         large=Lane(pools.listings, each=1, waiting=64),
+        past=past,
         changes=Lane(pools.changes, each=2, waiting=1024),
         renames=Lane(pools.renames, each=1, waiting=1024),
         archives=Lane(pools.archivers, each=1, waiting=256),

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 
 import attrs
 
@@ -21,6 +22,7 @@ from wingsd.files.guard import Guard
 from wingsd.filesystem.attributes import set_mode_at
 from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.new_file import NewFileOptions
+from wingsd.filesystem.past import in_point
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 
@@ -201,6 +203,9 @@ def copy(
 ) -> tuple[ServerPath, Entry]:
     """Copy a regular file, or with `directories` a directory, to `target` or beside it for None.
 
+    What is copied from the past, to a path in the same point or beside it, gets the path that it
+    had in the server's directory; for None where that is free, and else a name beside it.
+
     Returns the path and the entry of the copy. With `overwrite` existing files are replaced.
     Raises FileMissing for anything else, FileDenied, NameConflict, DiskLimitExceeded and
     FileWorkCancelled; nothing is left of a copy that failed, but what it replaced.
@@ -209,13 +214,21 @@ def copy(
     if source.is_root or not (entry.is_regular or (entry.is_directory and directories)):
         raise FileMissing(str(source))
     guard.check(source, is_directory=entry.is_directory)
+    names, original = copy_names(*divided(source.name)), source
+    if guard.root.past_of(source) is not None:
+        original = in_point(source)
+        if original.is_root:
+            raise PathInvalid("a whole point cannot be copied: copy what is in it.")
+        names = chain((source.name,), names)
+        if target is not None and target.parts[:2] == source.parts[:2]:
+            target = in_point(target)
     copier = _Copier(guard, overwrite and target is not None)
     copy_entry = copier.tree if entry.is_directory else copier.file
     if target is not None:
         guard.check(target, is_directory=entry.is_directory)
         return target, copy_entry(source, target)
-    for name in copy_names(*divided(source.name)):
-        path = source.parent.child(name)
+    for name in names:
+        path = original.parent.child(name)
         if not is_free(guard.root, path):
             continue
         guard.check(path, is_directory=entry.is_directory)
@@ -254,7 +267,10 @@ class _Copier:
         except FileMissing:
             is_new = True
         try:
-            self._fill(source, target)
+            if root.past_of(source) is None:
+                self._fill(source, target)
+            else:
+                self._fill_from_past(source, target)
         except BaseException:
             if is_new:
                 with suppress(FileMissing):
@@ -282,3 +298,27 @@ class _Copier:
                 for name in listing.symlinks:
                     with suppress(FileMissing, NameConflict):
                         root.make_symlink(there.child(name), root.link_text(here.child(name)))
+
+    def _fill_from_past(self, source: ServerPath, target: ServerPath) -> None:
+        options = NewFileOptions(replace=self._overwrite, durable=False)
+        root, progress = self._guard.root, self._guard.progress
+        assert root.past is not None  # noqa: S101 - the source is in it
+        root.make_directory(target)
+        root.set_mode(target, root.stat(source).mode)
+        for path, entry, text, write in root.past.tree(source, progress.cancelled):
+            there = ServerPath((*target.parts, *path.parts[len(source.parts) :]))
+            progress.check()
+            if self._guard.denies(path, is_directory=entry.is_directory) or self._guard.denies(
+                there, is_directory=entry.is_directory
+            ):
+                continue
+            if entry.is_directory:
+                root.make_directory(there)
+                root.set_mode(there, entry.mode)
+            elif entry.is_symlink:
+                with suppress(NameConflict):
+                    root.make_symlink(there, text)
+            else:
+                root.write_past(entry, there, options, write)
+                progress.bytes_done += entry.size
+                progress.files_done += 1

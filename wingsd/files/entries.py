@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any, overload
 
 import attrs
@@ -148,7 +148,7 @@ class FileEntry:
     size_physical: Annotated[Bytes, "The bytes that it takes on the disk (Calagopus)."]
     editable: Annotated[bool, "Whether it is text (Calagopus)."]
     inner_editable: Annotated[bool, "The same (Calagopus)."]
-    virtual: Annotated[bool, "Whether it is not on the disk, which no file is (Calagopus)."]
+    virtual: Annotated[bool, "Whether it is not on the disk: a file of the past (Calagopus)."]
 
 
 def entry_data(entry: Entry, mime: str, name: str | None = None) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def entry_data(entry: Entry, mime: str, name: str | None = None) -> dict[str, An
         "size_physical": entry.allocated,
         "editable": text,
         "inner_editable": text,
-        "virtual": False,
+        "virtual": entry.is_virtual,
     }
 
 
@@ -319,8 +319,9 @@ def list_directory(
         found: list[Entry] = []
         left, is_complete = MAX_NAMES, True
         # As it was given, and as where it really is when symlinks lead there.
-        places = {path, root.real_path(path)} if hidden else set()
-        for number, entry in enumerate(directory.entries()):
+        places = {*root.places(path)} if hidden else set()
+        past = root.past_entry() if path.is_root else None
+        for number, entry in enumerate(chain(directory.entries(), filter(None, (past,)))):
             name = entry.name
             left -= len(name) if name.isascii() else len(entry.text.encode())
             if number == MAX_ENTRIES or left < 0:

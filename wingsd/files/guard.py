@@ -71,7 +71,7 @@ class Guard:
         """Return whether a path is denied. Raises the errors of `ServerRoot.real_path`."""
         if not self._denylists:
             return False
-        return self._denied((path, self.root.real_path(path)), is_directory)
+        return self._denied(self.root.places(path), is_directory)
 
     def check_tree(self, path: ServerPath, target: ServerPath) -> None:
         """Raise `FileDenied` where something in the directory `path` is denied.
@@ -80,7 +80,7 @@ class Guard:
         """
         if not self._denylists:
             return
-        places = (path, self.root.real_path(path), target, self.root.real_path(target))
+        places = (*self.root.places(path), *self.root.places(target))
         for name in self._denied_below(path, *places):
             raise FileDenied(str(name))
 
@@ -93,7 +93,7 @@ class Guard:
         names = 0
         if not self._denylists:
             return kept
-        for name in self._denied_below(path, path, self.root.real_path(path)):
+        for name in self._denied_below(path, *self.root.places(path)):
             above = name.parent
             while path.contains(above) and above not in kept:
                 kept.add(above)
@@ -120,7 +120,7 @@ class Guard:
         It is denied as well if it would be in one of the directories `others`. Raises as
         `ServerRoot.directory` and `Directory.tree`.
         """
-        places = [place for path in (top, *others) for place in (path, self.root.real_path(path))]
+        places = [place for path in (top, *others) for place in self.root.places(path)]
 
         def allowed(listing: Listing) -> Listing:
             here = [ServerPath((*place.parts, *listing.path)) for place in places]

@@ -143,13 +143,14 @@ class Search:
     def by_content(self, wanted: FileFilter, hidden: Iterable[Denylist]) -> list[dict[str, Any]]:
         """Return the regular files that a filter takes and `hidden` does not deny."""
         found: list[dict[str, Any]] = []
-        real = self._root.real_path(self._start)
+        starts = self._root.places(self._start)
         for directory, entry in self._entries():
             path = directory.path.child(entry.name)
             name = self._below(path)
             if not entry.is_regular:
                 continue
-            places = {path, ServerPath((*real.parts, *path.parts[len(self._start.parts) :]))}
+            below = path.parts[len(self._start.parts) :]
+            places = {ServerPath((*each.parts, *below)) for each in starts}
             if any(each.denies(place) for each in hidden for place in places):
                 continue
             if wanted.takes(name, entry.size):

@@ -82,7 +82,8 @@ class Lane:
 class FileWork:
     """The lanes of work on the files of servers, `short` and `long`; `reads` is for downloads.
 
-    `large` is for listings of directories that take much memory. Changes have threads of their
+    `large` is for listings of directories that take much memory, `past` for work that reads the
+    past of servers. Changes have threads of their
     own: `renames`, which are short; `archives`, which take processors; `writes` of files as their
     bytes arrive, each for a block at a time; and `changes`, all others.
     """
@@ -90,6 +91,7 @@ class FileWork:
     short: Lane
     long: Lane
     large: Lane
+    past: Lane
     changes: Lane
     renames: Lane
     archives: Lane

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     """One entry of a directory, as lstat(2) has it: a symlink is the link itself.
 
     `size` is in bytes, and `allocated` the bytes on the disk; times are in nanoseconds since 1970;
-    `changed` is the ctime.
+    `changed` is the ctime. What `is_virtual` is not on the disk of the server.
     """
 
     name: bytes
@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     uid: int
     gid: int
     allocated: int = 0
+    is_virtual: bool = False
 
     @classmethod
     def of(cls, name: bytes, found: os.stat_result) -> Entry:

@@ -16,6 +16,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from attrs import evolve
 
@@ -27,6 +28,7 @@ from wingsd.errors import (
     FileWorkCancelled,
     NameConflict,
     NotDirectory,
+    PastReadOnly,
     PathInvalid,
     StorageError,
 )
@@ -51,6 +53,7 @@ from wingsd.filesystem.new_file import (
 )
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.openers import NEW_FILE, NEW_FILE_MODE, DirectoryOpener
+from wingsd.filesystem.past import PAST, Past, in_point, is_past, past_directory
 from wingsd.filesystem.paths import ServerPath, file_error, file_errors
 from wingsd.filesystem.removal import TreeRemover
 from wingsd.filesystem.usage import DirectoryUsage, UsageCounter
@@ -120,7 +123,8 @@ class ServerRoot(OpenDescriptor):
     """The files below one directory. To be used as a context, for one action.
 
     What is made belongs to `owner`, or to the process for None, and counts in `usage`. An action
-    that is under way when the whole directory is replaced goes on in the old one.
+    that is under way when the whole directory is replaced goes on in the old one. `past` is that
+    of the server, None where it has none: it is read, and never changed.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class ServerRoot(OpenDescriptor):
         opener: DirectoryOpener,
         owner: Owner | None = None,
         usage: UsageCounter | None = None,
+        past: Past | None = None,
     ) -> None:
         """Open the directory, which may not be a symlink. Raises StorageError."""
         try:
@@ -138,13 +143,54 @@ class ServerRoot(OpenDescriptor):
         self._opener = opener
         self._owner = owner
         self._usage = DirectoryUsage(usage or UsageCounter(), os.path.dirname(directory))
+        self.past = past
         #: Directories that this action has made.
         self._made = 0
+
+    # The past
+
+    def past_of(self, path: ServerPath) -> Past | None:
+        """Return the past where a path leads there; None for the server's own files."""
+        return self.past if is_past(path) and self._shows_past() else None
+
+    def _shows_past(self) -> bool:
+        """Return whether there is a past, and no file of the server that has its name."""
+        if self.past is None:
+            return False
+        with file_errors(PAST):
+            try:
+                os.lstat(PAST, dir_fd=self._fd)
+            except FileNotFoundError:
+                return True
+        return False
+
+    def past_entry(self) -> Entry | None:
+        """Return the past as an entry of the server's directory; None where it has none."""
+        return past_directory(PAST, os.fstat(self._fd).st_mtime_ns) if self._shows_past() else None
+
+    def places(self, path: ServerPath) -> tuple[ServerPath, ...]:
+        """Return the paths by which it is judged whether users may use one.
+
+        These are itself, and where it really is when symlinks lead there. In the past, both are
+        taken as they were in the server's directory, too. Raises as `real_path`.
+        """
+        if self.past_of(path) is None:
+            return path, self.real_path(path)
+        if len(path.parts) == 1:  # the past itself
+            return (path,)
+        return path, in_point(path), in_point(self.real_path(path))
+
+    def _check_changes(self, path: ServerPath) -> None:
+        """Raise PastReadOnly for what is in the past."""
+        if self.past_of(path) is not None:
+            raise PastReadOnly(_shown(path))
 
     # Reading
 
     def stat(self, path: ServerPath) -> Entry:
         """Return the entry of a path; a symlink is itself meant. Raises FileMissing."""
+        if (past := self.past_of(path)) is not None:
+            return past.stat(path)
         with self._parent(path) as parent:
             return entry_at(parent, path.name)
 
@@ -153,6 +199,8 @@ class ServerRoot(OpenDescriptor):
 
         Raises DirectoryMissing where there is none, also where a symlink to one is.
         """
+        if (past := self.past_of(path)) is not None:
+            return past.directory(path)
         try:
             with self._parent(path) as parent:
                 fd = os.open(path.name or b".", _LIST, dir_fd=parent)
@@ -165,11 +213,15 @@ class ServerRoot(OpenDescriptor):
 
         Raises FileMissing, IsDirectory, and FileTypeRefused for all else, symlinks included.
         """
+        if (past := self.past_of(path)) is not None:
+            return past.open_file(path)
         with self._parent(path) as parent:
             return open_regular(parent, path.name or b".")
 
     def link_text(self, path: ServerPath) -> bytes:
         """Return the text of a symlink. Raises FileMissing, and FileTypeRefused for all else."""
+        if (past := self.past_of(path)) is not None:
+            return past.link_text(path)
         with self._parent(path) as parent:
             try:
                 return os.readlink(path.name or b".", dir_fd=parent)
@@ -184,6 +236,8 @@ class ServerRoot(OpenDescriptor):
         The last name stays, and so do those that do not exist. Raises FileMissing where the path
         leads out of the server's directory.
         """
+        if (past := self.past_of(path)) is not None:
+            return past.real_path(path)
         above = path.parent
         while True:
             try:
@@ -230,6 +284,7 @@ class ServerRoot(OpenDescriptor):
         """
         if path.is_root:
             raise NameConflict.writing(_shown(path))
+        self._check_changes(path)
         return NewFile(
             self._made_directory(path.parent), path.name, self._owner, self._usage, options
         )
@@ -244,6 +299,7 @@ class ServerRoot(OpenDescriptor):
         """
         if path.is_root:
             raise NameConflict.writing(_shown(path))
+        self._check_changes(path)
         if mode is None:
             with self._parent(path) as parent:
                 fd = regular_descriptor(parent, path.name, os.O_RDWR, NameConflict.writing)[0]
@@ -269,6 +325,7 @@ class ServerRoot(OpenDescriptor):
 
         Directories on the way are made, unless `make` is false: then raises FileMissing.
         """
+        self._check_changes(path)
         if make:
             parent = self._made_directory(path.parent)
         else:
@@ -299,6 +356,12 @@ class ServerRoot(OpenDescriptor):
 
         Raises what `open_file` and `new_file` do, and FileWorkCancelled.
         """
+        if (past := self.past_of(source)) is not None:
+            found = past.stat(source)
+            if not found.is_regular:
+                raise FileTypeRefused(f"{_shown(source)} is not a regular file")
+            write = partial(past.write, source, cancelled=cancelled)
+            return self.write_past(found, target, options, write)
         with self.open_file(source) as original:
             size = original.entry.size
             mode = original.entry.permissions if options.mode is None else options.mode
@@ -307,11 +370,26 @@ class ServerRoot(OpenDescriptor):
                     copy_data(original.fileno(), copy.fileno(), size, cancelled)
                 return Entry.of(target.name, copy.commit())
 
+    def write_past(
+        self,
+        found: Entry,
+        target: ServerPath,
+        options: NewFileOptions,
+        write: Callable[[int], None],
+    ) -> Entry:
+        """Make a file of one of the past; `write` gets a descriptor. Raises as `copy`."""
+        mode = found.permissions if options.mode is None else options.mode
+        with self.new_file(target, evolve(options, size=found.size, mode=mode)) as copy:
+            with file_errors(target):
+                write(copy.fileno())
+            return Entry.of(target.name, copy.commit())
+
     def make_directory(self, path: ServerPath) -> Entry:
         """Make a directory and those on the way to it; an existing one is kept.
 
         Raises NameConflict for something else of that name, NotDirectory for a file on the way.
         """
+        self._check_changes(path)
         try:
             with closing_descriptor(self._made_directory(path)) as fd:
                 return Entry.of(path.name, os.fstat(fd))
@@ -328,6 +406,7 @@ class ServerRoot(OpenDescriptor):
         """
         if path.is_root or not text or b"\0" in text:
             raise PathInvalid("a symlink needs a name and a target.")
+        self._check_changes(path)
         with self._parent(path) as parent:
             try:
                 os.symlink(text, path.name, dir_fd=parent)
@@ -346,6 +425,8 @@ class ServerRoot(OpenDescriptor):
             raise NameConflict.renaming(_shown(target))
         check_new_name(source.name)
         check_new_name(target.name)
+        self._check_changes(source)
+        self._check_changes(target)
         with self._parent(source) as parent, self._parent(target) as directory:
             if not entry_at(parent, source.name).is_regular:
                 raise FileTypeRefused(f"{_shown(source)} is not a regular file")
@@ -377,6 +458,8 @@ class ServerRoot(OpenDescriptor):
         check_new_name(target.name)
         if source.contains(target) and source != target:
             raise PathInvalid("a directory cannot be moved into itself.")
+        self._check_changes(source)
+        self._check_changes(target)
         with self._parent(source) as parent:
             os.lstat(source.name, dir_fd=parent)
             with closing_descriptor(self._made_directory(target.parent)) as directory:
@@ -405,6 +488,7 @@ class ServerRoot(OpenDescriptor):
         """
         if path.is_root:
             raise PathInvalid("the server's own directory cannot be deleted.")
+        self._check_changes(path)
         with self._parent(path) as parent:
             try:
                 TreeRemover(self._opener, parent, self._usage, cancelled).remove(path.name)
@@ -423,11 +507,13 @@ class ServerRoot(OpenDescriptor):
         """
         if path.is_root:
             raise PathInvalid("the mode of the server's directory is not changed.")
+        self._check_changes(path)
         with self._parent(path) as parent:
             set_mode_at(parent, path.name, mode)
 
     def set_times(self, path: ServerPath, accessed: int, modified: int) -> None:
         """Set the times of an entry, in nanoseconds since 1970. Raises FileMissing."""
+        self._check_changes(path)
         with self._parent(path) as parent:
             name = path.name or b"."
             os.utime(name, ns=(accessed, modified), dir_fd=parent, follow_symlinks=False)

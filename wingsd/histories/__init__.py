@@ -9,18 +9,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from wingsd.config import DEFAULT_HISTORIES, Config
 from wingsd.errors import StorageError
 from wingsd.events import EventBus
+from wingsd.files.tasks import Lane
+from wingsd.filesystem.root import ServerRoot
 from wingsd.history.names import PointName, read_names
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.registry import Servers
+from wingsd.servers.server import Server
 from wingsd.statedb import HISTORY, ArrivingBackup, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.durable import storage_errors
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from wingsd.histories.following import HistoryFigures
     from wingsd.histories.manager import Histories
 
+T = TypeVar("T")
 
 _DAY = 24 * 3600
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
@@ -62,6 +66,36 @@ def _has(directory: str, server: str) -> bool:
 
 def _names(directory: str, server: str) -> dict[str, PointName]:
     return read_names(os.path.join(directory, server)) if _has(directory, server) else {}
+
+
+class PastLane(Lane):
+    """A lane whose work reads the past of its server, in the turn of that server's history.
+
+    It ends when `cancelled` says so.
+    """
+
+    def __init__(
+        self, lane: Lane, histories: HistoriesOnDemand, cancelled: Callable[[], bool]
+    ) -> None:
+        self.workers = lane.workers
+        self._lane = lane
+        self._histories = histories
+        self._cancelled = cancelled
+
+    @asynccontextmanager
+    async def turn(self, server: str) -> AsyncIterator[None]:
+        """Wait for a turn of a server, beside its other work. Raises `FilesBusy`."""
+        async with self._lane.turn(server):
+            yield
+
+    async def run(
+        self, server: Server, work: Callable[[ServerRoot], T], *, writes: bool = False
+    ) -> T:
+        """Call `work` with the open directory of a server, which has its past."""
+        reading: Histories = self._histories.get()
+        return await reading.read(
+            server, self._lane, work, writes=writes, cancelled=self._cancelled
+        )
 
 
 @attrs.define(eq=False, repr=False, slots=False)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import Enum
 from functools import partial
 from math import ceil
@@ -33,9 +33,11 @@ from wingsd.config import DEFAULT_HISTORIES, HistoryTerms
 from wingsd.errors import (
     DaemonStopping,
     EnvironmentFailed,
+    FileMissing,
     FileWorkCancelled,
     HistoryFull,
     NoSuchPoint,
+    PastInUse,
     PointNamed,
     ServerBusy,
     ServerNotFound,
@@ -43,8 +45,11 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import DELETED, STATUS, Event
+from wingsd.files.tasks import Lane
 from wingsd.filesystem.removal import remove_tree
+from wingsd.filesystem.root import ServerRoot
 from wingsd.histories import HistoriesOnDemand, require_directory
+from wingsd.histories.past import HistoryPast, past_errors
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
 from wingsd.history.names import PointName
@@ -81,6 +86,8 @@ LATE_AFTER = 600.0
 #: Points that are removed at a look, so that a wrong clock does not take all of them at once: each
 #: look makes one.
 THINNED = 4
+#: Seconds for which users wait for a history that is in use: less than a Panel waits, 15.
+READ_WITHIN = 10.0
 #: Seconds that threads have to end at the end of the daemon.
 STOP_WITHIN = 3.0
 #: Names of files that a message has.
@@ -176,6 +183,8 @@ class _Work:
     is_off: bool = False
     has_run: bool = False
     is_cancelled: bool = False
+    #: Whether it reads files for users. That neither waits for long, nor delays points.
+    reads: bool = False
     #: When its turn began, by the reactor's clock.
     began: float | None = None
     store: HistoryStore | None = None
@@ -281,6 +290,7 @@ class Histories:
         now = self._reactor.seconds()
         for history in self._histories.values():
             history.due = min(history.due, now + self._terms(history.uuid).every)
+            self._show(history)
         self._changes.changed()
 
     async def stop(self) -> None:
@@ -386,10 +396,15 @@ class Histories:
     ) -> T:
         workers = workers or self._parts.workers
         history.works.append(doing)
+        turn = history.lock.acquire()
+        if doing.reads:
+            turn.addTimeout(READ_WITHIN, self._reactor)
         try:
-            await history.lock.acquire()
-        except CancelledError:
+            await turn
+        except (CancelledError, DeferredTimeout) as error:
             history.works.remove(doing)
+            if isinstance(error, DeferredTimeout):
+                raise PastInUse from error
             raise
         outcome: Deferred[T] = Deferred()
         doing.began = self._reactor.seconds()
@@ -406,7 +421,39 @@ class Histories:
     def _over(self, found: Any, history: _History, doing: _Work) -> Any:
         history.works.remove(doing)
         history.lock.release()
+        self._show(history)
         return found
+
+    def _show(self, history: _History) -> None:
+        """Show the points of a server to its users, or show no past."""
+        if self._servers.knows(history.uuid):
+            files = self._servers.get(history.uuid).files
+            files.has_past = self._is_on(history) and history.state.points > 0
+
+    async def read(
+        self,
+        server: Server,
+        lane: Lane,
+        work: Callable[[ServerRoot], T],
+        *,
+        writes: bool = False,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> T:
+        """Call `work` with the directory of a server and its past, in a thread of a lane.
+
+        It has its turn in the lane and in the history. Raises PastInUse where it would wait for
+        long, what the work raises, `FilesBusy`, and StorageError.
+        """
+        history = self._of(server.uuid)
+
+        def read(_: _Work, store: HistoryStore) -> T:
+            owner = self._parts.config.system.user
+            reserve = ArchiveLimits.configured(self._parts.config.system.transfers).reserve
+            with HistoryPast(store, (owner.uid, owner.gid), reserve, cancelled) as past:
+                return server.files.with_root(work, past)
+
+        async with lane.turn(server.uuid), server.files.counting(writes=writes):
+            return await self._in_turn(history, _Work(reads=True), read, lane.workers)
 
     async def make(
         self,
@@ -555,6 +602,8 @@ class Histories:
             self.pinned.pop(uuid, None)
             await self._parts.workers.run(self._remove_aside, uuid)
         self._histories.pop(uuid, None)
+        history.state = HistoryState()
+        self._show(history)
         self._log.info("{server}: its history is removed", server=uuid)
 
     # What operators order
@@ -636,6 +685,12 @@ class Histories:
     # The clock
 
     async def _run(self) -> None:
+        self._notice()
+        for history in tuple(self._histories.values()):
+            # Users need not wait for the points of others to see their own.
+            with suppress(WingsdError):
+                if self._is_on(history) and (left := await self._left(history)) > 0:
+                    self._plan(history, left)
         while True:
             self._notice()
             now = self._reactor.seconds()
@@ -673,7 +728,7 @@ class Histories:
             return
         if _is_held(server):
             history.advanced = began
-        if _is_held(server) or history.works:
+        if _is_held(server) or not all(each.reads for each in history.works):
             # Other servers do not wait for what is long with this one.
             self._plan(history, HELD_PAUSE)
             return
@@ -690,7 +745,7 @@ class Histories:
 
     async def _look(self, history: _History, server: Server, every: int) -> float:
         """Make the point that is due; return the seconds until the next one."""
-        if not history.is_known and (left := await self._left(history, every)) > 0:
+        if not history.is_known and (left := await self._left(history)) > 0:
             return left
         began = self._reactor.seconds()
         found = await self.make(server)
@@ -703,12 +758,13 @@ class Histories:
         history.pause = pause
         history.due = self._reactor.seconds() + pause
 
-    async def _left(self, history: _History, every: int) -> float:
+    async def _left(self, history: _History) -> float:
         """Read what there is of a history; return the seconds until its next point is due."""
-        if await self.has(history.uuid):
-            history.state.bytes = await self.use(history.uuid, lambda store: store.size)
+        if not await self.has(history.uuid):
+            return 0.0
+        history.state.bytes = await self.use(history.uuid, lambda store: store.size)
         history.is_known = True
-        newest = history.state.newest
+        newest, every = history.state.newest, self._terms(history.uuid).every
         if newest is None:
             return 0.0
         # Not more than usual, where the clock was set back.
@@ -835,9 +891,12 @@ class Histories:
             raise DaemonStopping
         if doing.is_cancelled:
             raise FileWorkCancelled
-        self._require_directory()
         log = relayed(self._reactor, partial(self._say, history.uuid))
-        store = HistoryStore(self.path(history.uuid), log)
+        with past_errors() if doing.reads else nullcontext():
+            self._require_directory()
+            if doing.reads and not os.path.isdir(self.path(history.uuid)):
+                raise FileMissing("the history was removed")
+            store = HistoryStore(self.path(history.uuid), log)
         try:
             doing.opened(store)
             found = work(doing, store)

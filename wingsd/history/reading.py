@@ -6,8 +6,9 @@ Blocking; memory does not depend on the size of anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from typing import NamedTuple
 
 from attrs import define
 
@@ -29,6 +30,16 @@ from wingsd.moves.nodes import tree_key
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
 
+#: Entries between two calls of `check`.
+_CHECKED = 1000
+
+
+class Found(NamedTuple):
+    """An entry, and what each point says of its path."""
+
+    entry: PastEntry
+    changes: Sequence[Change | None]
+
 
 @define(eq=False, repr=False)
 class PastFiles:
@@ -44,16 +55,18 @@ class PastFiles:
 
     def entry(self, path: bytes) -> PastEntry:
         """Return what is at a path. Raises FileMissing."""
-        return self._found(path)[0]
+        return self.found(path).entry
 
     def directory(self, path: bytes) -> Iterator[PastEntry]:
         """Yield what is in a directory, sorted. Raises FileMissing and DirectoryMissing."""
         if not isinstance(self.entry(path), PastDirectory):
             raise DirectoryMissing
-        for _, found in overlaid(self._chain, _inside(path)):
-            entry = last_of(found)
-            if not isinstance(entry, PastNothing):
-                yield entry
+        for found in self._selected(_inside(path)):
+            yield found.entry
+
+    def below(self, path: bytes) -> Iterator[Found]:
+        """Yield all that is below a directory, directories before their contents."""
+        return self._selected(_below(path))
 
     def copy(self, path: bytes, target: int) -> PastFile:
         """Write a file to the new, empty one with the descriptor `target`; return its entry.
@@ -61,23 +74,38 @@ class PastFiles:
         A further name leads to its file. Nothing of the copy may be used before this has
         returned. Raises FileMissing.
         """
-        entry, found = self._found(path)
-        if isinstance(entry, PastHardLink):
-            entry, found = self._found(entry.first)
+        found = self.found(path)
+        if isinstance(found.entry, PastHardLink):
+            found = self.found(found.entry.first)
+        return self.write(found, target)
+
+    def write(self, found: Found, target: int) -> PastFile:
+        """Do the same with a file that was found, and is no further name."""
+        entry = found.entry
         if not isinstance(entry, PastFile):
             raise FileMissing
-        contents = contents_of(self._chain, found)
+        contents = contents_of(self._chain, found.changes)
         if write_contents(target, contents, self._tree, self._check) != entry.digest:
             raise HistoryDamaged(display(entry.path), "it does not have its digest")
         return entry
 
-    def _found(self, path: bytes) -> tuple[PastEntry, list[Change | None]]:
-        """Return what is at a path, and what each point says of it."""
-        for _, found in overlaid(self._chain, only(path)):
-            entry = last_of(found)
-            if not isinstance(entry, PastNothing):
-                return entry, found
-        raise FileMissing
+    def found(self, path: bytes) -> Found:
+        """Return what is at a path. Raises FileMissing."""
+        if (found := self.all_found((path,)).get(path)) is None:
+            raise FileMissing
+        return found
+
+    def all_found(self, paths: Collection[bytes]) -> Mapping[bytes, Found]:
+        """Return what is at those of the paths at which something is, by one look at all."""
+        return {found.entry.path: found for found in self._selected(only(*paths))}
+
+    def _selected(self, select: Select) -> Iterator[Found]:
+        for number, (_, changes) in enumerate(overlaid(self._chain, select)):
+            if number % _CHECKED == 0:
+                self._check()
+            found = Found(last_of(changes), changes)
+            if not isinstance(found.entry, PastNothing):
+                yield found
 
 
 @contextmanager
@@ -101,20 +129,20 @@ def last_of(found: Sequence[Change | None]) -> PastEntry:
     return next(each for each in reversed(found) if each is not None)[0]
 
 
-def only(wanted: bytes) -> Select:
-    """Return what selects one path."""
-    key = tree_key(wanted)
+def only(*wanted: bytes) -> Select:
+    """Return what selects these paths."""
+    paths, last = frozenset(wanted), max(map(tree_key, wanted), default=b"")
 
     def select(path: bytes) -> bool | None:
-        if path == wanted:
+        if path in paths:
             return True
-        return None if tree_key(path) > key else False
+        return None if tree_key(path) > last else False
 
     return select
 
 
-def _inside(directory: bytes) -> Select:
-    """Return what selects the entries of a directory, but not of those below it."""
+def _below(directory: bytes) -> Select:
+    """Return what selects all that is below a directory."""
     prefix = directory and directory + b"/"
     start = len(prefix)
     # of all paths below a directory, NUL follows its own
@@ -122,7 +150,17 @@ def _inside(directory: bytes) -> Select:
 
     def select(path: bytes) -> bool | None:
         if path.startswith(prefix):
-            return len(path) > start and b"/" not in path[start:]
+            return len(path) > start
         return None if directory and tree_key(path) >= end else False
+
+    return select
+
+
+def _inside(directory: bytes) -> Select:
+    """Return what selects the entries of a directory, but not of those below it."""
+    below, start = _below(directory), len(directory and directory + b"/")
+
+    def select(path: bytes) -> bool | None:
+        return below(path) and b"/" not in path[start:]
 
     return select

@@ -171,6 +171,11 @@ class HistoryStore:
     def _temporary(self, stack: ExitStack) -> int:
         return stack.enter_context(TemporaryFile(dir=self.scratch, buffering=0)).fileno()
 
+    def temporary(self) -> int:
+        """Return the descriptor of a new file without a name, which is the caller's to close."""
+        with TemporaryFile(dir=self._scratch, buffering=0) as file:
+            return os.dup(file.fileno())
+
     def check(self) -> None:
         """Raise FileWorkCancelled after `stop`."""
         if self._is_stopped:

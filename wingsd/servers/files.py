@@ -15,8 +15,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from threading import Event
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from wingsd.config import Config
 from wingsd.errors import StorageError, TreeTooLarge, WingsdError
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.openers import DirectoryOpener, directory_opener
+from wingsd.filesystem.past import Past
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
@@ -121,9 +122,11 @@ class ServerDirectories:
         """Return where the server's files are, or would be."""
         return os.path.join(self._data, uuid)
 
-    def root(self, uuid: str, usage: UsageCounter | None = None) -> ServerRoot:
+    def root(
+        self, uuid: str, usage: UsageCounter | None = None, past: Past | None = None
+    ) -> ServerRoot:
         """Open the server's directory; what is written there counts in `usage`."""
-        return ServerRoot(self.path(uuid), self._opener, self.owner, usage)
+        return ServerRoot(self.path(uuid), self._opener, self.owner, usage, past)
 
     def make(self, uuid: str) -> None:
         """Make the server's directory; an existing one is kept."""
@@ -371,6 +374,8 @@ class ServerFiles:
         self.directory = storage.directories.path(uuid)
         self.quota = ServerQuota(uuid, storage)
         self.presence = Presence.PRESENT
+        #: Whether the server has points in time of its files, which users may read.
+        self.has_past = False
         #: The bytes that the files may take, None for no limit.
         self.limit: int | None = None
         self._changed = changed
@@ -405,6 +410,12 @@ class ServerFiles:
         limit are counted before, if they never were. `workers` are those of the disk for None.
         Raises what `work` raises, and `StorageError` where the directory cannot be opened.
         """
+        async with self.counting(writes=writes):
+            return await (workers or self._storage.disk).run(self.with_root, work)
+
+    @asynccontextmanager
+    async def counting(self, *, writes: bool) -> AsyncIterator[None]:
+        """Count what is written and deleted by `with_root` in this context; see `run`."""
         limit = self.limit
         if writes and limit is not None and self.disk_bytes is None:
             with suppress(TreeTooLarge):  # it is above any limit then, and files can be deleted
@@ -412,14 +423,20 @@ class ServerFiles:
         self._usage.limit = limit
         before = self.disk_bytes
         try:
-            return await (workers or self._storage.disk).run(self._with_root, work)
+            yield
         finally:
             if self.disk_bytes != before:
                 self._corrected = True
                 self._changed()
 
-    def _with_root(self, work: Callable[[ServerRoot], T]) -> T:
-        with self._storage.directories.root(self._uuid, self._usage) as root:
+    def with_root(self, work: Callable[[ServerRoot], T], past: Past | None = None) -> T:
+        """Call `work` with the open directory, which has this past. Blocking.
+
+        Without one, the past of a server that has it is not read.
+        """
+        if past is None and self.has_past:
+            past = Past()
+        with self._storage.directories.root(self._uuid, self._usage, past) as root:
             return work(root)
 
     @property

@@ -3,18 +3,32 @@
 A message is a length of four bytes, and JSON: a list of the message's name and its fields. The
 SFTP process has read the bytes of strangers, so what it sends is checked like any input; the same
 code checks the other direction.
+
+The process asks the daemon for the past of servers, which it cannot read itself. Those answers
+come as datagrams over a second socket pair, with descriptors of files and of listings.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
+from collections.abc import Iterator
+from enum import IntEnum
 from typing import Any, ClassVar, Self
 
 import attrs
 
 from wingsd.config import SftpConfig
-from wingsd.errors import InvalidData
+from wingsd.errors import (
+    DirectoryMissing,
+    FileMissing,
+    FileTypeRefused,
+    InvalidData,
+    IsDirectory,
+    WingsdError,
+)
+from wingsd.filesystem.directory import Entry
 from wingsd.util.serialization import structure, unstructure
 
 #: Bytes of one message. A denylist may have 10,000 lines of 1,024 characters.
@@ -100,6 +114,29 @@ class FileEvent(SftpMessage):
     target: str = ""
 
 
+class PastCall(IntEnum):
+    """The requests about a path in the past."""
+
+    STAT = 1
+    LIST = 2
+    OPEN = 3
+    LINK = 4
+    REAL = 5
+
+
+@attrs.frozen(eq=False, repr=False)
+class PastWanted(SftpMessage):
+    """A connection wants something of its server's past; `call` is a `PastCall`.
+
+    `request` is the number of the answer. The bytes of `path` are characters.
+    """
+
+    request: int
+    connection: int
+    call: int
+    path: str
+
+
 @attrs.frozen(eq=False, repr=False)
 class Log(SftpMessage):
     """A line of the log; `level` is `debug`, `info`, `warn` or `error`."""
@@ -171,13 +208,15 @@ class Begun(SftpMessage):
 class ServerState(SftpMessage):
     """The bytes that the files of a server take, None before they were measured, and may take.
 
-    `acknowledged` is the `total` of `Used` that is contained in `used`.
+    `acknowledged` is the `total` of `Used` that is contained in `used`. `has_past` says whether
+    users can read points in time of its files.
     """
 
     server: str
     acknowledged: int = 0
     used: int | None = None
     limit: int | None = None
+    has_past: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -243,3 +282,64 @@ def decode(frame: bytes) -> SftpMessage:
         case [str(name), dict(fields)] if name in SftpMessage.kinds:
             return structure(fields, SftpMessage.kinds[name])
     raise InvalidData("a message has no known name")
+
+
+# Answers about the past
+
+#: The request, and whether it is refused: then an error follows.
+ANSWER_HEAD = struct.Struct("<Q?")
+#: Bytes of the longest answer: of a symlink, whose text has up to 65,535.
+MAX_ANSWER = 1 << 17
+#: The name's length, mode, size, mtime, ids. The name follows.
+_ENTRY = struct.Struct("<HIQqII")
+_PIECE = 64 << 10
+
+
+#: The kinds of errors that the other side distinguishes.
+_KINDS: tuple[type[DirectoryMissing | FileMissing | FileTypeRefused | IsDirectory], ...] = (
+    DirectoryMissing,
+    FileMissing,
+    FileTypeRefused,
+    IsDirectory,
+)
+
+
+def pack_error(error: WingsdError) -> bytes:
+    """Return an error as bytes."""
+    return json.dumps([error.code, error.message, error.detail]).encode()
+
+
+def unpack_error(data: bytes) -> WingsdError:
+    """Return the error in an answer."""
+    code, message, detail = json.loads(data)
+    kind = next((each for each in _KINDS if each.code == code), None)
+    return WingsdError(message, detail) if kind is None else kind(detail)
+
+
+def pack_entry(entry: Entry) -> bytes:
+    """Return an entry of the past as bytes."""
+    numbers = (entry.mode, entry.size, entry.modified, entry.uid, entry.gid)
+    return _ENTRY.pack(len(entry.name), *numbers) + entry.name
+
+
+def unpack_entries(data: bytes) -> tuple[list[Entry], bytes]:
+    """Return the entries that are whole, and the bytes of the next one that are here."""
+    found, at = [], 0
+    while len(data) - at >= _ENTRY.size:
+        length, mode, size, when, uid, gid = _ENTRY.unpack_from(data, at)
+        end = at + _ENTRY.size + length
+        if end > len(data):
+            break
+        name = data[at + _ENTRY.size : end]
+        found.append(Entry(name, mode, size, when, when, when, 1, uid, gid, is_virtual=True))
+        at = end
+    return found, data[at:]
+
+
+def read_entries(fd: int) -> Iterator[Entry]:
+    """Yield the entries in a file."""
+    at, rest = 0, b""
+    while piece := os.pread(fd, _PIECE, at):
+        at += len(piece)
+        found, rest = unpack_entries(rest + piece)
+        yield from found

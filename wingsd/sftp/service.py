@@ -29,6 +29,7 @@ from wingsd.sandbox.launch import command
 from wingsd.sftp import messages
 from wingsd.sftp.host_key import HostKey, load_host_key
 from wingsd.sftp.logins import SftpLogins
+from wingsd.sftp.past import PastRequests
 from wingsd.sftp.sessions import SftpSessions
 from wingsd.threadio import Workers
 from wingsd.util.deferreds import failure_logger
@@ -59,10 +60,12 @@ _LINES = 3
 
 @attrs.frozen(eq=False, repr=False)
 class StartedProcess:
-    """A running process, and the daemon's end of its connection. Methods block."""
+    """A running process, and the daemon's ends of its connections. Methods block."""
 
     _process: subprocess.Popen[bytes]
     control: socket.socket
+    #: By which it is answered about the past of servers.
+    answers: socket.socket
     #: What it writes to stderr, and stdout.
     _log: int
 
@@ -78,6 +81,7 @@ class StartedProcess:
             said = os.pread(self._log, _MAX_STDERR, max(size - _MAX_STDERR, 0))
         finally:
             os.close(self._log)
+            self.answers.close()
         if status == 0:
             return ""
         how = f"signal {-status}" if status < 0 else f"status {status}"
@@ -88,10 +92,11 @@ class StartedProcess:
 def start_process(listener: socket.socket) -> StartedProcess:
     """Start the process that serves a listening socket. Blocking. Raises OSError."""
     own, other = socket.socketpair()
+    answers, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = os.memfd_create("sftp-stderr")
     try:
-        with other:
-            fds = (listener.fileno(), other.fileno())
+        with other, asked:
+            fds = (listener.fileno(), other.fileno(), asked.fileno())
             process = subprocess.Popen(  # noqa: S603
                 command("wingsd.sftp.server.main", *fds),
                 stdin=subprocess.DEVNULL,
@@ -103,9 +108,10 @@ def start_process(listener: socket.socket) -> StartedProcess:
             )
     except BaseException:
         own.close()
+        answers.close()
         os.close(log)
         raise
-    return StartedProcess(process, own, log)
+    return StartedProcess(process, own, answers, log)
 
 
 class ProcessLink(Protocol):
@@ -145,9 +151,13 @@ class ProcessLink(Protocol):
             for frame in self._frames.feed(data):
                 self._received(messages.decode(frame))
         except InvalidData as error:
-            self._why = f"it sent what is no message: {error}"
-            if self.transport is not None:
-                self.transport.abortConnection()
+            self.cut_off(str(error))
+
+    def cut_off(self, why: str) -> None:
+        """Close the connection of a process that has sent what is no message."""
+        self._why = f"it sent what is no message: {why}"
+        if self.transport is not None:
+            self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the end."""
@@ -188,6 +198,7 @@ class SftpService:
     _config: Config
     _logins: SftpLogins
     sessions: SftpSessions
+    _past: PastRequests
     _disk: Workers
     _reactor: Reactor
 
@@ -344,17 +355,33 @@ class SftpService:
             case messages.FileEvent():
                 self.sessions.file_event(message)
             case messages.Unconfined():
-                if not self._was_unconfined:  # once: a process follows each idle one
-                    self._was_unconfined = True
-                    self._log.warn(
-                        "sftp: its process is not confined to the files of servers: the kernel "
-                        "has no Landlock, or a sandbox forbids it"
-                    )
+                self._warn_unconfined()
+            case messages.PastWanted():
+                self._answer_past(message)
             case messages.Log():
                 write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
                 write.get(message.level, self._log.error)("sftp: {text}", text=message.text)
             case _:
                 raise InvalidData("a message is not for this side")
+
+    def _warn_unconfined(self) -> None:
+        if not self._was_unconfined:  # once: a process follows each idle one
+            self._was_unconfined = True
+            self._log.warn(
+                "sftp: its process is not confined to the files of servers: the kernel has no "
+                "Landlock, or a sandbox forbids it"
+            )
+
+    def _answer_past(self, wanted: messages.PastWanted) -> None:
+        if self._process is not None:
+            answering = self._past.answer(wanted, self._process.answers)
+            Deferred.fromCoroutine(answering).addErrback(self._cut_off)
+
+    def _cut_off(self, failure: Failure) -> None:
+        """End a process that sends what makes no sense."""
+        failure.trap(InvalidData)
+        if self._link is not None:
+            self._link.cut_off(failure.getErrorMessage())
 
     async def _check(self, login: messages.Login) -> None:
         link = self._link

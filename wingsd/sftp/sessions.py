@@ -86,7 +86,7 @@ class SftpSessions:
         self._waiting: dict[int, tuple[GrantedLogin, IDelayedCall]] = {}
         #: By servers, the bytes that the process has reported, and the state that was sent last.
         self._totals: dict[str, int] = {}
-        self._sent: dict[str, tuple[int, int | None, int | None]] = {}
+        self._sent: dict[str, tuple[int, int | None, int | None, bool]] = {}
         self._states = Periodic(self._reactor, self._look)
         self._bus.subscribe_to_all(self._event)
 
@@ -94,6 +94,11 @@ class SftpSessions:
     def count(self) -> int:
         """The number of sessions."""
         return len(self._sessions)
+
+    def server(self, connection: int) -> Server | None:
+        """Return the server of a connection, None where its session has ended. From any thread."""
+        session = self._sessions.get(connection)
+        return None if session is None or session.closed_for else session.server
 
     def grant(self, granted: GrantedLogin) -> None:
         """Let a connection begin a session with a login; tell the process what it may do."""
@@ -307,7 +312,8 @@ class SftpSessions:
         self._check_due()
 
     def _tell_state(self, server: Server) -> None:
-        state = (self._totals.get(server.uuid, 0), server.disk_bytes, server.files.limit)
+        total, files = self._totals.get(server.uuid, 0), server.files
+        state = (total, server.disk_bytes, files.limit, files.has_past)
         if state != self._sent.get(server.uuid):
             self._sent[server.uuid] = state
             self.send(ServerState(server.uuid, *state))

@@ -22,6 +22,7 @@ from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.writable_file import OpenFiles
 from wingsd.sftp.messages import FileEvent, Granted, ServerState
+from wingsd.sftp.server.past import AskedPast
 
 if TYPE_CHECKING:
     from wingsd.sftp.server.main import SftpServer
@@ -34,6 +35,8 @@ class ServerUsage(UsageCounter):
         super().__init__()
         #: Its files that are open in this process.
         self.files = OpenFiles()
+        #: Whether users can read points in time of its files.
+        self.has_past = False
 
     @property
     def taken(self) -> int | None:
@@ -51,6 +54,7 @@ class ServerUsage(UsageCounter):
             if used is not None:
                 used = max(used + self.total - state.acknowledged, 0)
             self.limit, self._used = state.limit, used
+            self.has_past = state.has_past
 
     def add(self, size: int, held: int = 0) -> None:
         """Count bytes that are about to be written. Raises DiskLimitExceeded; none count then."""
@@ -87,7 +91,8 @@ class SessionAccess:
         #: By the names of Pterodactyl, as those that follow.
         self._permissions = {each.replace("files.", "file.", 1) for each in granted.permissions}
         self._server = server
-        self._connection = connection
+        self.connection = connection
+        self._past = None if server.past is None else AskedPast(server.past, self)
         #: Why nothing more may be done; empty as long as it may.
         self._closed = ""
 
@@ -116,14 +121,15 @@ class SessionAccess:
         """Report what was done, for the activity log; `target` is that of a rename."""
         if event != "read" or self._server.config.activity.log_file_reads:
             to = "" if target is None else f"/{target}"
-            message = FileEvent(self._connection, event, f"/{path}", to)
+            message = FileEvent(self.connection, event, f"/{path}", to)
             self._server.link.post(message, now=False)
 
     @contextmanager
     def files(self) -> Iterator[tuple[ServerRoot, Guard]]:
         """Open the server's directory, and what guards it."""
         server = self._server
-        with ServerRoot(self._directory, server.opener, server.owner, self.usage) as root:
+        past = self._past if self.usage.has_past else None
+        with ServerRoot(self._directory, server.opener, server.owner, self.usage, past) as root:
             yield root, Guard(root, self._denied, self._ignored)
 
     def check_visible(self, root: ServerRoot, path: ServerPath) -> None:
@@ -137,7 +143,7 @@ class SessionAccess:
         if self._ignored.is_empty:
             return entries
         # A directory that a symlink leads to counts where it really is as well.
-        places = {path, root.real_path(path.child(b"_")).parent}
+        places = {each.parent for each in root.places(path.child(b"_"))}
         return (entry for entry in entries if not self._ignores(entry, places))
 
     def _ignores(self, entry: Entry, places: Iterable[ServerPath]) -> bool:

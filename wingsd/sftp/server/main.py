@@ -28,6 +28,7 @@ from wingsd.sftp import messages
 from wingsd.sftp.server.access import ServerUsage
 from wingsd.sftp.server.ciphers import use_fast_ciphers
 from wingsd.sftp.server.connection import SftpConnection
+from wingsd.sftp.server.past import PastAnswers
 from wingsd.sftp.server.turns import Turns, cpu_time
 from wingsd.util.addresses import address_block
 
@@ -181,11 +182,17 @@ class DaemonLink(asyncio.Protocol):
 class SftpServer:
     """The connections of this process, accepted from `listener`, and the state that they share.
 
+    `past` has what the daemon answers about the past of servers, None where they have none.
     Their threads may use that; `link` and `turns` are made in the loop of this server.
     """
 
     def __init__(
-        self, listener: socket.socket, link: DaemonLink, start: messages.Start, turns: Turns
+        self,
+        listener: socket.socket,
+        link: DaemonLink,
+        start: messages.Start,
+        turns: Turns,
+        past: PastAnswers | None = None,
     ) -> None:
         self.link = link
         self.turns = turns
@@ -195,8 +202,10 @@ class SftpServer:
         self.opener = directory_opener(start.openat_mode)
         self.owner = None if start.uid < 0 else (start.uid, start.gid)
         self.read_only = start.sftp.read_only
-        #: For requests that last.
+        #: For requests that last, and for those that read the past.
         self.threads = ThreadPoolExecutor(_THREADS, "wingsd-sftp")
+        self.readers = ThreadPoolExecutor(_THREADS, "wingsd-sftp-past")
+        self.past = past
         #: Counts the handles of all channels.
         self.budget = Semaphore(start.sftp.limits.max_handles_total)
         #: Large windows that other channels may have.
@@ -407,7 +416,7 @@ def ssh_options(start: messages.Start) -> asyncssh.SSHServerConnectionOptions:
     )
 
 
-async def _run(listener: socket.socket, control: socket.socket) -> None:
+async def _run(listener: socket.socket, control: socket.socket, answers: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     link = DaemonLink()
     await loop.create_connection(lambda: link, sock=control)
@@ -421,7 +430,7 @@ async def _run(listener: socket.socket, control: socket.socket) -> None:
     if not confine_to(start.data, {*sys.path, sys.prefix, sys.base_prefix, *_LIBRARIES}):
         link.send(messages.Unconfined())
     use_fast_ciphers()
-    server = SftpServer(listener, link, start, turns)
+    server = SftpServer(listener, link, start, turns, PastAnswers(answers, link))
     server.start()
     await server.run()
     await server.stop()
@@ -441,14 +450,21 @@ def _yield_to_the_daemon() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def main(listener: int, control: int) -> None:
-    """Serve the connections of a listening socket; the daemon is at the other end of `control`."""
+def main(listener: int, control: int, answers: int) -> None:
+    """Serve the connections of a listening socket.
+
+    The daemon is at the other end of `control`, and of `answers`.
+    """
     _yield_to_the_daemon()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would have the host key in it
-    with socket.socket(fileno=listener) as listening, socket.socket(fileno=control) as daemon:
-        listening.setblocking(False)
-        daemon.setblocking(False)
-        asyncio.run(_run(listening, daemon))
+    with (
+        socket.socket(fileno=listener) as listening,
+        socket.socket(fileno=control) as daemon,
+        socket.socket(fileno=answers) as answering,
+    ):
+        for each in (listening, daemon, answering):
+            each.setblocking(False)
+        asyncio.run(_run(listening, daemon, answering))
         sys.stderr.flush()
         # A thread that waits for a disk is not waited for.
         os._exit(0)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from threading import Semaphore
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import attrs
 
@@ -33,6 +33,7 @@ from wingsd.errors import (
 from wingsd.files.changes import delete
 from wingsd.files.guard import Progress
 from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.past import PAST, PastFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.writable_file import MAX_FILE_SIZE, OpenFiles, WritableFile
@@ -54,6 +55,20 @@ T = TypeVar("T")
 #: Nanoseconds.
 _SECOND = 1_000_000_000
 _MODE = 0o644
+#: Requests with a path.
+_WITH_PATH = frozenset(
+    (
+        packets.OPEN,
+        packets.LSTAT,
+        packets.STAT,
+        packets.SETSTAT,
+        packets.OPENDIR,
+        packets.REMOVE,
+        packets.MKDIR,
+        packets.READLINK,
+        packets.SYMLINK,
+    )
+)
 #: What the owner can always do with a file, or the server's program could not use it.
 _OWNER_BITS = 0o600
 _DIRECTORY_MODE = 0o755
@@ -109,6 +124,11 @@ class _ListedDirectory:
 _Opened = OpenFile | WritableFile | _ListedDirectory
 
 
+def _counts(item: _Opened) -> TypeGuard[OpenFile]:
+    """Return whether something is a file of the server that is open for reading."""
+    return isinstance(item, OpenFile) and not isinstance(item, PastFile)
+
+
 class Handles:
     """The handles of one channel, within the limits of `config`; `budget` counts all channels'.
 
@@ -136,7 +156,7 @@ class Handles:
         if not self._budget.acquire(blocking=False):
             item.close()
             raise TooManyHandles(self._limits.max_handles_total)
-        if isinstance(item, OpenFile):
+        if _counts(item):
             self._files.add(item.fileno())
         handle = self._next.to_bytes(8, "big")
         self._next += 1
@@ -162,7 +182,7 @@ class Handles:
         item = self.opened(handle)
         del self._open[handle]
         self._budget.release()
-        if isinstance(item, OpenFile):
+        if _counts(item):
             self._files.discard(item.fileno())
         item.close()
 
@@ -236,6 +256,10 @@ class SftpOperations:
         except Exception as error:
             self._fault(error)
             return packets.status(request.id, packets.FAILURE, "internal error of the node")
+
+    def waits(self, packet: bytes) -> bool:
+        """Return whether a request may wait for the daemon, since it is about the past."""
+        return self._access.usage.has_past and packet[0] in _WITH_PATH and PAST in packet
 
     def _begin(self, request: Request) -> bytes:
         if self._has_begun:

@@ -1,0 +1,177 @@
+"""The past that a history has, as a directory: its paths, links and copies."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.history.worlds import Model, model
+from wingsd.errors import (
+    DirectoryMissing,
+    DiskLimitExceeded,
+    FileMissing,
+    FileTypeRefused,
+    FileWorkCancelled,
+    IsDirectory,
+    PastUnreadable,
+    WingsdError,
+)
+from wingsd.filesystem.openers import MAX_LINKS
+from wingsd.filesystem.paths import ServerPath
+from wingsd.histories.past import HistoryPast, point_names
+from wingsd.history.format import Point, PointLabel
+
+_SECOND = 1_000_000_000
+FREE = SimpleNamespace(f_bavail=0, f_frsize=4096, f_blocks=1000)
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[Model]:
+    with model(tmp_path, 1) as made:
+        yield made
+
+
+class Reader:
+    """Reads the past of a history whose clock says anything."""
+
+    def __init__(self, history: Model, **options: Any) -> None:
+        usual: dict[str, Any] = {"owner": (1, 2), "reserve": 0, "cancelled": lambda: False}
+        self.past = HistoryPast(history.store, **usual | options)
+        listed = self.past.directory(ServerPath((b".history",)))
+        #: The names of the points, the newest first.
+        self.points = [each.name for each in listed.entries()]
+
+    def path(self, text: bytes, point: int = 0) -> ServerPath:
+        return ServerPath((b".history", self.points[point], *filter(None, text.split(b"/"))))
+
+    def read(self, text: bytes, point: int = 0) -> bytes:
+        with self.past.open_file(self.path(text, point)) as file:
+            return file.read_at(0, 1 << 20)
+
+    def names(self, text: bytes, point: int = 0) -> set[bytes]:
+        return {each.name for each in self.past.directory(self.path(text, point)).entries()}
+
+
+def point(number: int, time: int) -> Point:
+    return Point(number, time, PointLabel.RUNNING, b"", 0, 0)
+
+
+def test_no_name_of_a_point_is_that_of_another_one() -> None:
+    names = point_names([point(4, 9 * _SECOND), point(3, 9 * _SECOND + 1), point(1, _SECOND)])
+    assert len(names) == 3
+    found = {name[-4:]: each.number for name, each in names.items()}
+    assert {key: found[key] for key in (b" (4)", b" (3)")} == {b" (4)": 4, b" (3)": 3}
+    # Neither gets the name of the other one when that has gone.
+    assert point_names([point(4, 9 * _SECOND)]).keys().isdisjoint(names)
+
+
+def test_entries_are_those_of_the_server_at_the_point(history: Model) -> None:
+    root = history.world.root
+    (root / "d").mkdir()
+    (root / "d/file").write_bytes(b"one")
+    (root / "d/file").chmod(0o640)
+    os.utime(root / "d/file", ns=(5, 7))
+    os.link(root / "d/file", root / "d/name")
+    os.symlink("file", root / "d/link")
+    history.make()
+    (root / "d/file").write_bytes(b"other")
+    history.make()
+    reader = Reader(history)
+    assert len(reader.points) == 2
+    assert reader.names(b"d", 1) == {b"file", b"name", b"link"}
+    entry = reader.past.stat(reader.path(b"d/file", 1))
+    assert (entry.mode, entry.size, entry.modified) == (stat.S_IFREG | 0o640, 3, 7)
+    assert (entry.uid, entry.gid, entry.is_virtual) == (1, 2, True)
+    found = {each.name: each for each in reader.past.directory(reader.path(b"d", 1)).entries()}
+    assert found[b"name"] == entry._replace(name=b"name")
+    assert found[b"link"].is_symlink
+    assert reader.past.link_text(reader.path(b"d/link")) == b"file"
+    assert (reader.read(b"d/name", 1), reader.read(b"d/name")) == (b"one", b"other")
+    below = {
+        bytes(path): entry.size
+        for path, entry, *_ in reader.past.tree(reader.path(b"d", 1), lambda: False)
+    }
+    top = bytes(reader.path(b"d", 1))
+    assert below == {top + b"/file": 3, top + b"/link": 4, top + b"/name": 3}
+
+
+def test_links_lead_where_they_did_and_never_out_of_the_point(history: Model) -> None:
+    root = history.world.root
+    (root / "a/b").mkdir(parents=True)
+    (root / "a/b/file").write_bytes(b"1")
+    links = {
+        "inside": "a/b",
+        "a/up": "../a/./b/../b",
+        "through": "inside/../b",
+        "out": "..",
+        "far": "../../../../../etc",
+        "absolute": "/etc",
+        "self": "self",
+        "file": "a/b/file",
+    }
+    for name, text in links.items():
+        os.symlink(text, root / name)
+    for number in range(MAX_LINKS + 2):
+        os.symlink(f"chain{number + 1}", root / f"chain{number}")
+    history.make()
+    reader = Reader(history)
+    # "inside/../b" is "b" of the directory that "inside" leads to: as the kernel has it.
+    for path in (b"inside/file", b"a/up/file", b"through/file"):
+        assert reader.read(path) == b"1"
+        real = reader.past.real_path(reader.path(path))
+        assert real == reader.path(b"a/b/file")
+    for path in (b"out/x", b"far/passwd", b"absolute/passwd", b"self/x", b"chain0/x", b"no/x"):
+        with pytest.raises(FileMissing):
+            reader.read(path)
+    for path in (b"inside", b"file", b"self"):
+        with pytest.raises(FileTypeRefused):
+            reader.read(path)
+        with pytest.raises(DirectoryMissing):
+            reader.past.directory(reader.path(path))
+    for path in (b"", b"a"):
+        with pytest.raises(IsDirectory):
+            reader.read(path)
+    assert reader.past.real_path(reader.path(b"inside/no/x")) == reader.path(b"a/b/no/x")
+
+
+def test_a_copy_is_kept_while_points_are_made_and_removed(history: Model) -> None:
+    file = history.world.root / "file"
+    file.write_bytes(b"1" * 100_000)
+    history.make()
+    file.write_bytes(b"2" * 100_000)
+    history.make()
+    reader = Reader(history)
+    opened = [reader.past.open_file(reader.path(b"file", each)) for each in (0, 1)]
+    file.write_bytes(b"3")
+    history.make()
+    history.store.remove(1)
+    for each, content in zip(opened, (b"2", b"1"), strict=True):
+        with each:
+            assert each.read_at(0, 1 << 20) == content * 100_000
+            assert each.stat() == each.entry
+
+
+def test_what_cannot_be_read_is_said(history: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    (history.world.root / "file").write_bytes(b"1")
+    (history.world.root / "good").write_bytes(b"2")
+    history.make()
+    tree = history.directory / "history/tree"
+    (tree / "file").write_bytes(b"x")
+    reader = Reader(history)
+    with pytest.raises(PastUnreadable, match="digest"):
+        reader.read(b"file")
+    assert reader.read(b"good") == b"2"
+    with pytest.raises(FileWorkCancelled):
+        Reader(history, cancelled=lambda: True).read(b"good")
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: FREE)
+    with pytest.raises(DiskLimitExceeded):
+        Reader(history, reserve=1).read(b"good")
+    unknown = ServerPath((b".history", b"2000-01-01 00.00.00", b"good"))
+    with pytest.raises(WingsdError):
+        reader.past.open_file(unknown)

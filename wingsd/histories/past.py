@@ -1,0 +1,346 @@
+"""The past of a server, read from its history; see `wingsd.filesystem.past`.
+
+A point is a directory with the local time at which it was made, such as `2026-11-30 14.35.07`: of
+two of the same second, both names end with their numbers. An object is for one piece of work, in
+the turn of the history: nothing of it may be used later but the files that it has opened, which
+are copies. Blocking.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from wingsd.archive.quota import kept_free
+from wingsd.errors import (
+    DirectoryMissing,
+    DiskLimitExceeded,
+    FileMissing,
+    FileTypeRefused,
+    FileWorkCancelled,
+    HistoryDamaged,
+    IsDirectory,
+    NoSuchPoint,
+    PastUnreadable,
+    StorageError,
+)
+from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.new_file import Owner
+from wingsd.filesystem.openers import MAX_LINKS, MAX_STEPS
+from wingsd.filesystem.past import Past, PastDirectoryListing, PastFile, past_directory
+from wingsd.filesystem.paths import MAX_PATH_BYTES, ServerPath
+from wingsd.history.format import PastDirectory, PastEntry, PastHardLink, PastLink, Point
+from wingsd.history.format import PastFile as FileOfPoint
+from wingsd.history.reading import Found, PastFiles, past_files
+from wingsd.history.store import HistoryStore
+from wingsd.util.durable import storage_errors
+from wingsd.util.text import display
+
+_SECOND = 1_000_000_000
+#: The names of a path to a point.
+_TOP = 2
+_OUTSIDE = "a symlink on the way leads out of the point"
+#: Names of a path that are looked for at once.
+_AHEAD = 64
+#: Paths whose entries are kept, in one piece of work.
+_MOST_KNOWN = 1 << 12
+
+
+@contextmanager
+def past_errors() -> Iterator[None]:
+    """Raise what is wrong with a history as errors that users see."""
+    try:
+        with storage_errors("the server's history cannot be read"):
+            yield
+    except NoSuchPoint as error:
+        raise FileMissing(error.detail) from error
+    except StorageError as error:
+        raise PastUnreadable(str(error)) from error
+
+
+def point_names(points: Sequence[Point]) -> dict[bytes, Point]:
+    """Return the points by the names that users see."""
+    texts = [
+        time.strftime("%Y-%m-%d %H.%M.%S", time.localtime(point.time // _SECOND)).encode()
+        for point in points
+    ]
+    counts = Counter(texts)
+    return {
+        text if counts[text] == 1 else b"%b (%d)" % (text, point.number): point
+        for text, point in zip(texts, points, strict=True)
+    }
+
+
+class HistoryPast(Past):
+    """The past that a history has. A context.
+
+    Files are shown as those of `owner`. Copies leave `reserve` bytes free on the disk, see
+    `kept_free`. Work ends when `cancelled` says so.
+    """
+
+    def __init__(
+        self, store: HistoryStore, owner: Owner, reserve: int, cancelled: Callable[[], bool]
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._reserve = reserve
+        self._cancelled = cancelled
+        self._stack = ExitStack()
+        self._points: dict[bytes, Point] | None = None
+        self._files: dict[int, PastFiles] = {}
+        self._known: dict[tuple[int, bytes], Found | None] = {}
+
+    def __enter__(self) -> HistoryPast:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _check(self) -> None:
+        self._store.check()
+        if self._cancelled():
+            raise FileWorkCancelled
+
+    # Access
+
+    def stat(self, path: ServerPath) -> Entry:
+        """Return the entry of a path."""
+        if len(path.parts) == 1:
+            newest = max((point.time for point in self._named().values()), default=0)
+            return past_directory(path.name, newest)
+        if len(path.parts) == _TOP:
+            return past_directory(path.name, self._point(path).time)
+        return self._entry(self._found(path), path.name)
+
+    def directory(self, path: ServerPath) -> Directory:
+        """Return a directory, to be listed."""
+        try:
+            own = self.stat(path)
+        except FileMissing as error:
+            raise DirectoryMissing(error.detail) from error
+        if not own.is_directory:
+            raise DirectoryMissing(str(path))
+        found: Iterator[Entry]
+        if len(path.parts) == 1:
+            found = (past_directory(name, each.time) for name, each in self._named().items())
+        else:
+            found = self._entries(path)
+        return PastDirectoryListing(path, own, found)
+
+    def _entries(self, path: ServerPath) -> Iterator[Entry]:
+        files = self._files_of(path)
+        links: dict[bytes, bytes] = {}
+        with past_errors():
+            for each in files.directory(b"/".join(self._real_names(path))):
+                name = each.path.rpartition(b"/")[2]
+                if isinstance(each, PastHardLink):
+                    links[name] = each.first
+                else:
+                    yield self._entry(each, name)
+            firsts = files.all_found(set(links.values()))
+            for name, first in links.items():
+                if first in firsts:
+                    yield self._entry(firsts[first].entry, name)
+
+    def open_file(self, path: ServerPath) -> OpenFile:
+        """Open a copy of a regular file."""
+        found = self._regular(path)
+        with past_errors():
+            fd = self._store.temporary()
+        try:
+            files = self._files_of(path)
+            with past_errors(), self._leaving_space(fd):
+                files.write(found, fd)
+            return PastFile(fd, self._entry(found.entry, path.name))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def link_text(self, path: ServerPath) -> bytes:
+        """Return the text of a symlink."""
+        entry = self._found(path).entry if len(path.parts) > _TOP else None
+        if not isinstance(entry, PastLink):
+            raise FileTypeRefused(f"{display(bytes(path))} is not a symlink")
+        return entry.target
+
+    def real_path(self, path: ServerPath) -> ServerPath:
+        """Return the path without the symlinks that lead to its directory."""
+        if len(path.parts) <= _TOP:
+            return path
+        done, rest = self._followed(path, path.parts[_TOP:-1])
+        return ServerPath((*path.parts[:_TOP], *done, *rest, path.name))
+
+    def write(self, path: ServerPath, fd: int, cancelled: Callable[[], bool]) -> None:
+        """Write a regular file to an empty one."""
+        self._write(self._files_of(path), self._regular(path), cancelled, fd)
+
+    def tree(
+        self, path: ServerPath, cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[ServerPath, Entry, bytes, Callable[[int], None]]]:
+        """Yield all that is below a directory."""
+        files, real = self._files_of(path), b"/".join(self._real_names(path))
+        with past_errors():
+            for each in files.below(real):
+                names = each.entry.path[len(real) :].strip(b"/").split(b"/")
+                found = self._first(files, each)
+                entry = found.entry
+                text = entry.target if isinstance(entry, PastLink) else b""
+                write = partial(self._write, files, found, cancelled)
+                yield ServerPath((*path.parts, *names)), self._entry(entry, names[-1]), text, write
+
+    def _write(
+        self, files: PastFiles, found: Found, cancelled: Callable[[], bool], fd: int
+    ) -> None:
+        before, self._cancelled = self._cancelled, lambda: before() or cancelled()
+        try:
+            files.write(found, fd)
+        except HistoryDamaged as error:  # errors of the disk are those of the new file
+            raise PastUnreadable(str(error)) from error
+        finally:
+            self._cancelled = before
+
+    # Points
+
+    def _named(self) -> dict[bytes, Point]:
+        if self._points is None:
+            with past_errors():
+                self._points = point_names(self._store.points())
+        return self._points
+
+    def _point(self, path: ServerPath) -> Point:
+        try:
+            return self._named()[path.parts[1]]
+        except KeyError:
+            raise FileMissing(f"the history has no point {display(path.parts[1])}") from None
+
+    def _files_of(self, path: ServerPath) -> PastFiles:
+        number = self._point(path).number
+        if number not in self._files:
+            with past_errors():
+                opening = past_files(self._store, number, self._check)
+                self._files[number] = self._stack.enter_context(opening)
+        return self._files[number]
+
+    # Paths in a point
+
+    def _found(self, path: ServerPath) -> Found:
+        """Return what is at a path in a point."""
+        done, rest = self._followed(path, path.parts[_TOP:-1])
+        found = None if rest else self._look(path, done, path.parts[-1:])
+        if found is None:
+            raise FileMissing(str(path))
+        return found
+
+    def _regular(self, path: ServerPath) -> Found:
+        if len(path.parts) <= _TOP:
+            self.stat(path)
+            raise IsDirectory(display(bytes(path)))
+        found = self._found(path)
+        if isinstance(found.entry, PastDirectory):
+            raise IsDirectory(display(bytes(path)))
+        if not isinstance(found.entry, FileOfPoint):
+            raise FileTypeRefused(f"{display(bytes(path))} is not a regular file")
+        return found
+
+    def _real_names(self, path: ServerPath) -> tuple[bytes, ...]:
+        return self.real_path(path).parts[_TOP:]
+
+    def _followed(
+        self, path: ServerPath, names: Sequence[bytes]
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Follow the names of directories and symlinks in the point of a path.
+
+        Return those that it really is, and those from the first one on that is no directory.
+        """
+        done: list[bytes] = []
+        ahead = [*reversed(names)]
+        links = steps = 0
+        while ahead:
+            steps += 1
+            if steps > MAX_STEPS or links > MAX_LINKS:
+                raise FileMissing(f"{display(bytes(path))}: too many symlinks")
+            name = ahead.pop()
+            if name == b"..":
+                if not done:
+                    raise FileMissing(f"{display(bytes(path))}: {_OUTSIDE}")
+                done.pop()
+            elif name not in (b"", b"."):
+                found = self._look(path, done, (name, *reversed(ahead[-_AHEAD:])))
+                entry = None if found is None else found.entry
+                if isinstance(entry, PastLink):
+                    links += 1
+                    if entry.target.startswith(b"/"):
+                        raise FileMissing(f"{display(bytes(path))}: {_OUTSIDE}")
+                    ahead += reversed(entry.target.split(b"/"))
+                elif isinstance(entry, PastDirectory):
+                    done.append(name)
+                else:
+                    return done, [name, *reversed(ahead)]
+        return done, []
+
+    def _look(
+        self, path: ServerPath, above: Sequence[bytes], names: Sequence[bytes]
+    ) -> Found | None:
+        """Return what the first name leads to in a directory; look for the next ones, too."""
+        number = self._point(path).number
+        place = b"/".join((*above, names[0]))
+        if (number, place) not in self._known:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            wanted = [place]
+            for name in names[1:]:
+                if name in (b"", b".", b"..") or len(wanted[-1]) > MAX_PATH_BYTES:
+                    break
+                wanted.append(wanted[-1] + b"/" + name)
+            files = self._files_of(path)
+            with past_errors():
+                found = files.all_found(wanted)
+                for each in wanted:
+                    first = found.get(each)
+                    self._known[number, each] = first and self._first(files, first)
+        return self._known[number, place]
+
+    @staticmethod
+    def _first(files: PastFiles, found: Found) -> Found:
+        """Return what a further name leads to; anything else is itself meant."""
+        entry = found.entry
+        return files.found(entry.first) if isinstance(entry, PastHardLink) else found
+
+    def _entry(self, found: PastEntry | Found, name: bytes) -> Entry:
+        entry = found.entry if isinstance(found, Found) else found
+        size = 0
+        match entry:
+            case FileOfPoint():
+                mode, size = stat.S_IFREG | entry.mode, entry.size
+            case PastLink():
+                mode, size = stat.S_IFLNK | 0o777, len(entry.target)
+            case PastDirectory():
+                mode = stat.S_IFDIR | entry.mode
+            case _:
+                raise FileMissing(display(entry.path))
+        when = entry.mtime
+        return Entry(name, mode, size, when, when, when, 1, *self._owner, is_virtual=True)
+
+    # Space for copies
+
+    @contextmanager
+    def _leaving_space(self, fd: int) -> Iterator[None]:
+        """End, in this context, when a copy would take what is to stay free on its disk."""
+        before = self._cancelled
+
+        def is_cancelled() -> bool:
+            found = os.fstatvfs(fd)
+            if found.f_bavail * found.f_frsize < kept_free(found, self._reserve):
+                raise DiskLimitExceeded("the disk of the server's history has no space for a copy")
+            return before()
+
+        self._cancelled = is_cancelled
+        try:
+            yield
+        finally:
+            self._cancelled = before

@@ -1,0 +1,130 @@
+"""The past of servers, for which this process asks the daemon.
+
+Its answers are datagrams, with the descriptor of a copy of a file, or of a list of entries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from concurrent.futures import Future
+from itertools import count
+from typing import TYPE_CHECKING
+
+import attrs
+
+from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.past import Past, PastDirectoryListing, PastFile
+from wingsd.filesystem.paths import ServerPath
+from wingsd.sftp.messages import (
+    ANSWER_HEAD,
+    MAX_ANSWER,
+    PastCall,
+    PastWanted,
+    read_entries,
+    unpack_entries,
+    unpack_error,
+)
+
+if TYPE_CHECKING:
+    from wingsd.sftp.server.access import SessionAccess
+    from wingsd.sftp.server.main import DaemonLink
+
+#: Seconds between two looks whether the session is still open.
+_LOOK_EVERY = 1.0
+
+
+@attrs.define(eq=False, repr=False)
+class _Answer:
+    """The bytes of an answer, and its descriptor, -1 for none."""
+
+    data: bytes
+    fd: int
+
+
+class PastAnswers:
+    """The daemon's answers, by the socket `answers`. Made in the loop that reads it."""
+
+    def __init__(self, answers: socket.socket, link: DaemonLink) -> None:
+        self._answers = answers
+        self._link = link
+        self._numbers = count(1)
+        self._waiting: dict[int, Future[_Answer]] = {}
+        asyncio.get_running_loop().add_reader(answers.fileno(), self._read)
+
+    def ask(self, access: SessionAccess, call: PastCall, path: ServerPath) -> tuple[bytes, int]:
+        """Return the answer about a path, and its descriptor, which is the caller's to close.
+
+        Blocking, from any thread. Raises the error that is the answer, and Forbidden when the
+        session is closed.
+        """
+        number, answer = next(self._numbers), Future[_Answer]()
+        self._waiting[number] = answer
+        wanted = PastWanted(number, access.connection, call, bytes(path).decode("latin-1"))
+        self._link.post(wanted)
+        while True:
+            try:
+                found = answer.result(_LOOK_EVERY)
+            except TimeoutError:
+                if access.is_closed() and answer.cancel():
+                    self._waiting.pop(number, None)
+                    access.check_open(changes=False)
+            else:
+                return found.data, found.fd
+
+    def _read(self) -> None:
+        try:
+            data, fds, *_ = socket.recv_fds(self._answers, MAX_ANSWER, 1)
+        except BlockingIOError:
+            return
+        if not data:  # the daemon has ended
+            asyncio.get_running_loop().remove_reader(self._answers.fileno())
+            return
+        number, is_refused = ANSWER_HEAD.unpack_from(data)
+        fd = fds[0] if fds else -1
+        answer = self._waiting.pop(number, None)
+        if answer is None or not answer.set_running_or_notify_cancel():
+            if fd >= 0:
+                os.close(fd)
+        elif is_refused:
+            answer.set_exception(unpack_error(data[ANSWER_HEAD.size :]))
+        else:
+            answer.set_result(_Answer(data[ANSWER_HEAD.size :], fd))
+
+
+@attrs.frozen(eq=False, repr=False)
+class AskedPast(Past):
+    """The past of a session's server."""
+
+    _answers: PastAnswers
+    _access: SessionAccess
+
+    def _entry(self, data: bytes) -> Entry:
+        (entry,), _ = unpack_entries(data)
+        return entry
+
+    def stat(self, path: ServerPath) -> Entry:
+        """Return the entry of a path."""
+        data, _ = self._answers.ask(self._access, PastCall.STAT, path)
+        return self._entry(data)
+
+    def directory(self, path: ServerPath) -> Directory:
+        """Return a directory, to be listed."""
+        data, fd = self._answers.ask(self._access, PastCall.LIST, path)
+        return PastDirectoryListing(path, self._entry(data), read_entries(fd), fd)
+
+    def open_file(self, path: ServerPath) -> OpenFile:
+        """Open a copy of a regular file."""
+        data, fd = self._answers.ask(self._access, PastCall.OPEN, path)
+        return PastFile(fd, self._entry(data))
+
+    def link_text(self, path: ServerPath) -> bytes:
+        """Return the text of a symlink."""
+        data, _ = self._answers.ask(self._access, PastCall.LINK, path)
+        return data
+
+    def real_path(self, path: ServerPath) -> ServerPath:
+        """Return the path without the symlinks that lead to its directory."""
+        data, _ = self._answers.ask(self._access, PastCall.REAL, path)
+        return ServerPath.from_bytes(data)
