@@ -64,6 +64,7 @@ class Channel:
             budget=Semaphore(100),
             fault=_raise,
             usage=lambda _: usage,
+            past=None,
             link=SimpleNamespace(post=lambda *_, **__: None),
         )
         operations = SftpOperations(SessionAccess(grant, server, 1), server)
