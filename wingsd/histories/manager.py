@@ -29,7 +29,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits, kept_free, require_free_space
-from wingsd.config import DEFAULT_HISTORIES, HistoryTerms
+from wingsd.config import DEFAULT_HISTORIES, POINTS, HistoryTerms
 from wingsd.errors import (
     DaemonStopping,
     EnvironmentFailed,
@@ -428,7 +428,12 @@ class Histories:
         """Show the points of a server to its users, or show no past."""
         if self._servers.knows(history.uuid):
             files = self._servers.get(history.uuid).files
-            files.has_past = self._is_on(history) and history.state.points > 0
+            files.has_past = self._is_shown(history.uuid) and history.state.points > 0
+
+    def _is_shown(self, uuid: str) -> bool:
+        """Return whether points are made of a server, by the clock or as backups."""
+        is_for_backups = self._parts.config.system.backups.wings.kind == POINTS
+        return is_for_backups or self._terms(uuid).every > 0
 
     async def read(
         self,
@@ -685,12 +690,12 @@ class Histories:
     # The clock
 
     async def _run(self) -> None:
-        self._notice()
-        for history in tuple(self._histories.values()):
-            # Users need not wait for the points of others to see their own.
-            with suppress(WingsdError):
-                if self._is_on(history) and (left := await self._left(history)) > 0:
-                    self._plan(history, left)
+        # Users need not wait for the points of others to see their own.
+        for server in tuple(self._servers.all()):
+            if self._is_shown(server.uuid):
+                history = self._of(server.uuid)
+                with suppress(WingsdError):
+                    self._plan(history, await self._left(history))
         while True:
             self._notice()
             now = self._reactor.seconds()

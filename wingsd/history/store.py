@@ -173,7 +173,7 @@ class HistoryStore:
 
     def temporary(self) -> int:
         """Return the descriptor of a new file without a name, which is the caller's to close."""
-        with TemporaryFile(dir=self._scratch, buffering=0) as file:
+        with TemporaryFile(dir=self.scratch, buffering=0) as file:
             return os.dup(file.fileno())
 
     def check(self) -> None:
