@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,17 @@ import yaml
 from tests.daemon.test_metrics import LOOPBACK, scraped
 from tests.metrics.exposed import Samples
 from tests.support.archives import seen
+from tests.support.docker_engine import Engine
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from wingsd.history.store import HistoryStore
 
 GIB = 1 << 30
+#: Counts in a file, and prints it, until it is asked to end.
+COUNTING = (
+    "cd /home/container; n=0; trap 'echo saved $n > last; exit 0' TERM; echo listening on; "
+    "while :; do n=$((n+1)); echo $n > counter; sleep 0.05; done"
+)
 
 
 def settings(daemon: ReceivingNode, **history: Any) -> dict[str, Any]:
@@ -84,6 +92,51 @@ async def test_points_are_made_over_kills_and_can_be_rebuilt(
     assert await daemon.ended() == -signal.SIGTERM
     assert rebuilt(daemon, oldest, tmp_path / "again") == first
     assert rebuilt(daemon, newest["number"], tmp_path / "second") == seen(home)
+
+
+@pytest.mark.promise("history-files-are-whole")
+async def test_a_point_is_labelled_stopped_only_while_no_container_runs(
+    daemon: ReceivingNode, engine: Engine
+) -> None:
+    home = daemon.own(UUID)
+    home.chmod(0o777)
+    described = daemon.panel.settings_of(UUID)
+    described["invocation"], described["container"]["image"] = COUNTING, engine.image
+    changes = engine.for_node(UUID) | {"system": settings(daemon, every="1h")}
+    await daemon.start_loaded(**changes)
+
+    async def power(action: str, state: str) -> None:
+        mark = len(daemon.log)
+        body = ("-H", "Content-Type: application/json", "-d", json.dumps({"action": action}))
+        path = f"/api/servers/{UUID}/power"
+        assert (await daemon.curl(*body, token=daemon.node.token, path=path))[0] == 202
+        await daemon.wait_for_line(f"{UUID}: {state}", since=mark)
+
+    async def label() -> str:
+        """Make a point of what has changed; return its label."""
+        made = None
+        while made is None:  # The point of the daemon's start may have been faster.
+            (home / "note").write_text(str(time.monotonic_ns()))
+            ran = await daemon.wingsctl("history", "make", UUID, "--json")
+            assert ran.status == 0, ran.err
+            made = ran.json["point"]
+        found = await shown(daemon, lambda each: each["points"])
+        return next(str(each["label"]) for each in found["points"] if each["number"] == made)
+
+    assert await label() == "stopped"
+    await power("start", "running")
+    assert await label() == "running"
+    await power("stop", "offline")
+    assert await label() == "stopped"
+    await power("start", "running")
+    await daemon.kill()
+    await daemon.start_loaded(**changes)
+    assert await label() == "running"
+    await power("kill", "offline")
+    assert await label() == "stopped"
+    # by somebody else than the daemon
+    engine.client.start(UUID)
+    assert await label() == "running"
 
 
 async def test_a_reload_ends_and_begins_points_and_a_deletion_removes_them(
