@@ -1290,13 +1290,15 @@ class RewindOrder:
     """The point to which a server is rewound: one by its number, or the newest one at a time.
 
     `at` is in seconds since the epoch. With `undo` the last rewind of the server is undone. With
-    `dry_run` nothing is changed, and the answers tell what would be.
+    `dry_run` nothing is changed, and the answers tell what would be. With `skip_damaged` files
+    stay as they are that are damaged in the history.
     """
 
     point: int | None = None
     at: float | None = None
     undo: bool = False
     dry_run: bool = False
+    skip_damaged: bool = False
 
 
 class RewindsEndpoint(ControlEndpoint):
@@ -1308,7 +1310,13 @@ class RewindsEndpoint(ControlEndpoint):
         if sum((body.point is not None, body.at is not None, body.undo)) != 1:
             raise BadRequest("the request is invalid", "expected one of point, at and undo")
         server, rewinds = self._node.servers.get(self.uuid), self._node.rewinds.get()
-        begun = await rewinds.begin(server, body.point, is_dry_run=body.dry_run, at=body.at)
+        begun = await rewinds.begin(
+            server,
+            body.point,
+            is_dry_run=body.dry_run,
+            at=body.at,
+            skips_damaged=body.skip_damaged,
+        )
         return _rewind(begun)
 
     @call(200, "How far it is, or how it has ended.", fails=(409,))
@@ -1339,6 +1347,8 @@ def _rewind(rewind: Rewind) -> Json:
         "undo": rewind.undo,
         "differing": _changed(rewind.differing),
         "unsettled": _changed(rewind.unsettled),
+        "unreadable": _changed(rewind.lost),
+        "damaged": [] if found is None else _changed(found.damaged),
         "error": "" if error is None else str(error),
         "code": "" if error is None else error.code,
     }

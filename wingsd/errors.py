@@ -2637,7 +2637,8 @@ class HistoryDamaged(StorageError):
     Cause: this node's disk or memory has changed it: the detail says where. Other points of the
     history are not concerned, unless they need the same file.
 
-    Remedy: check this node's disk and memory. Points and files that are not damaged can be used.
+    Remedy: check this node's disk and memory. Points and files that are not damaged can be used;
+    `wingsctl rewind --skip-damaged` leaves damaged files as they are now.
     """
 
     code = "history-damaged"

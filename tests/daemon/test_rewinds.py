@@ -6,17 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.test_histories import settings, shown
+from tests.daemon.test_histories import COUNTING, settings, shown
 from tests.support.archives import odd_tree, seen
 from tests.support.docker_engine import Engine
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
-
-#: Counts in a file, and prints it, until it is asked to end.
-COUNTING = (
-    "cd /home/container; n=0; trap 'echo saved $n > last; exit 0' TERM; echo listening on; "
-    "while :; do n=$((n+1)); echo $n > counter; sleep 0.05; done"
-)
 
 
 async def point_now(daemon: ReceivingNode) -> int:
@@ -62,6 +56,32 @@ async def test_a_server_is_rewound_and_brought_back(daemon: ReceivingNode, famil
     refused = await daemon.wingsctl("rewind", UUID, "--cancel")
     assert refused.status == 1
     assert "the server is not being rewound" in refused.err
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_what_is_damaged_in_the_history_is_left_as_it_is(daemon: ReceivingNode) -> None:
+    home = daemon.own(UUID)
+    (home / "world").write_bytes(b"built for years")
+    (home / "motd").write_bytes(b"welcome")
+    await daemon.start_loaded(system=settings(daemon, every="1h"))
+    number = str(await point_now(daemon))
+    for name in ("world", "motd"):
+        (home / name).write_bytes(b"griefed")
+    (daemon.directory / "history" / UUID / "tree" / "world").write_bytes(b"decayed a while")
+    failed = await daemon.wingsctl("rewind", UUID, "--to", number)
+    assert failed.status == 1
+    assert '"world" cannot be rebuilt; wingsctl rewind --skip-damaged leaves' in failed.err
+    assert (home / "motd").read_bytes() == b"griefed"
+    looked = await daemon.wingsctl("rewind", UUID, "--to", number, "--dry-run")
+    assert "damaged in the history, rewound only with --skip-damaged: world" in looked.out
+    done = await daemon.wingsctl("rewind", UUID, "--to", number, "--skip-damaged")
+    assert done.status == 0, done.err
+    assert "damaged in the history, and left as before: world" in done.out
+    assert (home / "motd").read_bytes() == b"welcome"
+    assert (home / "world").read_bytes() == b"griefed"
+    removed = await daemon.wingsctl("history", "delete", UUID, "2")
+    assert removed.status == 1
+    assert "to undo the last rewind of this server" in removed.err
 
 
 @pytest.mark.promise("rewind-changes-what-differs")

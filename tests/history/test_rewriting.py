@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -12,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.history.rewinds import Rewinds
-from tests.history.worlds import Model, model
+from tests.history.worlds import Model, bad_block, model
 from tests.support.archives import seen
 from wingsd.errors import HistoryDamaged, StorageError
-from wingsd.history.format import BLOCK, Point, PointLabel
+from wingsd.history.format import BLOCK, PastEntry, Point, PointLabel
 from wingsd.history.rewriting import Rewriting, difference
 
 WORLDS = 16
@@ -184,3 +186,134 @@ def test_nothing_is_changed_where_the_history_is_damaged(history: Model) -> None
             rewriting.commit(history.store, first.number)
         assert not Rewriting.is_committed(str(history.directory / "place"))
     assert seen(root) == before
+
+
+def test_files_that_cannot_be_read_are_replaced_whether_they_differ_or_not(
+    history: Model,
+) -> None:
+    root = history.world.root
+    (root / "lost").write_bytes(random.Random(1).randbytes(3 * BLOCK))
+    (root / "link").hardlink_to(root / "lost")
+    first = made(history)
+    (root / "lost").open("r+b").write(b"griefed")
+    (root / "new").write_bytes(b"came later")
+    with bad_block(root / "lost", 2), bad_block(root / "new", 0):
+        history.store.make(history.source, PointLabel.STOPPED)
+        lost = history.source.lost
+        assert lost == {b"lost", b"link", b"new"}
+        assert difference(history.store, first.number).paths == [b""]
+        found = difference(history.store, first.number, lost)
+        assert found.paths == [b"", b"link", b"lost", b"new"]
+        rewind(history, first.number, lost)
+    assert seen(root) == history.trees[first.number]
+
+
+def rewind(history: Model, number: int, lost: frozenset[bytes] = frozenset()) -> None:
+    with Rewriting(str(history.world.root), str(history.directory / "place")) as rewriting:
+        rewriting.commit(history.store, number, lost)
+        rewriting.apply()
+        assert rewriting.differing(history.store, number) == []
+
+
+def test_files_that_are_damaged_in_the_history_are_named_and_left_on_demand(
+    history: Model,
+) -> None:
+    root, place = history.world.root, str(history.directory / "place")
+    noise = random.Random(1).randbytes
+    for name, blocks in (("a", 16), ("b", 16), ("c", 16), ("y", 80), ("z", 16)):
+        (root / name).write_bytes(noise(blocks * BLOCK))
+    (root / "link").hardlink_to(root / "a")
+    first, then = made(history), (root / "z").read_bytes()
+    for name in ("a", "y", "z", "other"):
+        (root / name).write_bytes(name.encode())
+    (root / "b").unlink()
+    (root / "c").unlink()
+    (root / "c" / "d").mkdir(parents=True)
+    made(history)
+    before = seen(root)
+    # in the first part of the delta's data, which ends within y
+    with bad_block(history.directory / "history" / f"{first.number:020}.delta", 5):
+        message = '"a", "b", "c", "link", "y" cannot be'
+        with (
+            Rewriting(str(root), place) as rewriting,
+            pytest.raises(HistoryDamaged, match=message),
+        ):
+            rewriting.commit(history.store, first.number)
+        assert not Rewriting.is_committed(place)
+        assert seen(root) == before
+        with Rewriting(str(root), place, skips_damaged=True) as rewriting:
+            found = rewriting.commit(history.store, first.number)
+            rewriting.apply()
+            assert rewriting.differing(history.store, first.number) == [b"a", b"b", b"c", b"y"]
+    assert found.damaged == [b"a", b"b", b"c", b"link", b"y"]
+    assert (root / "z").read_bytes() == then
+    assert [(root / name).read_bytes() for name in ("a", "link", "y")] == [b"a", b"a", b"y"]
+    assert sorted(os.listdir(root)) == ["a", "link", "y", "z"]
+
+
+def test_a_plan_that_may_not_be_durable_changes_nothing(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, place = history.world.root, str(history.directory / "place")
+    (root / "a").write_bytes(b"then")
+    first = made(history)
+    (root / "a").write_bytes(b"now")
+    made(history)
+    fail_to_flush(monkeypatch, place)
+    with Rewriting(str(root), place) as rewriting, pytest.raises(StorageError, match="the disk"):
+        rewriting.commit(history.store, first.number)
+    assert not Rewriting.is_committed(place)
+
+
+def fail_to_flush(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Let the flush of a directory fail."""
+    flush = os.fsync
+
+    def failing(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == place:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        flush(fd)
+
+    monkeypatch.setattr(os, "fsync", failing)
+
+
+@pytest.mark.parametrize(("step", "path"), [("_take_away", b"z"), ("_put_into_place", b"a")])
+def test_what_a_program_makes_in_the_way_is_taken_away(
+    history: Model, monkeypatch: pytest.MonkeyPatch, step: str, path: bytes
+) -> None:
+    root = history.world.root
+    (root / "a").write_bytes(b"a file")
+    (root / "b").mkdir()
+    (root / "b" / "c").write_bytes(b"in a directory")
+    (root / "z").write_bytes(b"then")
+    first = made(history)
+    (root / "b" / "c").unlink()
+    (root / "b").rmdir()
+    for name in ("a", "b", "z"):
+        (root / name).write_bytes(b"now")
+    made(history)
+    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+        rewriting.commit(history.store, first.number)
+        with monkeypatch.context() as patch:
+            fail_at(patch, step, path)
+            with pytest.raises(StorageError, match="the disk failed"):
+                rewriting.apply()
+        for name in ("a", "b"):
+            subprocess.run(["rm", "-rf", str(root / name)], check=True)
+        (root / "a" / "made").mkdir(parents=True)
+        (root / "b").symlink_to("a")
+        rewriting.apply()
+        assert rewriting.differing(history.store, first.number) == []
+    assert seen(root) == history.trees[first.number]
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, step: str, at: bytes) -> None:
+    """Let a step of an exchange fail at a path."""
+    before = getattr(Rewriting, step)
+
+    def failing(self: Rewriting, entry: PastEntry, *rest: object) -> None:
+        if entry.path == at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        before(self, entry, *rest)
+
+    monkeypatch.setattr(Rewriting, step, failing)

@@ -8,13 +8,12 @@ import random
 import resource
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.history.worlds import FAST, Model, distrusted, model, trusted
+from tests.history.worlds import FAST, Model, bad_block, distrusted, model, trusted
 from tests.support.archives import seen
 from tests.support.attributes import ACCESS, acl
 from tests.support.small_disk import small_disk
@@ -34,22 +33,6 @@ from wingsd.history.names import PointName, read_names
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.moves.tree import MoveTree
-
-
-@contextmanager
-def bad_block(path: Path, number: int) -> Iterator[None]:
-    """Let the reading of a block of a file fail, as on a disk with a bad sector."""
-    inode, read = path.stat().st_ino, os.pread
-
-    def failing(fd: int, length: int, at: int) -> bytes:
-        is_there = at < (number + 1) * BLOCK and at + length > number * BLOCK
-        if is_there and os.fstat(fd).st_ino == inode:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(fd, length, at)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "pread", failing)
-        yield
 
 
 @pytest.fixture
@@ -639,6 +622,7 @@ def test_a_bad_sector_of_the_server_leaves_its_file_as_it_was(history: Model) ->
         made = history.store.make(history.source, PointLabel.STOPPED)
     assert made is not None
     assert (made.unsettled, made.label) == ((b"a", b"c"), PointLabel.RUNNING)
+    assert history.source.lost == {b"a", b"c"}
     tree = history.rebuilt(2)
     assert tree[b"/a"][2] == noise(3 * BLOCK)
     assert tree[b"/b"][2] == noise(4 * BLOCK)

@@ -26,7 +26,7 @@ from wingsd.history.reading import past_files
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import KernelCalls, MeasuredFileSystems
 
-__all__ = ["FAST", "Model", "World", "distrusted", "trusted"]
+__all__ = ["FAST", "Model", "World", "bad_block", "distrusted", "trusted"]
 
 T = TypeVar("T")
 
@@ -204,6 +204,22 @@ class Faulty(Life):
                 self.failed += 1
                 raise OSError(self._code, os.strerror(self._code))
         return passed
+
+
+@contextmanager
+def bad_block(path: Path, number: int) -> Iterator[None]:
+    """Let the reading of a block of a file fail, as on a disk with a bad sector."""
+    inode, read = path.stat().st_ino, os.pread
+
+    def failing(fd: int, length: int, at: int) -> bytes:
+        is_there = at < (number + 1) * BLOCK and at + length > number * BLOCK
+        if is_there and os.fstat(fd).st_ino == inode:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, length, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pread", failing)
+        yield
 
 
 @define(slots=False)

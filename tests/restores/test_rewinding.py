@@ -10,20 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
+from tests.history.worlds import bad_block
 from tests.restores.rewinding import LATER, THEN, RewindHarness, rewinding
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.errors import (
+    Conflict,
     DiskLimitExceeded,
     FileWorkCancelled,
+    HistoryDamaged,
     NoSuchPoint,
     RewindFailed,
     RewindNotActive,
     ServerBusy,
+    StateDatabaseError,
     StorageError,
 )
 from wingsd.events import Event
@@ -31,10 +36,12 @@ from wingsd.history.rewriting import Rewriting
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.restores import held
-from wingsd.restores.rewinding import Rewind, Rewinds, RewindState
+from wingsd.restores.rewinding import OVER, Rewind, Rewinds, RewindState
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.statedb import Store
+from wingsd.util.retry import Backoff
 
 __all__ = ["rewinding"]
 
@@ -107,6 +114,70 @@ async def test_a_look_that_fails_does_not_say_that_nothing_differs(
     assert (seen.state, seen.found) == (RewindState.FAILED, None)
     assert "an unexpected error" in str(seen.error)
     assert logged.take(RuntimeError)
+
+
+@pytest.mark.parametrize("by", ["an operator", "a rewind", "a deletion", "the end of the node"])
+async def test_a_look_is_cancelled(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    begun = threading.Event()
+
+    def endless(store: HistoryStore, **_: object) -> None:
+        begun.set()
+        while True:
+            time.sleep(0.01)
+            store.check()
+
+    rewinds = rewinding.rewinds
+    with monkeypatch.context() as patch:
+        patch.setattr("wingsd.restores.rewinding.difference", endless)
+        look = await rewinds.begin(rewinding.server, 1, is_dry_run=True)
+        await until(begun.is_set)
+        with pytest.raises(ServerBusy, match="look at what would change"):
+            await rewinds.begin(rewinding.server, 1, is_dry_run=True)
+    if by == "an operator":
+        await rewinds.cancel(UUID)
+    elif by == "a rewind":
+        assert (await rewinding.rewind()).error is None
+        assert rewinding.content() == THEN
+        assert rewinds.histories.pinned[UUID] == {2}
+    elif by == "a deletion":
+        await rewinds.release(UUID)
+    else:
+        await rewinds.stop()
+    assert (look.state, look.found, look.over.called) == (RewindState.FAILED, None, True)
+
+
+async def test_no_rewind_begins_while_its_server_is_deleted(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, begun = rewinding.rewinds.parts.database, list[Rewind]()
+    forget = database.forget_rewind
+
+    async def meanwhile(uuid: str) -> None:
+        if not begun:
+            begun.append(await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False))
+        await forget(uuid)
+
+    monkeypatch.setattr(database, "forget_rewind", meanwhile)
+    await rewinding.rewinds.release(UUID)
+    assert begun[0].over.called
+    assert isinstance(begun[0].error, ServerBusy)
+    assert rewinding.node.store.rewinds() == []
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_the_point_of_an_undo_is_not_removed_by_its_number(
+    rewinding: RewindHarness,
+) -> None:
+    done = await rewinding.rewind()
+    histories = rewinding.node.histories.get()
+    rewinding.write({"new": b"newer"})
+    await histories.make(rewinding.server)
+    with pytest.raises(Conflict, match="to undo the last rewind"):
+        histories.begin_delete(UUID, done.undo)
+    assert (await rewinding.rewind(None)).error is None
+    assert rewinding.content() == LATER
 
 
 @pytest.mark.promise("rewind-changes-what-differs")
@@ -276,6 +347,71 @@ async def test_a_file_that_is_written_all_the_time_is_rewound_when_the_server_is
     assert rewinding.content() == {**THEN, "world/level.dat": b"broken again"}
 
 
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_a_file_that_cannot_be_read_is_replaced_and_named(rewinding: RewindHarness) -> None:
+    with bad_block(rewinding.home / "world" / "level.dat", 0):
+        seen = await rewinding.rewind(is_dry_run=True)
+        assert (seen.lost, seen.unsettled) == ([b"world/level.dat"], [])
+        assert seen.found is not None
+        assert b"world/level.dat" in seen.found.paths
+        done = await rewinding.rewind()
+    assert (done.error, done.differing) == (None, [])
+    assert rewinding.said('"world/level.dat" cannot be read: its present contents cannot be kept')
+    assert rewinding.content() == THEN
+
+
+@pytest.mark.promise("rewind-changes-what-differs")
+async def test_files_that_are_damaged_in_the_history_are_left_on_demand(
+    rewinding: RewindHarness,
+) -> None:
+    await rewinding.run()
+    copy = Path(rewinding.node.histories.path(UUID), "tree", "world", "level.dat")
+    copy.write_bytes(b"decay" * 1000)
+    failed = await rewinding.rewind()
+    assert isinstance(failed.error, HistoryDamaged)
+    assert '"world/level.dat" cannot be rebuilt; wingsctl rewind --skip' in str(failed.error)
+    assert rewinding.content() == LATER
+    assert rewinding.server.state is PowerState.RUNNING
+    seen = await rewinding.rewind(is_dry_run=True)
+    assert seen.found is not None
+    assert seen.found.damaged == [b"world/level.dat"]
+    begun = await rewinding.rewinds.begin(
+        rewinding.server, 1, is_dry_run=False, skips_damaged=True
+    )
+    done = await rewinding.over(begun)
+    assert (done.error, done.differing) == (None, [])
+    assert rewinding.content() == {**THEN, "world/level.dat": LATER["world/level.dat"]}
+    assert rewinding.said('"world/level.dat" is damaged in the history, and is left as before')
+
+
+@pytest.mark.promise("rewind-survives-death")
+@pytest.mark.parametrize("ends", ["recorded", "deleted", "killed"])
+async def test_a_server_is_held_until_the_end_of_its_rewind_is_recorded(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr("wingsd.restores.rewinding.BACKOFF", Backoff(0.01, 0.01))
+    await rewinding.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "end_rewind", full)
+        begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+        await until(lambda: rewinding.said("The end of the rewind cannot be recorded"))
+        assert rewinding.content() == THEN
+        with pytest.raises(ServerBusy):
+            await rewinding.server.power(PowerAction.START)
+        assert begun.state not in OVER
+        if ends == "deleted":
+            await rewinding.rewinds.release(UUID)
+            return
+        if ends == "killed":
+            await rewinding.rewinds.stop()
+            await rewinding.die()
+    if ends == "killed":
+        await rewinding.enter()
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+    assert rewinding.said("The server is rewound to")
+    assert rewinding.content() == THEN
+
+
 @pytest.mark.promise("rewind-survives-death")
 async def test_an_exchange_that_fails_is_tried_again_until_it_is_complete(
     rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
@@ -395,6 +531,28 @@ async def test_an_exchange_that_cannot_be_seen_at_the_start_is_completed_when_it
 
 
 @pytest.mark.promise("rewind-survives-death")
+async def test_a_plan_that_may_not_be_durable_leaves_the_server_as_before(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rewinding.run()
+    flush, place = os.fsync, rewinding.node.rewinds.storage.rewind_place(UUID)
+
+    def failing(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == place:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        flush(fd)
+
+    parts = rewinding.node.rewinds
+    parts.storage = attrs.evolve(parts.storage, durable=True)
+    monkeypatch.setattr(os, "fsync", failing)
+    failed = await rewinding.rewind()
+    assert "the disk failed" in str(failed.error)
+    assert rewinding.said("The server was not rewound, and its files are as before")
+    assert rewinding.content() == LATER
+    await until(lambda: rewinding.server.state is PowerState.STARTING)
+
+
+@pytest.mark.promise("rewind-survives-death")
 async def test_a_rewind_that_cannot_be_completed_is_given_up_and_undone(
     rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +592,10 @@ async def test_a_rewind_that_could_not_begin_is_not_completed_with_an_earlier_pl
     rewinding.server.operations.check(Operation.RESTORE)
     assert (await rewinding.rewind(None)).error is None
     assert rewinding.content() == LATER
+
+
+def full(*_: object, **__: object) -> None:
+    raise StateDatabaseError("the disk is full")
 
 
 def unwritable(*_: object) -> None:

@@ -221,7 +221,8 @@ class PointBackups:
                     error=error,
                 )
             raise
-        return MadePoint(made[0], histories.unsettled(server.uuid))
+        written, unreadable = histories.unsettled(server.uuid)
+        return MadePoint(made[0], [*written, *unreadable])
 
     async def delete(self, found: PointBackup) -> None:
         """Delete a backup, and its point where nothing else keeps that. Raises StorageError."""

@@ -73,6 +73,12 @@ def order(value: str, now: datetime) -> Json | None:
     "or to the point with this number.",
 )
 @click.option("--undo", is_flag=True, help="Undo the last rewind of this server.")
+@click.option(
+    "--skip-damaged",
+    is_flag=True,
+    help="Leave files as they are now that are damaged in the history; else the server is not "
+    "rewound.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before a running server is stopped.")
 @click.option("--cancel", is_flag=True, help="Cancel the rewind that is under way.")
@@ -82,6 +88,7 @@ def rewind(
     server: str,
     point: Json | None,
     undo: bool,
+    skip_damaged: bool,
     dry_run: bool,
     yes: bool,
     cancel: bool,
@@ -101,7 +108,7 @@ def rewind(
         found = client.ask("DELETE", path)
         output.answer(found, as_json, f"{server}: {plain(found['error'])}")
         return
-    wanted = {"undo": True} if point is None else point
+    wanted = ({"undo": True} if point is None else point) | {"skip_damaged": skip_damaged}
     if dry_run or _is_asked(yes=yes, as_json=as_json):
         found = _followed(client, path, wanted | {"dry_run": True}, quiet=as_json)
         if not as_json:
@@ -111,7 +118,7 @@ def rewind(
                 print_json(found)
             return
         click.confirm("Stop the server if it runs, and change this?", abort=True)
-        wanted = {"point": found["point"]}
+        wanted = {"point": found["point"], "skip_damaged": skip_damaged}
     found = _followed(client, path, wanted, quiet=as_json)
     if as_json:
         print_json(found)
@@ -134,6 +141,8 @@ def _followed(client: ControlClient, path: str, order: Json, *, quiet: bool) -> 
             )
             time.sleep(POLL_INTERVAL)
             found = client.ask("GET", path)
+            if found["dry_run"] != order.get("dry_run", False):
+                raise CtlError("the server is being rewound now", "try again when that is over")
     if found["state"] == "failed":
         raise CtlError(plain(found["error"]), "", Exit.FAILED, found["code"])
     return found
@@ -142,8 +151,12 @@ def _followed(client: ControlClient, path: str, order: Json, *, quiet: bool) -> 
 def _show_difference(found: Json) -> None:
     output.show(f"point {found['point']}, {when(found['time'])}:")
     if found["unsettled"]:
-        named = ", ".join(plain(path) for path in found["unsettled"][:_SHOWN])
+        named = _named(found["unsettled"])
         output.show(f"written all the time, and compared when the server is stopped: {named}")
+    if found["unreadable"]:
+        named = _named(found["unreadable"])
+        output.show(f"unreadable on this node's disk, so not kept for an undo: {named}")
+    _show_damaged(found, "damaged in the history, rewound only with --skip-damaged")
     if not found["changes"]:
         which = "other files" if found["unsettled"] else "files"
         output.show(f"the server's {which} are as they were then")
@@ -160,7 +173,18 @@ def _show_difference(found: Json) -> None:
     )
 
 
+def _named(paths: list[str]) -> str:
+    shown = ", ".join(plain(path) or "(the directory itself)" for path in paths[:_SHOWN])
+    return shown if len(paths) <= _SHOWN else f"{shown} and {len(paths) - _SHOWN} more"
+
+
+def _show_damaged(found: Json, what: str) -> None:
+    if found["damaged"]:
+        output.show(f"{what}: {_named(found['damaged'])}")
+
+
 def _show_end(found: Json) -> None:
+    _show_damaged(found, "damaged in the history, and left as before")
     if not found["changes"]:
         output.show(f"nothing to change: the files are as they were at {when(found['time'])}")
         return
@@ -171,9 +195,8 @@ def _show_end(found: Json) -> None:
         f"undo it with: wingsctl rewind {found['server']} --undo",
     )
     if found["differing"]:
-        shown = ", ".join(plain(path) for path in found["differing"][:_SHOWN])
         raise CtlError(
-            f"not as at the point: {shown}",
+            f"not as at the point: {_named(found['differing'])}",
             "something outside of the server's container changes its files; undo the rewind if "
             "that matters",
         )

@@ -31,6 +31,7 @@ from twisted.logger import Logger
 from wingsd.archive.quota import ArchiveLimits, kept_free, require_free_space
 from wingsd.config import DEFAULT_HISTORIES, POINTS, HistoryTerms
 from wingsd.errors import (
+    Conflict,
     DaemonStopping,
     EnvironmentFailed,
     FileMissing,
@@ -119,8 +120,9 @@ class HistoryState:
     """The figures of a server's history, empty before it was looked at.
 
     Times are Unix time. `newest` is that of the newest point, `looked` when the history was last
-    as the server. `seconds`, `cpu_seconds` and `unsettled` are those of the last look. `trouble`
-    is why the history does not advance, empty where it does.
+    as the server. `seconds`, `cpu_seconds` and `unsettled` are those of the last look; `lost` are
+    the unsettled files that the server's disk has lost a part of. `trouble` is why the history
+    does not advance, empty where it does.
     """
 
     newest: float | None = None
@@ -130,6 +132,7 @@ class HistoryState:
     damaged: int = 0
     unreadable: Sequence[int] = ()
     unsettled: Paths = ()
+    lost: Paths = ()
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     trouble: str = ""
@@ -331,9 +334,14 @@ class Histories:
         history = self._histories.get(uuid)
         return None if history is None else history.state
 
-    def unsettled(self, uuid: str) -> Paths:
-        """Return the files that `make` has found unsettled the last time."""
-        return self._of(uuid).state.unsettled
+    def unsettled(self, uuid: str) -> tuple[Paths, Paths]:
+        """Return the files that `make` has found unsettled the last time.
+
+        First come those that are written all the time, then those that cannot be read.
+        """
+        state = self._of(uuid).state
+        lost = frozenset(state.lost)
+        return [path for path in state.unsettled if path not in lost], state.lost
 
     def states(self) -> Mapping[str, HistoryState]:
         """Return what is known of the histories of servers of which points are made."""
@@ -631,9 +639,15 @@ class Histories:
     def begin_delete(self, uuid: str, number: int | None) -> HistoryTask:
         """Begin to remove a point, or with None the whole history.
 
-        Raises ServerBusy where the server is rewound: its rewind could not be undone.
+        Raises ServerBusy where the server is rewound, and Conflict for a point that is kept: its
+        rewind could not be undone.
         """
         self._check_not_restoring(uuid)
+        if number in self.pinned.get(uuid, ()):
+            raise Conflict(
+                f"point {number} is kept for a week to undo the last rewind of this server",
+                "to remove the whole history at once, use `wingsctl history delete UUID --all`",
+            )
 
         async def delete(_: HistoryTask) -> None:
             if number is not None:
@@ -932,6 +946,7 @@ class Histories:
         finally:
             source.close()
         history.state.unsettled = sorted(source.hot)
+        history.state.lost = sorted(source.lost)
         then(store)
         kept = set(store.pinned)
         for floor in self.floors.get(history.uuid, ()):

@@ -191,6 +191,8 @@ class HistorySource:
         self.is_restored = False
         #: Files that were unsettled when they were read last: while a server runs, read once.
         self.hot: frozenset[bytes] = frozenset()
+        #: Those of them that could not be read, since the server's disk has lost a part of them.
+        self.lost: frozenset[bytes] = frozenset()
         #: Whether a point may begin with the flush of another one some seconds before.
         self.shares_flushes = False
 
@@ -268,6 +270,8 @@ class Capture:
     _suspect: frozenset[bytes] | None = frozenset()
     #: Files that stay as they were: changed each time that they were read, or unreadable.
     unsettled: list[bytes] = field(init=False, factory=list)
+    #: Those of them that are unreadable.
+    lost: list[bytes] = field(init=False, factory=list)
     #: Files whose copy was damaged and is replaced, and whether what they had before is lost.
     damaged: dict[bytes, bool] = field(init=False, factory=dict)
     #: Bytes on the disk by which the newest tree will grow, at most; it may shrink.
@@ -343,7 +347,7 @@ class Capture:
         for path, first, old in self._links:
             self._link(path, first, old)
         self._records.flush()
-        source.hot = frozenset(self.unsettled)
+        source.hot, source.lost = frozenset(self.unsettled), frozenset(self.lost)
 
     def records(self) -> Iterator[Record]:
         """Yield what was found, sorted; what is as it was may be among it."""
@@ -432,7 +436,7 @@ class Capture:
                 self._again[path] = _Unsettled(old, is_linked)
                 self._again_bytes += len(path)
             else:
-                self._leave(path, old)
+                self._leave(path, old, is_lost=isinstance(error, _Unreadable))
             return
         if read is None:
             self._add(old, PastNothing(path))
@@ -451,10 +455,12 @@ class Capture:
             self._incoming_number -= 1
         self._spool_end, self._spooled, self.growth = spool_end, spooled, growth
 
-    def _leave(self, path: bytes, old: PastEntry) -> None:
+    def _leave(self, path: bytes, old: PastEntry, *, is_lost: bool = False) -> None:
         """Leave an unsettled file as it was in the newest point, where that is possible."""
         if len(self.unsettled) < MOST_UNSETTLED and self._unsettled_bytes + len(path) < MOST_PATHS:
             self.unsettled.append(path)
+            if is_lost:
+                self.lost.append(path)
             self._unsettled_bytes += len(path)
         if isinstance(old, PastFile):
             self._left.add(path)

@@ -9,7 +9,8 @@ From then on `apply` may be broken off anywhere, and is completed when it is cal
 In the place are:
 
 - `new`: files, symlinks and further names as they are to be, named by the SHA-256 of their paths
-- `old`: what was replaced, named in the same way; a directory has all that was in it
+- `old`: what was replaced, named in the same way; a directory has all that was in it. What a
+  program makes there meanwhile gets a number after its name
 - `plan`: what is to be changed, in the format of a delta without data. Files of which only the
   metadata is set have base 1
 - `placing`: made when all that is replaced is in `old`
@@ -21,10 +22,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import Enum
 from hashlib import sha256
+from itertools import chain as chained
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +41,7 @@ from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import opened
 from wingsd.history.capture import joined
 from wingsd.history.format import (
+    Change,
     FormKind,
     FormReader,
     FormWriter,
@@ -58,11 +62,11 @@ from wingsd.history.rebuilding import (
     write_contents,
 )
 from wingsd.history.store import HistoryStore
-from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, TreeEntry
+from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, TreeEntry, tree_key
 from wingsd.moves.scan import Scan
 from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.util.durable import storage_errors
-from wingsd.util.text import disk_advice, display
+from wingsd.util.text import disk_advice, display, display_all
 
 MOST_LISTED = 10_000
 """The most paths that are listed as changed, or as not as they are to be."""
@@ -90,13 +94,14 @@ class How(Enum):
 
 
 class Step(NamedTuple):
-    """A path that is changed: how, what it is to be, and the contents of a file.
+    """A path that is changed: how, what it is to be, what it is, and the contents of a file.
 
     Of a directory without `is_changed` only the time is set again.
     """
 
     how: How
     entry: PastEntry
+    now: PastEntry
     contents: Contents = (None, [])
     is_changed: bool = True
     #: For a further name: the first one is put into place, too.
@@ -107,12 +112,14 @@ class Step(NamedTuple):
 class Difference:
     """The difference of a server's files from a point: the number of its entries and their paths.
 
-    `size` are the bytes of files that are written, `paths` the first `MOST_LISTED` ones.
+    `size` are the bytes of files that are written, `paths` the first `MOST_LISTED` ones. `damaged`
+    are files that are known to be damaged in the history: they do not become as at the point.
     """
 
     entries: int = 0
     size: int = 0
     paths: list[bytes] = field(factory=list)
+    damaged: list[bytes] = field(factory=list)
 
     def count(self, step: Step) -> None:
         """Count a path."""
@@ -125,42 +132,54 @@ class Difference:
             self.size += step.entry.size
 
 
-def difference(store: HistoryStore, number: int) -> Difference:
-    """Return how the newest point differs from another one. Raises as `HistoryStore.opened`."""
-    found = Difference()
+def difference(store: HistoryStore, number: int, lost: Collection[bytes] = ()) -> Difference:
+    """Return how the newest point differs from another one.
+
+    The files that are `lost` differ from both. Raises as `HistoryStore.opened`.
+    """
+    found, damaged = Difference(), frozenset(store.damaged.get(number, ()))
     with (
         storage_errors(f"point {number} of the history cannot be read"),
         store.opened(number) as (chain, _),
     ):
-        for step in _steps(chain):
+        for step in _steps(chain, lost):
+            store.check()
             found.count(step)
+            if step.how is How.PLACED and step.entry.path in damaged:
+                found.damaged.append(step.entry.path)
     return found
 
 
-def _steps(chain: Sequence[FormReader]) -> Iterator[Step]:
+def _steps(chain: Sequence[FormReader], lost: Collection[bytes]) -> Iterator[Step]:
     """Yield what is to be changed of the first point to have the last one, sorted by path.
 
-    Raises HistoryDamaged where the entries do not have the root.
+    The server has the files that are `lost`, with contents that are not known. Raises
+    HistoryDamaged where the entries do not have the root.
     """
     root, placed, way = RootHash(), set[bytes](), _Way()
     taken = b""
-    for path, found in overlaid(chain):
-        entry = next(each for each in reversed(found) if each is not None)[0]
-        now = found[0][0] if found[0] is not None else PastNothing(path)
+    unknown = ((path, True) for path in sorted(lost, key=tree_key))
+    for path, (known, is_unknown) in joined(overlaid(chain), unknown):
+        found: Sequence[Change | None] = known or [None] * len(chain)
+        is_lost, nothing = is_unknown is not None, PastNothing(path)
+        entry = next((each[0] for each in reversed(found) if each is not None), nothing)
+        now = found[0][0] if found[0] is not None else nothing
         if not isinstance(entry, PastNothing):
             root.add(entry)
         # a further name of a file that is replaced leads to the new one
         is_relinked = isinstance(entry, PastHardLink) and entry.first in placed
-        is_changed = entry != now or is_relinked
+        is_changed = entry != now or is_relinked or is_lost
         if taken and path.startswith(taken) and isinstance(entry, PastNothing):
-            yield Step(How.TAKEN_ALONG, entry)
+            yield Step(How.TAKEN_ALONG, entry, now)
             continue
         yield from way.to(entry, is_changed=is_changed)
         if not is_changed:
             continue
         if isinstance(now, PastDirectory) and not isinstance(entry, PastDirectory):
             taken = path + b"/"
-        step = _step(entry, now, contents_of(chain, found))._replace(is_relinked=is_relinked)
+        step = Step(_how(entry, now), entry, now, contents_of(chain, found), True, is_relinked)
+        if is_lost and step.how is How.SET and isinstance(entry, PastFile):
+            step = step._replace(how=How.PLACED)
         if step.how is How.PLACED:
             placed.add(path)
         yield step
@@ -183,21 +202,22 @@ class _Way:
             above.pop()
         self._yielded = min(self._yielded, len(above))
         if is_changed:
-            yield from (Step(How.SET, each, is_changed=False) for each in above[self._yielded :])
+            for each in above[self._yielded :]:
+                yield Step(How.SET, each, each, is_changed=False)
             self._yielded = len(above)
         if isinstance(entry, PastDirectory):
             above.append(entry)
             self._yielded += is_changed
 
 
-def _step(entry: PastEntry, now: PastEntry, contents: Contents) -> Step:
+def _how(entry: PastEntry, now: PastEntry) -> How:
     if isinstance(entry, PastNothing):
-        return Step(How.REMOVED, entry)
+        return How.REMOVED
     if isinstance(entry, PastDirectory):
-        return Step(How.SET, entry)
+        return How.SET
     if isinstance(entry, PastFile) and isinstance(now, PastFile) and entry.digest == now.digest:
-        return Step(How.SET, entry)
-    return Step(How.PLACED, entry, contents=contents)
+        return How.SET
+    return How.PLACED
 
 
 @define(eq=False, repr=False, slots=False)
@@ -206,7 +226,8 @@ class Rewriting:
 
     `place` is a path on the same file system, where an earlier one may have left its work. `owner`
     gets the files, None for the process's own ids. `check` is called again and again, with the
-    bytes that were written since the last call, and may raise. Methods raise StorageError.
+    bytes that were written since the last call, and may raise. With `skips_damaged` files stay as
+    they are that are damaged in the history. Methods raise StorageError.
     """
 
     _directory: str
@@ -214,6 +235,7 @@ class Rewriting:
     _owner: Owner | None = None
     _check: Callable[[int], None] = lambda size: None
     _durable: bool = field(default=True, kw_only=True)
+    _skips_damaged: bool = field(default=False, kw_only=True)
     _stack: ExitStack = field(init=False, factory=ExitStack)
 
     def __enter__(self) -> Rewriting:
@@ -254,47 +276,82 @@ class Rewriting:
 
     # What is prepared
 
-    def prepare(self, store: HistoryStore, number: int) -> Difference:
+    def prepare(
+        self, store: HistoryStore, number: int, lost: Collection[bytes] = ()
+    ) -> Difference:
         """Write the files of a point that differ from the newest one, if that was not done.
 
-        The server may run. Raises NoSuchPoint and HistoryDamaged.
+        The server may run, and has files that are `lost`: it cannot read them. Raises NoSuchPoint,
+        and HistoryDamaged with the names of all files that are damaged.
         """
-        return self._prepared(store, number, None)
+        return self._prepared(store, number, lost, None)
 
-    def commit(self, store: HistoryStore, number: int) -> Difference:
+    def commit(self, store: HistoryStore, number: int, lost: Collection[bytes] = ()) -> Difference:
         """Prepare all that differs from the newest point, and write the plan durably.
 
-        The files are to be as in the newest point, and nothing may change them from then on.
+        The files are to be as in the newest point, and nothing may change them from then on. A
+        plan that is not known to be durable is removed: nothing is to be changed by it.
         """
         with storage_errors(f"{self._place} cannot be used"):
             with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home)) as fd:
                 writer = FormWriter(fd, FormKind.DELTA, number, number + 1)
-                found = self._prepared(store, number, writer)
+                found = self._prepared(store, number, lost, writer)
             if self._durable:
                 syncfs(self._home)
             os.rename(_PART, _PLAN, src_dir_fd=self._home, dst_dir_fd=self._home)
-            if self._durable:
-                os.fsync(self._home)
+            try:
+                if self._durable:
+                    os.fsync(self._home)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(_PLAN, dir_fd=self._home)
+                raise
         return found
 
-    def _prepared(self, store: HistoryStore, number: int, writer: FormWriter | None) -> Difference:
-        found = Difference()
+    def _prepared(
+        self,
+        store: HistoryStore,
+        number: int,
+        lost: Collection[bytes],
+        writer: FormWriter | None,
+    ) -> Difference:
+        found, damaged = Difference(), set[bytes]()
         mounts = _mounts_below(self._directory) if writer is not None else []
         with (
             storage_errors(f"point {number} of the history cannot be prepared"),
             store.opened(number) as (chain, tree),
             closing(OpenDirectories(tree)) as newest,
         ):
-            for step in _steps(chain):
+            for each in _steps(chain, lost):
+                step = each
+                if step.how is How.PLACED and not self._is_made(step, newest, damaged):
+                    damaged.add(step.entry.path)
+                    if not isinstance(step.now, PastDirectory):
+                        continue
+                    step = Step(How.REMOVED, PastNothing(step.entry.path), step.now)
                 found.count(step)
-                if step.how is How.PLACED and isinstance(step.entry, PastFile):
-                    self._make_file(step.entry, step.contents, newest)
                 if writer is not None and step.how is not How.TAKEN_ALONG:
                     _check_mounts(step, mounts)
                     writer.add(step.entry, self._planned(step))
+            found.damaged = sorted(damaged)
+            if damaged and not self._skips_damaged:
+                raise HistoryDamaged(
+                    f"point {number}",
+                    f"{display_all(found.damaged)} cannot be rebuilt; wingsctl rewind "
+                    "--skip-damaged leaves such files as they are now",
+                )
             if writer is not None:
                 writer.finish(chain[-1].point)
         return found
+
+    def _is_made(self, step: Step, newest: OpenDirectories, damaged: Collection[bytes]) -> bool:
+        """Make the contents of a file; return False where these are damaged in the history."""
+        if isinstance(step.entry, PastFile):
+            try:
+                self._make_file(step.entry, step.contents, newest)
+            except HistoryDamaged:
+                return False
+        return not isinstance(step.entry, PastHardLink) or step.entry.first not in damaged
 
     def _planned(self, step: Step) -> Section | None:
         """Make a symlink, or a further name; return the section of a file."""
@@ -342,8 +399,8 @@ class Rewriting:
                         path = entry.path
                         self._take_away(entry, section)
                     os.mkdir(_PLACING, _OWN, dir_fd=self._home)
-                    if self._durable:  # what is put into place must not be durable before it
-                        os.fsync(self._home)
+                if self._durable:  # what is put into place must not be durable before it
+                    os.fsync(self._home)
                 self._directories.close()
                 late: list[PastDirectory] = []
                 for entry, section in plan.entries():
@@ -391,7 +448,10 @@ class Rewriting:
             self._open_up(path, found)
             self._directories.close()
         parent, name = self._directories.place(path)
-        os.rename(name, _name(path), src_dir_fd=parent, dst_dir_fd=self._old)
+        # A program that has survived the stop may make again what was moved away.
+        names = chained((_name(path),), (b"%b.%d" % (_name(path), each) for each in count(1)))
+        old = next(each for each in names if not _exists(self._old, each))
+        os.rename(name, old, src_dir_fd=parent, dst_dir_fd=self._old)
 
     def _put_into_place(
         self, entry: PastEntry, section: Section | None, late: list[PastDirectory]
@@ -401,15 +461,29 @@ class Rewriting:
             return
         if isinstance(entry, PastDirectory):
             if path:
-                parent, name = self._directories.place(path)
-                with suppress(FileExistsError):
-                    os.mkdir(name, _OWN, dir_fd=parent)
+                self._make_directory(path)
             late.append(entry)
         elif isinstance(entry, PastFile) and section == _IN_PLACE:
             self._set_file(entry)
-        elif _exists(self._new, name := _name(path)):
-            parent, last = self._directories.place(path)
-            os.rename(name, last, src_dir_fd=self._new, dst_dir_fd=parent)
+        elif _exists(self._new, _name(path)):
+            try:
+                self._place_file(path)
+            except IsADirectoryError:
+                self._displace(path)
+                self._place_file(path)
+
+    def _make_directory(self, path: bytes) -> None:
+        parent, name = self._directories.place(path)
+        try:
+            os.mkdir(name, _OWN, dir_fd=parent)
+        except FileExistsError:
+            if not stat.S_ISDIR(self._stat(path).st_mode):
+                self._displace(path)
+                os.mkdir(name, _OWN, dir_fd=parent)
+
+    def _place_file(self, path: bytes) -> None:
+        parent, name = self._directories.place(path)
+        os.rename(_name(path), name, src_dir_fd=self._new, dst_dir_fd=parent)
 
     def _set_file(self, entry: PastFile) -> None:
         with _missing_allowed(), closing_descriptor(self._directories.open_file(entry.path)) as fd:

@@ -33,6 +33,7 @@ from wingsd.errors import (
     RewindNotActive,
     ServerBusy,
     ServerNotFound,
+    StateDatabaseError,
     StorageError,
     WingsdError,
 )
@@ -49,8 +50,9 @@ from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerState
 from wingsd.servers.registry import BACKOFF
 from wingsd.statedb import Outcome, RewindRecord
+from wingsd.transfers.cancellation import CancelScope
 from wingsd.util.deferreds import when_fired
-from wingsd.util.text import display, readable_time
+from wingsd.util.text import display_all, readable_time
 
 #: For how long a rewind can be undone, whatever `system.history.keep` says.
 UNDO_KEPT = 7 * 24 * 3600.0
@@ -61,8 +63,6 @@ ROUNDS, SHORT = 3, 5.0
 TURN_TIMEOUT = 10.0
 #: Rewinds of servers whose end is remembered.
 _REMEMBERED = 100
-#: Paths that a message has.
-_SHOWN = 5
 #: Seconds for one path that is exchanged, for a prediction.
 _EACH = 0.0002
 _SECOND = 1_000_000_000
@@ -113,8 +113,12 @@ class Rewind:
     #: What differs, once it is known, and the bytes that were prepared so far.
     found: Difference | None = None
     prepared: int = 0
+    #: Whether files stay as they are that are damaged in the history.
+    skips_damaged: bool = False
     #: Files that are written all the time, of which it is not known yet whether they differ.
     unsettled: Sequence[bytes] = ()
+    #: Files that cannot be read now: they are replaced, and what they have is kept nowhere.
+    lost: Sequence[bytes] = ()
     #: The point by which it can be undone.
     undo: int | None = None
     #: The seconds that the server was off, or will be as far as is known.
@@ -124,6 +128,7 @@ class Rewind:
     error: WingsdError | None = None
     #: Fires when nothing more is done with the server's files.
     over: Deferred[None] = attrs.field(factory=Deferred)
+    scope: CancelScope = attrs.field(factory=CancelScope)
     _held: HeldServer = attrs.field(init=False)
     _stopped: float = 0.0
     #: Whether the exchange has begun: it is completed then, whatever happens.
@@ -140,12 +145,12 @@ class Rewind:
             parts.database,
             parts.running,
             parts.reactor,
+            self.scope,
         )
 
     def cancel(self, reason: WingsdError) -> None:
         """Let it fail for this reason. An exchange that has begun goes on as long as it can."""
-        if not self.is_dry_run:
-            self._held.scope.cancel(reason)
+        self.scope.cancel(reason)
 
     def _enter(self, state: RewindState) -> None:
         self.state = state
@@ -157,7 +162,7 @@ class Rewind:
         self._rewinds.pin(uuid, self.point)
         try:
             try:
-                await self._predict()
+                await self.scope.wait(Deferred.fromCoroutine(self._predict()))
             finally:
                 await self._rewinds.settle_pins(uuid)
         except WingsdError as error:
@@ -177,9 +182,9 @@ class Rewind:
         began = seconds()
         # as after the stop: a moment after another one
         await histories.make(self.server, None, parts.workers)
-        self.unsettled = histories.unsettled(uuid)
+        self.unsettled, self.lost = histories.unsettled(uuid)
         made = seconds()
-        compare = partial(difference, number=self.point)
+        compare = partial(difference, number=self.point, lost=self.lost)
         self.found = await histories.use(uuid, compare, parts.workers)
         compared = seconds() - made
         expected = (made - began) * 1.5 + compared * 2 + self.found.entries * _EACH
@@ -208,7 +213,7 @@ class Rewind:
         except CancelledError:
             raise
         except WingsdError as error:
-            if isinstance(self._held.scope.reason, DaemonStopping):
+            if isinstance(self.scope.reason, DaemonStopping):
                 return None
             self.error = error
         except Exception:
@@ -220,7 +225,7 @@ class Rewind:
 
     async def _rewind(self) -> None:
         """Do all up to the exchange, or nothing where nothing differs."""
-        server, scope = self.server, self._held.scope
+        server, scope = self.server, self.scope
         self._enter(RewindState.PREPARING)
         server.say(
             f"The server is being rewound to {shown_time(self.time)}. What differs is prepared "
@@ -229,7 +234,10 @@ class Rewind:
         await self._prepare()
         # An unsettled file is in the newest point as before it: it may differ.
         if self.found is not None and not self.found.entries and not self.unsettled:
-            server.say(f"The server's files are as they were at {shown_time(self.time)}.")
+            server.say(
+                f"The server's files are as they were at {shown_time(self.time)}."
+                f"{self._left_out()}"
+            )
             return
         await self._stop()
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
@@ -238,33 +246,37 @@ class Rewind:
         await scope.wait(
             Deferred.fromCoroutine(histories.make(server, PointLabel.STOPPED, parts.workers))
         )
-        self.unsettled = histories.unsettled(server.uuid)
+        self.unsettled, self.lost = histories.unsettled(server.uuid)
         if self.unsettled:
             raise RewindFailed(
-                f"something writes to {_named(self.unsettled)} although the server is stopped; "
-                "end that, and rewind it again"
+                f"something writes to {display_all(self.unsettled)} although the server is "
+                "stopped; end that, and rewind it again"
+            )
+        if self.lost:
+            server.say(
+                f"{display_all(self.lost)} cannot be read: its present contents cannot be kept, "
+                "and do not come back when the rewind is undone.",
+                keep=True,
             )
         points = await histories.use(server.uuid, HistoryStore.points, parts.workers)
         self.undo = points[0].number
         self._rewinds.pin(server.uuid, self.point, self.undo)
         await parts.database.set_undo(server.uuid, self.undo)
         scope.check()
-        try:
-            self.found = await histories.use(server.uuid, self._commit, parts.workers)
-        finally:
-            self._is_committed = await parts.long.run(self._rewinds.is_committed, server.uuid)
+        self.found = await histories.use(server.uuid, self._commit, parts.workers)
+        self._is_committed = True
 
     async def _prepare(self) -> None:
         """Prepare what differs, while the server runs."""
         histories, reactor = self._rewinds.histories, self._rewinds.parts.reactor
-        scope = self._held.scope
+        scope = self.scope
         histories.interrupt(self.server.uuid)
         self._check_limit(await self._rewinds.point(self.server.uuid, self.point))
         for _ in range(ROUNDS):
             scope.check()
             began = reactor.seconds()
             await scope.wait(Deferred.fromCoroutine(histories.make(self.server)))
-            self.unsettled = histories.unsettled(self.server.uuid)
+            self.unsettled, self.lost = histories.unsettled(self.server.uuid)
             prepare, workers = self._prepared, self._rewinds.parts.workers
             self.found = await histories.use(self.server.uuid, prepare, workers)
             if reactor.seconds() - began < SHORT or self.server.state is PowerState.OFFLINE:
@@ -281,8 +293,8 @@ class Rewind:
     def _prepared(self, store: HistoryStore) -> Difference:
         """Prepare what differs from the newest point. In a thread."""
         parts = self._rewinds.parts
-        with self._rewinds.rewriting(self.server.uuid, self._count) as rewriting:
-            found = difference(store, self.point)
+        with self._rewriting() as rewriting:
+            found = difference(store, self.point, self.lost)
             with opened(rewriting.new) as fd:
                 more = max(found.size - self.prepared, 0)
                 require_free_space(
@@ -293,12 +305,16 @@ class Rewind:
                     parts.limits.inode_reserve,
                     found.entries,
                 )
-            return rewriting.prepare(store, self.point)
+            return rewriting.prepare(store, self.point, self.lost)
+
+    def _rewriting(self) -> Rewriting:
+        uuid, skips = self.server.uuid, self.skips_damaged
+        return self._rewinds.rewriting(uuid, self._count, skips_damaged=skips)
 
     def _count(self, size: int) -> None:
         """Count what is prepared. In a thread."""
         self.prepared += size
-        self._held.scope.check()
+        self.scope.check()
 
     async def _stop(self) -> None:
         """Stop the server if it runs. Raises `RewindFailed` when it does not stop in time."""
@@ -314,11 +330,11 @@ class Rewind:
 
     def _commit(self, store: HistoryStore) -> Difference:
         """Prepare the rest, and begin the exchange. In a thread."""
-        with self._rewinds.rewriting(self.server.uuid, self._count) as rewriting:
+        with self._rewriting() as rewriting:
             self._rewinds.parts.storage.quotas.adopt(
                 self.server.uuid, self.server.directory, rewriting.new
             )
-            return rewriting.commit(store, self.point)
+            return rewriting.commit(store, self.point, self.lost)
 
     async def _finish(self) -> None:
         """Exchange what differs, until it has succeeded, and compare all with the point."""
@@ -327,7 +343,9 @@ class Rewind:
         server, parts = self.server, self._rewinds.parts
         compare = self._compared
         try:
-            self.differing = await self._rewinds.histories.use(server.uuid, compare, parts.workers)
+            differing = await self._rewinds.histories.use(server.uuid, compare, parts.workers)
+            damaged = frozenset(() if self.found is None else self.found.damaged)
+            self.differing = [path for path in differing if path not in damaged]
         except (StorageError, NoSuchPoint) as error:
             server.say(
                 f"The server is rewound, but it cannot be compared with the point: {error}",
@@ -335,7 +353,7 @@ class Rewind:
             )
         if self.differing:
             server.say(
-                f"The server is rewound, but {_named(self.differing)} is not as it was then. "
+                f"The server is rewound, but {display_all(self.differing)} is not as it was then. "
                 "Undo it by wingsctl rewind --undo if that matters.",
                 keep=True,
             )
@@ -361,8 +379,11 @@ class Rewind:
                         server=server.uuid,
                         error=error,
                     )
-                    server.say(f"The rewind has stopped halfway, and is tried again: {said}")
-                await self._held.scope.wait(deferLater(parts.reactor, pause))
+                    server.say(
+                        f"The rewind has stopped halfway, and is tried again: {said}. wingsctl "
+                        "rewind --cancel gives it up."
+                    )
+                await self.scope.wait(deferLater(parts.reactor, pause))
             else:
                 return
 
@@ -375,20 +396,58 @@ class Rewind:
         is_halfway = self._is_committed and self.error is not None
         if is_halfway:
             self._held.was_stopped = False
-        await parts.database.end_rewind(server.uuid, outcome, starts=not is_halfway)
+        await self._record_end(outcome, starts=not is_halfway)
         await self._rewinds.settle_pins(server.uuid)
         await self._rewinds.withdraw(server.uuid)
         if self._stopped:
             self.seconds_off = parts.reactor.seconds() - self._stopped
         self._held.release()
         self._say_end(is_halfway=is_halfway)
-        self.over.callback(None)
+        self._fire_over()
         self._enter(RewindState.STARTING)
-        await self._held.start()
-        self._enter(RewindState.DONE if outcome is Outcome.SUCCESS else RewindState.FAILED)
+        try:
+            await self._held.start()
+        finally:
+            self._enter(RewindState.DONE if outcome is Outcome.SUCCESS else RewindState.FAILED)
         await parts.long.run(parts.storage.discard, server.uuid)
         # After what was replaced is deleted, which counts for the server's quota until then.
         server.files.received(None)
+
+    async def _record_end(self, outcome: Outcome, *, starts: bool) -> None:
+        """Record the end, as soon as the state database can be written.
+
+        Until then the server stays held: the next start of the daemon would complete the rewind,
+        whatever has become of the files since. Neither a deletion nor the daemon's end waits.
+        """
+        server, parts = self.server, self._rewinds.parts
+        for pause in BACKOFF:
+            try:
+                await parts.database.end_rewind(server.uuid, outcome, starts=starts)
+            except StateDatabaseError as error:
+                if not self.over.called:
+                    self._log.critical(
+                        "{server}: the end of its rewind cannot be recorded; it is held until "
+                        "that succeeds: {error}",
+                        server=server.uuid,
+                        error=error,
+                    )
+                    server.say(
+                        f"The end of the rewind cannot be recorded, and is tried again: {error}"
+                    )
+                self._fire_over()
+                await deferLater(parts.reactor, pause)
+            else:
+                return
+
+    def _fire_over(self) -> None:
+        if not self.over.called:
+            self.over.callback(None)
+
+    def _left_out(self) -> str:
+        damaged = [] if self.found is None else self.found.damaged
+        if not damaged:
+            return ""
+        return f" {display_all(damaged)} is damaged in the history, and is left as before."
 
     def _say_end(self, *, is_halfway: bool) -> None:
         server = self.server
@@ -409,7 +468,8 @@ class Rewind:
             server.explain(
                 "rewind.completed",
                 f"The server is rewound to {shown_time(self.time)}: {self.found.entries} files "
-                f"and directories were changed{off}. wingsctl rewind --undo undoes it.",
+                f"and directories were changed{off}.{self._left_out()} wingsctl rewind --undo "
+                "undoes it.",
             )
         elif self._is_committed:
             server.explain(
@@ -417,11 +477,6 @@ class Rewind:
                 f"The server is rewound to {shown_time(self.time)}. This node was restarted "
                 "meanwhile. wingsctl rewind --undo undoes it.",
             )
-
-
-def _named(paths: Sequence[bytes]) -> str:
-    shown = ", ".join(display(path) or "the server's directory" for path in paths[:_SHOWN])
-    return shown if len(paths) <= _SHOWN else f"{shown} and {len(paths) - _SHOWN} more"
 
 
 class Rewinds:
@@ -446,24 +501,34 @@ class Rewinds:
     # Beginning and end
 
     async def begin(
-        self, server: Server, number: int | None, *, is_dry_run: bool, at: float | None = None
+        self,
+        server: Server,
+        number: int | None,
+        *,
+        is_dry_run: bool,
+        at: float | None = None,
+        skips_damaged: bool = False,
     ) -> Rewind:
         """Rewind a server to a point, in the background; None to undo its last rewind.
 
-        With `at` it is the newest point at or before that time. What else is done with the history
-        is cancelled. Raises NoSuchPoint, `ServerBusy`, `ServerNotFound`, StorageError and
-        `DaemonStopping`.
+        With `at` it is the newest point at or before that time; with `skips_damaged` files stay as
+        they are that are damaged in the history. What else is done with the history is cancelled,
+        as is a look at what would change. Raises NoSuchPoint, `ServerBusy`, `ServerNotFound`,
+        StorageError and `DaemonStopping`.
         """
         uuid = server.uuid
-        self._check(server)
+        self._check(server, is_dry_run=is_dry_run)
         self.histories.interrupt(uuid)
         if at is not None:
             number = await self._number_at(uuid, at)
         if number is None:
             number = await self._undo(uuid)
         point = await self.point(uuid, number)
-        self._check(server)
+        if not is_dry_run:
+            await self._end_look(uuid)
+        self._check(server, is_dry_run=is_dry_run)
         rewind = Rewind(server, number, point.time / _SECOND, is_dry_run, self)
+        rewind.skips_damaged = skips_damaged
         if is_dry_run:
             self._remember(rewind)
             self._tasks.start("comparing it with a point", rewind.predict(), uuid)
@@ -476,7 +541,9 @@ class Rewinds:
             self._check_held(server)
             await self.parts.database.begin_rewind(uuid, number, rewind.time)
             await self._check_begun(server)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, WingsdError):
+                await self.settle_pins(uuid)
             server.operations.release(Operation.RESTORE)
             raise
         rewind.hold()
@@ -503,15 +570,25 @@ class Rewinds:
             if len(self.known) > _REMEMBERED:
                 del self.known[uuid]
 
-    def _check(self, server: Server) -> None:
+    def _check(self, server: Server, *, is_dry_run: bool) -> None:
         if self._is_stopping:
             raise DaemonStopping
         if self.parts.servers.get(server.uuid) is not server:  # It was deleted meanwhile.
             raise ServerNotFound("The requested resource does not exist on this instance.")
-        known = self.known.get(server.uuid)
-        if known is not None and known.is_dry_run and not known.over.called:
-            raise ServerBusy(_REWOUND, "wait for the look at what would change to end")
         server.operations.check(Operation.RESTORE)
+        if is_dry_run and self._look(server.uuid) is not None:
+            raise ServerBusy(_REWOUND, "wait for the look at what would change to end")
+
+    def _look(self, uuid: str) -> Rewind | None:
+        """Return the look at what would change of a server that is under way, if there is one."""
+        known = self.known.get(uuid)
+        is_look = known is not None and known.is_dry_run and not known.over.called
+        return known if is_look else None
+
+    async def _end_look(self, uuid: str) -> None:
+        while (look := self._look(uuid)) is not None:
+            look.cancel(RewindFailed("the server is being rewound now"))
+            await when_fired(look.over)
 
     async def _number_at(self, uuid: str, at: float) -> int:
         """Return the number of a server's newest point at or before a time.
@@ -559,12 +636,12 @@ class Rewinds:
         raise NoSuchPoint("this server was not rewound in the last days, so nothing can be undone")
 
     async def cancel(self, uuid: str) -> Rewind:
-        """Cancel a rewind whose exchange has not begun, or that cannot be completed.
+        """Cancel a rewind whose exchange has not begun, or that cannot be completed, or a look.
 
         Raises `Conflict` where none is under way.
         """
         rewind = self.known.get(uuid)
-        if rewind is None or rewind.is_dry_run or rewind.over.called:
+        if rewind is None or rewind.over.called:
             raise RewindNotActive
         rewind.cancel(RewindFailed("it was cancelled"))
         await when_fired(rewind.over)
@@ -572,12 +649,15 @@ class Rewinds:
 
     async def release(self, uuid: str) -> None:
         """End the rewind of a server that is to be deleted; return when that is over."""
-        rewind = self.known.pop(uuid, None)
-        if rewind is not None and not rewind.over.called:
-            over = when_fired(rewind.over)
-            rewind.cancel(ServerBusy(refusal(Operation.DELETE, Operation.RESTORE)))
-            await over
-        await self.parts.database.forget_rewind(uuid)
+        while True:
+            rewind = self.known.pop(uuid, None)
+            if rewind is not None and not rewind.over.called:
+                over = when_fired(rewind.over)
+                rewind.cancel(ServerBusy(refusal(Operation.DELETE, Operation.RESTORE)))
+                await over
+            await self.parts.database.forget_rewind(uuid)
+            if uuid not in self.known:  # Or another one has begun meanwhile.
+                break
         self.histories.pinned.pop(uuid, None)
 
     async def stop(self) -> None:
@@ -596,8 +676,18 @@ class Rewinds:
         self.histories.pinned.setdefault(uuid, set()).update(numbers)
 
     async def settle_pins(self, uuid: str) -> None:
-        """Keep the point alone by which the last rewind of a server can be undone."""
-        for record in await self.parts.database.rewinds():
+        """Keep the point alone by which the last rewind of a server can be undone.
+
+        If the state database does not say which one that is, all stay until the next start.
+        """
+        try:
+            records = await self.parts.database.rewinds()
+        except StateDatabaseError as error:
+            self._log.error(
+                "{server}: more points of its history are kept: {error}", server=uuid, error=error
+            )
+            return
+        for record in records:
             if record.server == uuid and record.undo is not None:
                 self.histories.pinned[uuid] = {record.undo}
                 return
@@ -613,11 +703,23 @@ class Rewinds:
 
     # What is on the disk. In threads, but for `recover`
 
-    def rewriting(self, uuid: str, count: Callable[[int], None] = lambda size: None) -> Rewriting:
+    def rewriting(
+        self,
+        uuid: str,
+        count: Callable[[int], None] = lambda size: None,
+        *,
+        skips_damaged: bool = False,
+    ) -> Rewriting:
         """Return what prepares and exchanges the files of a server."""
         storage = self.parts.storage
-        directory, place = str(storage.data / uuid), storage.rewind_place(uuid)
-        return Rewriting(directory, place, storage.owner, count, durable=storage.durable)
+        return Rewriting(
+            str(storage.data / uuid),
+            storage.rewind_place(uuid),
+            storage.owner,
+            count,
+            durable=storage.durable,
+            skips_damaged=skips_damaged,
+        )
 
     def is_committed(self, uuid: str) -> bool:
         """Return whether the exchange of a server's files has begun. Raises StorageError."""

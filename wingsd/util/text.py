@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 #: Scheme, host and port; the text itself where it is not a URL.
@@ -67,6 +68,17 @@ def display(name: bytes) -> str:
     """
     text = _escape(name[: MAX_NAME + 1].decode("utf-8", "backslashreplace"))
     return f'"{text[:MAX_NAME]}..."' if len(text) > MAX_NAME else f'"{text}"'
+
+
+#: Paths that a message names.
+NAMED_PATHS = 5
+
+
+def display_all(paths: Sequence[bytes]) -> str:
+    """Return paths in a server's directory for a message; of many the first ones."""
+    shown = ", ".join(display(path) if path else "its directory" for path in paths[:NAMED_PATHS])
+    more = len(paths) - NAMED_PATHS
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def escaped(text: str) -> str:
