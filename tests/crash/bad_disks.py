@@ -1,10 +1,14 @@
-"""Histories on a disk that fails, in a virtual machine whose root may set up devices.
+"""Histories, and rewinds of servers, on a disk that fails.
 
-Each act of a history is done on a disk that is whole, that fails at some moment until the next
-act, that takes no writes from some moment on, that is full, or has lost sectors of files of the
-history. Then the disk is whole again, and mounted again. Each point that was reported is there,
-and is as it was, or those of its files that are not are listed; files can be lost only with
-sectors.
+They run in a virtual machine whose root may set up devices. Each act of a history is done on a
+disk that is whole, that fails at some moment until the next act, that takes no writes from some
+moment on, that is full, or has lost sectors of files of the history. Then the disk is whole again,
+and mounted again. Each point that was reported is there, and is as it was, or those of its files
+that are not are listed; files can be lost only with sectors.
+
+A rewind is done of a server on such a disk, whose history is elsewhere. Files that cannot be read
+are replaced. After a rewind that has failed before its exchange the server is as before, and after
+one whose exchange has begun it becomes as at the point.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tests.crash.disks import run
@@ -29,6 +33,7 @@ from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import PointLabel
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
+from wingsd.history.rewriting import Rewriting
 from wingsd.history.store import HistoryStore
 
 DEVICE = "/dev/ubda"
@@ -80,10 +85,12 @@ class Disk:
         run("dmsetup", "load", _NAME, "--table", self._tables.get(table, table))
         run("dmsetup", "resume", "--noudevsync", _NAME)
 
-    def lose(self, rng: random.Random) -> str:
+    def lose(self, rng: random.Random, below: str = "") -> str:
         """Make a sector of a random file unreadable; return its name, empty without files."""
         files = [
-            path for path in self.place.rglob("*") if path.is_file() and path.stat().st_blocks
+            path
+            for path in (self.place / below).rglob("*")
+            if path.is_file() and not path.is_symlink() and path.stat().st_blocks
         ]
         if not files:
             return ""
@@ -240,12 +247,90 @@ class OneHistory:
             os.close(fd)
 
 
+class OneServer:
+    """A server on a disk that fails, which is rewound again and again."""
+
+    def __init__(self, disk: Disk, place: Path, rng: random.Random, counts: Counter[str]) -> None:
+        self._disk = disk
+        self._rng = rng
+        self._counts = counts
+        self._home = disk.place / "server"
+        self._history = place / "history"
+        self._place = disk.place / "rewind"
+        self._world = World(self._home, rng)
+
+    def act(self) -> None:
+        """Rewind the server to a point while the disk fails, and check all of its files."""
+        self._world.change(self._rng.randrange(1, 9))
+        with closing(HistoryStore(str(self._history))) as store:
+            self._point(store)
+            number = store.points()[0].number
+            then = seen(self._home)
+            self._world.change(self._rng.randrange(1, 9))
+            before = seen(self._home)
+            fault = self._rng.choice(_FAULTS)
+            if fault == "sectors":
+                self._counts["sectors"] += bool(self._lose())
+            os.sync()
+            with self._faulty(fault):
+                is_committed, is_done = self._tried(store, number)
+            if fault in ("none", "sectors") and not is_done:
+                raise Broken("it is not rewound on a disk that can be written")
+            self._disk.again()
+            self._counts[f"rewind: {fault}"] += 1
+            if is_committed:
+                with self._opened() as rewriting:
+                    rewriting.apply()
+                self._counts["rewound"] += 1
+            if seen(self._home) != (then if is_committed else before):
+                raise Broken(f"the server is not as {'then' if is_committed else 'before'}")
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def _faulty(self, fault: str) -> AbstractContextManager[None]:
+        if fault in ("dead", "unwritable"):
+            return self._disk.failing(fault, self._rng)
+        return self._disk.full(self._rng) if fault == "full" else nullcontext()
+
+    def _lose(self) -> str:
+        """Change a file, so that it is read, and lose a sector of it."""
+        lost = self._disk.lose(self._rng, "server")
+        for path in self._home.rglob("*"):
+            if lost and path.name == lost and path.is_file():
+                os.utime(path)
+        return lost
+
+    def _point(self, store: HistoryStore) -> frozenset[bytes]:
+        systems = trusted(self._disk.place)
+        with closing(HistorySource(str(self._home), systems, _ignore, FAST)) as source:
+            store.make(source, PointLabel.STOPPED)
+            return source.lost
+
+    def _tried(self, store: HistoryStore, number: int) -> tuple[bool, bool]:
+        """Rewind it; return whether the exchange has begun, and whether it is complete."""
+        is_committed = False
+        try:
+            lost = self._point(store)
+            self._counts["unreadable files"] += len(lost)
+            with self._opened() as rewriting:
+                rewriting.prepare(store, number, lost)
+                rewriting.commit(store, number, lost)
+                is_committed = True
+                rewriting.apply()
+        except (StorageError, OSError):
+            self._counts["failed"] += 1
+            return is_committed, False
+        return True, True
+
+    def _opened(self) -> Rewriting:
+        return Rewriting(str(self._home), str(self._place))
+
+
 def _ignore(line: str) -> None:
     pass
 
 
 def main() -> None:
-    """Run `count` histories on a file system, and print the numbers of points and faults."""
+    """Run `count` histories and servers on a file system, and print how often what was done."""
     file_system, *numbers = sys.argv[1:]
     count, seed, acts = map(int, numbers)
     run("umount", f"/run/{file_system}")
@@ -254,13 +339,14 @@ def main() -> None:
     disk = Disk(Path("/run/disk"), file_system)
     for number in range(count):
         rng = random.Random(f"{seed} {number}")
-        for path in (place, disk.place / "history"):
+        for path in (place, *(disk.place / name for name in ("history", "server", "rewind"))):
             shutil.rmtree(path, ignore_errors=True)
         place.mkdir()
-        history = OneHistory(disk, place, rng, counts)
+        kind = OneServer if number % 2 else OneHistory
+        tried = kind(disk, place, rng, counts)
         try:
             for _ in range(acts):
-                history.act()
+                tried.act()
         except BaseException:
             print(f"history {number}, seed {seed}: {dict(counts)}", flush=True)
             raise
