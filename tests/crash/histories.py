@@ -37,6 +37,11 @@ from wingsd.moves.unchanged import KERNEL, MeasuredFileSystems
 
 #: Acts of one history.
 ACTS = 15
+#: The share of histories that have so many acts; others are short, and of few files.
+_LONG = 0.01
+_SHORT_ACTS, _FEW_FILES = (3, 7), 6
+#: Histories between two lines of a report.
+_REPORTED = 100
 #: Acts of one whose disk loses its power, the share of removals, and at how many moments.
 _LOST_ACTS, _REMOVED, _MOMENTS = 12, 0.3, 20
 
@@ -49,14 +54,22 @@ class AnyHistories(Campaign):
         self._counts: Counter[str] = Counter()
 
     async def trial(self, number: int) -> str:
-        """Run a history; count it."""
+        """Run some histories; count them."""
+        for _ in range(min(_REPORTED, self.count - self.done)):
+            self._run_one()
+            self.done += 1
+        return self.summary()
+
+    def _run_one(self) -> None:
         seed = self.rng.randrange(1 << 32)
+        is_long = self.rng.random() < _LONG
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir()
         max_size = self.rng.choice((None, None, self.rng.randrange(1 << 16, 1 << 20)))
-        self.plan_of_trial = f"history {seed}, {max_size} bytes"
-        with model(self._directory, seed, max_size=max_size) as history:
-            for _ in range(ACTS):
+        self.plan_of_trial = f"history {seed}, {max_size} bytes, {'long' if is_long else 'short'}"
+        files = {} if is_long else {"most_files": _FEW_FILES}
+        with model(self._directory, seed, max_size=max_size, **files) as history:
+            for _ in range(ACTS if is_long else self.rng.randrange(*_SHORT_ACTS)):
                 history.act()
             history.check()
             if damaged := history.store.verify():
@@ -64,8 +77,7 @@ class AnyHistories(Campaign):
             self._counts.update(history.kinds)
             self._counts["interrupted"] += history.interrupted
             self._counts["points"] += len(history.trees)
-        self.done += 1
-        return f"{len(history.trees)} points, {history.interrupted} acts interrupted"
+            self._counts["long" if is_long else "short"] += 1
 
     def summary(self) -> str:
         """Return how often each act was done."""

@@ -21,6 +21,7 @@ from tests.support.archives import seen
 from tests.support.docker_engine import Engine
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
+from wingsd.history.format import PIECE
 from wingsd.history.store import HistoryStore
 
 GIB = 1 << 30
@@ -167,7 +168,8 @@ async def test_a_reload_ends_and_begins_points_and_a_deletion_removes_them(
 async def test_the_end_of_the_daemon_interrupts_a_point(daemon: ReceivingNode) -> None:
     home = daemon.own(UUID)
     with (home / "large").open("wb") as file:
-        file.truncate(64 * GIB)
+        for at in range(0, 5 * GIB, PIECE):  # no piece is a hole
+            os.pwrite(file.fileno(), b"1", at)
     await daemon.start_loaded(system=settings(daemon))
     incoming = daemon.directory / "history" / UUID / "incoming"
     while not (incoming.exists() and os.listdir(incoming)):

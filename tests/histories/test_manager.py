@@ -20,7 +20,13 @@ from tests.support.logged_errors import Logged
 from tests.support.small_disk import small_disk
 from tests.support.workers import HeldWorkers
 from wingsd.config import HistoryConfig, ServerHistoryConfig
-from wingsd.errors import EnvironmentFailed, FileWorkCancelled, PointNamed, StorageError
+from wingsd.errors import (
+    EnvironmentFailed,
+    FileWorkCancelled,
+    MoveBusy,
+    PointNamed,
+    StorageError,
+)
 from wingsd.histories import manager
 from wingsd.histories.manager import HELD_PAUSE, QUIET_PAUSE, Histories
 from wingsd.history.capture import HistorySource
@@ -32,6 +38,7 @@ from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import LeftBackup, LeftState, RewindRecord, history_place
 from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
+from wingsd.transfers.incoming.moves.inbox import ANSWERED_WITHIN
 from wingsd.transfers.outgoing.left_histories import LeftHistories
 from wingsd.util.serialization import Span
 
@@ -259,8 +266,8 @@ def test_no_server_waits_for_long_work_on_the_history_of_another(node: HistoryNo
 def test_a_point_that_takes_long_goes_on_beside_those_of_other_servers(
     node: HistoryNode,
 ) -> None:
-    third = "22222222-6e2b-4c43-9d57-0c4c5e1c7f10"
-    for uuid in (UUID, OTHER, third):
+    uuids = [UUID, OTHER, *(f"{each}2222222-6e2b-4c43-9d57-0c4c5e1c7f10" for each in "23")]
+    for uuid in uuids:
         node.server(configuration(uuid))
     held: Any = HeldWorkers()
     node.histories._is_measured = True
@@ -268,20 +275,41 @@ def test_a_point_that_takes_long_goes_on_beside_those_of_other_servers(
     node.histories._parts.workers = held
     node.begin()
     held.held.pop(1).do()  # what removals have left
-    node.clock.advance(manager.LONG_AFTER - 1)
-    assert len(held.held) == 1
-    node.clock.advance(1)
-    assert len(held.held) == 2
-    node.clock.advance(10 * manager.LONG_AFTER)  # no third one beside these
+    for under_way, seconds in enumerate(manager.LONG_AFTER, start=1):
+        node.clock.advance(seconds - 1)
+        assert len(held.held) == under_way
+        node.clock.advance(1)
+    assert len(held.held) == 3
+    node.clock.advance(10 * manager.LONG_AFTER[-1])  # no fourth one beside these
+    assert len(held.held) == 3
+    held.held.pop(2).do()  # two disks hang
+    assert len(held.held) == 3
+    held.held.pop(2).do()
     assert len(held.held) == 2
     held.held.pop(0).do()
-    assert len(held.held) == 1
-    held.held.pop(0).do()
-    assert len(held.held) == 1
     held.held.pop(0).do()
     node.histories._parts.workers = workers
-    made = [node.numbers(uuid) for uuid in (UUID, OTHER, third)]
-    assert made == [[1]] * 3
+    assert [node.numbers(uuid) for uuid in uuids] == [[1]] * 4
+
+
+def test_who_waits_while_a_history_is_removed_shares_its_turns_with_those_after_it(
+    node: HistoryNode,
+) -> None:
+    node.write("as it is")
+    Outcome.of(node.histories.make(node.server())).value()
+    held: Any = HeldWorkers()
+    workers, node.histories._parts.workers = node.histories._parts.workers, held
+    removing = Outcome.of(node.histories.remove(UUID))
+    waiting = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    held.held.pop().do()
+    assert removing.over
+    (first,) = held.held
+    later = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    assert held.held == [first]
+    first.do()
+    held.held.pop().do()
+    assert (waiting.value(), later.value()) == ([], [])
+    node.histories._parts.workers = workers
 
 
 def test_who_gives_up_waiting_stops_the_work_and_keeps_the_turn_until_its_end(
@@ -652,6 +680,28 @@ def test_points_of_an_earlier_stay_are_known_when_their_disk_is_there_again(
     for _ in range(2):
         found = Outcome.of(status()).value()
         assert (found.state, found.base, found.floor) == ("send", 11, 2)
+
+
+def test_a_delta_is_taken_in_once_however_often_its_source_asks_meanwhile(
+    node: HistoryNode,
+) -> None:
+    server, parts = node.server(), node.daemon.histories
+    Outcome.of(parts.expect(1, UUID, 10, 5)).value()
+    node.write("as it is")
+    Outcome.of(node.histories.make(server)).value()
+    unused: Any = None
+    arriving = ArrivingHistories(parts.database, parts, parts.servers, unused, cast("Any", {}), 0)
+    record: Any = SimpleNamespace(id=1, server=UUID)
+    held: Any = HeldWorkers()
+    node.histories._parts.workers = held
+    for _ in range(3):
+        asked = Outcome.of(arriving.status(record, 0, 0, is_ordered=False))
+        node.clock.advance(ANSWERED_WITHIN)
+        asked.error(MoveBusy)
+    asked = Outcome.of(arriving.status(record, 0, 0, is_ordered=False))
+    (taking,) = held.held
+    taking.do()
+    assert asked.value().base == 11
 
 
 def test_a_history_that_is_removed_takes_the_undo_of_a_rewind_with_it(node: HistoryNode) -> None:

@@ -7,12 +7,14 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from tests.history.worlds import Model
-from wingsd.history.adopting import block_digests, wanted_blocks, write_bridge, write_catalogue
+from wingsd.history.adopting import BlockDigests, wanted_blocks, write_bridge, write_catalogue
 from wingsd.history.format import FormReader
 from wingsd.history.store import HistoryStore
 
@@ -48,15 +50,20 @@ def bridged(here: HistoryStore, there: HistoryStore, number: int, path: Path) ->
         base.open("rb") as opened,
         path.open("wb") as file,
         TemporaryFile() as digests,
-        TemporaryFile(buffering=0) as scratch,
+        ExitStack() as stack,
         here.opened(newest) as (chain, tree),
     ):
         reader, own = FormReader.of(opened.fileno(), "base"), chain[0]
         for wanted in wanted_blocks(reader, own):
             with there.opened(number) as (upper, copy):
-                digests.write(block_digests(upper, copy, scratch.fileno(), wanted, nothing))
+                scratch, place = there.new_scratch(stack), partial(_place, path.parent, number)
+                digests.write(BlockDigests(upper, copy, scratch, place, nothing).of(wanted))
         digests.seek(0)
         return write_bridge(reader, own, tree, digests.read, file.fileno(), nothing)
+
+
+def _place(directory: Path, number: int, path: bytes) -> str:
+    return str(directory / f"digests-{number}-{sha256(path).hexdigest()}")
 
 
 def nothing() -> None:

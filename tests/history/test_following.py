@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.history.following import ARRIVED, bridged, followed, moved
 from tests.history.worlds import Model, model
 from tests.support.archives import seen
-from wingsd.errors import HistoryBaseChanged, HistoryDamaged
-from wingsd.histories.following import base_page, digests_of, next_delta
-from wingsd.history.adopting import BlockRange
-from wingsd.history.format import BLOCK, PointLabel
+from wingsd.errors import HistoryBaseChanged, HistoryDamaged, StorageError
+from wingsd.histories.following import base_page, digests_of, drop_arriving, next_delta
+from wingsd.history import adopting
+from wingsd.history.adopting import DIGEST, BlockRange, Scratch
+from wingsd.history.format import (
+    BLOCK,
+    CheckedRoot,
+    FormKind,
+    FormWriter,
+    PastDirectory,
+    PastEntry,
+    PastFile,
+    PastLink,
+    PastNothing,
+    Point,
+    PointLabel,
+    Section,
+)
+from wingsd.history.rewriting import difference
+from wingsd.moves.digests import block_digest
 
 HISTORIES = 12
 ACTS = 10
@@ -155,6 +174,96 @@ def test_the_source_learns_of_no_point_but_the_base(history: Model) -> None:
     base_page(history.store, 2, 0, 1)
     base_page(history.store, 1, 0, 0)
     assert [each.name for each in home.glob("base-*")] == ["base-1"]
+
+
+def test_a_large_file_is_put_together_once_for_all_its_digests(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, step = 64 * BLOCK + 100, 16
+    data = random.Random(1).randbytes(size)
+    file = history.world.root / "map.sqlite"
+    file.write_bytes(data)
+    (history.world.root / "same").write_bytes(data)
+    history.make()
+    with file.open("r+b") as opened:
+        opened.write(b"changed after the base")
+    history.make()
+    put_together: list[int] = []
+    fill = Scratch.fill
+
+    def noted(scratch: Scratch, *more: Any) -> bytes:
+        put_together.append(scratch.fd)
+        return fill(scratch, *more)
+
+    monkeypatch.setattr(adopting, "MOST_BLOCKS", step)
+    monkeypatch.setattr(Scratch, "fill", noted)
+    found = {b"map.sqlite": b"", b"same": b""}
+    for path in found:
+        for first in range(0, 80, step):
+            found[path] += digests_of(history.store, 1, [BlockRange(path, first, step)], 0)
+    blocks = [block_digest(data[at : at + BLOCK]) for at in range(0, 80 * BLOCK, BLOCK)]
+    assert found == dict.fromkeys(found, b"".join(blocks))
+    assert len(put_together) == 1
+    home = history.directory / "history"
+    assert len([*home.glob("base-1-*")]) == 1
+    drop_arriving(history.store)
+    assert [*home.glob("base-*")] == []
+
+
+def test_what_is_put_together_leaves_the_reserve_of_the_disk(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = history.world.root / "map.sqlite"
+    file.write_bytes(b"1" * BLOCK)
+    history.make()
+    file.write_bytes(b"2" * BLOCK)
+    history.make()
+    history.store.reserve = 100 << 20
+    disk = SimpleNamespace(f_frsize=1 << 20, f_blocks=10_000, f_bavail=100, f_files=0, f_favail=0)
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: disk)
+    for work in (
+        lambda: digests_of(history.store, 1, [BlockRange(b"map.sqlite", 0, 1)], 0),
+        lambda: base_page(history.store, 1, 0, 0),
+    ):
+        with pytest.raises(StorageError, match="must stay free"):
+            work()
+    disk.f_bavail = 102
+    assert len(digests_of(history.store, 1, [BlockRange(b"map.sqlite", 0, 1)], 0)) == DIGEST
+
+
+_HOSTILE: dict[str, list[PastEntry]] = {
+    "in a symlink": [
+        PastDirectory(b"", 0o755, 0),
+        PastLink(b"a", 0, b"/etc"),
+        PastFile(b"a/b", 0o644, 0, 0, bytes(32)),
+    ],
+    "in nothing": [PastDirectory(b"", 0o755, 0), PastFile(b"a/b/c", 0o644, 0, 0, bytes(32))],
+}
+
+
+@pytest.mark.parametrize("kind", _HOSTILE)
+def test_a_point_whose_files_are_in_no_directory_is_damaged(history: Model, kind: str) -> None:
+    history.world.root.joinpath("x").touch()
+    history.make()
+    history.world.root.joinpath("x").write_bytes(b"2")
+    assert history.store.make(history.source, PointLabel.RUNNING, 9) is not None
+    history.store.remove(1)
+    root = CheckedRoot()
+    for entry in _HOSTILE[kind]:
+        root.add(entry)
+    arrived = history.directory / "history" / "arrived"
+    with arrived.open("wb", buffering=0) as file:
+        writer = FormWriter(file.fileno(), FormKind.DELTA, 5, 9)
+        for entry in _HOSTILE[kind]:
+            section = Section(False, 0, 0) if isinstance(entry, PastFile) else None
+            writer.add(entry, section)
+        writer.add(PastNothing(b"x"))
+        point = Point(5, 0, PointLabel.STOPPED, root.digest(), root.files, root.size)
+        writer.finish(point)
+    history.store.adopt(ARRIVED, is_bridge=False)
+    with pytest.raises(HistoryDamaged):
+        difference(history.store, 5)
+    assert [*history.store.verify()] == [5]
 
 
 def test_nothing_is_sent_before_a_point_that_is_older_than_all(history: Model) -> None:

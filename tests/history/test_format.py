@@ -14,10 +14,13 @@ from wingsd.errors import HistoryDamaged, HistoryVersionUnknown
 from wingsd.filesystem.attributes import encode_attributes
 from wingsd.history.format import (
     BLOCK,
+    PIECE,
     FileChunk,
+    FileHash,
     FormKind,
     FormReader,
     FormWriter,
+    Holes,
     PastDirectory,
     PastEntry,
     PastFile,
@@ -30,7 +33,10 @@ from wingsd.history.format import (
     Section,
     differences,
     encode_chunks,
+    hole_differences,
     merge_chunks,
+    parts_of,
+    pieces_of,
     read_chunks,
 )
 
@@ -196,3 +202,33 @@ def test_blocks_of_zeros_take_no_data(content: bytes) -> None:
     assert len(section) <= len(content) + 12 * (len(content) // BLOCK + 1)
     if not any(content):
         assert len(section) <= 24
+
+
+def test_holes_have_the_digest_of_zeros(fd: int) -> None:
+    size = 9000 * PIECE + 5
+    os.ftruncate(fd, size)
+    os.pwrite(fd, b"data", 8200 * PIECE + 7)
+    digest, read = FileHash(), []
+    for at in pieces_of(Holes(fd, size), digest):
+        read.append(at)
+        digest.add(os.pread(fd, PIECE, at))
+    assert read == [8200 * PIECE]
+    every = [os.pread(fd, PIECE, at) for at in range(0, size, PIECE)]
+    expected = sha256(b"".join(sha256(piece).digest() for piece in every)).digest()
+    assert digest.digest() == expected
+
+
+@pytest.mark.parametrize("old", [0, 1, PIECE - 1, PIECE, 3 * PIECE + BLOCK, 3 * PIECE + 5000])
+@pytest.mark.parametrize("new", [0, 5, PIECE, 2 * PIECE + 1, 3 * PIECE + 4999])
+def test_a_hole_differs_as_zeros_do(old: int, new: int) -> None:
+    """Of files that are one hole all differences are those beyond the end of the shorter one."""
+    fds = [os.memfd_create("hole") for _ in range(2)]
+    for each, size in zip(fds, (old, new), strict=True):
+        os.ftruncate(each, size)
+    parts = [*parts_of(Holes(fds[0], old), Holes(fds[1], new))]
+    assert parts == ([(0, max(old, new), True)] if max(old, new) else [])
+    for first, last, direction in ((old, new, 0), (new, old, 1)):
+        found = b"".join(hole_differences(old, new, at, end)[direction] for at, end, _ in parts)
+        assert found == differences(bytes(first), bytes(last), 0)[0]
+    for each in fds:
+        os.close(each)

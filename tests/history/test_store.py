@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,14 @@ from wingsd.errors import (
 from wingsd.history import capture
 from wingsd.history.adopting import write_catalogue
 from wingsd.history.capture import HistorySource
-from wingsd.history.format import BLOCK, PastEntry, PastFile, PastNothing, PointLabel
+from wingsd.history.format import (
+    BLOCK,
+    MAX_SIZE,
+    PastEntry,
+    PastFile,
+    PastNothing,
+    PointLabel,
+)
 from wingsd.history.names import PointName, read_names
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
@@ -476,25 +484,6 @@ def test_a_changed_byte_of_a_copy_is_not_taken_for_the_past(history: Model) -> N
     history.check(only=3)
 
 
-@pytest.mark.parametrize("share", [0, 1])
-def test_a_damaged_copy_of_a_large_file_is_found_some_day(
-    history: Model, monkeypatch: pytest.MonkeyPatch, share: int
-) -> None:
-    monkeypatch.setattr(capture, "CHECKED", 0)
-    monkeypatch.setattr(capture, "CHECKED_SHARE", share)
-    file = history.world.root / "f"
-    first = noise(4 * BLOCK)
-    file.write_bytes(first)
-    history.make()
-    damage_file(history.directory / "history" / "tree" / "f")
-    file.write_bytes(first + b"1")
-    history.make()
-    assert history.store.damaged == ({1: (b"f",)} if share else {})
-    # In any case the newest point is whole, and verification finds the older one.
-    history.check(only=2)
-    assert history.store.verify() == {1: (b"f",)}
-
-
 @pytest.mark.promise("history-outlives-its-disk")
 def test_a_tree_that_has_lost_directories_is_made_again(history: Model) -> None:
     root, tree = history.world.root, history.directory / "history" / "tree"
@@ -917,3 +906,72 @@ def test_a_disk_that_is_full_costs_the_point_that_is_made(tmp_path: Path) -> Non
         history.store.remove(history.numbers()[-1])
         history.check()
         history.store.close()
+
+
+_TIB = 1 << 40
+
+
+def written_parts(path: Path) -> dict[int, bytes]:
+    """Return what is in the blocks of a sparse file that are not holes."""
+    found: dict[int, bytes] = {}
+    at = 0
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while at < size:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA) // BLOCK * BLOCK
+            except OSError:
+                break
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            found |= {each: os.pread(file.fileno(), BLOCK, each) for each in range(at, end, BLOCK)}
+            at = end
+    return {size: b""} | {each: data for each, data in found.items() if any(data)}
+
+
+def test_holes_of_tebibytes_cost_nothing(history: Model) -> None:
+    file = history.world.root / "sparse"
+    file.touch()
+    trees = {}
+
+    def make(size: int, *places: int) -> None:
+        with file.open("r+b") as opened:
+            opened.truncate(size)
+            for at in places:
+                opened.seek(at)
+                opened.write(b"written at %d" % at)
+        history.world.note()
+        made = history.store.make(history.source, PointLabel.RUNNING)
+        assert made is not None
+        trees[made.number] = written_parts(file)
+
+    before = time.process_time()
+    make(_TIB, 5, _TIB // 2, _TIB - 100)
+    make(_TIB, _TIB // 3)
+    make(_TIB + 12345, _TIB // 2)
+    make(3)
+    make(2 * _TIB + 1)
+    file.unlink()
+    file.mkdir()
+    assert history.store.make(history.source, PointLabel.RUNNING) is not None
+    history.store.remove(3)
+    assert history.store.verify() == {}
+    assert history.store.size < 1 << 20
+    for number in (1, 2, 4, 5):
+        target = history.directory / f"rebuilt-{number}"
+        target.mkdir()
+        fd = os.open(target, os.O_RDONLY)
+        history.store.rebuild(number, fd)
+        os.close(fd)
+        assert written_parts(target / "sparse") == trees[number]
+        assert (target / "sparse").stat().st_blocks < 1000
+    assert time.process_time() - before < 60  # of zeros that are read, it is hours
+
+
+def test_a_file_that_is_too_large_is_left_out_and_named(history: Model) -> None:
+    with (history.world.root / "large").open("wb") as file:
+        file.truncate(MAX_SIZE + 1)
+    (history.world.root / "small").write_bytes(b"small")
+    made = history.store.make(history.source, PointLabel.STOPPED)
+    assert made is not None
+    assert (made.files, made.unsettled) == (1, (b"large",))
+    assert history.store.verify() == {}

@@ -57,32 +57,35 @@ def distrusted() -> MeasuredFileSystems:
 
 @define
 class World:
-    """The directory of a server, and what draws the changes."""
+    """The directory of a server with at most so many files, and what draws the changes."""
 
     root: Path
     rng: random.Random
-    _clock: int = field(init=False, default=0)
+    most: int = _MOST_FILES
+    #: The ctime at which something was changed last, or a later one.
+    _noted: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self.root.mkdir(exist_ok=True)
 
     def change(self, count: int) -> None:
         """Make so many changes, all at another ctime than those before."""
-        self._tick()
+        while self._ctime() == self._noted:
+            pass
         for _ in range(count):
             with suppress(OSError):  # a name is in use, or something of another kind
                 self.rng.choice(self._acts())()
+        self.note()
 
-    def _tick(self) -> None:
-        """Wait until the clock of ctime has gone on."""
+    def note(self) -> None:
+        """Note that files may have changed just now: later changes are made at another ctime."""
+        self._noted = self._ctime()
+
+    def _ctime(self) -> int:
+        """Return the ctime that a change gets now."""
         probe = self.root.parent / "tick"
-        begin = 0
-        while True:
-            probe.write_bytes(b"")
-            now = probe.stat().st_ctime_ns
-            begin = begin or now
-            if now != begin:
-                return
+        probe.write_bytes(b"")
+        return probe.stat().st_ctime_ns
 
     def _acts(self) -> list[Callable[[], object]]:
         often = [self._write, self._overwrite, self._overwrite, self._resize]
@@ -125,7 +128,7 @@ class World:
         return self.rng.choice(_SIZES) + self.rng.choice((0, 0, self.rng.randrange(3 * BLOCK)))
 
     def _write(self) -> None:
-        if len(self._found(os.path.lexists)) >= _MOST_FILES:
+        if len(self._found(os.path.lexists)) >= self.most:
             self._remove()
         with open(self._new(), "xb") as file:
             file.write(self._bytes(self._size()))
@@ -230,6 +233,7 @@ class Model:
     rng: random.Random
     is_trusted: bool = True
     max_size: int | None = None
+    most_files: int = _MOST_FILES
     trees: dict[int, Tree] = field(init=False, factory=dict)
     #: How often an act was interrupted.
     interrupted: int = field(init=False, default=0)
@@ -240,7 +244,7 @@ class Model:
     _most: int = field(init=False, default=40)
 
     def __attrs_post_init__(self) -> None:
-        self.world = World(self.directory / "server", self.rng)
+        self.world = World(self.directory / "server", self.rng, self.most_files)
         self.store = self._opened()
         systems = trusted(self.directory) if self.is_trusted else distrusted()
         self.source = HistorySource(
@@ -267,6 +271,7 @@ class Model:
     def make(self) -> Point | None:
         """Make a point."""
         label = self.rng.choice([*PointLabel])
+        self.world.note()
         made = self.store.make(self.source, label)
         if made is not None:
             self.trees[made.number] = seen(self.world.root)
@@ -330,7 +335,7 @@ class Model:
         numbers = self.numbers()
         if kind == "make":
             self.world.change(self.rng.randrange(1, 7))
-            self.may_fail(self.make)
+            self.may_fail(self._make)
         elif kind == "remove" and len(numbers) > 1 + keeps_oldest:
             number = self.rng.choice(numbers[1:-1] if keeps_oldest else numbers[1:])
             if number in self.names.values():
@@ -408,10 +413,12 @@ def _nothing() -> None:
 
 
 @contextmanager
-def model(directory: Path, seed: int, *, max_size: int | None = None) -> Iterator[Model]:
+def model(
+    directory: Path, seed: int, *, max_size: int | None = None, most_files: int = _MOST_FILES
+) -> Iterator[Model]:
     """Yield a model whose history is drawn by a seed."""
     rng = random.Random(seed)
-    made = Model(directory, rng, rng.random() < 0.7, max_size)
+    made = Model(directory, rng, rng.random() < 0.7, max_size, most_files)
     try:
         yield made
     finally:

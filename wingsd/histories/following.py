@@ -11,8 +11,9 @@ from __future__ import annotations
 import marshal
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -29,8 +30,9 @@ from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.history.adopting import (
     DIGEST,
     MOST_BLOCKS,
+    NEW,
+    BlockDigests,
     BlockRange,
-    block_digests,
     described,
     wanted_blocks,
     write_bridge,
@@ -63,10 +65,9 @@ __all__ = [
 
 #: The bridge at the source.
 _BRIDGE = "bridge"
-#: At the destination: the catalogue of the base, and a delta that grows, or is whole.
+#: At the destination: the catalogue of the base, and digests of files of it; a delta that grows,
+#: or is whole.
 _BASE, _PART, _WHOLE = "base-", "arriving-", "arrived-"
-#: What is being written.
-_NEW = "-part"
 _DELTA = re.compile(r"(\d{20})\.delta").fullmatch
 _READ = os.O_RDONLY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -201,7 +202,7 @@ class BridgeWork:
 
     def write(self, store: HistoryStore) -> list[bytes]:
         """Write the bridge; return the files that could not be read as they were."""
-        part = os.path.join(self._directory, _BRIDGE + _NEW)
+        part = os.path.join(self._directory, _BRIDGE + NEW)
         with (
             storage_errors(f"{self._directory} cannot be written"),
             store.opened(store.points()[0].number) as ((own,), tree),
@@ -295,25 +296,31 @@ def base_page(store: HistoryStore, number: int, offset: int, floor: int) -> byte
                 os.unlink(os.path.join(store.directory, name))
             with (
                 _opened(store, number, floor) as (chain, _),
-                closing_descriptor(os.open(path + _NEW, _MAKE, 0o600)) as fd,
+                closing_descriptor(os.open(path + NEW, _MAKE, 0o600)) as fd,
             ):
+                store.require_room(chain[0].size)
                 write_catalogue(chain, fd)
-            os.rename(path + _NEW, path)
+            os.rename(path + NEW, path)
         with open(path, "rb") as file:
             file.seek(offset)
             return file.read(PAGE)
 
 
 def digests_of(
-    store: HistoryStore, number: int, wanted: Iterable[BlockRange], floor: int
+    store: HistoryStore, number: int, wanted: Sequence[BlockRange], floor: int
 ) -> bytes:
     """Return the digests of blocks at a point. Raises HistoryBaseChanged for another base."""
+
+    def place(path: bytes) -> str:
+        return os.path.join(store.directory, f"{_BASE}{number}-{sha256(path).hexdigest()}")
+
     with (
         storage_errors(f"{store.directory} cannot be read"),
         _opened(store, number, floor) as (chain, tree),
-        TemporaryFile(dir=store.directory, buffering=0) as scratch,
+        ExitStack() as stack,
     ):
-        return block_digests(chain, tree, scratch.fileno(), wanted, store.check)
+        scratch = store.new_scratch(stack)
+        return BlockDigests(chain, tree, scratch, place, store.check).of(wanted)
 
 
 @contextmanager

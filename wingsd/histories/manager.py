@@ -80,8 +80,8 @@ HELD_PAUSE = 30.0
 STOPPED_PAUSE, LEAST_PAUSE = 5.0, 60.0
 #: Seconds after which new servers are noticed.
 NOTICED_WITHIN = 60.0
-#: Seconds after which a look goes on beside those at other servers, one at a time.
-LONG_AFTER = 60.0
+#: Seconds after which a look goes on beside those at other servers, and a second one does.
+LONG_AFTER = (60.0, 600.0)
 #: A history is late that was not brought up to date for twice its pause, and so many seconds.
 LATE_AFTER = 600.0
 #: Points that are removed at a look, so that a wrong clock does not take all of them at once: each
@@ -245,8 +245,8 @@ class Histories:
         self._histories: dict[str, _History] = {}
         self._changes = Changes()
         self._running: Deferred[None] | None = None
-        #: A look that takes long.
-        self._long: Deferred[None] | None = None
+        #: Looks that take long, at disks that may not answer any more.
+        self._long: list[Deferred[None]] = []
         self._is_stopping = False
         self._is_measured = False
         self._checking = Periodic(parts.reactor, self._check_some)
@@ -614,8 +614,7 @@ class Histories:
             await self._parts.database.forget_undo(uuid)
             self.pinned.pop(uuid, None)
             await self._parts.workers.run(self._remove_aside, uuid)
-        self._histories.pop(uuid, None)
-        history.state = HistoryState()
+        self._drop(history)
         self._show(history)
         self._log.info("{server}: its history is removed", server=uuid)
 
@@ -726,10 +725,11 @@ class Histories:
         """Make the point that is due; one that takes long goes on beside the next ones."""
         looking = Deferred.fromCoroutine(self._attempt(history))
         looking.addErrback(failure_logger(self._log, "a point was not made"))
-        if self._long is not None and not self._long.called:
+        self._long = [each for each in self._long if not each.called]
+        if len(self._long) == len(LONG_AFTER):
             await when_fired(looking)
-        elif not await fires_within(looking, LONG_AFTER, self._reactor):
-            self._long = looking
+        elif not await fires_within(looking, LONG_AFTER[len(self._long)], self._reactor):
+            self._long.append(looking)
 
     def _notice(self) -> None:
         """Note new servers."""
@@ -743,7 +743,7 @@ class Histories:
         try:
             server = self._servers.get(history.uuid)
         except ServerNotFound:
-            self._histories.pop(history.uuid, None)
+            self._drop(history)
             return
         if _is_held(server):
             history.advanced = began
@@ -848,7 +848,7 @@ class Histories:
                 continue
             try:
                 await self.verify(history.uuid)
-            except FileWorkCancelled:
+            except (FileWorkCancelled, NoSuchPoint):  # its first point is still to be made
                 continue
             except DaemonStopping:
                 return
@@ -868,6 +868,12 @@ class Histories:
             now = self._reactor.seconds()
             history = self._histories[uuid] = _History(uuid, now, now)
         return history
+
+    def _drop(self, history: _History) -> None:
+        """Forget what is known of a history. Who waits for its turn goes on with the same lock."""
+        history.state, history.is_known = HistoryState(), False
+        if not history.lock.locked:
+            self._histories.pop(history.uuid, None)
 
     def _terms(self, uuid: str) -> HistoryTerms:
         return self._parts.config.system.history.terms(uuid)
@@ -916,6 +922,7 @@ class Histories:
             if doing.reads and not os.path.isdir(self.path(history.uuid)):
                 raise FileMissing("the history was removed")
             store = HistoryStore(self.path(history.uuid), log)
+        store.reserve = ArchiveLimits.configured(self._parts.config.system.transfers).reserve
         try:
             doing.opened(store)
             found = work(doing, store)

@@ -12,27 +12,35 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from itertools import groupby
 from typing import Any, NamedTuple
+
+from attrs import define, frozen
 
 from wingsd.errors import HistoryDamaged
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.history.capture import joined
 from wingsd.history.format import (
     BLOCK,
+    PIECE,
+    SECTOR,
+    CheckedRoot,
+    FileHash,
     FormKind,
     FormReader,
     FormWriter,
+    Holes,
     PastEntry,
     PastFile,
     PastNothing,
-    RootHash,
     Section,
+    Select,
     differences,
     encode_chunks,
+    every_path,
+    hole_differences,
+    parts_of,
 )
-from wingsd.history.newest import PIECE
 from wingsd.history.rebuilding import (
     Contents,
     contents_of,
@@ -42,6 +50,7 @@ from wingsd.history.rebuilding import (
     write_contents,
 )
 from wingsd.moves.digests import block_digest
+from wingsd.moves.nodes import tree_key
 from wingsd.util.text import display
 
 DIGEST = 16
@@ -56,7 +65,12 @@ MOST_RANGES = 2048
 MOST_PATHS = 1 << 16
 """The most bytes of their paths, if there are several."""
 
+NEW = "-part"
+"""The end of the name of a file that is not complete."""
+
 _PIECE_BLOCKS = PIECE // BLOCK
+#: The digest of a block beyond the end of a file.
+_BEYOND = block_digest(b"")
 
 
 class BlockRange(NamedTuple):
@@ -67,9 +81,11 @@ class BlockRange(NamedTuple):
     blocks: int
 
 
-def entries_of(chain: Sequence[FormReader]) -> Iterator[tuple[PastEntry, Contents]]:
+def entries_of(
+    chain: Sequence[FormReader], select: Select = every_path
+) -> Iterator[tuple[PastEntry, Contents]]:
     """Yield the entries of the last point of a chain, and what the contents of files are."""
-    for _, found in overlaid(chain):
+    for _, found in overlaid(chain, select):
         entry = next(each for each in reversed(found) if each is not None)[0]
         if not isinstance(entry, PastNothing):
             yield entry, contents_of(chain, found)
@@ -84,40 +100,103 @@ def write_catalogue(chain: Sequence[FormReader], fd: int) -> None:
     writer.finish(point)
 
 
-def block_digests(
-    chain: Sequence[FormReader],
-    tree: int,
-    scratch: int,
-    wanted: Iterable[BlockRange],
-    check: Callable[[], None],
-) -> bytes:
-    """Return the digests of blocks at the last point of a chain, one after the other.
+@frozen(eq=False, repr=False)
+class Scratch:
+    """The file `fd`, in which one file at a time is put together.
 
-    Blocks beyond the end of a file, or of what is no file, have that of no bytes. `tree` is the
-    newest one, `scratch` a file that is overwritten. The ranges are sorted as entries are.
+    `require_room` is called with the bytes that it will take on the disk, and may raise.
     """
-    by_path = groupby(wanted, key=lambda each: each.path)
-    asked = ((path, list(ranges)) for path, ranges in by_path)
-    directories = OpenDirectories(tree, lambda path: None)
-    found: list[bytes] = []
-    entries = ((entry.path, (entry, contents)) for entry, contents in entries_of(chain))
-    try:
-        for path, (described, ranges) in joined(entries, asked):
-            if ranges is None:
-                continue
-            entry, contents = described or (PastNothing(path), (None, []))
-            if not isinstance(entry, PastFile):
-                found += (block_digest(b"") for each in ranges for _ in range(each.blocks))
-            elif contents[1]:
-                os.ftruncate(scratch, 0)
-                write_contents(scratch, contents, directories, check)
-                found += _digests(scratch, ranges, check)
-            else:
-                with opened_copy(directories, path) as fd:
-                    found += _digests(fd, ranges, check)
-    finally:
-        directories.close()
-    return b"".join(found)
+
+    fd: int
+    require_room: Callable[[int], None]
+
+    def fill(self, contents: Contents, tree: OpenDirectories, check: Callable[[], None]) -> bytes:
+        """Write a file, and return its digest. Raises HistoryDamaged and OSError."""
+        os.ftruncate(self.fd, 0)
+        base, versions = contents
+        size = sum(each.section.length for each in versions)
+        if base is not None:
+            with opened_copy(tree, base.path) as source:
+                size += os.fstat(source).st_blocks * SECTOR
+        self.require_room(size)
+        return write_contents(self.fd, contents, tree, check)
+
+
+@define(eq=False, repr=False)
+class BlockDigests:
+    """Digests of the blocks of files at the last point of a chain.
+
+    `tree` is that of the newest point. Those of a large file that is not as in the newest point
+    are kept in the file that `place` returns: it is put together once, and asked about often.
+    """
+
+    _chain: Sequence[FormReader]
+    _tree: int
+    _scratch: Scratch
+    _place: Callable[[bytes], str]
+    _check: Callable[[], None]
+
+    def of(self, wanted: Sequence[BlockRange]) -> bytes:
+        """Return the digests of blocks, one after the other. The ranges are sorted as entries are.
+
+        Blocks beyond the end of a file, or of what is no file, have that of no bytes.
+        """
+        by_path = groupby(wanted, key=lambda each: each.path)
+        asked = {path: list(ranges) for path, ranges in by_path}
+        last = tree_key(wanted[-1].path) if wanted else b""
+
+        def select(path: bytes) -> bool | None:
+            return path in asked or (None if tree_key(path) > last else False)
+
+        entries = ((entry.path, (entry, it)) for entry, it in entries_of(self._chain, select))
+        directories = OpenDirectories(self._tree, lambda path: None)
+        found: list[bytes] = []
+        try:
+            for path, (described, ranges) in joined(entries, asked.items()):
+                entry, contents = described or (PastNothing(path), (None, []))
+                if isinstance(entry, PastFile):
+                    found += self._of_file(entry, contents, directories, ranges)
+                else:
+                    found += (_BEYOND for each in ranges for _ in range(each.blocks))
+        finally:
+            directories.close()
+        return b"".join(found)
+
+    def _of_file(
+        self,
+        entry: PastFile,
+        contents: Contents,
+        directories: OpenDirectories,
+        ranges: Sequence[BlockRange],
+    ) -> Iterator[bytes]:
+        if not contents[1]:
+            with opened_copy(directories, entry.path) as fd:
+                yield from _digests(fd, ranges, self._check)
+        elif entry.size <= MOST_BLOCKS * BLOCK:
+            self._scratch.fill(contents, directories, self._check)
+            yield from _digests(self._scratch.fd, ranges, self._check)
+        else:
+            path = self._place(entry.path)
+            if not os.path.exists(path):
+                self._keep(entry, contents, directories, path)
+            with open(path, "rb") as file:
+                for each in ranges:
+                    file.seek(each.first * DIGEST)
+                    digests = file.read(each.blocks * DIGEST)
+                    yield digests + _BEYOND * (each.blocks - len(digests) // DIGEST)
+
+    def _keep(
+        self, entry: PastFile, contents: Contents, directories: OpenDirectories, path: str
+    ) -> None:
+        """Write the digests of all blocks of a file."""
+        self._scratch.fill(contents, directories, self._check)
+        whole = BlockRange(entry.path, 0, -(-entry.size // BLOCK))
+        self._scratch.require_room(whole.blocks * DIGEST)
+        new = f"{path}{NEW}"
+        with open(new, "wb") as file:
+            file.writelines(_digests(self._scratch.fd, [whole], self._check))
+        os.rename(new, path)
+        os.ftruncate(self._scratch.fd, 0)
 
 
 def _digests(fd: int, ranges: Iterable[BlockRange], check: Callable[[], None]) -> Iterator[bytes]:
@@ -217,7 +296,7 @@ class _Bridge:
         self._directories = OpenDirectories(tree, lambda path: None)
         #: The file that is being compared, its digest so far, and where its section begins.
         self._fd = -1
-        self._digest = sha256()
+        self._digest = FileHash()
         self._offset = 0
         #: Files that could not be read as they were.
         self.damaged: list[bytes] = []
@@ -232,7 +311,7 @@ class _Bridge:
             self._writer.add(now, Section(True, self._writer.data_bytes, 0))
             return
         if not unit.first:
-            self._offset, self._digest = self._writer.data_bytes, sha256()
+            self._offset, self._digest = self._writer.data_bytes, FileHash()
         self._compare(unit, now, digests)
         if unit.first + unit.blocks < -(-now.size // BLOCK):
             return
@@ -253,7 +332,7 @@ class _Bridge:
             data = b""
             with suppress(OSError):  # its digest differs then
                 data = os.pread(self._fd, length, first * BLOCK)[: now.size - first * BLOCK]
-            self._digest.update(data)
+            self._digest.add(data)
             at = (first - unit.first) * DIGEST
             for start, stop in _differing(data, digests[at : at + _PIECE_BLOCKS * DIGEST]):
                 for chunk in encode_chunks(first + start, data[start * BLOCK : stop * BLOCK]):
@@ -290,13 +369,13 @@ def _differing(data: bytes, digests: bytes) -> Iterator[tuple[int, int]]:
 
 
 def check_bridge(
-    chain: Sequence[FormReader], tree: int, scratch: int, check: Callable[[], None]
+    chain: Sequence[FormReader], tree: int, scratch: Scratch, check: Callable[[], None]
 ) -> tuple[bytes, ...]:
     """Check that a chain makes its last point, and return the files of its last delta that differ.
 
-    `tree` and `scratch` are as for `block_digests`. Raises HistoryDamaged where entries differ.
+    `tree` is that of the newest point. Raises HistoryDamaged where entries differ.
     """
-    root = RootHash()
+    root = CheckedRoot()
     damaged: list[bytes] = []
     directories = OpenDirectories(tree, lambda path: None)
     try:
@@ -306,16 +385,15 @@ def check_bridge(
                 continue
             root.add(entry)
             if isinstance(entry, PastFile) and found[-1] is not None:
-                os.ftruncate(scratch, 0)
                 try:
-                    digest = write_contents(scratch, contents_of(chain, found), directories, check)
+                    digest = scratch.fill(contents_of(chain, found), directories, check)
                 except HistoryDamaged:
                     digest = b""
                 if digest != entry.digest:
                     damaged.append(path)
     finally:
         directories.close()
-    if root.digest() != chain[-1].point.root:
+    if not root.matches(chain[-1].point):
         number = chain[-1].point.number
         raise HistoryDamaged(f"point {number}", "its entries do not have its root")
     return tuple(damaged)
@@ -326,24 +404,23 @@ def rebase_delta(
     older: FormReader,
     tree: int,
     fd: int,
-    scratches: tuple[int, int],
+    scratches: tuple[Scratch, Scratch],
     check: Callable[[], None],
 ) -> None:
     """Write the delta by which the last point of a chain becomes an older one.
 
-    `older` is the delta by which the point before the last becomes it. `tree` is the newest one,
-    `scratches` are files that are overwritten.
+    `older` is the delta by which the point before the last becomes it. `tree` is the newest one.
     """
     writer = FormWriter(fd, FormKind.DELTA, older.point.number, chain[-1].point.number)
     directories = OpenDirectories(tree, lambda path: None)
 
     def contents(
-        scratch: int, forms: Sequence[FormReader], found: Sequence[Any], size: int
-    ) -> None:
-        os.ftruncate(scratch, 0)
+        scratch: Scratch, forms: Sequence[FormReader], found: Sequence[Any], size: int
+    ) -> Holes:
         with suppress(HistoryDamaged):  # it stays damaged
-            write_contents(scratch, contents_of(forms, found), directories, check)
-        os.ftruncate(scratch, size)
+            scratch.fill(contents_of(forms, found), directories, check)
+        os.ftruncate(scratch.fd, size)
+        return Holes(scratch.fd, size)
 
     try:
         for path, (*upper, between, last) in overlaid([*chain, older]):
@@ -365,17 +442,25 @@ def rebase_delta(
                     writer.data(data)
             elif not _has_same_bytes(was, now):
                 size = was.size if isinstance(was, PastFile) else 0
-                contents(scratches[0], [*chain[:-1], older], [*upper, last], now.size)
-                contents(scratches[1], chain, [*upper, between], size)
-                for at in range(0, now.size, PIECE):
+                new = contents(scratches[0], [*chain[:-1], older], [*upper, last], now.size)
+                old = contents(scratches[1], chain, [*upper, between], size)
+                for data in _chunks_between(old, new):
                     check()
-                    base = os.pread(scratches[1], PIECE, at)
-                    target = os.pread(scratches[0], PIECE, at)
-                    writer.data(differences(base, target, at)[0])
+                    writer.data(data)
             writer.add(now, Section(is_based, offset, writer.data_bytes - offset))
         writer.finish(older.point)
     finally:
         directories.close()
+
+
+def _chunks_between(old: Holes, new: Holes) -> Iterator[bytes]:
+    """Yield the chunks by which one file becomes another one."""
+    for at, end, is_hole in parts_of(old, new):
+        if is_hole:
+            yield hole_differences(old.size, new.size, at, end)[0]
+        else:
+            base, target = (os.pread(each.fd, PIECE, at) for each in (old, new))
+            yield differences(base, target, at)[0]
 
 
 def described(paths: Sequence[bytes]) -> str:

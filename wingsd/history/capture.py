@@ -18,7 +18,6 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
-from hashlib import sha256
 from heapq import merge
 from itertools import groupby
 from random import Random
@@ -36,8 +35,13 @@ from wingsd.filesystem.walk import gone, opened, unreadable
 from wingsd.history.format import (
     BLOCK,
     DISK_ERRORS,
+    MAX_SIZE,
+    PIECE,
+    SECTOR,
     FileChunk,
+    FileHash,
     FormWriter,
+    Holes,
     PastDirectory,
     PastEntry,
     PastFile,
@@ -47,10 +51,14 @@ from wingsd.history.format import (
     Section,
     differences,
     encode_chunks,
+    hole_differences,
+    parts_of,
+    piece_digest,
+    pieces_of,
     read_chunks,
     read_fully,
 )
-from wingsd.history.newest import PIECE, SECTOR, NewestTree, write_data
+from wingsd.history.newest import NewestTree, write_data
 from wingsd.moves.applier import write_at
 from wingsd.moves.filling import PageCacheKeeper
 from wingsd.moves.nodes import (
@@ -69,12 +77,6 @@ from wingsd.util.text import display, reading_advice
 
 TRIES = 4
 """How often a file is read that is changed meanwhile."""
-
-CHECKED, CHECKED_SHARE = 64 << 20, 1 / 8
-"""Bytes of a changed file up to which its copy always has to have its digest; the share of others.
-
-A second SHA-256 of a file of GiB would be a third of the CPU time of its point.
-"""
 
 REREAD = 1 / 500
 """The share of unchanged files that are read nevertheless: so each of them is, some day."""
@@ -488,12 +490,12 @@ class Capture:
     def _old_file(self, writer: FormWriter, old: PastFile) -> Section:
         """Write a file of the newest point, which is one no more, to the delta."""
         offset = writer.data_bytes
-        digest = sha256()
+        digest = FileHash()
         with self._newest.copy(old.path, old.size) as copy:
             self.growth -= copy.on_disk
-            for at in range(0, old.size, PIECE):
+            for at in pieces_of(copy.holes, digest):
                 before = copy.piece(at, b"")
-                digest.update(before)
+                digest.add(before)
                 for chunk in encode_chunks(at // BLOCK, before):
                     writer.data(chunk)
                 self._count(0)
@@ -540,8 +542,11 @@ class Capture:
         return _Read(record, first)
 
     def _fail(self, path: bytes, error: OSError) -> NoReturn:
-        """Raise `_Unreadable` for a file that the server's disk has lost, or else StorageError."""
-        if error.errno in DISK_ERRORS:
+        """Raise `_Unreadable` for a file that the server's disk has lost, or that is too large.
+
+        Else raise StorageError.
+        """
+        if error.errno in (*DISK_ERRORS, errno.EFBIG):
             self._source.log(f"{display(path)} stays as it was: {reading_advice(error)}")
             raise _Unreadable from error
         unreadable(path, error)
@@ -562,19 +567,22 @@ class Capture:
     ) -> tuple[Spooled, Section | None, bytes]:
         """Put aside what is new of a file; return that, what is old in `_old`, and the digest."""
         if not isinstance(old, PastFile):
-            spooled, found = self._whole(reads)
-            return spooled, None, found
-        is_checked = old.size <= CHECKED or self._source.rng.random() < CHECKED_SHARE
-        digests = _Digests(is_checked=is_checked)
+            spooled, digest = self._whole(reads)
+            return spooled, None, digest
+        was, found = FileHash(), FileHash()
         begin, kept = self._spool_end, 0
         with self._newest.copy(path, old.size) as copy:
-            for at in range(0, max(reads.size, old.size), PIECE):
-                now = reads.piece(at)
-                before = copy.piece(at, now)
+            for at, end, is_hole in parts_of(copy.holes, reads.holes):
+                if is_hole:
+                    was.zeros(max(min(end, old.size) - at, 0))
+                    found.zeros(max(min(end, reads.size) - at, 0))
+                    forward, reverse = hole_differences(old.size, reads.size, at, end)
+                else:
+                    now = reads.piece(at)
+                    before = copy.piece(at, now)
+                    is_same = _add_pieces(was, before, found, now)
+                    forward, reverse = (b"", b"") if is_same else differences(before, now, at)
                 self._count(0)
-                if digests.add(before, now):
-                    continue
-                forward, reverse = differences(before, now, at)
                 if reverse:
                     write_at(self._old, memoryview(reverse), kept)
                     kept += len(reverse)
@@ -584,31 +592,31 @@ class Capture:
                     self._count(len(forward))
             reads.end()
         spooled = Spooled(b"", begin, self._spool_end - begin)
-        was, found = digests.ended(old.digest)
+        before_digest, digest = was.digest(), found.digest()
         self.growth -= copy.on_disk
-        if copy.is_whole and was == old.digest:
+        if copy.is_whole and before_digest == old.digest:
             self.growth += min(copy.on_disk + spooled.length, _rounded(reads.size))
         else:
             self._count(-spooled.length)
             self._spool_end = begin
             spooled, again = self._whole(reads)
-            if again != found:
+            if again != digest:
                 raise _Unstable
-            self.damaged[path] = old.digest not in (was, found)
-            if found == old.digest:  # the file has what its copy has lost
+            self.damaged[path] = old.digest not in (before_digest, digest)
+            if digest == old.digest:  # the file has what its copy has lost
                 kept = 0
-        return spooled, Section(True, 0, kept), found
+        return spooled, Section(True, 0, kept), digest
 
     def _whole(self, reads: _Reads) -> tuple[Spooled, bytes]:
         """Copy a whole file; return where to, and the digest."""
-        digest = sha256()
+        digest = FileHash()
         self._incoming_number += 1
         name = b"%d" % self._incoming_number
         with closing_descriptor(os.open(name, _MAKE, 0o600, dir_fd=self._incoming)) as target:
             os.ftruncate(target, reads.size)
-            for at in range(0, reads.size, PIECE):
+            for at in pieces_of(reads.holes, digest):
                 piece = reads.piece(at)
-                digest.update(piece)
+                digest.add(piece)
                 write_data(target, piece, at)
                 self._count(len(piece))
             self.growth += min(os.fstat(target).st_blocks * SECTOR, _rounded(reads.size))
@@ -624,32 +632,14 @@ def _rounded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-class _Digests:
-    """The digests of a file and of its copy, which are one as long as both are equal.
-
-    That of a copy which is not to be checked is not made.
-    """
-
-    def __init__(self, *, is_checked: bool) -> None:
-        self._now = sha256()
-        self._before = self._now if is_checked else None
-        self._is_equal = True
-
-    def add(self, before: bytes, now: bytes) -> bool:
-        """Add a piece of both; return whether all pieces were equal so far."""
-        if self._is_equal and before != now:
-            self._is_equal = False
-            self._before = self._before and self._now.copy()
-        self._now.update(now)
-        if not self._is_equal and self._before is not None:
-            self._before.update(before)
-        return self._is_equal
-
-    def ended(self, expected: bytes) -> tuple[bytes, bytes]:
-        """Return the digests of the copy, the expected one if it was not checked, and the file."""
-        is_known = self._is_equal or self._before is not None
-        before = (self._before or self._now).digest() if is_known else expected
-        return before, self._now.digest()
+def _add_pieces(was: FileHash, before: bytes, found: FileHash, now: bytes) -> bool:
+    """Add the same piece of a copy and of its file to their hashes; return whether it is equal."""
+    is_same = before == now
+    digest = piece_digest(now) if now else b""
+    found.add_digest(digest)
+    if before:
+        was.add_digest(digest if is_same else piece_digest(before))
+    return is_same
 
 
 class _ReadFailed(Exception):
@@ -670,7 +660,10 @@ class _Reads:
         self._fd = fd
         self._seen_as = seen_as(first)
         self.size = first.st_size
+        if self.size > MAX_SIZE:
+            raise _ReadFailed(OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
         self._kept = PageCacheKeeper(fd, self.size, PIECE)
+        self.holes = Holes(fd, self.size)
 
     def piece(self, at: int) -> bytes:
         """Return a piece, which is shorter at the end of the file."""

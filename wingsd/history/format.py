@@ -36,14 +36,26 @@ VERSION = 1
 BLOCK = 4096
 """Bytes of a block."""
 
+SECTOR = 512
+"""Bytes of `st_blocks`, whatever the block size; stat(2)."""
+
 CHUNK = 256
 """The most blocks of a chunk that has data."""
+
+PIECE = 256 << 10
+"""Bytes of a file that are hashed, read, compared or copied at a time.
+
+They stay in a processor's own cache.
+"""
 
 PART = 256 << 10
 """Bytes of each part of the data but the last, before it is compressed."""
 
 ENTRY_PART = 32 << 10
 """The same for entries: of a thousand deltas, one part of each is in memory."""
+
+MAX_SIZE = 16 << 40
+"""The most bytes of a file: those of ext4. Even holes take time."""
 
 MAX_PATH = 0xFFFF
 """The most bytes of a path, and of other texts."""
@@ -72,7 +84,7 @@ _INFO = Struct("<qB32sQQ")
 _STREAMS = Struct("<QQI")
 _COUNT = Struct("<I")
 _POSITION = Struct("<BQ")
-_MAX_MODE, _MAX_SIZE = 0o777, (1 << 63) - 1
+_MAX_MODE = 0o777
 _LENGTH = Struct("<H")
 _KIND = Struct("<B")
 _FILE = Struct("<HqQ32s")
@@ -117,7 +129,7 @@ class PastNothing:
 
 @frozen
 class PastFile:
-    """A regular file, under the first of its names. `digest` is the SHA-256 of its bytes."""
+    """A regular file, under the first of its names. `digest` is that of `FileHash`."""
 
     path: bytes
     mode: int
@@ -248,6 +260,95 @@ def point_of(
     return Point(number, time, label, root.digest(), root.files, root.size, unsettled)
 
 
+class FileHash:
+    """The digest of a file: the SHA-256 of the SHA-256s of its pieces, the last of which is short.
+
+    So a hole costs nearly nothing. Each piece begins at a multiple of `PIECE`.
+    """
+
+    def __init__(self) -> None:
+        self._hash = sha256()
+
+    def add(self, piece: bytes) -> None:
+        """Add the next piece."""
+        self.add_digest(piece_digest(piece))
+
+    def add_digest(self, digest: bytes) -> None:
+        """Add the next piece by its `piece_digest`."""
+        self._hash.update(digest)
+
+    def zeros(self, length: int) -> None:
+        """Add pieces of zeros, of which the file may have the last one."""
+        pieces, rest = divmod(length, PIECE)
+        for _ in range(pieces // _ZERO_PIECES):
+            self._hash.update(_ZERO_DIGESTS)
+        self._hash.update(_ZERO_DIGEST * (pieces % _ZERO_PIECES))
+        if rest:
+            self._hash.update(sha256(bytes(rest)).digest())
+
+    def digest(self) -> bytes:
+        """Return the digest."""
+        return self._hash.digest()
+
+
+_ZERO_PIECE, _ZERO_PIECES = bytes(PIECE), 4096
+_ZERO_DIGEST = sha256(_ZERO_PIECE).digest()
+_ZERO_DIGESTS = _ZERO_DIGEST * _ZERO_PIECES
+
+
+def piece_digest(piece: bytes) -> bytes:
+    """Return the SHA-256 of a piece of a file."""
+    return _ZERO_DIGEST if piece == _ZERO_PIECE else sha256(piece).digest()
+
+
+class Holes:
+    """The holes of a file of `size` bytes that is open, as `fd`: they need not be read.
+
+    With a negative descriptor nothing is known.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self.size = size
+        self._is_sparse = fd >= 0 and os.fstat(fd).st_blocks * SECTOR < size
+
+    def end(self, at: int) -> int:
+        """Return where the next piece that has data begins: at `at`, or after a hole."""
+        if at >= self.size:
+            return MAX_SIZE
+        if self._is_sparse:
+            try:
+                return os.lseek(self.fd, at, os.SEEK_DATA) // PIECE * PIECE
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole follows
+                    return MAX_SIZE
+                self._is_sparse = False  # no holes are known here, or reading says what is wrong
+        return at
+
+
+def pieces_of(holes: Holes, digest: FileHash) -> Iterator[int]:
+    """Yield where the pieces of a file begin that are in no hole; add the others to `digest`."""
+    for at, end, is_hole in parts_of(holes):
+        if is_hole:
+            digest.zeros(end - at)
+        else:
+            yield at
+
+
+def parts_of(*files: Holes) -> Iterator[tuple[int, int, bool]]:
+    """Yield the parts of some files: where each begins and ends, and whether it is a hole in all.
+
+    Others are single pieces. Beyond the end of a file is a hole.
+    """
+    at, size = 0, max(each.size for each in files)
+    while at < size:
+        end = min(size, *(each.end(at) for each in files))
+        is_hole = end > at
+        end = end if is_hole else min(at + PIECE, size)
+        yield at, end, is_hole
+        at = end
+
+
 class RootHash:
     """The root of entries, in their order."""
 
@@ -265,6 +366,32 @@ class RootHash:
     def digest(self) -> bytes:
         """Return the root."""
         return self._hash.digest()
+
+
+class CheckedRoot(RootHash):
+    """The root of entries that were read, each of which has to be in a directory of the point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The paths of the directories that the next entry may be in, each in the one before.
+        self._above: list[bytes] = []
+        self._is_sound = True
+
+    def add(self, entry: PastEntry) -> None:
+        """Add the next entry."""
+        super().add(entry)
+        path, above = entry.path, self._above
+        parent = path.rpartition(b"/")[0]
+        while above and above[-1] != parent:
+            above.pop()
+        self._is_sound = self._is_sound and bool(above or not path)
+        if isinstance(entry, PastDirectory):
+            above.append(path)
+
+    def matches(self, point: Point) -> bool:
+        """Return whether the entries are those of a point."""
+        found = (self.digest(), self.files, self.size)
+        return self._is_sound and found == (point.root, point.files, point.size)
 
 
 @define(eq=False, repr=False)
@@ -553,7 +680,7 @@ def _check_values(entry: PastEntry) -> None:
         if entry.attributes:
             is_directory = isinstance(entry, PastDirectory)
             decode_attributes(entry.attributes, is_directory=is_directory)
-    if isinstance(entry, PastFile) and entry.size > _MAX_SIZE:
+    if isinstance(entry, PastFile) and entry.size > MAX_SIZE:
         raise ValueError("a file is too large")
 
 
@@ -762,6 +889,19 @@ def differences(old: bytes, new: bytes, at: int) -> tuple[bytes, bytes]:
     forward = _differing(old, new)
     reverse = forward if len(old) == len(new) else _differing(new, old)
     return _chunks(new, forward, at // BLOCK), _chunks(old, reverse, at // BLOCK)
+
+
+def hole_differences(old: int, new: int, at: int, end: int) -> tuple[bytes, bytes]:
+    """Return the same as `differences` for a part from `at` to `end` that is a hole in both files.
+
+    `old` and `new` are their sizes.
+    """
+    sizes = [max(min(each, end), at) for each in (old, new)]
+    short, long = min(sizes), max(sizes)
+    first, last = short // BLOCK, -(-long // BLOCK)
+    runs = range(first, last if short < long else first, _ZEROS - 1)
+    found = b"".join(_CHUNK.pack(each, min(last - each, _ZEROS - 1) | _ZEROS) for each in runs)
+    return (found, b"") if old < new else (b"", found)
 
 
 def _differing(base: bytes, target: bytes) -> list[tuple[int, int]]:

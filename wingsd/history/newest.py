@@ -15,16 +15,21 @@ from typing import NamedTuple
 
 from wingsd.errors import HistoryDamaged
 from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
-from wingsd.history.format import BLOCK, DISK_ERRORS, FileChunk, read_fully, zero_runs
+from wingsd.history.format import (
+    BLOCK,
+    DISK_ERRORS,
+    PIECE,
+    SECTOR,
+    FileChunk,
+    FileHash,
+    Holes,
+    pieces_of,
+    read_fully,
+    zero_runs,
+)
 from wingsd.moves.applier import write_at, write_zeros
 from wingsd.moves.filling import PageCacheKeeper
 from wingsd.util.text import display, reading_advice
-
-PIECE = 256 << 10
-"""Bytes that are read, compared or copied at a time. They stay in a processor's own cache."""
-
-SECTOR = 512
-"""Bytes of `st_blocks`, whatever the block size; stat(2)."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -154,7 +159,7 @@ class NewestTree:
         with closing_descriptor(os.open(name, _MAKE, 0o600, dir_fd=self._incoming)) as fd:
             os.ftruncate(fd, size)
             with self.copy(step.path, size) as copy:
-                for at in range(0, size, PIECE):
+                for at in pieces_of(copy.holes, FileHash()):
                     write_data(fd, copy.piece(at, b""), at)
             os.ftruncate(fd, step.size)
             write_chunks(fd, step.chunks)
@@ -200,6 +205,7 @@ class CopyOfFile:
         #: Whether all that was read is there; it may be other bytes than were written.
         self.is_whole = self._fd >= 0
         self._kept = PageCacheKeeper(self._fd, size, PIECE)
+        self.holes = Holes(self._fd, size)
 
     def __enter__(self) -> CopyOfFile:
         return self

@@ -33,6 +33,8 @@ from wingsd.errors import HistoryDamaged
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.history.format import (
+    PIECE,
+    SECTOR,
     FormReader,
     PastDirectory,
     PastFile,
@@ -40,7 +42,6 @@ from wingsd.history.format import (
     PastLink,
     read_fully,
 )
-from wingsd.history.newest import PIECE, SECTOR
 from wingsd.history.rebuilding import write_contents
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted, WantedEntry

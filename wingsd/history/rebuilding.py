@@ -7,7 +7,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from typing import NamedTuple
 
 from attrs import define, field
@@ -18,10 +17,14 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
 from wingsd.history.capture import joined
 from wingsd.history.format import (
+    PIECE,
     Change,
+    CheckedRoot,
+    FileHash,
     FormKind,
     FormReader,
     FormWriter,
+    Holes,
     PastDirectory,
     PastEntry,
     PastFile,
@@ -33,9 +36,10 @@ from wingsd.history.format import (
     Select,
     every_path,
     merge_chunks,
+    pieces_of,
     read_fully,
 )
-from wingsd.history.newest import PIECE, damage, write_chunks, write_data
+from wingsd.history.newest import damage, write_chunks, write_data
 from wingsd.util.text import display
 
 EVERYTHING_DAMAGED = (b"",)
@@ -148,15 +152,14 @@ def contents_of(chain: Sequence[FormReader], found: Sequence[Change | None]) -> 
 
 def _copied(path: bytes, source: int, target: int, size: int, check: Callable[[], None]) -> bytes:
     """Copy a file, by reference where the file system can, and return its digest."""
-    digest = sha256()
+    digest = FileHash()
     is_cloned = _cloned(source, target)
-    if not is_cloned:
-        os.ftruncate(target, size)
-    for at in range(0, size, PIECE):
+    os.ftruncate(target, size)
+    for at in pieces_of(Holes(source, size), digest):
         check()
         with damage(path):
             piece = read_fully(source, min(PIECE, size - at), at)
-        digest.update(piece)
+        digest.add(piece)
         if not is_cloned:
             write_data(target, piece, at)
     return digest.digest()
@@ -185,10 +188,10 @@ def _cloned(source: int, target: int) -> bool:
 
 
 def _digest(fd: int, size: int, check: Callable[[], None]) -> bytes:
-    digest = sha256()
-    for at in range(0, size, PIECE):
+    digest = FileHash()
+    for at in pieces_of(Holes(fd, size), digest):
         check()
-        digest.update(read_fully(fd, min(PIECE, size - at), at))
+        digest.add(read_fully(fd, min(PIECE, size - at), at))
     return digest.digest()
 
 
@@ -356,7 +359,7 @@ class Verification:
     def run(self) -> None:
         """Check everything."""
         self._newest = OpenDirectories(self._tree, lambda path: None)
-        hashes = [RootHash() for _ in self._chain] if self._with_roots else []
+        hashes = [CheckedRoot() for _ in self._chain] if self._with_roots else []
         try:
             for path, found in overlaid(self._chain):
                 if hashes:
@@ -366,10 +369,12 @@ class Verification:
         finally:
             self._newest.close()
         for delta, root in zip(self._chain, hashes, strict=False):
-            if root.digest() != delta.point.root:
+            if not root.matches(delta.point):
                 self._damaged[delta.point.number] = [*EVERYTHING_DAMAGED]
 
-    def _add(self, path: bytes, found: Sequence[Change | None], roots: Sequence[RootHash]) -> None:
+    def _add(
+        self, path: bytes, found: Sequence[Change | None], roots: Sequence[CheckedRoot]
+    ) -> None:
         entry: PastEntry = PastNothing(path)
         for root, change in zip(roots, found, strict=True):
             entry = entry if change is None else change[0]

@@ -42,6 +42,7 @@ from wingsd.filesystem.walk import opened
 from wingsd.history.capture import joined
 from wingsd.history.format import (
     Change,
+    CheckedRoot,
     FormKind,
     FormReader,
     FormWriter,
@@ -51,7 +52,6 @@ from wingsd.history.format import (
     PastHardLink,
     PastLink,
     PastNothing,
-    RootHash,
     Section,
 )
 from wingsd.history.rebuilding import (
@@ -156,7 +156,7 @@ def _steps(chain: Sequence[FormReader], lost: Collection[bytes]) -> Iterator[Ste
     The server has the files that are `lost`, with contents that are not known. Raises
     HistoryDamaged where the entries do not have the root.
     """
-    root, placed, way = RootHash(), set[bytes](), _Way()
+    root, placed, way = CheckedRoot(), set[bytes](), _Way()
     taken = b""
     unknown = ((path, True) for path in sorted(lost, key=tree_key))
     for path, (known, is_unknown) in joined(overlaid(chain), unknown):
@@ -184,7 +184,7 @@ def _steps(chain: Sequence[FormReader], lost: Collection[bytes]) -> Iterator[Ste
             placed.add(path)
         yield step
     point = chain[-1].point
-    if root.digest() != point.root:
+    if not root.matches(point):
         raise HistoryDamaged(f"point {point.number}", "its entries do not have its root")
 
 
@@ -512,7 +512,7 @@ class Rewriting:
         scan = Scan(lambda line: None, attributes, self._place, SeenDirectories())
         tree = scan.run(self._server)
         found: list[bytes] = []
-        root = RootHash()
+        root = CheckedRoot()
         with (
             closing(tree.store),
             storage_errors(f"point {number} of the history cannot be read"),
@@ -524,7 +524,7 @@ class Rewriting:
                 if not self._is_as(path, node, entry, attributes) and len(found) < MOST_LISTED:
                     found.append(path)
             point = chain[-1].point
-        if root.digest() != point.root:
+        if not root.matches(point):
             raise HistoryDamaged(f"point {number}", "its entries do not have its root")
         return found
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from attrs import frozen
 
+from wingsd.archive.quota import require_free_space
 from wingsd.errors import (
     FileWorkCancelled,
     HistoryDamaged,
@@ -35,10 +36,12 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import survey
-from wingsd.history.adopting import check_bridge, described, rebase_delta
+from wingsd.history.adopting import Scratch, check_bridge, described, rebase_delta
 from wingsd.history.capture import Capture, CheckedValues, HistorySource, Record, joined
 from wingsd.history.format import (
     DISK_ERRORS,
+    PIECE,
+    SECTOR,
     FormKind,
     FormReader,
     FormWriter,
@@ -60,8 +63,6 @@ from wingsd.history.names import (
     read_names,
 )
 from wingsd.history.newest import (
-    PIECE,
-    SECTOR,
     NewestTree,
     Steps,
     TreeStep,
@@ -128,6 +129,8 @@ class HistoryStore:
         self.directory = directory
         self._log = log
         self.max_size = max_size
+        #: Bytes of the disk that work besides points leaves free.
+        self.reserve = 0
         #: Bytes of the tree on the disk, once they are known.
         self._tree_bytes: int | None = None
         #: Files that were found damaged, also before this object was made.
@@ -168,13 +171,21 @@ class HistoryStore:
         """The directory of files without a name, while something is done with the history."""
         return os.path.join(self.directory, os.fsdecode(_INCOMING))
 
-    def _temporary(self, stack: ExitStack) -> int:
-        return stack.enter_context(TemporaryFile(dir=self.scratch, buffering=0)).fileno()
-
     def temporary(self) -> int:
         """Return the descriptor of a new file without a name, which is the caller's to close."""
         with TemporaryFile(dir=self.scratch, buffering=0) as file:
             return os.dup(file.fileno())
+
+    def new_scratch(self, stack: ExitStack) -> Scratch:
+        """Return a new file to put files together in."""
+        fd = self.temporary()
+        stack.callback(os.close, fd)
+        return Scratch(fd, self.require_room)
+
+    def require_room(self, more: int) -> None:
+        """Raise StorageError where so many bytes more would not leave the reserve of the disk."""
+        found = os.fstatvfs(self._home)
+        require_free_space(found, self.reserve, "what a history is put together in", more)
 
     def check(self) -> None:
         """Raise FileWorkCancelled after `stop`."""
@@ -784,7 +795,7 @@ class HistoryStore:
             upper.append(delta)
             damaged: tuple[bytes, ...] = ()
             if is_bridge:
-                damaged = check_bridge(upper, tree, self._temporary(stack), self.check)
+                damaged = check_bridge(upper, tree, self.new_scratch(stack), self.check)
             if damaged:
                 self.damaged[number] = damaged
                 self._save_state(chain[0].point.number)
@@ -794,7 +805,7 @@ class HistoryStore:
                 rename(name, _delta_name(number))
                 os.fsync(self._home)
                 return delta.point
-            scratches = (self._temporary(stack), self._temporary(stack))
+            scratches = (self.new_scratch(stack), self.new_scratch(stack))
             self._is_interrupted = True  # a delta that the older one still skips is dropped
             with self._making(_delta_name(least)) as fd:
                 rebase_delta(upper, older, tree, fd, scratches, self.check)

@@ -82,7 +82,8 @@ class PageCacheKeeper:
         self._start = self._end = 0
 
     def before(self, at: int) -> None:
-        """Note that the part that begins at `at` is read next."""
+        """Note that the part that begins at `at` is read next; those before it are not."""
+        self._seen = max(self._seen, at)
         if at + REGION > self._seen and self._seen < self._size:
             self._look(at + 2 * REGION)
         if at != self._end or at not in self._cold or at - self._start >= REGION:

@@ -9,8 +9,9 @@ the disk; it is imported where it is used, since a node without histories saves 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from twisted.logger import Logger
@@ -24,10 +25,15 @@ from wingsd.histories import HistoriesOnDemand
 from wingsd.servers.registry import Servers
 from wingsd.statedb import HISTORY, ArrivingBackup, ArrivingState, StateDatabase, TransferRecord
 from wingsd.transfers.incoming.following import ArrivingPieces
-from wingsd.transfers.incoming.moves.inbox import Attachment
+from wingsd.transfers.incoming.moves.inbox import Attachment, KeptWork
 from wingsd.transfers.incoming.transfer import IncomingUpload
 from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.peer.moves import Following, HistoryStatus, WantedBlocks
+
+if TYPE_CHECKING:
+    from wingsd.history.store import HistoryStore
+
+T = TypeVar("T")
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -50,6 +56,8 @@ class ArrivingHistories:
     def __attrs_post_init__(self) -> None:
         #: The delta that grows of each server, in this daemon; the hash is with it.
         self._growing: dict[str, Attachment] = {}
+        #: What is done with the history of each server for a request of its source.
+        self._works: dict[str, KeptWork[Any]] = {}
 
     def takes(self, server: str) -> bool:
         """Return whether a history may follow a server to this node."""
@@ -91,9 +99,8 @@ class ArrivingHistories:
             return Following.UNKNOWN, 0
         base = 0
         if await histories.has(server):
-            base = await histories.use(
-                server, partial(following.base_of, newest=coming.newest, floor=coming.floor)
-            )
+            taking = partial(following.base_of, newest=coming.newest, floor=coming.floor)
+            base = await self._use(server, "base", taking)
         if base:
             return Following.SEND, base
         # A server that has moved on without a point here gets none any more.
@@ -105,7 +112,7 @@ class ArrivingHistories:
 
         coming = await self._expected(entry)
         reading = partial(following.base_page, number=point, offset=offset, floor=coming.floor)
-        return await self._histories.get().use(coming.server, reading)
+        return await self._use(coming.server, ("page", point, offset), reading)
 
     async def digests(
         self, entry: TransferRecord, point: int, wanted: Sequence[WantedBlocks]
@@ -115,7 +122,20 @@ class ArrivingHistories:
 
         coming, ranges = await self._expected(entry), following.ranges_of(wanted)
         reading = partial(following.digests_of, number=point, wanted=ranges, floor=coming.floor)
-        return await self._histories.get().use(coming.server, reading)
+        return await self._use(coming.server, ("digests", point, ranges), reading)
+
+    async def _use(self, server: str, asked: object, work: Callable[[HistoryStore], T]) -> T:
+        """Do some work with a history, one at a time, which goes on after the request for it.
+
+        Raises `MoveBusy` where it takes long: the source asks again, and for the same work.
+        """
+        kept = self._works.get(server)
+        if kept is None:
+            kept = self._works[server] = KeptWork(self._histories.reactor)
+        histories = self._histories.get()
+        found: T = await kept.result(asked, lambda: histories.use(server, work))
+        kept.forget()
+        return found
 
     async def receive_piece(
         self,
@@ -181,6 +201,7 @@ class ArrivingHistories:
         await self._database.forget_arriving(entry.id, HISTORY)
         histories.note_come(coming)
         self._growing.pop(server, None)
+        self._works.pop(server, None)
         others = await self._database.coming_histories(server)
         is_last = not any(each.state is ArrivingState.COMING for each in others)
         if is_last and await histories.has(server):

@@ -485,10 +485,10 @@ class Inbox:
         #: How many bytes a batch may have, and how many bodies may be under way at once.
         self._most, self._streams = settings.batch * _MIB, settings.streams
         self._bodies: dict[str, ArrivingBody] = {}
-        self._resuming: _KeptWork[Resumption] = _KeptWork(parts.reactor)
+        self._resuming: KeptWork[Resumption] = KeptWork(parts.reactor)
         #: The request that began a session last, or is about to.
         self._resumer = object()
-        self._closing: _KeptWork[None] = _KeptWork(parts.reactor)
+        self._closing: KeptWork[None] = KeptWork(parts.reactor)
         self._commit: Deferred[Commit] | None = None
         #: What was asked to be committed, until another session begins.
         self._committed: Commit | None = None
@@ -780,7 +780,7 @@ class Inbox:
             slots.release(self._server)
 
 
-class _KeptWork(Generic[T]):
+class KeptWork(Generic[T]):
     """One piece of work at a time, which goes on after the request that asked for it has ended."""
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -793,9 +793,11 @@ class _KeptWork(Generic[T]):
     ) -> T:
         """Return what the work results in that was `asked` for; begin it if need be.
 
-        Raises what it raises, and `MoveBusy` as `_fired`. The result is kept until `forget`.
+        Other work that is under way ends first. Raises what the work raises, and `MoveBusy` as
+        `_fired`. The result is kept until `forget`.
         """
-        work = self._work
+        while (work := self._work) is not None and self._asked != asked and not work.called:
+            await _fired(work, self._clock)
         if work is None or self._asked != asked:
             self._asked = asked
             self._work = work = _kept(Deferred.fromCoroutine(begin()))
