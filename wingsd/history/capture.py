@@ -73,7 +73,7 @@ from wingsd.moves.scan import Scan, clamped_mtime, seen_as
 from wingsd.moves.seen_directories import SeenDirectories
 from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged import KERNEL, KernelCalls, MeasuredFileSystems, UnchangedFiles
-from wingsd.util.text import display, reading_advice
+from wingsd.util.text import disk_advice, display
 
 TRIES = 4
 """How often a file is read that is changed meanwhile."""
@@ -236,6 +236,10 @@ class _Unstable(Exception):
 
 class _Unreadable(Exception):
     """The server's disk has lost a file, or a part of it."""
+
+
+class _TooLarge(Exception):
+    """A file is larger than one that a history may have."""
 
 
 class _Read(NamedTuple):
@@ -429,7 +433,7 @@ class Capture:
         before = (self._incoming_number, self._spool_end, self._spooled, self.growth)
         try:
             read = self._read(path, old)
-        except (_Unstable, _Unreadable) as error:
+        except (_Unstable, _Unreadable, _TooLarge) as error:
             self._drop(*before)
             self.damaged.pop(path, None)
             has_room = self._again_bytes + len(path) < MOST_PATHS
@@ -542,12 +546,15 @@ class Capture:
         return _Read(record, first)
 
     def _fail(self, path: bytes, error: OSError) -> NoReturn:
-        """Raise `_Unreadable` for a file that the server's disk has lost, or that is too large.
+        """Raise `_Unreadable` for a file that the server's disk has lost, or `_TooLarge`.
 
         Else raise StorageError.
         """
         if error.errno in (*DISK_ERRORS, errno.EFBIG):
-            self._source.log(f"{display(path)} stays as it was: {reading_advice(error)}")
+            why = disk_advice(error)
+            self._source.log(f"{display(path)} stays in the history as it was: {why}")
+            if error.errno == errno.EFBIG:
+                raise _TooLarge from error
             raise _Unreadable from error
         unreadable(path, error)
 

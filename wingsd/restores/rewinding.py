@@ -250,7 +250,8 @@ class Rewind:
         if self.unsettled:
             raise RewindFailed(
                 f"something writes to {display_all(self.unsettled)} although the server is "
-                "stopped; end that, and rewind it again"
+                "stopped, or it is larger than 16 TiB; end that, or move it away, and rewind it "
+                "again"
             )
         if self.lost:
             server.say(
