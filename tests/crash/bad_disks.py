@@ -18,6 +18,7 @@ import os
 import random
 import shutil
 import struct
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -42,7 +43,9 @@ DEVICE = "/dev/ubda"
 ACTS = 30
 """Acts of a history."""
 
-_NAME = "disk"
+_NAME, _DEVICE = "disk", "/dev/dm-0"
+#: The highest status of e2fsck(8) when it has mended all.
+_MENDED = 1
 _FAULTS = ("none", "dead", "unwritable", "full", "sectors", "sectors")
 _FIBMAP = 1
 _BLOCK = 4096
@@ -70,13 +73,20 @@ class Disk:
     def mount(self) -> None:
         """Mount it."""
         self.place.mkdir(exist_ok=True)
-        run("mount", "-t", self._type, "/dev/dm-0", str(self.place))
+        run("mount", "-t", self._type, _DEVICE, str(self.place))
 
     def again(self) -> None:
-        """Make it whole but for lost sectors, and mount it again."""
+        """Make it whole but for lost sectors, and mount it again.
+
+        After errors of writing ext4 says that it has to be checked before.
+        """
         self.set(self._good)
         run("dmsetup", "message", _NAME, "0", "enable")
         run("umount", str(self.place))
+        if self._type == "ext4":
+            checked = subprocess.run(["e2fsck", "-fy", _DEVICE], capture_output=True, check=False)
+            if checked.returncode > _MENDED:
+                raise Broken(f"the file system is lost: {checked.stdout!r}")
         self.mount()
 
     def set(self, table: str) -> None:
@@ -274,7 +284,7 @@ class OneServer:
             os.sync()
             with self._faulty(fault):
                 is_committed, is_done = self._tried(store, number)
-            if fault in ("none", "sectors") and not is_done:
+            if fault in ("none", "sectors") and not is_done and self._is_writable():
                 raise Broken("it is not rewound on a disk that can be written")
             self._disk.again()
             self._counts[f"rewind: {fault}"] += 1
@@ -296,8 +306,13 @@ class OneServer:
         lost = self._disk.lose(self._rng, "server")
         for path in self._home.rglob("*"):
             if lost and path.name == lost and path.is_file():
-                os.utime(path)
+                with suppress(OSError):  # see `_is_writable`
+                    os.utime(path)
         return lost
+
+    def _is_writable(self) -> bool:
+        """Return whether the file system can be written: a lost sector may have been its own."""
+        return not os.statvfs(self._home).f_flag & os.ST_RDONLY
 
     def _point(self, store: HistoryStore) -> frozenset[bytes]:
         systems = trusted(self._disk.place)

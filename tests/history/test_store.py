@@ -974,4 +974,6 @@ def test_a_file_that_is_too_large_is_left_out_and_named(history: Model) -> None:
     made = history.store.make(history.source, PointLabel.STOPPED)
     assert made is not None
     assert (made.files, made.unsettled) == (1, (b"large",))
+    # It is whole, so a rewind may not replace it.
+    assert not history.source.lost
     assert history.store.verify() == {}
