@@ -14,6 +14,8 @@ from twisted.logger import Logger
 #: and `transfer.logs`).
 TRANSFER_STATUS = "transfer status"
 TRANSFER_LOGS = "transfer logs"
+#: The Panel knows that a transfer has failed. It is for this node only, as `suspended`.
+TRANSFER_REPORTED = "transfer reported"
 #: How much of a server has been sent, as JSON (Calagopus).
 TRANSFER_PROGRESS = "transfer progress"
 #: The state of a server, a line of its console, and its usage, as JSON.

@@ -10,6 +10,7 @@ from typing import Any, cast
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
+from tests.support.database import opened
 from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
@@ -67,9 +68,8 @@ class TransferEvents:
         bus.subscribe(server, self._note)
 
     def _note(self, event: Event) -> None:
-        if event.name != "transfer progress":  # which comes when a test takes seconds
-            where = {"transfer status": self.states, "transfer logs": self.lines}[event.name]
-            where += event.args
+        where = {"transfer status": self.states, "transfer logs": self.lines}
+        where.get(event.name, []).extend(event.args)
 
 
 class _OnePool:
@@ -159,7 +159,7 @@ class Harness(NodeContext):
         self.http = made.http
         self.volume = self.receiver.parts.volume
         self.bus = self.sender.parts.step_logs.bus
-        self.store.open()
+        opened(self.store)
         if not config.system.transfers.durable and (connection := self.store._connection):
             connection.execute("PRAGMA synchronous = OFF")
         self.data = Path(config.system.data)

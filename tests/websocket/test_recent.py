@@ -134,3 +134,6 @@ def test_a_token_issued_more_than_a_second_after_the_end_hears_nothing(node: Nod
     node.clock.advance(30)
     assert node.missed(issued=end + 1.01) == ""
     assert [node.missed(issued=end + late) for late in (-300, 0, 1)] == ["failed"] * 3
+    node.bus.publish(Event(SERVER, "transfer reported"))  # so the Panel has not known it before
+    assert [node.missed(issued=end + late) for late in (1.01, 31)] == ["failed"] * 2
+    assert node.missed(issued=end + 31.01) == ""

@@ -401,6 +401,16 @@ def test_a_page_that_was_sent_a_failure_is_not_made_to_connect_again(
     assert talk.auth() == [*state, *again]
 
 
+@pytest.mark.promise("pages-follow-a-transfer")
+@pytest.mark.parametrize(("family", "sent"), [(PTERODACTYL, 1), (PELICAN, 1), (CALAGOPUS, 0)])
+def test_a_page_asks_again_when_the_panel_knows_of_a_failure(family: str, sent: int) -> None:
+    talk = Talk()
+    talk.connect(family=family)
+    assert talk.event("transfer reported") == []
+    talk.auth()
+    assert talk.event("transfer reported") == [Message("install completed", ("",))] * sent
+
+
 def test_a_page_that_heard_a_failure_live_is_not_sent_it_again() -> None:
     talk = authenticated()
     for word in ("starting", "success"):

@@ -121,8 +121,9 @@ class SendingCoordinator(Coordinator[SendStep], ABC):
     async def check(self) -> None:
         """Return when the Panel has answered something. Raises `PanelError`, `ServerNotFound`."""
 
-    async def report_failure(self) -> None:
+    async def report_failure(self) -> PendingReport | None:
         """Report that the server stays here, where the destination does not see it."""
+        return None
 
     @abstractmethod
     async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool | None:
@@ -313,9 +314,9 @@ class PanelSending(SendingCoordinator):
         """Ask the Panel for the server's description."""
         await self._parts.panel.describe(self._server)
 
-    async def report_failure(self) -> None:
+    async def report_failure(self) -> PendingReport:
         """Queue the report."""
-        await self._parts.callbacks.add(self._server, Outcome.FAILURE)
+        return await self._parts.callbacks.add(self._server, Outcome.FAILURE)
 
     def stop_waiting(self, reason: WingsdError) -> None:
         """Wait no longer for a destination that may still be at work.

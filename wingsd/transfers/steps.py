@@ -19,7 +19,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.errors import DaemonRestarted, SeedAdopted, TransferCancelled, WingsdError, error_code
-from wingsd.events import TRANSFER_LOGS, TRANSFER_PROGRESS, TRANSFER_STATUS, Event, EventBus
+from wingsd.events import (
+    TRANSFER_LOGS,
+    TRANSFER_PROGRESS,
+    TRANSFER_REPORTED,
+    TRANSFER_STATUS,
+    Event,
+    EventBus,
+)
 from wingsd.statedb import (
     Direction,
     LeavingBackup,
@@ -626,6 +633,10 @@ class StepLog(Generic[S]):
         result = attrs.evolve(self._result, reason="") if moved else self._result
         ending = self._database.end(entry, outcome, result)
         ending.addErrback(lambda failure: self._log_error(failure.value))
+
+    def publish_reported(self) -> None:
+        """Publish that the Panel knows of the failure."""
+        self._logs.bus.publish(Event(self._server, TRANSFER_REPORTED))
 
     def _log_error(self, error: object) -> None:
         self._log.error(

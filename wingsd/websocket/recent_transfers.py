@@ -12,7 +12,7 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
+from wingsd.events import TRANSFER_LOGS, TRANSFER_REPORTED, TRANSFER_STATUS, Event, EventBus
 from wingsd.servers.console import Console
 
 #: States of a transfer in the Panel's page: its two ends, and those with which it may begin.
@@ -23,8 +23,8 @@ _BEGINNINGS = ("pending", "starting", "processing")
 #: Seconds for which an ended transfer is kept, and how many of them are kept at most.
 KEPT_SECONDS = 60.0
 ENDED_MAX = 100
-#: Seconds after the end: a browser whose token was issued later gets no final state, as its page
-#: has asked the Panel since. Some Panels date tokens in whole seconds.
+#: Seconds after the Panel knows of the end: a browser whose token was issued later gets no final
+#: state, as its page has asked the Panel since. Some Panels date tokens in whole seconds.
 ISSUED_WITHIN = 1.0
 
 
@@ -112,6 +112,10 @@ class RecentTransfers:
             transfer = self._last(event.server)
             if transfer is not None:
                 transfer.lines.add(*event.args)
+        elif event.name == TRANSFER_REPORTED:
+            transfer = self._last(event.server)
+            if transfer is not None:
+                transfer.ended = self._now()
 
     def _enter(self, server: str, state: str) -> None:
         if state in (COMPLETED, FAILED):

@@ -286,6 +286,9 @@ class Session:
             return []
         if name == events.SUSPENDED:
             return suspension(self._family)
+        if name == events.TRANSFER_REPORTED:
+            # Since the failure, it may have asked the Panel too early.
+            return self._question() if self.admitted and not self._invalid_reason(now) else []
         steps: list[Step] = []
         if self._token is not None:
             reason = self._invalid_reason(now)
@@ -374,7 +377,11 @@ class Session:
             self._note_leaving(user)
             return [Message(events.TRANSFER_STATUS, (state,))]
         # The page connects again since it was sent `failed`; or it is the user's second one, and
-        # was not. By this message it asks the Panel, and does not connect again.
+        # was not.
+        return self._question()
+
+    def _question(self) -> list[Step]:
+        """Return the message by which a page asks the Panel, and does not connect again."""
         return [] if self._family == CALAGOPUS else [Message(events.INSTALL_COMPLETED, ("",))]
 
     def _note_leaving(self, user: str) -> None:

@@ -708,7 +708,9 @@ class OutgoingTransfer:
         self._steps.fail(error)
         # Reported after the state: the user may use the server again at once.
         await self._stay()
-        await self.coordinator.report_failure()
+        report = await self.coordinator.report_failure()
+        if report is not None:
+            when_fired(report.answer).addCallback(lambda _: self._steps.publish_reported())
 
     async def _settle(self, error: WingsdError) -> None:
         """Leave the decision to the Panel: the destination may have everything."""
