@@ -192,9 +192,14 @@ async def test_what_comes_in_place_of_what_was_there_is_not_sent_twice(
             return refused(409, "move-resume-needed")
         return None
 
-    # With two streams all counts that one sends while a batch of the other is on its way.
+    # With two streams all counts that one sends while a batch of the other is on its way, and with
+    # two threads all batches that overtake one which is packed.
     node.limit, node.streams, node.fault = BATCH, 1, fault
+    one = Workers(reactor, "one", 1)
+    one.start()
+    sender.send_with(packers=one)
     await sender.succeeds()
+    one.stop()
     assert sender.heard.resumed == 3
     # Of each session only what its destination has not said to be durable.
     assert 0 < sender.heard.again <= 3 * BATCH
