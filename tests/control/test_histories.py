@@ -16,6 +16,7 @@ from tests.control.operators import Operator
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import HistoryConfig
+from wingsd.history.store import HistoryStore
 from wingsd.servers.operations import Operation
 from wingsd.util.serialization import Span
 
@@ -89,9 +90,14 @@ async def test_a_history_that_is_in_use_is_shown_without_its_points(
     made: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wingsd.control.TURN_TIMEOUT", 0.05)
-    goes_on = Event()
-    using = made.nodes.source.histories.get().use(UUID, lambda store: goes_on.wait(60))
-    used = Deferred.fromCoroutine(using)
+    begun, goes_on = Event(), Event()
+
+    def work(store: HistoryStore) -> None:
+        begun.set()
+        goes_on.wait(60)
+
+    used = Deferred.fromCoroutine(made.nodes.source.histories.get().use(UUID, work))
+    await until(begun.is_set)
     found = await made.ask("GET", f"history/{UUID}")
     assert found["points"] is None
     assert found["busy_seconds"] > 0

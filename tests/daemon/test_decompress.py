@@ -13,7 +13,7 @@ import pytest
 
 from tests.daemon.test_file_changes import JSON, send, temporary
 from tests.daemon.test_files import UUID, curl
-from tests.support.parsers import lives
+from tests.support.parsers import lives, processes_of
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.user_archives import ZipMember, rar5, zipped
@@ -137,13 +137,7 @@ def large(path: Path) -> None:
 
 def parsers(daemon: ReceivingNode) -> list[int]:
     """Return the processes of a daemon that parse archives."""
-    children = Path(f"/proc/{daemon.pid}/task").glob("*/children")
-    return [
-        int(child)
-        for each in children
-        for child in each.read_text().split()
-        if b"user_archives.child" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    return processes_of(daemon.pid, b"user_archives.child")
 
 
 @pytest.mark.promise("files-are-old-or-new")

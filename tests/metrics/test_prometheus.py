@@ -58,6 +58,8 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        #: The time at which expressions are evaluated, in seconds since the epoch.
+        self.time = 0.0
 
     def ask(self, path: str, **query: str) -> Any:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -65,14 +67,18 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def value(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series of an expression now. Raises `HTTPError` for one that is refused."""
-        result: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
+        """Return the series of an expression. Raises `HTTPError` for one that is refused."""
+        found = self.ask("query", query=expression, time=f"{self.time:.3f}")
+        result: list[dict[str, Any]] = found["result"]
         return result
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Yield a Prometheus that has scraped two nodes at least twice."""
+    """Yield a Prometheus and a moment at which it had just scraped two nodes, for the third time.
+
+    On a busy machine a scrape may time out at any other, and what it had is then stale.
+    """
     found = shutil.which("prometheus")
     if found is None:
         pytest.skip("there is no prometheus (Debian's package of that name)")
@@ -97,8 +103,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         cleanup.callback(process.wait)
         cleanup.callback(process.terminate)
         program = Prometheus(f"http://{address}")
-        scraped = 'count(count_over_time(wingsd_build_info{job="wingsd"}[1m]) > 2) == 2'
+        scraped = "count(count_over_time(wingsd_build_info[10s]) > 2) == 2 and count(up == 1) == 2"
         while True:
+            program.time = time.time() - 1  # all scrapes of that time have ended
             with suppress(OSError):
                 if program.value(scraped):
                     break

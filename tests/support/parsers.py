@@ -72,6 +72,6 @@ def lives(pid: int) -> bool:
     """Return whether a process has not ended; one that nobody has waited for has."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(") ")[2][0] not in "ZX"
