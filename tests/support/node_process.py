@@ -72,6 +72,7 @@ class _Process(ProcessProtocol):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.ended: Deferred[int] = Deferred()
+        self.status: int | None = None
         self._rest = b""
         self._waiting: list[tuple[str, Deferred[str]]] = []
 
@@ -104,6 +105,7 @@ class _Process(ProcessProtocol):
 
     def end(self, status: int) -> None:
         """Note the exit status; a signal's number is negative."""
+        self.status = status
         self.ended.callback(status)
         for _, found in self._waiting:
             found.errback(RuntimeError("the daemon ended:\n" + "\n".join(self.lines)))
@@ -365,6 +367,11 @@ class NodeProcess:
     @property
     def log(self) -> list[str]:
         return self._process.lines
+
+    @property
+    def status(self) -> int | None:
+        """The exit status of the daemon, None while it runs; a signal's number is negative."""
+        return self._process.status
 
     def lines_with(self, text: str) -> list[str]:
         return [line for line in self.log if text in line]
