@@ -14,6 +14,7 @@ import pytest
 import pytest_twisted
 from hypothesis import settings
 
+from tests.support.database import opened
 from tests.support.docker_engine import busybox, engine
 from tests.support.logged_errors import logged
 from wingsd.app.process import raise_limit
@@ -108,7 +109,6 @@ def _target(descriptor: str) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(str(tmp_path))
-    made.open()
+    made = opened(Store(str(tmp_path)))
     yield made
     made.close()

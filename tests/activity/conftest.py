@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
+from tests.support.database import opened
 from tests.support.faults import meet
 from tests.support.state import is_activity
 from wingsd.activity import ActivityLog
@@ -65,7 +66,7 @@ class ActivityNode:
         self.start(**limits)
 
     def start(self, most: int = 100_000, interval: int = 60, count: int = 100) -> None:
-        self.store.open()
+        opened(self.store)
         if connection := self.store._connection:
             connection.execute("PRAGMA synchronous = OFF")
         workers: Any = SynchronousWorkers()

@@ -14,6 +14,7 @@ import msgpack
 
 from tests.api.node import CONFIG, TOKEN, UUID, ApiNode, Calls, FakeServer, Reply, reactor
 from tests.support import SynchronousWorkers
+from tests.support.database import opened
 from tests.support.game_server import FakeGameServer
 from tests.support.owner import OWNER
 from tests.support.recording_observer import RecordedActivity
@@ -158,8 +159,7 @@ class SignedSite(FileNode):
         self.family = family
         self.denied = DenyList(booted=time.time())
         self.activity = RecordedActivity(UUID)
-        self._store = Store(str(directory))
-        self._store.open()
+        self._store = opened(Store(str(directory)))
         workers: Any = SynchronousWorkers()
         super().__init__(
             directory / "server",

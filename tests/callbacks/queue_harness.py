@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
+from tests.support.database import opened
 from tests.support.faults import meet
 from wingsd.callbacks import CallbackQueue
 from wingsd.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
@@ -92,8 +93,7 @@ class QueueHarness:
         Deferred.fromCoroutine(self.callbacks.load())
 
     def _open(self) -> None:
-        self.store = Store(str(self.directory))
-        self.store.open()
+        self.store = opened(Store(str(self.directory)))
         workers: Any = SynchronousWorkers()
         self.database = StateDatabase(
             self.store, workers, lambda: self.clock.seconds() + self.set_by
