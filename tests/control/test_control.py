@@ -135,11 +135,14 @@ async def test_a_copy_that_follows_a_server_is_shown_and_forgotten(
     invited = await operator.ask("POST", "receive", words, end="destination")
     order = {**words, "url": nodes.destination.url, "token": invited["token"], "stop_at": 4e9}
     await operator.ask("POST", "send", order)
-    await until(lambda: (now := nodes.source.sender.seeds) and now[0].rounds)
-    (found,) = (await operator.ask("GET", "transfers"))["running"]
-    follow = found["follow"]
-    assert (found["step"], follow["rounds"], follow["stop_at"]) == ("seed", 1, 4e9)
-    assert (follow["missing_bytes"], follow["trouble"]) == (0, None)
+    while True:
+        (found,) = (await operator.ask("GET", "transfers"))["running"]
+        follow = found["follow"]
+        # In a second round, files that were new in the first one are read again.
+        if follow is not None and follow["whole_at"] and not follow["missing_bytes"]:
+            break
+    assert (found["step"], follow["stop_at"], follow["trouble"]) == ("seed", 4e9, None)
+    assert follow["rounds"] > 0
     assert abs(follow["whole_at"] - time.time()) < 30
     (other,) = (await operator.ask("GET", "transfers", end="destination"))["running"]
     assert (other["direction"], other["follow"]) == ("in", None)
