@@ -12,6 +12,9 @@ from tests.support.archives import seen
 from wingsd.errors import StorageError
 from wingsd.history.rewriting import Rewriting
 
+#: The share of a server's files that cannot be read, where there are such.
+_LOST = 1 / 4
+
 
 class Rewinds:
     """Rewinds the directory of a model, with the place of a rewind beside it."""
@@ -26,11 +29,11 @@ class Rewinds:
         """Bring the directory to a point, and compare it."""
         model = self._model
         with self._opened() as rewriting:
-            rewriting.prepare(model.store, number)
+            rewriting.prepare(model.store, number, self._lost())
             if model.rng.randrange(2):
                 model.world.change(model.rng.randrange(1, 7))
             model.make()
-            rewriting.commit(model.store, number)
+            rewriting.commit(model.store, number, self._lost())
             rewriting.apply()
             assert rewriting.differing(model.store, number) == []
         self._end(number)
@@ -42,7 +45,7 @@ class Rewinds:
         """
         model = self._model
         model.make()
-        before = seen(model.world.root)
+        before, lost = seen(model.world.root), self._lost()
         life: Life = (
             Faulty(at, errno.EIO, 1) if model.rng.randrange(3) == 0 else Life("", _nothing)
         )
@@ -51,8 +54,8 @@ class Rewinds:
 
         def run() -> None:
             with self._opened() as rewriting:
-                rewriting.prepare(model.store, number)
-                rewriting.commit(model.store, number)
+                rewriting.prepare(model.store, number, lost)
+                rewriting.commit(model.store, number, lost)
                 rewriting.apply()
 
         with points_of_the_system(), suppress(StorageError):
@@ -69,6 +72,13 @@ class Rewinds:
         self.dropped += 1
         assert seen(model.world.root) == before
         shutil.rmtree(self._place, ignore_errors=True)
+
+    def _lost(self) -> frozenset[bytes]:
+        """Return files of the server of which a rewind is to know no contents."""
+        rng = self._model.rng
+        if rng.randrange(2):
+            return frozenset()
+        return frozenset(path for path in self._model.world.files() if rng.random() < _LOST)
 
     def _opened(self) -> Rewriting:
         return Rewriting(str(self._model.world.root), str(self._place))

@@ -90,7 +90,7 @@ def test_nothing_that_is_mounted_in_a_server_is_moved_away(history: Model) -> No
         (shared / "of all servers").write_bytes(b"kept")
         made(history)
         with pytest.raises(StorageError, match=r"mounted at .new dir/shared. in"):
-            Rewinds(history).rewind(first.number)
+            rewind(history, first.number)
         assert (root / "new dir" / "shared" / "of all servers").read_bytes() == b"kept"
     finally:
         subprocess.run(["umount", str(root / "new dir" / "shared")], check=True)

@@ -55,6 +55,10 @@ def distrusted() -> MeasuredFileSystems:
     return MeasuredFileSystems(is_allowed=False)
 
 
+def _is_file(path: bytes) -> bool:
+    return os.path.isfile(path) and not os.path.islink(path)
+
+
 @define
 class World:
     """The directory of a server with at most so many files, and what draws the changes."""
@@ -104,8 +108,12 @@ class World:
         ]
         return sorted(path for path in every if is_kind(path) and len(path) < 2000)
 
+    def files(self) -> list[bytes]:
+        """Return all names of regular files, relative to the root."""
+        return [os.path.relpath(path, os.fsencode(self.root)) for path in self._found(_is_file)]
+
     def _file(self) -> bytes:
-        files = self._found(lambda path: os.path.isfile(path) and not os.path.islink(path))
+        files = self._found(_is_file)
         if not files:
             raise FileNotFoundError
         return self.rng.choice(files)
