@@ -399,6 +399,8 @@ async def test_a_server_is_held_until_the_end_of_its_rewind_is_recorded(
         with pytest.raises(ServerBusy):
             await rewinding.server.power(PowerAction.START)
         assert begun.state not in OVER
+        with pytest.raises(RewindNotActive, match="its end cannot be recorded yet"):
+            await rewinding.rewinds.cancel(UUID)
         if ends == "deleted":
             await rewinding.rewinds.release(UUID)
             return

@@ -642,8 +642,10 @@ class Rewinds:
         Raises `Conflict` where none is under way.
         """
         rewind = self.known.get(uuid)
-        if rewind is None or rewind.over.called:
+        if rewind is None or rewind.state in (RewindState.STARTING, *OVER):
             raise RewindNotActive
+        if rewind.over.called:
+            raise RewindNotActive("its end cannot be recorded yet: see the server's console")
         rewind.cancel(RewindFailed("it was cancelled"))
         await when_fired(rewind.over)
         return rewind
