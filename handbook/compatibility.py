@@ -339,7 +339,7 @@ _REMARKS: Mapping[str, str] = {
     "OPTIONS /api/transfers": "[the features of this node](protocol.md#features)",
     "DELETE /api/transfers/{uuid}": _TRANSFER,
     "GET /download/backup": f"{_SIGNED}, with `Range` for all; a backup in the directory of "
-    "another server is not found. `archive_format`: left out, since every backup here is an "
+    "another server is not found. `archive_format`: left out, since every backup is sent as an "
     "archive",
     "GET /download/directory": f"{_SIGNED}, but for `tar_lzip` and `seven_zip`; symlinks are "
     "stored as such",

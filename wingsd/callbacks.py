@@ -299,6 +299,10 @@ class CallbackQueue:
             restore_report(record, outcome, time.time()),
         )
 
+    def add_recorded(self, report: Report) -> PendingReport:
+        """Begin to send a report that is in the state database."""
+        return PendingReport(self._queue(report))
+
     def before_reset(self) -> list[PendingReport]:
         """Return the reports without an answer that the report of a restart would overtake.
 

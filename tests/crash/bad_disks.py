@@ -36,6 +36,7 @@ from wingsd.history.format import PointLabel
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.rewriting import Rewriting
 from wingsd.history.store import HistoryStore
+from wingsd.history.wanted import Wanted
 
 DEVICE = "/dev/ubda"
 """The disk of the machine."""
@@ -327,8 +328,8 @@ class OneServer:
             lost = self._point(store)
             self._counts["unreadable files"] += len(lost)
             with self._opened() as rewriting:
-                rewriting.prepare(store, number, lost)
-                rewriting.commit(store, number, lost)
+                rewriting.prepare(store, Wanted(number), lost)
+                rewriting.commit(store, Wanted(number), lost)
                 is_committed = True
                 rewriting.apply()
         except (StorageError, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tests.daemon.backed_up_server import BACKUP, OTHER, UUID, BackedUpServer
 from tests.support.archives import Tree, seen
+from tests.support.browser import browse
 from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.tokens import signed_url_token
@@ -198,3 +200,85 @@ async def test_a_killed_node_reports_a_backup_that_is_there_and_no_other(
     assert told["successful"] is (BACKUP in names(server))
     assert (await server.made(OTHER))["successful"]
     assert OTHER in names(server)
+
+
+async def restored(server: BackedUpServer, **request: Any) -> bool | None:
+    """Have the backup restored; return what the Panel has heard of it."""
+    server.daemon.node.address, server.daemon.node.reachable = server.daemon.url, True
+    await server.panel.restore(UUID, BACKUP, **request)
+    await until(lambda: server.panel.restored(UUID) is not None)
+    return server.panel.restored(UUID)
+
+
+@pytest.mark.promise("backup-is-a-point")
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_point_is_laid_over_the_present_files_or_replaces_them(
+    server: BackedUpServer, family: str
+) -> None:
+    server.fill()
+    (server.home / "ignored.log").write_text("of then")
+    await server.daemon.start_loaded(family=family, system=settings(server))
+    await server.made(ignore="*.log")
+    then = {name: entry for name, entry in seen(server.home).items() if name != b"/ignored.log"}
+    permissions = ("*", "meta.calagopus") if family == CALAGOPUS else ("*",)
+    server.daemon.node.address, server.daemon.node.reachable = server.daemon.url, True
+    browser = await browse(server.daemon, UUID, permissions)
+    (server.home / "world/level.dat").write_bytes(b"griefed")
+    shutil.rmtree(server.home / "world/region")
+    (server.home / "ignored.log").write_text("of now")
+    (server.home / "new").mkdir()
+    (server.home / "new/plugin.jar").write_text("came later")
+    assert await restored(server) is True
+    now = seen(server.home)
+    assert (server.home / "ignored.log").read_text() == "of now"
+    assert (server.home / "new/plugin.jar").read_text() == "came later"
+    for name in (b"/world/level.dat", b"/zz hard link", b"/world/region/r.0.0.mca"):
+        assert now[name][2] == then[name][2]
+    await browser.wait_for("backup restore completed")
+    assert await restored(server, truncate_directory=True) is True
+    found = seen(server.home)
+    # The time of the root is that of the point, in which the log was.
+    assert found.keys() == then.keys()
+    del found[b""], then[b""]
+    assert found == then
+    shown_as = "console output" if family == PELICAN else "daemon message"
+
+    def shows(text: str) -> bool:
+        events = (each for each in browser.events if each.event == shown_as)
+        return any(text in line for each in events for line in each.args)
+
+    await until(lambda: shows("Completed server restoration from local backup."))
+    expected = ("true",) if family == CALAGOPUS else ("",)
+    await until(lambda: browser.count("backup restore completed") == 2)
+    assert (await browser.wait_for("backup restore completed")).args == expected
+    assert browser.count("backup restore started") == (2 if family == CALAGOPUS else 0)
+    await browser.close()
+    ran = await server.daemon.wingsctl("rewind", UUID, "--undo", "--yes")
+    assert ran.status == 0, ran.err
+    assert seen(server.home) == now
+
+
+@pytest.mark.promise("backup-is-a-point")
+async def test_a_restore_that_fails_changes_nothing_and_is_reported(
+    server: BackedUpServer,
+) -> None:
+    server.fill()
+    await server.daemon.start_loaded(system=settings(server))
+    await server.made()
+    tree = server.daemon.directory / "history" / UUID / "tree"
+    (server.home / "world/level.dat").unlink()
+    (server.home / "zz hard link").unlink()
+    before = seen(server.home)
+    (tree / "world/level.dat").write_bytes(os.urandom(300_000))
+    assert await restored(server, truncate_directory=True) is False
+    assert seen(server.home) == before
+    await server.daemon.wait_for_line("The backup was not restored, and the server's files are as")
+    (point,) = (server.daemon.directory / "history" / UUID).glob("names")
+    point.with_name("names.copy").unlink()
+    point.unlink()
+    path = f"/api/servers/{UUID}/backup/{BACKUP}/restore"
+    status, answer = await server.ask("POST", path, {"adapter": "wings"})
+    assert (status, answer["error"]) == (
+        404,
+        "The requested backup was not found on this server.",
+    )

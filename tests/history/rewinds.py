@@ -11,6 +11,7 @@ from tests.history.worlds import Faulty, Model
 from tests.support.archives import seen
 from wingsd.errors import StorageError
 from wingsd.history.rewriting import Rewriting
+from wingsd.history.wanted import Wanted
 
 #: The share of a server's files that cannot be read, where there are such.
 _LOST = 1 / 4
@@ -29,13 +30,13 @@ class Rewinds:
         """Bring the directory to a point, and compare it."""
         model = self._model
         with self._opened() as rewriting:
-            rewriting.prepare(model.store, number, self._lost())
+            rewriting.prepare(model.store, Wanted(number), self._lost())
             if model.rng.randrange(2):
                 model.world.change(model.rng.randrange(1, 7))
             model.make()
-            rewriting.commit(model.store, number, self._lost())
+            rewriting.commit(model.store, Wanted(number), self._lost())
             rewriting.apply()
-            assert rewriting.differing(model.store, number) == []
+            assert rewriting.differing(model.store, Wanted(number)) == []
         self._end(number)
 
     def interrupted(self, number: int, at: int) -> None:
@@ -54,8 +55,8 @@ class Rewinds:
 
         def run() -> None:
             with self._opened() as rewriting:
-                rewriting.prepare(model.store, number, lost)
-                rewriting.commit(model.store, number, lost)
+                rewriting.prepare(model.store, Wanted(number), lost)
+                rewriting.commit(model.store, Wanted(number), lost)
                 rewriting.apply()
 
         with points_of_the_system(), suppress(StorageError):
@@ -65,7 +66,7 @@ class Rewinds:
             with self._opened() as rewriting:
                 for _ in range(model.rng.randrange(1, 3)):
                     rewriting.apply()
-                assert rewriting.differing(model.store, number) == []
+                assert rewriting.differing(model.store, Wanted(number)) == []
                 self.completed += 1
                 self._end(number)
                 return

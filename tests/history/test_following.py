@@ -35,6 +35,7 @@ from wingsd.history.format import (
     Section,
 )
 from wingsd.history.rewriting import difference
+from wingsd.history.wanted import Wanted
 from wingsd.moves.digests import block_digest
 
 HISTORIES = 12
@@ -262,7 +263,7 @@ def test_a_point_whose_files_are_in_no_directory_is_damaged(history: Model, kind
         writer.finish(point)
     history.store.adopt(ARRIVED, is_bridge=False)
     with pytest.raises(HistoryDamaged):
-        difference(history.store, 5)
+        difference(history.store, Wanted(5))
     assert [*history.store.verify()] == [5]
 
 

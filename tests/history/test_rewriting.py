@@ -19,6 +19,7 @@ from tests.support.archives import seen
 from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history.format import BLOCK, PastEntry, Point, PointLabel
 from wingsd.history.rewriting import Rewriting, difference
+from wingsd.history.wanted import Wanted
 
 WORLDS = 16
 ACTS = 6
@@ -147,10 +148,10 @@ def test_a_difference_counts_what_changes(history: Model) -> None:
     (root / "new").mkdir()
     (root / "new" / "file").write_bytes(b"new")
     last = made(history)
-    found = difference(history.store, first.number)
+    found = difference(history.store, Wanted(first.number))
     names = [b"", b"new", b"new/file", b"removed", b"world/changed", b"world/touched"]
     assert (found.paths, found.entries, found.size) == (names, len(names), 5000)
-    assert difference(history.store, last.number).entries == 0
+    assert difference(history.store, Wanted(last.number)).entries == 0
 
 
 def test_what_is_not_as_it_was_at_the_end_is_listed(history: Model) -> None:
@@ -162,12 +163,12 @@ def test_what_is_not_as_it_was_at_the_end_is_listed(history: Model) -> None:
     made(history)
     place = str(history.directory / "place")
     with Rewriting(str(root), place) as rewriting:
-        rewriting.commit(history.store, first.number)
+        rewriting.commit(history.store, Wanted(first.number))
         rewriting.apply()
-        assert rewriting.differing(history.store, first.number) == []
+        assert rewriting.differing(history.store, Wanted(first.number)) == []
         (root / "b").write_bytes(b"longer")
         (root / "c").write_bytes(b"")
-        found = rewriting.differing(history.store, first.number)
+        found = rewriting.differing(history.store, Wanted(first.number))
         assert found == [b"", b"b", b"c"]
 
 
@@ -183,7 +184,7 @@ def test_nothing_is_changed_where_the_history_is_damaged(history: Model) -> None
         copy.write(b"a fault of the disk")
     with Rewriting(str(root), str(history.directory / "place")) as rewriting:
         with pytest.raises(HistoryDamaged):
-            rewriting.commit(history.store, first.number)
+            rewriting.commit(history.store, Wanted(first.number))
         assert not Rewriting.is_committed(str(history.directory / "place"))
     assert seen(root) == before
 
@@ -201,8 +202,8 @@ def test_files_that_cannot_be_read_are_replaced_whether_they_differ_or_not(
         history.store.make(history.source, PointLabel.STOPPED)
         lost = history.source.lost
         assert lost == {b"lost", b"link", b"new"}
-        assert difference(history.store, first.number).paths == [b""]
-        found = difference(history.store, first.number, lost)
+        assert difference(history.store, Wanted(first.number)).paths == [b""]
+        found = difference(history.store, Wanted(first.number), lost)
         assert found.paths == [b"", b"link", b"lost", b"new"]
         rewind(history, first.number, lost)
     assert seen(root) == history.trees[first.number]
@@ -210,9 +211,9 @@ def test_files_that_cannot_be_read_are_replaced_whether_they_differ_or_not(
 
 def rewind(history: Model, number: int, lost: frozenset[bytes] = frozenset()) -> None:
     with Rewriting(str(history.world.root), str(history.directory / "place")) as rewriting:
-        rewriting.commit(history.store, number, lost)
+        rewriting.commit(history.store, Wanted(number), lost)
         rewriting.apply()
-        assert rewriting.differing(history.store, number) == []
+        assert rewriting.differing(history.store, Wanted(number)) == []
 
 
 def test_files_that_are_damaged_in_the_history_are_named_and_left_on_demand(
@@ -238,13 +239,18 @@ def test_files_that_are_damaged_in_the_history_are_named_and_left_on_demand(
             Rewriting(str(root), place) as rewriting,
             pytest.raises(HistoryDamaged, match=message),
         ):
-            rewriting.commit(history.store, first.number)
+            rewriting.commit(history.store, Wanted(first.number))
         assert not Rewriting.is_committed(place)
         assert seen(root) == before
         with Rewriting(str(root), place, skips_damaged=True) as rewriting:
-            found = rewriting.commit(history.store, first.number)
+            found = rewriting.commit(history.store, Wanted(first.number))
             rewriting.apply()
-            assert rewriting.differing(history.store, first.number) == [b"a", b"b", b"c", b"y"]
+            assert rewriting.differing(history.store, Wanted(first.number)) == [
+                b"a",
+                b"b",
+                b"c",
+                b"y",
+            ]
     assert found.damaged == [b"a", b"b", b"c", b"link", b"y"]
     assert (root / "z").read_bytes() == then
     assert [(root / name).read_bytes() for name in ("a", "link", "y")] == [b"a", b"a", b"y"]
@@ -261,7 +267,7 @@ def test_a_plan_that_may_not_be_durable_changes_nothing(
     made(history)
     fail_to_flush(monkeypatch, place)
     with Rewriting(str(root), place) as rewriting, pytest.raises(StorageError, match="the disk"):
-        rewriting.commit(history.store, first.number)
+        rewriting.commit(history.store, Wanted(first.number))
     assert not Rewriting.is_committed(place)
 
 
@@ -293,7 +299,7 @@ def test_what_a_program_makes_in_the_way_is_taken_away(
         (root / name).write_bytes(b"now")
     made(history)
     with Rewriting(str(root), str(history.directory / "place")) as rewriting:
-        rewriting.commit(history.store, first.number)
+        rewriting.commit(history.store, Wanted(first.number))
         with monkeypatch.context() as patch:
             fail_at(patch, step, path)
             with pytest.raises(StorageError, match="the disk failed"):
@@ -303,7 +309,7 @@ def test_what_a_program_makes_in_the_way_is_taken_away(
         (root / "a" / "made").mkdir(parents=True)
         (root / "b").symlink_to("a")
         rewriting.apply()
-        assert rewriting.differing(history.store, first.number) == []
+        assert rewriting.differing(history.store, Wanted(first.number)) == []
     assert seen(root) == history.trees[first.number]
 
 

@@ -29,6 +29,7 @@ from wingsd.history.capture import HistorySource
 from wingsd.history.format import PointLabel
 from wingsd.history.rewriting import Rewriting
 from wingsd.history.store import HistoryStore
+from wingsd.history.wanted import Wanted
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.quotas import Project, ProjectQuotas
@@ -116,12 +117,12 @@ def test_a_rewound_server_is_limited_as_before(
         shutil.rmtree(path / "more")
         store.make(source, PointLabel.STOPPED)
         with Rewriting(str(path), str(place / "rewind"), OWNER) as rewriting:
-            rewriting.prepare(store, first.number)
+            rewriting.prepare(store, Wanted(first.number))
             # what was there and what comes are above the limit together
             quotas.adopt(UUID, str(path), rewriting.new)
-            rewriting.commit(store, first.number)
+            rewriting.commit(store, Wanted(first.number))
             rewriting.apply()
-            assert rewriting.differing(store, first.number) == []
+            assert rewriting.differing(store, Wanted(first.number)) == []
     assert seen(path, owner=False) == before
     shutil.rmtree(place / "rewind")
     limit(quotas, UUID, path, 5 * MIB)

@@ -39,6 +39,7 @@ class RewindHarness(RestoreHarness):
         histories.mkdir(exist_ok=True)
         history = HistoryConfig(directory=str(histories))
         self.node = NodeInProcess(self.directory, self.workers, history=history)
+        self.node.panel.restored = self._restored
         self.settings = settings or self.settings
         configuration = configuration_from_panel(description(**self.settings))
         self.node.panel.known[UUID] = configuration

@@ -15,10 +15,12 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.history.worlds import bad_block
+from tests.restores.node import BACKUP
 from tests.restores.rewinding import LATER, THEN, RewindHarness, rewinding
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
+from wingsd.backups.points import PointBackup
 from wingsd.errors import (
     Conflict,
     DiskLimitExceeded,
@@ -32,6 +34,7 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.events import Event
+from wingsd.history.names import PointName
 from wingsd.history.rewriting import Rewriting
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import UnchangedFiles
@@ -606,3 +609,66 @@ def unwritable(*_: object) -> None:
 
 def broken(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def backed_up(rewinding: RewindHarness) -> PointBackup:
+    """Return a backup that is the point 1, without the properties."""
+
+    def name(store: HistoryStore) -> PointName:
+        point = store.points()[-1]
+        ignored = ("server.properties",)
+        given = PointName(BACKUP, 1, point.root.hex(), 1.5, "backup", ignored=ignored)
+        store.name(given)
+        return given
+
+    return PointBackup(UUID, await rewinding.node.histories.get().use(UUID, name))
+
+
+@pytest.mark.promise("rewind-survives-death")
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("truncate", [False, True])
+async def test_the_next_daemon_completes_or_drops_a_restore_and_reports_it(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch, is_begun: bool, truncate: bool
+) -> None:
+    await rewinding.run()
+    found = await backed_up(rewinding)
+    present = rewinding.content()
+    with monkeypatch.context() as patch:
+        if is_begun:
+            patch.setattr(Rewind, "_exchange", never)
+        else:
+            patch.setattr(Rewind, "_stop", never)
+        begun = await rewinding.rewinds.restore(rewinding.server, found, truncate=truncate)
+        if is_begun:
+            await until(lambda: begun._is_committed)
+        else:
+            await until(lambda: begun.found is not None)
+        assert rewinding.content() == present
+        await rewinding.die()
+    await rewinding.enter()
+    backup = {"world/level.dat": THEN["world/level.dat"]}
+    restored = backup if truncate else LATER | backup
+    assert rewinding.content() == (restored if is_begun else present)
+    await until(lambda: rewinding.reports != [])
+    assert rewinding.reports == [is_begun]
+    if is_begun:
+        await until(lambda: rewinding.said("Completed server restoration from local backup."))
+        await until(lambda: rewinding.server.state is PowerState.STARTING)
+        assert (await rewinding.rewind(None)).error is None
+        assert rewinding.content() == present
+    else:
+        assert rewinding.said("this node was restarted meanwhile; restore the backup again")
+
+
+async def test_a_backup_that_does_not_fit_into_the_disk_limit_is_not_restored(
+    rewinding: RewindHarness,
+) -> None:
+    found = await backed_up(rewinding)
+    rewinding.server.files.limit = 6000
+    (rewinding.home / "new").write_bytes(bytes(5000))
+    for truncate in (False, True):
+        begun = await rewinding.rewinds.restore(rewinding.server, found, truncate=truncate)
+        await rewinding.over(begun)
+        assert (begun.error is None) is truncate
+    await until(lambda: rewinding.reports == [False, True])
+    assert rewinding.content() == {"world/level.dat": THEN["world/level.dat"]}

@@ -158,7 +158,7 @@ def test_a_rewind_can_be_undone_until_the_next_one_has_a_point_for_that(store: S
     store.set_undo(A, 7)
     store = again(store)
     assert store.rewinds() == [RewindRecord(A, 3, 1.5, 9, start=True, undo=7)]
-    store.end_rewind(A, Outcome.SUCCESS)
+    store.end_rewind(9, A, Outcome.SUCCESS)
     assert store.due_starts() == [A]
     assert store.rewinds() == [RewindRecord(A, 3, 1.5, 9, undo=7, outcome=Outcome.SUCCESS)]
     assert store.begin_rewind(10, A, 7, 8.5) == RewindRecord(A, 7, 8.5, 10, undo=7)

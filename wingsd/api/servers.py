@@ -15,6 +15,7 @@ from wingsd.api.context import NodeContext
 from wingsd.api.resource import Endpoint, ServerResource
 from wingsd.auth.tokens import user_key
 from wingsd.backups.creation import missing_backup
+from wingsd.backups.points import PointBackup
 from wingsd.backups.store import backup_uuid
 from wingsd.errors import (
     BadRequest,
@@ -715,7 +716,8 @@ class RestoreEndpoint(ServerResource):
         """Restore a backup of a server.
 
         Its archive is opened, or requested, before the answer; all of it is then read and verified
-        before the server is stopped. The end is reported to the Panel.
+        before the server is stopped. Of a point of a history, only what differs is. The end is
+        reported to the Panel.
         """
         backup = require_uuid(self.part("backup"), BadRequest(_NO_BACKUP_UUID))
         if body.adapter not in (WINGS, S3):
@@ -724,10 +726,19 @@ class RestoreEndpoint(ServerResource):
             raise BadRequest(
                 "The download_url field is required when the backup adapter is set to S3."
             )
+        if body.adapter == WINGS and (point := await self._point(backup)) is not None:
+            rewinds = self._node.rewinds.get()
+            await rewinds.restore(self.game_server, point, truncate=body.truncate_directory)
+            return
         opener = partial(self._open, backup, body)
         await self._node.restores.begin(
             self.game_server, backup, opener, truncate=body.truncate_directory
         )
+
+    async def _point(self, backup: str) -> PointBackup | None:
+        """Return a backup that is a point, None where there is an archive or nothing."""
+        found = await self._node.disk.run(self._node.backup_store.find, self.uuid, backup)
+        return None if found else await self._node.point_backups.find(self.uuid, backup)
 
     async def _open(self, backup: str, body: RestoreRequest) -> RestoreArchive:
         """Open the archive. Raises `BackupMissing`, `StorageError`, `DownloadFailed`."""

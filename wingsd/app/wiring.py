@@ -363,6 +363,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         database,
         running,
         reactor,
+        context.restores,
     )
     allowed = AddressPolicy.of(system.backups.restore_host_allowlist)
     context.restore_links = RestoreLinks(

@@ -41,8 +41,6 @@ from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import opened
 from wingsd.history.capture import joined
 from wingsd.history.format import (
-    Change,
-    CheckedRoot,
     FormKind,
     FormReader,
     FormWriter,
@@ -57,11 +55,11 @@ from wingsd.history.format import (
 from wingsd.history.rebuilding import (
     Contents,
     contents_of,
-    overlaid,
     set_metadata,
     write_contents,
 )
 from wingsd.history.store import HistoryStore
+from wingsd.history.wanted import Wanted, WantedEntry
 from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, TreeEntry, tree_key
 from wingsd.moves.scan import Scan
 from wingsd.moves.seen_directories import SeenDirectories
@@ -112,12 +110,14 @@ class Step(NamedTuple):
 class Difference:
     """The difference of a server's files from a point: the number of its entries and their paths.
 
-    `size` are the bytes of files that are written, `paths` the first `MOST_LISTED` ones. `damaged`
-    are files that are known to be damaged in the history: they do not become as at the point.
+    `size` are the bytes of files that are written, `total` those of all that are wanted, `paths`
+    the first `MOST_LISTED` ones. `damaged` are files that are known to be damaged in the history:
+    they do not become as at the point.
     """
 
     entries: int = 0
     size: int = 0
+    total: int = 0
     paths: list[bytes] = field(factory=list)
     damaged: list[bytes] = field(factory=list)
 
@@ -132,17 +132,17 @@ class Difference:
             self.size += step.entry.size
 
 
-def difference(store: HistoryStore, number: int, lost: Collection[bytes] = ()) -> Difference:
-    """Return how the newest point differs from another one.
+def difference(store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()) -> Difference:
+    """Return how the newest point differs from what is wanted.
 
     The files that are `lost` differ from both. Raises as `HistoryStore.opened`.
     """
-    found, damaged = Difference(), frozenset(store.damaged.get(number, ()))
+    found, damaged = Difference(), frozenset(store.damaged.get(wanted.number, ()))
     with (
-        storage_errors(f"point {number} of the history cannot be read"),
-        store.opened(number) as (chain, _),
+        storage_errors(f"point {wanted.number} of the history cannot be read"),
+        store.opened(wanted.number) as (chain, _),
     ):
-        for step in _steps(chain, lost):
+        for step in _steps(chain, wanted, lost, found):
             store.check()
             found.count(step)
             if step.how is How.PLACED and step.entry.path in damaged:
@@ -150,22 +150,25 @@ def difference(store: HistoryStore, number: int, lost: Collection[bytes] = ()) -
     return found
 
 
-def _steps(chain: Sequence[FormReader], lost: Collection[bytes]) -> Iterator[Step]:
-    """Yield what is to be changed of the first point to have the last one, sorted by path.
+def _steps(
+    chain: Sequence[FormReader], wanted: Wanted, lost: Collection[bytes], count: Difference
+) -> Iterator[Step]:
+    """Yield what is to be changed of the first point to have what is wanted, sorted by path.
 
-    The server has the files that are `lost`, with contents that are not known. Raises
-    HistoryDamaged where the entries do not have the root.
+    The server has the files that are `lost`, with contents that are not known. The bytes of all
+    that is wanted are counted. Raises HistoryDamaged where the entries do not have the root.
     """
-    root, placed, way = CheckedRoot(), set[bytes](), _Way()
+    placed, way = set[bytes](), _Way()
     taken = b""
     unknown = ((path, True) for path in sorted(lost, key=tree_key))
-    for path, (known, is_unknown) in joined(overlaid(chain), unknown):
-        found: Sequence[Change | None] = known or [None] * len(chain)
-        is_lost, nothing = is_unknown is not None, PastNothing(path)
-        entry = next((each[0] for each in reversed(found) if each is not None), nothing)
-        now = found[0][0] if found[0] is not None else nothing
-        if not isinstance(entry, PastNothing):
-            root.add(entry)
+    entries = ((each.path, each) for each in wanted.entries(chain))
+    for path, (known, is_unknown) in joined(entries, unknown):
+        nothing, absent = PastNothing(path), [None] * len(chain)
+        each = known or WantedEntry(path, nothing, nothing, absent, wanted.keeps_present)
+        _, now, entry, found, is_kept = each
+        is_lost = is_unknown is not None and not is_kept
+        if isinstance(entry, PastFile):
+            count.total += entry.size
         # a further name of a file that is replaced leads to the new one
         is_relinked = isinstance(entry, PastHardLink) and entry.first in placed
         is_changed = entry != now or is_relinked or is_lost
@@ -183,9 +186,6 @@ def _steps(chain: Sequence[FormReader], lost: Collection[bytes]) -> Iterator[Ste
         if step.how is How.PLACED:
             placed.add(path)
         yield step
-    point = chain[-1].point
-    if not root.matches(point):
-        raise HistoryDamaged(f"point {point.number}", "its entries do not have its root")
 
 
 class _Way:
@@ -277,16 +277,18 @@ class Rewriting:
     # What is prepared
 
     def prepare(
-        self, store: HistoryStore, number: int, lost: Collection[bytes] = ()
+        self, store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
     ) -> Difference:
-        """Write the files of a point that differ from the newest one, if that was not done.
+        """Write the files that differ from those of the newest point, if that was not done.
 
         The server may run, and has files that are `lost`: it cannot read them. Raises NoSuchPoint,
         and HistoryDamaged with the names of all files that are damaged.
         """
-        return self._prepared(store, number, lost, None)
+        return self._prepared(store, wanted, lost, None)
 
-    def commit(self, store: HistoryStore, number: int, lost: Collection[bytes] = ()) -> Difference:
+    def commit(
+        self, store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
+    ) -> Difference:
         """Prepare all that differs from the newest point, and write the plan durably.
 
         The files are to be as in the newest point, and nothing may change them from then on. A
@@ -294,8 +296,8 @@ class Rewriting:
         """
         with storage_errors(f"{self._place} cannot be used"):
             with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home)) as fd:
-                writer = FormWriter(fd, FormKind.DELTA, number, number + 1)
-                found = self._prepared(store, number, lost, writer)
+                writer = FormWriter(fd, FormKind.DELTA, wanted.number, wanted.number + 1)
+                found = self._prepared(store, wanted, lost, writer)
             if self._durable:
                 syncfs(self._home)
             os.rename(_PART, _PLAN, src_dir_fd=self._home, dst_dir_fd=self._home)
@@ -311,10 +313,11 @@ class Rewriting:
     def _prepared(
         self,
         store: HistoryStore,
-        number: int,
+        wanted: Wanted,
         lost: Collection[bytes],
         writer: FormWriter | None,
     ) -> Difference:
+        number = wanted.number
         found, damaged = Difference(), set[bytes]()
         mounts = _mounts_below(self._directory) if writer is not None else []
         with (
@@ -322,7 +325,7 @@ class Rewriting:
             store.opened(number) as (chain, tree),
             closing(OpenDirectories(tree)) as newest,
         ):
-            for each in _steps(chain, lost):
+            for each in _steps(chain, wanted, lost, found):
                 step = each
                 if step.how is How.PLACED and not self._is_made(step, newest, damaged):
                     damaged.add(step.entry.path)
@@ -502,8 +505,8 @@ class Rewriting:
 
     # What came of it
 
-    def differing(self, store: HistoryStore, number: int) -> list[bytes]:
-        """Return the paths that are not as at a point, by names and metadata, at most some.
+    def differing(self, store: HistoryStore, wanted: Wanted) -> list[bytes]:
+        """Return the paths that are not as they are wanted, by names and metadata, at most some.
 
         Contents are not read: those that were put into place had their digests, and others were
         read for the newest point. Raises HistoryDamaged where the point does not have its root.
@@ -512,20 +515,15 @@ class Rewriting:
         scan = Scan(lambda line: None, attributes, self._place, SeenDirectories())
         tree = scan.run(self._server)
         found: list[bytes] = []
-        root = CheckedRoot()
         with (
             closing(tree.store),
-            storage_errors(f"point {number} of the history cannot be read"),
-            store.opened(number) as (chain, _),
+            storage_errors(f"point {wanted.number} of the history cannot be read"),
+            store.opened(wanted.number) as (chain, _),
         ):
-            for path, (node, entry) in joined(tree.walk(), _entries(chain)):
-                if entry is not None:
-                    root.add(entry)
+            expected = ((each.path, each.entry) for each in wanted.entries(chain) if each.is_there)
+            for path, (node, entry) in joined(tree.walk(), expected):
                 if not self._is_as(path, node, entry, attributes) and len(found) < MOST_LISTED:
                     found.append(path)
-            point = chain[-1].point
-        if not root.matches(point):
-            raise HistoryDamaged(f"point {number}", "its entries do not have its root")
         return found
 
     def _is_as(
@@ -549,13 +547,6 @@ class Rewriting:
                 value, mode = attributes.read(fd, os.fstat(fd), mode)
         now = PastFile(path, mode, node.mtime, node.size, entry.digest, value)
         return now == entry
-
-
-def _entries(chain: Sequence[FormReader]) -> Iterator[tuple[bytes, PastEntry]]:
-    for path, found in overlaid(chain):
-        entry = next(each for each in reversed(found) if each is not None)[0]
-        if not isinstance(entry, PastNothing):
-            yield path, entry
 
 
 def _mounts_below(directory: str) -> list[bytes]:

@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 from wingsd.errors import HistoryDamaged
 from wingsd.history.format import (
     Change,
+    CheckedRoot,
     FormReader,
     PastDirectory,
     PastEntry,
@@ -21,7 +22,6 @@ from wingsd.history.format import (
     PastHardLink,
     PastLink,
     PastNothing,
-    RootHash,
     Select,
     every_path,
 )
@@ -39,13 +39,15 @@ _REMEMBERED = 4096
 class WantedEntry(NamedTuple):
     """A path: what is there in the newest point, and what is to be there.
 
-    The contents of a file are `contents_of` the chain and `found`.
+    The contents of a file are `contents_of` the chain and `found`. With `is_kept` what is there
+    stays, whatever it is.
     """
 
     path: bytes
     now: PastEntry
     entry: PastEntry
     found: Sequence[Change | None]
+    is_kept: bool = False
 
     @property
     def is_there(self) -> bool:
@@ -78,11 +80,6 @@ class Wanted:
     #: The first names that files have here, by those that they have in the point.
     _heads: dict[bytes, bytes] = field(init=False, factory=dict)
 
-    @property
-    def is_whole(self) -> bool:
-        """True if all files are to be those of the point."""
-        return self._leaves_out is leaves_out_nothing and not self.keeps_present
-
     def entries(
         self, chain: Sequence[FormReader], after: bytes | None = None
     ) -> Iterator[WantedEntry]:
@@ -90,7 +87,7 @@ class Wanted:
 
         Raises HistoryDamaged where all entries do not have the root of the point.
         """
-        root = RootHash()
+        root = CheckedRoot()
         select = every_path if after is None else _after(after)
         if after is None:
             self._heads.clear()
@@ -103,7 +100,7 @@ class Wanted:
             wanted = self._of_the_point(chain, WantedEntry(path, now, entry, found))
             yield wanted if laid_over is None else laid_over.over(wanted)
         point = chain[-1].point
-        if after is None and root.digest() != point.root:
+        if after is None and not root.matches(point):
             raise HistoryDamaged(f"point {point.number}", "its entries do not have its root")
 
     def _of_the_point(self, chain: Sequence[FormReader], each: WantedEntry) -> WantedEntry:
@@ -152,7 +149,7 @@ class _LaidOver:
 
     def over(self, each: WantedEntry) -> WantedEntry:
         """Return the entry, or the present one where that stays."""
-        path, now, entry, found = each
+        path, now, entry, found, _ = each
         if self._gone and not path.startswith(self._gone):
             self._gone = b""
         present = [found[0], *[None] * (self._count - 1)]
@@ -171,7 +168,7 @@ class _LaidOver:
         """Return a present entry; a further name of what goes becomes the first one."""
         entry = each.entry
         if not isinstance(entry, PastHardLink) or entry.first not in self._replaced:
-            return each
+            return each._replace(is_kept=True)
         head = self._heads.setdefault(entry.first, each.path)
         if head != each.path:
             return each._replace(entry=PastHardLink(each.path, head))

@@ -17,6 +17,7 @@ from wingsd.threadio import Workers
 from wingsd.util.reactor import Reactor
 
 if TYPE_CHECKING:
+    from wingsd.restores.manager import Restores
     from wingsd.restores.rewinding import Rewinds
 
 
@@ -25,7 +26,7 @@ class RewindsOnDemand:
     """The node's `Rewinds`, made when a server is rewound, and what they are made of.
 
     `workers` are the threads that prepare and exchange files, `long` those that delete them.
-    `limits` are those of the node.
+    `limits` are those of the node. `restores` report restores of backups, and show their ends.
     """
 
     servers: Servers
@@ -37,6 +38,7 @@ class RewindsOnDemand:
     database: StateDatabase
     running: RunningServers
     reactor: Reactor
+    restores: Restores
     #: None as long as none was made or found.
     made: Rewinds | None = attrs.field(default=None, init=False)
 

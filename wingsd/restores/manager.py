@@ -75,15 +75,29 @@ FIRST_MOMENT = 0.5
 #: Seconds between two messages about the progress.
 PROGRESS_EVERY = 1.0
 RESTORING = "a backup of the server is being restored"
-_RESTARTED = "this node was restarted meanwhile; restore the backup again"
+#: Why a restore has failed that an earlier daemon had begun.
+RESTARTED = "this node was restarted meanwhile; restore the backup again"
 
 
-def _say_failed(server: Server, error: WingsdError | None) -> None:
+def say_failed(server: Server, error: WingsdError | None) -> None:
     """Show users that the backup is not restored, and why; None for an internal error."""
     why = str(error) if error is not None else "an unexpected error; see the node's log"
     server.say(
         f"The backup was not restored, and the server's files are as before: {why}", keep=True
     )
+
+
+def restore_progress(size: int, total: int, files: int) -> str:
+    """Return the data of the event about the progress of a restore."""
+    # With the names of Calagopus' pages of 2025, and of those after.
+    data = {
+        "progress": size,
+        "total": total,
+        "bytes_processed": size,
+        "bytes_total": total,
+        "files_processed": files,
+    }
+    return json.dumps(data)
 
 
 @attrs.define(eq=False, repr=False)
@@ -147,10 +161,10 @@ class Restore:
                     error=error,
                 )
                 return None
-            _say_failed(self.server, error)
+            say_failed(self.server, error)
         except Exception:
             self._log.failure("{server}: its backup was not restored", server=self.server.uuid)
-            _say_failed(self.server, None)
+            say_failed(self.server, None)
         else:
             return Outcome.SUCCESS
         finally:
@@ -256,15 +270,8 @@ class Restore:
                 self.server.publish(DAEMON_MESSAGE, f"(restoring): {name}")
             if progress.size != shown.size:
                 shown.size = progress.size
-                # With the names of Calagopus' pages of 2025, and of those after.
-                data = {
-                    "progress": progress.size,
-                    "total": total,
-                    "bytes_processed": progress.size,
-                    "bytes_total": total,
-                    "files_processed": progress.files,
-                }
-                self.server.publish(BACKUP_RESTORE_PROGRESS, json.dumps(data))
+                shown_now = restore_progress(progress.size, total, progress.files)
+                self.server.publish(BACKUP_RESTORE_PROGRESS, shown_now)
 
         repeating = Periodic(self._restores.reactor, show)
         repeating.start(PROGRESS_EVERY, now=False)
@@ -494,7 +501,7 @@ class Restores:
         if outcome is Outcome.SUCCESS:
             server.say("The backup is restored. This node was restarted meanwhile.", keep=True)
         else:
-            _say_failed(server, RestoreFailed(_RESTARTED))
+            say_failed(server, RestoreFailed(RESTARTED))
         await report.answered_within(ANSWER_PATIENCE, self.reactor)
         self.publish_end(server, outcome)
 

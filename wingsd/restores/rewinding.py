@@ -7,28 +7,36 @@ for what has changed, not for its size. `wingsd.history.rewriting` prepares and 
 
 A daemon that dies before the exchange leaves the files as they are, and after that has begun the
 next start completes it, before it does anything else. It starts the server if it was stopped.
+
+A backup that is a point of the history is restored in the same way: the server gets the files that
+the backup has, alone or laid over the present ones. The end is reported to the Panel, and shown as
+that of any other restore.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.archive.quota import require_free_space
+from wingsd.backups.points import PointBackup
+from wingsd.callbacks import PendingReport
 from wingsd.errors import (
     DaemonStopping,
     DiskLimitExceeded,
     HistoryDamaged,
     NoSuchPoint,
+    RestoreFailed,
     RewindFailed,
     RewindNotActive,
     ServerBusy,
@@ -37,13 +45,25 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
+from wingsd.events import BACKUP_RESTORE_PROGRESS, BACKUP_RESTORE_STARTED
 from wingsd.filesystem.walk import opened
 from wingsd.histories.manager import Histories
 from wingsd.history.format import Point, PointLabel
+from wingsd.history.names import PointName
 from wingsd.history.rewriting import Difference, Rewriting, difference
 from wingsd.history.store import HistoryStore
+from wingsd.history.wanted import Wanted
 from wingsd.restores import RewindsOnDemand
 from wingsd.restores.held import STOP_WITHIN, HeldServer
+from wingsd.restores.manager import (
+    ANSWER_PATIENCE,
+    FIRST_MOMENT,
+    PROGRESS_EVERY,
+    RESTARTED,
+    RESTORING,
+    restore_progress,
+    say_failed,
+)
 from wingsd.servers import Server
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Hold, Operation, refusal
@@ -52,6 +72,7 @@ from wingsd.servers.registry import BACKOFF
 from wingsd.statedb import Outcome, RewindRecord
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.util.deferreds import when_fired
+from wingsd.util.reactor import Periodic
 from wingsd.util.text import display_all, readable_time
 
 #: For how long a rewind can be undone, whatever `system.history.keep` says.
@@ -109,10 +130,17 @@ class Rewind:
     time: float
     is_dry_run: bool
     _rewinds: Rewinds
+    #: The backup that is restored, None where an operator has ordered the rewind.
+    restored: PointBackup | None = None
+    #: Whether the files are compared with those that the server is to have, `wanted`.
+    is_compared: bool = True
+    wanted: Wanted = attrs.field(init=False)
     state: RewindState = RewindState.PREPARING
     #: What differs, once it is known, and the bytes that were prepared so far.
     found: Difference | None = None
     prepared: int = 0
+    #: The bytes that are to be prepared, as far as is known.
+    size: int = 0
     #: Whether files stay as they are that are damaged in the history.
     skips_damaged: bool = False
     #: Files that are written all the time, of which it is not known yet whether they differ.
@@ -133,7 +161,17 @@ class Rewind:
     _stopped: float = 0.0
     #: Whether the exchange has begun: it is completed then, whatever happens.
     _is_committed: bool = False
+    _moment: Deferred[None] = attrs.field(factory=lambda: succeed(None))
     _log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.wanted = Wanted(self.point)
+
+    def restore(self, found: PointBackup, *, truncate: bool) -> None:
+        """Restore a backup, without the rest of its point; without `truncate` laid over."""
+        leaves_out = found.ignore.leaves_out
+        self.restored = found
+        self.wanted = Wanted(self.point, leaves_out, keeps_present=not truncate)
 
     def hold(self) -> None:
         """Hold the server, so that it is stopped, and started again."""
@@ -141,7 +179,7 @@ class Rewind:
         self._held = HeldServer(
             self.server,
             parts.database.start_after_rewind,
-            "it is rewound",
+            "it is rewound" if self.restored is None else "its backup is restored",
             parts.database,
             parts.running,
             parts.reactor,
@@ -177,22 +215,25 @@ class Rewind:
     async def _predict(self) -> None:
         histories, parts = self._rewinds.histories, self._rewinds.parts
         uuid, seconds = self.server.uuid, parts.reactor.seconds
-        self._check_limit(await self._rewinds.point(uuid, self.point))
+        await self._rewinds.point(uuid, self.point)
         await histories.make(self.server)
         began = seconds()
         # as after the stop: a moment after another one
         await histories.make(self.server, None, parts.workers)
         self.unsettled, self.lost = histories.unsettled(uuid)
         made = seconds()
-        compare = partial(difference, number=self.point, lost=self.lost)
+        compare = partial(difference, wanted=self.wanted, lost=self.lost)
         self.found = await histories.use(uuid, compare, parts.workers)
+        self._check_limit(self.found)
         compared = seconds() - made
         expected = (made - began) * 1.5 + compared * 2 + self.found.entries * _EACH
         self.seconds_off = expected if self.found.entries else 0.0
 
     async def run(self) -> None:
         """Rewind the server, and start it again if it ran."""
-        outcome = await self._attempt()
+        self._moment = deferLater(self._rewinds.parts.reactor, FIRST_MOMENT)
+        with self._shown():
+            outcome = await self._attempt()
         if outcome is None:
             self.over.callback(None)
         else:
@@ -227,17 +268,18 @@ class Rewind:
         """Do all up to the exchange, or nothing where nothing differs."""
         server, scope = self.server, self.scope
         self._enter(RewindState.PREPARING)
-        server.say(
-            f"The server is being rewound to {shown_time(self.time)}. What differs is prepared "
-            "first; it is stopped after that."
-        )
+        what = f"The server is being rewound to {shown_time(self.time)}."
+        if self.restored is not None:
+            what = f"A backup of the server, made {shown_time(self.time)}, is being restored."
+        server.say(f"{what} What differs is prepared first; it is stopped after that.")
         await self._prepare()
         # An unsettled file is in the newest point as before it: it may differ.
         if self.found is not None and not self.found.entries and not self.unsettled:
-            server.say(
-                f"The server's files are as they were at {shown_time(self.time)}."
-                f"{self._left_out()}"
-            )
+            if self.restored is None:
+                server.say(
+                    f"The server's files are as they were at {shown_time(self.time)}."
+                    f"{self._left_out()}"
+                )
             return
         await self._stop()
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
@@ -248,10 +290,10 @@ class Rewind:
         )
         self.unsettled, self.lost = histories.unsettled(server.uuid)
         if self.unsettled:
-            raise RewindFailed(
+            raise self._failed(
                 f"something writes to {display_all(self.unsettled)} although the server is "
-                "stopped, or it is larger than 16 TiB; end that, or move it away, and rewind it "
-                "again"
+                "stopped, or it is larger than 16 TiB; end that, or move it away, and "
+                f"{self._again}"
             )
         if self.lost:
             server.say(
@@ -272,7 +314,6 @@ class Rewind:
         histories, reactor = self._rewinds.histories, self._rewinds.parts.reactor
         scope = self.scope
         histories.interrupt(self.server.uuid)
-        self._check_limit(await self._rewinds.point(self.server.uuid, self.point))
         for _ in range(ROUNDS):
             scope.check()
             began = reactor.seconds()
@@ -283,19 +324,28 @@ class Rewind:
             if reactor.seconds() - began < SHORT or self.server.state is PowerState.OFFLINE:
                 return
 
-    def _check_limit(self, point: Point) -> None:
+    def _check_limit(self, found: Difference) -> None:
         limit = self.server.files.limit
-        if limit is not None and point.size > limit:
+        if limit is not None and found.total > limit:
             raise DiskLimitExceeded(
-                f"the server's files had {-(-point.size // _MIB)} MiB then, its disk limit is "
-                f"{limit // _MIB} MiB; raise its disk limit in the Panel, and rewind it again"
+                f"the server's files would have {-(-found.total // _MIB)} MiB, its disk limit is "
+                f"{limit // _MIB} MiB; raise its disk limit in the Panel, and {self._again}"
             )
+
+    @property
+    def _again(self) -> str:
+        return "rewind it again" if self.restored is None else "restore the backup again"
+
+    def _failed(self, detail: str) -> WingsdError:
+        return RewindFailed(detail) if self.restored is None else RestoreFailed(detail)
 
     def _prepared(self, store: HistoryStore) -> Difference:
         """Prepare what differs from the newest point. In a thread."""
         parts = self._rewinds.parts
         with self._rewriting() as rewriting:
-            found = difference(store, self.point, self.lost)
+            found = difference(store, self.wanted, self.lost)
+            self._check_limit(found)
+            self.size = found.size
             with opened(rewriting.new) as fd:
                 more = max(found.size - self.prepared, 0)
                 require_free_space(
@@ -306,7 +356,7 @@ class Rewind:
                     parts.limits.inode_reserve,
                     found.entries,
                 )
-            return rewriting.prepare(store, self.point, self.lost)
+            return rewriting.prepare(store, self.wanted, self.lost)
 
     def _rewriting(self) -> Rewriting:
         uuid, skips = self.server.uuid, self.skips_damaged
@@ -322,9 +372,9 @@ class Rewind:
         self._enter(RewindState.STOPPING)
         why = "What differs is prepared. The server is stopped to exchange it."
         if not await self._held.stop(why):
-            raise RewindFailed(
+            raise self._failed(
                 f"the server has not stopped within {readable_time(STOP_WITHIN)}; stop it, or "
-                "kill it, and rewind it again"
+                f"kill it, and {self._again}"
             )
         self._stopped = self._rewinds.parts.reactor.seconds()
         self._rewinds.histories.interrupt(self.server.uuid)
@@ -335,18 +385,22 @@ class Rewind:
             self._rewinds.parts.storage.quotas.adopt(
                 self.server.uuid, self.server.directory, rewriting.new
             )
-            return rewriting.commit(store, self.point, self.lost)
+            return rewriting.commit(store, self.wanted, self.lost)
 
     async def _finish(self) -> None:
         """Exchange what differs, until it has succeeded, and compare all with the point."""
         await self._exchange()
         self._enter(RewindState.CHECKING)
         server, parts = self.server, self._rewinds.parts
+        if not self.is_compared:
+            return
         compare = self._compared
         try:
             differing = await self._rewinds.histories.use(server.uuid, compare, parts.workers)
-            damaged = frozenset(() if self.found is None else self.found.damaged)
-            self.differing = [path for path in differing if path not in damaged]
+            known = set(() if self.found is None else self.found.damaged)
+            if self.wanted.keeps_present:
+                known.update(self.lost)
+            self.differing = [path for path in differing if path not in known]
         except (StorageError, NoSuchPoint) as error:
             server.say(
                 f"The server is rewound, but it cannot be compared with the point: {error}",
@@ -368,7 +422,7 @@ class Rewind:
                 if not await parts.workers.run(self._rewinds.is_committed, server.uuid):
                     # The disk had failed when this was to be found out at the daemon's start.
                     self._is_committed = False
-                    raise RewindFailed("this node was restarted meanwhile; rewind it again")
+                    raise self._failed(f"this node was restarted meanwhile; {self._again}")
                 await parts.workers.run(self._rewinds.apply, server.uuid)
             except HistoryDamaged:
                 raise
@@ -390,21 +444,29 @@ class Rewind:
 
     def _compared(self, store: HistoryStore) -> list[bytes]:
         with self._rewinds.rewriting(self.server.uuid) as rewriting:
-            return rewriting.differing(store, self.point)
+            return rewriting.differing(store, self.wanted)
 
     async def _end(self, outcome: Outcome) -> None:
         server, parts = self.server, self._rewinds.parts
         is_halfway = self._is_committed and self.error is not None
         if is_halfway:
             self._held.was_stopped = False
-        await self._record_end(outcome, starts=not is_halfway)
+        if self.restored is not None:
+            await self._moment
+        report = await self._record_end(outcome, starts=not is_halfway)
         await self._rewinds.settle_pins(server.uuid)
         await self._rewinds.withdraw(server.uuid)
         if self._stopped:
             self.seconds_off = parts.reactor.seconds() - self._stopped
         self._held.release()
-        self._say_end(is_halfway=is_halfway)
+        if self.restored is None:
+            self._say_end(is_halfway=is_halfway)
+        else:
+            self._say_restored(is_halfway=is_halfway)
         self._fire_over()
+        if report is not None:
+            await report.answered_within(ANSWER_PATIENCE, parts.reactor)
+            parts.restores.publish_end(server, outcome)
         self._enter(RewindState.STARTING)
         try:
             await self._held.start()
@@ -414,8 +476,8 @@ class Rewind:
         # After what was replaced is deleted, which counts for the server's quota until then.
         server.files.received(None)
 
-    async def _record_end(self, outcome: Outcome, *, starts: bool) -> None:
-        """Record the end, as soon as the state database can be written.
+    async def _record_end(self, outcome: Outcome, *, starts: bool) -> PendingReport | None:
+        """Record the end, as soon as the state database can be written, and report a restore.
 
         Until then the server stays held: the next start of the daemon would complete the rewind,
         whatever has become of the files since. Neither a deletion nor the daemon's end waits.
@@ -423,7 +485,7 @@ class Rewind:
         server, parts = self.server, self._rewinds.parts
         for pause in BACKOFF:
             try:
-                await parts.database.end_rewind(server.uuid, outcome, starts=starts)
+                report = await parts.database.end_rewind(server.uuid, outcome, starts=starts)
             except StateDatabaseError as error:
                 if not self.over.called:
                     self._log.critical(
@@ -438,7 +500,8 @@ class Rewind:
                 self._fire_over()
                 await deferLater(parts.reactor, pause)
             else:
-                return
+                return None if report is None else parts.restores.callbacks.add_recorded(report)
+        return None
 
     def _fire_over(self) -> None:
         if not self.over.called:
@@ -449,6 +512,42 @@ class Rewind:
         if not damaged:
             return ""
         return f" {display_all(damaged)} is damaged in the history, and is left as before."
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Show the page that a backup is restored, and now and then how far that is."""
+        if self.restored is None:
+            yield
+            return
+        server = self.server
+        server.publish(BACKUP_RESTORE_STARTED)
+
+        def show() -> None:
+            progress = restore_progress(self.prepared, max(self.size, self.prepared), 0)
+            server.publish(BACKUP_RESTORE_PROGRESS, progress)
+
+        repeating = Periodic(self._rewinds.parts.reactor, show)
+        repeating.start(PROGRESS_EVERY, now=False)
+        try:
+            yield
+        finally:
+            repeating.stop()
+
+    def _say_restored(self, *, is_halfway: bool) -> None:
+        server = self.server
+        if is_halfway:
+            server.say(
+                f"The restoring of the backup stopped halfway: {self.error}. Some files are those "
+                "of the backup, and others as before. The server is not started. An administrator "
+                "brings all back as before by wingsctl rewind --undo.",
+                keep=True,
+            )
+        elif self.error is not None:
+            say_failed(server, self.error)
+        else:
+            server.say(f"Completed server restoration from local backup.{self._left_out()}")
+            if self._is_committed:
+                server.say("wingsctl rewind --undo undoes it for a week.")
 
     def _say_end(self, *, is_halfway: bool) -> None:
         server = self.server
@@ -534,13 +633,43 @@ class Rewinds:
             self._remember(rewind)
             self._tasks.start("comparing it with a point", rewind.predict(), uuid)
             return rewind
-        server.place_hold(Operation.RESTORE, _REWOUND)
+        return await self._start(rewind)
+
+    async def restore(self, server: Server, found: PointBackup, *, truncate: bool) -> Rewind:
+        """Restore a backup of a server, which is a point, in the background.
+
+        With `truncate` it replaces all files of the server, else it is laid over them. Raises as
+        `begin`, and `StorageError` where its point is not there any more.
+        """
+        uuid, name = server.uuid, found.name
+        self._check(server, is_dry_run=False)
+        self.histories.interrupt(uuid)
+        await self._end_look(uuid)
+        try:
+            point = await self.point(uuid, name.number)
+        except NoSuchPoint:
+            point = None
+        if point is None or point.root.hex() != name.root:
+            raise HistoryDamaged(f"point {name.number}", "it is not there any more")
+        self._check(server, is_dry_run=False)
+        rewind = Rewind(server, name.number, name.made, False, self)
+        rewind.restore(found, truncate=truncate)
+        return await self._start(rewind)
+
+    async def _start(self, rewind: Rewind) -> Rewind:
+        """Hold the server, and rewind it in the background."""
+        server, uuid, number = rewind.server, rewind.server.uuid, rewind.point
+        backup = "" if rewind.restored is None else rewind.restored.name.name
+        server.place_hold(Operation.RESTORE, RESTORING if backup else _REWOUND)
         try:
             self.pin(uuid, number)
             # Before the record: a restart would complete an earlier rewind in place of this one.
             await self.parts.long.run(self.parts.storage.withdraw, uuid)
             self._check_held(server)
-            await self.parts.database.begin_rewind(uuid, number, rewind.time)
+            truncate = not rewind.wanted.keeps_present
+            await self.parts.database.begin_rewind(
+                uuid, number, rewind.time, backup, truncate=truncate
+            )
             await self._check_begun(server)
         except BaseException as error:
             if isinstance(error, WingsdError):
@@ -557,8 +686,13 @@ class Rewinds:
         try:
             self._check_held(server)
         except ServerBusy:
-            await self.parts.database.end_rewind(server.uuid, Outcome.FAILURE)
+            await self._end_unbegun(server.uuid)
             raise
+
+    async def _end_unbegun(self, uuid: str) -> PendingReport | None:
+        """Record that a rewind has changed nothing; report that of a backup."""
+        report = await self.parts.database.end_rewind(uuid, Outcome.FAILURE)
+        return None if report is None else self.parts.restores.callbacks.add_recorded(report)
 
     def _check_held(self, server: Server) -> None:
         if self._is_stopping or not server.operations.runs(Operation.RESTORE):
@@ -754,6 +888,24 @@ class Rewinds:
 
     # After a restart
 
+    async def _announce_failure(self, server: Server, report: PendingReport) -> None:
+        say_failed(server, RestoreFailed(RESTARTED))
+        await report.answered_within(ANSWER_PATIENCE, self.parts.reactor)
+        self.parts.restores.publish_end(server, Outcome.FAILURE)
+
+    async def _find_backup(self, rewind: Rewind, record: RewindRecord) -> None:
+        """Find what a rewind restores. If its list is not known, nothing is compared."""
+        uuid, found = record.server, None
+        try:
+            found = (await self.parts.histories.names(uuid)).get(record.backup)
+        except StorageError as error:
+            self._log.error(
+                "{server}: its backups are not known: {error}", server=uuid, error=error
+            )
+        rewind.is_compared = found is not None
+        name = found or PointName(record.backup, record.point, "", record.time, "")
+        rewind.restore(PointBackup(uuid, name), truncate=record.truncate)
+
     def recover(self, records: Sequence[RewindRecord]) -> list[str]:
         """Complete the exchanges that an earlier daemon has begun, and drop what was prepared.
 
@@ -796,15 +948,23 @@ class Rewinds:
             try:
                 server = self.parts.servers.get(uuid)
             except ServerNotFound:
+                await self._end_unbegun(uuid)
                 await self.parts.database.forget_rewind(uuid)
                 await self._drop(uuid)
                 continue
             if not is_committed:
-                await self.parts.database.end_rewind(uuid, Outcome.FAILURE)
+                report = await self._end_unbegun(uuid)
                 await self._drop(uuid)
-                server.explain("rewind.failed", _RESTARTED)
+                if report is None:
+                    server.explain("rewind.failed", _RESTARTED)
+                else:
+                    announcing = self._announce_failure(server, report)
+                    self._tasks.start("showing its state", announcing, uuid)
                 continue
-            rewind = Rewind(server, record.point, record.time, False, self, undo=record.undo)
+            rewind = Rewind(server, record.point, record.time, False, self)
+            rewind.undo = record.undo
+            if record.backup:
+                await self._find_backup(rewind, record)
             rewind.hold()
             self._remember(rewind)
             completing = rewind.complete(starts=record.start)

@@ -148,7 +148,8 @@ class RestoreRecord:
 class RewindRecord:
     """The last rewind of a server to the point `point` of its history, which began at `begun`.
 
-    Its changes were begun if the plan of it exists beside the server's files.
+    Its changes were begun if the plan of it exists beside the server's files. `backup` is the one
+    that it restores, empty where an operator has ordered it; `truncate` is as of a restore.
     """
 
     server: str
@@ -162,6 +163,8 @@ class RewindRecord:
     undo: int | None = None
     #: None as long as it is under way.
     outcome: Outcome | None = attrs.field(default=None, converter=optional(Outcome))
+    backup: str = ""
+    truncate: bool = attrs.field(default=False, converter=bool)
 
 
 @attrs.frozen(repr=False)
@@ -597,6 +600,11 @@ UPDATE transfers SET outcome = 'cancelled'
 ALTER TABLE left_backups ADD COLUMN newest INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE arriving_backups ADD COLUMN newest INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE arriving_backups ADD COLUMN floor INTEGER NOT NULL DEFAULT 0;
+""",
+    # Rewinds that restore backups.
+    """
+ALTER TABLE rewinds ADD COLUMN backup TEXT NOT NULL DEFAULT '';
+ALTER TABLE rewinds ADD COLUMN truncate INTEGER NOT NULL DEFAULT 0;
 """,
 )
 
@@ -1312,19 +1320,32 @@ class Store:
 
     # Rewinds to points of histories
 
-    def begin_rewind(self, now: float, server: str, point: int, time: float) -> RewindRecord:
+    def begin_rewind(
+        self,
+        now: float,
+        server: str,
+        point: int,
+        time: float,
+        backup: str = "",
+        *,
+        truncate: bool = False,
+    ) -> RewindRecord:
         """Add a rewind, in place of an earlier one of the server.
 
         The point by which that is undone stays until the next one is made.
         """
         self._execute(
-            "INSERT INTO rewinds (server, point, time, begun) VALUES (?, ?, ?, ?)"
+            "INSERT INTO rewinds (server, point, time, begun, backup, truncate)"
+            " VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (server) DO UPDATE SET point = excluded.point, time = excluded.time,"
-            " begun = excluded.begun, start = 0, outcome = NULL",
+            " begun = excluded.begun, start = 0, outcome = NULL, backup = excluded.backup,"
+            " truncate = excluded.truncate",
             server,
             point,
             time,
             now,
+            backup,
+            truncate,
         )
         (record,) = self._records(RewindRecord, "rewinds", "WHERE server = ?", server)
         return record
@@ -1345,12 +1366,15 @@ class Store:
         """Return the last rewind of each server."""
         return self._records(RewindRecord, "rewinds", "ORDER BY begun")
 
-    def end_rewind(self, server: str, outcome: Outcome, *, starts: bool = True) -> None:
-        """Record the end of a rewind.
+    def end_rewind(
+        self, now: float, server: str, outcome: Outcome, *, starts: bool = True
+    ) -> Report | None:
+        """Record the end of a rewind, and add the report of it if that restores a backup.
 
         If the server is to be started, that is due from then on, unless it `starts` no more.
         """
         with self._transaction():
+            rows = self._rows("SELECT backup FROM rewinds WHERE server = ?", server)
             self._execute(
                 "INSERT OR IGNORE INTO starts (server)"
                 " SELECT server FROM rewinds WHERE server = ? AND start AND ?",
@@ -1362,6 +1386,11 @@ class Store:
                 outcome.value,
                 server,
             )
+            for (backup,) in rows:
+                if backup:
+                    kind = ReportKind.RESTORE
+                    return self._add_report(now, server, outcome, kind, backups=backup)
+            return None
 
     def forget_rewind(self, server: str) -> None:
         """Delete the last rewind of a server, which can no more be undone."""
@@ -1920,7 +1949,7 @@ class StateDatabase:
     set_undo = InThread(Store.set_undo)
     forget_undo = InThread(Store.forget_undo)
     rewinds = InThread(Store.rewinds)
-    end_rewind = InThread(Store.end_rewind)
+    end_rewind = Timed(Store.end_rewind)
     forget_rewind = InThread(Store.forget_rewind)
     due_starts = InThread(Store.due_starts)
     end_start = InThread(Store.end_start)
