@@ -18,15 +18,20 @@ from tests.history.worlds import FAST, trusted
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do
 from tests.support.logged_errors import Logged
 from tests.support.small_disk import small_disk
-from tests.support.workers import HeldWorkers
+from tests.support.workers import HeldWorkers, SynchronousWorkers
 from wingsd.config import HistoryConfig, ServerHistoryConfig
 from wingsd.errors import (
     EnvironmentFailed,
+    FileMissing,
     FileWorkCancelled,
     MoveBusy,
+    PastInUse,
     PointNamed,
     StorageError,
 )
+from wingsd.files.tasks import Lane
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.root import ServerRoot
 from wingsd.histories import manager
 from wingsd.histories.manager import HELD_PAUSE, QUIET_PAUSE, Histories
 from wingsd.history.capture import HistorySource
@@ -37,6 +42,7 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import LeftBackup, LeftState, RewindRecord, history_place
+from wingsd.threadio import Workers
 from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
 from wingsd.transfers.incoming.moves.inbox import ANSWERED_WITHIN
 from wingsd.transfers.outgoing.left_histories import LeftHistories
@@ -249,6 +255,56 @@ def test_the_work_of_one_server_comes_one_after_another(node: HistoryNode) -> No
     assert (seen, first.over, other.over, second.over) == (["of another", "a"], True, True, False)
     held.held.pop().do()
     assert seen == ["of another", "a", "b"]
+
+
+def read_world(node: HistoryNode, server: Server, lane: Lane, **options: Any) -> Outcome:
+    """Read a file of the newest point."""
+
+    def work(root: ServerRoot) -> bytes:
+        top = ServerPath((b".history",))
+        with root.directory(top) as points:
+            newest = max(entry.name for entry in points.entries())
+        with root.open_file(ServerPath((b".history", newest, b"world.dat"))) as file:
+            return file.read_at(0, 100)
+
+    return Outcome.of(node.histories.read(server, lane, work, **options))
+
+
+def test_users_read_the_past_while_no_other_work_has_the_history(node: HistoryNode) -> None:
+    server = run(node)
+    node.write("first")
+    node.begin()
+    held: Any = HeldWorkers()
+    lane = Lane(held, each=2, waiting=8)
+    read = [read_world(node, server, lane), read_world(node, server, lane)]
+    # The point that is due is not put off by those who read, or wait for that.
+    node.write("second")
+    node.clock.advance(EVERY)
+    assert [each.over for each in read] == [False, True]
+    read[1].error(PastInUse)
+    held.held.pop().do()
+    assert read[0].value() == b"first"
+    assert node.numbers() == [2, 1]
+    again = read_world(node, server, lane, cancelled=lambda: True)
+    held.held.pop().do()
+    again.error(FileWorkCancelled)
+
+
+def test_users_are_shown_points_as_long_as_there_are_some(node: HistoryNode) -> None:
+    server = node.server()
+    lane = Lane(cast(Workers, SynchronousWorkers()), each=2, waiting=8)
+    node.begin()
+    assert server.files.has_past
+    assert server.files.with_root(lambda root: root.past_entry()) is not None
+    node.change(every=Span("0"))
+    assert not server.files.has_past
+    assert server.files.with_root(lambda root: root.past_entry()) is None
+    node.change(every=Span("5m"))
+    assert server.files.has_past
+    Outcome.of(node.histories.remove(UUID)).value()
+    assert not server.files.has_past
+    read_world(node, server, lane).error(FileMissing)
+    assert not os.path.exists(node.histories.path(UUID))
 
 
 def test_no_server_waits_for_long_work_on_the_history_of_another(node: HistoryNode) -> None:

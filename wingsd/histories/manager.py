@@ -705,8 +705,8 @@ class Histories:
     async def _run(self) -> None:
         # Users need not wait for the points of others to see their own.
         for server in tuple(self._servers.all()):
-            if self._is_shown(server.uuid):
-                history = self._of(server.uuid)
+            history = self._of(server.uuid)
+            if self._is_shown(server.uuid) and not history.works:
                 with suppress(WingsdError):
                     self._plan(history, await self._left(history))
         while True:

@@ -34,7 +34,14 @@ from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.openers import MAX_LINKS, MAX_STEPS
 from wingsd.filesystem.past import Past, PastDirectoryListing, PastFile, past_directory
 from wingsd.filesystem.paths import MAX_PATH_BYTES, ServerPath
-from wingsd.history.format import PastDirectory, PastEntry, PastHardLink, PastLink, Point
+from wingsd.history.format import (
+    FormReader,
+    PastDirectory,
+    PastEntry,
+    PastHardLink,
+    PastLink,
+    Point,
+)
 from wingsd.history.format import PastFile as FileOfPoint
 from wingsd.history.reading import Found, PastFiles, past_files
 from wingsd.history.store import HistoryStore
@@ -91,7 +98,8 @@ class HistoryPast(Past):
         self._reserve = reserve
         self._cancelled = cancelled
         self._stack = ExitStack()
-        self._points: dict[bytes, Point] | None = None
+        self._chain: Sequence[FormReader] | None = None
+        self._points: dict[bytes, Point] = {}
         self._files: dict[int, PastFiles] = {}
         self._known: dict[tuple[int, bytes], Found | None] = {}
 
@@ -207,9 +215,10 @@ class HistoryPast(Past):
     # Points
 
     def _named(self) -> dict[bytes, Point]:
-        if self._points is None:
+        if self._chain is None:
             with past_errors():
-                self._points = point_names(self._store.points())
+                self._chain = self._store.chain()
+            self._points = point_names([form.point for form in self._chain])
         return self._points
 
     def _point(self, path: ServerPath) -> Point:
@@ -222,7 +231,7 @@ class HistoryPast(Past):
         number = self._point(path).number
         if number not in self._files:
             with past_errors():
-                opening = past_files(self._store, number, self._check)
+                opening = past_files(self._store, number, self._check, self._chain)
                 self._files[number] = self._stack.enter_context(opening)
         return self._files[number]
 

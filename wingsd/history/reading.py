@@ -110,18 +110,21 @@ class PastFiles:
 
 @contextmanager
 def past_files(
-    store: HistoryStore, number: int, check: Callable[[], None] = lambda: None
+    store: HistoryStore,
+    number: int,
+    check: Callable[[], None] = lambda: None,
+    chain: Sequence[FormReader] | None = None,
 ) -> Iterator[PastFiles]:
-    """Open the files of a point; `check` is as in `PastFiles`.
+    """Open the files of a point; `check` is as in `PastFiles`, `chain` the store's if known.
 
     Raises NoSuchPoint, HistoryDamaged and StorageError.
     """
     with (
         storage_errors(f"point {number} of the history cannot be read"),
-        store.opened(number) as (chain, tree),
+        store.opened(number, chain) as (needed, tree),
         closing(OpenDirectories(tree, lambda path: None)) as directories,
     ):
-        yield PastFiles(chain, directories, check)
+        yield PastFiles(needed, directories, check)
 
 
 def last_of(found: Sequence[Change | None]) -> PastEntry:

@@ -200,7 +200,11 @@ class HistoryStore:
 
     def points(self) -> list[Point]:
         """Return the points, the newest first. Those that cannot be read are left out."""
-        return [delta.point for delta in self._recovered()]
+        return [delta.point for delta in self.chain()]
+
+    def chain(self) -> list[FormReader]:
+        """Return the same as what they are made of, for `opened`: a thousand take a while."""
+        return self._recovered()
 
     @property
     def size(self) -> int:
@@ -856,12 +860,14 @@ class HistoryStore:
                     yield before, now
 
     @contextmanager
-    def opened(self, number: int) -> Iterator[tuple[Sequence[FormReader], int]]:
+    def opened(
+        self, number: int, chain: Sequence[FormReader] | None = None
+    ) -> Iterator[tuple[Sequence[FormReader], int]]:
         """Open what a point is made of: the forms from the newest to its own, and the tree.
 
         The tree is a descriptor. Raises NoSuchPoint.
         """
-        chain = self._recovered()
+        chain = self.chain() if chain is None else chain
         with self._opened(_TREE) as tree:
             yield chain[: _place_of(chain, number) + 1], tree
 
