@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 from tests.support.reactor import reactor
 
@@ -81,8 +82,38 @@ const typeLines = (url, token) => {
     }
   };
 };
+// As the file manager of a Panel's page: what it has of the node comes by the Panel. Directories
+// and at last a file are clicked in turn, null for the first one; the file is copied, and
+// saved by a signed URL.
+const manageFiles = async (names) => {
+  const call = (name, given) => fetch(`/files/${name}?${new URLSearchParams(given)}`);
+  let last = "";
+  const list = async (directory) => {
+    const found = await (await call("list", {directory})).json();
+    document.body.replaceChildren(...found.map((entry) => {
+      const row = document.createElement("button");
+      row.textContent = entry.name;
+      row.onclick = () => {
+        last = `${directory}/${entry.name}`;
+        return entry.directory ? list(last) : call("copy", {location: last});
+      };
+      return row;
+    }));
+    return found.map((entry) => entry.name);
+  };
+  const seen = [await list("")];
+  for (const wanted of names) {
+    const rows = [...document.body.children];
+    const row = wanted === null ? rows[0] : rows.find((each) => each.textContent === wanted);
+    seen.push(await row.onclick());
+  }
+  click(await (await call("download", {file_path: last})).json());
+  report({seen: seen.slice(0, -1), copied: seen.pop().status, after: await list("")});
+};
 addEventListener("load", () => {
-  if (task.console !== undefined) { typeLines(task.console, task.token); }
+  if (task.files !== undefined) {
+    manageFiles(task.files).catch((error) => report({error: String(error)}));
+  } else if (task.console !== undefined) { typeLines(task.console, task.token); }
   else if (task.urls !== undefined) {
     uploadParts(task.urls, task.size, task.total).catch((error) => report({error: String(error)}));
   } else if (task.size === undefined) { click(task.url); }
@@ -102,6 +133,8 @@ class PanelPage(Resource):
         self._task: dict[str, Any] = {}
         self._result: Deferred[Any] = Deferred()
         self._port: Any = None
+        #: Makes a call of the file manager, such as `list`, and returns the node's answer.
+        self.manage: Callable[[str, dict[str, str]], Coroutine[Any, Any, tuple[int, bytes]]]
 
     def listen(self) -> str:
         """Return the origin."""
@@ -117,12 +150,23 @@ class PanelPage(Resource):
         self._task, self._result = task, Deferred()
         return self._result
 
-    def render_GET(self, request: Any) -> bytes:
+    def render_GET(self, request: Any) -> bytes | int:
+        if request.path.startswith(b"/files/"):
+            name = request.path.decode().rpartition("/")[2]
+            given = {key.decode(): value.decode() for key, (value,) in request.args.items()}
+            ensureDeferred(self._manage(request, name, given))
+            return NOT_DONE_YET
         if request.path != b"/":
             request.setResponseCode(404)
             return b""
         request.setHeader("Content-Type", "text/html; charset=utf-8")
         return (PAGE % json.dumps(self._task)).encode()
+
+    async def _manage(self, request: Any, name: str, given: dict[str, str]) -> None:
+        status, body = await self.manage(name, given)
+        request.setResponseCode(status)
+        request.write(body)
+        request.finish()
 
     def render_POST(self, request: Any) -> bytes:
         self._result.callback(json.loads(request.content.read()))
