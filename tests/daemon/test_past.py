@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.task import deferLater
 
 from tests.daemon.test_histories import settings
 from tests.daemon.test_rewinds import point_now
+from tests.daemon.test_sftp import processes_of
+from tests.support.reactor import reactor, until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from tests.support.sftp_node import SERVER, SftpNode, has, sftp_node
@@ -21,6 +28,8 @@ from tests.support.tokens import signed_url_token
 
 pytestmark = pytest.mark.promise("past-is-read-only")
 
+#: Answers with a file of the past, while points are made.
+ENOUGH = 30
 FAMILIES = ["pterodactyl", "pelican", "calagopus"]
 NAME = b"caf\xe9"
 
@@ -171,6 +180,77 @@ async def test_nothing_of_the_past_is_changed_and_nothing_leads_out(
     assert (await manager.read(f"{past}/same.dat"))[0] == 404
 
 
+@pytest.mark.parametrize("family", ["pelican"])
+async def test_names_of_the_past_are_searched(
+    daemon: ReceivingNode, home: Path, family: str
+) -> None:
+    await daemon.start_loaded(system=settings(daemon, every="1h"), family=family)
+    manager = Manager(daemon, family)
+    await point_now(daemon)
+    (home / "world/level.dat").unlink()
+    (point,) = await manager.points()
+    query = f"search?directory={quote(f'.history/{point}')}&pattern=level"
+    status, found = await daemon.fetch(f"/api/servers/{UUID}/files/{query}")
+    names = [each["name"] for each in json.loads(found)]
+    assert (status, names) == (200, [f".history/{point}/world/level.dat"])
+
+
+def has_no_copies(pid: int) -> bool:
+    """Return whether a process has neither copies of files of the past nor listings open."""
+    opened = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            opened.append(os.readlink(each))
+    return not any("/incoming/" in each or "memfd:past" in each for each in opened)
+
+
+async def test_readers_have_whole_files_while_points_are_made_and_removed(
+    daemon: ReceivingNode, home: Path
+) -> None:
+    """Each file is one that was written, and that of a point is never another one."""
+    system = settings(daemon, every="1s", keep={"3s": 3})
+    await daemon.start_loaded(system=system)
+    manager = Manager(daemon, "pterodactyl")
+    seen: dict[str, bytes] = {}
+    answers: Counter[int] = Counter()
+    is_over = False
+
+    async def write() -> None:
+        number = 0
+        while not is_over:
+            number += 1
+            content = b"%08d" % number * 20_000
+            (home / "world.new").write_bytes(content)
+            (home / "world.new").rename(home / "world.dat")
+            with (home / "in place").open("r+b" if number > 1 else "wb") as file:
+                file.seek(number * 4096 % 200_000)
+                file.write(b"%08d" % number * 512)
+            await deferLater(reactor, 0.5)
+
+    async def read() -> None:
+        while answers[200] < ENOUGH:
+            for point in await manager.names("/.history"):
+                status, content = await manager.read(f".history/{point}/world.dat")
+                answers[status] += 1
+                assert status in (200, 404, 409), content
+                if status == 200:
+                    assert content == content[:8] * 20_000
+                    assert seen.setdefault(point, content) == content
+            # One that goes before its answer.
+            aborted = ("--max-time", "0.05", "-o", "/dev/null")
+            url = f"/api/servers/{UUID}/files/contents?file="
+            with suppress(AssertionError):
+                await daemon.fetch(f"{url}{quote(f'.history/{point}/in place')}", *aborted)
+
+    writing = ensureDeferred(write())
+    await manager.points()
+    await DeferredList([ensureDeferred(read()) for _ in range(3)], fireOnOneErrback=True)
+    is_over = True
+    await writing
+    assert len(seen) > 3
+    await until(partial(has_no_copies, daemon.pid))
+
+
 async def test_a_file_is_downloaded_by_a_signed_url(daemon: ReceivingNode, home: Path) -> None:
     content = os.urandom(8 << 20)
     (home / "region.mca").write_bytes(content)
@@ -300,6 +380,8 @@ async def test_the_past_is_read_by_sftp(past: Past, tmp_path: Path) -> None:
     )
     assert status == 0, out
     assert "level.dat" in out.splitlines()
+    for pid in (past.daemon.pid, *processes_of(past.daemon)):
+        await until(partial(has_no_copies, pid))
     assert target.read_bytes() == b"first"
     assert (tmp_path / "got.same").read_bytes() == b"first"
     assert (tmp_path / "got.tree" / os.fsdecode(NAME)).read_bytes() == b"bytes"
