@@ -194,7 +194,7 @@ async def test_the_error_of_the_node_is_the_answer(
 async def test_a_deletion_ends_transfers_and_restores_first(node: ApiNode) -> None:
     reply = await node.call("DELETE", f"servers/{UUID.upper()}")
     assert (reply.status, reply.text) == (204, "")
-    made_way = [("release", each, UUID) for each in ("out", "in", "restore", "rewind")]
+    made_way = [("release", each, UUID) for each in ("out", "in", "rewind", "restore")]
     # Told only then: a daemon that dies before leaves what it sent to the next.
     assert node.calls == [*made_way, ("delete", UUID), ("deleted", "out", UUID)]
     assert (await node.call("GET", f"servers/{UUID}")).status == 404

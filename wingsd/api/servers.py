@@ -80,8 +80,9 @@ class ServerEndpoint(Endpoint):
             moves = moves or self._node.servers.get(uuid).disowned
         await self._node.sender.release(uuid)
         await self._node.receiver.release(uuid, keeps=self.is_calagopus)
-        await self._node.restores.release(uuid)
         await self._node.rewinds.release(uuid)
+        # Last: it waits for nothing after the end of a restore, so that none can begin again.
+        await self._node.restores.release(uuid)
         try:
             await self._node.servers.delete(uuid, self._node.sender.put_away(uuid))
         except ServerNotFound:
