@@ -32,7 +32,7 @@ from wingsd.errors import (
 from wingsd.files.tasks import Lane
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
-from wingsd.histories import manager
+from wingsd.histories import SILENT_DAYS, manager
 from wingsd.histories.manager import HELD_PAUSE, QUIET_PAUSE, Histories
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
@@ -41,7 +41,7 @@ from wingsd.history.store import HistoryStore
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.statedb import LeftBackup, LeftState, RewindRecord, history_place
+from wingsd.statedb import Direction, LeftBackup, LeftState, RewindRecord, history_place
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
 from wingsd.transfers.incoming.moves.inbox import ANSWERED_WITHIN
@@ -66,7 +66,7 @@ class HistoryNode(FakeNode):
         super()._open(*args)
         parts = self.daemon.histories
         parts.file_systems = trusted(self.data)
-        parts.now = lambda: NOW + self.clock.seconds()
+        parts.now = parts.database.now = lambda: NOW + self.clock.seconds()
 
     @property
     def histories(self) -> Histories:
@@ -605,6 +605,54 @@ def test_a_history_goes_with_its_server_but_not_with_one_that_moved(node: Histor
     assert Outcome.of(node.daemon.histories.all()).value() == [OTHER]
     assert os.listdir(histories.directory) == [OTHER]
     assert histories.states() == {}
+
+
+def test_a_history_of_a_server_that_has_left_is_removed_unless_another_node_uses_it(
+    node: HistoryNode,
+) -> None:
+    for server in [node.server(configuration(uuid)) for uuid in (UUID, OTHER)]:
+        uuid = server.uuid
+        node.write("as it is", uuid)
+        Outcome.of(node.histories.make(server)).value()
+        os.utime(Path(node.histories.path(uuid), "catalogue"), (NOW, NOW))
+        server.disown("it has moved to another node")
+        Outcome.of(node.servers.delete(uuid)).value()
+    days = node.daemon.histories.config.system.transfers.live.keep_source_days
+    for day in range(max(days, 1) + 2):
+        Outcome.of(node.daemon.histories.clear()).value()
+        node.clock.advance(24 * 3600)
+        made = NOW + day * 24 * 3600
+        os.utime(Path(node.histories.path(OTHER), "catalogue"), (made, made))
+    assert Outcome.of(node.daemon.histories.all()).value() == [OTHER]
+
+
+def test_a_history_whose_source_is_silent_for_long_is_not_waited_for(node: HistoryNode) -> None:
+    server, parts = node.server(), node.daemon.histories
+    entry: Any = parts.database.begin(UUID, Direction.IN, "RECEIVE")
+    Outcome.of(parts.expect(entry.result, UUID, 10, 5)).value()
+    node.write("as it is")
+    Outcome.of(node.histories.make(server)).value()
+    unused: Any = None
+    arriving = ArrivingHistories(parts.database, parts, parts.servers, unused, cast("Any", {}), 0)
+    record: Any = SimpleNamespace(id=entry.result, server=UUID)
+
+    def state(*, is_ordered: bool = False) -> str:
+        found = Outcome.of(arriving.status(record, 0, 0, is_ordered=is_ordered)).value()
+        return str(found.state)
+
+    def wait(days: int) -> None:
+        for _ in range(days):
+            node.clock.advance(24 * 3600)
+            Outcome.of(parts.clear()).value()
+
+    wait(SILENT_DAYS)
+    assert state() == "send"
+    wait(SILENT_DAYS + 1)
+    assert state() == "send"  # its age counts since then
+    wait(SILENT_DAYS + 3)
+    assert state() == "unknown"
+    assert node.histories.floors == {UUID: frozenset()}
+    assert state(is_ordered=True) == "send"
 
 
 def test_a_damaged_history_is_named_by_its_check(node: HistoryNode) -> None:

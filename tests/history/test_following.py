@@ -177,6 +177,25 @@ def test_the_source_learns_of_no_point_but_the_base(history: Model) -> None:
     assert [each.name for each in home.glob("base-*")] == ["base-1"]
 
 
+def test_a_history_whose_directory_is_copied_goes_on_there(history: Model, tmp_path: Path) -> None:
+    for _ in range(4):
+        history.world.change(8)
+        history.make()
+    with moved(history, tmp_path / "b", history.rng) as there:
+        there.store.close()
+        home = tmp_path / "b" / "history"
+        shutil.rmtree(home)
+        subprocess.run(["cp", "-a", history.directory / "history", home], check=True)
+        there.reopen()
+        there.trees = dict(history.trees)
+        there.world.change(8)
+        made = there.make()
+        assert made is not None
+        assert made.number == history.numbers()[0] + 1
+        there.check()
+        assert there.store.verify() == {}
+
+
 def test_a_large_file_is_put_together_once_for_all_its_digests(
     history: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+from twisted.logger import Logger
 
 from wingsd.config import DEFAULT_HISTORIES, Config
 from wingsd.errors import StorageError
@@ -24,7 +25,7 @@ from wingsd.history.names import PointName, read_names
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
-from wingsd.statedb import HISTORY, ArrivingBackup, StateDatabase
+from wingsd.statedb import HISTORY, ArrivingBackup, ArrivingState, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Reactor
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DAY = 24 * 3600
+SILENT_DAYS = 30
+"""Days for which the source of a history that is to come may be silent."""
+
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
@@ -52,6 +56,13 @@ def require_directory(directory: str) -> None:
             f"{directory} (system.history.directory) does not exist: mount its file system, "
             "or make the directory"
         )
+
+
+def _changed(path: str) -> float:
+    """Return when the newest point of a history was made (Unix time), 0 without one."""
+    with suppress(OSError):
+        return os.stat(os.path.join(path, "catalogue")).st_mtime
+    return 0.0
 
 
 def _has(directory: str, server: str) -> bool:
@@ -107,6 +118,8 @@ class HistoriesOnDemand:
     epoch.
     """
 
+    _log = Logger()
+
     config: Config
     servers: Servers
     database: StateDatabase
@@ -119,6 +132,8 @@ class HistoriesOnDemand:
     now: Callable[[], float]
     #: None as long as no history was used.
     made: Histories | None = attrs.field(default=None, init=False)
+    #: The transfers after which the source of a history has asked since the last `clear`.
+    asked: set[str] = attrs.field(factory=set, init=False)
     _is_started: bool = attrs.field(default=False, init=False)
 
     def get(self) -> Histories:
@@ -151,8 +166,36 @@ class HistoriesOnDemand:
         ages = await self.database.ages(left, "history")
         days = max(self.config.system.transfers.live.keep_source_days, 1)
         for uuid in left:
-            if ages[uuid] > days * _DAY:
+            if ages[uuid] <= days * _DAY:
+                continue
+            changed = await self.disk.run(_changed, self.path(uuid))
+            if changed > self.now() - ages[uuid]:
+                self._log.warn(
+                    "{server}: the history that it has left is not removed, since another node "
+                    "makes points in it: let each have a system.history.directory of its own",
+                    server=uuid,
+                )
+            else:
                 await self.get().forget(uuid)
+        await self._end_coming()
+
+    async def _end_coming(self) -> None:
+        """Wait no longer for histories whose sources have not asked for long."""
+        found = await self.database.coming_histories()
+        coming = {str(each.transfer): each for each in found if each.state is ArrivingState.COMING}
+        silent = coming.keys() - self.asked
+        self.asked.clear()
+        for transfer, seconds in (await self.database.ages(silent, "coming")).items():
+            if seconds > SILENT_DAYS * _DAY:
+                each = coming[transfer]
+                await self.database.forget_arriving(each.transfer, HISTORY)
+                self.get().note_come(each)
+                self._log.warn(
+                    "{server}: its older points are not waited for any more: the node that it has "
+                    "left did not send them for {days} days",
+                    server=each.server,
+                    days=SILENT_DAYS,
+                )
 
     def use(self, config: Config) -> None:
         """Go on with a changed configuration."""

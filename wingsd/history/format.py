@@ -246,20 +246,6 @@ def encode_entry(entry: PastEntry) -> bytes:
     return head
 
 
-def point_of(
-    entries: Iterable[PastEntry],
-    number: int,
-    time: int,
-    label: PointLabel,
-    unsettled: tuple[bytes, ...],
-) -> Point:
-    """Return the point that has these entries."""
-    root = RootHash()
-    for entry in entries:
-        root.add(entry)
-    return Point(number, time, label, root.digest(), root.files, root.size, unsettled)
-
-
 class FileHash:
     """The digest of a file: the SHA-256 of the SHA-256s of its pieces, the last of which is short.
 
@@ -366,6 +352,12 @@ class RootHash:
     def digest(self) -> bytes:
         """Return the root."""
         return self._hash.digest()
+
+    def point(
+        self, number: int, time: int, label: PointLabel, unsettled: tuple[bytes, ...]
+    ) -> Point:
+        """Return the point that has these entries."""
+        return Point(number, time, label, self.digest(), self.files, self.size, unsettled)
 
 
 class CheckedRoot(RootHash):

@@ -51,7 +51,7 @@ from wingsd.history.format import (
     PastNothing,
     Point,
     PointLabel,
-    point_of,
+    RootHash,
     read_fully,
 )
 from wingsd.history.names import (
@@ -531,13 +531,12 @@ class HistoryStore:
             # what is deleted, or replaced, after a stop is no part of the point
             self.check()
             source.check()
-            entries = partial(_following, catalogue, capture)
             unsettled = tuple(sorted(capture.unsettled))
             # files that are unsettled are not of the same moment as others
             is_running = is_running or bool(unsettled) or _now(label) is PointLabel.RUNNING
             given = PointLabel.RUNNING if is_running else PointLabel.STOPPED
-            found = point_of(entries(), number, began, given, unsettled)
-            if before is not None and found.root == before.root:
+            is_changed = any(record.old != record.new for record in capture.records())
+            if before is not None and not is_changed:
                 if capture.damaged:
                     self._tree_bytes = None
                     self._change_tree(partial(_forward_steps, capture))
@@ -545,7 +544,8 @@ class HistoryStore:
                 self._write_stamps(source, before, stamps, capture.records())
                 self._note_damage(capture, before, is_same=True)
                 return None
-            self._write_catalogues(entries, found)
+            entries = _following(catalogue, capture)
+            found = self._write_catalogues(entries, number, began, given, unsettled)
             if delta is not None and before is not None:
                 self._write_delta(delta, before, capture)
             is_only = self._make_room(capture.growth, before)
@@ -578,7 +578,14 @@ class HistoryStore:
                 self._save_state(before.number)
             self._doubtful = {*replaced, *known}
 
-    def _write_catalogues(self, entries: Callable[[], Iterator[PastEntry]], point: Point) -> None:
+    def _write_catalogues(
+        self,
+        entries: Iterable[PastEntry],
+        number: int,
+        began: int,
+        label: PointLabel,
+        unsettled: tuple[bytes, ...],
+    ) -> Point:
         """Write both catalogues of a new point, which get their names by `_rename`."""
         with ExitStack() as stack:
             first, second = (
@@ -587,15 +594,18 @@ class HistoryStore:
                 )
                 for name in (_CATALOGUE, _COPY)
             )
-            writer = FormWriter(first, FormKind.CATALOGUE, point.number)
-            for entry in entries():
+            writer, root = FormWriter(first, FormKind.CATALOGUE, number), RootHash()
+            for entry in entries:
                 writer.add(entry)
+                root.add(entry)
+            point = root.point(number, began, label, unsettled)
             writer.finish(point)
             # a file system that shares blocks must not do so here
             for at in range(0, writer.size, PIECE):
                 write_at(second, memoryview(read_fully(first, PIECE, at)), at)
             for fd in (first, second):
                 os.fsync(fd)
+            return point
 
     def _rename(self, *names: bytes) -> None:
         """Give new files their names, durably."""

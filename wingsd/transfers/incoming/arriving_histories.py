@@ -71,6 +71,7 @@ class ArrivingHistories:
         `entry` is the transfer that has brought the server. With `newer` the answer has how much
         is here of the delta that goes before that point, and has so many bytes.
         """
+        self._histories.asked.add(str(entry.id))
         if is_ordered:
             await self._database.order_arriving(entry.id, HISTORY)
         coming = await self._known(entry)
