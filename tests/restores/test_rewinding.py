@@ -35,7 +35,7 @@ from wingsd.errors import (
 )
 from wingsd.events import Event
 from wingsd.history.names import PointName
-from wingsd.history.rewriting import Rewriting
+from wingsd.history.rewriting import Difference, Rewriting
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.restores import held
@@ -359,7 +359,7 @@ async def test_a_file_that_cannot_be_read_is_replaced_and_named(rewinding: Rewin
         assert b"world/level.dat" in seen.found.paths
         done = await rewinding.rewind()
     assert (done.error, done.differing) == (None, [])
-    assert rewinding.said('"world/level.dat" cannot be read: its present contents cannot be kept')
+    assert rewinding.said('"world/level.dat" cannot be read: its present contents are not kept')
     assert rewinding.content() == THEN
 
 
@@ -468,7 +468,7 @@ async def test_the_next_daemon_drops_what_was_prepared_and_starts_the_server(
 ) -> None:
     await rewinding.run()
     with monkeypatch.context() as patch:
-        patch.setattr(Rewind, "_commit", lambda self, store: store)
+        patch.setattr(Rewind, "_commit", lambda self, store: Difference())
         patch.setattr(Rewind, "_finish", never)
         patch.setattr(Rewinds, "is_committed", lambda self, uuid: True)
         begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)

@@ -295,12 +295,6 @@ class Rewind:
                 "stopped, or it is larger than 16 TiB; end that, or move it away, and "
                 f"{self._again}"
             )
-        if self.lost:
-            server.say(
-                f"{display_all(self.lost)} cannot be read: its present contents cannot be kept, "
-                "and do not come back when the rewind is undone.",
-                keep=True,
-            )
         points = await histories.use(server.uuid, HistoryStore.points, parts.workers)
         self.undo = points[0].number
         self._rewinds.pin(server.uuid, self.point, self.undo)
@@ -308,6 +302,13 @@ class Rewind:
         scope.check()
         self.found = await histories.use(server.uuid, self._commit, parts.workers)
         self._is_committed = True
+        # Where files are only laid over the others, or are damaged, one may stay.
+        if lost := sorted({*self.lost}.intersection(self.found.paths)):
+            server.say(
+                f"{display_all(lost)} cannot be read: its present contents are not kept, and do "
+                "not come back when this is undone.",
+                keep=True,
+            )
 
     async def _prepare(self) -> None:
         """Prepare what differs, while the server runs."""
