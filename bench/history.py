@@ -18,11 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from http.client import OK
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
+from urllib.parse import quote
 
+import yaml
 from attrs import asdict, evolve, field, frozen
 from twisted.internet.threads import deferToThread
 
@@ -33,7 +36,9 @@ from bench.figures import Bound, Column, Figure, Measured, Row, Table, grid
 from bench.machine import settle
 from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site
+from bench.openssh import SftpAccount, free_port, make_key
 from bench.series import MEMORY, Bars, Run, Series
+from tests.support.sftp_users import SftpUser
 from wingsd.history.format import BLOCK
 from wingsd.history.reading import past_files
 from wingsd.history.store import HistoryStore
@@ -60,6 +65,7 @@ _HOT, _HOT_SIZE = 16, 8 * MIB
 #: whole that one file has.
 _CHANGED, _TOUCHED, _ONE_FILE = 0.01, 0.1, 0.2
 _READ_FILE = "hot/0"
+_USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
 #: Of success; of borg and restic where a file was changed while it was read.
 _STATUSES = (0, 1, 3)
 
@@ -278,6 +284,8 @@ class _Program:
     stored: float
     later: float
     read: float
+    read_by_http: float | None = None
+    read_by_sftp: float | None = None
     peak: float | None = None
     rewind: float | None = None
     archive_cpu: float | None = None
@@ -314,10 +322,16 @@ class _Measurement:
                 await deferToThread(self._world.fill, tree)
                 self._say(f"{self._world.name}: filled")
                 node.transfers = {}
-                system = {"history": {"directory": str(history), "keep": {"1h": 1000}}}
+                user = self._user(Path(directory), site, server)
+                sftp = {"enabled": True, "bind_address": "127.0.0.1", "bind_port": user.port}
+                system = {
+                    "history": {"directory": str(history), "keep": {"1h": 1000}},
+                    "sftp": sftp,
+                }
                 await node.start_loaded(docker={"enabled": False}, system=system)
                 with _playing(self._world, tree) as game:
                     own = await self._points(node, site, server, game)
+                    own = await self._read_by_users(own, node, server, user)
                 own = await self._past(own, node, site, server)
                 with _playing(self._world, tree) as game:
                     others = {
@@ -354,6 +368,39 @@ class _Measurement:
             game.late([span for _, _, span in made]) - game.late(rests),
             read=await deferToThread(self._read, server, points[-1]["number"]),
         )
+
+    @staticmethod
+    def _user(directory: Path, site: Site, server: str) -> SftpAccount:
+        """Return the account of the server's owner."""
+        key = directory / "key"
+        public = " ".join(make_key(key).split()[:2])
+        user = SftpUser(_USER, keys={public}, permissions={server: ["*"]})
+        site.panel.sftp_users.add("user", user)
+        return SftpAccount(f"user.{server[:8]}", free_port(), key)
+
+    async def _read_by_users(
+        self, own: _Program, node: BenchNode, server: str, user: SftpAccount
+    ) -> _Program:
+        """Read the same file as users do, when the clock is on, which shows points to them."""
+        path = node.directory / "config.yml"
+        config = yaml.safe_load(path.read_text())
+        config["system"]["history"]["every"] = "30d"
+        path.write_text(yaml.safe_dump(config))
+        node.signal("HUP")
+        calls = f"/api/servers/{server}/files"
+        points: list[str] = []
+        while not points:
+            status, body = await node.fetch(f"{calls}/list-directory?directory=/.history")
+            points = [each["name"] for each in json.loads(body)] if status == OK else []
+        file = f"/.history/{min(points)}/{_READ_FILE}"
+        began = time.monotonic()
+        status, body = await node.fetch(f"{calls}/contents?file={quote(file)}")
+        by_http = time.monotonic() - began
+        if (status, len(body)) != (OK, _HOT_SIZE):
+            raise SystemExit(f"bench: {file} was not read: {status}")
+        await deferToThread(user.seconds, "ls /")  # so that the process runs that serves SFTP
+        by_sftp = await deferToThread(user.seconds, f"get '{file}' /dev/null")
+        return evolve(own, read_by_http=by_http, read_by_sftp=by_sftp)
 
     async def _past(self, own: _Program, node: BenchNode, site: Site, server: str) -> _Program:
         """Rewind the server to its first point, and make a backup of it."""
@@ -465,6 +512,8 @@ def _tables(sizes: Sequence[_Size]) -> list[Table]:
         Column("ms that the game is later", lambda one: one.later, {last: _LATER}),
         Column("seconds of a rewind by an hour", lambda one: one.rewind, {last: _REWIND}),
         Column("to read a file of then", lambda one: one.read, {last: _READ}),
+        Column("by the file manager", lambda one: one.read_by_http, {last: _READ}),
+        Column("by SFTP, with the login", lambda one: one.read_by_sftp, {last: _READ}),
         Column("MiB at the peak", lambda one: one.peak, MEMORY),
     )
     values: Sequence[Callable[[_Program], float]] = (

@@ -421,3 +421,23 @@ async def test_no_link_of_the_past_leads_out_by_sftp(past: Past) -> None:
     for path in ("out/x", "root/passwd", "loop/x", "none", "../2000/x"):
         status, out = await past.node.sftp(f"get '{past.path}/{path}' /dev/null")
         assert (status, "not found" in out) == (1, True), out
+    # What the egg denies today.
+    status, out = await past.node.sftp(f"get '{past.path}/secret.key' /dev/null")
+    assert (status, "ermission denied" in out or "denylist" in out) == (1, True), out
+
+
+@pytest.mark.skipif(not has("rclone"), reason="there is no rclone on this machine")
+async def test_rclone_gets_the_server_without_its_past_and_a_directory_of_the_past(
+    past: Past, tmp_path: Path
+) -> None:
+    node = past.node
+    login = {"RCLONE_SFTP_KEY_FILE": str(node.key), "RCLONE_SFTP_HOST": "127.0.0.1"}
+    login |= {"RCLONE_SFTP_PORT": str(node.port), "RCLONE_SFTP_USER": node.name}
+    login |= {"RCLONE_CONFIG": str(node.home / "rclone.conf"), "RCLONE_SFTP_SKIP_LINKS": "true"}
+    for place, target in ((f"{past.path}/world", "then"), ("/", "now")):
+        words = ("copy", f":sftp:{place}", str(tmp_path / target), "--exclude", "*.key")
+        status, out = await node.run("rclone", *words, variables=login)
+        assert status == 0, out
+    assert (tmp_path / "then/level.dat").read_bytes() == b"first"
+    assert (tmp_path / "now/world/level.dat").read_bytes() == b"second"
+    assert not (tmp_path / "now/.history").exists()

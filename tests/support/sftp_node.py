@@ -88,9 +88,12 @@ async def sftp_node(
 ) -> SftpNode:
     """Start a daemon with a server and a user, whose key is in `directory`.
 
+    The egg denies files `*.key`.
     `system` are further settings.
     """
-    daemon.panel.add_server(server_settings(SERVER), daemon.node, process_configuration())
+    egg = {"id": SERVER, "file_denylist": ["*.key"]}
+    settings = server_settings(SERVER) | {"egg": egg}
+    daemon.panel.add_server(settings, daemon.node, process_configuration())
     files = daemon.volumes / SERVER
     files.mkdir(parents=True)
     key = directory / "key"
