@@ -473,7 +473,7 @@ def _rewrite(rewrite: Rewrite) -> Json:
 TURN_TIMEOUT = 10.0
 #: What is shown of a history's state.
 _FIGURES = (
-    *("newest", "looked", "points", "bytes", "damaged", "unreadable"),
+    *("newest", "looked", "points", "names", "bytes", "damaged", "unreadable"),
     *("unsettled", "seconds", "cpu_seconds", "trouble"),
 )
 #: Unsettled and damaged files of a point that are named in an answer.

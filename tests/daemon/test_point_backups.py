@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.daemon.backed_up_server import BACKUP, OTHER, UUID, BackedUpServer
+from tests.daemon.test_metrics import LOOPBACK, scraped
+from tests.metrics.exposed import Samples
 from tests.support.archives import Tree, seen
 from tests.support.browser import browse
 from tests.support.reactor import until
@@ -39,6 +42,12 @@ def settings(server: BackedUpServer, kind: str = "history", **history: Any) -> d
 
 def names(server: BackedUpServer) -> dict[str, PointName]:
     return read_names(str(server.daemon.directory / "history" / UUID))
+
+
+async def troubled(daemon: ReceivingNode, state: str) -> float | None:
+    """Return what the metric says of histories."""
+    found = Samples(await scraped(daemon))
+    return found.get("wingsd_histories_troubled", state=state)
 
 
 async def downloaded(server: BackedUpServer, family: str, into: Path) -> Tree:
@@ -172,15 +181,20 @@ async def test_a_history_that_may_not_grow_fails_a_backup_and_keeps_the_others(
 ) -> None:
     server.home.mkdir(parents=True)
     (server.home / "a").write_bytes(os.urandom(600_000))
-    await server.daemon.start_loaded(system=settings(server, max_size=1))
+    await server.daemon.start_loaded(system=settings(server, max_size=1), metrics=LOOPBACK)
     assert (await server.made())["successful"]
+    failing = partial(troubled, server.daemon, "failing")
+    assert await failing() == 0
     (server.home / "a").write_bytes(os.urandom(600_000))
     assert (await server.made(OTHER))["successful"] is False
     await server.daemon.wait_for_line("the points of 1 backups stay")
     assert [*names(server)] == [BACKUP]
+    assert await failing() == 1
+    assert server.daemon.lines_with("No point of the server's history could be made")
     await deleted(server, PTERODACTYL)
     assert (await server.made(OTHER))["successful"]
     assert [*names(server)] == [OTHER]
+    assert await failing() == 0
 
 
 @pytest.mark.promise("backup-is-a-point")

@@ -24,6 +24,7 @@ from wingsd.errors import (
     EnvironmentFailed,
     FileMissing,
     FileWorkCancelled,
+    HistoryDamaged,
     MoveBusy,
     PastInUse,
     PointNamed,
@@ -867,3 +868,31 @@ def test_a_history_with_backups_stays_when_its_server_goes(node: HistoryNode) ->
     assert node.numbers() == [1]
     assert Outcome.of(node.histories.unname(UUID, "b")).value()
     assert Outcome.of(node.daemon.histories.all()).value() == []
+
+
+def test_a_history_that_has_backups_alone_is_verified_and_counted(node: HistoryNode) -> None:
+    server = node.server()
+    node.change(every=Span("0"))
+    node.write("as it is")
+    node.begin()
+    name(node, server, "a")
+    assert node.histories.totals().count == 1
+    Path(node.daemon.histories.path(UUID), "tree/world.dat").write_text("CHANGED!")
+    for _ in range(8 * 24):
+        node.clock.advance(3600)
+    assert node.histories.totals().damaged == 1
+    assert Outcome.of(node.histories.unname(UUID, "a")).value()
+    assert node.histories.totals().count == 0
+
+
+def test_damaged_names_of_one_server_hide_no_backups_of_others(node: HistoryNode) -> None:
+    points = node.daemon.point_backups
+    name(node, node.server(), "a")
+    other = Path(node.daemon.histories.path(OTHER))
+    other.mkdir()
+    (other / "names").write_text("no names")
+    (found,) = Outcome.of(points.all()).value()
+    assert (found.server, found.name.name) == (UUID, "a")
+    assert Outcome.of(points.find("", "a")).value() == found
+    for asked in (points.find("", "b"), points.all(OTHER), points.find(OTHER, "a")):
+        Outcome.of(asked).error(HistoryDamaged)

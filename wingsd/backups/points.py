@@ -163,8 +163,13 @@ class PointBackups:
         if server:
             names = await histories.names(server)
             return PointBackup(server, names[backup]) if backup in names else None
-        found = await self._all(await histories.all())
-        return next((each for each in found if each.name.name == backup), None)
+        found, damage = await self._all(await histories.all())
+        for each in found:
+            if each.name.name == backup:
+                return each
+        if damage is not None:
+            raise damage
+        return None
 
     async def check_new(self, server: str, backup: str) -> None:
         """Raise BackupExists where a server has this backup already."""
@@ -172,17 +177,30 @@ class PointBackups:
             raise BackupExists
 
     async def all(self, server: str = "") -> list[PointBackup]:
-        """Return all backups, or those of a server. Raises StorageError."""
-        return await self._all([server] if server else await self._histories.all())
+        """Return all backups, or those of a server. Raises StorageError.
 
-    async def _all(self, servers: Iterable[str]) -> list[PointBackup]:
-        def read() -> list[PointBackup]:
+        Of all, those of histories whose names are damaged are left out, which is logged.
+        """
+        found, damage = await self._all([server] if server else await self._histories.all())
+        if damage is not None and server:
+            raise damage
+        if damage is not None:
+            self._log.error("backups are not listed: {error}", error=damage)
+        return found
+
+    async def _all(self, servers: Iterable[str]) -> tuple[list[PointBackup], StorageError | None]:
+        def read() -> tuple[list[PointBackup], StorageError | None]:
             directory = self._histories.config.system.history.directory
-            return [
-                PointBackup(server, name)
-                for server in servers
-                for name in read_names(os.path.join(directory, server)).values()
-            ]
+            found: list[PointBackup] = []
+            damage: StorageError | None = None
+            for server in servers:
+                try:
+                    names = read_names(os.path.join(directory, server))
+                except StorageError as error:
+                    damage = damage or error
+                else:
+                    found += [PointBackup(server, each) for each in names.values()]
+            return found, damage
 
         return await self._histories.disk.run(read)
 
@@ -203,22 +221,25 @@ class PointBackups:
             progress.check()
             made.append(_named(store, backup, ignore, self._histories.now(), progress))
 
+        histories.interrupt(server.uuid, only_checks=True)
         try:
             await histories.make(server, None, self._workers, name)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StorageError):
+                histories.note_failure(server, error)
             # In the turn after the thread, which may have gone on.
             undoing = histories.use(server.uuid, lambda store: store.unname(backup), self._workers)
             try:
                 await undoing
             except DaemonStopping:  # the next one reports the backup, if it is there
                 pass
-            except WingsdError as error:
+            except WingsdError as failure:
                 self._log.error(
                     "{server}: the point of the backup {backup}, which failed, may stay; delete "
                     "the backup in the Panel: {error}",
                     server=server.uuid,
                     backup=backup,
-                    error=error,
+                    error=failure,
                 )
             raise
         written, unreadable = histories.unsettled(server.uuid)

@@ -26,7 +26,7 @@ from cryptography import x509
 
 from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
-from wingsd.config import DEFAULT_HISTORIES, ApiConfig, Config, find, load, value_at
+from wingsd.config import DEFAULT_HISTORIES, POINTS, ApiConfig, Config, find, load, value_at
 from wingsd.docker.container import is_below
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import ConfigError, EnvironmentFailed
@@ -176,8 +176,12 @@ def histories(config: Config) -> Iterator[str]:
         if device == os.stat(data).st_dev:
             yield (
                 f"{where} is on the file system of system.data: one disk that fails takes the "
-                "servers and their histories"
+                f"servers and their histories{_backups(config)}"
             )
+
+
+def _backups(config: Config) -> str:
+    return " and backups" if config.system.backups.wings.kind == POINTS else ""
 
 
 def _paths(value: str | None) -> list[str]:

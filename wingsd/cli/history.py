@@ -93,7 +93,8 @@ def _state(found: Json) -> str:
     if found["trouble"]:
         return f"NO point can be made: {found['trouble']}"
     if not found["every_seconds"]:
-        return "no points are made"
+        backups = found.get("names") or 0  # which an older daemon does not send
+        return f"{backups} backups; no points by the clock" if backups else "no points are made"
     return "LATE" if found["late"] else "up to date"
 
 

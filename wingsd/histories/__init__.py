@@ -153,7 +153,7 @@ class HistoriesOnDemand:
 
     def totals(self) -> dict[str, Any] | None:
         """Return the figures of all histories; None where no points are made."""
-        if self.made is None or not self.config.system.history.is_on:
+        if self.made is None or not self.config.system.has_histories:
             return None
         return attrs.asdict(self.made.totals())
 

@@ -120,14 +120,15 @@ class HistoryState:
     """The figures of a server's history, empty before it was looked at.
 
     Times are Unix time. `newest` is that of the newest point, `looked` when the history was last
-    as the server. `seconds`, `cpu_seconds` and `unsettled` are those of the last look; `lost` are
-    the unsettled files that the server's disk has lost a part of. `trouble` is why the history
-    does not advance, empty where it does.
+    as the server. `names` is how many backups are points of it. `seconds`, `cpu_seconds` and
+    `unsettled` are those of the last look; `lost` are the unsettled files that the server's disk
+    has lost a part of. `trouble` is why the history does not advance, empty where it does.
     """
 
     newest: float | None = None
     looked: float | None = None
     points: int = 0
+    names: int = 0
     bytes: int = 0
     damaged: int = 0
     unreadable: Sequence[int] = ()
@@ -188,6 +189,8 @@ class _Work:
     is_cancelled: bool = False
     #: Whether it reads files for users. That neither waits for long, nor delays points.
     reads: bool = False
+    #: Whether it verifies the history. No user waits for that.
+    is_check: bool = False
     #: When its turn began, by the reactor's clock.
     began: float | None = None
     store: HistoryStore | None = None
@@ -284,8 +287,11 @@ class Histories:
         if is_on_the_same_disk:
             self._log.warn(
                 "{directory} (system.history.directory) is on the file system of system.data: one "
-                "disk that fails takes the servers and their histories",
+                "disk that fails takes the servers and their histories{backups}",
                 directory=self.directory,
+                backups=" and backups"
+                if self._parts.config.system.backups.wings.kind == POINTS
+                else "",
             )
 
     def changed(self) -> None:
@@ -344,8 +350,12 @@ class Histories:
         return [path for path in state.unsettled if path not in lost], state.lost
 
     def states(self) -> Mapping[str, HistoryState]:
-        """Return what is known of the histories of servers of which points are made."""
-        return {each.uuid: each.state for each in self._histories.values() if self._is_on(each)}
+        """Return what is known of the histories of servers of which points are made.
+
+        By the clock, or as backups.
+        """
+        known = self._histories.values()
+        return {each.uuid: each.state for each in known if self._is_used(each)}
 
     def busy(self, uuid: str) -> float | None:
         """Return for how many seconds a server's history is in use; None where it is not."""
@@ -387,13 +397,14 @@ class Histories:
         """
         return await self._in_turn(self._of(uuid), _Work(), lambda _, store: work(store), workers)
 
-    def interrupt(self, uuid: str) -> None:
+    def interrupt(self, uuid: str, *, only_checks: bool = False) -> None:
         """Let what is done with a history, or waits for that, end soon by FileWorkCancelled.
 
-        A server is not off, or an operator kept waiting, for hours while it is verified.
+        A server is not off, or a user kept waiting, for hours while it is verified.
         """
         for work in self._of(uuid).works:
-            work.cancel()
+            if work.is_check or not only_checks:
+                work.cancel()
 
     async def _in_turn(
         self,
@@ -521,8 +532,9 @@ class Histories:
         """
         if not await self.has(uuid):
             raise NoSuchPoint(f"{uuid} has no history on this node")
-        found = await self.use(uuid, HistoryStore.verify)
         history = self._of(uuid)
+        work = _Work(is_check=True)
+        found = await self._in_turn(history, work, lambda _, store: store.verify())
         history.verified = self._reactor.seconds()
         for number, files in sorted(found.items()):
             self._log.error(
@@ -809,6 +821,10 @@ class Histories:
                 work.has_run = True
             history.due = min(history.due, now + self._terms(event.server).every)
 
+    def note_failure(self, server: Server, error: StorageError) -> None:
+        """Note that a backup could not be made, and say so once."""
+        self._set_trouble(self._of(server.uuid), server, error)
+
     def _set_trouble(self, history: _History, server: Server, error: Exception) -> None:
         """Say once why a history does not advance."""
         if isinstance(error, WingsdError):
@@ -839,7 +855,9 @@ class Histories:
         if not days:
             return
         now, interval = self._reactor.seconds(), days * _DAY
-        known = [each for each in self._histories.values() if self._is_on(each) and each.is_known]
+        known = [
+            each for each in self._histories.values() if self._is_used(each) and each.is_known
+        ]
         due = [each for each in known if each.verified is None or now - each.verified >= interval]
         # By chance, so that each has its turn, however often the daemon is restarted.
         count = min(len(due), ceil(len(known) * _HOUR / interval))
@@ -877,6 +895,12 @@ class Histories:
 
     def _terms(self, uuid: str) -> HistoryTerms:
         return self._parts.config.system.history.terms(uuid)
+
+    def _is_used(self, history: _History) -> bool:
+        """Return whether points are made of a server of this node, by the clock or as backups."""
+        state = history.state
+        is_for_backups = state.names > 0 or state.trouble != ""
+        return self._is_on(history) or (is_for_backups and self._servers.knows(history.uuid))
 
     def _is_on(self, history: _History) -> bool:
         return self._terms(history.uuid).every > 0 and self._servers.knows(history.uuid)
@@ -1055,6 +1079,7 @@ def _learn(state: HistoryState, store: HistoryStore) -> None:
     """Note what there is in a history."""
     points = store.points()
     state.points, state.damaged = len(points), len(store.damaged)
+    state.names = len(store.names or ())
     state.newest = points[0].time / _SECOND if points else None
     state.unreadable = sorted(store.damaged.keys() - {point.number for point in points})
 
