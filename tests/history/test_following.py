@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from tests.history.following import ARRIVED, bridged, followed, moved
 from tests.history.worlds import Model, model
 from tests.support.archives import seen
 from wingsd.errors import HistoryBaseChanged, HistoryDamaged, StorageError
-from wingsd.histories.following import base_page, digests_of, drop_arriving, next_delta
+from wingsd.histories.following import BridgeWork, base_page, digests_of, drop_arriving, next_delta
 from wingsd.history import adopting
 from wingsd.history.adopting import DIGEST, BlockRange, Scratch
 from wingsd.history.format import (
@@ -231,7 +232,7 @@ def test_a_large_file_is_put_together_once_for_all_its_digests(
 
 
 def test_what_is_put_together_leaves_the_reserve_of_the_disk(
-    history: Model, monkeypatch: pytest.MonkeyPatch
+    history: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = history.world.root / "map.sqlite"
     file.write_bytes(b"1" * BLOCK)
@@ -247,7 +248,18 @@ def test_what_is_put_together_leaves_the_reserve_of_the_disk(
     ):
         with pytest.raises(StorageError, match="must stay free"):
             work()
-    disk.f_bavail = 102
+    bridge = BridgeWork(str(tmp_path))
+    with closing(bridge):
+        with (tmp_path / "a" / "history" / "catalogue").open("rb") as catalogue:
+            bridge.add_base(catalogue.read())
+        file.write_bytes(b"3" * BLOCK)
+        history.make()
+        bridge.plan(history.store)
+        bridge.add_digests(bytes(DIGEST))
+        with pytest.raises(StorageError, match="must stay free"):
+            bridge.write(history.store)
+        disk.f_bavail = 102
+        assert bridge.write(history.store) == []
     assert len(digests_of(history.store, 1, [BlockRange(b"map.sqlite", 0, 1)], 0)) == DIGEST
 
 

@@ -209,8 +209,8 @@ class BridgeWork:
             closing_descriptor(os.open(part, _MAKE, 0o600)) as fd,
         ):
             self._digests.seek(0)
-            read, check = self._digests.read, store.check
-            damaged = write_bridge(self._reader(), own, tree, read, fd, check)
+            read = self._digests.read
+            damaged = write_bridge(self._reader(), own, tree, read, fd, store.check_room)
             os.fsync(fd)
             os.rename(part, os.path.join(self._directory, _BRIDGE))
         return damaged

@@ -192,6 +192,11 @@ class HistoryStore:
         if self._is_stopped:
             raise FileWorkCancelled
 
+    def check_room(self) -> None:
+        """Do the same, and check that one more piece leaves the reserve of the disk."""
+        self.check()
+        self.require_room(PIECE)
+
     def close(self) -> None:
         """Close every descriptor, and let others use the history."""
         self._stack.close()
@@ -822,7 +827,7 @@ class HistoryStore:
             scratches = (self.new_scratch(stack), self.new_scratch(stack))
             self._is_interrupted = True  # a delta that the older one still skips is dropped
             with self._making(_delta_name(least)) as fd:
-                rebase_delta(upper, older, tree, fd, scratches, self.check)
+                rebase_delta(upper, older, tree, fd, scratches, self.check_room)
                 rename(name, _delta_name(number))
             self._is_interrupted = False
             return delta.point
