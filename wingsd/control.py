@@ -380,7 +380,7 @@ class ControlBackupsEndpoint(ControlEndpoint):
             ],
             "backups": [
                 *(_described(node.backup_store, each, left.get(each.place)) for each in found),
-                *map(_described_point, await node.point_backups.all(server)),
+                *map(_described_point, await node.point_backups.readable(server)),
             ],
             "coming": [
                 {

@@ -259,7 +259,7 @@ class NoPointBackups:
     async def find(self, server: str, backup: str) -> None:
         return None
 
-    async def all(self, server: str = "") -> list[Any]:
+    async def readable(self, server: str = "") -> list[Any]:
         return []
 
 

@@ -19,8 +19,10 @@ from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration,
 from tests.support.logged_errors import Logged
 from tests.support.small_disk import small_disk
 from tests.support.workers import HeldWorkers, SynchronousWorkers
+from wingsd.backups.points import IgnoreList
 from wingsd.config import HistoryConfig, ServerHistoryConfig
 from wingsd.errors import (
+    BadRequest,
     EnvironmentFailed,
     FileMissing,
     FileWorkCancelled,
@@ -891,8 +893,15 @@ def test_damaged_names_of_one_server_hide_no_backups_of_others(node: HistoryNode
     other = Path(node.daemon.histories.path(OTHER))
     other.mkdir()
     (other / "names").write_text("no names")
-    (found,) = Outcome.of(points.all()).value()
+    (found,) = Outcome.of(points.readable()).value()
+    assert Outcome.of(points.readable(OTHER)).value() == []
     assert (found.server, found.name.name) == (UUID, "a")
     assert Outcome.of(points.find("", "a")).value() == found
     for asked in (points.find("", "b"), points.all(OTHER), points.find(OTHER, "a")):
         Outcome.of(asked).error(HistoryDamaged)
+    # Nobody knows whether it has backups: it stays until an operator removes it.
+    Outcome.of(node.histories.forget(OTHER)).value()
+    assert other.exists()
+    Outcome.of(node.histories.remove(OTHER)).value()
+    assert not other.exists()
+    Outcome.of(points.check_new(UUID, "b", IgnoreList(["a" * 70_000]))).error(BadRequest)

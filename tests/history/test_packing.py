@@ -13,7 +13,7 @@ import pytest
 from tests.history.worlds import Model, model
 from tests.support.archives import Tree, seen
 from wingsd.archive.compress import ArchiveFormat, Compression
-from wingsd.archive.pack import pack
+from wingsd.archive.pack import GO_PORTION, pack
 from wingsd.archive.partition import Part
 from wingsd.backups.points import IgnoreList
 from wingsd.errors import HistoryDamaged, StorageError
@@ -105,3 +105,16 @@ def test_a_full_disk_is_noticed_before_it_is_filled(tmp_path: Path) -> None:
         history.make()
         with pytest.raises(StorageError, match="do not fit"):
             PointArchive(Wanted(1), (0, 0), refuse).next(history.store)
+
+
+def test_the_end_is_where_go_nodes_read_it(tmp_path: Path) -> None:
+    with model(tmp_path, 1) as history:
+        file = history.world.root / "a"
+        file.write_bytes(b"")
+        history.make()
+        packed(history, Wanted(1), tmp_path / "tar")
+        size = (tmp_path / "tar").stat().st_size
+        file.write_bytes(bytes(GO_PORTION - size % GO_PORTION))
+        history.make()
+        assert packed(history, Wanted(2), tmp_path / "tar") == history.trees[2]
+        assert (tmp_path / "tar").stat().st_size % GO_PORTION != 0

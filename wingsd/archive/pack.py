@@ -69,7 +69,8 @@ STEP = 240 << 10
 # A Go node hashes what its extraction reads of the archive. Its inflater returns this many bytes
 # at once, and the tar reader reads nothing after the tar's end. When the tar ends with such a
 # portion, the end of the gzip stream may stay unread, and the checksum does not match.
-_GO_PORTION = 32 << 10
+GO_PORTION = 32 << 10
+"""The bytes that a Go node reads of an archive at once, when decompressed."""
 
 _LATEST = LATEST * 1_000_000_000
 _SYMLINK_MODE = 0o777
@@ -137,7 +138,7 @@ class TarWriter:
                     gathered = [data[STEP:]]
                     size -= STEP
                 self._block_left = STEP - size
-        if (total + len(END)) % _GO_PORTION == 0:
+        if (total + len(END)) % GO_PORTION == 0:
             self.counts[Kind.DIRECTORY] += 1
             gathered.append(self._root_header)  # moves the end
         yield b"".join((*gathered, END))

@@ -425,7 +425,8 @@ class Backups:
         try:
             making.ignore = await self._ignore_list(server, ignore)
             is_archive = not making.is_point
-            await self.points.check_new(server.uuid, uuid)
+            if making.is_point:
+                await self.points.check_new(server.uuid, uuid, making.ignore)
             await self.disk.run(self._check_place, server.uuid, uuid, is_archive=is_archive)
             kind, place = (adapter, self._place(making)) if is_archive else (POINTS, "")
             await self.database.begin_backup(uuid, server.uuid, kind, place)

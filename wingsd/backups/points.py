@@ -24,6 +24,7 @@ from wingsd.config import POINTS
 from wingsd.errors import (
     BackupExists,
     BackupIgnoresEverything,
+    BadRequest,
     DaemonStopping,
     StorageError,
     TreeTooLarge,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 CHECKSUM_TYPE = "sha256"
 """The type of a point's checksum, its root, with each Panel."""
+
+MOST_IGNORED = 64 << 10
+"""The most characters of the lines that a backup leaves out files by."""
 
 #: What has given the names of backups.
 _MAKER = "backup"
@@ -171,19 +175,27 @@ class PointBackups:
             raise damage
         return None
 
-    async def check_new(self, server: str, backup: str) -> None:
-        """Raise BackupExists where a server has this backup already."""
+    async def check_new(self, server: str, backup: str, ignore: IgnoreList) -> None:
+        """Raise BackupExists where a server has this backup already.
+
+        Raises BadRequest for an ignore list that is too long to be stored with each backup.
+        """
         if await self.find(server, backup) is not None:
             raise BackupExists
+        if sum(map(len, (*ignore.ignored, *ignore.denied))) > MOST_IGNORED:
+            raise BadRequest(
+                "The list of ignored files is too long.",
+                f"it may have {MOST_IGNORED >> 10} KiB; ignore directories in place of files",
+            )
 
-    async def all(self, server: str = "") -> list[PointBackup]:
-        """Return all backups, or those of a server. Raises StorageError.
+    async def all(self, server: str) -> list[PointBackup]:
+        """Return the backups of a server. Raises StorageError."""
+        names = await self._histories.names(server)
+        return [PointBackup(server, each) for each in names.values()]
 
-        Of all, those of histories whose names are damaged are left out, which is logged.
-        """
+    async def readable(self, server: str = "") -> list[PointBackup]:
+        """Return all backups, or those of a server, as far as names are not damaged."""
         found, damage = await self._all([server] if server else await self._histories.all())
-        if damage is not None and server:
-            raise damage
         if damage is not None:
             self._log.error("backups are not listed: {error}", error=damage)
         return found
@@ -227,10 +239,12 @@ class PointBackups:
         except BaseException as error:
             if isinstance(error, StorageError):
                 histories.note_failure(server, error)
-            # In the turn after the thread, which may have gone on.
-            undoing = histories.use(server.uuid, lambda store: store.unname(backup), self._workers)
             try:
-                await undoing
+                if await self._histories.has(server.uuid):
+                    # In the turn after the thread, which may have gone on.
+                    await histories.use(
+                        server.uuid, lambda each: each.unname(backup), self._workers
+                    )
             except DaemonStopping:  # the next one reports the backup, if it is there
                 pass
             except WingsdError as failure:

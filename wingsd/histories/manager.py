@@ -36,7 +36,9 @@ from wingsd.errors import (
     EnvironmentFailed,
     FileMissing,
     FileWorkCancelled,
+    HistoryDamaged,
     HistoryFull,
+    HistoryVersionUnknown,
     NoSuchPoint,
     PastInUse,
     PointNamed,
@@ -588,7 +590,12 @@ class Histories:
         if await database.histories_left(uuid):
             return
         await database.end_coming(ArrivingState.DELETED, HISTORY, uuid)
-        if not await self._parts.names(uuid):
+        try:
+            has_backups = bool(await self._parts.names(uuid))
+        except (HistoryDamaged, HistoryVersionUnknown) as error:
+            has_backups = True
+            self._log.error("{server}: its history stays here: {error}", server=uuid, error=error)
+        if not has_backups:
             await self.remove(uuid)
 
     def note_coming(self, coming: ArrivingBackup) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from attrs import define, field
 
-from wingsd.archive.pack import LEAST_HOLES, data_segments
+from wingsd.archive.pack import GO_PORTION, LEAST_HOLES, data_segments
 from wingsd.archive.tar_headers import (
     DIRECTORY,
     END,
@@ -71,14 +71,23 @@ class _Member(NamedTuple):
 
 @define(eq=False, repr=False)
 class Batch:
-    """A part of the tar. `close` must be called."""
+    """A part of the tar; the last one has its `end`. `close` must be called."""
 
     _members: list[_Member] = field(init=False, factory=list)
     _stack: ExitStack = field(init=False, factory=ExitStack)
-    is_last: bool = False
+    end: bytes = b""
+    #: Bytes of its members.
+    size: int = field(init=False, default=0)
+
+    @property
+    def is_last(self) -> bool:
+        """True if no other one follows."""
+        return self.end != b""
 
     def add(self, head: bytes, fd: int = -1, segments: Segments = ()) -> None:
         """Add a member."""
+        stored = sum(length for _, length in segments)
+        self.size += len(head) + stored + len(padding(stored))
         self._members.append(_Member(head, fd, segments))
 
     def open(self, directory: str) -> int:
@@ -103,8 +112,7 @@ class Batch:
                     yield read_fully(fd, min(PIECE, offset + length - at), at)
                 stored += length
             yield padding(stored)
-        if self.is_last:
-            yield END
+        yield self.end
 
     def close(self) -> None:
         """Close its files."""
@@ -124,6 +132,8 @@ class PointArchive:
     _check_room: Callable[[int], None]
     _check: Callable[[], None] = lambda: None
     _after: bytes | None = field(init=False, default=None)
+    _size: int = field(init=False, default=0)
+    _root_head: bytes = field(init=False, default=b"")
 
     def next(self, store: HistoryStore) -> Batch:
         """Return the next batch.
@@ -139,16 +149,21 @@ class PointArchive:
         ):
             failing.callback(batch.close)
             filling = _Filling(batch, store.scratch, chain, newest, self._check_room, self._check)
-            batch.is_last = True
+            is_last = True
             for each in self._wanted.entries(chain, self._after):
                 self._check()
                 if each.is_there:
                     self._add(each, filling)
                 self._after = each.path
                 if filling.is_full:
-                    batch.is_last = False
+                    is_last = False
                     break
             failing.pop_all()
+        self._size += batch.size
+        if is_last:
+            # as of the archives of moves, which Go nodes read; without effect on what is extracted
+            is_moved = (self._size + len(END)) % GO_PORTION == 0
+            batch.end = self._root_head + END if is_moved else END
         return batch
 
     def _add(self, each: WantedEntry, filling: _Filling) -> None:
@@ -157,7 +172,9 @@ class PointArchive:
             case PastDirectory(path, mode, mtime, attributes):
                 records, owner = self._records(attributes)
                 name = (path or b".") + b"/"
-                batch.add(member_header(name, DIRECTORY, mode, 0, _t(mtime), b"", records, owner))
+                head = member_header(name, DIRECTORY, mode, 0, _t(mtime), b"", records, owner)
+                self._root_head = self._root_head or head
+                batch.add(head)
             case PastLink(path, mtime, target):
                 batch.add(member_header(path, SYMLINK, _SYMLINK_MODE, 0, _t(mtime), link=target))
             case PastHardLink(path, first):
