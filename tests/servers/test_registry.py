@@ -27,7 +27,7 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.servers.files import ServerDirectories
-from wingsd.servers.operations import Operation
+from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 
@@ -119,6 +119,18 @@ def test_servers_are_loaded_the_panel_reset_and_runs_adopted(node: FakeNode) -> 
     assert node.servers.get(UUID).state is PowerState.OFFLINE
     with pytest.raises(ServerNotFound, match="does not exist on this instance"):
         node.servers.get("00000000-0000-4000-8000-000000000000")
+
+
+def test_the_restart_is_reported_after_restores_that_an_earlier_daemon_has_begun(
+    node: FakeNode,
+) -> None:
+    node.panel.known[UUID] = configuration()
+    (node.data / UUID).mkdir()
+    node.servers.hold_later(UUID, Hold(Operation.RESTORE, "a backup is being restored"))
+    boot(node).value()
+    assert node.panel.calls == [("servers",)]
+    node.servers.get(UUID).operations.release(Operation.RESTORE)
+    assert node.panel.calls == [("servers",), ("reset",)]
 
 
 def test_before_the_boot_servers_are_not_loaded(node: FakeNode) -> None:

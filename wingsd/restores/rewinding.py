@@ -930,9 +930,11 @@ class Rewinds:
                 self._log.critical(
                     "{server}: its rewind stopped halfway: {error}", server=uuid, error=error
                 )
-            if is_committed:
-                self.parts.servers.hold_later(uuid, Hold(Operation.RESTORE, _REWOUND))
-            elif record.start:
+            # Until the end of a restore is queued, the Panel does not hear of the restart.
+            if is_committed or record.backup:
+                why = RESTORING if record.backup else _REWOUND
+                self.parts.servers.hold_later(uuid, Hold(Operation.RESTORE, why))
+            if not is_committed and record.start:
                 stopped.append(uuid)
             self._left.append((record, is_committed))
         return stopped
@@ -955,6 +957,7 @@ class Rewinds:
                 continue
             if not is_committed:
                 report = await self._end_unbegun(uuid)
+                server.operations.release(Operation.RESTORE)
                 await self._drop(uuid)
                 if report is None:
                     server.explain("rewind.failed", _RESTARTED)

@@ -174,6 +174,9 @@ class Servers:
     async def _report_restart(self) -> None:
         # The report ends the Panel's state "installing", also of what Wings was installing.
         await self._installations.settle_unrecorded(self._servers.get)
+        # And that of a server whose backup is restored, as an earlier daemon has begun.
+        for server in tuple(self._servers.values()):
+            await server.operations.ended(Operation.RESTORE)
         await self._retry(
             "note the restart of this node",
             lambda: self._installations.when_idle(self._panel.reset),
