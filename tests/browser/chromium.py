@@ -6,16 +6,17 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import ProcessProtocol
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from tests.support.panel import Panel
 from tests.support.reactor import reactor
+from tests.support.state import Node
 
 CHROMIUM = shutil.which("chromium") or ""
 #: Seconds for one page.
@@ -82,37 +83,37 @@ const typeLines = (url, token) => {
     }
   };
 };
-// As the file manager of a Panel's page: what it has of the node comes by the Panel. Directories
-// and at last a file are clicked in turn, null for the first one; the file is copied, and
-// saved by a signed URL.
-const manageFiles = async (names) => {
-  const call = (name, given) => fetch(`/files/${name}?${new URLSearchParams(given)}`);
-  let last = "";
-  const list = async (directory) => {
-    const found = await (await call("list", {directory})).json();
-    document.body.replaceChildren(...found.map((entry) => {
-      const row = document.createElement("button");
-      row.textContent = entry.name;
-      row.onclick = () => {
-        last = `${directory}/${entry.name}`;
-        return entry.directory ? list(last) : call("copy", {location: last});
-      };
-      return row;
-    }));
-    return found.map((entry) => entry.name);
+// As an owner's page: has its Panel ask the node, and shows what the console's socket tells.
+const use = async (url, token) => {
+  const socket = new WebSocket(url);
+  const send = (event, ...args) => socket.send(JSON.stringify({event, args}));
+  const heard = [];
+  socket.onopen = () => send("auth", token);
+  socket.onmessage = ({data}) => heard.push(JSON.parse(data));
+  const hear = async (name) => {
+    for (;;) {
+      const at = heard.findIndex(({event}) => event.startsWith(name));
+      if (at >= 0) { return heard.splice(at, 1)[0]; }
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   };
-  const seen = [await list("")];
-  for (const wanted of names) {
-    const rows = [...document.body.children];
-    const row = wanted === null ? rows[0] : rows.find((each) => each.textContent === wanted);
-    seen.push(await row.onclick());
+  await hear("auth success");
+  for (;;) {
+    const {save, ask, event} = await (await fetch("/step")).json();
+    let result = {};
+    if (save !== undefined) { click(save); }
+    if (ask !== undefined) {
+      const [method, path, body] = ask;
+      const answer = await fetch(`/node${path}`, {method, body: body && JSON.stringify(body)});
+      result = {status: answer.status, text: await answer.text()};
+    }
+    if (event !== undefined) { result.event = (await hear(event)).event; }
+    await report(result);
   }
-  click(await (await call("download", {file_path: last})).json());
-  report({seen: seen.slice(0, -1), copied: seen.pop().status, after: await list("")});
 };
 addEventListener("load", () => {
-  if (task.files !== undefined) {
-    manageFiles(task.files).catch((error) => report({error: String(error)}));
+  if (task.used !== undefined) {
+    use(task.used, task.token).catch((error) => report({error: String(error)}));
   } else if (task.console !== undefined) { typeLines(task.console, task.token); }
   else if (task.urls !== undefined) {
     uploadParts(task.urls, task.size, task.total).catch((error) => report({error: String(error)}));
@@ -124,17 +125,21 @@ addEventListener("load", () => {
 
 
 class PanelPage(Resource):
-    """The site of a Panel: one page that does a task, and tells what came of it."""
+    """The site of a Panel: one page that does a task, and tells what came of it.
+
+    What it asks for at paths below `/node`, the `panel` asks the node for.
+    """
 
     isLeaf = True
 
-    def __init__(self) -> None:
+    def __init__(self, panel: Panel | None = None, node: Node | None = None) -> None:
         super().__init__()
+        self._panel, self._node = panel, node
+        #: What a page that is used does next.
+        self._steps: DeferredQueue[dict[str, Any]] = DeferredQueue()
         self._task: dict[str, Any] = {}
         self._result: Deferred[Any] = Deferred()
         self._port: Any = None
-        #: Makes a call of the file manager, such as `list`, and returns the node's answer.
-        self.manage: Callable[[str, dict[str, str]], Coroutine[Any, Any, tuple[int, bytes]]]
 
     def listen(self) -> str:
         """Return the origin."""
@@ -150,27 +155,51 @@ class PanelPage(Resource):
         self._task, self._result = task, Deferred()
         return self._result
 
-    def render_GET(self, request: Any) -> bytes | int:
-        if request.path.startswith(b"/files/"):
-            name = request.path.decode().rpartition("/")[2]
-            given = {key.decode(): value.decode() for key, (value,) in request.args.items()}
-            ensureDeferred(self._manage(request, name, given))
+    async def use(self, **step: Any) -> dict[str, Any]:
+        """Have the page, which is open, do a step; return what it tells.
+
+        It asks the node for `ask` (method, path, body), downloads `save`, or hears of an `event`.
+        """
+        self._result = Deferred()
+        self._steps.put(step)
+        told: dict[str, Any] = await self._result.addTimeout(WITHIN, reactor)
+        assert "error" not in told, told
+        return told
+
+    def render(self, request: Any) -> Any:
+        if request.path.startswith(b"/node/"):
+            Deferred.fromCoroutine(self._ask(request))
             return NOT_DONE_YET
+        if request.path == b"/step":
+            self._steps.get().addCallback(lambda step: _answer(request, step))
+            return NOT_DONE_YET
+        return super().render(request)
+
+    async def _ask(self, request: Any) -> None:
+        assert self._panel is not None
+        assert self._node is not None
+        method, path = request.method.decode(), request.uri.decode().removeprefix("/node")
+        data = request.content.read()
+        body = json.loads(data) if data else None
+        status, answer = await self._panel.ask(self._node, method, path, body)
+        request.setResponseCode(status)
+        _answer(request, answer)
+
+    def render_GET(self, request: Any) -> bytes:
         if request.path != b"/":
             request.setResponseCode(404)
             return b""
         request.setHeader("Content-Type", "text/html; charset=utf-8")
         return (PAGE % json.dumps(self._task)).encode()
 
-    async def _manage(self, request: Any, name: str, given: dict[str, str]) -> None:
-        status, body = await self.manage(name, given)
-        request.setResponseCode(status)
-        request.write(body)
-        request.finish()
-
     def render_POST(self, request: Any) -> bytes:
         self._result.callback(json.loads(request.content.read()))
         return b""
+
+
+def _answer(request: Any, answer: Any) -> None:
+    request.write(b"" if answer is None else json.dumps(answer).encode())
+    request.finish()
 
 
 class _Process(ProcessProtocol):
@@ -196,7 +225,9 @@ class Chromium:
         profile = directory / "profile"
         (profile / "Default").mkdir(parents=True)
         preferences = {
-            "download": {"default_directory": str(self.downloads), "prompt_for_download": False}
+            "download": {"default_directory": str(self.downloads), "prompt_for_download": False},
+            # More than one of a page, also without a click of a user.
+            "profile": {"default_content_setting_values": {"automatic_downloads": 1}},
         }
         (profile / "Default" / "Preferences").write_text(json.dumps(preferences))
         self._profile = profile
