@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from bench.all_series import ALL
+from bench.backups import BACKUP_CASES
 from bench.evacuate import EVACUATE_CASES
 from bench.figures import Measured
 from bench.flood_kinds import KINDS
@@ -56,10 +57,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cases",
         nargs="+",
-        choices=[*(case.name for case in LIVE_CASES), *KINDS, *EVACUATE_CASES],
+        choices=[*(case.name for case in LIVE_CASES), *KINDS, *EVACUATE_CASES, *BACKUP_CASES],
         default=[],
         metavar="CASE",
-        help="those of the series live, floods and evacuate (all)",
+        help="those of the series live, floods, evacuate and backups (all)",
     )
     parser.add_argument(
         "--minutes",

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site
 from bench.openssh import SftpAccount, free_port, make_key
 from bench.series import MEMORY, Bars, Run, Series
+from bench.worlds import HOT, HOT_SIZE, OTHERS, READ_FILE, WORLDS, Other, World, on_disk
 from tests.support.sftp_users import SftpUser
 from wingsd.history.format import BLOCK
 from wingsd.history.reading import past_files
@@ -45,7 +45,6 @@ from wingsd.history.store import HistoryStore
 
 __all__ = ["HISTORY"]
 
-_GIB = 1 << 30
 #: Of the largest server: seconds of a point, its CPU time as part of that of a backup, bytes that
 #: are stored for each byte of changed blocks, milliseconds by which the game is later at the 99th
 #: percentile, seconds of a rewind, and of reading one file.
@@ -59,79 +58,7 @@ _INTERVAL = 300
 _REST = 10.0
 #: Ticks of the game a second, and seconds that it computes in each of them.
 _TICKS, _WORK = 20, 0.005
-#: The files that the game writes to all the time; the first is the one that is read.
-_HOT, _HOT_SIZE = 16, 8 * MIB
-#: The part of all bytes that changes between two points, of files that are changed, and of the
-#: whole that one file has.
-_CHANGED, _TOUCHED, _ONE_FILE = 0.01, 0.1, 0.2
-_READ_FILE = "hot/0"
 _USER = "3f1f0f0e-6f8e-4b43-9a55-0d6b3b1f3a11"
-#: Of success; of borg and restic where a file was changed while it was read.
-_STATUSES = (0, 1, 3)
-
-
-@frozen
-class _World:
-    """The files of a server: their total size in GiB, and their number."""
-
-    gib: int
-    files: int
-
-    @property
-    def name(self) -> str:
-        """The name of its rows."""
-        return f"{self.gib} GiB in {self.files:,} files"
-
-    @property
-    def blocks(self) -> int:
-        """The blocks that change from point to point."""
-        return int(self.gib * _GIB * _CHANGED) // BLOCK
-
-    def fill(self, place: Path) -> None:
-        """Make the files: bytes that cannot be compressed."""
-        (place / "hot").mkdir(parents=True)
-        size = int(self.gib * _GIB * _ONE_FILE)
-        _write(place / "world.sqlite", size)
-        for number in range(_HOT):
-            _write(place / "hot" / str(number), _HOT_SIZE)
-        count = self.files - _HOT - 1
-        each = (self.gib * _GIB - size - _HOT * _HOT_SIZE) // count
-        for number in range(count):
-            directory = place / f"region{number // 1000}"
-            directory.mkdir(exist_ok=True)
-            _write(directory / f"{number}.mca", each)
-        os.sync()
-
-    def change(self, place: Path, rng: random.Random) -> int:
-        """Write the blocks that change between two points; return how many they are."""
-        written = 0
-        regions = [*place.glob("region*/*.mca")]
-        some = rng.sample(regions, int(self.files * _TOUCHED))
-        of_one = int(self.blocks * _ONE_FILE)
-        written += _scatter(place / "world.sqlite", of_one, rng)
-        written += _scatter(place / _READ_FILE, 20, rng)
-        left = self.blocks - written
-        for number, file in enumerate(some):
-            written += _scatter(
-                file, (number + 1) * left // len(some) - number * left // len(some), rng
-            )
-        return written
-
-
-def _write(file: Path, size: int) -> None:
-    with file.open("wb", buffering=0) as opened:
-        while size > 0:
-            size -= opened.write(os.urandom(min(size, MIB)))
-
-
-def _scatter(file: Path, count: int, rng: random.Random) -> int:
-    """Write blocks of a file at random; return how many different ones."""
-    blocks = file.stat().st_size // BLOCK
-    places = rng.sample(range(blocks), min(count, blocks))
-    with file.open("r+b", buffering=0) as opened:
-        for place in places:
-            os.pwrite(opened.fileno(), os.urandom(BLOCK), place * BLOCK)
-    return len(places)
 
 
 # The game
@@ -140,7 +67,7 @@ def _scatter(file: Path, count: int, rng: random.Random) -> int:
 def _play(place: Path, rate: float) -> None:
     """Compute, and write `rate` blocks a second, in ticks; print when each began how late."""
     rng = random.Random()
-    files = [os.open(place / "hot" / str(number), os.O_RDWR) for number in range(_HOT)]
+    files = [os.open(place / "hot" / str(number), os.O_RDWR) for number in range(HOT)]
     begun, tick, owed = time.time(), 0, 0.0
     while True:
         due = begun + tick / _TICKS
@@ -149,7 +76,7 @@ def _play(place: Path, rate: float) -> None:
         owed += rate / _TICKS
         written = []
         while owed >= 1:
-            number, block = rng.randrange(_HOT), rng.randrange(_HOT_SIZE // BLOCK)
+            number, block = rng.randrange(HOT), rng.randrange(HOT_SIZE // BLOCK)
             os.pwrite(files[number], os.urandom(BLOCK), block * BLOCK)
             written.append((number, block))
             owed -= 1
@@ -187,7 +114,7 @@ class _Game:
 
 
 @contextmanager
-def _playing(world: _World, place: Path) -> Iterator[_Game]:
+def _playing(world: World, place: Path) -> Iterator[_Game]:
     with tempfile.NamedTemporaryFile() as ticks:
         command = [sys.executable, "-m", "bench.history", "game"]
         command += [str(place), str(world.blocks / _INTERVAL)]
@@ -197,74 +124,6 @@ def _playing(world: _World, place: Path) -> Iterator[_Game]:
         finally:
             process.kill()
             process.wait()
-
-
-# Others
-
-
-@frozen
-class _Run:
-    """A run of a program: seconds and CPU seconds, and when it was."""
-
-    seconds: float
-    cpu: float
-    span: tuple[float, float]
-
-
-def _timed(*command: str, **variables: str) -> _Run:
-    began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    ran = subprocess.run(command, check=False, capture_output=True, env=os.environ | variables)
-    if ran.returncode not in _STATUSES:
-        raise SystemExit(f"bench: {command}: {ran.stderr.decode()}")
-    ended, after = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return _Run(ended - began, cpu, (began, ended))
-
-
-@frozen
-class _Other:
-    """A program that deduplicates, by its commands; `{...}` are paths and names."""
-
-    name: str
-    variables: Mapping[str, str]
-    init: Sequence[str]
-    make: Sequence[str]
-    read: Sequence[str]
-
-    def run(self, command: Sequence[str], **places: str) -> _Run:
-        """Run one of the commands."""
-        words = [word.format(**places) for word in command]
-        home = places["repository"] + ".home"
-        return _timed(*words, **self.variables, HOME=home)
-
-
-_OTHERS = (
-    _Other(
-        "restic",
-        {"RESTIC_PASSWORD": "x"},
-        ("restic", "-r", "{repository}", "init"),
-        ("restic", "-r", "{repository}", "backup", "--tag", "{name}", "{tree}"),
-        (
-            "sh",
-            "-c",
-            "exec restic -r {repository} dump --tag {name} latest {tree}/{file} >{target}",
-        ),
-    ),
-    _Other(
-        "borg",
-        {"BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"},
-        ("borg", "init", "-e", "none", "{repository}"),
-        ("borg", "create", "{repository}::{name}", "{tree}"),
-        ("sh", "-c", "exec borg extract --stdout {repository}::{name} {inside}/{file} >{target}"),
-    ),
-)
-
-
-def _on_disk(place: Path) -> int:
-    listed = subprocess.run(
-        ["/usr/bin/du", "-s", "--block-size=1", str(place)], check=True, capture_output=True
-    )
-    return int(listed.stdout.split()[0])
 
 
 # One size
@@ -295,7 +154,7 @@ class _Program:
 class _Size:
     """All that was measured of one size."""
 
-    world: _World
+    world: World
     wingsd: _Program
     others: Mapping[str, _Program] = field(factory=dict)
 
@@ -303,7 +162,7 @@ class _Size:
 class _Measurement:
     """Measures one size on a new disk."""
 
-    def __init__(self, world: _World, disk: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, world: World, disk: Path, say: Callable[[str], None]) -> None:
         self._world = world
         self._disk = disk
         self._say = say
@@ -336,7 +195,7 @@ class _Measurement:
                 with _playing(self._world, tree) as game:
                     others = {
                         other.name: await deferToThread(self._other, other, tree, game)
-                        for other in _OTHERS
+                        for other in OTHERS
                     }
             finally:
                 await node.close()
@@ -392,11 +251,11 @@ class _Measurement:
         while not points:
             status, body = await node.fetch(f"{calls}/list-directory?directory=/.history")
             points = [each["name"] for each in json.loads(body)] if status == OK else []
-        file = f"/.history/{min(points)}/{_READ_FILE}"
+        file = f"/.history/{min(points)}/{READ_FILE}"
         began = time.monotonic()
         status, body = await node.fetch(f"{calls}/contents?file={quote(file)}")
         by_http = time.monotonic() - began
-        if (status, len(body)) != (OK, _HOT_SIZE):
+        if (status, len(body)) != (OK, HOT_SIZE):
             raise SystemExit(f"bench: {file} was not read: {status}")
         await deferToThread(user.seconds, "ls /")  # so that the process runs that serves SFTP
         by_sftp = await deferToThread(user.seconds, f"get '{file}' /dev/null")
@@ -442,23 +301,23 @@ class _Measurement:
             "read",
             str(self._disk / "history" / server),
         ]
-        ran = subprocess.run([*command, str(number), _READ_FILE], check=True, capture_output=True)
+        ran = subprocess.run([*command, str(number), READ_FILE], check=True, capture_output=True)
         return float(ran.stdout)
 
-    def _other(self, other: _Other, tree: Path, game: _Game) -> _Program:
+    def _other(self, other: Other, tree: Path, game: _Game) -> _Program:
         repository = self._disk / other.name
         places = {
             "repository": str(repository),
             "tree": str(tree),
             "inside": str(tree)[1:],
-            "file": _READ_FILE,
+            "file": READ_FILE,
             "target": str(self._disk / "one"),
         }
         Path(f"{repository}.home").mkdir()
         other.run(other.init, **places)
         with settle():
             first = other.run(other.make, name="p0", **places)
-        made, blocks, before = [], 0, _on_disk(repository)
+        made, blocks, before = [], 0, on_disk(repository)
         rests = []
         since = time.time()
         for number in range(_OTHERS_POINTS):
@@ -469,7 +328,7 @@ class _Measurement:
             blocks += game.written(since, since := time.time())
             made.append(other.run(other.make, name=f"p{number + 1}", **places))
             self._say(f"{self._world.name}: {other.name} in {made[-1].seconds:.1f} s")
-        stored = _on_disk(repository) - before
+        stored = on_disk(repository) - before
         read = other.run(other.read, name="p0", **places).seconds
         shutil.rmtree(repository)
         shutil.rmtree(f"{repository}.home")
@@ -487,12 +346,11 @@ class _Measurement:
 # The page
 
 
-_WORLDS = (_World(1, 5_000), _World(3, 15_000), _World(10, 50_000))
 #: What is calculated from those.
-_LARGE = _World(100, 500_000)
+_LARGE = World(100, 500_000)
 
 
-def _grown(worlds: Sequence[_World], values: Sequence[float], to: int) -> float:
+def _grown(worlds: Sequence[World], values: Sequence[float], to: int) -> float:
     """Return what a value is at another size, if it grows in a straight line."""
     sizes = [world.gib for world in worlds]
     middle, mean = sum(sizes) / len(sizes), sum(values) / len(values)
@@ -551,7 +409,7 @@ def _tables(sizes: Sequence[_Size]) -> list[Table]:
 async def _measure(run: Run) -> Measured:
     """Measure histories of three sizes; each once, since all points are measured in it."""
     sizes = []
-    for world in _WORLDS:
+    for world in WORLDS:
         with fresh_disk(run.directory) as disk:
             sizes.append(await _Measurement(world, disk, run.say).run())
         run.say(json.dumps(asdict(sizes[-1])))
@@ -565,10 +423,10 @@ HISTORY = Series(
     A point of 10 GiB is made in seconds, and takes the space of what has changed. The server has
     files that cannot be compressed, a fifth of them one file like a database's. Between two points
     1 % is changed: blocks of 4 KiB in a tenth of the files. Meanwhile a game goes on: it computes
-    for {_WORK * 1000:.0f} ms, {_TICKS} times a second, and writes to {_HOT} files of
-    {_HOT_SIZE // MIB} MiB; how much later it is, is the difference of the
+    for {_WORK * 1000:.0f} ms, {_TICKS} times a second, and writes to {HOT} files of
+    {HOT_SIZE // MIB} MiB; how much later it is, is the difference of the
     99th percentiles while a point is made and while none is. A rewind, and reading a file of
-    {_HOT_SIZE // MIB} MiB, are by {_POINTS} points, an hour where one is made each 5 minutes. CPU
+    {HOT_SIZE // MIB} MiB, are by {_POINTS} points, an hour where one is made each 5 minutes. CPU
     seconds are those of the whole daemon.
     """,
     _measure,

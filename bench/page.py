@@ -42,7 +42,7 @@ def _section(series: Series, measured: Measured) -> str:
         [
             f"## {series.title}\n",
             _filled(series.text),
-            *(_table(table) for table in measured.tables),
+            *(_table(table) for table in measured.tables if table.rows),
             f"![{series.title}](benchmarks/{series.name}.svg)\n",
             _filled(f"Version {measured.version}, {measured.machine}.{rounds}"),
         ]
