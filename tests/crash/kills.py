@@ -12,6 +12,7 @@ from tests.crash.evacuations import Evacuations, RunningEvacuations
 from tests.crash.histories import AnyHistories, DamagedHistories, KilledHistories
 from tests.crash.live_faults import LiveFaults
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
+from tests.crash.point_backups import PointBackupKills
 from tests.crash.rewinds import Rewinds
 from tests.crash.two_nodes import (
     ByHand,
@@ -54,6 +55,7 @@ WITHOUT_ENGINE: dict[str, Callable[[Path], Campaign]] = {
     HISTORY: AnyHistories,
     DAMAGED: DamagedHistories,
     "history-killed": KilledHistories,
+    "history-backups": PointBackupKills,
     FAULTS: LiveFaults,
 }
 WITH_ENGINE: dict[str, Callable[[Path, Engine], Campaign]] = {
@@ -61,6 +63,7 @@ WITH_ENGINE: dict[str, Callable[[Path, Engine], Campaign]] = {
     "moves-containers": Resumed,
     "live": Live,
     "rewinds-containers": Rewinds,
+    "history-backups-containers": PointBackupKills,
     "evacuate-containers": RunningEvacuations,
     "installations": lambda _, engine: Installations(engine),
 }

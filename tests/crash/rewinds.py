@@ -29,27 +29,22 @@ _PROGRAM = (
     "for i in 0 1 2 3; do echo $n $n $n > hot$i; done; sleep 0.02; done"
 )
 _FORM = hashlib.shake_128
+#: The lines of the log at which a rewind is killed.
+MOMENTS = (
+    "its rewind: preparing",
+    "its rewind: stopping",
+    "its rewind: comparing",
+    "its rewind: exchanging",
+    "its rewind: exchanging",
+    "its rewind: checking",
+    "its rewind: starting",
+)
 
 
-class Rewinds(OneNode):
-    """After each kill the server has all files of the point, or all from before, and runs again.
-
-    Before each kill its world is replaced by another one, and a part of it removed. Each point of
-    its history has its root, and nothing is staged or unfinished. Without a kill it is rewound,
-    and after that brought back.
-    """
+class PastNode(OneNode):
+    """A node with the history of a server, which has a `world`, and may run a program."""
 
     latest, linger = 3.0, 0.1
-    moments = (
-        "its rewind: preparing",
-        "its rewind: stopping",
-        "its rewind: comparing",
-        "its rewind: exchanging",
-        "its rewind: exchanging",
-        "its rewind: checking",
-        "its rewind: starting",
-    )
-    at_random = 1 / 2
     half_at_once = True
     #: Files of the world, and bytes of each.
     FILES, SIZE = 120, 9_000
@@ -57,18 +52,20 @@ class Rewinds(OneNode):
     def __init__(self, directory: Path, engine: Engine | None = None) -> None:
         home = directory if engine is None else engine.volumes
         super().__init__(NodeProcess(home, Panel()))
-        self._runs = engine is not None
+        self.runs = engine is not None
         self._image = "" if engine is None else engine.image
         history: dict[str, Any] = {"every": "1h", "keep": {"1m": 12}}
         history["directory"] = str(home / "history")
         self.changes = {"system": {"history": history}}
         if engine is not None:
             self.changes |= engine.for_node(UUID)
-        self._point = 0
-        self._then: Content = {}
-        self._before: Content = {}
-        self._counted = 0
-        self._found: Counter[str] = Counter()
+        #: How often was found what.
+        self.found: Counter[str] = Counter()
+
+    @property
+    def world(self) -> Path:
+        """The directory of the world."""
+        return self.node.files() / "world"
 
     def prepare(self) -> None:
         (self.node.directory / "history").mkdir()
@@ -79,25 +76,12 @@ class Rewinds(OneNode):
 
     async def start(self) -> None:
         await super().start()
-        if self._runs:
+        if self.runs:
             await self.ask(f"/api/servers/{UUID}/power", {"action": "start"})
 
-    # What is begun
-
-    async def begin(self, variant: str = "") -> None:
-        """Make a point of one world, put another one into its place, and rewind the server."""
-        self.number += 1
-        await until_none(self._not_up)
-        self._then = self._write(self.number)
-        self._point = await self._made()
-        self._before = self._write(-self.number)
-        self._counted = self._counter()
-        with suppress(CtlError):
-            await self._control("POST", f"rewinds/{UUID}", {"point": self._point})
-
-    def _write(self, number: int) -> Content:
+    def write(self, number: int) -> Content:
         """Write a world in place, but for a third of its names; return it."""
-        home = self.node.files() / "world"
+        home = self.world
         home.mkdir(exist_ok=True)
         for each in range(self.FILES):
             path = home / f"{each % 7}" / f"{each}"
@@ -110,87 +94,125 @@ class Rewinds(OneNode):
                 path.write_bytes(b"%d" % number)
         return contents(home)
 
-    async def _made(self) -> int:
-        path = f"history/{UUID}"
-        await self._control("POST", path, {})
-        while not (task := await self._control("GET", f"{path}/task"))["over"]:
-            pass
-        if task["error"]:
-            raise Broken(f"no point was made: {task['error']}")
-        found = await self._control("GET", path)
-        return int(found["points"][0]["number"])
+    # The history, by the control socket
 
-    async def _control(self, method: str, path: str, body: Any = None) -> Any:
+    async def control(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask for something at the control socket. Raises CtlError."""
         client = ControlClient(str(self.node.control), 30.0)
         return await deferToThread(client.ask, method, path, body)
 
-    # What is checked
+    async def order(self, method: str, path: str = "") -> None:
+        """Have something done with the history; return when it is. Raises `Broken`, CtlError."""
+        await self.control(method, f"history/{UUID}{path}", {} if method == "POST" else None)
+        while not (task := await self.control("GET", f"history/{UUID}/task"))["over"]:
+            pass
+        if task["error"]:
+            raise Broken(f"the history: {task['kind']}: {task['error']}: {task['detail']}")
+        if task["damaged"]:
+            raise Broken(f"the history is damaged: {task['damaged']}")
 
-    async def _state(self) -> str:
-        status, found = await self.panel.ask(self.node.node, "GET", f"/api/servers/{UUID}")
-        return str(found["state"]) if status == HTTPStatus.OK else ""
+    async def points(self) -> list[dict[str, Any]]:
+        """Return the points, the newest first. Raises CtlError."""
+        return list((await self.control("GET", f"history/{UUID}"))["points"])
 
-    async def _not_up(self) -> str:
+    async def make_point(self) -> int:
+        """Make a point; return its number. Raises `Broken` and CtlError."""
+        await self.order("POST")
+        return int((await self.points())[0]["number"])
+
+    async def verify(self) -> None:
+        """Check that all points have their roots. Raises `Broken`."""
+        await self.order("POST", "/verify")
+        self.found["points verified"] += len(await self.points())
+
+    # The state of the server
+
+    async def not_up(self) -> str:
         """Return the state that the server has in place of its usual one."""
-        state = await self._state()
-        return "" if state == ("running" if self._runs else "offline") else f"it is {state}"
-
-    def _counter(self) -> int:
-        with suppress(OSError, ValueError):
-            return int((self.node.files() / "counter").read_text())
-        return 0
+        status, found = await self.panel.ask(self.node.node, "GET", f"/api/servers/{UUID}")
+        state = str(found["state"]) if status == HTTPStatus.OK else ""
+        return "" if state == ("running" if self.runs else "offline") else f"it is {state}"
 
     async def unsettled(self) -> str:
-        if other := await self._not_up():
+        if other := await self.not_up():
             return other
         with suppress(CtlError):
-            rewind = await self._control("GET", f"rewinds/{UUID}")
+            rewind = await self.control("GET", f"rewinds/{UUID}")
             if rewind["state"] not in ("done", "failed"):
                 return f"its rewind is {rewind['state']}"
         return self.unfinished([*self.node.staging.iterdir()])
 
+    def counter(self) -> int:
+        """Return how far the program has counted."""
+        with suppress(OSError, ValueError):
+            return int((self.node.files() / "counter").read_text())
+        return 0
+
+    def summary(self) -> str:
+        found = ", ".join(f"{count} {what}" for what, count in sorted(self.found.items()))
+        return f"{super().summary()}; {found}"
+
+
+class Rewinds(PastNode):
+    """After each kill the server has all files of the point, or all from before, and runs again.
+
+    Before each kill its world is replaced by another one, and a part of it removed. Each point of
+    its history has its root, and nothing is staged or unfinished. Without a kill it is rewound,
+    and after that brought back.
+    """
+
+    moments = MOMENTS
+
+    def __init__(self, directory: Path, engine: Engine | None = None) -> None:
+        super().__init__(directory, engine)
+        self._point = 0
+        self._then: Content = {}
+        self._before: Content = {}
+        self._counted = 0
+
+    # What is begun
+
+    async def begin(self, variant: str = "") -> None:
+        """Make a point of one world, put another one into its place, and rewind the server."""
+        self.number += 1
+        await until_none(self.not_up)
+        self._then = self.write(self.number)
+        self._point = await self.make_point()
+        self._before = self.write(-self.number)
+        self._counted = self.counter()
+        with suppress(CtlError):
+            await self.control("POST", f"rewinds/{UUID}", {"point": self._point})
+
+    # What is checked
+
     async def check(self) -> None:
-        found = contents(self.node.files() / "world")
+        found = contents(self.world)
         if found not in (self._then, self._before):
             raise Broken("the world is neither that of the point nor that from before")
-        if self._runs and not self._counter():
+        if self.runs and not self.counter():
             raise Broken("the program writes nothing")
         is_rewound = found == self._then
-        self._found["rewound" if is_rewound else "as before"] += 1
-        if not is_rewound and self._counter() < self._counted:
+        self.found["rewound" if is_rewound else "as before"] += 1
+        if not is_rewound and self.counter() < self._counted:
             raise Broken("the program's file is older than before")
-        await self._check_history()
-
-    async def _check_history(self) -> None:
-        await self._control("POST", f"history/{UUID}/verify", {})
-        while not (task := await self._control("GET", f"history/{UUID}/task"))["over"]:
-            pass
-        if task["error"] or task["damaged"]:
-            raise Broken(f"the history is damaged: {task['error']} {task['damaged']}")
-        self._found["points verified"] += len(
-            (await self._control("GET", f"history/{UUID}"))["points"]
-        )
+        await self.verify()
 
     async def trial(self, number: int) -> str:
         told = await super().trial(number)
-        if contents(self.node.files() / "world") == self._then:
+        if contents(self.world) == self._then:
             await self._undo()
         return told
 
     def check_success(self) -> None:
-        if contents(self.node.files() / "world") != self._then:
+        if contents(self.world) != self._then:
             raise Broken("it is not rewound without a kill")
 
     async def _undo(self) -> None:
         """Bring everything back."""
-        await self._control("POST", f"rewinds/{UUID}", {"undo": True})
+        await self.control("POST", f"rewinds/{UUID}", {"undo": True})
         await self.settle()
-        if contents(self.node.files() / "world") != self._before:
+        if contents(self.world) != self._before:
             raise Broken("the rewind is not undone")
-        if self._counter() < self._counted:
+        if self.counter() < self._counted:
             raise Broken("what the program has counted is lost")
-        self._found["undone"] += 1
-
-    def summary(self) -> str:
-        found = ", ".join(f"{count} {what}" for what, count in sorted(self._found.items()))
-        return f"{super().summary()}; {found}"
+        self.found["undone"] += 1

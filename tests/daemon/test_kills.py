@@ -11,6 +11,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.crash.evacuations import Evacuations, RunningEvacuations
 from tests.crash.one_node import Arrivals, Installations, Makings, Restores, Uploads
+from tests.crash.point_backups import PointBackupKills
 from tests.crash.rewinds import Rewinds
 from tests.crash.two_nodes import (
     Containered,
@@ -62,6 +63,11 @@ async def test_after_kills_a_server_has_its_old_or_its_restored_files(tmp_path: 
 @pytest.mark.promise("rewind-survives-death")
 async def test_a_rewind_survives_kills(tmp_path: Path) -> None:
     await Rewinds(tmp_path).run(2, seed=3)
+
+
+@pytest.mark.promise("backup-is-a-point")
+async def test_after_kills_backups_that_are_points_are_whole(tmp_path: Path) -> None:
+    await PointBackupKills(tmp_path).run(KILLS, seed=2)
 
 
 @pytest.mark.promise("backup-is-whole-or-failed")
