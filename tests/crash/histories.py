@@ -513,8 +513,14 @@ def _loaded(directory: Path, number: int) -> Tree:
 
 
 def _fork() -> None:
-    """Start a process for each line, and tell when it has ended."""
+    """Start a process for each line, and tell when it has ended.
+
+    It is waited for with the next line: until then no other process gets its id, and is killed.
+    """
+    pid = 0
     while line := sys.stdin.readline():
+        if pid:
+            os.waitpid(pid, 0)
         directory, seed, wanted, is_running = line.split("\t")
         pid = os.fork()
         if not pid:
@@ -526,8 +532,9 @@ def _fork() -> None:
                 time.sleep(60)
             finally:
                 os._exit(1)
-        _, status = os.waitpid(pid, 0)
-        _say(f"ended {pid} {status}")
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        _say(f"ended {pid} {ended.si_status}")
 
 
 def _say(line: str) -> None:

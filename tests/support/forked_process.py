@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,10 @@ class ForkedProcess:
                 end.close()
             #: The process id.
             self.pid = int(_line(report))
+            # Not by its id, which another process gets when this one has ended.
+            self._handle: int | None = None
+            with suppress(ProcessLookupError):
+                self._handle = os.pidfd_open(self.pid)
             self._adopt(output, received)
             self._adopt(report, self._note_status)
             if failed:
@@ -114,14 +118,17 @@ class ForkedProcess:
     def _note_closed(self) -> None:
         self._open -= 1
         if not self._open:
+            if self._handle is not None:
+                os.close(self._handle)
+                self._handle = None
             self._ended(os.waitstatus_to_exitcode(int(self._status)))
 
     def signalProcess(self, name: str) -> None:
         """Send it a signal, such as "HUP". Raises `ProcessExitedAlready`."""
-        if self._status:
+        if self._status or self._handle is None:
             raise ProcessExitedAlready
         try:
-            os.kill(self.pid, getattr(signal, f"SIG{name}"))
+            signal.pidfd_send_signal(self._handle, getattr(signal, f"SIG{name}"))
         except ProcessLookupError:  # Its status is on the way.
             raise ProcessExitedAlready from None
 
