@@ -171,7 +171,7 @@ async def test_nothing_of_the_past_is_changed_and_nothing_leads_out(
         status, _ = await manager.read(f"{past}/{path}")
         assert status in (manager.shown.get(400, 400), 404), path
     assert (await manager.read(f"{past}/secret.key"))[0] == refused
-    assert (await manager.read(".history/2000-01-01 00.00.00/same.dat"))[0] == 404
+    assert (await manager.read(".history/2000-01-01 00.00 (1)/same.dat"))[0] == 404
     # A directory of the server itself comes first.
     (home / ".history").mkdir()
     (home / ".history/own").write_bytes(b"own")

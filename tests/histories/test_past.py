@@ -63,12 +63,16 @@ def point(number: int, time: int) -> Point:
 
 
 def test_no_name_of_a_point_is_that_of_another_one() -> None:
-    names = point_names([point(4, 9 * _SECOND), point(3, 9 * _SECOND + 1), point(1, _SECOND)])
-    assert len(names) == 3
-    found = {name[-4:]: each.number for name, each in names.items()}
-    assert {key: found[key] for key in (b" (4)", b" (3)")} == {b" (4)": 4, b" (3)": 3}
-    # Neither gets the name of the other one when that has gone.
-    assert point_names([point(4, 9 * _SECOND)]).keys().isdisjoint(names)
+    """Not when others of the same minute have come, or gone, either."""
+    points = [point(11, 9 * _SECOND), point(4, 8 * _SECOND), point(3, 8 * _SECOND), point(1, 0)]
+    names = point_names(points)
+    assert [*names.values()] == points
+    for each in points:
+        ((name, _),) = point_names([each]).items()
+        assert names[name] is each
+        assert name.endswith(b" (%d)" % each.number)
+        # No character that Windows forbids.
+        assert not set(name) & set(b'<>:"/\\|?*')
 
 
 def test_entries_are_those_of_the_server_at_the_point(history: Model) -> None:
@@ -117,6 +121,9 @@ def test_links_lead_where_they_did_and_never_out_of_the_point(history: Model) ->
     }
     for name, text in links.items():
         os.symlink(text, root / name)
+    for number in range(200):
+        (root / f"d{number}").mkdir()
+    os.symlink("/".join(f"d{number}/.." for number in range(200)), root / "slow")
     for number in range(MAX_LINKS + 2):
         os.symlink(f"chain{number + 1}", root / f"chain{number}")
     history.make()
@@ -126,7 +133,8 @@ def test_links_lead_where_they_did_and_never_out_of_the_point(history: Model) ->
         assert reader.read(path) == b"1"
         real = reader.past.real_path(reader.path(path))
         assert real == reader.path(b"a/b/file")
-    for path in (b"out/x", b"far/passwd", b"absolute/passwd", b"self/x", b"chain0/x", b"no/x"):
+    missing = (b"out/x", b"far/passwd", b"absolute/passwd", b"self/x", b"chain0/x", b"slow/x")
+    for path in (*missing, b"no/x"):
         with pytest.raises(FileMissing):
             reader.read(path)
     for path in (b"inside", b"file", b"self"):
@@ -172,6 +180,6 @@ def test_what_cannot_be_read_is_said(history: Model, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "fstatvfs", lambda fd: FREE)
     with pytest.raises(DiskLimitExceeded):
         Reader(history, reserve=1).read(b"good")
-    unknown = ServerPath((b".history", b"2000-01-01 00.00.00", b"good"))
+    unknown = ServerPath((b".history", b"2000-01-01 00.00 (1)", b"good"))
     with pytest.raises(WingsdError):
         reader.past.open_file(unknown)

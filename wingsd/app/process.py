@@ -131,7 +131,7 @@ class Pools:
         self.searches = Workers(reactor, "search", 2)
         self.reads = Workers(reactor, "read", 4)
         # What users read of the past of servers.
-        self.past = archive_workers("past", 4)
+        self.past = archive_workers("past", 8)
         # Large directories.
         self.listings = archive_workers("list", 1)
         # Changes of servers' files that may take long, renames, and archives that are made.

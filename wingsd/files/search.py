@@ -23,6 +23,7 @@ from wingsd.errors import FileWorkCancelled, NameTooLong, WingsdError
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import entry_data, mime_in, mime_of_entry
 from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.past import Past, PastDirectoryListing
 from wingsd.filesystem.paths import MAX_PATH_BYTES, ServerPath
 from wingsd.filesystem.root import ServerRoot
 
@@ -208,6 +209,10 @@ class Search:
 
         Those with a path that is too long for `ServerPath` are left out.
         """
+        past = self._root.past_of(self._start)
+        return self._walked() if past is None else self._entries_of(past)
+
+    def _walked(self) -> Iterator[tuple[Directory, Entry]]:
         waiting = [(self._start, 0)]
         while waiting and self._may_go_on():
             path, depth = waiting.pop()
@@ -231,6 +236,20 @@ class Search:
                         if depth < self._limits.depth and len(waiting) < MAX_WAITING:
                             waiting.append((path.child(entry.name), depth + 1))
                     yield directory, entry
+
+    def _entries_of(self, past: Past) -> Iterator[tuple[Directory, Entry]]:
+        """Yield the same of the past, by one look at all that is below the start."""
+        start, skipped = self._start, self._limits.skipped
+        top = past.directory(start).own_entry()
+        for path, entry, *_ in past.tree(start, self._cancelled):
+            self._left -= 1
+            if not self._may_go_on():
+                return
+            names = path.parts[len(start.parts) :]
+            above = names if entry.is_directory else names[:-1]
+            is_wanted = skipped.isdisjoint(map(bytes.lower, above))
+            if is_wanted and len(names) <= self._limits.depth + 1:
+                yield PastDirectoryListing(path.parent, top, iter(())), entry
 
     def _may_go_on(self) -> bool:
         """Return whether the limits allow more. Raises FileWorkCancelled."""

@@ -1,9 +1,9 @@
 """The past of a server, read from its history; see `wingsd.filesystem.past`.
 
-A point is a directory with the local time at which it was made, such as `2026-11-30 14.35.07`: of
-two of the same second, both names end with their numbers. An object is for one piece of work, in
-the turn of the history: nothing of it may be used later but the files that it has opened, which
-are copies. Blocking.
+A point is a directory with the local time at which it was made and its number, such as
+`2026-11-30 14.35 (17)`. So no name becomes that of another point. An object is for one piece of
+work, in the turn of the history: nothing of it may be used later but the files that it has opened,
+which are copies. Blocking.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -54,6 +53,8 @@ _TOP = 2
 _OUTSIDE = "a symlink on the way leads out of the point"
 #: Names of a path that are looked for at once.
 _AHEAD = 64
+#: Looks for the names of one path: each reads names of the whole point.
+_MOST_LOOKS = 2 * MAX_LINKS
 #: Paths whose entries are kept, in one piece of work.
 _MOST_KNOWN = 1 << 12
 
@@ -72,15 +73,11 @@ def past_errors() -> Iterator[None]:
 
 def point_names(points: Sequence[Point]) -> dict[bytes, Point]:
     """Return the points by the names that users see."""
-    texts = [
-        time.strftime("%Y-%m-%d %H.%M.%S", time.localtime(point.time // _SECOND)).encode()
-        for point in points
-    ]
-    counts = Counter(texts)
-    return {
-        text if counts[text] == 1 else b"%b (%d)" % (text, point.number): point
-        for text, point in zip(texts, points, strict=True)
-    }
+    found = {}
+    for point in points:
+        made = time.localtime(point.time // _SECOND)
+        found[time.strftime(f"%Y-%m-%d %H.%M ({point.number})", made).encode()] = point
+    return found
 
 
 class HistoryPast(Past):
@@ -102,6 +99,7 @@ class HistoryPast(Past):
         self._points: dict[bytes, Point] = {}
         self._files: dict[int, PastFiles] = {}
         self._known: dict[tuple[int, bytes], Found | None] = {}
+        self._looks = 0
 
     def __enter__(self) -> HistoryPast:
         return self
@@ -191,6 +189,12 @@ class HistoryPast(Past):
         self, path: ServerPath, cancelled: Callable[[], bool]
     ) -> Iterator[tuple[ServerPath, Entry, bytes, Callable[[int], None]]]:
         """Yield all that is below a directory."""
+        if len(path.parts) == 1:
+            for name, point in self._named().items():
+                top = path.child(name)
+                yield top, past_directory(name, point.time), b"", partial(self.write, top)
+                yield from self.tree(top, cancelled)
+            return
         files, real = self._files_of(path), b"/".join(self._real_names(path))
         with past_errors():
             for each in files.below(real):
@@ -269,9 +273,10 @@ class HistoryPast(Past):
         done: list[bytes] = []
         ahead = [*reversed(names)]
         links = steps = 0
+        most = self._looks + _MOST_LOOKS
         while ahead:
             steps += 1
-            if steps > MAX_STEPS or links > MAX_LINKS:
+            if steps > MAX_STEPS or links > MAX_LINKS or self._looks > most:
                 raise FileMissing(f"{display(bytes(path))}: too many symlinks")
             name = ahead.pop()
             if name == b"..":
@@ -299,6 +304,8 @@ class HistoryPast(Past):
         number = self._point(path).number
         place = b"/".join((*above, names[0]))
         if (number, place) not in self._known:
+            self._check()
+            self._looks += 1
             if len(self._known) > _MOST_KNOWN:
                 self._known.clear()
             wanted = [place]

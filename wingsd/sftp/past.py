@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from wingsd.errors import FileMissing, InvalidData, WingsdError
 from wingsd.files.tasks import Lane
+from wingsd.filesystem.past import is_past
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.histories import HistoriesOnDemand, PastLane
@@ -60,6 +61,8 @@ class PastRequests:
             path = ServerPath.from_bytes(wanted.path.encode("latin-1"))
         except (ValueError, WingsdError) as error:
             raise InvalidData("a request for the past makes no sense") from error
+        if not is_past(path):
+            raise InvalidData("a request for the past is about another path")
         is_refused = True
         try:
             found = await self._found(wanted.connection, call, path)
