@@ -865,11 +865,16 @@ class Histories:
         known = [
             each for each in self._histories.values() if self._is_used(each) and each.is_known
         ]
-        due = [each for each in known if each.verified is None or now - each.verified >= interval]
+        due = [
+            each
+            for each in known
+            if (each.verified is None or now - each.verified >= interval)
+            and self._restoring(each.uuid) is None
+        ]
         # By chance, so that each has its turn, however often the daemon is restarted.
         count = min(len(due), ceil(len(known) * _HOUR / interval))
         for history in self._random.sample(due, count):
-            if self._restoring(history.uuid) is not None:
+            if self._restoring(history.uuid) is not None:  # since then
                 continue
             try:
                 await self.verify(history.uuid)
