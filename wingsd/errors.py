@@ -272,8 +272,8 @@ class ServerBusy(Conflict):
 class TransferCancelled(_Fixed, Conflict):
     """The transfer was cancelled.
 
-    Cause: a person cancelled it in the Panel, or by `wingsctl cancel`. The server stays on the
-    source.
+    Cause: a person cancelled it in the Panel, or by `wingsctl cancel` at either node. The server
+    stays on the source.
 
     Remedy: start it again if it was cancelled by mistake.
     """
@@ -2369,6 +2369,13 @@ class DestinationRefused(DestinationError):
     def is_refusal(self) -> bool:
         """True if the node itself has refused the server."""
         return not (self.may_complete or self.is_temporary or self.is_foreign)
+
+
+def is_cancel(error: Exception | None) -> bool:
+    """Return whether a person has cancelled a transfer, at this node or at the other one."""
+    if isinstance(error, DestinationRefused):
+        return error.answer_code == TransferCancelled.code
+    return isinstance(error, TransferCancelled)
 
 
 class DestinationDisconnected(DestinationError):

@@ -42,7 +42,7 @@ from wingsd.callbacks import CallbackQueue
 from wingsd.direct_transfers.pairs import Pairs
 from wingsd.direct_transfers.wanted_seeds import WantedSeeds
 from wingsd.docker.runtime import ContainerUsage, Pressure
-from wingsd.errors import ServersNotLoaded, StorageError, TransferCancelled, WingsdError
+from wingsd.errors import ServersNotLoaded, StorageError, WingsdError, is_cancel
 from wingsd.histories import HistoriesOnDemand
 from wingsd.node.answers import LatestAnswer
 from wingsd.node.evacuation import AT_WORK, Evacuation
@@ -286,7 +286,7 @@ class _Peer:
 def _outcome(error: Exception | None) -> str:
     if error is None:
         return SUCCESS
-    return CANCELLED if isinstance(error, TransferCancelled) else FAILURE
+    return CANCELLED if is_cancel(error) else FAILURE
 
 
 def _by(

@@ -209,9 +209,11 @@ def test_a_detached_evacuation_is_a_unit_with_the_paths_of_plan_and_key(
     monkeypatch.setattr("shutil.which", lambda name: str(tmp_path / name))
     monkeypatch.setattr("os.path.isdir", lambda _: False)
     assert "systemd does not run here" in run("--to", "new", "--detach", status=1)
+    # No plan is left that the same command without --detach would be refused for.
+    assert not Path(run.plan).exists()
     monkeypatch.setattr("os.path.isdir", lambda _: True)
     active.touch()
-    assert "runs already, with another plan" in run("--detach", status=1)
+    assert "runs already, with another plan" in run("--to", "new", "--detach", status=1)
     assert not (tmp_path / evacuate.UNIT).exists()
     active.unlink()
     assert "wingsd-evacuate.service goes on with it" in run("--detach")

@@ -191,6 +191,7 @@ async def test_a_restarted_source_learns_that_its_move_was_cancelled(nodes: Node
     await again.recover()
     await nodes.assert_stayed()
     assert "the transfer was cancelled" in again.reason
+    assert again.entries() == [("out", "cancelled")]
 
 
 @pytest.mark.promise("moved-server-is-not-started")

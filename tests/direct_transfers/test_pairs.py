@@ -469,17 +469,23 @@ async def test_the_key_is_in_a_file_of_its_own_and_nowhere_else(nodes: NodePair)
     assert (record.name, record.direction) == (name, Direction.OUT)
 
 
+@pytest.mark.parametrize("at_once", [4, 2, 1])
 async def test_small_servers_come_first_and_so_many_at_once(
-    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     name, _ = await paired(nodes)
     begun: list[str] = []
+    ends = [Deferred[None]() for _ in range(3)]
 
     async def begin_seed(pair: str, server: str) -> None:
         begun.append(server)
+        await ends[len(begun) - 1]
 
     monkeypatch.setattr(nodes.source.pairs, "begin_seed", begin_seed)
     monkeypatch.setattr(wanted_seeds, "PAUSES", Backoff(3600, 3600))
+    # One that waits for another is not waited for as long as one that has nothing to do.
+    monkeypatch.setattr(wanted_seeds, "LOOK_EVERY", 3600)
+    monkeypatch.setattr(wanted_seeds, "LOOK_SOON", 0.02)
     known = nodes.configuration.settings
     for number, size in enumerate((300, 100, 200)):
         uuid = f"{number}{OTHER[1:]}"
@@ -489,8 +495,11 @@ async def test_small_servers_come_first_and_so_many_at_once(
         server = nodes.source.servers.get_or_add(found)
         await server.files.measured()
     wanted = [f"{number}{OTHER[1:]}" for number in range(3)]
-    await nodes.source.wanted_seeds.want(name, wanted, 4)
-    await until(lambda: len(begun) == 3)
+    await nodes.source.wanted_seeds.want(name, wanted, at_once)
+    for ended, end in enumerate(ends):
+        await until(lambda ended=ended: len(begun) >= min(ended + at_once, 3))  # type: ignore[misc]
+        assert len(begun) == min(ended + at_once, 3)
+        end.callback(None)
     assert [each[0] for each in begun] == ["1", "2", "0"]
 
 

@@ -161,6 +161,7 @@ async def test_one_that_is_cancelled_at_the_destination_ends_in_a_pause(nodes: N
     nodes.destination.receiver.cancel(UUID)
     await nodes.settled()
     assert "the destination node says: the transfer was cancelled" in nodes.source.reason
+    assert nodes.source.entries() == [("out", "cancelled")]
 
 
 @pytest.mark.promise("seed-is-kept")

@@ -45,6 +45,7 @@ from wingsd.errors import (
 )
 from wingsd.metrics import REASONS, UNFORESEEN, DiskState, Recorder, of_pairs, reason
 from wingsd.node.evacuation import Evacuation, EvacuationReport
+from wingsd.transfers.peer.moves import ProgressAnswer, failure_of
 from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
 from wingsd.util.observer import ENGINE, PANEL
 
@@ -332,6 +333,8 @@ def samples(recorder: Recorder) -> Samples:
         (None, "success"),
         (ArchiveError("cut"), "failure"),
         (TransferCancelled(), "cancelled"),
+        (failure_of(ProgressAnswer("over", code=TransferCancelled.code)), "cancelled"),
+        (failure_of(ProgressAnswer("over", code="storage-failed")), "failure"),
         (RuntimeError("a mistake"), "failure"),
     ],
 )

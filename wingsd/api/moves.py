@@ -188,7 +188,7 @@ class MoveStatus:
     durable: Annotated[int, "All batches up to this number are on stable storage."]
     steps: Annotated[int, "Grows while this node works on what was asked."]
     preparation: Annotated[PreparationStatus | None, "Of `prepare`; null before."]
-    outcome: Annotated[str | None, Keywords(enum=("success", "failure", None))]
+    outcome: Annotated[str | None, Keywords(enum=("success", "failure", "cancelled", None))]
     error: Annotated[str, "Why it has failed, or why the last commit came to nothing."] = ""
     detail: str = ""
     code: str = ""

@@ -127,6 +127,7 @@ def evacuate(  # noqa: C901, PLR0913 - one for each option
     if key_file is None:
         raise click.UsageError("--panel-key-file is required.")
     client, key = daemon_client(), read_key(key_file)
+    systemctl = _systemctl() if detach and not dry_run else ""
     if back is not None and path == DEFAULT_PLAN:
         path = f"{os.path.abspath(back)}.back"
     is_new = node is not None or back is not None
@@ -154,7 +155,7 @@ def evacuate(  # noqa: C901, PLR0913 - one for each option
         if not detach:
             _run(Evacuation(plan, path, client, panel, _line), path, key_file)
     if detach:
-        _detach(path, key_file)
+        _detach(systemctl, path, key_file)
         text = f"{UNIT} goes on with it; see wingsctl evacuate status, and journalctl -u {UNIT}"
         output.answer({"plan": path, "unit": UNIT}, as_json, text)
         return
@@ -466,11 +467,16 @@ def cancel(*, path: str, as_json: bool) -> None:
 # The unit of a detached evacuation
 
 
-def _detach(path: str, key_file: str) -> None:
-    """Write and start a unit that goes on with a plan, also after a reboot. Raises `CtlError`."""
+def _systemctl() -> str:
+    """Return the program that starts units. Raises `CtlError` where systemd does not run."""
     systemctl = shutil.which("systemctl")
     if systemctl is None or not os.path.isdir("/run/systemd/system"):
         raise CtlError("systemd does not run here", "run the command without --detach, in tmux")
+    return systemctl
+
+
+def _detach(systemctl: str, path: str, key_file: str) -> None:
+    """Write and start a unit that goes on with a plan, also after a reboot. Raises `CtlError`."""
     socket = str(click.get_current_context().find_root().params["socket"])
     words = [shutil.which("wingsctl") or os.path.abspath(sys.argv[0]), "--socket", socket]
     words += ["evacuate", "--plan", os.path.abspath(path)]

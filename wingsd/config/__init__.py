@@ -481,9 +481,9 @@ class LiveMovesConfig:
     #: they were sent, on filesystems where a measurement shows that this holds. `never`: it reads
     #: all files, and the server is down for longer (wingsd's own).
     trust: str = attrs.field(default="auto", validator=one_of("auto", "never"))
-    #: How long the files of a server that was moved while it ran stay in quarantine at the source;
-    #: 0 deletes them at once. Local backups of a server that has moved stay as long where the
-    #: Panel has no record of them, but at least a day (wingsd's own).
+    #: How long the files of a server that was moved while it ran, or by `wingsctl evacuate`, stay
+    #: in quarantine at the source; 0 deletes them at once. Local backups of a server that has
+    #: moved stay as long where the Panel has no record of them, but at least a day (wingsd's own).
     keep_source_days: Days = attrs.field(default=1, validator=not_negative)
 
 

@@ -18,7 +18,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd.errors import DaemonRestarted, SeedAdopted, TransferCancelled, WingsdError, error_code
+from wingsd.errors import DaemonRestarted, SeedAdopted, WingsdError, error_code, is_cancel
 from wingsd.events import (
     TRANSFER_LOGS,
     TRANSFER_PROGRESS,
@@ -627,7 +627,7 @@ class StepLog(Generic[S]):
             return
         moved = self.current.state is State.SUCCESS
         # Not by a transfer that takes the place of this one.
-        is_cancelled = type(self._error) is TransferCancelled
+        is_cancelled = is_cancel(self._error) and not isinstance(self._error, SeedAdopted)
         failed = Outcome.CANCELLED if is_cancelled else Outcome.FAILURE
         outcome = Outcome.SUCCESS if moved else failed
         result = attrs.evolve(self._result, reason="") if moved else self._result

@@ -150,6 +150,8 @@ class MoveSending:
         self._warn: Callable[[str], None] = relayed(parts.reactor, self._say)
         is_live = state.get("live") is True
         self._live = LiveSource(parts.file_systems, self._warn) if is_live else None
+        #: Whether it goes on with a copy that has followed the server.
+        self._is_adopting = state.get(_ADOPTS) is True
         #: Seconds without success after which a request, or a rehearsal, is given up.
         self._patience = float(parts.config.moves.patience)
         #: The extended attributes that the destination keeps.
@@ -199,9 +201,9 @@ class MoveSending:
         return self._begun.takes_history
 
     @property
-    def is_live(self) -> bool:
-        """True if the server ran while it was moved."""
-        return self._live is not None and self.running
+    def keeps_files(self) -> bool:
+        """True if the server's files are kept here: it ran, or a copy has followed it before."""
+        return (self._live is not None and self.running) or self._is_adopting
 
     @property
     def bytes_out(self) -> int:
@@ -775,8 +777,9 @@ async def _explained(error: DestinationRefused, client: MoveClient) -> Destinati
 
 #: The name that the installation log is sent by.
 LOG = "install.log"
-#: Where the state of a move has what the destination has answered to the first request.
-_BEGUN = "begun"
+#: Where the state of a move has what the destination has answered to the first request, and
+#: whether it goes on with a copy that has followed the server.
+_BEGUN, _ADOPTS = "begun", "adopts"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -799,6 +802,7 @@ class Mover:
         asked = attrs.asdict(request, filter=lambda field, _: field.name not in ("url", "token"))
         seed = subject.seed.state() if subject.seed is not None else {}
         was_running = subject.server.state is not PowerState.OFFLINE
+        adopts = {_ADOPTS: subject.kept is not None}
         record = MoveRecord(
             transfer=entry,
             server=subject.server.uuid,
@@ -809,7 +813,7 @@ class Mover:
             url=request.url,
             family=request.family,
             request=json.dumps({"asked": asked, "order": await self._order()}),
-            state=json.dumps({"running": was_running, "live": follows} | seed),
+            state=json.dumps({"running": was_running, "live": follows} | adopts | seed),
             pair=subject.seed.pair if subject.seed is not None else "",
         )
         database = self.parts.database

@@ -337,7 +337,7 @@ class OutgoingTransfer:
     def put_away(self) -> Callable[[], Coroutine[Deferred[Any], Any, None]] | None:
         """Keeps the files for a while, out of the server's place; None where they are deleted."""
         quarantine = self._parts.quarantine
-        if self._move is None or not (self._move.is_live and quarantine.keeps_moved):
+        if self._move is None or not (self._move.keeps_files and quarantine.keeps_moved):
             return None
         uuid, url = self.server.uuid, self._request.url
         return lambda: quarantine.keep_moved(uuid, self._steps.inode, url)

@@ -257,7 +257,9 @@ def progress_of(answer: Answer) -> ProgressAnswer:
 def failure_of(progress: ProgressAnswer) -> DestinationRefused:
     """Return the error of a move that has failed at the destination."""
     text = progress.error or "the move has failed there"
-    return DestinationRefused(f"the destination node says: {text}", progress.detail, 502)
+    error = DestinationRefused(f"the destination node says: {text}", progress.detail, 502)
+    error.answer_code = progress.code
+    return error
 
 
 def is_path_unknown(answer: Answer) -> bool:

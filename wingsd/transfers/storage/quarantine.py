@@ -1,7 +1,7 @@
 """The quarantine: files and backups that this node no longer uses, kept for some days.
 
 They are what the Panel does not want on this node, what a restored backup has replaced, and what
-is left of servers that were moved while they ran. What was kept of failed moves is deleted here
+is left of some servers that have moved. What was kept of failed moves is deleted here
 when its time is over.
 
 What is found in a server's place and is not a server of this node, is neither merged into nor
@@ -32,7 +32,7 @@ from wingsd.util.durable import move, storage_errors, time_stamp
 _DAY = 24 * 3600
 #: What the names have of those files that a restored backup has replaced.
 _REPLACED = ".replaced."
-#: And of those of a server that was moved while it ran; the name of its node follows.
+#: And of those of a server that has moved; the name of its node follows.
 _MOVED = ".moved."
 
 
@@ -91,11 +91,11 @@ class Quarantine:
 
     @property
     def keeps_moved(self) -> bool:
-        """True if the files of servers are kept that were moved while they ran."""
+        """True if the files of some servers are kept that have moved."""
         return self._system.transfers.live.keep_source_days > 0
 
     async def keep_moved(self, server: str, inode: int | None, url: str) -> None:
-        """Move the files of a server out of its place that was moved to `url` while it ran.
+        """Move the files of a server out of its place that has moved to `url`.
 
         With an `inode` only the directory that has it. Where that fails they stay.
         """
