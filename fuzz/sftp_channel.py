@@ -139,6 +139,7 @@ def _sent(data: bytes, home: Path, budget: Semaphore) -> tuple[_Channel, list[No
     whole: Any = SimpleNamespace(
         opener=directory_opener("auto"),
         owner=None,
+        past=None,
         read_only=False,
         usage=lambda _: usage,
         link=SimpleNamespace(post=lambda *_, **__: None),
