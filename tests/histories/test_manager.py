@@ -652,7 +652,10 @@ def test_a_history_whose_source_is_silent_for_long_is_not_waited_for(node: Histo
     assert state() == "send"
     wait(SILENT_DAYS + 1)
     assert state() == "send"  # its age counts since then
+    part = Path(node.histories.path(UUID), "arriving-11-5")
+    part.write_bytes(b"half")
     wait(SILENT_DAYS + 3)
+    assert not part.exists()
     assert state() == "unknown"
     assert node.histories.floors == {UUID: frozenset()}
     assert state(is_ordered=True) == "send"

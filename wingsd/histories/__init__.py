@@ -187,6 +187,9 @@ class HistoriesOnDemand:
         self.asked.clear()
         for transfer, seconds in (await self.database.ages(silent, "coming")).items():
             if seconds > SILENT_DAYS * _DAY:
+                # Here, since a node without histories saves their memory.
+                from wingsd.histories.following import drop_arriving  # noqa: PLC0415
+
                 each = coming[transfer]
                 await self.database.forget_arriving(each.transfer, HISTORY)
                 self.get().note_come(each)
@@ -196,6 +199,9 @@ class HistoriesOnDemand:
                     server=each.server,
                     days=SILENT_DAYS,
                 )
+                with suppress(StorageError):  # what has come of a delta stays then
+                    if await self.has(each.server):
+                        await self.get().use(each.server, drop_arriving)
 
     def use(self, config: Config) -> None:
         """Go on with a changed configuration."""
