@@ -341,8 +341,9 @@ EVACUATE = Series(
     the source to the start of its container at the destination, by the engine's clock. The line of
     {_RATE / 1e6:.0f} MB/s is shaped in a network namespace for all connections together, its share
     is that of all bytes until the last copy was complete. In the same round one stream brings the
-    same files over the same line, as a single stopped server. Without a limit the moves take the
-    time, two at once, and not the bytes.
+    same files over the same line, as a single stopped server. Without a limit both daemons, the
+    engine and the Panel share two cores, which are busy until the small servers have moved: the
+    CPU takes the time, and not the bytes.
     """,
     _measure,
     (

@@ -90,6 +90,9 @@ def test_all_move_small_ones_first_and_some_at_a_time(runs: Runs) -> None:
     last = runs.world.reports[-1]
     assert (last["state"], last["moved"], last["total"]) == ("done", 8, 8)
     assert last["bytes_done"] == last["bytes"]
+    # Also when a transfer takes the place of a copy.
+    done = [each["bytes_done"] for each in runs.world.reports]
+    assert done == sorted(done)
 
 
 def test_servers_that_are_off_move_four_at_once(runs: Runs) -> None:

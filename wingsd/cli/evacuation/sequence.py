@@ -527,9 +527,10 @@ def progress(plan: Plan, path: str, servers: Mapping[str, Json], now: float) -> 
     moved, failed = plan.of(State.MOVED), plan.of(State.FAILED, State.LEFT_OUT)
     waiting = plan.of(State.WAITING, State.ORDERED)
     seeds = {each.uuid: servers.get(each.uuid, {}).get("seed") or {} for each in waiting}
+    # A transfer is ordered when the copy is whole, and takes its place.
     sent = {
         each.uuid: each.bytes
-        if seeds[each.uuid].get("whole_at")
+        if each.state is State.ORDERED or seeds[each.uuid].get("whole_at")
         else seeds[each.uuid].get("bytes", 0)
         for each in waiting
     }
