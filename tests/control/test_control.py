@@ -177,7 +177,7 @@ async def test_an_ended_transfer_is_shown_with_its_reason(operator: Operator) ->
     await operator.nodes.settled()
     found = await operator.ask("GET", "transfers")
     (past,) = found["past"]
-    assert (found["running"], past["outcome"], past["step"]) == ([], "failure", "failed")
+    assert (found["running"], past["outcome"], past["step"]) == ([], "cancelled", "failed")
     assert "the transfer was cancelled" in past["reason"]
     assert past["begun"] <= past["ended"]
     assert (past["bytes"], past["files"]) == (pytest.approx(1000, abs=900), 1)
