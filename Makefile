@@ -25,8 +25,8 @@
 # KIND=...                  the only kind: transfers, containers, installations, backups, removal,
 #                           making, restores, pool, uploading, streaming, history, history-killed, history-damaged,
 #                           history-follows, history-backups, history-backups-containers, rewinds,
-#                           rewinds-containers, backups-follow, moves, moves-containers, moves-proxy,
-#                           moves-by-hand, moves-seeded, live,
+#                           rewinds-containers, backups-follow, backups-follow-points, moves,
+#                           moves-containers, moves-proxy, moves-by-hand, moves-seeded, live,
 #                           live-faults, evacuate or evacuate-containers; of races the only action,
 #                           such as KIND="copy to"; of lines lossy or dead; of updates move,
 #                           "direct transfer", copy or commit

@@ -68,6 +68,7 @@ from wingsd.statedb import (
     PairRecord,
     TransferRecord,
     history_place,
+    point_place,
 )
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.steps import ProgressReport, ReceiveStep, SeedFigures, SendStep
@@ -309,7 +310,6 @@ async def _all_left(node: NodeContext, server: str) -> dict[str, Json]:
 
 def _described(store: BackupStore, found: StoredBackup, left: Json | None) -> Json:
     made = found.catalogue
-    is_dropped = left is not None and (left["state"] == LeftState.DROPPED.value or left["missed"])
     return {
         "backup": found.uuid,
         "server": found.server or None,
@@ -322,13 +322,12 @@ def _described(store: BackupStore, found: StoredBackup, left: Json | None) -> Js
         "state": None if made is None else made.state,
         "checked": None if made is None or not made.checked else made.checked,
         "fault": "" if made is None or made.state == COMPLETE else made.fault,
-        # When its server moved away, if the Panel has no record of it.
-        "dropped_since": left["since"] if left is not None and is_dropped else None,
+        "dropped_since": _dropped_since(left),
         "left": left,
     }
 
 
-def _described_point(found: PointBackup) -> Json:
+def _described_point(found: PointBackup, left: Json | None) -> Json:
     """Return what `_described` says of an archive, with the number of the point."""
     name = found.name
     return {
@@ -343,9 +342,15 @@ def _described_point(found: PointBackup) -> Json:
         "state": None,
         "checked": None,
         "fault": "",
-        "dropped_since": None,
-        "left": None,
+        "dropped_since": _dropped_since(left),
+        "left": left,
     }
+
+
+def _dropped_since(left: Json | None) -> float | None:
+    """Return when the server of a backup moved away, if the Panel has no record of the backup."""
+    is_dropped = left is not None and (left["state"] == LeftState.DROPPED.value or left["missed"])
+    return left["since"] if left is not None and is_dropped else None
 
 
 def _progress(check: BackupCheck) -> Json:
@@ -380,7 +385,10 @@ class ControlBackupsEndpoint(ControlEndpoint):
             ],
             "backups": [
                 *(_described(node.backup_store, each, left.get(each.place)) for each in found),
-                *map(_described_point, await node.point_backups.readable(server)),
+                *(
+                    _described_point(each, left.get(point_place(each.name.name)))
+                    for each in await node.point_backups.readable(server)
+                ),
             ],
             "coming": [
                 {

@@ -1609,8 +1609,7 @@ class BackupIsPoint(Conflict):
 
     Cause: `system.backups.wings.kind` is `history`, or was when the backup was made.
 
-    Remedy: `wingsctl history verify` reads all points of a server. For Wings, download the backup
-    in the Panel: it is a tar.gz then.
+    Remedy: `wingsctl history verify` reads all points of a server.
     """
 
     def __init__(self, backup: str, number: int, server: str) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from twisted.internet.interfaces import (
     IReactorFromThreads,
     IReactorTime,
 )
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
@@ -141,6 +141,13 @@ def relayed(reactor: IReactorFromThreads, function: Callable[P, object]) -> Call
         reactor.callFromThread(function, *args, **kwargs)
 
     return relay
+
+
+def awaited(reactor: IReactorFromThreads, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return in a thread what a coroutine of the reactor returns, or raise its error."""
+    calling: Any = blockingCallFromThread  # whose types take no type variable
+    found: T = calling(reactor, lambda: Deferred.fromCoroutine(work()))
+    return found
 
 
 # Streams of bytes between the reactor and threads, bounded in both directions.

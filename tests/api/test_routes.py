@@ -85,6 +85,7 @@ def test_all_other_operations_need_the_panels_token() -> None:
         ("GET", f"{MOVE}/{{move}}/backups/{{backup}}"): Access.MOVE,
         ("PATCH", f"{MOVE}/{{move}}/backups/{{backup}}"): Access.MOVE,
         ("DELETE", f"{MOVE}/{{move}}/backups/{{backup}}"): Access.MOVE,
+        ("PUT", f"{MOVE}/{{move}}/backups/{{backup}}/point"): Access.MOVE,
         ("GET", f"{MOVE}/{{move}}/history"): Access.MOVE,
         ("PATCH", f"{MOVE}/{{move}}/history"): Access.MOVE,
         ("DELETE", f"{MOVE}/{{move}}/history"): Access.MOVE,

@@ -41,7 +41,7 @@ async def test_options_lists_the_features(node: ApiNode) -> None:
     assert node.calls == []
 
 
-FEATURES = "symlinks, hard-links, streams, attributes, move-1, move-2, follow-1"
+FEATURES = "symlinks, hard-links, streams, attributes, move-1, move-2, follow-1, backup-points"
 POOL = {"X-Storage-Pool": "attic", "X-Storage-Pool-Mark": "0" * 32}
 
 

@@ -21,6 +21,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import NAMESPACE_URL, uuid5
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -37,6 +38,7 @@ from tests.support.http_proxy import HttpProxy
 from tests.support.line import Line
 from tests.support.node_process import FAST, NodeProcess, reactor
 from tests.support.nodes import NodeError
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 from tests.support.two_nodes import TwoNodes
@@ -44,6 +46,7 @@ from wingsd.backups.catalogue import COMPLETE, VERSION, Catalogue
 from wingsd.backups.store import BackupStore
 from wingsd.config import PTERODACTYL
 from wingsd.filesystem.open_directories import closing_descriptor
+from wingsd.history.names import read_names
 from wingsd.history.store import HistoryStore
 from wingsd.transfers.storage.staging import KEPT
 
@@ -440,10 +443,14 @@ class FollowingHistories(Transfers):
         """Start both nodes: points are made by an operator alone."""
         for node in (self.pair.source, self.pair.destination):
             (node.directory / "histories").mkdir(exist_ok=True)
-            await node.start_loaded(**_with_histories(node))
+            await node.start_loaded(**self.settings(node))
 
     async def restart(self, node: NodeProcess) -> None:
-        await node.start_loaded(**_with_histories(node))
+        await node.start_loaded(**self.settings(node))
+
+    def settings(self, node: NodeProcess) -> dict[str, Any]:
+        """Return the settings of a node."""
+        return _with_histories(node)
 
     async def begin(self, variant: str = "") -> None:
         """Make points, of a server that changes, and order its move."""
@@ -467,6 +474,10 @@ class FollowingHistories(Transfers):
             await deferLater(reactor, 0.05)
         shown = (await here.wingsctl("history", UUID, "--json")).json
         self._trees.setdefault(shown["points"][0]["number"], seen(here.files()))
+
+    async def _base(self) -> None:
+        """Have the node that has the server make a point of its own."""
+        await self._point()
 
     async def strike(self, kill: Kill) -> None:
         """Kill while the server moves, or when its history follows it."""
@@ -498,7 +509,7 @@ class FollowingHistories(Transfers):
         found = await super().unsettled()
         there = self.nodes["destination"]
         if not found and _history_of(there).exists():
-            await self._point()
+            await self._base()
             await there.wingsctl("backups", "send", UUID)
         if not found and [*_history_of(there).parent.iterdir()]:
             found = f"the history has not followed: {there.directory.name} still has it"
@@ -537,6 +548,43 @@ class FollowingHistories(Transfers):
     def summary(self) -> str:
         points = f"{len(self._trees)} points, {self.during} kills while they followed"
         return f"{super().summary()}; {points}"
+
+
+class FollowingPoints(FollowingHistories):
+    """The points are backups: each is where the server is, by its name, and nowhere else."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        #: The numbers of the points, by the UUIDs of the backups.
+        self._backups: dict[str, int] = {}
+
+    def settings(self, node: NodeProcess) -> dict[str, Any]:
+        found = _with_histories(node)
+        found["system"]["history"]["every"] = 0
+        return {"system": found["system"] | {"backups": {"wings": {"kind": "history"}}}}
+
+    async def _point(self) -> None:
+        here, panel = self.owner, self.pair.panel
+        backup = str(uuid5(NAMESPACE_URL, f"{self.rng.random()}"))
+        panel.backups.add(backup, UUID)
+        order = {"adapter": "wings", "uuid": backup, "ignore": ""}
+        path = f"/api/servers/{UUID}/backup"
+        while (await panel.ask(here.node, "POST", path, order))[0] != HTTPStatus.ACCEPTED:
+            await deferLater(reactor, 0.05)  # while the end of a transfer is recorded
+        await until(lambda: panel.backups.known[backup].is_over)
+        name = read_names(str(_history_of(here)))[backup]
+        self._backups[backup] = name.number
+        self._trees.setdefault(name.number, seen(here.files()))
+
+    async def _base(self) -> None:
+        """Make none: the node makes the one that the history needs."""
+
+    async def check(self) -> None:
+        await super().check()
+        names = read_names(str(_history_of(self.owner)))
+        if {name: found.number for name, found in names.items()} != self._backups:
+            missing, more = self._backups.keys() - names, names.keys() - self._backups
+            raise Broken(f"backups are missing: {missing}; or are there again: {more}")
 
 
 def _with_histories(node: NodeProcess) -> dict[str, Any]:

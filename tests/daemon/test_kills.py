@@ -16,6 +16,7 @@ from tests.crash.rewinds import Rewinds
 from tests.crash.two_nodes import (
     Containered,
     Following,
+    FollowingPoints,
     Live,
     Pooled,
     Proxied,
@@ -53,6 +54,11 @@ async def test_after_kills_moved_backups_are_where_the_server_is(tmp_path: Path)
 @pytest.mark.promise("backups-follow-their-server")
 async def test_after_kills_backups_have_followed_their_server(tmp_path: Path) -> None:
     await Following(tmp_path).run(KILLS, seed=8)
+
+
+@pytest.mark.promise("point-backups-follow")
+async def test_after_kills_backups_that_are_points_have_followed(tmp_path: Path) -> None:
+    await FollowingPoints(tmp_path).run(3, seed=5)
 
 
 @pytest.mark.promise("restore-is-old-or-new")

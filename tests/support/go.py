@@ -26,6 +26,7 @@ from tests.support import Node
 from tests.support.archives import END, member, pax_record
 from tests.support.node_process import NodeProcess, reactor
 from tests.support.sample_server import UUID
+from wingsd.backups.store import Backup
 from wingsd.transfers.upload_form import UploadForm
 
 FILE, FIFO, EXTENDED = b"0", b"6", b"x"
@@ -210,6 +211,8 @@ class GoNode:
         self.requests: list[h11.Request] = []
         self._works: list[Deferred[None]] = []
         self.archive = bytearray()
+        #: The backups that came with it, by their UUIDs.
+        self.backups: dict[str, bytearray] = {}
         self.checksum = ""
         factory: Any = Factory.forProtocol(lambda: _Connection(self))
         factory.noisy = False
@@ -240,6 +243,7 @@ class _Connection(Protocol):
 
     def __init__(self, node: GoNode) -> None:
         self._node = node
+        self._part = node.archive
         self._http = h11.Connection(h11.SERVER)
         self._form: UploadForm | None = None
         self._unread = 0
@@ -270,8 +274,7 @@ class _Connection(Protocol):
                 headers = dict(event.headers)
                 self._form = UploadForm(headers[b"content-type"].decode())
         elif isinstance(event, h11.Data) and self._form is not None:
-            pieces = self._form.receive(bytes(event.data))
-            node.archive += b"".join(piece for piece in pieces if isinstance(piece, bytes))
+            self._receive(self._form, bytes(event.data))
         elif isinstance(event, h11.Data) and self._http.our_state is h11.MUST_CLOSE:
             self._unread += len(event.data)
             if self._unread >= READS_ON and self._closing is None:
@@ -281,6 +284,15 @@ class _Connection(Protocol):
         elif isinstance(event, h11.EndOfMessage) and self._form is not None:
             node.checksum = self._form.close().archive
             node.work(self._refuse() if node.fails else self._succeed())
+
+    def _receive(self, form: UploadForm, data: bytes) -> None:
+        for piece in form.receive(data):
+            if isinstance(piece, bytes):
+                self._part += piece
+                continue
+            self._part = bytearray()
+            if isinstance(piece, Backup):
+                self._node.backups[piece.uuid] = self._part
 
     async def _succeed(self) -> None:
         # It tells it once. A real one has a container to make before, which takes longer than the

@@ -99,6 +99,7 @@ def left_backups(left: Any, *, deletes: bool = True) -> LeftBackups:
         config,
         node.database,
         node.store,
+        node.made.points,
         left,
         left,
         volume,

@@ -26,6 +26,7 @@ from wingsd.errors import (
     TokenInvalid,
     WingsdError,
 )
+from wingsd.history.names import PointName
 from wingsd.http.operations import (
     Access,
     BytesAnswer,
@@ -46,6 +47,7 @@ from wingsd.transfers.incoming.moves.inbox import (
     MovedHistory,
     Phase,
     check_announced,
+    check_history,
 )
 from wingsd.transfers.incoming.moves.partial_copy import MoveProgress
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
@@ -70,8 +72,6 @@ MAX_WAIT = 30.0
 #: Requests of one move that wait for a change at a time; further ones are answered at once.
 MOST_WAITING = 16
 _MIB = 1 << 20
-#: Above the number of any point.
-MOST_POINTS = 1 << 60
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _MOVE_FAILS = (400, 401, 404, 410, 500, 503)
@@ -125,6 +125,9 @@ class MoveBegun:
         bool, "Whether local backups may follow the server when it has moved."
     ] = False
     takes_history: Annotated[bool, "Whether its history may follow it."] = False
+    takes_points: Annotated[
+        bool, "Whether backups that are points of its history may, with that."
+    ] = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -347,6 +350,7 @@ class MovesEndpoint(Endpoint):
 
     async def _answer(self, move: str, body: MoveBegin) -> MoveBegun:
         settings = self._node.moves.settings
+        takes_backups = self._config.system.transfers.backups_follow and not self.is_calagopus
         return MoveBegun(
             id=move,
             version=body.version,
@@ -354,8 +358,9 @@ class MovesEndpoint(Endpoint):
             batch=settings.batch * _MIB,
             streams=settings.streams,
             encodings=["zstd"] if "zstd" in body.encodings else [],
-            takes_backups=self._config.system.transfers.backups_follow and not self.is_calagopus,
+            takes_backups=takes_backups,
             takes_history=self._node.arriving_histories.takes(self.uuid),
+            takes_points=takes_backups,
         )
 
 
@@ -499,8 +504,8 @@ class MoveEndpoint(Endpoint):
         """Begin to put the server into place; `GET` of the move has the outcome."""
         check_announced(body.backups)
         root, history = _root(body.root), body.history
-        if history is not None and not 0 < history.newest < MOST_POINTS:
-            raise MoveRequestInvalid("the number of the history's newest point makes no sense")
+        if history is not None:
+            check_history(history)
         commit = Commit(body.round, root, body.running, body.backups, history)
         ended = await self._ended()
         if ended is not None and ended.outcome is Outcome.SUCCESS:
@@ -581,6 +586,17 @@ class FollowingBackupEndpoint(MoveBodyEndpoint):
     async def forget_following_backup(self) -> None:
         """Report that a backup stays at its source, or was removed there."""
         await self._node.arriving_backups.forget(await self._moved(), self._backup())
+
+
+class PointNameEndpoint(MoveEndpoint):
+    """The call about a backup that is a point of a history that follows, for its source."""
+
+    @call(204, "The backup is here, on stable storage.", fails=(409, 507))
+    async def name_point(self, body: PointName) -> None:
+        """Give a point of the server's history here the name of a backup that it is."""
+        if body.name != backup_uuid(self.part("backup")):
+            raise MoveRequestInvalid("the name is not that of the backup")
+        await self._node.arriving_backups.name_point(await self._moved(), body)
 
 
 class HistoryBaseEndpoint(MoveEndpoint):

@@ -22,6 +22,7 @@ from wingsd.api.moves import (
     MoveBodyEndpoint,
     MoveEndpoint,
     MovesEndpoint,
+    PointNameEndpoint,
 )
 from wingsd.api.node import NodeEndpoint, UpdateEndpoint
 from wingsd.api.pairs import PairEndpoint, PairSeedEndpoint
@@ -197,6 +198,7 @@ ROUTES = (
     Route(
         "DELETE", _FOLLOWING, FollowingBackupEndpoint.forget_following_backup, _OWN, Access.MOVE
     ),
+    Route("PUT", f"{_FOLLOWING}/point", PointNameEndpoint.name_point, _OWN, Access.MOVE),
     Route("GET", _HISTORY, FollowingHistoryEndpoint.get_following_history, _OWN, Access.MOVE),
     Route("PATCH", _HISTORY, FollowingHistoryEndpoint.append_following_history, _OWN, Access.MOVE),
     Route(

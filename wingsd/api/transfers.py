@@ -38,6 +38,7 @@ from wingsd.transfers.outgoing.source import (
     KEEPS_ATTRIBUTES,
     MOVES,
     MOVES_ATTRIBUTES,
+    TAKES_POINTS,
     TransferRequest,
 )
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
@@ -282,7 +283,8 @@ class TransfersEndpoint(Endpoint):
         With `streams`, the requests in which a server is sent have one result, and a hard link in
         one may refer to a file in another. With `attributes` it restores extended attributes and
         ACLs of archives. With `move-1` it takes moves that resume, with `move-2` also those of
-        extended attributes and ACLs.
+        extended attributes and ACLs. With `backup-points` it takes backups that are points of
+        the history of a server that moves.
 
         A sender with a transfer token may name its storage pool in `X-Storage-Pool`, and a marker
         file that it has created there in `X-Storage-Pool-Mark`: the features then include whether
@@ -292,6 +294,8 @@ class TransfersEndpoint(Endpoint):
         features = ["symlinks", "hard-links", "streams", KEEPS_ATTRIBUTES]
         if self._config.system.transfers.moves.enabled:
             features += [MOVES, MOVES_ATTRIBUTES, FOLLOWS]
+            if self._config.system.transfers.backups_follow and not self.is_calagopus:
+                features.append(TAKES_POINTS)
         with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
             token = self.transfer_token()
             if not token.direct:

@@ -250,6 +250,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         transfers,
         database,
         backup_store,
+        points,
         panel,
         servers,
         volume,
@@ -291,6 +292,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     context.arriving_backups = ArrivingBackups(
         database,
         backup_store,
+        points,
         panel,
         servers,
         left_backups,
@@ -311,6 +313,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         environment=containers,
         quarantine=quarantine,
         backups=Removal(system.backup_directory, pools.long),
+        points=points,
         database=database,
         activity=activity,
         scratch=lambda: staging.path,

@@ -230,7 +230,7 @@ def _read(root: ServerRoot, name: str, warn: Callable[[str], None]) -> str:
     return ""
 
 
-def _part(store: BackupStore, place: str) -> str:
+def new_part(store: BackupStore, place: str) -> str:
     """Return the path of the part of a new archive, whose directory is made."""
     path = store.part_path(place)
     directory = os.path.dirname(path)
@@ -511,10 +511,12 @@ class Backups:
             # It may have been complete before it was cancelled.
             is_known = await self.cancel(backup)
         if found := await self._find(server, backup):
+            is_known = True
             await self.long.run(self.store.remove, found)
-        elif point := await self.points.find(server, backup):
+        if point := await self.points.find(server, backup):
+            is_known = True
             await self.points.delete(point)
-        elif not is_known:
+        if not is_known:
             raise BackupMissing(backup)
 
     async def delete_and_report(self, server: str, backup: str) -> None:
@@ -560,6 +562,8 @@ class Backups:
         coming = await self.database.coming(server, backup)
         count: int = await self.database.end_coming(state, backup, server)
         for each in coming:
+            if each.is_point:
+                continue
             place = self.store.place(each.server, each.backup, each.suffix)
             if await self.long.run(self.store.at, place) is None:
                 await self.long.run(self.store.remove_leftovers, place, each.backup)
@@ -811,7 +815,7 @@ class Backups:
         """
         terms, ignore, progress = self._terms(making), making.ignore, making.progress
         place = self._place(making)
-        path = _part(self.store, place)
+        path = new_part(self.store, place)
         warnings = 0
 
         def count(line: str) -> None:

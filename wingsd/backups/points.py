@@ -9,15 +9,15 @@ made, read or deleted, since a node without histories saves their memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 from twisted.logger import Logger
 
-from wingsd.archive.compress import ArchiveFormat, Compression, compressor
+from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.policy import MAX_DEPTH
 from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.config import POINTS
@@ -26,6 +26,7 @@ from wingsd.errors import (
     BackupIgnoresEverything,
     BadRequest,
     DaemonStopping,
+    NoSuchPoint,
     StorageError,
     TreeTooLarge,
     WingsdError,
@@ -38,7 +39,7 @@ from wingsd.filesystem.walk import Listing
 from wingsd.histories import HistoriesOnDemand
 from wingsd.history.names import PointName, read_names
 from wingsd.servers.server import Server
-from wingsd.threadio import Outflow, Workers
+from wingsd.threadio import Outflow, Workers, awaited
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
 
@@ -158,6 +159,10 @@ class PointBackups:
 
     # Look
 
+    async def names(self, server: str) -> Mapping[str, PointName]:
+        """Return the backups of a server by their UUIDs. Raises StorageError."""
+        return await self._histories.names(server)
+
     async def find(self, server: str, backup: str) -> PointBackup | None:
         """Return a backup of a server, or with an empty `server` of any; None without one.
 
@@ -263,18 +268,22 @@ class PointBackups:
         """Delete a backup, and its point where nothing else keeps that. Raises StorageError."""
         await self._histories.get().unname(found.server, found.name.name)
 
+    async def take(self, server: str, name: PointName) -> None:
+        """Give a point that has followed its server here the name of a backup, durably.
+
+        Raises NoSuchPoint where it is not here, and StorageError.
+        """
+        if not await self._histories.has(server):
+            raise NoSuchPoint(f"{server} has no history on this node")
+        await self._histories.get().use(server, lambda store: store.name(name), self._workers)
+
     # Download
 
     async def send(
         self, found: PointBackup, owner: tuple[int, int], compression: Compression, to: Outflow
     ) -> None:
         """Write a backup as a tar.gz. Raises StorageError, and what the stream does."""
-        # Here, since a node without histories saves their memory.
-        from wingsd.history.packing import PointArchive  # noqa: PLC0415
-        from wingsd.history.wanted import Wanted  # noqa: PLC0415
-
-        wanted = Wanted(found.name.number, found.ignore.leaves_out)
-        archive: PointArchive = PointArchive(wanted, owner, self._check_room)
+        archive = self._archive(found, owner)
         packer = compressor(ArchiveFormat.TAR_GZ, compression)
         assert packer is not None  # noqa: S101 - only a tar has none
 
@@ -294,6 +303,36 @@ class PointBackups:
                 await self._downloads.run(write, batch)
                 is_last = batch.is_last
 
+    def blocks(
+        self, found: PointBackup, workers: Workers | None = None
+    ) -> Generator[bytes, None, None]:
+        """Yield a backup as a tar. In a thread that is none of those which read it.
+
+        These are the idle threads, or `workers`. Raises StorageError and DaemonStopping.
+        """
+        owner = self._histories.config.system.user
+        archive = self._archive(found, (owner.uid, owner.gid))
+        read = partial(_next_batch, archive, found.name)
+
+        async def following() -> Batch:
+            return await self._histories.get().use(found.server, read, workers)
+
+        is_last = False
+        while not is_last:
+            batch = awaited(self._histories.reactor, following)
+            with closing(batch), storage_errors("the backup cannot be read"):
+                yield from batch.pieces()
+                is_last = batch.is_last
+
+    def _archive(self, found: PointBackup, owner: tuple[int, int]) -> PointArchive:
+        # Here, since a node without histories saves their memory.
+        from wingsd.history.packing import PointArchive  # noqa: PLC0415
+        from wingsd.history.wanted import Wanted  # noqa: PLC0415
+
+        wanted = Wanted(found.name.number, found.ignore.leaves_out)
+        made: PointArchive = PointArchive(wanted, owner, self._check_room)
+        return made
+
     def _check_room(self, size: int) -> None:
         """Raise StorageError where so many bytes do not fit beside the histories."""
         config = self._histories.config.system
@@ -302,6 +341,17 @@ class PointBackups:
             found = os.statvfs(config.history.directory)
         what = "a part of the backup that is downloaded"
         require_free_space(found, limits.reserve, what, size, limits.inode_reserve)
+
+
+@contextmanager
+def tar_gz(
+    blocks: Generator[bytes, None, None], compression: Compression
+) -> Iterator[Iterator[bytes]]:
+    """Yield the blocks of a tar as gzip; it is closed at the end."""
+    packer = compressor(ArchiveFormat.TAR_GZ, compression)
+    assert packer is not None  # noqa: S101 - only a tar has none
+    with closing(blocks):
+        yield compressed(blocks, packer)
 
 
 def _next_batch(archive: PointArchive, name: PointName, store: HistoryStore) -> Batch:

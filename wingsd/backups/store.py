@@ -36,6 +36,7 @@ from wingsd.errors import (
 )
 from wingsd.filesystem.directory import Entry, OpenFile, entry_at, open_regular
 from wingsd.filesystem.open_directories import FILE_FLAGS, closing_descriptor
+from wingsd.statedb import POINT, point_place
 from wingsd.threadio import Workers
 from wingsd.util.durable import sync_directory
 from wingsd.util.text import canonical_uuid, disk_advice, reading_advice, require_uuid
@@ -319,7 +320,9 @@ class BackupStore:
         self._unreadable: set[str] = set()
 
     def place(self, server: str, uuid: str, suffix: str) -> str:
-        """Return where a new backup is to be, as a path in the directory."""
+        """Return where a new backup is to be, as a path in the directory; see `point_place`."""
+        if suffix == POINT:
+            return point_place(uuid)
         return Backup(uuid, suffix, self._family).path(server)
 
     def path(self, place: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 from twisted.logger import Logger
 
-from wingsd.config import DEFAULT_HISTORIES, Config
+from wingsd.config import DEFAULT_HISTORIES, POINTS, Config
 from wingsd.errors import StorageError
 from wingsd.events import EventBus
 from wingsd.files.tasks import Lane
@@ -226,13 +226,15 @@ class HistoriesOnDemand:
     # Histories that follow their servers
 
     def takes(self, server: str) -> bool:
-        """Return whether a history may follow a server to this node."""
-        return self.config.system.history.terms(server).every > 0
+        """Return whether a history may follow a server to this node: points are made of it."""
+        is_for_backups = self.config.system.backups.wings.kind == POINTS
+        return is_for_backups or self.config.system.history.terms(server).every > 0
 
     async def load_coming(self) -> None:
         """Note which histories are to come to this node, from an earlier daemon."""
         for each in reversed(await self.database.coming_histories()):
-            if self.takes(each.server):
+            # Also where no points are made now: that may change.
+            if each.state is ArrivingState.COMING or self.takes(each.server):
                 self.get().note_coming(each)
 
     async def expect(self, transfer: int, server: str, newest: int, size: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from enum import Enum
 from functools import partial
@@ -333,6 +333,10 @@ class Histories:
         """Return the directory of a server's history."""
         return os.path.join(self.directory, uuid)
 
+    def makes_points(self, uuid: str) -> bool:
+        """Return whether points of a server are made by the clock."""
+        return self._terms(uuid).every > 0
+
     async def has(self, uuid: str) -> bool:
         """Return whether there is a history of a server. Raises StorageError if not known."""
         return await self._parts.has(uuid)
@@ -453,8 +457,7 @@ class Histories:
 
     def _is_shown(self, uuid: str) -> bool:
         """Return whether points are made of a server, by the clock or as backups."""
-        is_for_backups = self._parts.config.system.backups.wings.kind == POINTS
-        return is_for_backups or self._terms(uuid).every > 0
+        return self._parts.takes(uuid)
 
     async def read(
         self,
@@ -506,7 +509,10 @@ class Histories:
             await self._measure()
             began = self._reactor.seconds()
             history.server = server
-            make = partial(self._make, history, server.directory, then)
+            # Points that are backups, and get their names when these follow.
+            coming = await self._parts.database.coming(server.uuid)
+            awaited = {each.newest for each in coming if each.is_point}
+            make = partial(self._make, history, server.directory, then, awaited)
             found = await self._in_turn(history, work, make, workers)
         now = self._reactor.seconds()
         state = history.state
@@ -611,10 +617,13 @@ class Histories:
         known = self.floors.get(coming.server, frozenset())
         self.floors[coming.server] = known - {coming.floor}
 
-    async def remove(self, uuid: str, left: LeftBackup | None = None) -> None:
+    async def remove(
+        self, uuid: str, left: LeftBackup | None = None, followed: Collection[str] = ()
+    ) -> None:
         """Remove a server's history with all its points. Raises StorageError.
 
-        One that the server has `left` here only if the server is not coming back.
+        One that the server has `left` here only if the server is not coming back, and has no
+        backups but those that have `followed` the server.
         """
         history = self._of(uuid)
         self.interrupt(uuid)
@@ -622,7 +631,7 @@ class Histories:
             # Not later than this, and at once: a server that comes back counts on its points.
             if left is not None and not await self._parts.database.is_being_removed(left):
                 return
-            if left is not None and await self._parts.names(uuid):
+            if left is not None and not (await self._parts.names(uuid)).keys() <= set(followed):
                 self._log.warn(
                     "{server}: its history stays here, since it has backups of the server",
                     server=uuid,
@@ -974,12 +983,13 @@ class Histories:
         history: _History,
         directory: str,
         then: Callable[[HistoryStore], object],
+        awaited: Collection[int],
         doing: _Work,
         store: HistoryStore,
     ) -> Point | None:
         began = time.thread_time()
         store.max_size = self._max_size(history.uuid, store)
-        store.pinned = self.pinned.get(history.uuid, ())
+        store.pinned = {*self.pinned.get(history.uuid, ()), *awaited}
         log = relayed(self._reactor, partial(self._explain_reading, history))
         source = HistorySource(directory, self._parts.file_systems, log)
         # Of a server that runs, what has changed since would be read twice.

@@ -503,8 +503,9 @@ class HistoryStore:
     def make(self, source: HistorySource, label: Label, least: int = 1) -> Point | None:
         """Make a point of what a server's directory has; None where nothing is changed.
 
-        Its number is the next one, and `least` at least. One with unsettled files is of a server
-        that runs. Raises HistoryFull where there is no space for it.
+        Its number is the next one, and `least` at least; where that is a higher one, the point is
+        made in any case. One with unsettled files is of a server that runs. Raises HistoryFull
+        where there is no space for it.
         """
         self._recover()
         self._is_interrupted = True
@@ -541,7 +542,7 @@ class HistoryStore:
             is_running = is_running or bool(unsettled) or _now(label) is PointLabel.RUNNING
             given = PointLabel.RUNNING if is_running else PointLabel.STOPPED
             is_changed = any(record.old != record.new for record in capture.records())
-            if before is not None and not is_changed:
+            if before is not None and not is_changed and before.number >= least - 1:
                 if capture.damaged:
                     self._tree_bytes = None
                     self._change_tree(partial(_forward_steps, capture))

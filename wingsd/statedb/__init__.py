@@ -190,6 +190,15 @@ def history_place(server: str) -> str:
     return f"{server}.{HISTORY}"
 
 
+POINT = "point"
+"""The suffix of a backup that is a point of its server's history; see `point_place`."""
+
+
+def point_place(backup: str) -> str:
+    """Return the place of a backup that is a point among those of the backups of a server."""
+    return f"{backup}.{POINT}"
+
+
 class LeftState(Enum):
     """The state of a local backup, or the history, of a server that has moved away from this node.
 
@@ -214,9 +223,9 @@ TO_SEND = frozenset({LeftState.FOLLOWS, LeftState.ORDERED})
 class LeavingBackup:
     """A local backup, or the history, that its server leaves if its transfer succeeds.
 
-    `state` is that of it then. `place` is its path in the backup directory, or `history_place`.
-    It has so many `bytes`, and was `made` then, in seconds since the epoch. `newest` is the number
-    of a history's newest point.
+    `state` is that of it then. `place` is its path in the backup directory, `history_place` or
+    `point_place`. It has so many `bytes`, and was `made` then, in seconds since the epoch.
+    `newest` is the number of a history's newest point, or of the point that a backup is.
     """
 
     place: str
@@ -230,15 +239,19 @@ class LeavingBackup:
         """True for a history."""
         return f".{HISTORY}" in self.place
 
+    @property
+    def is_point(self) -> bool:
+        """True for a backup that is a point."""
+        return self.place.endswith(f".{POINT}")
+
 
 @attrs.frozen(repr=False)
 class LeftBackup:
     """A local backup, or the history, of a server that has moved away from this node.
 
-    `place` is its path in the backup directory, or `history_place`; `since` when the transfer
-    ended, `transfer` that transfer. `age` are the seconds that daily looks have counted since,
-    `missed` the age at which the Panel was without it first; None where it has not been asked, or
-    had it the last time.
+    `place` is as that of a LeavingBackup; `since` when the transfer ended, `transfer` that
+    transfer. `age` are the seconds that daily looks have counted since, `missed` the age at which
+    the Panel was without it first; None where it has not been asked, or had it the last time.
     """
 
     place: str
@@ -253,6 +266,11 @@ class LeftBackup:
     def is_history(self) -> bool:
         """True for a history."""
         return self.place.startswith(history_place(self.server))
+
+    @property
+    def is_point(self) -> bool:
+        """True for a backup that is a point."""
+        return self.place.endswith(f".{POINT}")
 
 
 class ArrivingState(Enum):
@@ -274,7 +292,8 @@ class ArrivingBackup:
 
     It was made at `made`, in seconds since the epoch. A history is the backup `HISTORY`: the
     number of its newest point is `newest`, and `floor` that of the newest one that was here from
-    an earlier stay of the server, 0 without one, and -1 as long as that is not known.
+    an earlier stay of the server, 0 without one, and -1 as long as that is not known. A backup
+    that is a point has the suffix `POINT`; the number of its point is `newest`.
     """
 
     backup: str
@@ -286,6 +305,11 @@ class ArrivingBackup:
     state: ArrivingState = attrs.field(default=ArrivingState.COMING, converter=ArrivingState)
     newest: int = 0
     floor: int = 0
+
+    @property
+    def is_point(self) -> bool:
+        """True for a backup that is a point."""
+        return self.suffix == POINT
 
 
 @attrs.frozen(repr=False)

@@ -10,6 +10,7 @@ the disk; it is imported where it is used, since a node without histories saves 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,8 +19,10 @@ from twisted.logger import Logger
 
 from wingsd.errors import (
     AttachmentMissing,
+    DaemonStopping,
     HistoryBaseChanged,
     MoveBusy,
+    ServerBusy,
 )
 from wingsd.histories import HistoriesOnDemand
 from wingsd.servers.registry import Servers
@@ -104,6 +107,9 @@ class ArrivingHistories:
             base = await self._use(server, "base", taking)
         if base:
             return Following.SEND, base
+        if is_here and not histories.makes_points(server):
+            with suppress(ServerBusy, DaemonStopping):  # it is asked again
+                histories.begin_make(self._servers.get(server))
         # A server that has moved on without a point here gets none any more.
         return Following.UNKNOWN if is_here else Following.MISSING, 0
 

@@ -18,9 +18,17 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 
 from wingsd.backups.catalogue import DAMAGED
+from wingsd.backups.points import PointBackups
 from wingsd.backups.received import FollowingFiles
-from wingsd.backups.store import BackupStore
-from wingsd.errors import AttachmentMissing, BackupConflict, MoveBusy, PanelError
+from wingsd.backups.store import BackupStore, StoredBackup
+from wingsd.errors import (
+    AttachmentMissing,
+    BackupConflict,
+    MoveBusy,
+    MoveRequestInvalid,
+    PanelError,
+)
+from wingsd.history.names import PointName
 from wingsd.panel.client import BackupRecordState, Panel
 from wingsd.servers.registry import Servers
 from wingsd.statedb import ArrivingBackup, ArrivingState, LeftBackup, StateDatabase, TransferRecord
@@ -124,6 +132,7 @@ class ArrivingBackups:
 
     _database: StateDatabase
     _store: BackupStore
+    _points: PointBackups
     _panel: Panel
     _servers: Servers
     _left_backups: LeftBackups
@@ -152,20 +161,29 @@ class ArrivingBackups:
         if is_ordered:
             await self._database.order_arriving(entry.id, backup)
         arriving = await self._known(entry, backup)
+        if arriving.is_point:
+            return FollowingStatus((await self._state_now(entry, arriving, is_ordered)).value)
         found = await self._disk.run(self._store.find, arriving.server, backup)
         is_marked = await self._disk.run(self._volume.backup_marks.has, backup, mark)
         if found is not None and is_marked:
             await self._database.end_coming(ArrivingState.HERE, backup, entry.server)
             return FollowingStatus(Following.SHARED.value)
-        state = await self._state(arriving, entry, is_ordered=is_ordered)
-        arriving = await self._known(entry, backup)
-        if arriving.state is not ArrivingState.COMING:  # since the Panel was asked
-            state = _SETTLED[arriving.state]
+        state = await self._state_now(entry, arriving, is_ordered)
         offset = 0
         if state in (Following.SEND, Following.FOUND):
             attachment = self._attachment(arriving)
             offset = await self._disk.run(lambda: attachment.offset)
         return FollowingStatus(state.value, offset)
+
+    async def _state_now(
+        self, entry: TransferRecord, arriving: ArrivingBackup, is_ordered: bool
+    ) -> Following:
+        """Return the state of a backup, also if it has changed while the Panel was asked."""
+        state = await self._state(arriving, entry, is_ordered=is_ordered)
+        arriving = await self._known(entry, arriving.backup)
+        if arriving.is_point and arriving.state is ArrivingState.PASSED:
+            return Following.HERE  # the next node has that point, and no other
+        return state if arriving.state is ArrivingState.COMING else _SETTLED[arriving.state]
 
     async def _state(
         self, arriving: ArrivingBackup, entry: TransferRecord, *, is_ordered: bool
@@ -177,12 +195,22 @@ class ArrivingBackups:
             return Following.UNKNOWN  # it may have its name, and not be on stable storage yet
         # Else what an earlier move has left to be removed would be taken for this one.
         await self._left_backups.removed()
-        found = await self._disk.run(self._store.find, arriving.server, arriving.backup)
-        if found is None:
+        if arriving.is_point:
+            is_here = await self._points.find(arriving.server, arriving.backup) is not None
+            found = None
+        else:
+            found = await self._disk.run(self._store.find, arriving.server, arriving.backup)
+            is_here = found is not None
+        if not is_here:
             self._differing.discard(key)
             return await self._wanted(arriving, entry, is_ordered=is_ordered)
+        return Following.FOUND if found is None else self._compared(arriving, found)
+
+    def _compared(self, arriving: ArrivingBackup, found: StoredBackup) -> Following:
+        """Return whether a file that is here may be that of a backup."""
         is_damaged = found.catalogue is not None and found.catalogue.state == DAMAGED
-        if is_damaged or found.size != arriving.bytes or key in self._differing:
+        is_another = found.size != arriving.bytes or _key(arriving) in self._differing
+        if is_damaged or is_another:
             return Following.CONFLICT
         return Following.FOUND
 
@@ -237,7 +265,7 @@ class ArrivingBackups:
         arriving = await self._known(entry, backup)
         if arriving.state is ArrivingState.HERE:
             return arriving.bytes  # the answer to the last piece was lost
-        if arriving.state is not ArrivingState.COMING:
+        if arriving.state is not ArrivingState.COMING or arriving.is_point:
             raise AttachmentMissing(_NOT_TO_COME)
         attachment, key = self._attachment(arriving), _key(arriving)
 
@@ -284,6 +312,40 @@ class ArrivingBackups:
                 await self._disk.run(self._store.remove, found)
             raise AttachmentMissing(_NOT_TO_COME)
 
+    async def name_point(self, entry: TransferRecord, name: PointName) -> None:
+        """Give a backup that is a point its name: then it is here, on stable storage.
+
+        Raises `NoSuchPoint` where its point has not come yet, and `AttachmentMissing` also where
+        the backup was deleted meanwhile.
+        """
+        arriving = await self._known(entry, name.name)
+        if arriving.state is ArrivingState.HERE:
+            return
+        if arriving.state is not ArrivingState.COMING or not arriving.is_point:
+            raise AttachmentMissing(_NOT_TO_COME)
+        if arriving.newest != name.number:
+            raise MoveRequestInvalid("another point of the backup was announced")
+        server, backup, database = arriving.server, name.name, self._database
+        await self._points.take(server, name)
+        if await database.end_coming(ArrivingState.HERE, backup, server):
+            self._log.info(
+                "{server}: backup {backup}, point {number}, has followed the server to this node",
+                server=server,
+                backup=backup,
+                number=name.number,
+            )
+            self._left_backups.wake()  # the server may have moved on
+            return
+        now = await database.arriving(arriving.transfer, backup)
+        if now is None or now.state is not ArrivingState.HERE:
+            await self._delete_point(arriving)
+            raise AttachmentMissing(_NOT_TO_COME)
+
+    async def _delete_point(self, arriving: ArrivingBackup) -> None:
+        found = await self._points.find(arriving.server, arriving.backup)
+        if found is not None:
+            await self._points.delete(found)
+
     async def forget(self, entry: TransferRecord, backup: str) -> None:
         """Note that a backup stays at its source, or forget one that is here or deleted."""
         arriving = await self._database.arriving(entry.id, backup)
@@ -292,6 +354,10 @@ class ArrivingBackups:
         await self._database.forget_arriving(entry.id, backup)
         self._growing.pop(_key(arriving), None)
         if arriving.state is ArrivingState.HERE or await self._database.coming("", backup):
+            return
+        if arriving.is_point:
+            if arriving.state is ArrivingState.DELETED:
+                await self._delete_point(arriving)
             return
         await self._disk.run(self.files.drop_part, arriving)
         if arriving.state is ArrivingState.DELETED:  # a kill may have come before its removal

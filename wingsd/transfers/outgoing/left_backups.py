@@ -28,6 +28,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from wingsd.backups.catalogue import DAMAGED
+from wingsd.backups.points import PointBackup, PointBackups
 from wingsd.backups.store import BackupStore, StoredBackup, backup_at
 from wingsd.config import TransfersConfig
 from wingsd.errors import (
@@ -37,14 +38,17 @@ from wingsd.errors import (
     DestinationError,
     DestinationRefused,
     DestinationTimeout,
+    NoSuchPoint,
     PanelError,
     StorageError,
     WingsdError,
 )
+from wingsd.history.names import PointName
 from wingsd.panel.client import BackupRecordState, Panel
 from wingsd.servers.registry import Servers
 from wingsd.statedb import (
     HISTORY,
+    POINT,
     TO_SEND,
     ArrivingBackup,
     ArrivingState,
@@ -54,6 +58,7 @@ from wingsd.statedb import (
     MoveRecord,
     ReportKind,
     StateDatabase,
+    point_place,
 )
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.attached import (
@@ -70,6 +75,7 @@ from wingsd.transfers.peer.moves import (
     ROUND_PATIENCE,
     ROUND_PAUSES,
     Following,
+    FollowingStatus,
     MoveClient,
     MoveTrouble,
     ResumeNeeded,
@@ -96,6 +102,11 @@ _CONFLICT = (
 )
 #: Answers that may be about the same file, in a directory that both nodes have.
 _NEEDS_MARK = (Following.HERE, Following.FOUND, Following.CONFLICT)
+_NO_POINT = "its server's node does not have its point of the history yet"
+_HAS_BACKUPS = (
+    "it has backups that have not followed the server: `wingsctl backups delete` deletes each of "
+    "them here, or `wingsctl history delete --all` all with the history"
+)
 _IN_USE = "its server is coming back, or it is being removed"
 
 
@@ -112,6 +123,7 @@ class LeftBackups:
     _config: TransfersConfig
     _database: StateDatabase
     _store: BackupStore
+    _points: PointBackups
     _panel: Panel
     _servers: Servers
     _volume: Volume
@@ -144,27 +156,63 @@ class LeftBackups:
     # What a transfer asks
 
     async def leaving(
-        self, server: str, state: LeftState, without: Collection[str] = ()
+        self,
+        server: str,
+        state: LeftState,
+        without: Collection[str] = (),
+        *,
+        points: bool = True,
     ) -> list[LeavingBackup]:
         """Return the backups of a server that are here, or to come, without those of some UUIDs.
 
-        Not those whose completion the Panel has not confirmed: it would not show them.
+        Not those whose completion the Panel has not confirmed: it would not show them. Without
+        `points` only archives.
         """
         found = await self._long.run(self._store.all, server)
+        named = await self._points_of(server, is_taken=points)
         reports = await self._database.unsettled()
         unknown = {each.backup for each in reports if each.kind is ReportKind.BACKUP}
         unknown.update(without)
         by_uuid = {
-            coming.backup: LeavingBackup(place, state, coming.bytes, coming.made)
+            coming.backup: LeavingBackup(
+                place, state, coming.bytes, coming.made, newest=coming.newest
+            )
             for place, coming in (await self._coming(server)).items()
+            if points or not coming.is_point
         }
+        for name in named:
+            place = point_place(name.name)
+            by_uuid[name.name] = LeavingBackup(
+                place, state, name.size, name.made, newest=name.number
+            )
         for each in found:
             made = each.modified if each.catalogue is None else each.catalogue.made
             by_uuid[each.uuid] = LeavingBackup(each.place, state, each.size, made)
         return [by_uuid[uuid] for uuid in sorted(by_uuid.keys() - unknown)]
 
+    async def _points_of(self, server: str, *, is_taken: bool) -> Collection[PointName]:
+        """Return the backups of a server that are points, where they may follow it.
+
+        Others, and those that cannot be read, stay here, which is logged.
+        """
+        try:
+            named = [each.name for each in await self._points.all(server)]
+        except StorageError as error:
+            why = str(error)
+        else:
+            if is_taken or not named:
+                return named
+            why = "the destination node does not take such backups"
+        self._log.warn(
+            "{server}: its backups that are points of its history do not follow it, and stay "
+            "here: {why}",
+            server=server,
+            why=why,
+        )
+        return []
+
     async def announced(self, transfer: int) -> list[dict[str, Any]]:
-        """Return what the destination of a move is sent about the backups that follow."""
+        """Return what the destination of a move is sent about the archives that follow."""
         return [
             {
                 "uuid": _uuid(each.place),
@@ -173,14 +221,26 @@ class LeftBackups:
                 "made": each.made,
             }
             for each in await self._database.announced(transfer)
-            if _uuid(each.place) != HISTORY
+            if not (each.is_history or each.is_point)
         ]
 
     async def announced_history(self, transfer: int) -> dict[str, Any] | None:
         """Return what the destination of a move is sent about the history that follows, if any."""
-        for each in await self._database.announced(transfer):
-            if _uuid(each.place) == HISTORY:
-                return {"newest": each.newest, "bytes": each.bytes}
+        announced = await self._database.announced(transfer)
+        points = [
+            {
+                "uuid": _uuid(each.place),
+                "number": each.newest,
+                "bytes": each.bytes,
+                "made": each.made,
+            }
+            for each in announced
+            if each.is_point
+        ]
+        for each in announced:
+            if each.is_history:
+                history = {"newest": each.newest, "bytes": each.bytes}
+                return history | ({"backups": points} if points else {})
         return None
 
     async def _coming(self, server: str) -> dict[str, ArrivingBackup]:
@@ -269,7 +329,8 @@ class LeftBackups:
     async def _send_all(self) -> None:
         self.rows = await self._database.left()
         for each in self.rows:
-            if each.state is LeftState.DONE:  # its destination need not be there
+            if each.state is LeftState.DONE and not await self._goes_with_history(each):
+                # its destination need not be there
                 with suppress(StorageError):  # tried again below
                     await self._remove(each)
         due, self._due = self._due, set()
@@ -302,24 +363,33 @@ class LeftBackups:
             client.abort()
 
     async def _send_to(self, client: MoveClient | None, rows: Iterable[LeftBackup]) -> str:
-        """Send the backups of one transfer; return why its destination takes no more now."""
-        for each in rows:
-            try:
-                left = await self._now(each)
-                found = None if left is None else await self._settle(left, client)
-            except StorageError as error:
-                self._set_trouble(each, error)
-            except ResumeNeeded as needed:
-                self._set_trouble(each, needed.error)
-            except DestinationError as error:
-                self._set_trouble(each, error)
-                if _is_away(error):
-                    return str(error)
+        """Send the backups of one transfer; return why its destination takes no more now.
+
+        First its history: only with that come the points that backups are.
+        """
+        for each in sorted(rows, key=lambda each: not each.is_history):
+            if why := await self._attempt(each, client):
+                return why
+        return ""
+
+    async def _attempt(self, left: LeftBackup, client: MoveClient | None) -> str:
+        """Do what is to be done about a backup; return why its destination takes no more now."""
+        try:
+            now = await self._now(left)
+            found = None if now is None else await self._settle(now, client)
+        except StorageError as error:
+            self._set_trouble(left, error)
+        except ResumeNeeded as needed:
+            self._set_trouble(left, needed.error)
+        except DestinationError as error:
+            self._set_trouble(left, error)
+            if _is_away(error):
+                return str(error)
+        else:
+            if found is None:
+                self.troubles.pop(left.place, None)
             else:
-                if found is None:
-                    self.troubles.pop(each.place, None)
-                else:
-                    self.troubles[each.place] = found
+                self.troubles[left.place] = found
         return ""
 
     async def _now(self, left: LeftBackup) -> LeftBackup | None:
@@ -368,6 +438,9 @@ class LeftBackups:
     async def _ask(self, left: LeftBackup, client: MoveClient) -> tuple[Following, int]:
         """Return what the destination says of a backup, and how many bytes of it it has."""
         backup, marks = _uuid(left.place), self._volume.backup_marks
+        is_ordered = left.state is LeftState.ORDERED
+        if left.is_point:
+            return _following(await client.backup(backup, "", is_ordered=is_ordered)), 0
         mark = client.mark(backup)
 
         def put() -> None:
@@ -381,14 +454,10 @@ class LeftBackups:
         except StorageError as error:  # what is sent may leave a disk that takes nothing any more
             unmarked = error
         try:
-            is_ordered = left.state is LeftState.ORDERED
             found = await client.backup(backup, mark, is_ordered=is_ordered)
         finally:
             await self._long.run(marks.remove, backup, mark)
-        try:
-            state = Following(found.state)
-        except ValueError:
-            return Following.UNKNOWN, 0  # of a later version
+        state = _following(found)
         if unmarked is not None and state in _NEEDS_MARK:
             raise unmarked
         return state, found.offset
@@ -396,8 +465,9 @@ class LeftBackups:
     async def _settle(self, left: LeftBackup, client: MoveClient | None) -> str | None:
         """Do what is to be done about a backup; return why it waits, None if it does not."""
         if left.state is LeftState.DONE:
-            await self._remove(left)
-            await self._tell(left, client)
+            if not await self._goes_with_history(left):
+                await self._remove(left)
+                await self._tell(left, client)
             return None
         if client is None or left.is_history:
             return _NO_KEY if client is None else await self._settle_history(left, client)
@@ -421,14 +491,24 @@ class LeftBackups:
     async def _settle_history(self, left: LeftBackup, client: MoveClient) -> str | None:
         try:
             reached = partial(self._reached, left)
-            asked, why = await self._histories.follow(left, client, reached)
+            come = partial(self._settle_points, left, client)
+            asked, why = await self._histories.follow(left, client, reached, come)
         except DestinationRefused as error:
             if error.answer_code != AttachmentMissing.code:
                 raise
             asked, why = Following.MISSING, ""  # it is not expected any more
+        if asked is Following.HERE:
+            await self._settle_points(left, client)
+            waiting = [each for each in await self._points_left(left) if _waits(each)]
+            if waiting:
+                return (
+                    f"{len(waiting)} backups that are points of it have not followed, such as "
+                    f"{_uuid(waiting[0].place)}"
+                )
         if asked in (Following.HERE, Following.DELETED):
             self._arrived = self._database.now()
             await self._end(left, client, asked)
+            await self._settle_points(left, client)
             return None
         if asked not in (Following.MISSING, Following.CONFLICT):
             return why
@@ -441,6 +521,39 @@ class LeftBackups:
             await client.forget_history(is_there=False)
         await self._database.forget_left(left)
         return None
+
+    async def _points_left(self, history: LeftBackup) -> list[LeftBackup]:
+        """Return the backups that are points of a history, and were left with it."""
+        return [
+            each
+            for each in await self._database.left()
+            if each.is_point and each.transfer == history.transfer
+        ]
+
+    async def _settle_points(self, history: LeftBackup, client: MoveClient, base: int = 0) -> None:
+        """Do what is to be done about the backups whose points are there: those from `base` on."""
+        names = await self._points.names(history.server) if base else {}
+        for each in await self._points_left(history):
+            name = names.get(_uuid(each.place))
+            if not base or (name is not None and name.number >= base and _waits(each)):
+                await self._attempt(each, client)
+
+    async def _goes_with_history(self, left: LeftBackup) -> bool:
+        """Return whether a backup that has followed is a point, and stays until its history goes.
+
+        Where the server comes back before that, it has its backups.
+        """
+        if not left.is_point or await self._find(left) is None:
+            return False
+        rows = await self._database.left(left.server)
+        return any(each.is_history for each in rows)
+
+    async def _find(self, left: LeftBackup) -> StoredBackup | PointBackup | None:
+        """Return a backup that is here, None without one."""
+        if left.is_point:
+            return await self._points.find(left.server, _uuid(left.place))
+        found: StoredBackup | None = await self._long.run(self._store.at, left.place)
+        return found
 
     def _reached(self, left: LeftBackup, there: int) -> None:
         if there > self.reached.get(left.place, 0):
@@ -459,7 +572,9 @@ class LeftBackups:
         if asked not in (Following.SEND, Following.FOUND, Following.CONFLICT):
             await self._end(left, client, asked)
             return None
-        found = await self._long.run(self._store.at, left.place)
+        found = await self._find(left)
+        if isinstance(found, PointBackup):
+            return await self._name(left, found.name, client)
         if found is not None:
             is_another = asked is Following.CONFLICT
             return _CONFLICT if is_another else await self._send(left, found, client, offset)
@@ -479,8 +594,23 @@ class LeftBackups:
 
     async def _is_expected(self, left: LeftBackup) -> bool:
         """Return whether a backup is here, or is to come here."""
-        found = await self._long.run(self._store.at, left.place)
+        found = await self._find(left)
         return found is not None or left.place in await self._coming(left.server)
+
+    async def _name(self, left: LeftBackup, name: PointName, client: MoveClient) -> str | None:
+        """Give a backup its name at the destination, if its point is there."""
+        try:
+            await client.name_point(name)
+        except DestinationRefused as error:
+            if error.answer_code != NoSuchPoint.code:
+                raise
+            return _NO_POINT
+        # Only what the destination says of the whole counts.
+        asked, _ = await self._ask(left, client)
+        if asked is not Following.HERE:
+            return _UNKNOWN
+        await self._end(left, client, asked)
+        return None
 
     async def _send(
         self, left: LeftBackup, found: StoredBackup, client: MoveClient, offset: int
@@ -520,6 +650,8 @@ class LeftBackups:
         # Of one that has not come here itself, another node has a file.
         state = ArrivingState.DELETED if is_deleted else ArrivingState.PASSED
         if await self._database.begin_removal(left, _uuid(left.place), state):
+            if not is_deleted and await self._goes_with_history(left):
+                return
             await self._remove(left)
             await self._tell(left, client, is_there=not is_deleted)
 
@@ -548,7 +680,12 @@ class LeftBackups:
         async with self._removing:
             if await self._database.is_being_removed(left):
                 if left.is_history:
-                    await self._histories.remove(left)
+                    points = await self._points_left(left)
+                    done = {_uuid(each.place) for each in points if each.state is LeftState.DONE}
+                    await self._histories.remove(left, done)
+                    return
+                if left.is_point:
+                    await self._remove_point(left)
                     return
                 await self._remove_file(left)
                 backup = _uuid(left.place)
@@ -564,6 +701,18 @@ class LeftBackups:
                 server=left.server,
                 place=left.place,
                 size=readable_size(found.size),
+            )
+
+    async def _remove_point(self, left: LeftBackup) -> None:
+        found = await self._find(left)
+        if isinstance(found, PointBackup):
+            await self._points.delete(found)
+            self._log.info(
+                "{server}: backup {backup}, point {number} of its history, removed, it is not "
+                "needed here any more",
+                server=left.server,
+                backup=found.name.name,
+                number=found.name.number,
             )
 
     # Each day
@@ -598,10 +747,10 @@ class LeftBackups:
 
     async def _check(self, left: LeftBackup) -> None:
         if left.state is LeftState.DROPPED and self._deletes:
-            found = await self._long.run(self._store.at, left.place)
+            found = await self._find(left)
             if found is None or self._servers.knows(left.server):
                 await self._database.forget_left(left)
-            elif await self._panel.backup_record(found.uuid) is BackupRecordState.MISSING:
+            elif await self._panel.backup_record(_uuid(left.place)) is BackupRecordState.MISSING:
                 await self._note_missed(left)
             else:
                 await self._database.set_missed(left, is_missed=False)
@@ -665,6 +814,8 @@ class LeftBackups:
     async def delete(self, backup: str) -> LeftBackup:
         """Delete a backup here now. Raises `BackupNotLeft`, `StorageError`."""
         left = await self._found(backup)
+        if left.is_history and any(map(_waits, await self._points_left(left))):
+            raise BackupNotLeft(backup, _HAS_BACKUPS)
         # A node that was sending it here keeps its own.
         if not await self._database.begin_removal(left, _uuid(left.place), ArrivingState.STAYS):
             raise BackupNotLeft(backup, _IN_USE)
@@ -713,9 +864,18 @@ def _is_away(error: DestinationError) -> bool:
     return True
 
 
+def _following(found: FollowingStatus) -> Following:
+    try:
+        return Following(found.state)
+    except ValueError:
+        return Following.UNKNOWN  # of a later version
+
+
 def _uuid(place: str) -> str:
     if f".{HISTORY}" in place:
         return HISTORY
+    if place.endswith(f".{POINT}"):
+        return place.removesuffix(f".{POINT}")
     backup = backup_at(place)
     return place if backup is None else backup.uuid
 

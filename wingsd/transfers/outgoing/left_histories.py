@@ -9,7 +9,8 @@ imported where it is used, since a node without histories saves its memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ class LeftHistories:
             return []
         if not is_taken:
             if figures is not None:
-                self._log_stays(server, "the destination node takes none")
+                await self._log_not_taken(server)
             return []
         coming = await self._database.coming_histories(server)
         # A point that is being made is undone, or has the next number.
@@ -96,6 +97,13 @@ class LeftHistories:
         place = history_place(server)
         return [LeavingBackup(place, LeftState.FOLLOWS, size, newest=newest)]
 
+    async def _log_not_taken(self, server: str) -> None:
+        why = "the destination node takes none"
+        with suppress(StorageError):
+            if names := await self._histories.names(server):
+                why += f"; {len(names)} backups are points of it, and stay until they are deleted"
+        self._log_stays(server, why)
+
     def _log_stays(self, server: str, why: str) -> None:
         self._log.warn(
             "{server}: its history does not follow it, and stays here for some days: {why}",
@@ -103,16 +111,24 @@ class LeftHistories:
             why=why,
         )
 
-    async def remove(self, left: LeftBackup) -> None:
-        """Remove the history of a server that is not coming back. Raises `StorageError`."""
-        await self._histories.get().remove(left.server, left)
+    async def remove(self, left: LeftBackup, followed: Collection[str]) -> None:
+        """Remove the history of a server that is not coming back. Raises `StorageError`.
+
+        It stays if it has other backups than those that have `followed` the server.
+        """
+        await self._histories.get().remove(left.server, left, followed)
 
     async def follow(
-        self, left: LeftBackup, client: MoveClient, reached: Callable[[int], None]
+        self,
+        left: LeftBackup,
+        client: MoveClient,
+        reached: Callable[[int], None],
+        come: Callable[[int], Awaitable[None]],
     ) -> tuple[Following, str]:
         """Send what the destination lacks; return its state there, and why it waits.
 
-        `reached` gets how many bytes were sent. Raises `StorageError`, and what the client raises.
+        `reached` gets how many bytes were sent, `come` after each delta the number from which on
+        all points are there. Raises `StorageError`, and what the client raises.
         """
         sent = changes = 0
         is_ordered = left.state is LeftState.ORDERED
@@ -122,6 +138,7 @@ class LeftHistories:
                 return _state(asked.state), _NOT_TAKEN
             if not 0 <= asked.floor < asked.base:
                 raise unusable(f"its base {asked.base} is not above {asked.floor}")
+            await come(asked.base)
             found = await self._next(left, asked.base, asked.floor)
             if found is None:
                 return await self._last(left, asked.floor)

@@ -201,6 +201,11 @@ class MoveSending:
         return self._begun.takes_history
 
     @property
+    def takes_points(self) -> bool:
+        """True if the destination takes backups that are points, with the history."""
+        return self._begun.takes_points
+
+    @property
     def keeps_files(self) -> bool:
         """True if the server's files are kept here: it ran, or a copy has followed it before."""
         return (self._live is not None and self.running) or self._is_adopting

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from enum import Enum
 from functools import partial
 from itertools import chain, repeat
@@ -31,12 +31,14 @@ from twisted.python.failure import Failure
 
 from wingsd.activity import ActivityLog
 from wingsd.archive.compress import ArchiveFormat, Compression
-from wingsd.archive.pack import Packed, pack
+from wingsd.archive.pack import STEP, Packed, pack
 from wingsd.archive.partition import Part, split
+from wingsd.archive.pipeline import joined
 from wingsd.archive.policy import Kind, attributes_line
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files
-from wingsd.backups.store import LocalBackup, Removal
+from wingsd.backups.points import PointBackup, PointBackups, tar_gz
+from wingsd.backups.store import Backup, LocalBackup, Removal
 from wingsd.config import CALAGOPUS, PELICAN, TransfersConfig
 from wingsd.docker.runtime import ContainerRuntime
 from wingsd.errors import ArchiveError, DestinationTimeout, StorageError, WingsdError
@@ -44,7 +46,14 @@ from wingsd.filesystem.walk import survey
 from wingsd.moves.source import MoveSource
 from wingsd.moves.unchanged import MeasuredFileSystems
 from wingsd.servers import Server, Servers
-from wingsd.statedb import LeavingBackup, LeftState, MoveRecord, StateDatabase, TransferRecord
+from wingsd.statedb import (
+    POINT,
+    LeavingBackup,
+    LeftState,
+    MoveRecord,
+    StateDatabase,
+    TransferRecord,
+)
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
 from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.outgoing.left_histories import LeftHistories
@@ -75,9 +84,12 @@ KEEPS_ATTRIBUTES = "attributes"
 MOVES = "move-1"
 #: That of one that takes moves with extended attributes and ACLs.
 MOVES_ATTRIBUTES = "move-2"
+#: That of one that takes backups which are points, with the history of a server that moves.
+TAKES_POINTS = "backup-points"
 #: That of one that keeps the copy of a seed, and starts the server when it has moved.
 FOLLOWS = "follow-1"
 
+_log = Logger()
 #: The key of a seed's order in the state of its move.
 _SEED = "seed"
 
@@ -160,6 +172,8 @@ class Subject:
     #: What it is ordered by, where it is a seed.
     seed: SeedOrder | None
     backups: tuple[LocalBackup, ...] = ()
+    #: Those that are points: in streams they are archives, which are made on the way.
+    points: tuple[PointBackup, ...] = ()
     #: What a seed has read of the server's files, which is used once.
     kept: MoveSource | None = None
     #: What the destination supports, and the streams beside the first.
@@ -184,6 +198,7 @@ class OutgoingParts:
     environment: ContainerRuntime
     quarantine: Quarantine
     backups: Removal
+    points: PointBackups
     database: StateDatabase
     activity: ActivityLog
     scratch: Callable[[], str]
@@ -229,18 +244,23 @@ class OutgoingParts:
             return False
 
     async def find_left(
-        self, server: str, request: TransferRequest, *, takes_backups: bool
+        self,
+        server: str,
+        request: TransferRequest,
+        *,
+        takes_backups: bool,
+        takes_points: bool,
     ) -> list[LeavingBackup]:
         """Return the local backups that the server leaves, and what becomes of them.
 
-        All follow it where the destination `takes_backups`. Else those are deleted here that the
-        Panel drops: only Pelican's page names backups in its order; it then deletes its records
-        of all others that are local. Its API names none, and keeps all records. Raises
-        `StorageError`.
+        All follow it where the destination `takes_backups`, those that are points also only where
+        it `takes_points`. Else those are deleted here that the Panel drops: only Pelican's page
+        names backups in its order; it then deletes its records of all others that are local. Its
+        API names none, and keeps all records. Raises `StorageError`.
         """
         is_listed = request.family == CALAGOPUS  # its order names all that move
         if takes_backups and self.config.backups_follow and not is_listed:
-            found = await self.left_backups.leaving(server, LeftState.FOLLOWS)
+            found = await self.left_backups.leaving(server, LeftState.FOLLOWS, points=takes_points)
             return found[:MOST_BACKUPS]
         if not (self.deletes_dropped and request.family == PELICAN and request.backups):
             return []
@@ -289,10 +309,24 @@ class OutgoingParts:
 
     async def remove_attachments(self, server: str, pool: str, removals: Sequence[str]) -> None:
         """Remove the backups at the paths `removals` of a server that has moved."""
-        await self.backups.remove(server, removals)
+        points = [each for each in removals if each.endswith(f".{POINT}")]
+        await self.backups.remove(server, [each for each in removals if each not in points])
+        for each in points:
+            await self._remove_point(server, each.removesuffix(f".{POINT}"))
         if pool:
             # Its files stay visible: they do not make it a server without a Panel.
             await self.database.delete_description(server)
+
+    async def _remove_point(self, server: str, backup: str) -> None:
+        try:
+            found = await self.points.find(server, backup)
+            if found is not None:
+                await self.points.delete(found)
+        except StorageError as error:
+            _log.error("{server}: backup not removed: {error}", server=server, error=error)
+        else:
+            line = "{server}: backup {backup} removed, it has moved"
+            _log.info(line, server=server, backup=backup)
 
 
 #: The features of a destination that keeps symlinks and hard links.
@@ -501,6 +535,47 @@ class SentStream:
                     self._write(block)
             before += local.size
             self._write(self.frame.after_backup(local.backup, digest.hexdigest()))
+        for point in self._subject.points:
+            self._write_point(point, before, files)
+            before += point.name.size
+
+    def _write_point(self, point: PointBackup, before: int, files: int) -> None:
+        backup = Backup(point.name.name, ArchiveFormat.TAR_GZ.suffix, self._family)
+        self._write(self.frame.before_backup(backup))
+        digest = hashlib.sha256()
+        with self._point_blocks(point, before, files) as blocks:
+            for block in blocks:
+                digest.update(block)
+                self._write(block)
+        self._write(self.frame.after_backup(backup, digest.hexdigest()))
+
+    @contextmanager
+    def _point_blocks(
+        self, point: PointBackup, before: int, files: int
+    ) -> Iterator[Iterator[bytes]]:
+        """Yield the blocks of a tar.gz of a point, as the destination restores it."""
+
+        def read() -> Generator[bytes, None, None]:
+            done = 0
+            with closing(self._parts.points.blocks(point)) as blocks:
+                for block in joined(blocks, STEP):
+                    done += len(block)
+                    # Of hard links, it is read again.
+                    self._note(max(self.read, before + min(done, point.name.size)), files)
+                    yield block
+
+        if self._family != PELICAN or self._keeps_links:
+            with tar_gz(read(), self._compression) as packed:
+                yield packed
+            return
+        regular = RegularFiles(read, self._source.limit if self._source is not None else None)
+        with regular.packed(self._compression) as packed:
+            yield packed
+        if told := str(regular.not_kept):
+            self._warn(
+                f"the backup {point.name.name} is sent as the destination's node can restore it: "
+                f"{told}"
+            )
 
     def _noted(self, local: LocalBackup, read: int, files: int) -> Generator[bytes, None, None]:
         """Yield the archive of a backup as it is; note the bytes and files that are read."""
@@ -685,6 +760,7 @@ class StreamSending:
         subject.steps.set_figures(size, files)
         # The seconds include those of the backups.
         size += sum(backup.size for backup in subject.backups)
+        size += sum(point.name.size for point in subject.points)
         self._log.info(
             "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
             server=subject.server.uuid,

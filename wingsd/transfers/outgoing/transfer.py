@@ -20,7 +20,9 @@ from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import expiry_of
+from wingsd.backups.points import PointBackup
 from wingsd.backups.store import find_backups
+from wingsd.config import CALAGOPUS
 from wingsd.errors import (
     BadRequest,
     DestinationError,
@@ -39,7 +41,14 @@ from wingsd.moves.source import MoveSource
 from wingsd.servers import Server
 from wingsd.servers.operations import AWAITED, Operation, refusal
 from wingsd.servers.power_states import PowerState
-from wingsd.statedb import Direction, LeavingBackup, MoveRecord, TransferRecord
+from wingsd.statedb import (
+    Direction,
+    LeavingBackup,
+    LeftState,
+    MoveRecord,
+    TransferRecord,
+    point_place,
+)
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.coordinator import SendingCoordinator
@@ -50,6 +59,7 @@ from wingsd.transfers.outgoing.source import (
     JOINS_STREAMS,
     MOVED,
     MOVES,
+    TAKES_POINTS,
     OutgoingParts,
     SourcePool,
     StreamSending,
@@ -422,6 +432,10 @@ class OutgoingTransfer:
             await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
             self._history = await self._find_history()
+            if self._move is None and not self._pool.name:
+                # Their archives are sent; else the whole history would stay for them.
+                points = (point_place(each.name.name) for each in self._subject.points)
+                self._removals = tuple(dict.fromkeys((*self._removals, *points)))
             await self._wait(self._save_directory())
             await self._enter(SendStep.RETIRE)
             self._retired = True
@@ -485,6 +499,8 @@ class OutgoingTransfer:
     async def _find_history(self) -> list[LeavingBackup]:
         """Return the history that follows the server, of which no more points are made."""
         takes = self._move is not None and self._move.takes_history
+        # Backups that are points wait for a node that makes no points now.
+        takes = takes or any(each.is_point for each in self._following)
         finding = self._parts.left_histories.leaving(self.server.uuid, is_taken=takes)
         return await self._steps.cancel_scope.wait(Deferred.fromCoroutine(finding))
 
@@ -494,9 +510,12 @@ class OutgoingTransfer:
         Before its stop, and no move fails by a disk of backups that cannot be read.
         """
         parts, server = self._parts, self.server.uuid
-        takes = self._move is not None and self._move.takes_backups
+        move = self._move
+        takes = move is not None and move.takes_backups
+        takes_points = move is not None and move.takes_points
+        request = self._subject.request
         finding = Deferred.fromCoroutine(
-            parts.find_left(server, self._subject.request, takes_backups=takes)
+            parts.find_left(server, request, takes_backups=takes, takes_points=takes_points)
         )
         try:
             self._left_backups = await finding.addTimeout(FOUND_WITHIN, parts.reactor)
@@ -505,6 +524,16 @@ class OutgoingTransfer:
             why = str(error) if isinstance(error, StorageError) else slow
             self._steps.warn(f"the local backups of the server do not follow it: {why}")
             self._left_backups = []
+
+    @property
+    def _backups_may_follow(self) -> bool:
+        """True if local backups may follow the server, as far as this node is concerned."""
+        return self._parts.config.backups_follow and self._subject.request.family != CALAGOPUS
+
+    @property
+    def _following(self) -> list[LeavingBackup]:
+        """The local backups that follow the server."""
+        return [each for each in self._left_backups or () if each.state is LeftState.FOLLOWS]
 
     async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
         await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
@@ -525,6 +554,8 @@ class OutgoingTransfer:
     def _total(self) -> int:
         """The bytes there are to read; 0 while the server is not measured."""
         backups = sum(backup.size for backup in self._subject.backups)
+        if self._move is None:  # else they follow it
+            backups += sum(point.name.size for point in self._subject.points)
         if self._pool.has_files:
             return backups
         measured = self.server.disk_bytes
@@ -568,8 +599,13 @@ class OutgoingTransfer:
     async def _find_backups(self) -> None:
         request, directory = self._subject.request, self._parts.backups.directory
         if request.backups:
+            server = self.server.uuid
+            names = await self._parts.points.names(server)
+            points = [names[each] for each in request.backups if each in names]
+            self._subject.points = tuple(PointBackup(server, name) for name in points)
+            archives = [each for each in request.backups if each not in names]
             self._subject.backups = await self._parts.disk.run(
-                find_backups, directory, self.server.uuid, request.backups, request.family
+                find_backups, directory, server, archives, request.family
             )
 
     async def _begin(self, *, follows: bool) -> None:
@@ -582,6 +618,12 @@ class OutgoingTransfer:
         needed = {MOVES} if subject.seed is None else {MOVES, FOLLOWS}
         takes_it = self._parts.config.moves.enabled and needed <= subject.features
         if self._pool.name or not takes_it:
+            return
+        if subject.points and not (TAKES_POINTS in subject.features and self._backups_may_follow):
+            self._steps.warn(
+                "backups that are sent with it are points of its history: it is sent as one "
+                "stream, with archives of them"
+            )
             return
         self._is_recorded = True
         move = await self._mover.begin(follows=follows)

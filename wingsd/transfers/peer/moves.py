@@ -28,6 +28,7 @@ from wingsd.errors import (
     DestinationUnreachable,
     InvalidData,
 )
+from wingsd.history.names import PointName
 from wingsd.http_client.exchange import (
     Answer,
     Block,
@@ -96,7 +97,8 @@ class BegunAnswer:
     """The answer to the beginning: `batch` is the most bytes of a body, `streams` of requests.
 
     `attributes` are the kinds of extended attributes that the destination keeps. Earlier versions
-    do not say that they take the backups that follow a server, or its history.
+    do not say that they take the backups that follow a server, its history, or backups that are
+    points of that.
     """
 
     id: str
@@ -107,6 +109,7 @@ class BegunAnswer:
     attributes: tuple[str, ...] = ()
     takes_backups: bool = False
     takes_history: bool = False
+    takes_points: bool = False
 
 
 Digest = Annotated[str, "A SHA-256 in hexadecimal digits.", Keywords(pattern="^[0-9a-f]{64}$")]
@@ -674,6 +677,10 @@ class MoveClient:
     async def forget_backup(self, backup: str) -> None:
         """Report that a backup stays here, or was removed here."""
         await self._ask("DELETE", f"/backups/{backup}")
+
+    async def name_point(self, name: PointName) -> None:
+        """Give a backup, whose point is there, its name. Its history is not taken without that."""
+        await self._ask("PUT", f"/backups/{name.name}/point", attrs.asdict(name))
 
     async def history(self, newer: int = 0, size: int = 0, *, is_ordered: bool) -> HistoryStatus:
         """Return what is to be sent next of the server's history; `is_ordered` by an operator.

@@ -40,7 +40,7 @@ from wingsd.errors import (
 )
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.tree import MoveLimits, Resumption
-from wingsd.statedb import ArrivingBackup
+from wingsd.statedb import POINT, ArrivingBackup
 from wingsd.threadio import Feed, Workers
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy, room_errors
@@ -56,6 +56,8 @@ from wingsd.util.text import canonical_uuid
 if TYPE_CHECKING:
     from wingsd.histories.following import DeltaFiles
 
+#: Above the number of any point.
+MOST_POINTS = 1 << 60
 #: The name of the installation log.
 LOG = "install.log"
 #: The files of attachments.
@@ -76,14 +78,28 @@ class MovedBackup:
 
 
 @attrs.frozen(repr=False)
+class MovedPoint:
+    """A backup of a server that is the point `number` of its history.
+
+    Its files have so many `bytes`; it was `made` then, in seconds since the epoch.
+    """
+
+    uuid: Annotated[str, Keywords(format="uuid")]
+    number: Annotated[int, Keywords(minimum=1)]
+    bytes: Annotated[int, Keywords(minimum=0)] = 0
+    made: float = 0.0
+
+
+@attrs.frozen(repr=False)
 class MovedHistory:
     """The history of a server, which follows it: the highest number that a point of it may have.
 
-    So many `bytes` of deltas belong to it.
+    So many `bytes` of deltas belong to it. The `backups` are points of it.
     """
 
     newest: Annotated[int, Keywords(minimum=1)]
     bytes: Annotated[int, Keywords(minimum=0)] = 0
+    backups: tuple[MovedPoint, ...] = ()
 
 
 def check_announced(announced: Sequence[MovedBackup], log: int | None = None) -> None:
@@ -297,6 +313,31 @@ def announced_backup(announced: MovedBackup) -> Backup:
             f"the backup {announced.uuid[:80]!r} is not one that this node can store"
         )
     return backup
+
+
+def check_history(announced: MovedHistory) -> None:
+    """Raise `MoveRequestInvalid` for a history that this node cannot take."""
+    if not 0 < announced.newest < MOST_POINTS:
+        raise MoveRequestInvalid("the number of the history's newest point makes no sense")
+    backups = announced.backups
+    if len(backups) > MOST_BACKUPS or len({each.uuid for each in backups}) < len(backups):
+        raise MoveRequestInvalid("the backups of the history are too many, or named twice")
+    for each in backups:
+        is_number = 0 < each.number <= announced.newest
+        if canonical_uuid(each.uuid) != each.uuid or not is_number or each.bytes < 0:
+            raise MoveRequestInvalid(f"{each.uuid[:80]!r} is no backup of the history")
+
+
+def arriving_points(
+    transfer: int, server: str, announced: Sequence[MovedPoint]
+) -> list[ArrivingBackup]:
+    """Return the records of backups that are points of a history that follows."""
+    return [
+        ArrivingBackup(
+            each.uuid, transfer, server, POINT, each.bytes, each.made, newest=each.number
+        )
+        for each in announced
+    ]
 
 
 def arriving_backups(

@@ -52,6 +52,7 @@ from wingsd.transfers.incoming.moves.inbox import (
     MoveBeginning,
     Phase,
     arriving_backups,
+    arriving_points,
 )
 from wingsd.transfers.incoming.moves.partial_copy import room_errors
 from wingsd.transfers.incoming.transfer import IncomingTransfer, Remainder
@@ -393,6 +394,8 @@ class MoveTransfer(IncomingTransfer):
             following = arriving_backups(entry, self.server, commit.backups)
             await self._database.add_arriving(following)
         if (history := commit.history) is not None:
+            points = arriving_points(entry, self.server, history.backups)
+            await self._database.add_arriving(points)
             histories = self._parts.histories
             await histories.expect(entry, self.server, history.newest, history.bytes)
 
