@@ -4,7 +4,8 @@ They are verified when an operator asks for it, or regularly. They are rewritten
 Wings can restore before a node goes back to it. The new archive is written beside the old one, and
 takes its place when it is complete and on stable storage. A daemon that dies before that leaves
 the old one, and its successor removes the part, or completes the exchange if that had begun. An
-archive that is in that form stays.
+archive that is in that form stays. Of a backup that is a point of a history an archive is made,
+which takes its place.
 
 The daemon does this, and not `wingsctl` itself: it knows which backups are in use, and keeps
 transfers, restores and deletions of the server from using one meanwhile.
@@ -17,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -25,13 +27,20 @@ from twisted.python.failure import Failure
 
 from wingsd.archive.compress import ArchiveFormat
 from wingsd.archive.decompress import decompressed
-from wingsd.archive.pipeline import Blocks
+from wingsd.archive.pipeline import Blocks, joined
 from wingsd.archive.policy import Kind, link_text, member_kind, member_path
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.archive.regular_files import RegularFiles, has_only_files
 from wingsd.archive.tar_reader import TarReader
 from wingsd.backups.catalogue import COMPLETE, DAMAGED, VERSION, Catalogue
-from wingsd.backups.creation import Backups, NewArchiveFile, keep_pace
+from wingsd.backups.creation import (
+    Backups,
+    NewArchiveFile,
+    check_space,
+    keep_pace,
+    new_part,
+)
+from wingsd.backups.points import PointBackup, tar_gz
 from wingsd.backups.store import BackupStore, StoredBackup
 from wingsd.config import CALAGOPUS
 from wingsd.errors import (
@@ -50,6 +59,7 @@ from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.statedb import TO_SEND
 from wingsd.util.deferreds import failure_logger
+from wingsd.util.durable import storage_errors
 from wingsd.util.reactor import Periodic
 from wingsd.util.text import reading_advice
 
@@ -334,10 +344,12 @@ class Rewrite:
     """A backup that is being rewritten. `is_over` at its end, which `error` tells if it failed.
 
     `size` are then the bytes of the archive in its place, and `not_kept` tells what that does not
-    have of the old one. With `is_unchanged` it was in that form before.
+    have of the old one. With `is_unchanged` it was in that form before. The backup is the `point`,
+    if there is one, and what was `found` of it is its archive as it is to be.
     """
 
     found: StoredBackup
+    point: PointBackup | None = None
     progress: Progress = attrs.field(factory=Progress)
     is_over: bool = False
     is_unchanged: bool = False
@@ -374,25 +386,30 @@ class BackupRewrites:
     async def begin(self, backup: str) -> Rewrite:
         """Begin to rewrite a backup, or join what is under way.
 
-        Raises BackupMissing, BackupIsPoint, BackupNotForWings, ServerBusy, StorageError.
+        Raises BackupMissing, BackupNotForWings, ServerBusy, StorageError.
         """
-        if self._backups.family == CALAGOPUS:
-            raise BackupNotForWings("this is a node of Calagopus, whose nodes restore directories")
         if backup in self._backups.making:
             raise BackupNotForWings("it is being made: try again when it is complete")
-        found = await self._backups.disk.run(self._backups.store.find, "", backup)
+        store = self._backups.store
+        found = await self._backups.disk.run(store.find, "", backup)
+        point = await self._backups.points.find("", backup)
         under_way = self._rewrites.get(backup)
         if under_way is not None and not under_way.is_over:
             return under_way
-        if found is None:
-            if (point := await self._backups.points.find("", backup)) is not None:
-                raise BackupIsPoint(backup, point.name.number, point.server)
+        if found is None and point is None:
             raise BackupMissing(backup)
+        if point is None and self._backups.family == CALAGOPUS:
+            raise BackupNotForWings("this is a node of Calagopus, whose nodes restore directories")
+        if found is None and point is not None:
+            suffix, name = ArchiveFormat.TAR_GZ.suffix, point.name
+            place = store.place(point.server, backup, suffix)
+            found = StoredBackup(backup, point.server, place, suffix, name.size, name.made)
+        assert found is not None  # noqa: S101 - one of both is there
         left = await self._backups.database.left(backup)
         if any(each.state in TO_SEND for each in left):
             raise BackupNotForWings("it is on its way to the node that its server has moved to")
         self._check(found)
-        rewrite = self._rewrites[backup] = Rewrite(found)
+        rewrite = self._rewrites[backup] = Rewrite(found, point)
         while len(self._rewrites) > _KEPT and (
             over := [uuid for uuid, each in self._rewrites.items() if each.is_over]
         ):
@@ -443,13 +460,17 @@ class BackupRewrites:
             )
 
     async def _rewrite(self, rewrite: Rewrite) -> None:
-        found, backups = rewrite.found, self._backups
+        found, backups, progress = rewrite.found, self._backups, rewrite.progress
         opened = await backups.disk.run(backups.store.open, found.server, found.uuid)
-        if opened is None:
+        limit, point, run = self._limit(found), rewrite.point, backups.workers.run
+        if opened is not None:
+            new = await run(rewrite_archive, backups, *opened, progress, limit)
+        elif point is not None:
+            new = await run(archive_point, backups, found, point, progress, limit)
+        else:
             raise BackupNotForWings("it was deleted meanwhile")
-        new = await backups.workers.run(
-            rewrite_archive, backups, *opened, rewrite.progress, self._limit(found)
-        )
+        if point is not None:  # its archive is there
+            await backups.points.delete(point)
         if new is None:
             rewrite.is_unchanged, rewrite.size = True, found.size
             return
@@ -460,6 +481,60 @@ class BackupRewrites:
             server=found.server or "an unknown server",
             not_kept=rewrite.not_kept or "everything is in it",
         )
+
+
+def archive_point(
+    backups: Backups,
+    found: StoredBackup,
+    point: PointBackup,
+    progress: Progress,
+    limit: int | None,
+) -> tuple[int, str]:
+    """Make the archive of a backup that is a point, in its place, on stable storage.
+
+    As `rewrite_archive`; `found` is the archive. With Calagopus it has all that the point has.
+    """
+    store, terms = backups.store, backups.terms
+    progress.bytes_total = found.size
+
+    def blocks() -> Generator[bytes, None, None]:
+        done = 0
+        with closing(backups.points.blocks(point)) as pieces:
+            for block in joined(pieces, _BLOCK):
+                progress.check()
+                done += len(block)
+                progress.bytes_done = max(progress.bytes_done, min(done, found.size))
+                yield block
+
+    path = new_part(store, found.place)
+    with storage_errors(store.directory):
+        check_space(os.statvfs(store.directory), terms.reserve, found.size)
+    files = RegularFiles(blocks, limit)
+    new = hashlib.sha256()
+    with NewArchiveFile(path, terms, progress) as part:
+        is_whole = backups.family == CALAGOPUS
+        packing = partial(tar_gz, blocks()) if is_whole else files.packed
+        with packing(terms.compression) as pieces:
+            for block in pieces:
+                new.update(block)
+                part.write(block)
+        os.utime(path, (found.modified, found.modified))
+        part.sync()
+        catalogue = Catalogue(
+            version=VERSION,
+            backup=found.uuid,
+            server=found.server,
+            state=COMPLETE,
+            archive=os.path.basename(found.place),
+            bytes=part.size,
+            sha256=new.hexdigest(),
+            made=found.modified,
+            files=files.files or None,
+            checksum_type=terms.checksum_type,
+            checksum=part.checksum.hexdigest(),
+        )
+        store.put_into_place(found.place, catalogue)
+    return part.size, str(files.not_kept)
 
 
 def rewrite_archive(

@@ -120,7 +120,8 @@ def for_wings(*, uuids: tuple[str, ...], all_of_them: bool, as_json: bool) -> No
     UUID is that of a backup, or of a server for all of its backups. Wings restores regular files
     alone: hard links become whole copies, and symlinks, empty directories and the modes of
     directories are lost. Each backup is replaced when its new archive is complete; those that
-    Wings can restore already stay. The command may be interrupted and run again at any time.
+    Wings can restore already stay. A backup that is a point of a history becomes an archive. The
+    command may be interrupted and run again at any time.
     """
     if bool(uuids) == all_of_them:
         raise click.UsageError("name backups or servers by their UUIDs, or all with --all")
