@@ -792,6 +792,19 @@ def test_points_of_an_earlier_stay_are_known_when_their_disk_is_there_again(
         assert (found.state, found.base, found.floor) == ("send", 11, 2)
 
 
+@pytest.mark.promise("point-backups-follow")
+def test_a_server_that_has_not_changed_gets_the_point_that_a_history_needs(
+    node: HistoryNode,
+) -> None:
+    server, parts = node.server(), node.daemon.histories
+    node.write("as it is")
+    Outcome.of(node.histories.make(server)).value()
+    Outcome.of(parts.expect(1, UUID, 10, 5)).value()
+    for _ in range(2):
+        Outcome.of(node.histories.make(server)).value()
+    assert node.numbers() == [11, 1]
+
+
 def test_a_delta_is_taken_in_once_however_often_its_source_asks_meanwhile(
     node: HistoryNode,
 ) -> None:

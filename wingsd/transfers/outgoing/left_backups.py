@@ -35,6 +35,7 @@ from wingsd.errors import (
     AttachmentMissing,
     BackupCannotFollow,
     BackupNotLeft,
+    Conflict,
     DestinationError,
     DestinationRefused,
     DestinationTimeout,
@@ -815,7 +816,7 @@ class LeftBackups:
         """Delete a backup here now. Raises `BackupNotLeft`, `StorageError`."""
         left = await self._found(backup)
         if left.is_history and any(map(_waits, await self._points_left(left))):
-            raise BackupNotLeft(backup, _HAS_BACKUPS)
+            raise Conflict("the history is not deleted", _HAS_BACKUPS)
         # A node that was sending it here keeps its own.
         if not await self._database.begin_removal(left, _uuid(left.place), ArrivingState.STAYS):
             raise BackupNotLeft(backup, _IN_USE)

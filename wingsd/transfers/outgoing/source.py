@@ -557,7 +557,7 @@ class SentStream:
 
         def read() -> Generator[bytes, None, None]:
             done = 0
-            with closing(self._parts.points.blocks(point)) as blocks:
+            with closing(self._parts.points.blocks(point, self._parts.long)) as blocks:
                 for block in joined(blocks, STEP):
                     done += len(block)
                     # Of hard links, it is read again.

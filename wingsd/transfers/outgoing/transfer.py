@@ -432,7 +432,9 @@ class OutgoingTransfer:
             await self._steps.cancel_scope.wait(self._sent.hold())
             await self._wait(self._sent.stop())
             self._history = await self._find_history()
-            if self._move is None and not self._pool.name:
+            request = self._subject.request
+            is_kept = request.family == CALAGOPUS and not request.delete_backups
+            if self._move is None and not self._pool.name and not is_kept:
                 # Their archives are sent; else the whole history would stay for them.
                 points = (point_place(each.name.name) for each in self._subject.points)
                 self._removals = tuple(dict.fromkeys((*self._removals, *points)))
