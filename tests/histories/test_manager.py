@@ -44,7 +44,16 @@ from wingsd.history.store import HistoryStore
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.statedb import Direction, LeftBackup, LeftState, RewindRecord, history_place
+from wingsd.statedb import (
+    POINT,
+    ArrivingBackup,
+    ArrivingState,
+    Direction,
+    LeftBackup,
+    LeftState,
+    RewindRecord,
+    history_place,
+)
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
 from wingsd.transfers.incoming.moves.inbox import ANSWERED_WITHIN
@@ -417,6 +426,27 @@ def test_what_the_policy_does_not_keep_is_removed_but_not_what_is_pinned(
         node.write(str(number))
         Outcome.of(node.histories.make(server)).value()
     assert node.numbers() == [5, 4, 2]
+
+
+@pytest.mark.promise("point-backups-follow")
+def test_a_point_that_is_a_backup_which_follows_stays_until_it_has_its_name(
+    node: HistoryNode,
+) -> None:
+    server, database = node.server(), node.daemon.histories.database
+    node.change(keep={"1h": 2})
+    entry: Any = database.begin(UUID, Direction.IN, "RECEIVE")
+    backup = ArrivingBackup(OTHER, entry.result, UUID, POINT, 0, 0.0, newest=2)
+    database.add_arriving([backup])
+
+    def make(number: int) -> list[int]:
+        node.clock.advance(1800)
+        node.write(str(number))
+        Outcome.of(node.histories.make(server)).value()
+        return node.numbers()
+
+    assert [make(number) for number in range(1, 6)][-1] == [5, 4, 2]
+    database.end_coming(ArrivingState.DELETED, OTHER, UUID)
+    assert make(6) == [6, 5]
 
 
 def test_a_clock_that_is_wrong_for_some_time_does_not_take_all_points(node: HistoryNode) -> None:
