@@ -793,9 +793,11 @@ class PastInUse(_Fixed, Conflict):
     """The server's past cannot be read at this moment.
 
     Cause: a point of its history is being made or removed, or is verified, or another file of it
-    is read.
+    is read. Or many of its files are open, by downloads or by SFTP: the copies of one server take
+    a tenth of the free space of the disk of histories together, those of all half of it.
 
     Remedy: try again in some seconds; after the first point of a large server in some minutes.
+    Close files, or wait for the end of downloads.
     """
 
     message = "The server's past is in use at this moment; try again soon."

@@ -24,6 +24,7 @@ from tests.support.reactor import reactor, until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from tests.support.sftp_node import SERVER, SftpNode, has, sftp_node
+from tests.support.small_disk import small_disk
 from tests.support.tokens import signed_url_token
 
 pytestmark = pytest.mark.promise("past-is-read-only")
@@ -385,6 +386,25 @@ async def test_the_past_is_read_by_sftp(past: Past, tmp_path: Path) -> None:
     assert target.read_bytes() == b"first"
     assert (tmp_path / "got.same").read_bytes() == b"first"
     assert (tmp_path / "got.tree" / os.fsdecode(NAME)).read_bytes() == b"bytes"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not has("sftp"), reason="needs OpenSSH's sftp")
+async def test_copies_that_were_closed_by_sftp_do_not_count(
+    daemon: ReceivingNode, tmp_path: Path
+) -> None:
+    with small_disk(daemon.directory / "history", 32):
+        node = await sftp_node(daemon, tmp_path, **settings(daemon, every="1h"))
+        (node.files / "large").write_bytes(os.urandom(6 << 20))
+        ran = await daemon.wingsctl("history", "make", SERVER)
+        assert ran.status == 0, ran.err
+        listed = ""
+        while "(" not in listed:
+            _, listed = await node.sftp("ls -1 /.history")
+        point = next(each for each in listed.splitlines() if each.startswith("/.history/"))
+        status, out = await node.sftp(*[f"get '{point}/large' {tmp_path}/got"] * 4)
+        assert status == 0, out
+        assert (tmp_path / "got").read_bytes() == (node.files / "large").read_bytes()
 
 
 #: What a client prints, whose server says why.

@@ -33,6 +33,7 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.files.tasks import Lane
+from wingsd.filesystem.directory import OpenFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.histories import SILENT_DAYS, manager
@@ -300,6 +301,36 @@ def test_users_read_the_past_while_no_other_work_has_the_history(node: HistoryNo
     again = read_world(node, server, lane, cancelled=lambda: True)
     held.held.pop().do()
     again.error(FileWorkCancelled)
+
+
+@pytest.mark.root
+def test_open_copies_take_no_space_from_points(node: HistoryNode, tmp_path: Path) -> None:
+    server = run(node)
+    lane = Lane(cast(Workers, SynchronousWorkers()), each=2, waiting=8)
+    with small_disk(tmp_path / "mounted", 16):
+        node.change(directory=str(tmp_path / "mounted"))
+        node.write("x" * (3 << 20))
+        node.begin()
+
+        def most() -> int:
+            work = partial(node.histories._max_size, UUID)
+            found: int = Outcome.of(node.histories.use(UUID, work)).value()
+            return found
+
+        def opened(root: ServerRoot) -> OpenFile:
+            with root.directory(ServerPath((b".history",))) as points:
+                (point,) = (entry.name for entry in points.entries())
+            return root.open_file(ServerPath((b".history", point, b"world.dat")))
+
+        before = most()
+        reading = Outcome.of(node.histories.read(server, lane, opened))
+        file: OpenFile = reading.value()
+        assert os.fstatvfs(file.fileno()).f_bfree * 4096 < 11 << 20
+        assert most() == before
+        Outcome.of(node.histories.read(server, lane, opened)).error(PastInUse)
+        file.close()
+        assert most() == before
+        Outcome.of(node.histories.read(server, lane, opened)).value().close()
 
 
 def test_users_are_shown_points_as_long_as_there_are_some(node: HistoryNode) -> None:

@@ -19,12 +19,13 @@ from wingsd.errors import (
     FileTypeRefused,
     FileWorkCancelled,
     IsDirectory,
+    PastInUse,
     PastUnreadable,
     WingsdError,
 )
 from wingsd.filesystem.openers import MAX_LINKS
 from wingsd.filesystem.paths import ServerPath
-from wingsd.histories.past import HistoryPast, point_names
+from wingsd.histories.past import HistoryPast, OpenCopies, point_names
 from wingsd.history.format import Point, PointLabel
 
 _SECOND = 1_000_000_000
@@ -42,6 +43,7 @@ class Reader:
 
     def __init__(self, history: Model, **options: Any) -> None:
         usual: dict[str, Any] = {"owner": (1, 2), "reserve": 0, "cancelled": lambda: False}
+        usual["copies"] = OpenCopies()
         self.past = HistoryPast(history.store, **usual | options)
         listed = self.past.directory(ServerPath((b".history",)))
         #: The names of the points, the newest first.
@@ -183,3 +185,38 @@ def test_what_cannot_be_read_is_said(history: Model, monkeypatch: pytest.MonkeyP
     unknown = ServerPath((b".history", b"2000-01-01 00.00 (1)", b"good"))
     with pytest.raises(WingsdError):
         reader.past.open_file(unknown)
+
+
+def test_copies_of_one_server_take_a_part_of_the_free_space_together(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = history.world.root
+    (root / "large").write_bytes(b"1" * 600_000)
+    (root / "file").write_bytes(b"2" * 100_000)
+    history.make()
+    copies = OpenCopies()
+    reader = Reader(history, copies=copies)
+    large, file = reader.path(b"large"), reader.path(b"file")
+    free = SimpleNamespace(f_bavail=1000, f_frsize=4096, f_blocks=2000)
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: free)
+    # One of any size is read, and no other one beside it.
+    with reader.past.open_file(large), pytest.raises(PastInUse):
+        reader.past.open_file(file)
+    with reader.past.open_file(file) as first, reader.past.open_file(file) as second:
+        with pytest.raises(PastInUse):
+            reader.past.open_file(large)
+        assert first.read_at(0, 1) == second.read_at(0, 1) == b"2"
+    # Those of other servers do not count, up to half of the space.
+    other = copies.begin("another history")
+    other.size = 1_000_000
+    with reader.past.open_file(large) as opened:
+        assert opened.entry.size == 600_000
+        other.size = 1_500_000
+        with pytest.raises(PastInUse):
+            reader.past.open_file(file)
+    copies.end(other)
+    (history.directory / "history/tree/large").write_bytes(b"x" * 600_000)
+    with pytest.raises(PastUnreadable):
+        reader.past.open_file(large)
+    with reader.past.open_file(file), reader.past.open_file(file):
+        pass

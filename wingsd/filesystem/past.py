@@ -87,11 +87,28 @@ class Past:
 
 
 class PastFile(OpenFile):
-    """A regular file of the past, open for reading: a copy that has no name."""
+    """A regular file of the past, open for reading: a copy that has no name.
+
+    `ended` is called once, in any thread, when the copy is not used any more.
+    """
+
+    def __init__(self, fd: int, entry: Entry, ended: Callable[[], object] = lambda: None) -> None:
+        super().__init__(fd, entry)
+        self._endings = [ended]
 
     def stat(self) -> Entry:
         """Return its entry, which does not change."""
         return self.entry
+
+    def close(self) -> None:
+        """Close it; a second time nothing is done."""
+        super().close()
+        while self._endings:
+            self._endings.pop()()
+
+    def given_away(self) -> Callable[[], object]:
+        """Return what is to be called when another process, which has it, has closed it."""
+        return self._endings.pop()
 
 
 class PastDirectoryListing(Directory):

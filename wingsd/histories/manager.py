@@ -52,7 +52,7 @@ from wingsd.files.tasks import Lane
 from wingsd.filesystem.removal import remove_tree
 from wingsd.filesystem.root import ServerRoot
 from wingsd.histories import HistoriesOnDemand, require_directory
-from wingsd.histories.past import HistoryPast, past_errors
+from wingsd.histories.past import HistoryPast, OpenCopies, past_errors
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
 from wingsd.history.names import PointName
@@ -265,6 +265,7 @@ class Histories:
         #: Of servers whose histories arrive, the numbers above which the oldest points stay: other
         #: points go before these. Read by threads.
         self.floors: dict[str, frozenset[int]] = {}
+        self._copies = OpenCopies()
         #: How many points were made, and the seconds and those of CPU that all looks took.
         self.made = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -478,7 +479,8 @@ class Histories:
         def read(_: _Work, store: HistoryStore) -> T:
             owner = self._parts.config.system.user
             reserve = ArchiveLimits.configured(self._parts.config.system.transfers).reserve
-            with HistoryPast(store, (owner.uid, owner.gid), reserve, cancelled) as past:
+            ids = (owner.uid, owner.gid)
+            with HistoryPast(store, ids, reserve, cancelled, self._copies) as past:
                 return server.files.with_root(work, past)
 
         async with lane.turn(server.uuid), server.files.counting(writes=writes):
@@ -1015,7 +1017,8 @@ class Histories:
     def _max_size(self, uuid: str, store: HistoryStore) -> int:
         """Return the bytes that a history may take, so that the disk's reserve stays free.
 
-        Raises StorageError where less than that is free.
+        Copies that users have open take no space from points: they go soon. Raises StorageError
+        where less than the reserve is free.
         """
         limits = ArchiveLimits.configured(self._parts.config.system.transfers)
         with storage_errors(f"{self.directory} cannot be read"):
@@ -1023,7 +1026,8 @@ class Histories:
         require_free_space(
             found, limits.reserve, "a point of its history", 0, limits.inode_reserve
         )
-        room = found.f_bavail * found.f_frsize - kept_free(found, limits.reserve)
+        free = found.f_bavail * found.f_frsize + self._copies.taken
+        room = free - kept_free(found, limits.reserve)
         most = store.size + max(room, 0)
         given = self._terms(uuid).max_bytes
         return most if given is None else min(most, given)

@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import Lock
+
+import attrs
 
 from wingsd.archive.quota import kept_free
 from wingsd.errors import (
@@ -25,6 +28,7 @@ from wingsd.errors import (
     HistoryDamaged,
     IsDirectory,
     NoSuchPoint,
+    PastInUse,
     PastUnreadable,
     StorageError,
 )
@@ -34,6 +38,7 @@ from wingsd.filesystem.openers import MAX_LINKS, MAX_STEPS
 from wingsd.filesystem.past import Past, PastDirectoryListing, PastFile, past_directory
 from wingsd.filesystem.paths import MAX_PATH_BYTES, ServerPath
 from wingsd.history.format import (
+    SECTOR,
     FormReader,
     PastDirectory,
     PastEntry,
@@ -57,6 +62,8 @@ _AHEAD = 64
 _MOST_LOOKS = 2 * MAX_LINKS
 #: Paths whose entries are kept, in one piece of work.
 _MOST_KNOWN = 1 << 12
+#: Of the free space, the parts that copies of one server, and those of all, take together.
+_OF_ONE, _OF_ALL = 10, 2
 
 
 @contextmanager
@@ -80,20 +87,76 @@ def point_names(points: Sequence[Point]) -> dict[bytes, Point]:
     return found
 
 
+@attrs.define(eq=False)
+class OpenCopy:
+    """A copy of a file of `history`: its bytes, and those that the disk has less free by it.
+
+    These differ where it shares blocks with the history.
+    """
+
+    history: str
+    size: int = 0
+    taken: int = 0
+
+
+class OpenCopies:
+    """The copies of files of all histories that are open. Threads may use it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._copies: set[OpenCopy] = set()
+
+    @property
+    def taken(self) -> int:
+        """The bytes of the disk that become free when all are closed."""
+        with self._lock:
+            return sum(each.taken for each in self._copies)
+
+    def begin(self, history: str) -> OpenCopy:
+        """Return a copy, which counts until `end`."""
+        copy = OpenCopy(history)
+        with self._lock:
+            self._copies.add(copy)
+        return copy
+
+    def end(self, copy: OpenCopy) -> None:
+        """Note that a copy is closed. May be called twice."""
+        with self._lock:
+            self._copies.discard(copy)
+
+    def check(self, copy: OpenCopy, free: int) -> None:
+        """Raise PastInUse where a copy, beside others, takes too much of the disk.
+
+        `free` are the bytes that all of them may take. A file of any size is copied alone.
+        """
+        with self._lock:
+            others = [each for each in self._copies if each is not copy]
+        own = sum(each.size for each in others if each.history == copy.history)
+        for size, part in ((own, _OF_ONE), (sum(each.size for each in others), _OF_ALL)):
+            if size and size + copy.size > free // part:
+                raise PastInUse
+
+
 class HistoryPast(Past):
     """The past that a history has. A context.
 
-    Files are shown as those of `owner`. Copies leave `reserve` bytes free on the disk, see
-    `kept_free`. Work ends when `cancelled` says so.
+    Files are shown as those of `owner`. Copies count in `copies`, and leave `reserve` bytes free
+    on the disk, see `kept_free`. Work ends when `cancelled` says so.
     """
 
     def __init__(
-        self, store: HistoryStore, owner: Owner, reserve: int, cancelled: Callable[[], bool]
+        self,
+        store: HistoryStore,
+        owner: Owner,
+        reserve: int,
+        cancelled: Callable[[], bool],
+        copies: OpenCopies,
     ) -> None:
         self._store = store
         self._owner = owner
         self._reserve = reserve
         self._cancelled = cancelled
+        self._copies = copies
         self._stack = ExitStack()
         self._chain: Sequence[FormReader] | None = None
         self._points: dict[bytes, Point] = {}
@@ -156,16 +219,18 @@ class HistoryPast(Past):
     def open_file(self, path: ServerPath) -> OpenFile:
         """Open a copy of a regular file."""
         found = self._regular(path)
-        with past_errors():
-            fd = self._store.temporary()
-        try:
+        entry = self._entry(found.entry, path.name)
+        copy = self._copies.begin(self._store.directory)
+        with ExitStack() as failing:
+            failing.callback(self._copies.end, copy)
+            with past_errors():
+                fd = self._store.temporary()
+            failing.callback(os.close, fd)
             files = self._files_of(path)
-            with past_errors(), self._leaving_space(fd):
+            with past_errors(), self._leaving_space(fd, copy):
                 files.write(found, fd)
-            return PastFile(fd, self._entry(found.entry, path.name))
-        except BaseException:
-            os.close(fd)
-            raise
+            failing.pop_all()
+        return PastFile(fd, entry, partial(self._copies.end, copy))
 
     def link_text(self, path: ServerPath) -> bytes:
         """Return the text of a symlink."""
@@ -345,18 +410,29 @@ class HistoryPast(Past):
     # Space for copies
 
     @contextmanager
-    def _leaving_space(self, fd: int) -> Iterator[None]:
-        """End, in this context, when a copy would take what is to stay free on its disk."""
-        before = self._cancelled
+    def _leaving_space(self, fd: int, copy: OpenCopy) -> Iterator[None]:
+        """End, in this context, when a copy would take what is to stay free on its disk.
+
+        It ends, too, when the copies that are open would take too much together.
+        """
+        before, first = self._cancelled, os.fstatvfs(fd)
+
+        def check() -> None:
+            found = os.fstatvfs(fd)
+            free = found.f_bavail * found.f_frsize
+            if free < (kept := kept_free(found, self._reserve)):
+                raise DiskLimitExceeded("the disk of the server's history has no space for a copy")
+            copy.size = os.fstat(fd).st_blocks * SECTOR
+            copy.taken = min(copy.size, max(first.f_bavail * first.f_frsize - free, 0))
+            self._copies.check(copy, free - kept + self._copies.taken)
 
         def is_cancelled() -> bool:
-            found = os.fstatvfs(fd)
-            if found.f_bavail * found.f_frsize < kept_free(found, self._reserve):
-                raise DiskLimitExceeded("the disk of the server's history has no space for a copy")
+            check()
             return before()
 
         self._cancelled = is_cancelled
         try:
             yield
+            check()
         finally:
             self._cancelled = before

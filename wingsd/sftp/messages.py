@@ -138,6 +138,13 @@ class PastWanted(SftpMessage):
 
 
 @attrs.frozen(eq=False, repr=False)
+class PastClosed(SftpMessage):
+    """The descriptor that has come with the answer to `request` is closed."""
+
+    request: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class Log(SftpMessage):
     """A line of the log; `level` is `debug`, `info`, `warn` or `error`."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 
@@ -16,7 +17,7 @@ from twisted.logger import Logger
 
 from wingsd.errors import FileMissing, InvalidData, WingsdError
 from wingsd.files.tasks import Lane
-from wingsd.filesystem.past import is_past
+from wingsd.filesystem.past import PastFile, is_past
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.histories import HistoriesOnDemand, PastLane
@@ -32,10 +33,14 @@ _PIECE = 64 << 10
 
 @attrs.define(eq=False, repr=False)
 class _Answer:
-    """The bytes of an answer, and a descriptor if `fd` is not negative."""
+    """The bytes of an answer, and a descriptor if `fd` is not negative.
+
+    `ended` is called when the copy that it is of is not used any more.
+    """
 
     data: bytes
     fd: int = -1
+    ended: Callable[[], object] | None = None
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -52,6 +57,8 @@ class PastRequests:
     _lane: Lane
     _most: int
     _reactor: Reactor
+    #: Of copies that the process has open, by their requests, what is called at their end.
+    _open: dict[int, Callable[[], object]] = attrs.field(factory=dict, init=False)
     _log = Logger()
 
     async def answer(self, wanted: PastWanted, answers: socket.socket) -> None:
@@ -72,8 +79,17 @@ class PastRequests:
         except Exception:
             self._log.failure("sftp: a request for the past of a server failed")
             found = _Answer(pack_error(WingsdError("internal error of the node")))
-        head = ANSWER_HEAD.pack(wanted.request, is_refused)
-        self._send(answers, head + found.data, found)
+        self._send(answers, wanted.request, is_refused, found)
+
+    def closed(self, request: int) -> None:
+        """Note that the process has closed the descriptor of an answer."""
+        if (ended := self._open.pop(request, None)) is not None:
+            ended()
+
+    def all_closed(self) -> None:
+        """Note that the process has ended."""
+        for request in tuple(self._open):
+            self.closed(request)
 
     async def _found(self, connection: int, call: PastCall, path: ServerPath) -> _Answer:
         server = self._sessions.server(connection)
@@ -86,16 +102,23 @@ class PastRequests:
     def _is_over(self, connection: int) -> bool:
         return self._sessions.server(connection) is None
 
-    def _send(self, answers: socket.socket, data: bytes, found: _Answer) -> None:
+    def _send(
+        self, answers: socket.socket, request: int, is_refused: bool, found: _Answer
+    ) -> None:
+        data = ANSWER_HEAD.pack(request, is_refused) + found.data
         fds = [found.fd] if found.fd >= 0 else []
         try:
             socket.send_fds(answers, [data], fds, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self._reactor.callLater(_PAUSE, self._send, answers, data, found)
+            self._reactor.callLater(_PAUSE, self._send, answers, request, is_refused, found)
+            return
         except OSError:  # the process has ended
-            found.close()
+            if found.ended is not None:
+                found.ended()
         else:
-            found.close()
+            if found.ended is not None:
+                self._open[request] = found.ended
+        found.close()
 
 
 def _read(call: PastCall, path: ServerPath, most: int, root: ServerRoot) -> _Answer:
@@ -104,7 +127,8 @@ def _read(call: PastCall, path: ServerPath, most: int, root: ServerRoot) -> _Ans
             return _Answer(pack_entry(root.stat(path)))
         case PastCall.OPEN:
             with root.open_file(path) as file:
-                return _Answer(pack_entry(file.entry), os.dup(file.fileno()))
+                ended = file.given_away() if isinstance(file, PastFile) else None
+                return _Answer(pack_entry(file.entry), os.dup(file.fileno()), ended)
         case PastCall.LINK:
             return _Answer(root.link_text(path))
         case PastCall.REAL:

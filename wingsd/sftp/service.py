@@ -336,6 +336,7 @@ class SftpService:
         died = await self._disk.run(process.end)
         self._process = None
         self.sessions.all_ended()
+        self._past.all_closed()
         return why or died
 
     def _received(self, message: messages.SftpMessage) -> None:
@@ -356,8 +357,8 @@ class SftpService:
                 self.sessions.file_event(message)
             case messages.Unconfined():
                 self._warn_unconfined()
-            case messages.PastWanted():
-                self._answer_past(message)
+            case messages.PastWanted() | messages.PastClosed():
+                self._receive_past(message)
             case messages.Log():
                 write = {"debug": self._log.debug, "info": self._log.info, "warn": self._log.warn}
                 write.get(message.level, self._log.error)("sftp: {text}", text=message.text)
@@ -372,9 +373,11 @@ class SftpService:
                 "Landlock, or a sandbox forbids it"
             )
 
-    def _answer_past(self, wanted: messages.PastWanted) -> None:
-        if self._process is not None:
-            answering = self._past.answer(wanted, self._process.answers)
+    def _receive_past(self, message: messages.PastWanted | messages.PastClosed) -> None:
+        if isinstance(message, messages.PastClosed):
+            self._past.closed(message.request)
+        elif self._process is not None:
+            answering = self._past.answer(message, self._process.answers)
             Deferred.fromCoroutine(answering).addErrback(self._cut_off)
 
     def _cut_off(self, failure: Failure) -> None:

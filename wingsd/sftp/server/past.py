@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 from concurrent.futures import Future
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from wingsd.sftp.messages import (
     ANSWER_HEAD,
     MAX_ANSWER,
     PastCall,
+    PastClosed,
     PastWanted,
     read_entries,
     unpack_entries,
@@ -37,8 +39,9 @@ _LOOK_EVERY = 1.0
 
 @attrs.define(eq=False, repr=False)
 class _Answer:
-    """The bytes of an answer, and its descriptor, -1 for none."""
+    """The bytes of the answer to `request`, and its descriptor, -1 for none."""
 
+    request: int
     data: bytes
     fd: int
 
@@ -53,8 +56,8 @@ class PastAnswers:
         self._waiting: dict[int, Future[_Answer]] = {}
         asyncio.get_running_loop().add_reader(answers.fileno(), self._read)
 
-    def ask(self, access: SessionAccess, call: PastCall, path: ServerPath) -> tuple[bytes, int]:
-        """Return the answer about a path, and its descriptor, which is the caller's to close.
+    def ask(self, access: SessionAccess, call: PastCall, path: ServerPath) -> _Answer:
+        """Return the answer about a path, whose descriptor is the caller's to close.
 
         Blocking, from any thread. Raises the error that is the answer, and Forbidden when the
         session is closed.
@@ -71,7 +74,11 @@ class PastAnswers:
                     self._waiting.pop(number, None)
                     access.check_open(changes=False)
             else:
-                return found.data, found.fd
+                return found
+
+    def closed(self, request: int) -> None:
+        """Report that the copy of an answer is closed. From any thread."""
+        self._link.post(PastClosed(request))
 
     def _read(self) -> None:
         try:
@@ -87,10 +94,11 @@ class PastAnswers:
         if answer is None or not answer.set_running_or_notify_cancel():
             if fd >= 0:
                 os.close(fd)
+                self.closed(number)
         elif is_refused:
             answer.set_exception(unpack_error(data[ANSWER_HEAD.size :]))
         else:
-            answer.set_result(_Answer(data[ANSWER_HEAD.size :], fd))
+            answer.set_result(_Answer(number, data[ANSWER_HEAD.size :], fd))
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -106,25 +114,26 @@ class AskedPast(Past):
 
     def stat(self, path: ServerPath) -> Entry:
         """Return the entry of a path."""
-        data, _ = self._answers.ask(self._access, PastCall.STAT, path)
-        return self._entry(data)
+        return self._entry(self._answers.ask(self._access, PastCall.STAT, path).data)
 
     def directory(self, path: ServerPath) -> Directory:
         """Return a directory, to be listed."""
-        data, fd = self._answers.ask(self._access, PastCall.LIST, path)
-        return PastDirectoryListing(path, self._entry(data), read_entries(fd), fd)
+        found = self._answers.ask(self._access, PastCall.LIST, path)
+        return PastDirectoryListing(
+            path, self._entry(found.data), read_entries(found.fd), found.fd
+        )
 
     def open_file(self, path: ServerPath) -> OpenFile:
         """Open a copy of a regular file."""
-        data, fd = self._answers.ask(self._access, PastCall.OPEN, path)
-        return PastFile(fd, self._entry(data))
+        found = self._answers.ask(self._access, PastCall.OPEN, path)
+        ended = partial(self._answers.closed, found.request)
+        return PastFile(found.fd, self._entry(found.data), ended)
 
     def link_text(self, path: ServerPath) -> bytes:
         """Return the text of a symlink."""
-        data, _ = self._answers.ask(self._access, PastCall.LINK, path)
-        return data
+        return self._answers.ask(self._access, PastCall.LINK, path).data
 
     def real_path(self, path: ServerPath) -> ServerPath:
         """Return the path without the symlinks that lead to its directory."""
-        data, _ = self._answers.ask(self._access, PastCall.REAL, path)
-        return ServerPath.from_bytes(data)
+        found = self._answers.ask(self._access, PastCall.REAL, path)
+        return ServerPath.from_bytes(found.data)
