@@ -30,6 +30,7 @@ from wingsd.errors import (
     MoveBusy,
     PastInUse,
     PointNamed,
+    ServerBusy,
     StorageError,
 )
 from wingsd.files.tasks import Lane
@@ -270,10 +271,17 @@ def test_the_work_of_one_server_comes_one_after_another(node: HistoryNode) -> No
     assert seen == ["of another", "a", "b"]
 
 
-def read_world(node: HistoryNode, server: Server, lane: Lane, **options: Any) -> Outcome:
-    """Read a file of the newest point."""
+def read_world(
+    node: HistoryNode,
+    server: Server,
+    lane: Lane,
+    meanwhile: Callable[[], object] = lambda: None,
+    **options: Any,
+) -> Outcome:
+    """Read a file of the newest point, and do something `meanwhile`."""
 
     def work(root: ServerRoot) -> bytes:
+        meanwhile()
         top = ServerPath((b".history",))
         with root.directory(top) as points:
             newest = max(entry.name for entry in points.entries())
@@ -289,13 +297,16 @@ def test_users_read_the_past_while_no_other_work_has_the_history(node: HistoryNo
     node.begin()
     held: Any = HeldWorkers()
     lane = Lane(held, each=2, waiting=8)
-    read = [read_world(node, server, lane), read_world(node, server, lane)]
+
+    def take_long() -> None:
+        node.clock.advance(EVERY)
+        assert [each.over for each in read] == [False, True]
+
+    read = [read_world(node, server, lane, take_long), read_world(node, server, lane)]
     # The point that is due is not put off by those who read, or wait for that.
     node.write("second")
-    node.clock.advance(EVERY)
-    assert [each.over for each in read] == [False, True]
-    read[1].error(PastInUse)
     held.held.pop().do()
+    read[1].error(PastInUse)
     assert read[0].value() == b"first"
     assert node.numbers() == [2, 1]
     again = read_world(node, server, lane, cancelled=lambda: True)
@@ -417,17 +428,43 @@ def test_who_gives_up_waiting_stops_the_work_and_keeps_the_turn_until_its_end(
     node.server()
     held: Any = HeldWorkers()
     node.histories._parts.workers = held
-    first = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    begun: list[int] = []
+
+    def give_up(store: HistoryStore) -> None:
+        first.deferred.cancel()
+        begun.append(len(held.held))
+        store.check()
+
+    first = Outcome.of(node.histories.use(UUID, give_up))
     waiting = Outcome.of(node.histories.use(UUID, HistoryStore.points))
     third = Outcome.of(node.histories.use(UUID, HistoryStore.points))
     waiting.deferred.cancel()
-    first.deferred.cancel()
     waiting.error(CancelledError)
-    first.error(CancelledError)
-    assert (len(held.held), third.over) == (1, False)
     held.held.pop().do()
+    first.error(CancelledError)
+    assert (begun, len(held.held)) == ([0], 1)
     held.held.pop().do()
     assert third.value() == []
+
+
+def test_what_no_thread_has_begun_keeps_a_history_from_nobody(node: HistoryNode) -> None:
+    server = node.server()
+    Outcome.of(node.histories.make(server)).value()
+    busy: Any = HeldWorkers()
+    read = read_world(node, server, Lane(busy, each=8, waiting=8))
+    waiting = Outcome.of(node.histories.points(UUID))
+    node.clock.advance(manager.WAIT_WITHIN)
+    read.error(PastInUse)
+    assert [each.point.number for each in waiting.value()] == [1]
+    first = Outcome.of(node.histories.use(UUID, HistoryStore.points, busy))
+    second = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    node.histories.interrupt(UUID)
+    first.error(FileWorkCancelled)
+    second.error(FileWorkCancelled)
+    assert node.numbers() == [1]
+    for each in busy.held:
+        each.do()
+    assert node.numbers() == [1]
 
 
 def test_the_daemons_end_stops_what_is_under_way_and_does_not_wait_for_ever(
@@ -438,6 +475,8 @@ def test_the_daemons_end_stops_what_is_under_way_and_does_not_wait_for_ever(
     node.histories._parts.workers = held
     node.histories._is_measured = True
     making = Outcome.of(node.histories.make(server))
+    (work,) = node.histories._histories[UUID].works
+    assert work.begins()
     ending = Outcome.of(node.histories.stop())
     assert not ending.over
     node.clock.advance(manager.STOP_WITHIN)
@@ -915,6 +954,84 @@ def name(node: HistoryNode, server: Server, name: str) -> None:
     Outcome.of(node.histories.make(server, then=give)).value()
 
 
+def unname(node: HistoryNode, name: str, workers: Any = None) -> Outcome:
+    """Delete a backup."""
+    given: Any = workers or SynchronousWorkers()
+    return Outcome.of(node.histories.unname(UUID, name, given))
+
+
+def names(node: HistoryNode) -> list[str]:
+    """Return the backups that there are."""
+    return [*Outcome.of(node.daemon.histories.names(UUID)).value()]
+
+
+@pytest.mark.promise("backup-is-a-point")
+def test_a_backup_is_deleted_soon_or_stays(node: HistoryNode) -> None:
+    server = node.server()
+    for each in ("a", "b"):
+        node.write(each)
+        name(node, server, each)
+    held: Any = HeldWorkers()
+    # The thread of another user's work has begun, and does not end.
+    node.histories._parts.workers = held
+    used = Outcome.of(node.histories.use(UUID, HistoryStore.points))
+    (work,) = node.histories._histories[UUID].works
+    assert work.begins()
+    refused = unname(node, "a")
+    node.clock.advance(manager.WAIT_WITHIN - 1)
+    assert not refused.over
+    node.clock.advance(1)
+    error = refused.error(ServerBusy)
+    assert "delete the backup again" in str(error.detail)
+    held.held.pop().do()
+    used.error(FileWorkCancelled)
+    # Nor is it deleted by a thread that begins late.
+    late: Any = HeldWorkers()
+    refused = unname(node, "a", late)
+    node.clock.advance(manager.WAIT_WITHIN)
+    refused.error(ServerBusy)
+    late.held.pop().do()
+    assert names(node) == ["a", "b"]
+    # What no user waits for is interrupted.
+    verifying = Outcome.of(node.histories.verify(UUID))
+    making = Outcome.of(node.histories.make(server, is_repeated=True))
+    assert unname(node, "a").value()
+    verifying.error(FileWorkCancelled)
+    making.error(FileWorkCancelled)
+    assert names(node) == ["b"]
+    # The next one goes on with the points that are still there.
+    node.change(keep={}, every=Span("0"))
+    assert unname(node, "b").value()
+    while held.held:
+        held.held.pop(0).do()
+    node.histories._parts.workers = cast("Workers", SynchronousWorkers())
+    assert (names(node), node.numbers()) == ([], [2])
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), FileWorkCancelled()])
+def test_a_backup_whose_point_cannot_be_removed_yet_is_deleted(
+    node: HistoryNode, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    server = node.server()
+    node.change(keep={"1h": 1}, every=Span("0"))
+    for each in ("a", "b"):
+        node.clock.advance(7200)
+        node.write(each)
+        name(node, server, each)
+
+    def fail(store: HistoryStore, number: int) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryStore, "remove", fail)
+        assert unname(node, "a").value()
+    assert (names(node), node.numbers()) == (["b"], [2, 1])
+    node.clock.advance(7200)
+    node.write("c")
+    Outcome.of(node.histories.make(server)).value()
+    assert node.numbers() == [3, 2]
+
+
 def test_a_point_goes_with_its_last_name_where_no_rule_keeps_it(node: HistoryNode) -> None:
     server = node.server()
     node.change(keep={"1h": 1}, every=Span("0"))
@@ -923,11 +1040,11 @@ def test_a_point_goes_with_its_last_name_where_no_rule_keeps_it(node: HistoryNod
         node.write(each)
         name(node, server, each)
     assert node.numbers() == [3, 2, 1]
-    assert not Outcome.of(node.histories.unname(UUID, "d")).value()
-    assert Outcome.of(node.histories.unname(UUID, "a")).value()
+    assert not unname(node, "d").value()
+    assert unname(node, "a").value()
     assert node.numbers() == [3, 2]
     node.change(keep={"30d": 300}, every=Span("5m"))
-    assert Outcome.of(node.histories.unname(UUID, "b")).value()
+    assert unname(node, "b").value()
     assert node.numbers() == [3, 2]
     Outcome.of(node.histories.delete(UUID, 2)).value()
     Outcome.of(node.histories.delete(UUID, 3)).error(PointNamed)
@@ -944,9 +1061,9 @@ def test_a_history_with_backups_stays_when_its_server_goes(node: HistoryNode) ->
     node.clock.advance(40 * 24 * 3600)
     Outcome.of(node.daemon.histories.clear()).value()
     assert node.numbers() == [1]
-    assert Outcome.of(node.histories.unname(UUID, "a")).value()
+    assert unname(node, "a").value()
     assert node.numbers() == [1]
-    assert Outcome.of(node.histories.unname(UUID, "b")).value()
+    assert unname(node, "b").value()
     assert Outcome.of(node.daemon.histories.all()).value() == []
 
 
@@ -961,7 +1078,7 @@ def test_a_history_that_has_backups_alone_is_verified_and_counted(node: HistoryN
     for _ in range(8 * 24):
         node.clock.advance(3600)
     assert node.histories.totals().damaged == 1
-    assert Outcome.of(node.histories.unname(UUID, "a")).value()
+    assert unname(node, "a").value()
     assert node.histories.totals().count == 0
 
 

@@ -503,8 +503,8 @@ class Backups:
     async def delete(self, server: str, backup: str) -> None:
         """Delete a backup of a server; an empty `server` is any. One being made is cancelled.
 
-        One that is on its way to this node is not taken any more. Raises BackupMissing and
-        StorageError.
+        One that is on its way to this node is not taken any more. Raises BackupMissing,
+        StorageError, and ServerBusy where it would wait for long: then it is still there.
         """
         is_known = bool(await self.end_coming(server, backup))
         if not is_known and server in ("", self.making.get(backup)):
@@ -524,7 +524,7 @@ class Backups:
         outcome = Outcome.SUCCESS
         try:
             await self.delete(server, backup)
-        except (BackupMissing, StorageError) as error:
+        except WingsdError as error:
             self._log.error(
                 "{server}: backup {backup} not deleted: {error}",
                 server=server,
@@ -541,7 +541,7 @@ class Backups:
     async def delete_all(self, server: str) -> int:
         """Delete all backups that are known to be of a server; return how many.
 
-        Raises StorageError; others are deleted before.
+        Raises as `delete`; others are deleted before.
         """
         for backup, owner in self.making.items():
             if owner == server:
@@ -573,7 +573,7 @@ class Backups:
         """Delete all backups of a server that is deleted. An error is logged."""
         try:
             count = await self.delete_all(server)
-        except StorageError as error:
+        except WingsdError as error:
             self._log.error(
                 "{server}: its backups were not deleted: {error}", server=server, error=error
             )

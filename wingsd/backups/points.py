@@ -265,8 +265,11 @@ class PointBackups:
         return MadePoint(made[0], [*written, *unreadable])
 
     async def delete(self, found: PointBackup) -> None:
-        """Delete a backup, and its point where nothing else keeps that. Raises StorageError."""
-        await self._histories.get().unname(found.server, found.name.name)
+        """Delete a backup, and later its point where nothing else keeps that.
+
+        Raises StorageError, and ServerBusy where it would wait for long: then it is still there.
+        """
+        await self._histories.get().unname(found.server, found.name.name, self._workers)
 
     async def take(self, server: str, name: PointName) -> None:
         """Give a point that has followed its server here the name of a backup, durably.

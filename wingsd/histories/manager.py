@@ -21,11 +21,13 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 from random import Random
+from threading import Lock
 from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits, kept_free, require_free_space
@@ -90,7 +92,7 @@ LATE_AFTER = 600.0
 #: look makes one.
 THINNED = 4
 #: Seconds for which users wait for a history that is in use: less than a Panel waits, 15.
-READ_WITHIN = 10.0
+WAIT_WITHIN = 10.0
 #: Seconds that threads have to end at the end of the daemon.
 STOP_WITHIN = 3.0
 #: Names of files that a message has.
@@ -193,20 +195,36 @@ class _Work:
     reads: bool = False
     #: Whether it verifies the history. No user waits for that.
     is_check: bool = False
+    #: Whether it is done later as well: the clock makes a point, or a point is removed.
+    is_repeated: bool = False
     #: When its turn began, by the reactor's clock.
     began: float | None = None
     store: HistoryStore | None = None
+    #: Fires at the end of its turn.
+    result: Deferred[Any] = attrs.field(factory=Deferred)
+    #: Taken by the thread that begins it, or by who ends it before that.
+    _beginning: Lock = attrs.field(factory=Lock)
 
     def label(self) -> PointLabel:
         """Return the label of a point that is made now."""
         return PointLabel.STOPPED if self.is_off and not self.has_run else PointLabel.RUNNING
 
     def cancel(self) -> None:
-        """Let it end soon, by FileWorkCancelled."""
+        """Let it end soon, by FileWorkCancelled. It does not wait for a thread any more."""
         self.is_cancelled = True
         store = self.store
         if store is not None:
             store.stop()
+        self.give_up(FileWorkCancelled())
+
+    def give_up(self, error: WingsdError) -> None:
+        """End its turn by an error, unless that has not come yet or a thread has begun it."""
+        if self.began is not None and self.begins():
+            self.result.errback(error)
+
+    def begins(self) -> bool:
+        """Return whether it is begun by this call, as it was neither begun nor ended before."""
+        return self._beginning.acquire(blocking=False)
 
     def opened(self, store: HistoryStore) -> None:
         """Note the store. In the thread."""
@@ -227,6 +245,8 @@ class _History:
     lock: DeferredLock = attrs.field(factory=DeferredLock)
     #: What is done with it, or waits for its turn.
     works: list[_Work] = attrs.field(factory=list)
+    #: Points that have lost a name, and are removed where nothing else keeps them.
+    unnamed: list[int] = attrs.field(factory=list)
     server: Server | None = None
     #: Whether its points were read since the daemon's start.
     is_known: bool = False
@@ -236,6 +256,12 @@ class _History:
     verified: float | None = None
     #: Why all of its files are read, as it was last logged.
     reading: str = ""
+
+    def cancel(self, is_meant: Callable[[_Work], bool]) -> None:
+        """Cancel some of its works."""
+        # The last first: none may begin because another has freed its turn.
+        for work in filter(is_meant, self.works[::-1]):
+            work.cancel()
 
 
 class Histories:
@@ -310,9 +336,8 @@ class Histories:
         self._is_stopping = True
         self._checking.stop()
         self._tasks.stop()
-        for history in self._histories.values():
-            for work in history.works:
-                work.cancel()
+        for history in tuple(self._histories.values()):
+            history.cancel(lambda work: True)
         if self._running is not None:
             self._running.cancel()
         turns = [each.lock.run(lambda: None) for each in self._histories.values()]
@@ -409,9 +434,7 @@ class Histories:
 
         A server is not off, or a user kept waiting, for hours while it is verified.
         """
-        for work in self._of(uuid).works:
-            if work.is_check or not only_checks:
-                work.cancel()
+        self._of(uuid).cancel(lambda work: work.is_check or not only_checks)
 
     async def _in_turn(
         self,
@@ -424,7 +447,7 @@ class Histories:
         history.works.append(doing)
         turn = history.lock.acquire()
         if doing.reads:
-            turn.addTimeout(READ_WITHIN, self._reactor)
+            turn.addTimeout(WAIT_WITHIN, self._reactor)
         try:
             await turn
         except (CancelledError, DeferredTimeout) as error:
@@ -434,10 +457,19 @@ class Histories:
             raise
         outcome: Deferred[T] = Deferred()
         doing.began = self._reactor.seconds()
-        result = workers.run(self._with_store, history, doing, work)
         # The turn ends with the thread, also where its outcome is not waited for any more.
+        result = doing.result
         result.addBoth(self._over, history, doing)
         result.addBoth(outcome.callback)
+        if doing.is_cancelled:
+            doing.cancel()
+        else:
+            running = workers.run(self._with_store, history, doing, work)
+            running.addBoth(lambda found: None if result.called else result.callback(found))
+        if doing.reads and not result.called:
+            # It does not keep the history from others while all threads are in use.
+            timer = self._reactor.callLater(WAIT_WITHIN, doing.give_up, PastInUse())
+            result.addBoth(_stopping, timer)
         try:
             return await outcome
         except CancelledError:
@@ -492,17 +524,19 @@ class Histories:
         label: PointLabel | None = None,
         workers: Workers | None = None,
         then: Callable[[HistoryStore], object] = lambda store: None,
+        *,
+        is_repeated: bool = False,
     ) -> Point | None:
         """Make a point of a server's files now; return None where nothing has changed.
 
         Its label is `stopped` where no program of the server runs during the whole of it; with a
         `label` the caller knows at the beginning. It is made in the idle threads, or in those of
-        `workers`, and `then` is called before another point is made or removed. Raises
-        StorageError, FileWorkCancelled where something else takes the server's files, and
-        DaemonStopping.
+        `workers`, and `then` is called before another point is made or removed. One that
+        `is_repeated` gives way to users. Raises StorageError, FileWorkCancelled where something
+        else takes the server's files, and DaemonStopping.
         """
         history = self._of(server.uuid)
-        work = _Work()
+        work = _Work(is_repeated=is_repeated)
         with server.operations.during(Operation.POINT, work.cancel):
             if label is None:
                 work.is_off = await self._is_off(server)
@@ -566,28 +600,65 @@ class Histories:
 
         self._of(uuid).state.bytes = await self.use(uuid, remove)
 
-    async def unname(self, uuid: str, name: str) -> bool:
-        """Remove a name, and its point where nothing keeps that; return whether it was there.
+    async def unname(self, uuid: str, name: str, workers: Workers) -> bool:
+        """Remove a name; return whether it was there. It is gone only if this does not fail.
 
-        With its last name goes the history of a server that is not here. Raises StorageError.
+        Its point goes afterwards, where nothing else keeps that, and with its last name the
+        history of a server that is not here. Raises StorageError, and ServerBusy where it would
+        wait for long.
         """
-        terms = self._terms(uuid)
-        keep = terms.keep if terms.every else {}
-
-        def unname(store: HistoryStore) -> PointName | None:
-            found = store.unname(name)
-            if found is not None:
-                store.pinned = self.pinned.get(uuid, ())
-                store.drop(found.number, keep, int(self._parts.now() * _SECOND))
-            return found
-
         if name not in await self._parts.names(uuid):
             return False
-        found = await self.use(uuid, unname, self._parts.workers)
+        history, doing, deciding = self._of(uuid), _Work(), Lock()
+        history.cancel(lambda work: work.is_check or work.is_repeated)
+
+        def unname(_: _Work, store: HistoryStore) -> PointName | None:
+            if not deciding.acquire(blocking=False):
+                raise FileWorkCancelled
+            return store.unname(name)
+
+        unnaming = Deferred.fromCoroutine(self._in_turn(history, doing, unname, workers))
+        is_late = not await fires_within(unnaming, WAIT_WITHIN, self._reactor)
+        if is_late and deciding.acquire(blocking=False):
+            unnaming.cancel()
+        try:
+            found = await unnaming
+        except (CancelledError, FileWorkCancelled) as error:
+            raise ServerBusy(
+                "the server's history is in use", "delete the backup again in a minute"
+            ) from error
+        if found is None:
+            return False
+        history.unnamed.append(found.number)
+        if not self._is_stopping:
+            self._tasks.start("removing the point of a backup", self._drop_unnamed(history), uuid)
+        return True
+
+    async def _drop_unnamed(self, history: _History) -> None:
+        """Remove the points that have lost their names. `thin` removes those that stay."""
+        uuid = history.uuid
         is_loaded = self._running is not None
         if is_loaded and not self._servers.knows(uuid) and not await self._parts.names(uuid):
             await self.forget(uuid)
-        return found is not None
+            return
+        terms = self._terms(uuid)
+        keep, now = terms.keep if terms.every else {}, int(self._parts.now() * _SECOND)
+
+        log = relayed(self._reactor, partial(self._say, uuid))
+
+        def drop(_: _Work, store: HistoryStore) -> None:
+            store.pinned = self.pinned.get(uuid, ())
+            while history.unnamed:
+                number = history.unnamed[0]
+                try:
+                    store.drop(number, keep, now)
+                except StorageError as error:
+                    log(f"point {number} of the history is removed later: {error}")
+                history.unnamed.pop(0)
+
+        # The next deletion goes on with it.
+        with suppress(FileWorkCancelled, DaemonStopping):
+            await self._in_turn(history, _Work(is_repeated=True), drop)
 
     async def forget(self, uuid: str) -> None:
         """Remove the history of a server that was deleted here.
@@ -797,7 +868,7 @@ class Histories:
         if not history.is_known and (left := await self._left(history)) > 0:
             return left
         began = self._reactor.seconds()
-        found = await self.make(server)
+        found = await self.make(server, is_repeated=True)
         took = self._reactor.seconds() - began
         pause = max(every - took, took)
         is_quiet = found is None and server.state is PowerState.OFFLINE
@@ -959,10 +1030,10 @@ class Histories:
     def _with_store(
         self, history: _History, doing: _Work, work: Callable[[_Work, HistoryStore], T]
     ) -> T:
+        if not doing.begins():
+            raise FileWorkCancelled
         if self._is_stopping:
             raise DaemonStopping
-        if doing.is_cancelled:
-            raise FileWorkCancelled
         log = relayed(self._reactor, partial(self._say, history.uuid))
         with past_errors() if doing.reads else nullcontext():
             self._require_directory()
@@ -1086,6 +1157,13 @@ def _is_held(server: Server) -> bool:
     hold = server.operations.hold
     is_held = hold is not None and hold.operation not in (Operation.FOLLOW, Operation.ORDERED)
     return is_held or not server.files.exists
+
+
+def _stopping(found: T, timer: IDelayedCall) -> T:
+    """Return an outcome; the timer is not needed any more."""
+    if timer.active():
+        timer.cancel()
+    return found
 
 
 def _listed(store: HistoryStore) -> list[PointInfo]:
