@@ -32,6 +32,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
+from wingsd.util.deferreds import Changes
 from wingsd.util.reactor import Timer
 
 #: The file for a thread's name in `top -H` and `ps -L`; the kernel keeps 15 bytes.
@@ -555,6 +556,7 @@ class Outflow(ByteSource):
         self._complete = False
         self._closed = False
         self._call_when_written = False
+        self._drains = Changes()
 
     # The thread's side
 
@@ -573,6 +575,18 @@ class Outflow(ByteSource):
         self._small.append(data)
         self._small_size += len(data)
         return len(data)
+
+    def fill(self, data: Iterator[bytes]) -> bool:
+        """Add blocks of up to a quarter of the high mark; return whether these are all.
+
+        Below that mark it stops. So no thread waits for a slow consumer: call it again, in any
+        thread, after `drained`. Raises `OutflowClosed` after `close`.
+        """
+        for each in data:
+            self.write(each)
+            if self._size > self._low_mark:
+                return False
+        return True
 
     def finish(self) -> None:
         """End the stream; it is complete. Raises `OutflowClosed` after `close`."""
@@ -606,6 +620,11 @@ class Outflow(ByteSource):
 
     # The reactor's side
 
+    async def drained(self) -> None:
+        """Return when half of the buffer is free, or the stream is closed."""
+        while self._size > self._low_mark:
+            await self._drains.next()
+
     def stopProducing(self) -> None:
         """Close the stream."""
         self.close()
@@ -618,6 +637,7 @@ class Outflow(ByteSource):
             self._blocks.clear()
             self._size = 0
             self._changed.notify()
+        self._drains.changed()
 
     def _take(self) -> tuple[bytes | None, bool]:
         with self._changed:
@@ -626,9 +646,13 @@ class Outflow(ByteSource):
                 return None, False
             block = self._blocks.popleft()
             self._size -= len(block)
-            if self._size <= self._low_mark:
+            is_drained = self._size <= self._low_mark
+            if is_drained:
                 self._changed.notify()
-            return block, self._complete and not self._blocks
+            is_last = self._complete and not self._blocks
+        if is_drained:
+            self._drains.changed()
+        return block, is_last
 
 
 class InThread(Generic[P, T]):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration,
 from tests.support.logged_errors import Logged
 from tests.support.small_disk import small_disk
 from tests.support.workers import HeldWorkers, SynchronousWorkers
+from wingsd.archive.compress import Compression
 from wingsd.backups.points import IgnoreList
 from wingsd.config import HistoryConfig, ServerHistoryConfig
 from wingsd.errors import (
@@ -33,6 +36,7 @@ from wingsd.errors import (
     ServerBusy,
     StorageError,
 )
+from wingsd.files.guard import Progress
 from wingsd.files.tasks import Lane
 from wingsd.filesystem.directory import OpenFile
 from wingsd.filesystem.paths import ServerPath
@@ -56,7 +60,7 @@ from wingsd.statedb import (
     RewindRecord,
     history_place,
 )
-from wingsd.threadio import Workers
+from wingsd.threadio import Outflow, OutflowClosed, Workers
 from wingsd.transfers.incoming.arriving_histories import ArrivingHistories
 from wingsd.transfers.incoming.moves.inbox import ANSWERED_WITHIN
 from wingsd.transfers.outgoing.left_histories import LeftHistories
@@ -1100,3 +1104,39 @@ def test_damaged_names_of_one_server_hide_no_backups_of_others(node: HistoryNode
     Outcome.of(node.histories.remove(OTHER)).value()
     assert not other.exists()
     Outcome.of(points.check_new(UUID, "b", IgnoreList(["a" * 70_000]))).error(BadRequest)
+
+
+def test_slow_downloads_of_a_server_hold_neither_threads_nor_copies_of_more_than_two(
+    node: HistoryNode,
+) -> None:
+    servers = [node.server(), node.server(configuration(OTHER))]
+    contents = os.urandom(6 << 20)
+    points = node.daemon.point_backups
+    for server in servers:
+        Path(server.directory, "world.dat").write_bytes(contents)
+        Outcome.of(points.make(server, "b", IgnoreList(), Progress())).value()
+
+    def download(uuid: str) -> tuple[Outflow, Outcome]:
+        (found,) = Outcome.of(points.all(uuid)).value()
+        outflow = Outflow(cast(Any, node.clock))
+        return outflow, Outcome.of(points.send(found, (0, 0), Compression("none"), outflow))
+
+    # Their users read nothing yet. Had a thread to wait for that, it would be this one.
+    (first, sent), (gone, closed), (_, third) = (download(UUID) for _ in range(3))
+    other, also_sent = download(OTHER)
+    copies = node.histories.copies._copies
+    ours = [each for each in copies if each.history == node.histories.path(UUID)]
+    assert (len(ours), len(copies)) == (2, 3)
+    assert all(each.size > len(contents) for each in copies)
+    gone.close()
+    closed.error(OutflowClosed)
+    for outflow, outcome in ((first, sent), (other, also_sent)):
+        pieces: list[bytes] = []
+        outflow.start(pieces.append, lambda: None)
+        node.clock.advance(0)
+        outcome.value()
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+            file = archive.extractfile("world.dat")
+            assert file is not None
+            assert file.read() == contents
+    assert (len(copies), third.over) == (1, False)

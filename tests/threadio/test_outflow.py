@@ -208,6 +208,35 @@ async def test_the_thread_stops_at_the_high_and_wakes_at_the_low_mark(workers: W
     assert outflow.bytes_out == 24 * STEP
 
 
+async def test_no_thread_waits_where_a_stream_is_filled_piece_by_piece() -> None:
+    high = 16 * STEP
+    outflow, _ = watched(high)
+    consumer = Consumer(outflow, holding=True)
+    consumer.start()
+    blocks = iter([bytes([number]) * (4 * STEP - 1) for number in range(40)])
+    while not outflow.fill(blocks):  # in this thread, which would wait for ever
+        assert high // 2 < outflow._size < high
+        draining = Deferred.fromCoroutine(outflow.drained())
+        while not draining.called:
+            outflow.resumeProducing()
+    outflow.finish()
+    consumer.holding = False
+    outflow.resumeProducing()
+    assert consumer.data == b"".join(bytes([number]) * (4 * STEP - 1) for number in range(40))
+    assert consumer.finished.called
+
+
+async def test_a_stream_that_is_closed_is_drained_and_not_filled_again() -> None:
+    outflow, _ = watched(4 * STEP)
+    assert not outflow.fill(iter([b"x" * STEP] * 9))
+    draining = Deferred.fromCoroutine(outflow.drained())
+    assert not draining.called
+    outflow.close()
+    assert draining.called
+    with pytest.raises(OutflowClosed):
+        outflow.fill(iter([b"x"]))
+
+
 async def test_closing_wakes_a_thread_that_waits(workers: Workers) -> None:
     outflow, waits = watched(2 * STEP)
     writing = workers.run(write_blocks, outflow, 10)

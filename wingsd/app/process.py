@@ -144,6 +144,8 @@ class Pools:
         self.uploads = Workers(reactor, "upload", 2)
         # Archives that are made while a browser saves them: each has its thread until the end.
         self.downloads = archive_workers("download", 8)
+        # Backups that are points, while a browser saves them: a piece at a time.
+        self.senders = archive_workers("send", 4)
         # What the kernel shows in /proc, and disks of which some may hang.
         self.figures = Workers(reactor, "figures", 1)
         self.filesystems = Workers(reactor, "statvfs", 4)

@@ -207,7 +207,8 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
     s3 = S3Adapter(
         panel, backup_store, pools.uploads, reactor, system.backups.s3, config.family == CALAGOPUS
     )
-    points = context.point_backups = PointBackups(histories, pools.backups, pools.downloads)
+    sent = Lane(pools.senders, each=2, waiting=64)
+    points = context.point_backups = PointBackups(histories, pools.backups, sent)
     made_backups = context.backups = Backups(
         family=config.family,
         store=backup_store,

@@ -179,6 +179,12 @@ class ArchiveQuota:
                 return
 
 
+def free_bytes(directory: str) -> int:
+    """Return the bytes of a directory's file system that are free. Raises OSError."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
 def kept_free(found: os.statvfs_result, reserve: int) -> int:
     """Return the bytes of a file system that stay free: `reserve`, at most a twentieth of it."""
     return min(reserve, found.f_blocks * found.f_frsize // _SHARE)

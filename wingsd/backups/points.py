@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.policy import MAX_DEPTH
-from wingsd.archive.quota import ArchiveLimits, require_free_space
+from wingsd.archive.quota import ArchiveLimits, free_bytes, require_free_space
 from wingsd.config import POINTS
 from wingsd.errors import (
     BackupExists,
@@ -33,6 +33,7 @@ from wingsd.errors import (
 )
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Progress
+from wingsd.files.tasks import Lane
 from wingsd.filesystem.new_file import TEMPORARY
 from wingsd.filesystem.paths import name_text
 from wingsd.filesystem.walk import Listing
@@ -44,6 +45,7 @@ from wingsd.util.durable import storage_errors
 from wingsd.util.text import display
 
 if TYPE_CHECKING:
+    from wingsd.histories.past import OpenCopy
     from wingsd.history.packing import Batch, PointArchive
     from wingsd.history.store import HistoryStore
 
@@ -144,12 +146,12 @@ class MadePoint:
 class PointBackups:
     """The backups on this node that are points. The threads `workers` make and read them.
 
-    `downloads` are the threads that send them.
+    `downloads` have the threads that pack them for users.
     """
 
     _histories: HistoriesOnDemand
     _workers: Workers
-    _downloads: Workers
+    _downloads: Lane
     _log = Logger()
 
     @property
@@ -285,26 +287,41 @@ class PointBackups:
     async def send(
         self, found: PointBackup, owner: tuple[int, int], compression: Compression, to: Outflow
     ) -> None:
-        """Write a backup as a tar.gz. Raises StorageError, and what the stream does."""
+        """Write a backup as a tar.gz. No thread waits for its user.
+
+        Raises `FilesBusy`, StorageError, and what the stream does.
+        """
+        histories, workers = self._histories.get(), self._downloads.workers
         archive = self._archive(found, owner)
         packer = compressor(ArchiveFormat.TAR_GZ, compression)
         assert packer is not None  # noqa: S101 - only a tar has none
 
-        def write(batch: Batch) -> None:
-            for piece in batch.pieces():
-                if block := packer.compress(piece):
-                    to.write(block)
+        def packed(batch: Batch) -> Iterator[bytes]:
+            yield from map(packer.compress, batch.pieces())
             if batch.is_last:
-                to.write(packer.flush())
-                to.finish()
+                yield packer.flush()
+
+        def read(store: HistoryStore) -> tuple[Batch, OpenCopy]:
+            with storage_errors(f"{store.directory} cannot be read"):
+                before = free_bytes(store.directory)
+                batch = _next_batch(archive, found.name, store)
+                taken = min(batch.size, max(before - free_bytes(store.directory), 0))
+            return batch, histories.copies.begin(store.directory, batch.size, taken)
 
         is_last = False
-        while not is_last:
-            read = partial(_next_batch, archive, found.name)
-            batch = await self._histories.get().use(found.server, read, self._workers)
-            with closing(batch), storage_errors("the backup cannot be read"):
-                await self._downloads.run(write, batch)
-                is_last = batch.is_last
+        async with self._downloads.turn(found.server):
+            while not is_last:
+                batch, copy = await histories.use(found.server, read, self._workers)
+                try:
+                    with storage_errors("the backup cannot be read"):
+                        blocks = packed(batch)
+                        while not await workers.run(to.fill, blocks):
+                            await to.drained()
+                    is_last = batch.is_last
+                finally:
+                    await workers.run(batch.close)
+                    histories.copies.end(copy)
+            await workers.run(to.finish)
 
     def blocks(
         self, found: PointBackup, workers: Workers | None = None

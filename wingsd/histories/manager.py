@@ -291,7 +291,8 @@ class Histories:
         #: Of servers whose histories arrive, the numbers above which the oldest points stay: other
         #: points go before these. Read by threads.
         self.floors: dict[str, frozenset[int]] = {}
-        self._copies = OpenCopies()
+        #: Copies of files that users read, or download with a backup.
+        self.copies = OpenCopies()
         #: How many points were made, and the seconds and those of CPU that all looks took.
         self.made = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -512,7 +513,7 @@ class Histories:
             owner = self._parts.config.system.user
             reserve = ArchiveLimits.configured(self._parts.config.system.transfers).reserve
             ids = (owner.uid, owner.gid)
-            with HistoryPast(store, ids, reserve, cancelled, self._copies) as past:
+            with HistoryPast(store, ids, reserve, cancelled, self.copies) as past:
                 return server.files.with_root(work, past)
 
         async with lane.turn(server.uuid), server.files.counting(writes=writes):
@@ -1097,7 +1098,7 @@ class Histories:
         require_free_space(
             found, limits.reserve, "a point of its history", 0, limits.inode_reserve
         )
-        free = found.f_bavail * found.f_frsize + self._copies.taken
+        free = found.f_bavail * found.f_frsize + self.copies.taken
         room = free - kept_free(found, limits.reserve)
         most = store.size + max(room, 0)
         given = self._terms(uuid).max_bytes

@@ -112,9 +112,9 @@ class OpenCopies:
         with self._lock:
             return sum(each.taken for each in self._copies)
 
-    def begin(self, history: str) -> OpenCopy:
+    def begin(self, history: str, size: int = 0, taken: int = 0) -> OpenCopy:
         """Return a copy, which counts until `end`."""
-        copy = OpenCopy(history)
+        copy = OpenCopy(history, size, taken)
         with self._lock:
             self._copies.add(copy)
         return copy
