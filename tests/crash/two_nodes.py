@@ -82,9 +82,12 @@ class Containers:
         }
 
     async def run(self) -> None:
-        """Start the server, unless it runs."""
-        if [container["State"] for container in self._found()] != ["running"]:
-            here = self._owner
+        """Start the server, unless it runs at the node that has it.
+
+        That there is another one's container of its name is what the node says then.
+        """
+        here = self._owner
+        if self.running() != [str(here.volumes / self._server)]:
             mark = len(here.log)
             await self._pair.panel.power(self._server, "start")
             await here.wait_for_line(f"{self._server}: running", since=mark)

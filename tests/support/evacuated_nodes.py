@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from tests.support.application_api import KEY
 from tests.support.forked_process import ForkedProcess
 from tests.support.node_process import CommandResult, NodeProcess
+from tests.support.sample_server import UUID as SAMPLE
 from tests.support.settings import process_configuration, server_settings
 from tests.support.two_nodes import TwoNodes
 
@@ -30,9 +31,9 @@ class EvacuatedNodes(TwoNodes):
         self.key = directory / "panel.key"
         self.key.write_text(KEY)
         self.key.chmod(0o600)
-        self.servers = [
-            str(UUID(int=(8 << 76) | (4 << 60) | each)) for each in range(1, count + 1)
-        ]
+        # As that of the sample, their containers are not those of a campaign on the same engine.
+        first = UUID(SAMPLE).int & ~0xFFFF
+        self.servers = [str(UUID(int=first | each)) for each in range(1, count + 1)]
 
     def fill(self, *, kib: int = 200, **settings: Any) -> None:
         """Put the servers on the source, each with some more KiB than the one before."""
