@@ -100,6 +100,17 @@ async def test_a_server_that_ended_with_its_machine_is_sent_and_started_there(
     assert "start" not in sender.calls
 
 
+@pytest.mark.promise("servers-start-after-a-reboot")
+async def test_a_server_is_started_there_that_is_taken_before_its_start_after_a_reboot(
+    sender: Mover,
+) -> None:
+    sender.server.state = PowerState.OFFLINE
+    sender.server.starts_if_it_stays = True
+    await sender.start()
+    sender.check_moved(running=True)
+    assert "start" not in sender.calls
+
+
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_ended_with_its_machine_is_started_again_if_it_stays(
     sender: Mover, node: MoveNode

@@ -92,13 +92,18 @@ class SentServer:
         self._actions = 0
 
     def take(self, *, may_follow: bool) -> None:
-        """Take it for the transfer; one that runs may be used. Raises `ServerBusy`."""
-        if may_follow and self._server.state is not PowerState.OFFLINE:
-            self._server.place_hold(Operation.FOLLOW, FOLLOWED)
+        """Take it for the transfer; one that runs may be used. Raises `ServerBusy`.
+
+        So may one that this node is about to start: it is started where it ends.
+        """
+        server = self._server
+        is_off = server.state is PowerState.OFFLINE
+        if may_follow and (not is_off or server.starts_if_it_stays):
+            server.place_hold(Operation.FOLLOW, FOLLOWED)
             self._follow()
         else:
-            self.was_off = self._server.state is PowerState.OFFLINE
-            self._server.place_hold(Operation.TRANSFER_OUT, HOLD)
+            self.was_off = is_off
+            server.place_hold(Operation.TRANSFER_OUT, HOLD)
         self.is_taken = True
 
     async def take_over(self, record: MoveRecord) -> None:
