@@ -16,7 +16,7 @@ import attrs
 import pytest
 from twisted.internet.defer import CancelledError
 
-from tests.history.worlds import FAST, trusted
+from tests.history.worlds import FAST, bad_block, trusted
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do
 from tests.support.logged_errors import Logged
 from tests.support.small_disk import small_disk
@@ -1140,3 +1140,26 @@ def test_slow_downloads_of_a_server_hold_neither_threads_nor_copies_of_more_than
             assert file is not None
             assert file.read() == contents
     assert (len(copies), third.over) == (1, False)
+
+
+@pytest.mark.promise("backup-is-a-point")
+def test_a_backup_of_a_file_that_cannot_be_read_fails(node: HistoryNode) -> None:
+    server, points = node.server(), node.daemon.point_backups
+    (node.data / UUID / "logs").mkdir()
+    node.write("as it is")
+
+    def make(backup: str, *ignored: str) -> Outcome:
+        return Outcome.of(points.make(server, backup, IgnoreList(ignored), Progress()))
+
+    (node.data / UUID / "logs/latest.log").write_text("a log")
+    with bad_block(node.data / UUID / "logs/latest.log", 0):
+        error = make("a").error(StorageError)
+        assert '"logs/latest.log" cannot be read' in str(error)
+        assert names(node) == []
+        state = node.histories.state(UUID)
+        assert state is not None
+        assert state.trouble == ""
+        assert make("b", "logs").value().unsettled == []
+        assert make("c", "*.txt").error(StorageError)
+    assert make("d").value().name.files == 2
+    assert names(node) == ["b", "d"]

@@ -42,12 +42,13 @@ from wingsd.history.names import PointName, read_names
 from wingsd.servers.server import Server
 from wingsd.threadio import Outflow, Workers, awaited
 from wingsd.util.durable import storage_errors
-from wingsd.util.text import display
+from wingsd.util.text import display, display_all
 
 if TYPE_CHECKING:
     from wingsd.histories.past import OpenCopy
     from wingsd.history.packing import Batch, PointArchive
     from wingsd.history.store import HistoryStore
+    from wingsd.history.wanted import Wanted
 
 CHECKSUM_TYPE = "sha256"
 """The type of a point's checksum, its root, with each Panel."""
@@ -231,20 +232,33 @@ class PointBackups:
         """Make a backup of a server: a point that has its name, on stable storage.
 
         After an error, or when it is cancelled, nothing of it is left, but for the point, which
-        goes as others do. Raises what `Histories.make` does, and BackupIgnoresEverything.
+        goes as others do. Raises what `Histories.make` does, StorageError also for a file that
+        cannot be read, and BackupIgnoresEverything.
         """
+        # Here, since a node without histories saves their memory.
+        from wingsd.history.wanted import Wanted  # noqa: PLC0415
+
         histories = self._histories.get()
         made: list[PointName] = []
+        lost: list[bytes] = []
 
         def name(store: HistoryStore) -> None:
             progress.check()
-            made.append(_named(store, backup, ignore, self._histories.now(), progress))
+            wanted = Wanted(store.points()[0].number, ignore.leaves_out)
+            _, unreadable = histories.unsettled(server.uuid)
+            lost.extend(path for path in unreadable if not wanted.is_left_out(path))
+            if lost:
+                raise StorageError(
+                    f"{display_all(lost)} cannot be read, since the disk failed: look into the "
+                    "kernel's log (dmesg); delete the file, or add it to the ignore list"
+                )
+            made.append(_named(store, wanted, backup, ignore, self._histories.now(), progress))
 
         histories.interrupt(server.uuid, only_checks=True)
         try:
             await histories.make(server, None, self._workers, name)
         except BaseException as error:
-            if isinstance(error, StorageError):
+            if isinstance(error, StorageError) and not lost:
                 histories.note_failure(server, error)
             try:
                 if await self._histories.has(server.uuid):
@@ -263,8 +277,8 @@ class PointBackups:
                     error=failure,
                 )
             raise
-        written, unreadable = histories.unsettled(server.uuid)
-        return MadePoint(made[0], [*written, *unreadable])
+        written, _ = histories.unsettled(server.uuid)
+        return MadePoint(made[0], written)
 
     async def delete(self, found: PointBackup) -> None:
         """Delete a backup, and later its point where nothing else keeps that.
@@ -382,12 +396,16 @@ def _next_batch(archive: PointArchive, name: PointName, store: HistoryStore) -> 
 
 
 def _named(
-    store: HistoryStore, backup: str, ignore: IgnoreList, now: float, progress: Progress
+    store: HistoryStore,
+    wanted: Wanted,
+    backup: str,
+    ignore: IgnoreList,
+    now: float,
+    progress: Progress,
 ) -> PointName:
-    """Give the newest point the name of a backup. In a thread."""
+    """Give the newest point, of which files are `wanted`, the name of a backup. In a thread."""
     # Here, since a node without histories saves their memory.
     from wingsd.history.format import PastDirectory, PastFile  # noqa: PLC0415
-    from wingsd.history.wanted import Wanted  # noqa: PLC0415
 
     point = store.points()[0]
     files = size = others = 0
@@ -396,7 +414,7 @@ def _named(
         storage_errors(f"point {point.number} of the history cannot be read"),
         store.opened(point.number) as (chain, _),
     ):
-        for each in Wanted(point.number, ignore.leaves_out).entries(chain):
+        for each in wanted.entries(chain):
             progress.check()
             if isinstance(each.entry, PastFile):
                 files, size = files + 1, size + each.entry.size
