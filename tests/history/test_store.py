@@ -37,7 +37,7 @@ from wingsd.history.format import (
     PastNothing,
     PointLabel,
 )
-from wingsd.history.names import PointName, read_names
+from wingsd.history.names import PointName, encode_names, read_names
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.store import HistoryStore
 from wingsd.moves.tree import MoveTree
@@ -305,6 +305,29 @@ def test_names_are_there_twice(history: Model, lost: str) -> None:
         assert first.read_bytes() == second.read_bytes()
 
 
+def test_an_older_copy_of_the_names_takes_the_place_of_none(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.make()
+    named(history, "a")
+    write = HistoryStore._write_file
+
+    def fail(store: HistoryStore, name: bytes, content: bytes) -> None:
+        if name == b"names.copy":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(store, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryStore, "_write_file", fail)
+        given = named(history, "b")
+    (history.directory / "history/names").write_bytes(b"no names\n")
+    with pytest.raises(HistoryDamaged):
+        read_names(str(history.directory / "history"))
+    (history.directory / "history/names").write_bytes(encode_names([given]))
+    history.reopen()
+    assert history.store.names == {"b": given}
+
+
 def test_points_are_made_and_none_is_removed_while_their_names_are_damaged(
     history: Model,
 ) -> None:
@@ -560,6 +583,36 @@ def test_a_bad_sector_of_a_delta_costs_its_files(history: Model) -> None:
         now = history.store.points()[0].time + 10**12
         history.store.thin({10**6: 1}, now)
     assert history.numbers() == [5]
+
+
+@pytest.mark.promise("backup-is-a-point")
+@pytest.mark.parametrize("named_point", [1, 2])
+def test_an_error_of_the_disk_ruins_no_named_point(history: Model, named_point: int) -> None:
+    file = history.world.root / "f"
+    for number in range(5):
+        file.write_bytes(noise(100 * BLOCK + number))
+        history.make()
+        if number + 1 == named_point:
+            named(history, "a")
+    now = history.store.points()[0].time + 10**12
+    with bad_block(history.directory / "history" / f"{3:020}.delta", 50):
+        history.store.thin({10**6: 1}, now)
+        with pytest.raises(HistoryDamaged, match="cannot be read"):
+            history.store.remove(3)
+        history.store.drop(3, {10**6: 1}, now)
+        history.reopen()
+        assert b"f" in history.store.damaged[min(history.store.damaged)]
+        file.write_bytes(noise(100 * BLOCK + 9))
+        history.store.max_size = history.store.size * 5 // 8
+        with pytest.raises(HistoryFull):
+            history.make()
+        history.store.max_size = None
+    assert {3, named_point} <= {*history.numbers()}
+    assert history.store.verify() == {}
+    history.check()
+    history.store.thin({10**6: 1}, now)
+    assert history.numbers() == [5, named_point]
+    history.check()
 
 
 def test_a_delta_that_cannot_be_read_is_removed_nevertheless(history: Model) -> None:

@@ -333,6 +333,10 @@ class HistoryStore:
             self._write_file(copy, encode_names(names.values()))
         except OSError as error:
             self._log(f"{display(copy)} of the history is written at its next use: {error}")
+            # rather none than an older one: `names` is there
+            with suppress(OSError):
+                os.unlink(copy, dir_fd=self._home)
+                os.fsync(self._home)
 
     def _write_file(self, name: bytes, content: bytes) -> None:
         with self._making(name) as fd:
@@ -564,7 +568,8 @@ class HistoryStore:
             self._write_stamps(source, found, stamps, capture.records())
             self._save_state(number)
             if is_only and before is not None:
-                self._remove_for_space(before.number)
+                with suppress(HistoryDamaged):  # the point is made
+                    self._remove_for_space(before.number)
             self._note_damage(capture, before)
             return found
 
@@ -684,10 +689,8 @@ class HistoryStore:
         for number in numbers:
             if self.size + growth <= self.max_size:
                 break
-            try:
+            with suppress(HistoryDamaged):
                 self._remove_for_space(number)
-            except HistoryDamaged as error:
-                self._broken(number, error)
         size = self.size + growth
         if size - last > self.max_size:
             raise self._full()
@@ -759,7 +762,8 @@ class HistoryStore:
     def remove(self, number: int) -> None:
         """Remove a point but the newest; the next older one takes in what it needs of it.
 
-        Raises NoSuchPoint, and PointNamed for one that has a name.
+        Raises NoSuchPoint, PointNamed for one that has a name, and HistoryDamaged where it cannot
+        be read, and an older point is to stay as it is.
         """
         if names := self.names_of(number):
             raise PointNamed(number, names)
@@ -773,12 +777,22 @@ class HistoryStore:
             self._is_interrupted = False
 
     def _remove(self, chain: Sequence[FormReader], number: int) -> None:
-        """Remove a delta, which the next older one takes in, unless it cannot be read."""
+        """Remove a delta, which the next older one takes in, unless it cannot be read.
+
+        Files that cannot be read are lost, unless a point that is kept may need them: an error of
+        the disk may pass.
+        """
         at = next((at for at, each in enumerate(chain) if each.point.number == number), len(chain))
         if at < len(chain) - 1:
             older = chain[at + 1]
             with self._making(_delta_name(older.point.number)) as fd:
-                damaged = merge_deltas(older, chain[at], fd, self.check)
+                try:
+                    damaged = merge_deltas(older, chain[at], fd, self.check)
+                except HistoryDamaged as error:
+                    self._broken(number, error)
+                    raise
+                if damaged and any(each < number for each in self._kept()):
+                    raise self._unmerged(chain[0].point.number, older.point.number, damaged)
             if damaged:
                 self._log(
                     f"{len(damaged)} files of point {older.point.number} of the history were "
@@ -787,6 +801,21 @@ class HistoryStore:
         os.unlink(_delta_name(number), dir_fd=self._home)
         os.fsync(self._home)
         self.damaged.pop(number, None)
+
+    def _unmerged(self, newest: int, number: int, damaged: Sequence[bytes]) -> HistoryDamaged:
+        """Note that files of a point cannot be read; the next verification finds out if so.
+
+        Return the error.
+        """
+        known = self.damaged.get(number, ())
+        if known != EVERYTHING_DAMAGED and not {*damaged} <= {*known}:
+            self.damaged[number] = tuple(sorted({*known, *damaged}))
+            self._save_state(newest)
+            self._log(
+                f"the point after point {number} of the history stays, since a point that is kept "
+                f"may need what cannot be read: {display(damaged[0])}"
+            )
+        return HistoryDamaged(f"point {number}", f"{display(damaged[0])} cannot be read")
 
     def adopt(self, name: bytes, *, is_bridge: bool) -> Point:
         """Take in the file `name` of the directory: the delta of a point, which is there then.
@@ -847,19 +876,15 @@ class HistoryStore:
                 break
             is_needed = number in kept or (is_last_needed and number == last)
             if not is_needed and self.damaged.get(number) != EVERYTHING_DAMAGED:
-                most = None if most is None else most - 1
-                try:
+                with suppress(HistoryDamaged):
                     self.remove(number)
-                except HistoryDamaged as error:
-                    self._broken(number, error)
+                    most = None if most is None else most - 1
 
     def drop(self, number: int, keep: Mapping[int, int], now: int) -> None:
         """Remove a point that no rule, name or pin keeps, unless it is the newest; see `thin`."""
         if number in surplus(self.points(), keep, now) and number not in self._kept():
-            try:
+            with suppress(HistoryDamaged):
                 self.remove(number)
-            except HistoryDamaged as error:
-                self._broken(number, error)
 
     def changes(self, number: int) -> Iterator[tuple[PastEntry, PastEntry]]:
         """Yield what is not as at a point: how it was then, and how it is in the newest one.
