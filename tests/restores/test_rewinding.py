@@ -557,6 +557,34 @@ async def test_a_plan_that_may_not_be_durable_leaves_the_server_as_before(
     await until(lambda: rewinding.server.state is PowerState.STARTING)
 
 
+async def test_a_rewind_that_fails_leaves_the_one_before_to_be_undone(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        failed = await rewinding.rewind()
+        assert "the disk is full" in str(failed.error)
+        assert failed.undo is None
+
+    def full(*args: Any, **options: Any) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewriting, "commit", full)
+        await fail()
+        with pytest.raises(NoSuchPoint):
+            await rewinding.rewind(None)
+    former = (await rewinding.rewind()).undo
+    assert former is not None
+    rewinding.write({"new": b"came still later"})
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewriting, "commit", full)
+        await fail()
+    assert rewinding.node.histories.get().pinned == {UUID: {former}}
+    undone = await rewinding.rewind(None)
+    assert (undone.error, undone.point) == (None, former)
+    assert rewinding.content() == LATER
+
+
 @pytest.mark.promise("rewind-survives-death")
 async def test_a_rewind_that_cannot_be_completed_is_given_up_and_undone(
     rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch

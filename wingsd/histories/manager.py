@@ -713,7 +713,7 @@ class Histories:
                 return
             await self._parts.disk.run(self._put_aside, uuid)
             # A point of a new history would have the number of one that is kept for an undo.
-            await self._parts.database.forget_undo(uuid)
+            await self._parts.database.set_undo(uuid, None)
             self.pinned.pop(uuid, None)
             await self._parts.workers.run(self._remove_aside, uuid)
         self._drop(history)

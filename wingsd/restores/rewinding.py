@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import partial
 
@@ -298,9 +298,14 @@ class Rewind:
         points = await histories.use(server.uuid, HistoryStore.points, parts.workers)
         self.undo = points[0].number
         self._rewinds.pin(server.uuid, self.point, self.undo)
+        record = await self._rewinds.record(server.uuid)
         await parts.database.set_undo(server.uuid, self.undo)
-        scope.check()
-        self.found = await histories.use(server.uuid, self._commit, parts.workers)
+        try:
+            scope.check()
+            self.found = await histories.use(server.uuid, self._commit, parts.workers)
+        except WingsdError:
+            await self._keep_former_undo(None if record is None else record.undo)
+            raise
         self._is_committed = True
         # Where files are only laid over the others, or are damaged, one may stay.
         if lost := sorted({*self.lost}.intersection(self.found.paths)):
@@ -324,6 +329,15 @@ class Rewind:
             self.found = await histories.use(self.server.uuid, prepare, workers)
             if reactor.seconds() - began < SHORT or self.server.state is PowerState.OFFLINE:
                 return
+
+    async def _keep_former_undo(self, number: int | None) -> None:
+        """Let the rewind before stay the one that can be undone, where this changes nothing."""
+        uuid, parts = self.server.uuid, self._rewinds.parts
+        # Where the disk or the database does not answer, that of this one does no harm.
+        with suppress(StorageError, StateDatabaseError):
+            if not await parts.workers.run(self._rewinds.is_committed, uuid):
+                await parts.database.set_undo(uuid, number)
+                self.undo = None
 
     def _check_limit(self, found: Difference) -> None:
         limit = self.server.files.limit
@@ -766,10 +780,15 @@ class Rewinds:
             raise ServerBusy("the server's history is in use", "try again in a minute") from None
 
     async def _undo(self, uuid: str) -> int:
-        for record in await self.parts.database.rewinds():
-            if record.server == uuid and record.undo is not None and record.outcome is not None:
-                return record.undo
+        record = await self.record(uuid)
+        if record is not None and record.undo is not None and record.outcome is not None:
+            return record.undo
         raise NoSuchPoint("this server was not rewound in the last days, so nothing can be undone")
+
+    async def record(self, uuid: str) -> RewindRecord | None:
+        """Return what is recorded of a server's last rewind. Raises StateDatabaseError."""
+        found = await self.parts.database.rewinds()
+        return next((each for each in found if each.server == uuid), None)
 
     async def cancel(self, uuid: str) -> Rewind:
         """Cancel a rewind whose exchange has not begun, or that cannot be completed, or a look.
@@ -819,17 +838,16 @@ class Rewinds:
         If the state database does not say which one that is, all stay until the next start.
         """
         try:
-            records = await self.parts.database.rewinds()
+            record = await self.record(uuid)
         except StateDatabaseError as error:
             self._log.error(
                 "{server}: more points of its history are kept: {error}", server=uuid, error=error
             )
             return
-        for record in records:
-            if record.server == uuid and record.undo is not None:
-                self.histories.pinned[uuid] = {record.undo}
-                return
-        self.histories.pinned.pop(uuid, None)
+        if record is not None and record.undo is not None:
+            self.histories.pinned[uuid] = {record.undo}
+        else:
+            self.histories.pinned.pop(uuid, None)
 
     async def clean(self) -> None:
         """Keep points no more by which rewinds of some days ago could be undone. Daily."""

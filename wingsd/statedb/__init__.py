@@ -1378,13 +1378,9 @@ class Store:
         """Record that a server is to be started when it is rewound."""
         self._execute("UPDATE rewinds SET start = 1 WHERE server = ?", server)
 
-    def set_undo(self, server: str, point: int) -> None:
-        """Record the point by which a rewind can be undone."""
+    def set_undo(self, server: str, point: int | None) -> None:
+        """Record the point by which a rewind can be undone, None where there is none."""
         self._execute("UPDATE rewinds SET undo = ? WHERE server = ?", point, server)
-
-    def forget_undo(self, server: str) -> None:
-        """Record that the point by which a rewind can be undone is not there any more."""
-        self._execute("UPDATE rewinds SET undo = NULL WHERE server = ?", server)
 
     def rewinds(self) -> list[RewindRecord]:
         """Return the last rewind of each server."""
@@ -1971,7 +1967,6 @@ class StateDatabase:
     begin_rewind = Timed(Store.begin_rewind)
     start_after_rewind = InThread(Store.start_after_rewind)
     set_undo = InThread(Store.set_undo)
-    forget_undo = InThread(Store.forget_undo)
     rewinds = InThread(Store.rewinds)
     end_rewind = Timed(Store.end_rewind)
     forget_rewind = InThread(Store.forget_rewind)
