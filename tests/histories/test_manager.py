@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 
 from tests.history.worlds import FAST, bad_block, trusted
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do
@@ -316,6 +316,38 @@ def test_users_read_the_past_while_no_other_work_has_the_history(node: HistoryNo
     again = read_world(node, server, lane, cancelled=lambda: True)
     held.held.pop().do()
     again.error(FileWorkCancelled)
+
+
+def test_users_wait_for_each_other_as_long_as_for_a_history(node: HistoryNode) -> None:
+    server = run(node)
+    node.write("first")
+    node.begin()
+    held: Any = HeldWorkers()
+    lane = Lane(held, each=1, waiting=32)
+    long: Deferred[None] = Deferred()
+    Deferred.fromCoroutine(occupied(lane, long))
+    waiting = read_world(node, server, lane)
+    node.clock.advance(manager.WAIT_WITHIN - 1)
+    later, change = read_world(node, server, lane), read_world(node, server, lane, writes=True)
+    assert not waiting.over
+    node.clock.advance(1)
+    waiting.error(PastInUse)
+    assert (later.over, change.over) == (False, False)
+    # The history is in use when it is their turn: all of the time counts.
+    using = Outcome.of(node.histories.use(UUID, HistoryStore.points, held))
+    long.callback(None)
+    node.clock.advance(manager.WAIT_WITHIN - 1)
+    later.error(PastInUse)
+    assert not change.over
+    held.held.pop().do()
+    assert using.over
+    held.held.pop().do()
+    assert change.value() == b"first"
+
+
+async def occupied(lane: Lane, until: Deferred[None]) -> None:
+    async with lane.turn(UUID):
+        await until
 
 
 @pytest.mark.root

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from enum import Enum
 from functools import partial
 from math import ceil
@@ -191,8 +191,8 @@ class _Work:
     is_off: bool = False
     has_run: bool = False
     is_cancelled: bool = False
-    #: Whether it reads files for users. That neither waits for long, nor delays points.
-    reads: bool = False
+    #: Until when it may wait to read files for users, by the reactor's clock; None for all else.
+    until: float | None = None
     #: Whether it verifies the history. No user waits for that.
     is_check: bool = False
     #: Whether it is done later as well: the clock makes a point, or a point is removed.
@@ -204,6 +204,11 @@ class _Work:
     result: Deferred[Any] = attrs.field(factory=Deferred)
     #: Taken by the thread that begins it, or by who ends it before that.
     _beginning: Lock = attrs.field(factory=Lock)
+
+    @property
+    def reads(self) -> bool:
+        """True if it reads files for users. That neither waits for long, nor delays points."""
+        return self.until is not None
 
     def label(self) -> PointLabel:
         """Return the label of a point that is made now."""
@@ -447,8 +452,8 @@ class Histories:
         workers = workers or self._parts.workers
         history.works.append(doing)
         turn = history.lock.acquire()
-        if doing.reads:
-            turn.addTimeout(WAIT_WITHIN, self._reactor)
+        if doing.until is not None:
+            turn.addTimeout(max(doing.until - self._reactor.seconds(), 0), self._reactor)
         try:
             await turn
         except (CancelledError, DeferredTimeout) as error:
@@ -467,9 +472,10 @@ class Histories:
         else:
             running = workers.run(self._with_store, history, doing, work)
             running.addBoth(lambda found: None if result.called else result.callback(found))
-        if doing.reads and not result.called:
+        if doing.until is not None and not result.called:
             # It does not keep the history from others while all threads are in use.
-            timer = self._reactor.callLater(WAIT_WITHIN, doing.give_up, PastInUse())
+            left = max(doing.until - self._reactor.seconds(), 1.0)
+            timer = self._reactor.callLater(left, doing.give_up, PastInUse())
             result.addBoth(_stopping, timer)
         try:
             return await outcome
@@ -505,7 +511,8 @@ class Histories:
         """Call `work` with the directory of a server and its past, in a thread of a lane.
 
         It has its turn in the lane and in the history. Raises PastInUse where it would wait for
-        long, what the work raises, `FilesBusy`, and StorageError.
+        long; what `writes` goes on behind its answer, and waits for the lane as others do. Raises
+        what the work raises, `FilesBusy`, and StorageError.
         """
         history = self._of(server.uuid)
 
@@ -516,8 +523,18 @@ class Histories:
             with HistoryPast(store, ids, reserve, cancelled, self.copies) as past:
                 return server.files.with_root(work, past)
 
-        async with lane.turn(server.uuid), server.files.counting(writes=writes):
-            return await self._in_turn(history, _Work(reads=True), read, lane.workers)
+        async with AsyncExitStack() as stack:
+            began = self._reactor.seconds()
+            turn = Deferred.fromCoroutine(stack.enter_async_context(lane.turn(server.uuid)))
+            if not writes:
+                turn.addTimeout(WAIT_WITHIN, self._reactor)
+            try:
+                await turn
+            except DeferredTimeout as error:
+                raise PastInUse from error
+            await stack.enter_async_context(server.files.counting(writes=writes))
+            until = (self._reactor.seconds() if writes else began) + WAIT_WITHIN
+            return await self._in_turn(history, _Work(until=until), read, lane.workers)
 
     async def make(
         self,

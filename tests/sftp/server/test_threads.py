@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Event, Thread
 
 import asyncssh
@@ -19,6 +20,7 @@ from wingsd.filesystem.directory import OpenFile
 from wingsd.sftp.messages import Closed
 from wingsd.sftp.server import operations
 from wingsd.sftp.server.connection import SftpConnection
+from wingsd.sftp.server.past import EACH, PastThreads
 from wingsd.sftp.server.turns import Turns, cpu_time
 
 
@@ -219,3 +221,32 @@ def test_the_time_of_a_process_grows_with_what_it_does() -> None:
     while time.process_time() < until:
         pass
     assert 0.05 < seconds() - before < 10
+
+
+def test_requests_for_the_past_of_one_server_leave_threads_to_others() -> None:
+    threads = PastThreads(EACH + 1)
+    gate = Event()
+    running = list[int]()
+    most = list[int]()
+
+    def work(number: int) -> bytes:
+        running.append(number)
+        most.append(len(running))
+        assert gate.wait(30)
+        running.remove(number)
+        return b"%d" % number
+
+    slow = [threads.submit("one", partial(work, number)) for number in range(3 * EACH)]
+    assert threads.submit("another", lambda: b"at once").result(30) == b"at once"
+    assert not any(each.done() for each in slow)
+    gate.set()
+    assert [each.result(30) for each in slow] == [b"%d" % each for each in range(3 * EACH)]
+    assert max(most) == EACH
+
+    def fail() -> bytes:
+        raise ZeroDivisionError
+
+    for _ in range(2 * EACH):
+        with pytest.raises(ZeroDivisionError):
+            threads.submit("one", fail).result(30)
+    assert threads.submit("one", lambda: b"again").result(30) == b"again"

@@ -725,14 +725,13 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         answer = self._operations.answer
         made: list[bytes] = []
         size = done = 0
-        lasting, threads = None, self._server.threads
+        lasting, is_past = None, False
         try:
             for packet in self._frames:
                 self._largest = max(self._largest, len(packet))
                 is_past = self._operations.waits(packet)
                 if is_past or packet[0] in _LONG:
                     lasting = packet
-                    threads = self._server.readers if is_past else self._server.threads
                     break
                 done += len(packet)
                 made.append(answer(packet))
@@ -746,7 +745,11 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         if made:
             self._send(made, done)
         if lasting is not None:
-            answering = threads.submit(answer, lasting)
+            if is_past:
+                server = self._access.usage
+                answering = self._server.readers.submit(server, partial(answer, lasting))
+            else:
+                answering = self._server.threads.submit(answer, lasting)
             self._busy = True  # not where no thread can be started, which ends the connection
             answered = partial(self._answered, len(lasting), answering)
             answering.add_done_callback(lambda _: self._connection.owner.call(answered))

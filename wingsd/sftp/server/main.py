@@ -28,7 +28,7 @@ from wingsd.sftp import messages
 from wingsd.sftp.server.access import ServerUsage
 from wingsd.sftp.server.ciphers import use_fast_ciphers
 from wingsd.sftp.server.connection import SftpConnection
-from wingsd.sftp.server.past import PastAnswers
+from wingsd.sftp.server.past import PastAnswers, PastThreads
 from wingsd.sftp.server.turns import Turns, cpu_time
 from wingsd.util.addresses import address_block
 
@@ -204,7 +204,7 @@ class SftpServer:
         self.read_only = start.sftp.read_only
         #: For requests that last, and for those that read the past.
         self.threads = ThreadPoolExecutor(_THREADS, "wingsd-sftp")
-        self.readers = ThreadPoolExecutor(_THREADS, "wingsd-sftp-past")
+        self.readers = PastThreads(_THREADS)
         self.past = past
         #: Counts the handles of all channels.
         self.budget = Semaphore(start.sftp.limits.max_handles_total)

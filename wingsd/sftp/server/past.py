@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from concurrent.futures import Future
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import attrs
@@ -32,6 +35,9 @@ from wingsd.sftp.messages import (
 if TYPE_CHECKING:
     from wingsd.sftp.server.access import SessionAccess
     from wingsd.sftp.server.main import DaemonLink
+
+EACH = 4
+"""Requests of one server that wait for the daemon at a time."""
 
 #: Seconds between two looks whether the session is still open.
 _LOOK_EVERY = 1.0
@@ -99,6 +105,45 @@ class PastAnswers:
             answer.set_exception(unpack_error(data[ANSWER_HEAD.size :]))
         else:
             answer.set_result(_Answer(number, data[ANSWER_HEAD.size :], fd))
+
+
+class PastThreads:
+    """Threads for requests that read the past: at most `EACH` of one server run at a time.
+
+    Its users wait for each other, and not those of other servers.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, "wingsd-sftp-past")
+        self._lock = Lock()
+        self._running: Counter[object] = Counter()
+        self._waiting: dict[object, deque[tuple[Future[bytes], Callable[[], bytes]]]] = {}
+
+    def submit(self, server: object, work: Callable[[], bytes]) -> Future[bytes]:
+        """Call `work` in a thread when it is the server's turn; return its result."""
+        result = Future[bytes]()
+        with self._lock:
+            self._waiting.setdefault(server, deque()).append((result, work))
+            if self._running[server] >= EACH:
+                return result
+            self._running[server] += 1
+        self._threads.submit(self._run, server)
+        return result
+
+    def _run(self, server: object) -> None:
+        with self._lock:
+            result, work = self._waiting[server].popleft()
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+        with self._lock:
+            if not self._waiting[server]:
+                self._running[server] -= 1
+                if not self._running[server]:
+                    del self._running[server], self._waiting[server]
+                return
+        self._threads.submit(self._run, server)  # behind those of other servers
 
 
 @attrs.frozen(eq=False, repr=False)
