@@ -41,7 +41,7 @@ from wingsd.files.tasks import Lane
 from wingsd.filesystem.directory import OpenFile
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
-from wingsd.histories import SILENT_DAYS, manager
+from wingsd.histories import ANSWERS_WITHIN, SILENT_DAYS, manager
 from wingsd.histories.manager import HELD_PAUSE, QUIET_PAUSE, Histories
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import Point, PointLabel
@@ -1195,3 +1195,23 @@ def test_a_backup_of_a_file_that_cannot_be_read_fails(node: HistoryNode) -> None
         assert make("c", "*.txt").error(StorageError)
     assert make("d").value().name.files == 2
     assert names(node) == ["b", "d"]
+
+
+def test_a_disk_of_histories_that_hangs_keeps_nobody_waiting(node: HistoryNode) -> None:
+    histories, points = node.daemon.histories, node.daemon.point_backups
+    name(node, node.server(), "a")
+    disk, held = histories.disk, HeldWorkers()
+    histories.disk = cast(Any, held)
+    asked = [
+        Outcome.of(each)
+        for each in (points.find(UUID, "a"), points.find("", "a"), histories.has(UUID))
+    ]
+    node.clock.advance(ANSWERS_WITHIN - 1)
+    assert not any(each.over for each in asked)
+    node.clock.advance(1)
+    for each in asked:
+        assert "does not answer" in str(each.error(StorageError))
+    histories.disk = disk
+    for work in held.held:
+        work.do()
+    assert Outcome.of(points.find(UUID, "a")).value() is not None

@@ -115,6 +115,8 @@ class Pools:
         self.historians = Workers(
             reactor, "history", 3, nice=19, idle_io=True, when_idle=self.trim_later
         )
+        # Short work on the disk of histories, which may be one that hangs, such as NFS.
+        self.past_disk = Workers(reactor, "pastdisk", 2)
         # Moves of which is read back what has arrived. A lower priority would keep the rest of the
         # move waiting for it, at its end.
         self.rereaders = Workers(reactor, "reread", 1, nice=transfers.nice)

@@ -196,7 +196,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         file_systems,
         lambda: staging.path,
         pools.historians,
-        pools.disk,
+        pools.past_disk,
         reactor,
         time.time,
     )

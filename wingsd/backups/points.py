@@ -222,7 +222,7 @@ class PointBackups:
                     found += [PointBackup(server, each) for each in names.values()]
             return found, damage
 
-        return await self._histories.disk.run(read)
+        return await self._histories.look(read)
 
     # Make and delete
 

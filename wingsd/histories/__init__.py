@@ -11,9 +11,10 @@ import re
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from wingsd.config import DEFAULT_HISTORIES, POINTS, Config
@@ -34,9 +35,13 @@ if TYPE_CHECKING:
     from wingsd.histories.following import HistoryFigures
     from wingsd.histories.manager import Histories
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _DAY = 24 * 3600
+ANSWERS_WITHIN = 10.0
+"""Seconds after which a disk of histories counts as hanging: less than a Panel waits, 15."""
+
 SILENT_DAYS = 30
 """Days for which the source of a history that is to come may be silent."""
 
@@ -113,9 +118,9 @@ class PastLane(Lane):
 class HistoriesOnDemand:
     """The node's `Histories`, made at its first use, and what they are made of.
 
-    `workers` read and write histories; `disk` are for short work. `scratch` returns a directory on
-    the file system of the servers, in which this is measured. `now` returns the seconds since the
-    epoch.
+    `workers` read and write histories; `disk` are for short work on their disk, and for nothing
+    else: it may hang, as NFS does. `scratch` returns a directory on the file system of the
+    servers, in which this is measured. `now` returns the seconds since the epoch.
     """
 
     _log = Logger()
@@ -149,7 +154,7 @@ class HistoriesOnDemand:
 
     async def all(self) -> list[str]:
         """Return the UUIDs of the servers of which there are histories. Raises StorageError."""
-        return await self.disk.run(_histories_in, self.config.system.history.directory)
+        return await self.look(_histories_in, self.config.system.history.directory)
 
     def totals(self) -> dict[str, Any] | None:
         """Return the figures of all histories; None where no points are made."""
@@ -259,11 +264,25 @@ class HistoriesOnDemand:
 
         Raises StorageError, HistoryDamaged where they cannot be read.
         """
-        return await self.disk.run(_names, self.config.system.history.directory, server)
+        return await self.look(_names, self.config.system.history.directory, server)
 
     async def has(self, server: str) -> bool:
         """Return whether there is a history of a server. Raises StorageError if not known."""
-        return await self.disk.run(_has, self.config.system.history.directory, server)
+        return await self.look(_has, self.config.system.history.directory, server)
+
+    async def look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do short work on the disk of histories, which changes nothing.
+
+        Raises what the work raises, and StorageError where the disk does not answer.
+        """
+        looking = self.disk.run(work, *args, **kwargs)
+        try:
+            return await looking.addTimeout(ANSWERS_WITHIN, self.reactor)
+        except DeferredTimeout:
+            raise StorageError(
+                f"{self.config.system.history.directory} (system.history.directory) does not "
+                "answer: check its disk, or the server that it is mounted from"
+            ) from None
 
     async def figures(self, server: str) -> HistoryFigures | None:
         """Return the figures of a server's history, None without one. Raises StorageError."""
