@@ -33,9 +33,8 @@ from wingsd.statedb import Store
 _MOST, _DOWNLOADED = 6, 2
 #: Points without a name that are older than so many seconds go when one is made.
 _KEPT = 10
-#: Answers about the past when its point goes, or the history is in use; and forbidden, at the
-#: moment when the node finds out that a server has a past.
-_REFUSED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN)
+#: Answers about the past when its point goes, or the history is in use.
+_REFUSED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 #: What half of the backups leave out.
 _IGNORED = "world/3"
 

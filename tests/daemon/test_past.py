@@ -267,7 +267,17 @@ async def test_a_file_is_downloaded_by_a_signed_url(daemon: ReceivingNode, home:
         "file-download",
         file_path=f"/.history/{first}/region.mca",
     )
-    assert await daemon.fetch(f"/download/file?token={token}") == (200, content)
+    url = f"/download/file?token={token}"
+    # A copy of what is damaged could not be made, and none is for the headers.
+    copy = daemon.directory / "history" / UUID / "tree/region.mca"
+    copy.write_bytes(bytes(4 << 20))
+    status, headers = await daemon.fetch(url, "--head")
+    assert (status, b"content-length: 8388608" in headers.lower()) == (200, True)
+    path = f"contents?max_size=100&file={quote(f'/.history/{first}/region.mca')}"
+    assert (await daemon.fetch(f"/api/servers/{UUID}/files/{path}"))[0] == 413
+    assert (await daemon.fetch(url))[0] == 409
+    copy.write_bytes(content[: 4 << 20])
+    assert await daemon.fetch(url) == (200, content)
 
 
 async def test_calagopus_restores_a_directory(daemon: ReceivingNode, home: Path) -> None:

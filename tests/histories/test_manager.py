@@ -21,6 +21,7 @@ from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration,
 from tests.support.logged_errors import Logged
 from tests.support.small_disk import small_disk
 from tests.support.workers import HeldWorkers, SynchronousWorkers
+from wingsd.api.files import read_files
 from wingsd.archive.compress import Compression
 from wingsd.backups.points import IgnoreList
 from wingsd.config import HistoryConfig, ServerHistoryConfig
@@ -32,6 +33,7 @@ from wingsd.errors import (
     HistoryDamaged,
     MoveBusy,
     PastInUse,
+    PastReadOnly,
     PointNamed,
     ServerBusy,
     StorageError,
@@ -343,6 +345,32 @@ def test_users_wait_for_each_other_as_long_as_for_a_history(node: HistoryNode) -
     assert using.over
     held.held.pop().do()
     assert change.value() == b"first"
+
+
+def test_a_past_that_is_found_meanwhile_is_read(node: HistoryNode) -> None:
+    """As in the first moment after the start of a node."""
+    server = node.server()
+    node.write("first")
+    held: Any = HeldWorkers()
+    lane = Lane(held, each=1, waiting=8)
+    files = SimpleNamespace(short=lane, long=lane, past=lane)
+    context: Any = SimpleNamespace(files=files, histories=node.daemon.histories)
+
+    def read(root: ServerRoot) -> list[bytes]:
+        with root.directory(ServerPath((b".history",))) as points:
+            return [entry.name for entry in points.entries()]
+
+    def reading(paths: tuple[ServerPath, ...]) -> Outcome:
+        return Outcome.of(read_files(context, server, lane, read, paths, lambda: False))
+
+    assert not server.files.has_past
+    found, other = reading((ServerPath((b".history",)),)), reading(())
+    node.begin()
+    assert server.files.has_past
+    for _ in range(3):
+        held.held.pop(0).do()
+    assert len(found.value()) == 1
+    other.error(PastReadOnly)  # work that does not say that it reads the past
 
 
 async def occupied(lane: Lane, until: Deferred[None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from http import HTTPStatus
 from io import BytesIO
@@ -26,6 +26,7 @@ from wingsd.errors import (
     FileNotPermitted,
     FileTooLarge,
     FileWorkCancelled,
+    PastReadOnly,
     Unprocessable,
     WingsdError,
 )
@@ -100,9 +101,9 @@ class FilesPath(ServerResource):
 
         It gets the server's directory, with its past where a path leads there.
         """
-        self.game_server.operations.check(self.operation)
-        lane = reading_lane(self._node, self.game_server, lane, paths, self._gone.is_set)
-        return await lane.run(self.game_server, work)
+        server = self.game_server
+        server.operations.check(self.operation)
+        return await read_files(self._node, server, lane, work, paths, self._gone.is_set)
 
     @property
     def denylist(self) -> Denylist:
@@ -125,6 +126,26 @@ def reading_lane(
     return PastLane(lane, node.histories, cancelled)
 
 
+async def read_files(
+    node: NodeContext,
+    server: Server,
+    lane: Lane,
+    work: Callable[[ServerRoot], T],
+    paths: Collection[ServerPath],
+    cancelled: Callable[[], bool],
+) -> T:
+    """Call `work`, which reads these paths, in a thread of the lane that they need."""
+    first = reading_lane(node, server, lane, paths, cancelled)
+    try:
+        return await first.run(server, work)
+    except PastReadOnly:
+        second = reading_lane(node, server, lane, paths, cancelled)
+        if type(second) is type(first):
+            raise
+        # It was found out meanwhile that the server has a past.
+        return await second.run(server, work)
+
+
 @attrs.frozen(eq=False, repr=False)
 class ContentsQuery:
     """Which file, and how it is sent."""
@@ -138,8 +159,11 @@ class ContentsQuery:
 
 
 def _opened(root: ServerRoot, path: FilePath, most: int | None) -> tuple[OpenFile, str]:
+    # Before it is opened: of the past it would be copied.
+    if most is not None and (found := root.stat(path)).is_regular and found.size > most:
+        raise FileTooLarge(found.size)
     file = root.open_file(path)
-    if most is not None and file.entry.size > most:
+    if most is not None and file.entry.size > most:  # it has grown
         file.close()
         raise FileTooLarge(file.entry.size)
     try:

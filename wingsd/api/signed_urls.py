@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.files import attachment, reading_lane, whole_number
+from wingsd.api.files import attachment, read_files, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive.compress import Compression
 from wingsd.auth.tokens import SignedToken, signed_token
@@ -179,15 +179,17 @@ class FileDownloadEndpoint(SignedPath):
             Guard(root, denylist).check(path)
             if Guard(root, ignored).denies(path):
                 raise FileMissing(str(path))
+            if is_head and (entry := root.stat(path)).is_regular:
+                return OpenFile(-1, entry)  # of the past it would be copied
             try:
                 return root.open_file(path)
             except IsDirectory as error:
                 raise FileMissing(str(path)) from error
 
-        gone = Event()
+        is_head, gone = self._request.method == b"HEAD", Event()
         self._request.notifyFinish().addErrback(lambda _: gone.set())
-        lane = reading_lane(self._node, server, self._node.files.short, (path,), gone.is_set)
-        file = await lane.run(server, open_file)
+        lane = self._node.files.short
+        file = await read_files(self._node, server, lane, open_file, (path,), gone.is_set)
         return await self.sent(file, f"{server.uuid}: {path}")
 
     @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
