@@ -22,6 +22,7 @@ UNPLAIN = re.compile(r"\b(anew|another one|is none|nobody|told|whoever)\b")
 #: Begin like codes, and are something else: kinds of tokens, and settings of other programs.
 NO_CODES = {
     "backup-download",
+    "backup-points",
     "file-download",
     "file-upload",
     "internal-sftp",
