@@ -127,8 +127,10 @@ def _read(call: PastCall, path: ServerPath, most: int, root: ServerRoot) -> _Ans
             return _Answer(pack_entry(root.stat(path)))
         case PastCall.OPEN:
             with root.open_file(path) as file:
-                ended = file.given_away() if isinstance(file, PastFile) else None
-                return _Answer(pack_entry(file.entry), os.dup(file.fileno()), ended)
+                found = _Answer(pack_entry(file.entry), os.dup(file.fileno()))
+                if isinstance(file, PastFile):
+                    found.ended = file.given_away()
+                return found
         case PastCall.LINK:
             return _Answer(root.link_text(path))
         case PastCall.REAL:
