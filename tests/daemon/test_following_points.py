@@ -319,3 +319,21 @@ async def test_points_become_archives_that_wings_restores(
 def regular(tree: Tree) -> dict[bytes, bytes]:
     """Return the contents of the regular files of a tree."""
     return {path: each[2] for path, each in tree.items() if each[0].startswith("0o100")}
+
+
+@pytest.mark.promise("point-backups-follow")
+async def test_nodes_with_one_directory_of_histories_do_not_remove_it(
+    nodes: TwoNodes, tmp_path: Path
+) -> None:
+    nodes.add_server()
+    a, b = nodes.source, nodes.destination
+    shared, other = settings(a), settings(b)
+    other["system"]["history"]["directory"] = shared["system"]["history"]["directory"]
+    await nodes.start(shared, other)
+    trees: dict[str, Tree] = {}
+    backup = await backed_up(nodes, a, trees)
+    await nodes.transfer()
+    await arrived(nodes, b, a)
+    while not any("another node makes points in" in line for line in a.log):
+        await send_on(a)
+    assert await downloaded(nodes, backup, tmp_path) == trees[backup]

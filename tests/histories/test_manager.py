@@ -913,7 +913,7 @@ def test_a_history_whose_disk_is_not_there_is_not_taken_for_one_that_has_followe
     Outcome.of(node.histories.make(node.server())).value()
     parts, readers = node.daemon.histories, None
     left = LeftHistories(parts.database, parts, cast("Any", readers), cast("Any", node.clock))
-    row = LeftBackup(history_place(UUID), UUID, 5, 0, None, 1, LeftState.FOLLOWS)
+    row = LeftBackup(history_place(UUID), UUID, 5, 0, None, 1, LeftState.FOLLOWS, newest=2)
     home = Path(node.histories.directory)
     aside = home.with_name("unmounted")
     home.rename(aside)

@@ -252,6 +252,7 @@ class LeftBackup:
     `place` is as that of a LeavingBackup; `since` when the transfer ended, `transfer` that
     transfer. `age` are the seconds that daily looks have counted since, `missed` the age at which
     the Panel was without it first; None where it has not been asked, or had it the last time.
+    `newest` is as that of a LeavingBackup.
     """
 
     place: str
@@ -261,6 +262,7 @@ class LeftBackup:
     missed: float | None
     transfer: int
     state: LeftState = attrs.field(converter=LeftState)
+    newest: int = 0
 
     @property
     def is_history(self) -> bool:
@@ -1447,7 +1449,8 @@ class Store:
     def _left(self, which: str, *values: object) -> list[LeftBackup]:
         rows = self._rows(
             "SELECT place, server,"  # noqa: S608 - constant
-            " (SELECT changed FROM transfers WHERE id = transfer), age, missed, transfer, state"
+            " (SELECT changed FROM transfers WHERE id = transfer), age, missed, transfer, state,"
+            " newest"
             f" FROM left_backups WHERE {which} ORDER BY transfer, place",
             *values,
         )

@@ -169,6 +169,12 @@ class LeftHistories:
         from wingsd.histories import following  # noqa: PLC0415
 
         histories = self._histories.get()
+        figures = await self._histories.figures(left.server)
+        if figures is not None and figures.newest > left.newest:
+            raise StorageError(
+                f"another node makes points in {histories.path(left.server)}: let each have a "
+                "system.history.directory of its own"
+            )
         if await histories.has(left.server):
             finding = partial(following.next_delta, base=base, floor=floor)
             return await histories.use(left.server, finding)
