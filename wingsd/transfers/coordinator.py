@@ -105,6 +105,8 @@ class SendingCoordinator(Coordinator[SendStep], ABC):
     answer_grace = 0.0
     #: What a seed is ordered by: a copy that follows its server until then. None without one.
     seed: SeedOrder | None = None
+    #: The report of the failure that was queued; None without one.
+    failure: PendingReport | None = None
 
     def begin(self) -> None:
         """Drop the reports of earlier transfers, where there may be any."""
@@ -121,9 +123,8 @@ class SendingCoordinator(Coordinator[SendStep], ABC):
     async def check(self) -> None:
         """Return when the Panel has answered something. Raises `PanelError`, `ServerNotFound`."""
 
-    async def report_failure(self) -> PendingReport | None:
+    async def report_failure(self) -> None:
         """Report that the server stays here, where the destination does not see it."""
-        return None
 
     @abstractmethod
     async def has_moved(self, *, lost: bool = False, refused: bool = False) -> bool | None:
@@ -314,9 +315,9 @@ class PanelSending(SendingCoordinator):
         """Ask the Panel for the server's description."""
         await self._parts.panel.describe(self._server)
 
-    async def report_failure(self) -> PendingReport:
+    async def report_failure(self) -> None:
         """Queue the report."""
-        return await self._parts.callbacks.add(self._server, Outcome.FAILURE)
+        self.failure = await self._parts.callbacks.add(self._server, Outcome.FAILURE)
 
     def stop_waiting(self, reason: WingsdError) -> None:
         """Wait no longer for a destination that may still be at work.

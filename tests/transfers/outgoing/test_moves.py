@@ -34,6 +34,7 @@ from tests.transfers.outgoing.moving import BATCH
 from wingsd import callbacks
 from wingsd.config import LiveMovesConfig, MovesConfig
 from wingsd.errors import DestinationRefused
+from wingsd.events import TRANSFER_REPORTED
 from wingsd.servers.power_states import PowerState
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
 from wingsd.threadio import Workers
@@ -623,6 +624,8 @@ async def test_while_the_panel_denies_its_transfer_only_the_destinations_own_ref
     sender.panel.denials = 1_000_000 if not code else 1
     fault = refused(403, code)
     node.fault = lambda kind, count: fault if is_after_commit(node, kind) else None
+    names: list[str] = []
+    sender.bus.subscribe(sender.server.uuid, lambda event: names.append(event.name))
     over = sender.start()
     if not code:
         await until(lambda: sender.panel.calls.count("failure") > 2)
@@ -630,6 +633,9 @@ async def test_while_the_panel_denies_its_transfer_only_the_destinations_own_ref
         sender.panel.owned = False
     await over
     assert sender.states[-1] == ("failure" if code else "completed")
+    if code:
+        # The Panel has known it since then: pages ask it again.
+        await until(lambda: names[-1] == TRANSFER_REPORTED)
 
 
 async def test_a_commit_that_is_under_way_is_waited_for(sender: Mover, node: MoveNode) -> None:

@@ -752,9 +752,8 @@ class OutgoingTransfer:
         self._steps.fail(error)
         # Reported after the state: the user may use the server again at once.
         await self._stay()
-        report = await self.coordinator.report_failure()
-        if report is not None:
-            when_fired(report.answer).addCallback(lambda _: self._steps.publish_reported())
+        await self.coordinator.report_failure()
+        self._publish_when_reported()
 
     async def _settle(self, error: WingsdError) -> None:
         """Leave the decision to the Panel: the destination may have everything."""
@@ -793,6 +792,13 @@ class OutgoingTransfer:
         else:
             self._steps.say("not moved: the server stays on this node")
         await self._stay()
+        self._publish_when_reported()
+
+    def _publish_when_reported(self) -> None:
+        """Publish that the Panel knows of the failure once it has taken the queued report."""
+        report = self.coordinator.failure
+        if report is not None:
+            when_fired(report.answer).addCallback(lambda _: self._steps.publish_reported())
 
     async def _stay(self) -> None:
         # Recorded: the server may run from now on, and the move must not go on after a restart.
