@@ -36,7 +36,8 @@ async def test_points_of_a_history_survive_a_power_loss(file_system: str) -> Non
 
 async def test_a_destination_that_flushes_nothing_is_found_out() -> None:
     with pytest.raises((Broken, StorageError)):
-        await PowerLosses("ext4", flushes=False).run(10 * LOSSES, seed=4)
+        # Most often the first losses show it, but a slow machine's own flushes can hide many.
+        await PowerLosses("ext4", flushes=False).run(100 * LOSSES, seed=4)
 
 
 def test_a_disk_has_what_was_flushed_and_any_of_the_rest(tmp_path: Path) -> None:
