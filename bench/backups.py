@@ -410,10 +410,9 @@ BACKUPS = Series(
     "backups",
     "Backups",
     """
-    A backup that is a point of a history is made in seconds, takes the space of what has changed,
-    and is restored while the server is down for some seconds. An archive is made in a quarter of
-    the time that `tar -I 'gzip -1' -cf` takes, and restored as fast as a server of that size is
-    received.
+    An archive is made in a quarter of the time that `tar -I 'gzip -1' -cf` takes, and restored as
+    fast as a server of that size is received. Backups that are points of a history were not
+    measured yet; the series makes them beside archives, restic and borg.
 
     A backup of `mixed`, which is in the page cache, is made on a new ext4, from the Panel's call
     to the report, when the archive is on stable storage; tar flushes nothing. Then one process of
