@@ -254,7 +254,7 @@ class NoSessions:
 
 
 class NoPointBackups:
-    """Backups that are points, of which there are none."""
+    """The backups that are points of a node that has none."""
 
     async def find(self, server: str, backup: str) -> None:
         return None

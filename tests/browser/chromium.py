@@ -156,7 +156,7 @@ class PanelPage(Resource):
         return self._result
 
     async def use(self, **step: Any) -> dict[str, Any]:
-        """Have the page, which is open, do a step; return what it tells.
+        """Let the open page do one step; return its result.
 
         It asks the node for `ask` (method, path, body), downloads `save`, or hears of an `event`.
         """

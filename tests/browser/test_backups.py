@@ -66,7 +66,7 @@ class UsedPage:
         return [each["name"] for each in found]
 
     async def saved(self, name: str, path: str, scope: str, **claims: Any) -> Path:
-        """Have the browser save what is at a signed URL; return the file, whose name so ends."""
+        """Let the browser save a signed URL; return the saved file, by the end of its name."""
         is_of_server = self.family != CALAGOPUS or scope != "backup-download"
         owner = UUID if is_of_server else None
         key = self.daemon.node.token

@@ -37,7 +37,7 @@ from wingsd.moves.unchanged import KERNEL, MeasuredFileSystems
 
 #: Acts of one history.
 ACTS = 15
-#: The share of histories that have so many acts; others are short, and of few files.
+#: The share of histories with `ACTS` acts; all others are short, with few files.
 _LONG = 0.01
 _SHORT_ACTS, _FEW_FILES = (3, 7), 6
 #: Histories between two lines of a report.

@@ -31,7 +31,7 @@ from wingsd.statedb import Store
 
 #: Backups of the server at most, and how many of them are downloaded after each kill.
 _MOST, _DOWNLOADED = 6, 2
-#: Points without a name that are older than so many seconds go when one is made.
+#: The age in seconds at which points without a name are removed when the next one is made.
 _KEPT = 10
 #: Answers about the past when its point goes, or the history is in use.
 _REFUSED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
@@ -238,7 +238,7 @@ class PointBackupKills(PastNode):
         if self.accepted and restored is not None:
             is_restored = self.panel.restored(UUID)
             if found != (restored if is_restored else self._world):
-                raise Broken(f"the Panel has heard {is_restored}, and the world is another one")
+                raise Broken(f"restored by the Panel: {is_restored}; the world does not match")
         elif found not in (self._world, restored):
             raise Broken("files of the world are lost, or others")
         if restored is not None:

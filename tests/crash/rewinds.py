@@ -102,7 +102,7 @@ class PastNode(OneNode):
         return await deferToThread(client.ask, method, path, body)
 
     async def order(self, method: str, path: str = "") -> None:
-        """Have something done with the history; return when it is. Raises `Broken`, CtlError."""
+        """Run a command on the history, and wait for its end. Raises `Broken`, CtlError."""
         await self.control(method, f"history/{UUID}{path}", {} if method == "POST" else None)
         while not (task := await self.control("GET", f"history/{UUID}/task"))["over"]:
             pass
