@@ -4,7 +4,7 @@ Of transfers there is one cell for each family of nodes, each direction, and eac
 only source: `tests/families/test_matrix.py` tests every cell, and the documents show the
 table. A new item is a member of `Thing`, its six cells, and their tests in
 `tests/families/receiving.py` and `sending.py`, without which the suite fails. The calls are those
-of the table of routes; here is what is to be said of them.
+of Panels in the table of routes, with remarks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import Enum
 
 import attrs
 
-from wingsd.api.routes import ROUTES, Route
+from wingsd.api.routes import ROUTES
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = [
@@ -60,14 +60,14 @@ class Fate(Enum):
 
 @attrs.frozen
 class Cell:
-    """The result for an item, with details.
+    """The result for an item.
 
-    `parts` are the names of the form's parts, where `UUID` stands for a backup's; `reason` is the
-    message when the transfer fails.
+    `words` are details of what is sent; `parts` the names of the form's parts, where `UUID` stands
+    for a backup's; `reason` is the message when the transfer fails.
     """
 
     fate: Fate
-    words: str
+    words: str = ""
     parts: tuple[str, ...] = ()
     reason: str = ""
 
@@ -82,36 +82,24 @@ _CALAGOPUS_SAYS = "failed to complete server transfer"
 _BROKE = "the connection to it broke"
 
 
-def _received(checksum: str, refusal: str) -> Cells:
+def _received(checksum: str) -> Cells:
     """Return the cells of faulty uploads that this node receives."""
     return {
-        Thing.WRONG: Cell(Fate.FAILS, refusal, (checksum,), _NO_MATCH),
-        Thing.MISSING: Cell(Fate.FAILS, refusal, (checksum,), _MISSING),
-        Thing.CUT: Cell(Fate.FAILS, "wherever it is cut; nothing is kept", reason=_HALF),
+        Thing.WRONG: Cell(Fate.FAILS, parts=(checksum,), reason=_NO_MATCH),
+        Thing.MISSING: Cell(Fate.FAILS, parts=(checksum,), reason=_MISSING),
+        Thing.CUT: Cell(Fate.FAILS, reason=_HALF),
     }
 
 
 def _sent(checksum: str, says: str) -> Cells:
     """Return the cells of uploads that this node sends and that arrive with a fault."""
     return {
-        Thing.WRONG: Cell(
-            Fate.FAILS, "its node detects it, and the server stays here", (checksum,), says
-        ),
-        Thing.MISSING: Cell(
-            Fate.FAILS,
-            "if it is lost on the way, its node detects that, and the server stays here",
-            (checksum,),
-            says,
-        ),
-        Thing.CUT: Cell(Fate.FAILS, "the server stays here", reason=_BROKE),
+        Thing.WRONG: Cell(Fate.FAILS, parts=(checksum,), reason=says),
+        Thing.MISSING: Cell(Fate.FAILS, parts=(checksum,), reason=says),
+        Thing.CUT: Cell(Fate.FAILS, reason=_BROKE),
     }
 
 
-_ANSWERED = "also of a backup; the answer is 400, with the reason"
-_UNANSWERED = (
-    "also of a backup; its node takes every answer for success, so wingsd closes the connection "
-    "without an answer"
-)
 _GO_SENDS = "a tar.gz of files: its nodes send no directories and no symlinks"
 _GO_KEEPS = "a tar.gz. Links are sent as whole files, since its nodes would create empty files"
 _LOG_KEPT = "kept in `system.log_directory` once the server is here. It never fails a transfer"
@@ -122,9 +110,9 @@ _CALAGOPUS_PARTS = ("backup-UUID", "backup-checksum-UUID")
 MATRIX: Mapping[tuple[str, Way], Cells] = {
     (PTERODACTYL, Way.RECEIVE): {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_SENDS, ("archive", "checksum")),
-        Thing.BACKUPS: Cell(Fate.NONE, "its nodes send none; they stay at the source"),
-        Thing.LOG: Cell(Fate.NONE, "its nodes send none"),
-        **_received("checksum", _ANSWERED),
+        Thing.BACKUPS: Cell(Fate.NONE),
+        Thing.LOG: Cell(Fate.NONE),
+        **_received("checksum"),
     },
     (PELICAN, Way.RECEIVE): {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_SENDS, ("archive", "checksum_archive")),
@@ -135,7 +123,7 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
             _PELICANS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install_logs",)),
-        **_received("checksum_archive", _ANSWERED),
+        **_received("checksum_archive"),
     },
     (CALAGOPUS, Way.RECEIVE): {
         Thing.ARCHIVE: Cell(
@@ -151,15 +139,11 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
             _CALAGOPUS_PARTS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install-logs",)),
-        **_received("checksum", _UNANSWERED),
+        **_received("checksum"),
     },
     (PTERODACTYL, Way.SEND): {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_KEEPS, ("archive", "checksum")),
-        Thing.BACKUPS: Cell(
-            Fate.NONE,
-            "its Panel asks for none; they stay at the source, or "
-            "[follow](backups.md#when-the-server-moves) from a node of wingsd to another",
-        ),
+        Thing.BACKUPS: Cell(Fate.NONE),
         Thing.LOG: Cell(
             Fate.SKIPPED,
             "its nodes skip unknown parts. A node of wingsd in their place keeps it",
@@ -222,17 +206,14 @@ def overview() -> str:
 
 
 def details() -> str:
-    """Return a table with the details of each cell; equal ones are in one row."""
-    lines = [_row(["item", "nodes", "parts of the form", "details", "message"]), _row(["---"] * 5)]
+    """Return a table with the details of what is sent; equal ones are in one row."""
+    lines = [_row(["item", "nodes", "details"]), _row(["---"] * 3)]
     for thing in Thing:
-        groups: dict[tuple[str, str], list[tuple[str, Way]]] = {}
+        groups: dict[str, list[tuple[str, Way]]] = {}
         for pair, cells in MATRIX.items():
-            its = cells[thing]
-            groups.setdefault((its.words, its.reason), []).append(pair)
-        lines += [
-            _row([thing.value, nodes(pairs), _parts(pairs, thing), words, _code(reason)])
-            for (words, reason), pairs in groups.items()
-        ]
+            if cells[thing].words:
+                groups.setdefault(cells[thing].words, []).append(pair)
+        lines += [_row([thing.value, nodes(pairs), words]) for words, pairs in groups.items()]
     return "\n".join(lines)
 
 
@@ -245,82 +226,59 @@ def nodes(pairs: Iterable[tuple[str, Way]]) -> str:
     return "; ".join(f"{each} {', '.join(letters)}" for each, letters in found.items())
 
 
-def _parts(pairs: Iterable[tuple[str, Way]], thing: Thing) -> str:
-    """Return the parts of the forms, each once; of several families the names differ."""
-    found = dict.fromkeys(part for pair in pairs for part in MATRIX[pair][thing].parts)
-    return ", ".join(map(_code, found))
-
-
 def _pair(family: str, way: Way) -> list[str]:
     pair = [_NODES[family], "wingsd"]
     return pair if way is Way.RECEIVE else pair[::-1]
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
 
 
 def _row(fields: list[str]) -> str:
     return f"| {' | '.join(fields)} |"
 
 
-#: The tokens of calls, by the names that the OpenAPI document has for them.
-_TOKENS = {
-    "panel": "the node's",
-    "transfer": "of the transfer",
-    "hand": "of the direct transfer",
-    "move": "the move's key",
-    "pair": "the pair's key",
-    "signed": "of the signed URL",
-    "public": "none",
-}
 _USUAL = "as its node"
 _PULLS = "[as its node](http.md#downloads-from-a-url)"
 _SIGNED = "[as its node](http.md#signed-urls)"
 _TRANSFER = "as its node: [protocol](protocol.md#one-stream)"
 _BACKUPS = "see [backups](#backups)"
 _DETAILS = "[as its node, with differences](#calls)"
-_MOVE = "[moves that resume](protocol.md#moves-that-resume)"
-_DIRECT = "[direct transfers](control.md)"
-#: What is to be said of a call; of others `_USUAL`.
+_PACKED = f"{_SIGNED}, but for `tar_lzip` and `seven_zip`; symlinks are stored as such"
+#: What is to be said of a Panel's call; of others `_USUAL`.
 _REMARKS: Mapping[str, str] = {
-    "GET /api/diagnostics": "text with the same parts. Secrets are left out of all of it, and "
-    "without `include_endpoints` hosts and addresses, also in the log. An invalid query is 400",
-    "GET /api/ports/used": "for each `ip` the ports of this node's servers, stopped ones too, "
-    "with their UUIDs, and those at which another program of the machine receives, by TCP or UDP. "
-    "Sockets of all addresses count for each; `127.0.0.1` is the interface of Docker's network. "
-    "503 until the servers are known, so that the Panel chooses no port",
-    "GET /api/system": "as its node; with `v=2` (P, PE) `docker` is left out where Docker is "
-    "disabled or does not answer within 5 s, instead of an error",
+    "GET /api/diagnostics": "text with the same parts, without secrets, and without "
+    "`include_endpoints` also without hosts and addresses, in the log as well",
+    "GET /api/ports/used": "for each `ip` the ports of this node's servers, with their UUIDs, and "
+    "those at which other programs of the machine receive, by TCP or UDP; sockets of all "
+    "addresses count for each. `127.0.0.1` is the interface of Docker's network. 503 until the "
+    "servers are known",
+    "GET /api/system": "as its node; with `v=2` (P, PE) without `docker` where Docker is disabled "
+    "or silent for 5 s",
     "POST /api/update": _DETAILS,
     "GET /api/system/docker/disk": "as its node; an answer is kept for 5 s",
-    "DELETE /api/system/docker/image/prune": "as its node. When it takes longer than 12 s, 409 "
-    "`prune-in-progress`: it goes on, a second click joins it, and the next call after its end "
-    "gets the result",
+    "DELETE /api/system/docker/image/prune": "as its node; after 12 s 409 `prune-in-progress`: it "
+    "goes on, and the next call after its end gets the result",
     "GET /api/system/ips": "as its node: `ip_addresses` for PE, `ips` for C; with "
     "`docker.system_ips` in both",
-    "GET /api/system/config": "the configuration in force with the keys of its file that are not "
-    "used here; secrets are empty. Its Panel demands every key of its own nodes: on a "
-    "configuration that those have not written, its page for settings fails",
-    "GET /api/system/logs": "as its node; regular files of `system.log_directory` only. "
-    "`wingsd.log` is the node's own log, also where that is in the journal",
+    "GET /api/system/config": "the configuration in force with the unused keys of its file; "
+    "secrets are empty. The Panel's page for settings fails unless the file has every key of "
+    "its own nodes, as those write it",
+    "GET /api/system/logs": "as its node: regular files of `system.log_directory`, and "
+    "`wingsd.log`, the node's own log, wherever that is written",
     "GET /api/system/logs/{file}": "as its node, without the node's secrets",
     "GET /api/system/overview": "as its node; `container_type` is `none` or `unknown`",
-    "GET /api/system/stats": "as its node, in bytes; traffic within the machine is not counted; "
-    "rates are since the last call",
-    "POST /api/system/upgrade": "409: packages upgrade a node. The Panel's own pages do not "
-    "use it",
+    "GET /api/system/stats": "as its node, in bytes, without traffic within the machine; rates "
+    "are since the last call",
+    "POST /api/system/upgrade": "409: packages upgrade a node",
     "GET /api/system/utilization": "as its node, within a second. `memory_used` is what programs "
-    "cannot get. Each device is shown once, and a network share if the node keeps files on it. "
-    "A disk that hangs shows its last figures. Under a service, disks that its sandbox hides "
-    "(`/home`, `/boot`, Docker's own) are not shown",
+    "cannot get. Each device is shown once; network shares only if the node keeps files on them; "
+    "disks that the service's sandbox hides (`/home`, `/boot`, Docker's own) are not shown, and "
+    "of a disk that hangs the last figures",
     "POST /api/deauthorize-user": _DETAILS,
-    "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here already, "
-    "or the node is in maintenance",
-    "POST /api/servers/power": "as its node; `affected` counts what can be begun now",
+    "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here, or the "
+    "node is in maintenance",
+    "POST /api/servers/power": "as its node, by `all`, `uuids` or a list; `affected` counts "
+    "what can be begun now",
     "GET /api/servers/{uuid}/logs": "as its node; 100 lines at most",
-    "POST /api/servers/{uuid}/power": "as its node; 409 with the reason if its node answers "
-    "202 and does nothing",
+    "POST /api/servers/{uuid}/power": _DETAILS,
     "DELETE /api/servers/{uuid}": "as its node; [backups](#backups) of a server that has moved "
     "stay",
     "POST /api/servers/{uuid}/backup": _BACKUPS,
@@ -336,51 +294,35 @@ _REMARKS: Mapping[str, str] = {
     "DELETE /api/servers/{uuid}/transfer": _TRANSFER,
     "DELETE /api/transfer": "204, also when the transfer has ended; its own node has no such path",
     "POST /api/transfers": _TRANSFER,
-    "OPTIONS /api/transfers": "[the features of this node](protocol.md#features)",
     "DELETE /api/transfers/{uuid}": _TRANSFER,
     "GET /download/backup": f"{_SIGNED}, with `Range` for all; a backup in the directory of "
-    "another server is not found. `archive_format`: left out, since every backup is sent as an "
-    "archive",
-    "GET /download/directory": f"{_SIGNED}, but for `tar_lzip` and `seven_zip`; symlinks are "
-    "stored as such",
+    "another server is not found. `archive_format` is ignored: an archive is sent as it was made",
+    "GET /download/directory": _PACKED,
     "GET /download/file": f"{_SIGNED}, with `Range`, `If-Range` and HEAD for all",
-    "GET /download/files": f"{_SIGNED}, but for `tar_lzip` and `seven_zip`; symlinks are stored "
-    "as such",
+    "GET /download/files": _PACKED,
     "POST /upload/file": f"{_SIGNED}; a file that is too large is refused at the beginning. "
     "Statuses and texts are those of Go's nodes",
     "HEAD /upload/file": _SIGNED,
     "PATCH /upload/file": _SIGNED,
     "DELETE /upload/file": _SIGNED,
-    "GET /openapi.json": "[this interface](http.md), as OpenAPI 3.1",
 }
 
 
 def calls() -> str:
-    """Return a table of all calls; those of which the same is to be said are in one row.
+    """Return a table of all calls of Panels; those with the same remark are in one row.
 
     Raises `LookupError` where a remark is on none of them.
     """
     remarks = dict(_REMARKS)
-    rows: dict[tuple[str, str, str], list[str]] = {}
+    rows: dict[tuple[str, str], list[str]] = {}
     for route in ROUTES:
-        call = f"{route.method} {route.path}"
-        about = (_panels(route), _TOKENS[route.access.scheme], _remark(remarks, call))
-        rows.setdefault(about, []).append(_code(call))
+        if route.families:
+            call = f"{route.method} {route.path}"
+            panels = ", ".join(_LETTERS[family] for family in route.families)
+            rows.setdefault((panels, remarks.pop(call, _USUAL)), []).append(f"`{call}`")
     if remarks:
         raise LookupError(f"no such calls: {', '.join(remarks)}")
     lines = [
-        _row(["<br>".join(calls), panels, token, remark])
-        for (panels, token, remark), calls in rows.items()
+        _row(["<br>".join(calls), panels, remark]) for (panels, remark), calls in rows.items()
     ]
-    return "\n".join([_row(["call", "Panel", "token", "wingsd"]), _row(["---"] * 4), *lines])
-
-
-def _panels(route: Route) -> str:
-    return ", ".join(_LETTERS[family] for family in route.families) or "wingsd's own"
-
-
-def _remark(remarks: dict[str, str], call: str) -> str:
-    """Take the remark on a call."""
-    if "/move" in call:
-        return _MOVE
-    return remarks.pop(call, _DIRECT if call.endswith("/by-hand") else _USUAL)
+    return "\n".join([_row(["call", "Panel", "wingsd"]), _row(["---"] * 3), *lines])
