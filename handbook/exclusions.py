@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wingsd.servers.operations import EXCLUSIONS, Exclusion, Operation, refusal
+from wingsd.servers.operations import EXCLUSIONS, Exclusion, Operation
 
 __all__ = ["exclusions"]
 
@@ -20,30 +20,15 @@ _NAMES = {
 
 
 def exclusions() -> str:
-    """Return a row for each operation under way, and a list of the texts of refusals."""
+    """Return a table with a row for each operation under way; equal rows are one."""
     requested = list(next(iter(EXCLUSIONS.values())))
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for running, answers in EXCLUSIONS.items():
+        cells = tuple(_cell(answers[each]) for each in requested)
+        rows.setdefault(cells, []).append(_name(running))
     head = ["under way", *map(_name, requested)]
-    rows = [
-        [f"**{_name(running)}**", *(_cell(answers[each]) for each in requested)]
-        for running, answers in EXCLUSIONS.items()
-    ]
-    table = "\n".join(_row(cells) for cells in (head, ["---"] * len(head), *rows))
-    return f"{table}\n\n{_texts()}"
-
-
-def _texts() -> str:
-    lines = ["| under way | `error` of the 409 |", "|---|---|"]
-    by_texts: dict[str, list[str]] = {}
-    for running in EXCLUSIONS:
-        by_texts.setdefault(_texts_of(running), []).append(_name(running))
-    lines += [f"| {', '.join(names)} | {texts} |" for texts, names in by_texts.items() if texts]
-    return "\n".join(lines)
-
-
-def _texts_of(running: Operation) -> str:
-    refused = (Exclusion.REFUSED, Exclusion.ENDS)
-    asked = [each for each, answer in EXCLUSIONS[running].items() if answer in refused]
-    return ", ".join(dict.fromkeys(f"`{refusal(running, each)}`" for each in asked))
+    lines = [[f"**{'; '.join(names)}**", *cells] for cells, names in rows.items()]
+    return "\n".join(map(_row, [head, ["---"] * len(head), *lines]))
 
 
 def _name(operation: Operation) -> str:
