@@ -163,10 +163,12 @@ def test_no_two_panels_lie_on_the_same_place() -> None:
                 assert taken.setdefault((x, y), panel["title"]) == panel["title"]
 
 
-def test_the_document_has_every_series_of_the_node_and_no_other(samples: Samples) -> None:
-    add_context = set(re.findall(r"^\| `(wingsd_\w+)`", DOCUMENT.read_text(), re.MULTILINE))
-    endings = ("_bucket", "_sum", "_count")
-    own = {name for name in samples.names if name.startswith("wingsd_")}
-    assert add_context == {name for name in own if not name.endswith(endings)} | {
-        name.removesuffix("_count") for name in own if name.endswith("_count")
-    }
+def test_the_document_has_every_series_of_the_node_with_its_labels(samples: Samples) -> None:
+    rows = re.findall(r"^\| `(wingsd_\w+?)(?:{([\w,]+)})?`", DOCUMENT.read_text(), re.MULTILINE)
+    exposed: dict[str, set[str]] = {}
+    for name, labels, _ in samples.all:
+        if name.startswith("wingsd_"):
+            series = exposed.setdefault(re.sub("_(?:bucket|sum|count)$", "", name), set())
+            # The document says once of which series these are.
+            series.update(labels.keys() - {"le", "uuid", "name"})
+    assert {name: set(filter(None, labels.split(","))) for name, labels in rows} == exposed
