@@ -415,16 +415,16 @@ BACKUPS = Series(
     measured yet; the series makes them beside archives, restic and borg.
 
     A backup of `mixed`, which is in the page cache, is made on a new ext4, from the Panel's call
-    to the report, when the archive is on stable storage; tar flushes nothing. Then one process of
-    the node restores the archive to a server without files, and another one receives it from curl;
-    both are durable at their end. The peak includes the node at rest.
+    to the report, when the archive is on stable storage; tar flushes nothing. Then a node restores
+    the archive to a server without files, and another one receives it from curl; both are durable
+    at their end. The peak includes the node at rest.
 
     Worlds have files that cannot be compressed, a fifth of them one file like a database's. A
     first backup is made; blocks of 4 KiB in a tenth of the files are changed, 1 % of the whole;
     the next backup is made. Then the first one is downloaded, with restic and borg as a tar to a
     pipe, and restored in place of all files: by restic what has another time or size, by borg all
-    to a new directory. A server is down from when its program has stopped until the Panel has the
-    report; with restic and borg, during the whole of a restore.
+    to a new directory. A restored server is down from the end of its program until the Panel has
+    the report; with restic and borg, during the whole of a restore.
     """,
     _measure,
     (

@@ -333,17 +333,14 @@ EVACUATE = Series(
     "evacuate",
     "A node that empties itself",
     f"""
-    All running servers of a node move by one command, each down for one to two seconds.
-    {SERVERS} servers run at one of two nodes of one machine, which share a Docker engine: {BUSY}
-    of 200 MiB in 10,000 files, whose games write {_WRITTEN} MB/s each at random places of 16 files
-    of 8 MiB, and {SERVERS - BUSY} of 20 MiB in 1,000 files. `wingsctl evacuate` moves them with
-    its default settings, through a Panel with Pelican's API. Down is from the end of a program at
-    the source to the start of its container at the destination, by the engine's clock. The line of
-    {_RATE / 1e6:.0f} MB/s is shaped in a network namespace for all connections together, its share
-    is that of all bytes until the last copy was complete. In the same round one stream brings the
-    same files over the same line, as a single stopped server. Without a limit both daemons, the
-    engine and the Panel share two cores, which are busy until the small servers have moved: the
-    CPU takes the time, and not the bytes.
+    All running servers of a node move by one command, each down for one to two seconds. There are
+    {SERVERS} of them: {BUSY} of 200 MiB in 10,000 files, whose games write {_WRITTEN} MB/s each,
+    and {SERVERS - BUSY} of 20 MiB in 1,000 files. `wingsctl evacuate` moves them with its default
+    settings, through a Panel with Pelican's API. The line of {_RATE / 1e6:.0f} MB/s is shaped in a
+    network namespace for all connections together, its share is that of all bytes until the last
+    copy was complete. In the same round one stream brings the same files over the same line, as a
+    single stopped server. Without a limit both daemons, the engine and the Panel share two cores,
+    which are busy until the small servers have moved: the CPU takes the time, and not the bytes.
     """,
     _measure,
     (

@@ -256,11 +256,9 @@ LIVE = Series(
     "Moves of running servers",
     """
     A running server is down for one to two seconds when it is moved, however slow the line is, and
-    for five with 500,000 files. A server of 2,048 MiB in 50,028 files, or of 1,623 MiB in 500,000,
-    moves between two nodes of one machine over TLS, which share a Docker engine. Meanwhile it
-    writes at random places of 16 files of 8 MiB. It is down from the end of its program at the
-    source to the start of its container at the destination, by the engine's clock. In turns with
-    that, a server is stopped first and then sent (`system.transfers.live.enabled: false`).
+    for five with 500,000 files. It has 2,048 MiB in 50,028 files, or 1,623 MiB in 500,000. In
+    turns with that, a server is stopped first and then sent
+    (`system.transfers.live.enabled: false`).
     """,
     _measure,
     (Bars("seconds down", columns=(_DOWN_FOLLOWED, _DOWN_STOPPED)),),

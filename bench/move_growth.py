@@ -114,9 +114,9 @@ MOVE_GROWTH = Series(
     "Growth of moves",
     """
     The time of a move grows in proportion to the server's size, and the memory of both nodes stays
-    below its bound. Stopped servers move between two new nodes of one machine over TLS, each once,
-    from the Panel's call until the source knows of the success: files of 64 MiB, half of which
-    compresses, and files of 512 bytes.
+    below its bound. Stopped servers move between two new nodes, each once, from the Panel's call
+    until the source knows of the success: files of 64 MiB, half of which compresses, and files of
+    512 bytes.
     """,
     _measure,
     (

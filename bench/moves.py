@@ -122,12 +122,10 @@ RESUME = Series(
     """
     After a crash of the destination a move sends only a few MiB again; for that it takes somewhat
     longer than one stream. A stopped server of 2,048 MiB in 50,028 files, which are in the page
-    cache, moves between two nodes of one machine over TLS, as
-    [batches](protocol.md#moves-that-resume) and as one
-    stream in turns, from the Panel's call until the source knows of the success. Both are durable
-    then, and what came in batches has been read back. Then it moves over a line that counts bytes,
-    and once more with a `kill -9` of the destination when half has been sent, and a start a second
-    later.
+    cache, moves as [batches](protocol.md#moves-that-resume) and as one stream in turns, from the
+    Panel's call until the source knows of the success. Both are durable then, and what came in
+    batches has been read back. Then it moves over a line that counts bytes, and once more with a
+    `kill -9` of the destination when half has been sent, and a start a second later.
     """,
     _measure,
     (Bars(), Bars("seconds", table=1, columns=("seconds", "CPU source", "CPU destination"))),

@@ -14,19 +14,24 @@ __all__ = ["page"]
 _WIDTH = 100
 _HEAD = """
 `make bench` writes this page: it measures the node beside programs that do the same work, and
-keeps the figures in `docs/benchmarks`. `make bench SERIES=sftp` measures one series again, and
-replaces its section; the others stay.
+keeps the figures in `docs/benchmarks`. `make bench SERIES=sftp` measures one series again.
 
 Figures are medians of all rounds, with the lowest and the highest in brackets. Seconds mean little
 on another machine, so ratios count: each is of one round, in which the programs take turns. A
 release keeps what is required: **held**, **goal** where also the goal is reached, or **missed**.
-
 In pictures, bars without a unit are shares of what is required; up to the black line it is held.
 A thin line goes from the lowest to the highest round, a diamond is Go Wings.
 
-All programs run on one machine. `big` is 16 incompressible files of 128 MiB; `mixed` is a game
-server of 1.7 GiB with region files, jars, logs and 3,000 small files; `small` is 50,000 files of
-0.2 to 8 KiB.
+Go Wings is Pterodactyl's version of March 2024, built with Go 1.24, measured once by HTTP/1.1,
+without engine and database.
+
+`big` is 16 incompressible files of 128 MiB; `mixed` is a game server of 1.7 GiB with region files,
+jars, logs and 3,000 small files; `small` is 50,000 files of 0.2 to 8 KiB.
+
+All programs run on one machine. Servers move between two nodes over TLS. For those that run both
+nodes share a Docker engine; their programs write at a given rate, at random places of 16 files of
+8 MiB. They are *down* from the end of the program at the source to the start of its container at
+the destination, by the engine's clock.
 """
 
 

@@ -194,13 +194,11 @@ QUIET = Series(
     "quiet",
     "How late a game is while it moves",
     f"""
-    While a server moves, its game's loop is some 2 ms later. A running server of 2,048 MiB in
-    50,028 files, none of which is in the page cache, moves between two nodes of one machine over
-    TLS, which share a Docker engine. Its loop writes every 50 ms. It is watched for {_WITHOUT} s
-    without a move, and then until the server is stopped; how late it was at the 99th percentile is
-    compared. The daemon's threads yield to each other by their nice values, but not to containers,
-    which have a share of the CPU of their own: in the second row both daemons have a tenth of the
-    game's share, as with `CPUWeight=10` in their unit.
+    While a server moves, its game's loop is some 2 ms later. The server has 2,048 MiB in 50,028
+    files, none of which is in the page cache, and its loop writes a block every 50 ms. It is
+    watched for {_WITHOUT} s without a move, and then until the server is stopped; how late it was
+    at the 99th percentile is compared. In the second row both daemons have a tenth of the game's
+    share of the CPU, as with `CPUWeight=10` in their unit.
     """,
     _measure,
     (Bars("ms at the 99th percentile", columns=_LATE),),

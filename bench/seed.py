@@ -180,10 +180,8 @@ SEED = Series(
     "Seeds of running servers",
     f"""
     A server whose copy already follows it at another node is down for about a second when it moves
-    there. The server has 2,048 MiB in 50,028 files; both nodes are on one machine, connected by
-    TLS, and share a Docker engine. The game writes {_RATE} MB/s at random places of 16 files of 8
-    MiB, and after an hour the Panel orders the transfer. Down is from the end of the program at
-    the source to the start of its container at the destination, by the engine's clock.
+    there. The server has 2,048 MiB in 50,028 files. The game writes {_RATE} MB/s, and after an
+    hour the Panel orders the transfer.
     """,
     _measure,
     (

@@ -217,9 +217,9 @@ FIGURES = Series(
     kernel. All servers are read once a second, in a thread; a scrape renders the last readings,
     and all other metrics. The group's own files are those of control groups version 2 in user-mode
     Linux, where a system call takes 13 us, and time in which this machine did something else
-    counts as well: the least of four attempts is taken, these calls are also measured alone, and
-    plain files of the same content are read. In such a machine an engine is asked, too, about a
-    container that has computed and written.
+    counts as well. So the least of four attempts is taken, these calls are also measured alone,
+    and plain files of the same content are read. In such a machine an engine is asked, too, about
+    a container that has computed and written.
     """,
     _measure,
 )

@@ -459,8 +459,8 @@ SFTP = Series(
     For the second table, {_CLIENTS} clients upload and download {_CLIENT_SIZE // MIB} MiB each,
     again and again, while another client watches a console with a line every 100 ms, or while curl
     sends the node servers, {_TRANSFERS} for each figure. The clients have the class IDLE: on
-    machines of their own they take no CPU time from the node. curl and the node still want more
-    cores than there are, so the same is measured beside OpenSSH's server in its usual class.
+    machines of their own they take no CPU time from the node. The same is measured beside
+    OpenSSH's server in its usual class, since curl and the node want more cores than there are.
     """,
     _measure,
     (Bars(), Bars(table=1)),

@@ -104,12 +104,11 @@ SLOW_LINE = Series(
     "Moves over a slow line",
     f"""
     Over a slow line a move sends half of a world's bytes, and takes two thirds of the time of one
-    stream. A stopped server moves between two nodes of one machine over TLS and a line of
-    {_RATE / 1e6:.0f} MB/s, which is shaped in a network namespace, as
-    [batches](protocol.md#moves-that-resume) and as
-    one stream in turns, with the default settings of both. It has {_SIZE / MIB:,.0f} MiB in files
-    of {_FILE / MIB:.0f} MiB: sections of {_SECTIONS} kinds that occur again and again, as in
-    worlds, and about as much that does not compress.
+    stream. A stopped server moves over a line of {_RATE / 1e6:.0f} MB/s, which is shaped in a
+    network namespace, as [batches](protocol.md#moves-that-resume) and as one stream in turns, with
+    the default settings of both. It has {_SIZE / MIB:,.0f} MiB in files of {_FILE / MIB:.0f} MiB:
+    sections of {_SECTIONS} kinds that occur again and again, as in worlds, and about as much that
+    does not compress.
     """,
     _measure,
     (Bars(), Bars("seconds", columns=("seconds", "CPU source"))),

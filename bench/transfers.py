@@ -235,8 +235,7 @@ MOVE = Series(
     "move",
     "Node to node",
     """
-    A server of 2 GiB is moved in seconds. Both nodes are on one machine, connected by TLS, with
-    the default: durable.
+    A stopped server of 2 GiB is moved in seconds, with the default: durable.
     """,
     _move,
     (Bars("seconds, and CPU seconds", columns=("seconds", "CPU source", "CPU destination")),),
