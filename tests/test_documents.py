@@ -118,7 +118,11 @@ def test_links_to_the_outside_have_the_form_of_such() -> None:
 def test_every_page_can_be_found_from_the_entry(entry: str) -> None:
     listed = "\n".join([*PAGES[entry].links, *(block.code for block in PAGES[entry].blocks)])
     for name in PAGES.keys() - {"docs/index.md", "docs/security.md"}:
-        # The pages of a directory are in its index.
-        if name.startswith("docs/") and (name.count("/") == 1 or name.endswith("/index.md")):
+        if name.startswith("docs/") and name.count("/") == 1:
             stem = name.removeprefix("docs/").removesuffix(".md")
             assert re.search(rf"^(?:docs/)?{stem}(?:\.md)?$", listed, re.MULTILINE), name
+
+
+def test_the_page_of_architecture_lists_all_decisions() -> None:
+    listed = {link for link in PAGES["docs/architecture.md"].links if "decisions/" in link}
+    assert {f"docs/{link}" for link in listed} == {name for name in PAGES if "/decisions/" in name}
