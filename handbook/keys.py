@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 import attrs
 
-from wingsd.config import Config
+from wingsd.config import DEFAULTS, Config
 from wingsd.util.serialization import Span
 
 __all__ = ["Key", "Section", "Undocumented", "sections"]
@@ -46,13 +46,15 @@ class Key:
     """One key by its whole path.
 
     `kind` is what its value is, and `unit` that of a number, which may be empty; `default` is a
-    value of YAML, None where there is none. `bounds` are the checks of the value, in words.
+    value of YAML, None where there is none. `others` are the defaults of families that differ.
+    `bounds` are the checks of the value, in words.
     """
 
     path: str
     kind: str
     unit: str
     default: Any
+    others: dict[str, Any]
     bounds: str
     words: str
     is_required: bool
@@ -111,6 +113,7 @@ def _key(field: attrs.Attribute[Any], path: str, comments: dict[str, str]) -> Ke
         kind=kind,
         unit=unit,
         default=_default(field),
+        others=dict(_others(here)),
         bounds=_bounds(field.validator, here),
         words=_without(OWN, words),
         is_required=field.default is attrs.NOTHING,
@@ -136,6 +139,15 @@ def _default(field: attrs.Attribute[Any]) -> Any:
     factory = getattr(field.default, "factory", None)
     value = field.default if factory is None else factory()
     return list(value) if isinstance(value, tuple) else value
+
+
+def _others(path: str) -> Iterator[tuple[str, Any]]:
+    for family, defaults in DEFAULTS.items():
+        value: Any = defaults
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            yield family.capitalize(), value
 
 
 def _bounds(validator: Any, path: str) -> str:

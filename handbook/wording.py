@@ -37,5 +37,7 @@ def facts(key: Key, code: Callable[[str], str]) -> str:
         value = f"{key.kind}; default {code(plain(key.default)) if key.default else 'empty'}"
     else:
         value = f"default {code(plain(key.default))} {key.unit}".rstrip()
+    others = [f"with {family} {code(plain(other))}" for family, other in key.others.items()]
+    value = ", ".join([value, *others])
     bounds = "" if key.bounds in _USUAL else key.bounds
     return "; ".join(filter(None, [value, bounds, "never shown" if key.is_secret else ""]))

@@ -11,7 +11,7 @@ import pytest
 from handbook.keys import sections
 from tests.support.documents import HOME, PAGES, Page
 from wingsd.api.routes import CALLS
-from wingsd.config import UNUSED, UNUSED_BY_DEFAULT
+from wingsd.config import APPLIED, UNUSED, UNUSED_BY_DEFAULT
 
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(test_\w+))?")
 #: Directories whose files documents name, and packages in `wingsd/` that they name without it.
@@ -86,6 +86,13 @@ def test_every_key_that_a_document_names_is_one() -> None:
         named = {name for name in page.code if KEY.fullmatch(name)}
         # Documents also say which keys of the families are not used.
         assert named - NO_KEYS <= KEYS | UNUSED | UNUSED_BY_DEFAULT.keys(), page.name
+
+
+def test_the_keys_that_a_reload_applies_are_those_of_the_table() -> None:
+    _, _, rest = PAGES["docs/operating.md"].text.partition("\n### Reload the configuration\n")
+    section, _, _ = rest.partition("\n### ")
+    cells = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+    assert {key for cell in cells for key in re.findall("`(.+?)`", cell)} == APPLIED
 
 
 def links() -> Iterator[tuple[Page, str]]:

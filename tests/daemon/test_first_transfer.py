@@ -1,4 +1,4 @@
-"""docs/first-transfer.md says what two real nodes say, line by line."""
+"""docs/moving.md says what two real nodes say in a first transfer, line by line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.documents import page
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 
-BLOCKS = [block for block in page("docs/first-transfer.md").blocks if block.language == "text"]
+BLOCKS = page("docs/moving.md").blocks
 
 
 def shown(about: str) -> list[str]:
@@ -35,7 +35,7 @@ async def test_each_node_logs_what_the_page_shows(nodes: TwoNodes) -> None:
     await nodes.source.wait_for_line(f"{UUID}: files deleted")
     await nodes.destination.wait_for_line("state success")
     for node in (nodes.source, nodes.destination):
-        assert in_order(shown(""), node.log)
+        assert in_order(shown("both-nodes"), node.log)
     # The Panel's order to delete may be faster than the destination's answer.
     *steps, moved, deleted = shown("node-a")
     assert in_order([*steps, moved], nodes.source.log)

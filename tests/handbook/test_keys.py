@@ -44,6 +44,7 @@ def test_a_key_has_its_unit_and_bounds() -> None:
         kind="whole number",
         unit="seconds",
         default=120,
+        others={},
         bounds="at least 1",
         words="The time after which a silent sender's upload fails, or the upload to a "
         "destination that acknowledges nothing.",
@@ -51,6 +52,13 @@ def test_a_key_has_its_unit_and_bounds() -> None:
         is_secret=False,
         is_own=True,
     )
+
+
+def test_defaults_of_families_are_those_that_count() -> None:
+    others = [(key, *other) for key in KEYS.values() for other in key.others.items()]
+    assert {family for _, family, _ in others} == {"Pelican", "Calagopus"}
+    for key, family, value in others:
+        assert dict(leaves(config(family=family.lower())))[key.path] == value != key.default
 
 
 def test_secrets_and_what_has_no_default() -> None:

@@ -52,7 +52,7 @@ _USER_AGENTS: Mapping[str, str] = {
 
 #: Defaults that differ from Pterodactyl's, for keys that a Panel does not print; those of a
 #: section as a map. Sources: config/ of Pelican's Wings, config.rs of Calagopus' node.
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     PELICAN: {
         "app_name": "Pelican",
         "system": {
@@ -406,8 +406,7 @@ class StreamsConfig:
 
     #: Streams beside the first, received for one server, or sent if the Panel asks for them (7 at
     #: most); 0 means none. Each received one takes a slot of `concurrent` and the memory of one
-    #: upload. One server has at most half of the slots; with fewer slots its streams are read in
-    #: turn (wingsd's own).
+    #: upload (wingsd's own).
     most: int = attrs.field(default=16, validator=not_negative)
     #: The time for all streams to arrive after the first one; then all fail (wingsd's own).
     within: Seconds = attrs.field(default=60, validator=positive)
@@ -417,18 +416,18 @@ class StreamsConfig:
 class MovesConfig:
     """`system.transfers.moves`: moves that resume, between two nodes of wingsd."""
 
-    #: Send and receive servers in batches that arrive once, whatever breaks. A node without this
-    #: gets one stream (wingsd's own).
+    #: Send and receive servers in batches that arrive once, whatever breaks. Otherwise they are
+    #: sent as one stream (wingsd's own).
     enabled: bool = True
     #: The time without any progress after which a move fails. The destination waits five minutes
     #: longer for its source (wingsd's own).
     patience: Seconds = attrs.field(default=3600, validator=positive)
     #: The maximum size of a batch, the body of one request; the lower value of the two nodes
-    #: counts. A break costs the batches under way, and the source has up to six in memory:
-    #: those of moves at the same time are smaller (wingsd's own).
+    #: counts. A break costs the batches under way, and the source has up to six in memory
+    #: (wingsd's own).
     batch: MiB = attrs.field(default=6, validator=at_most(64))
-    #: Batches of a move under way at the same time; the lower value of the two nodes counts. A
-    #: source that sends more gets 503 (wingsd's own).
+    #: Batches of a move under way at the same time; the lower value of the two nodes counts
+    #: (wingsd's own).
     streams: int = attrs.field(default=2, validator=at_most(8))
     #: Read a received server back from the disk, past the page cache, and compare it with what was
     #: sent, before it is put into place (wingsd's own).
@@ -446,14 +445,13 @@ class LiveMovesConfig:
     """`system.transfers.live`: moves of running servers, between two nodes of wingsd."""
 
     #: Send a running server's files in rounds, and stop it only for the last one. It needs
-    #: `system.transfers.moves.enabled`. Otherwise a server is stopped first (wingsd's own).
+    #: `system.transfers.moves.enabled` (wingsd's own).
     enabled: bool = True
     #: The server is stopped when the rest can be sent within this time, or when more rounds do not
-    #: make it less. Its program's stop and start come on top (wingsd's own).
+    #: make it less (wingsd's own).
     target_downtime: Seconds = attrs.field(default=2, validator=positive)
     #: The server is not stopped while the rest would take longer than this, whatever the next two
-    #: keys say: rounds go on, two a minute, until it is less, a user stops the server, or the
-    #: transfer is cancelled. Meanwhile it keeps one of the node's eight slots for sending. 0 means
+    #: keys say: rounds go on, two a minute, in one of the node's eight slots for sending. 0 means
     #: no limit (wingsd's own).
     max_downtime: Seconds = attrs.field(default=0, validator=not_negative)
     #: Rounds after which the server is stopped; 0 means no limit (wingsd's own).
@@ -462,28 +460,27 @@ class LiveMovesConfig:
     #: own).
     max_seconds: Seconds = attrs.field(default=86_400, validator=not_negative)
     #: How long the last round of a stopped server may make no progress. Then the server is started
-    #: here again, and rounds go on; after three times the transfer fails (wingsd's own).
+    #: again, and rounds go on; after three times the transfer fails (wingsd's own).
     final_patience: Seconds = attrs.field(default=120, validator=positive)
     #: Start a server that was running when it was moved here, once the Panel has accepted the
-    #: success. Not after a direct transfer (wingsd's own).
+    #: success (wingsd's own).
     start: bool = True
-    #: The part of `upload_limit` that rounds of running servers use together while others are
-    #: sent; those get at least the rest (wingsd's own).
+    #: The part of `upload_limit` that rounds of running servers use together while others are sent
+    #: (wingsd's own).
     share: float = attrs.field(default=0.8, validator=part_of_one)
     #: How often the copy of `wingsctl send --follow` is brought up to date; less often where that
     #: takes more than half of this time (wingsd's own).
     follow_every: Seconds = attrs.field(default=60, validator=positive)
     #: A command for the console of a running server just before it is stopped for the last round,
-    #: such as `say Moving to another node, back in {seconds} s`, with the predicted time for
-    #: `{seconds}`. It is the same for all servers; empty means none (wingsd's own).
+    #: such as `say Back in {seconds} s`, with the predicted time; empty means none (wingsd's own).
     announce: str = attrs.field(default="", validator=console_line)
-    #: `auto`: the last round does not read files again whose stat results prove that they are as
-    #: they were sent, on filesystems where a measurement shows that this holds. `never`: it reads
-    #: all files, and the server is down for longer (wingsd's own).
+    #: `auto`: the last round does not read files again that provably are as they were sent.
+    #: `never`: it reads all files, and the server is down for longer (wingsd's own).
     trust: str = attrs.field(default="auto", validator=one_of("auto", "never"))
     #: How long the files of a server that was moved while it ran, or by `wingsctl evacuate`, stay
     #: in quarantine at the source; 0 deletes them at once. Local backups of a server that has
-    #: moved stay as long where the Panel has no record of them, but at least a day (wingsd's own).
+    #: moved stay as long, but at least a day, where the Panel has no record of them (wingsd's
+    #: own).
     keep_source_days: Days = attrs.field(default=1, validator=not_negative)
 
 
@@ -507,23 +504,21 @@ class StoragePool:
 class TransfersConfig:
     """`system.transfers`: moving servers."""
 
-    #: The rate at which all servers together are received; they share it equally. 0 or less means
-    #: no limit.
+    #: The rate at which all servers together are received; 0 or less means no limit.
     download_limit: MiBPerSecond = 0
     #: The rate at which all servers together are sent; 0 means no limit (wingsd's own).
     upload_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
-    #: The nice value of the threads that pack and unpack archives, below the daemon's other work.
-    #: Their I/O priority follows it, ioprio_set(2). Containers have control groups of their own:
-    #: to yield to them, give the daemon's unit a low `CPUWeight=` and `IOWeight=`,
-    #: systemd.resource-control(5) (wingsd's own).
+    #: The nice value of the threads that pack and unpack archives. Their I/O priority follows it,
+    #: ioprio_set(2). Containers have control groups of their own: to yield to them, give the
+    #: daemon's unit a low `CPUWeight=` and `IOWeight=` (wingsd's own).
     nice: int = attrs.field(default=10, validator=nice_value)
     #: Flush a received server to stable storage before its arrival is reported to the Panel, which
     #: then deletes the other copy. Disable it only if a server may be lost (wingsd's own).
     durable: bool = True
     #: Servers received at the same time (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
-    #: Further uploads that may wait for a slot, while their senders are slowed down. More uploads
-    #: get 503 with `Retry-After`; with 0 no upload waits (wingsd's own).
+    #: Further uploads that may wait for a slot, while their senders are slowed down; 0 means none.
+    #: More uploads get 503 with `Retry-After` (wingsd's own).
     waiting: int = attrs.field(default=64, validator=not_negative)
     #: The time after which a silent sender's upload fails, or the upload to a destination that
     #: acknowledges nothing (wingsd's own).
@@ -532,8 +527,7 @@ class TransfersConfig:
     #: (wingsd's own).
     least_rate: BytesPerSecond = attrs.field(default=1024, validator=not_negative)
     #: The time for a destination that has everything to finish after its answer was lost, for
-    #: example by a proxy's time limit. The Panel is asked meanwhile whether the server has moved.
-    #: 0 means none (wingsd's own).
+    #: example by a proxy's time limit. 0 means none (wingsd's own).
     answer_grace: Seconds = attrs.field(default=600, validator=not_negative)
     #: The time to wait for the answer of a destination that has everything, before the Panel is
     #: asked which node has the server; 0 means no limit (wingsd's own).
@@ -543,9 +537,8 @@ class TransfersConfig:
     moves: MovesConfig = MovesConfig()
     live: LiveMovesConfig = LiveMovesConfig()
     storage_pool: StoragePool = StoragePool()
-    #: Send the local backups of a server that has moved after it, when the move is over. Both
-    #: nodes must run wingsd and have it on. Not with Calagopus, whose Panel lists with its order
-    #: what moves (wingsd's own).
+    #: Send the local backups of a server that has moved after it. Both nodes must run wingsd and
+    #: have it on. Not with Calagopus, whose Panel lists with its order what moves (wingsd's own).
     backups_follow: bool = True
     #: The time for a server to stop for its transfer before it is killed (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)
@@ -559,7 +552,7 @@ class TransfersConfig:
     #: twentieth of it; 0 means none (wingsd's own).
     disk_reserve: MiB = attrs.field(default=1024, validator=not_negative)
     #: The inodes that received servers leave free on that filesystem, at most a twentieth; 0 means
-    #: none. Every file, directory and symlink needs one (wingsd's own).
+    #: none (wingsd's own).
     inode_reserve: int = attrs.field(default=20_000, validator=not_negative)
     #: Files, directories and links in one archive (wingsd's own).
     max_members: int = attrs.field(default=10_000_000, validator=positive)
@@ -573,13 +566,12 @@ class SftpLimits:
     """`system.sftp.limits`: limits for clients and users."""
 
     #: Refused passwords for one user name from one address, in one connection and within
-    #: `authentication_cooldown`; ten times as many for all user names. With Calagopus the default
-    #: is 3.
+    #: `authentication_cooldown`; ten times as many for all user names.
     authentication_password_attempts: int = attrs.field(default=6, validator=positive)
     #: Public keys that a client may offer in one connection. From one address, ten times as many
     #: may be refused within `authentication_cooldown`.
     authentication_pubkey_attempts: int = attrs.field(default=20, validator=positive)
-    #: The time for which refusals count. After it a refused address may try again.
+    #: The time for which refusals count.
     authentication_cooldown: Seconds = attrs.field(default=60, validator=positive)
     #: Connections of one user; 0 means no limit. One above it waits ten seconds for another to
     #: end.
@@ -588,7 +580,7 @@ class SftpLimits:
     max_connections_per_server: int = attrs.field(default=64, validator=not_negative)
     #: Channels of one connection.
     max_channels_per_connection: int = attrs.field(default=10, validator=positive)
-    #: Open files and directories of one channel. With Calagopus the default is 32.
+    #: Open files and directories of one channel.
     max_handles_per_channel: int = attrs.field(default=128, validator=positive)
     #: Open files and directories of all channels.
     max_handles_total: int = attrs.field(default=1024, validator=positive)
@@ -632,8 +624,7 @@ class SftpConfig:
     #: How often the Panel is asked again whether the user of an open session may go on; 0 means
     #: never (wingsd's own).
     check_interval: Seconds = attrs.field(default=300, validator=not_negative)
-    #: The time after the last connection until the process that serves SFTP ends. The next one
-    #: starts it again (wingsd's own).
+    #: The time after the last connection until the process that serves SFTP ends (wingsd's own).
     idle_timeout: Seconds = attrs.field(default=300, validator=positive)
     limits: SftpLimits = SftpLimits()
     activity: SftpActivityConfig = SftpActivityConfig()
@@ -686,7 +677,7 @@ class SearchConfig:
         "depotcache",
         "vendor",
     )
-    #: Levels below its directory that a search looks at; 0 means that directory only.
+    #: Levels below its directory that a search looks at; 0 means none.
     max_recursion_depth: int = attrs.field(default=8, validator=not_negative)
 
 
@@ -694,7 +685,7 @@ class SearchConfig:
 class PasswdConfig:
     """`system.passwd`: an account for the user of servers' containers; not with Pelican."""
 
-    #: Mount a file with that user as `/etc/passwd`, and one with its group as `/etc/group`.
+    #: As `system.user.passwd.enable`.
     enabled: bool = False
     #: The directory of both files.
     directory: str = path_field("/run/wings/etc")
@@ -718,7 +709,7 @@ class MachineIdConfig:
     enable: bool = True
     #: Calagopus' name for `enable`. Both must be true.
     enabled: bool = True
-    #: The directory of these files. With Pelican the default is `/etc/pelican/machine-id`.
+    #: The directory of these files.
     directory: str = path_field("/run/wings/machine-id")
 
 
@@ -730,8 +721,8 @@ class InstallerLimits:
     memory: MiB = attrs.field(default=1024, validator=not_negative)
     #: Its CPU in percent of one core, with the same exceptions.
     cpu: int = attrs.field(default=100, validator=not_negative)
-    #: The time for a script, also across restarts of the node. After it the script is stopped, and
-    #: the installation has failed. 0 means no limit.
+    #: The time for a script, also across restarts of the node. After it the installation has
+    #: failed. 0 means no limit.
     timeout: Seconds = attrs.field(default=1800, validator=not_negative)
 
 
@@ -771,15 +762,14 @@ class NetworkConfig:
     interface: str = "172.18.0.1"
     #: Name servers of containers.
     dns: tuple[str, ...] = ("1.1.1.1", "1.0.0.1")
-    #: The network to create if it is missing and `network_mode` names it. With Pelican the default
-    #: is `pelican_nw`; a node that already has `pterodactyl_nw` keeps using it.
+    #: The network to create if it is missing and `network_mode` names it. With Pelican, a node
+    #: that already has `pterodactyl_nw` keeps using it.
     name: str = "pterodactyl_nw"
     #: Bind no ports to 127.0.0.1.
     ispn: bool = False
     #: Driver of the created network.
     driver: str = "bridge"
     #: The network that containers join: `name`, another existing one, or a mode such as `host`.
-    #: With Pelican the default is `pelican_nw`.
     network_mode: str = "pterodactyl_nw"
     #: Create the network without access to the outside.
     is_internal: bool = False
@@ -787,8 +777,7 @@ class NetworkConfig:
     enable_icc: bool = True
     #: MTU of the created network.
     network_mtu: Bytes = 1500
-    #: Host interface of the created network. With Pelican the default is `pelican0` (wingsd's
-    #: own).
+    #: Host interface of the created network (wingsd's own).
     bridge_name: str = "pterodactyl0"
     interfaces: Interfaces = Interfaces()
 
@@ -838,8 +827,7 @@ class Overhead:
 class DockerConfig:
     """`docker`: the engine, and settings of all containers on this node."""
 
-    #: `false` is for a node that only keeps files, without containers. It is never chosen
-    #: automatically: an engine that does not answer fails a transfer (wingsd's own).
+    #: `false` is for a node that only keeps files, without containers (wingsd's own).
     enabled: bool = True
     #: The engine's socket, such as `unix:///run/user/988/docker.sock`. Empty: the variable
     #: `DOCKER_HOST`, or else the default socket (wingsd's own).
@@ -856,7 +844,7 @@ class DockerConfig:
     #: The user namespace of containers: empty is the engine's default, `host` the host's.
     userns_mode: str = ""
     #: Also find running containers with names like `NAME.UUID`, which Calagopus' daemon makes with
-    #: this key. This node's own are named by the UUID.
+    #: this key.
     server_name_in_container_name: bool = False
     log_config: LogConfig = LogConfig()
     installer_limits: InstallerLimits = InstallerLimits()
@@ -869,7 +857,7 @@ class DockerConfig:
 class Ssl:
     """`api.ssl`: TLS for connections to this node, with PEM files."""
 
-    #: Enable TLS. Both files must exist; they are read again on SIGHUP.
+    #: Enable TLS. Both files must exist.
     enabled: bool = False
     #: The certificate and its chain.
     cert: str = ""
@@ -900,8 +888,7 @@ class RemoteDownloadConfig:
     #: Redirects that are followed, each checked like the first URL; 0 follows none.
     max_redirects: int = attrs.field(default=10, validator=not_negative)
     #: Host names, addresses and networks outside of the public Internet that users may download
-    #: from, such as a mirror in the node's network. All users with a file manager can then read
-    #: what these serve (wingsd's own).
+    #: from. All users with a file manager can then read what these serve (wingsd's own).
     host_allowlist: tuple[str, ...] = ()
 
 
@@ -915,22 +902,19 @@ class ApiConfig:
     port: int = attrs.field(default=8080, validator=port)
     ssl: Ssl = Ssl()
     limits: LimitsConfig = LimitsConfig()
-    #: Proxies in front of this node. For the activity log, a client's address is taken from their
-    #: headers `X-Forwarded-For` and `X-Real-IP`. List no other machines: the node believes these
-    #: headers.
+    #: Proxies in front of this node: for the activity log, it believes their headers
+    #: `X-Forwarded-For` and `X-Real-IP`. List no other machines.
     trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=networks)
     #: The node's address for the Panel and other nodes, such as `https://node.example.com:8080`.
-    #: If it is set, tokens for transfers must name it. Empty accepts any, since only this node has
-    #: the key that signs them (wingsd's own).
+    #: If it is set, tokens for transfers must name it (wingsd's own).
     public_url: str = attrs.field(default="", validator=url_or_empty)
     #: Entries of a directory in one answer to Calagopus' Panel, if it does not say how many; 0
-    #: means all, up to 100,000.
+    #: means 100,000.
     directory_entry_limit: int = attrs.field(default=10000, validator=not_negative)
     #: The largest file, in MiB, that can be uploaded in a Panel's page; 0 means no limit. The
     #: Panel sets it.
     upload_limit: int = attrs.field(default=100, validator=not_negative)
     #: How often the address of a download or an upload can be used with Calagopus; 0 means always.
-    #: With other Panels: once.
     max_jwt_uses: int = attrs.field(default=5, validator=not_negative)
     #: Refuse downloads from a URL.
     disable_remote_download: bool = False
@@ -982,9 +966,9 @@ class Rootless:
 class User:
     """`system.user`: the owner of every server's files."""
 
-    #: The user id, unless the account `system.username` exists.
+    #: The user id, without the account `system.username`.
     uid: int = 988
-    #: The group id, unless the account `system.username` exists.
+    #: The group id, likewise.
     gid: int = 988
     rootless: Rootless = Rootless()
     passwd: PelicanPasswdConfig = PelicanPasswdConfig()
@@ -1013,8 +997,8 @@ class WingsBackupsConfig:
     """`system.backups.wings`: local backups."""
 
     #: What a new backup is: an `archive`, or a point of the server's `history`, which is made in
-    #: seconds and takes the space of what has changed (wingsd's own). Those that were made before
-    #: a change stay, and can be restored.
+    #: seconds and takes the space of what has changed. Older backups of the other kind stay, and
+    #: can be restored (wingsd's own).
     kind: str = attrs.field(default=ARCHIVES, validator=one_of(ARCHIVES, POINTS))
     #: The format of archives, with Calagopus. Instead of `tar_lzip`, `zip` and `seven_zip` this
     #: node makes `tar_gz`, as always with other Panels.
@@ -1027,8 +1011,7 @@ class S3BackupsConfig:
 
     #: The time for one part, of the size that the Panel says.
     part_upload_timeout: Seconds = attrs.field(default=7200, validator=positive)
-    #: How often a part is sent when the store fails or cannot be reached; the pauses grow to a
-    #: minute.
+    #: How often a part is sent when the store fails or cannot be reached.
     retry_limit: int = attrs.field(default=10, validator=positive)
 
 
@@ -1051,16 +1034,14 @@ class BackupsConfig:
     #: Delete the local backups of a server that is deleted. Only with Pelican; the others' nodes
     #: keep them.
     remove_backups_on_server_delete: bool = True
-    #: How often a backup is read again, to see whether it is whole. A damaged one is named in the
-    #: log and counted by a metric. 0 means never (wingsd's own).
+    #: How often a backup is read again, to see whether it is whole; 0 means never (wingsd's own).
     check_interval: Days = attrs.field(default=0, validator=not_negative)
     #: The rate of this reading; 0 means no limit (wingsd's own).
     check_limit: MiBPerSecond = attrs.field(default=20, validator=not_negative)
     wings: WingsBackupsConfig = WingsBackupsConfig()
     s3: S3BackupsConfig = S3BackupsConfig()
     #: Host names, addresses and networks of stores outside of the public Internet that backups are
-    #: restored from (Pelican's). With Pterodactyl and Calagopus, the Panel's own link needs no
-    #: entry, only what it redirects to.
+    #: restored from (Pelican's).
     restore_host_allowlist: tuple[str, ...] = ()
     #: How long files that a restored backup has replaced stay in quarantine, if the user chose to
     #: delete all files; 0 deletes them at once (wingsd's own).
@@ -1100,8 +1081,8 @@ class ServerHistoryConfig:
 class HistoryConfig:
     """`system.history`: points in time of the servers' files (all of it wingsd's own)."""
 
-    #: How often a point is made of each server. 0 makes none; points that were made stay. A point
-    #: that takes more than half of this time is followed by a pause as long as it took.
+    #: How often a point is made of each server; 0 makes none. A point that takes more than half of
+    #: this time is followed by a pause as long as it took.
     every: Span = attrs.field(default=Span("0"), validator=span)
     #: How many points are kept of each span of time before now, evenly spread over it: `1h: 12`
     #: keeps one for each five minutes of the last hour. The newest point is always kept.
@@ -1109,16 +1090,14 @@ class HistoryConfig:
         factory=lambda: {"1h": 12, "24h": 24, "30d": 30}, validator=counts_by_span
     )
     #: The directory of the histories, one directory each. It should be on another disk than
-    #: `system.data`. Another directory than the default must exist: so nothing is written in the
-    #: place of a file system that is not mounted. With Pelican the default is
-    #: `/var/lib/pelican/history`.
+    #: `system.data`. Another directory than the default must exist, so that nothing is written in
+    #: the place of a file system that is not mounted.
     directory: str = path_field(DEFAULT_HISTORIES[0])
     #: The size of each history. The oldest points are removed first; a history takes at least a
-    #: copy of the server's files. 0 means no limit but the free space of the filesystem, of which
-    #: `system.transfers.disk_reserve` stays free.
+    #: copy of the server's files. 0 means no limit but the free space of the filesystem, less
+    #: `system.transfers.disk_reserve`.
     max_size: MiB = attrs.field(default=0, validator=not_negative)
-    #: How often a history is read to its end, to see whether it is whole. A damaged one is named
-    #: in the log and counted by a metric. 0 means never.
+    #: How often a history is read to its end, to see whether it is whole; 0 means never.
     check_interval: Days = attrs.field(default=7, validator=not_negative)
     servers: dict[str, ServerHistoryConfig] = attrs.field(factory=dict, validator=keyed_by_server)
 
@@ -1145,8 +1124,7 @@ class QuotasConfig:
     """`system.quotas`: project quotas of the filesystem of `system.data` (Pelican's)."""
 
     #: Let the filesystem hold the disk limits of servers at any moment: ext4 or XFS, mounted with
-    #: `prjquota`. The daemon then needs `CAP_SYS_ADMIN`. Without it, or without quotas, it logs
-    #: why and only counts.
+    #: `prjquota`. The daemon then needs `CAP_SYS_ADMIN`.
     enabled: bool = False
 
 
@@ -1156,19 +1134,16 @@ class SystemConfig:
 
     #: The directory of the state database, `wingsd.db`.
     root_directory: str = path_field("/var/lib/pterodactyl")
-    #: The servers' files, one directory each. Servers are received beside this directory, so the
-    #: same filesystem needs space for them.
+    #: The servers' files, one directory each. Servers are received beside it, on the same
+    #: filesystem.
     data: str = path_field("/var/lib/pterodactyl/volumes")
-    #: Local backups. With Pelican the default is `/var/lib/pelican/backups`.
+    #: Local backups.
     backup_directory: str = path_field("/var/lib/pterodactyl/backups")
-    #: Installation logs, `install/UUID.log`, which move with their servers. With Pelican the
-    #: default is `/var/log/pelican`.
+    #: Installation logs, `install/UUID.log`, which move with their servers.
     log_directory: str = path_field("/var/log/pterodactyl")
-    #: Installation scripts while they run. The engine must see it under the same path. With
-    #: Pelican the default is `/tmp/pelican`.
+    #: Installation scripts while they run. The engine must see it under the same path.
     tmp_directory: str = path_field("/tmp/pterodactyl")  # noqa: S108 - Wings' default
-    #: The account that owns the servers' files. If it does not exist, the ids in `system.user` are
-    #: used.
+    #: The account that owns the servers' files. Without it, the ids in `system.user` are used.
     username: str = "pterodactyl"
     user: User = User()
     #: The time zone of containers, in their variable `TZ`.
@@ -1177,11 +1152,11 @@ class SystemConfig:
     websocket_log_count: int = attrs.field(default=150, validator=positive)
     #: The time for a server to stop before it is killed (wingsd's own).
     stop_timeout: Seconds = attrs.field(default=600, validator=positive)
-    #: The age at which a server's disk usage is counted again. 0: it is never counted and shown as
-    #: 0, and disk limits apply to transfers only.
+    #: The age at which a server's disk usage is counted again. 0: it is shown as 0, and disk
+    #: limits apply to transfers only.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
-    #: Before each start, give files in the server's directory that belong to another user to the
-    #: servers' user. Not with `system.user.rootless`.
+    #: Before each start, give all files in the server's directory to the servers' user. Not with
+    #: `system.user.rootless`.
     check_permissions_on_boot: bool = True
     #: The time between two reports of the activity log to the Panel.
     activity_send_interval: Seconds = attrs.field(default=60, validator=positive)
@@ -1197,8 +1172,8 @@ class SystemConfig:
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()
     quotas: QuotasConfig = QuotasConfig()
     sftp: SftpConfig = SftpConfig()
-    #: The system call that opens directories for users: `openat2`, `openat` as before Linux 5.6,
-    #: or `auto` for `openat2` where the kernel has it. Both are equally safe.
+    #: The system call that opens directories for users; `auto` takes `openat2` where the kernel
+    #: has it (Linux 5.6). Both are equally safe.
     openat_mode: str = attrs.field(default="auto", validator=one_of("auto", "openat", "openat2"))
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()
@@ -1237,8 +1212,7 @@ class Config:
     #: Log more, such as each request.
     debug: bool = False
     #: The name at the start of this node's lines in consoles: `[Pterodactyl Daemon]:`. If `family`
-    #: is empty, the Panel's family is recognised by it, too. With Pelican the default is
-    #: `Pelican`.
+    #: is empty, the Panel's family is recognised by it, too.
     app_name: str = "Pterodactyl"
     #: The family of this node's Panel. Empty: recognised by the place of the file, its directories
     #: and `app_name` (wingsd's own).
@@ -1254,10 +1228,9 @@ class Config:
     throttles: ThrottlesConfig = ThrottlesConfig()
     metrics: Metrics = Metrics()
     control: Control = Control()
-    #: Directories of the host below which servers may have mounts. All symlinks are resolved
-    #: first. If servers can write to a directory, list only parts of it that all of them may
-    #: access: a server that can rename directories there can replace one by a symlink between the
-    #: check and the mount. Direct transfers bring no mounts.
+    #: Directories of the host below which servers may have mounts. If servers can write to a
+    #: directory, list only parts of it that all of them may access: a server that can rename
+    #: directories there can replace one by a symlink between the check and the mount.
     allowed_mounts: tuple[str, ...] = ()
     #: Origins of web pages, besides the Panel's, that may call this node and open a WebSocket; `*`
     #: is any.
@@ -1265,7 +1238,7 @@ class Config:
     #: Refuse the changes that the Panel sends when the node's settings are saved there.
     ignore_panel_config_updates: bool = False
     #: Let pages of the Panel and of `allowed_origins` call this node also if they come from a
-    #: public address and the node has a private one; browsers ask for that.
+    #: public address and it has a private one.
     allow_cors_private_network: bool = False
 
     @property
@@ -1466,7 +1439,7 @@ def _of_its_family(config: Config, data: Any, source: str) -> Config:
     system = config.system
     traces = (place, system.data, system.root_directory, config.app_name)
     family = family_of(config.family, traces)
-    return attrs.evolve(_with_defaults(config, _DEFAULTS.get(family, {}), data), family=family)
+    return attrs.evolve(_with_defaults(config, DEFAULTS.get(family, {}), data), family=family)
 
 
 def _with_defaults(section: T, defaults: Mapping[str, Any], written: Any) -> T:
