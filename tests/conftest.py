@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ os.environ["no_proxy"] = "127.0.0.1"
 #: Directories of tests are made in `MEMORY` if it has `ROOM` bytes free. On a disk, tests wait for
 #: it half of their time.
 MEMORY, ROOM = "/dev/shm", 2 << 30
+
+#: Directories whose tests take long: they run whole daemons, or programs that write.
+LONG = ("daemon", "unchanged", "docker", "power", "quota_vm")
 
 raise_limit()  # as the daemon does: some tests open a thousand connections
 
@@ -62,11 +66,28 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests with a Docker engine first.
+    """Have one process run all tests with a Docker engine, and all begin with those that take long.
 
-    Only one of them runs at a time. So one process runs them all, and none waits for another.
+    Only one test with an engine runs at a time: so none waits for another. Each process gets as
+    many tests, in their order, until some have none left and take from others' ends. If long ones
+    were there, the last of them would run alone.
     """
-    items.sort(key=lambda item: "engine" not in getattr(item, "fixturenames", ()))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    others = shares[1:] or shares
+    short = []
+    for number, (_path, group) in enumerate(groupby(items, key=lambda item: item.path)):
+        for item in group:
+            if "engine" in getattr(item, "fixturenames", ()):
+                shares[0].append(item)
+            elif item.path.parent.name in LONG:
+                others[number % len(others)].append(item)
+            else:
+                short.append(item)
+    left = iter(short)
+    for number, share in enumerate(shares, 1):
+        share += islice(left, max(len(items) * number // processes - sum(map(len, shares[:number])), 0))
+    items[:] = [*chain.from_iterable(shares), *left]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
