@@ -36,7 +36,7 @@ class Rewinds:
             model.make()
             rewriting.commit(model.store, Wanted(number), self._lost())
             rewriting.apply()
-            assert rewriting.differing(model.store, Wanted(number)) == []
+            assert rewriting.differing() == []
         self._end(number)
 
     def interrupted(self, number: int, at: int) -> None:
@@ -66,7 +66,7 @@ class Rewinds:
             with self._opened() as rewriting:
                 for _ in range(model.rng.randrange(1, 3)):
                     rewriting.apply()
-                assert rewriting.differing(model.store, Wanted(number)) == []
+                assert rewriting.differing() == []
                 self.completed += 1
                 self._end(number)
                 return

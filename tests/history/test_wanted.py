@@ -58,7 +58,7 @@ def as_a_point(history: Model, number: int, ignore: IgnoreList, *, truncate: boo
         rewriting.prepare(history.store, wanted)
         rewriting.commit(history.store, wanted)
         rewriting.apply()
-        assert rewriting.differing(history.store, wanted) == []
+        assert rewriting.differing() == []
     shutil.rmtree(place)
     return seen(history.world.root)
 

@@ -197,6 +197,8 @@ class _Work:
     is_check: bool = False
     #: Whether it is done later as well: the clock makes a point, or a point is removed.
     is_repeated: bool = False
+    #: Whether a user waits for the point that it makes: then no other one is removed.
+    is_awaited: bool = False
     #: When its turn began, by the reactor's clock.
     began: float | None = None
     store: HistoryStore | None = None
@@ -548,13 +550,13 @@ class Histories:
         """Make a point of a server's files now; return None where nothing has changed.
 
         Its label is `stopped` where no program of the server runs during the whole of it; with a
-        `label` the caller knows at the beginning. It is made in the idle threads, or in those of
-        `workers`, and `then` is called before another point is made or removed. One that
-        `is_repeated` gives way to users. Raises StorageError, FileWorkCancelled where something
-        else takes the server's files, and DaemonStopping.
+        `label` the caller knows at the beginning. It is made in the idle threads, or for a user
+        who waits in those of `workers`, and `then` is called before another point is made or
+        removed. One that `is_repeated` gives way to users. Raises StorageError, FileWorkCancelled
+        where something else takes the server's files, and DaemonStopping.
         """
         history = self._of(server.uuid)
-        work = _Work(is_repeated=is_repeated)
+        work = _Work(is_repeated=is_repeated, is_awaited=workers is not None)
         with server.operations.during(Operation.POINT, work.cancel):
             if label is None:
                 work.is_off = await self._is_off(server)
@@ -1092,13 +1094,14 @@ class Histories:
         history.state.unsettled = sorted(source.hot)
         history.state.lost = sorted(source.lost)
         then(store)
-        kept = set(store.pinned)
-        for floor in self.floors.get(history.uuid, ()):
-            above = [each.number for each in store.points() if each.number > floor]
-            kept.update(above[-1:])
-        store.pinned = kept
-        now = int(self._parts.now() * _SECOND)
-        store.thin(self._terms(history.uuid).keep, now, THINNED)
+        if not doing.is_awaited:
+            kept = set(store.pinned)
+            for floor in self.floors.get(history.uuid, ()):
+                above = [each.number for each in store.points() if each.number > floor]
+                kept.update(above[-1:])
+            store.pinned = kept
+            now = int(self._parts.now() * _SECOND)
+            store.thin(self._terms(history.uuid).keep, now, THINNED)
         history.state.bytes = store.size
         history.state.cpu_seconds = time.thread_time() - began
         return found

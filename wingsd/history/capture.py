@@ -227,7 +227,9 @@ class HistorySource:
         return self._scanned(scratch)
 
     def _scanned(self, scratch: str) -> MoveTree:
-        return Scan(lambda line: None, self.attributes, scratch, SeenDirectories()).run(self.root)
+        seen = SeenDirectories()
+        scan = Scan(lambda line: None, self.attributes, scratch, seen, most_plain=MAX_SIZE)
+        return scan.run(self.root)
 
 
 class _Unstable(Exception):

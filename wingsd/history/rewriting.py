@@ -27,16 +27,21 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import Enum
 from hashlib import sha256
 from itertools import chain as chained
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from attrs import define, field
 
+from wingsd.archive.policy import member_mode
 from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.filesystem.attributes import EVERYTHING, AttributeReader, clear_attributes
 from wingsd.filesystem.new_file import Owner
-from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
+from wingsd.filesystem.open_directories import (
+    FILE_FLAGS,
+    OpenDirectories,
+    closing_descriptor,
+)
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import opened
 from wingsd.history.capture import joined
@@ -60,9 +65,8 @@ from wingsd.history.rebuilding import (
 )
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted, WantedEntry
-from wingsd.moves.nodes import DirectoryNode, FileNode, LinkNode, TreeEntry, tree_key
-from wingsd.moves.scan import Scan
-from wingsd.moves.seen_directories import SeenDirectories
+from wingsd.moves.nodes import tree_key
+from wingsd.moves.scan import clamped_mtime
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice, display, display_all
 
@@ -281,10 +285,15 @@ class Rewriting:
     ) -> Difference:
         """Write the files that differ from those of the newest point, if that was not done.
 
-        The server may run, and has files that are `lost`: it cannot read them. Raises NoSuchPoint,
-        and HistoryDamaged with the names of all files that are damaged.
+        They are flushed: `commit` does not wait for that. The server may run, and has files that
+        are `lost`: it cannot read them. Raises NoSuchPoint, and HistoryDamaged with the names of
+        all files that are damaged.
         """
-        return self._prepared(store, wanted, lost, None)
+        with storage_errors(f"{self._place} cannot be used"):
+            found = self._prepared(store, wanted, lost, None)
+            if self._durable:
+                syncfs(self._home)
+        return found
 
     def commit(
         self, store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
@@ -505,48 +514,53 @@ class Rewriting:
 
     # What came of it
 
-    def differing(self, store: HistoryStore, wanted: Wanted) -> list[bytes]:
-        """Return the paths that are not as they are wanted, by names and metadata, at most some.
+    def differing(self) -> list[bytes]:
+        """Return the paths that are not as the plan has them, by names and metadata, at most some.
 
-        Contents are not read: those that were put into place had their digests, and others were
-        read for the newest point. Raises HistoryDamaged where the point does not have its root.
+        Contents are not read: those that were put into place had their digests. Others are not
+        looked at: as they are now, they are in the newest point.
         """
         attributes = AttributeReader(self._given, EVERYTHING)
-        scan = Scan(lambda line: None, attributes, self._place, SeenDirectories())
-        tree = scan.run(self._server)
-        found: list[bytes] = []
         with (
-            closing(tree.store),
-            storage_errors(f"point {wanted.number} of the history cannot be read"),
-            store.opened(wanted.number) as (chain, _),
+            storage_errors(f"{self._directory} cannot be compared"),
+            closing_descriptor(os.open(_PLAN, os.O_RDONLY, dir_fd=self._home)) as fd,
         ):
-            expected = ((each.path, each.entry) for each in wanted.entries(chain) if each.is_there)
-            for path, (node, entry) in joined(tree.walk(), expected):
-                if not self._is_as(path, node, entry, attributes) and len(found) < MOST_LISTED:
-                    found.append(path)
-        return found
+            plan = FormReader.of(fd, os.path.join(self._place, os.fsdecode(_PLAN)))
+            entries = (entry for entry, _ in plan.entries())
+            found = (each.path for each in entries if not self._is_as(each, attributes))
+            return list(islice(found, MOST_LISTED))
 
-    def _is_as(
-        self,
-        path: bytes,
-        node: TreeEntry | None,
-        entry: PastEntry | None,
-        attributes: AttributeReader,
-    ) -> bool:
-        if isinstance(node, DirectoryNode):
-            return entry == PastDirectory(path, *node.meta)
-        if node is not None and node.names[0] != path:
-            return entry == PastHardLink(path, node.names[0])
-        if isinstance(node, LinkNode):
-            return entry == PastLink(path, node.mtime, node.target)
-        if not isinstance(node, FileNode) or not isinstance(entry, PastFile):
-            return False
-        mode, value = node.mode, b""
-        if entry.attributes or mode != entry.mode:
-            with closing_descriptor(self._directories.open_file(path)) as fd:
-                value, mode = attributes.read(fd, os.fstat(fd), mode)
-        now = PastFile(path, mode, node.mtime, node.size, entry.digest, value)
+    def _is_as(self, entry: PastEntry, attributes: AttributeReader) -> bool:
+        path = entry.path
+        now: PastEntry | None = None
+        try:
+            found = self._stat(path)
+            if isinstance(entry, PastHardLink):
+                return os.path.samestat(found, self._stat(entry.first))
+            if stat.S_ISLNK(found.st_mode):
+                parent, name = self._directories.place(path)
+                target = os.readlink(name, dir_fd=parent)
+                now = PastLink(path, clamped_mtime(found), target)
+            elif isinstance(entry, PastFile | PastDirectory):
+                parent, name = self._directories.place(path or b".")
+                with closing_descriptor(os.open(name, FILE_FLAGS, dir_fd=parent)) as fd:
+                    now = _now(fd, entry, attributes)
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+            return isinstance(entry, PastNothing)
         return now == entry
+
+
+def _now(fd: int, entry: PastFile | PastDirectory, attributes: AttributeReader) -> PastEntry:
+    """Return what an open file or directory is now, but for the contents of a file."""
+    found = os.fstat(fd)
+    mode, _ = member_mode(stat.S_IMODE(found.st_mode))
+    value, mode = attributes.read(fd, found, mode)
+    if stat.S_ISDIR(found.st_mode):
+        return PastDirectory(entry.path, mode, clamped_mtime(found), value)
+    digest = entry.digest if isinstance(entry, PastFile) else b""
+    return PastFile(entry.path, mode, clamped_mtime(found), found.st_size, digest, value)
 
 
 def _mounts_below(directory: str) -> list[bytes]:

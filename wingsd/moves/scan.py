@@ -77,13 +77,15 @@ class Scan:
     """Reads a tree, whose file is in `scratch`, by `run`; no block is known.
 
     Of files neither attributes are known, nor what an ACL adds to the mode. `warn` gets a line for
-    what is left out or changed, `seen` all directories.
+    what is left out or changed, `seen` all directories. The blocks of files can get digests where
+    these have several names, or more than `most_plain` bytes.
     """
 
     _warn: Callable[[str], None]
     _attributes: AttributeReader
     _scratch: str | None
     _seen: SeenDirectories
+    _most_plain: int = field(default=WHOLE, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         self._tree = MoveTree(directory=self._scratch)
@@ -150,7 +152,7 @@ class Scan:
             self._entry(listing.fd, name, found, prefix + name, depth)
 
     def _add_plain(self, prefix: bytes, entries: StatResults) -> StatResults:
-        """Add the files of a new directory that have one name and come as a whole.
+        """Add the files of a new directory with one name whose blocks get no digests.
 
         Return the other entries. Most files are such: each takes half the time of `_entry`.
         """
@@ -158,7 +160,11 @@ class Scan:
             return entries  # the directory was changed meanwhile: one of them is refused
         packed, others, size = [], [], 0
         for name, found in entries:
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_size > WHOLE:
+            if (
+                not stat.S_ISREG(found.st_mode)
+                or found.st_nlink > 1
+                or found.st_size > self._most_plain
+            ):
                 others.append((name, found))
                 continue
             meta = (self._mode(prefix + name, found), self._mtime(prefix + name, found))

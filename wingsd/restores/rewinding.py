@@ -132,8 +132,7 @@ class Rewind:
     _rewinds: Rewinds
     #: The backup that is restored, None where an operator has ordered the rewind.
     restored: PointBackup | None = None
-    #: Whether the files are compared with those that the server is to have, `wanted`.
-    is_compared: bool = True
+    #: The files that the server is to have.
     wanted: Wanted = attrs.field(init=False)
     state: RewindState = RewindState.PREPARING
     #: What differs, once it is known, and the bytes that were prepared so far.
@@ -226,7 +225,7 @@ class Rewind:
         self.found = await histories.use(uuid, compare, parts.workers)
         self._check_limit(self.found)
         compared = seconds() - made
-        expected = (made - began) * 1.5 + compared * 2 + self.found.entries * _EACH
+        expected = made - began + compared * 2 + self.found.entries * _EACH
         self.seconds_off = expected if self.found.entries else 0.0
 
     async def run(self) -> None:
@@ -403,22 +402,15 @@ class Rewind:
             return rewriting.commit(store, self.wanted, self.lost)
 
     async def _finish(self) -> None:
-        """Exchange what differs, until it has succeeded, and compare all with the point."""
+        """Exchange what differs, until it has succeeded, and compare that with the point."""
         await self._exchange()
         self._enter(RewindState.CHECKING)
-        server, parts = self.server, self._rewinds.parts
-        if not self.is_compared:
-            return
-        compare = self._compared
+        server = self.server
         try:
-            differing = await self._rewinds.histories.use(server.uuid, compare, parts.workers)
-            known = set(() if self.found is None else self.found.damaged)
-            if self.wanted.keeps_present:
-                known.update(self.lost)
-            self.differing = [path for path in differing if path not in known]
-        except (StorageError, NoSuchPoint) as error:
+            self.differing = await self._rewinds.parts.workers.run(self._compared)
+        except StorageError as error:
             server.say(
-                f"The server is rewound, but it cannot be compared with the point: {error}",
+                f"The server is rewound, but it was not compared with the point: {error}",
                 keep=True,
             )
         if self.differing:
@@ -457,9 +449,9 @@ class Rewind:
             else:
                 return
 
-    def _compared(self, store: HistoryStore) -> list[bytes]:
+    def _compared(self) -> list[bytes]:
         with self._rewinds.rewriting(self.server.uuid) as rewriting:
-            return rewriting.differing(store, self.wanted)
+            return rewriting.differing()
 
     async def _end(self, outcome: Outcome) -> None:
         server, parts = self.server, self._rewinds.parts
@@ -912,19 +904,6 @@ class Rewinds:
         await report.answered_within(ANSWER_PATIENCE, self.parts.reactor)
         self.parts.restores.publish_end(server, Outcome.FAILURE)
 
-    async def _find_backup(self, rewind: Rewind, record: RewindRecord) -> None:
-        """Find what a rewind restores. If its list is not known, nothing is compared."""
-        uuid, found = record.server, None
-        try:
-            found = (await self.parts.histories.names(uuid)).get(record.backup)
-        except StorageError as error:
-            self._log.error(
-                "{server}: its backups are not known: {error}", server=uuid, error=error
-            )
-        rewind.is_compared = found is not None
-        name = found or PointName(record.backup, record.point, "", record.time, "")
-        rewind.restore(PointBackup(uuid, name), truncate=record.truncate)
-
     def recover(self, records: Sequence[RewindRecord]) -> list[str]:
         """Complete the exchanges that an earlier daemon has begun, and drop what was prepared.
 
@@ -986,7 +965,9 @@ class Rewinds:
             rewind = Rewind(server, record.point, record.time, False, self)
             rewind.undo = record.undo
             if record.backup:
-                await self._find_backup(rewind, record)
+                # What it takes is in the plan: not which files belong to the backup.
+                name = PointName(record.backup, record.point, "", record.time, "")
+                rewind.restore(PointBackup(uuid, name), truncate=record.truncate)
             rewind.hold()
             self._remember(rewind)
             completing = rewind.complete(starts=record.start)
