@@ -66,7 +66,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one process run all tests with a Docker engine, and all begin with those that take long.
+    """Have one process run all tests with a Docker engine, and each begin with the long ones.
 
     Only one test with an engine runs at a time: so none waits for another. Each process gets as
     many tests, in their order, until some have none left and take from others' ends. If long ones
@@ -84,10 +84,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 others[number % len(others)].append(item)
             else:
                 short.append(item)
-    left = iter(short)
-    for number, share in enumerate(shares, 1):
-        share += islice(left, max(len(items) * number // processes - sum(map(len, shares[:number])), 0))
-    items[:] = [*chain.from_iterable(shares), *left]
+    left, size = iter(short), -(-len(items) // processes)
+    for share in shares:
+        share.extend(islice(left, max(size - len(share), 0)))
+    items[:] = chain.from_iterable(shares)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
