@@ -173,8 +173,3 @@ def test_a_fifo_in_its_place_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(host_key_path(str(tmp_path)))
     with pytest.raises(HostKeyUnusable):
         load_host_key(str(tmp_path))
-
-
-def test_what_a_dead_daemon_left_of_a_new_key_does_not_matter(tmp_path: Path) -> None:
-    written(tmp_path, b"").rename(tmp_path / ".sftp/id_ed25519.new")
-    assert load_host_key(str(tmp_path)).is_new

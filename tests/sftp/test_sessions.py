@@ -17,7 +17,7 @@ from tests.support.recording_observer import RecordedActivity
 from tests.support.sftp_users import WRONG
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config import SftpActivityConfig, SftpConfig, SftpLimits
-from wingsd.errors import InvalidData, NodeTokenRefused, PanelRefused, PanelUnreachable
+from wingsd.errors import NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.events import SUSPENDED, Event
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Hold, Operation
@@ -193,21 +193,6 @@ def test_a_wrong_password_is_asked_once_in_ten_seconds_and_then_blocks(made: Sft
     assert isinstance(made.login("right"), GrantedLogin)
 
 
-@pytest.mark.parametrize("kind", ["password", "public_key"])
-def test_logins_of_a_blocked_address_are_logged_once_in_a_cooldown(
-    made: SftpNode, logged: Logged, kind: str
-) -> None:
-    made.panel.answer = refusal(403)
-    for number in range(300):
-        made.login(f"wrong {number}", kind=kind)
-    blocked = [line for line in logged.lines if "can try again later" in line]
-    assert len(blocked) == 1
-    made.node.clock.advance(61)
-    for number in range(300):
-        made.login(f"again {number}", kind=kind)
-    assert sum("can try again later" in line for line in logged.lines) == 2
-
-
 @pytest.mark.promise("sftp-logins-are-limited")
 @pytest.mark.parametrize("kind", ["password", "public_key"])
 @pytest.mark.parametrize(
@@ -235,16 +220,6 @@ def test_a_refusal_that_is_not_about_the_password_or_key_is_not_remembered(
     assert sum(f"with a {kind.replace('_', ' ')} refused" in line for line in logged.lines) == 20
     made.panel.answer = SftpAccess(USER, UUID, ("*",))
     assert isinstance(made.login("right", kind=kind), GrantedLogin)
-
-
-@pytest.mark.promise("sftp-logins-are-limited")
-@pytest.mark.parametrize("kind", ["password", "public_key"])
-def test_a_login_is_possible_as_soon_as_a_suspension_is_lifted(made: SftpNode, kind: str) -> None:
-    made.server.configuration = configuration(suspended=True)
-    for _ in range(20):
-        assert isinstance(made.login(kind=kind), Rejected)
-    made.server.configuration = configuration()
-    assert isinstance(made.login(kind=kind), GrantedLogin)
 
 
 @CALAGOPUS
@@ -275,16 +250,6 @@ def test_a_suspended_or_unknown_or_held_server_cannot_be_logged_in_to(made: Sftp
     assert isinstance(made.login("three"), Rejected)
     made.panel.answer = SftpAccess(USER, "nonsense")
     assert isinstance(made.login("four"), Rejected)
-
-
-@CALAGOPUS
-def test_calagopus_permission_for_sftp_is_checked_here(made: SftpNode) -> None:
-    made.panel.answer = SftpAccess(USER, UUID, ("files.read",))
-    assert isinstance(made.login("one"), Rejected)
-    made.panel.answer = SftpAccess(USER, UUID, ("files.read", "file.sftp"), ("*.log",))
-    granted = made.login("two")
-    assert isinstance(granted, GrantedLogin)
-    assert granted.message(made.server).ignored == ("*.log",)
 
 
 def test_access_that_was_revoked_while_the_panel_was_asked_is_refused(made: SftpNode) -> None:
@@ -335,16 +300,6 @@ def test_a_suspension_and_a_changed_access_close_sessions(made: SftpNode) -> Non
     made.connect(3)
     made.node.bus.publish(Event(UUID, SUSPENDED))
     assert made.closed() == [1, 2, 3]
-
-
-def test_the_log_says_why_a_session_was_closed(made: SftpNode, logged: Logged) -> None:
-    made.connect(1)
-    made.connect(2)
-    made.sessions.ended(1)
-    assert logged.lines[-1].endswith("ends")
-    made.node.bus.publish(Event(UUID, SUSPENDED))
-    made.sessions.ended(2)
-    assert logged.lines[-1].endswith("ends: the server is suspended")
 
 
 def test_a_server_that_moved_away_without_an_event_is_found_within_a_second(
@@ -504,18 +459,6 @@ def test_a_connection_above_a_limit_waits_for_a_place(made: SftpNode, why: str) 
     assert made.sessions.count == 1
 
 
-@TWO_OF
-def test_a_connection_that_waits_cannot_begin_when_the_access_has_ended(
-    made: SftpNode, why: str
-) -> None:
-    for number in (1, 2, 3, 4):
-        made.connect(number)
-    made.denied.deny((user_key(USER),), made.now + 1)
-    made.sessions.ended(1)
-    assert made.closed() == [3, 4]
-    assert made.sessions.count == 1
-
-
 @pytest.mark.promise("sftp-connection-limits-wait")
 @TWO_OF
 def test_those_of_one_user_that_wait_are_bounded(made: SftpNode, why: str) -> None:
@@ -651,28 +594,10 @@ def test_passwords_that_are_tried_at_once_are_no_more_than_one_after_the_other(
     assert 6 <= len(made.panel.asked) < 10
 
 
-def test_a_connection_that_begins_twice_is_a_fault_of_the_process(made: SftpNode) -> None:
-    made.connect()
-    with pytest.raises(InvalidData):
-        made.connect()
-    made.sessions.ended(1)
-    assert not made.server.operations.runs(Operation.CHANGE_FILES)
-
-
 def tries_of(most: int = 3) -> tuple[LoginTries, Clock]:
     clock = Clock()
     limits = SftpLimits(authentication_password_attempts=most)
     return LoginTries(limits, clock.seconds), clock
-
-
-def test_the_same_login_is_refused_for_seconds_without_another_call() -> None:
-    tries, clock = tries_of()
-    tries.refused("192.0.2.1", "anna.5b0c7a6e", "wrong", is_password=True)
-    assert tries.is_refused("anna.5b0c7a6e", "wrong")
-    assert not tries.is_refused("anna.5b0c7a6e", "other")
-    assert not tries.is_refused("anna.5b0c7a6ew", "rong")
-    clock.advance(logins.REFUSAL_KEPT)
-    assert not tries.is_refused("anna.5b0c7a6e", "wrong")
 
 
 def test_an_address_is_blocked_for_one_user_name_and_then_for_all() -> None:
@@ -687,14 +612,6 @@ def test_an_address_is_blocked_for_one_user_name_and_then_for_all() -> None:
         tries.refused("192.0.2.1", f"name {number}", "wrong", is_password=True)
     assert tries.is_blocked("192.0.2.1", "ben")
     clock.advance(60)
-    assert not tries.is_blocked("192.0.2.1", "anna")
-
-
-def test_a_login_forgives_the_tries_before_it() -> None:
-    tries, _ = tries_of(most=2)
-    tries.refused("192.0.2.1", "anna", "wrong", is_password=True)
-    tries.granted("192.0.2.1", "anna")
-    tries.refused("192.0.2.1", "anna", "wrong again", is_password=True)
     assert not tries.is_blocked("192.0.2.1", "anna")
 
 

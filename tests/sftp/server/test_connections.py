@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 
 import asyncssh
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from tests.sftp.server.harness import NAME, Served, serving
 from wingsd.config import SftpLimits
 from wingsd.sftp.messages import Begun, ChangedSettings, Closed, Disconnect
-from wingsd.sftp.server.connection import SftpConnection
 
 
 def key_text(key: asyncssh.SSHKey) -> str:
@@ -92,17 +90,6 @@ async def test_after_too_many_wrong_passwords_or_keys_the_connection_is_closed(
 
 
 @serving()
-async def test_by_default_6_passwords_or_20_keys_are_tried_and_others_are_served(
-    served: Served,
-) -> None:
-    async with served.client() as sftp:
-        served.daemon.logins.clear()
-        served.daemon.sent.clear()
-        await guess(served, 6, 20)
-        assert await sftp.realpath(".") == "/"
-
-
-@serving()
 async def test_where_only_keys_are_accepted_no_password_is_asked_for(served: Served) -> None:
     async with served.connection():
         pass
@@ -112,18 +99,6 @@ async def test_where_only_keys_are_accepted_no_password_is_asked_for(served: Ser
         async with served.connection():
             pass
     assert served.daemon.logins == []
-
-
-@pytest.mark.parametrize("command", [None, "ls", "scp -t /"])
-@serving()
-async def test_a_shell_and_commands_are_refused_with_a_sentence(
-    served: Served, command: str | None
-) -> None:
-    async with served.connection() as connection:
-        process = await connection.create_process(command, encoding=None)
-        found = await process.wait()
-        assert b"use an SFTP client" in found.stderr  # type: ignore[operator]
-        assert (found.exit_status, bool(found.stdout)) == (1, command == "scp -t /")
 
 
 @pytest.mark.promise("sftp-has-no-shell")
@@ -195,27 +170,6 @@ async def test_a_connection_that_is_cut_while_a_channel_opens_is_over(served: Se
     assert len(served.daemon.of(Closed)) == 5
 
 
-@serving()
-async def test_passwords_that_are_sent_without_waiting_are_not_all_asked_for(
-    served: Served,
-) -> None:
-    connection = SftpConnection(7, served.server)
-    answers = [connection.validate_password(NAME, f"guess {each}") for each in range(9)]
-    connection._conn = Unconnected()  # type: ignore[assignment]
-    assert await asyncio.gather(*answers) == [False] * 9
-    assert len(served.daemon.logins) == 6
-
-
-class Unconnected:
-    """What a connection asks of SSH while a client logs in."""
-
-    def get_extra_info(self, name: str) -> tuple[str, int] | str:
-        return ("192.0.2.1", 5) if name == "peername" else ""
-
-    def disconnect(self, code: int, why: str) -> None:
-        pass
-
-
 @pytest.mark.promise("sftp-logins-are-limited")
 @serving(limits=SftpLimits(max_half_open=4))
 async def test_half_open_connections_make_place_and_do_not_keep_others_out(served: Served) -> None:
@@ -228,29 +182,6 @@ async def test_half_open_connections_make_place_and_do_not_keep_others_out(serve
             assert isinstance(each, bytes | ConnectionError)
     for _, writer in idle:
         writer.close()
-
-
-@serving()
-async def test_a_broken_request_is_answered_and_the_next_one_done(served: Served) -> None:
-    async with served.connection() as connection:
-        process = await connection.create_process(subsystem="sftp", encoding=None)
-        process.stdin.write(struct.pack(">IBI", 5, 1, 3))
-        process.stdin.write(struct.pack(">IBII", 9, 17, 8, 0xFFFF))  # STAT of a long path
-        process.stdin.write(struct.pack(">IBII", 9, 16, 9, 0))  # REALPATH of an empty one
-        process.stdin.write_eof()
-        found = await asyncio.wait_for(process.wait(), 10)
-        assert struct.pack(">BII", 101, 8, 5) in found.stdout  # type: ignore[operator]
-        assert struct.pack(">BI", 104, 9) in found.stdout  # type: ignore[operator]
-        assert found.exit_status == 0
-
-
-@serving()
-async def test_the_daemon_is_told_when_a_connection_is_over(served: Served) -> None:
-    async with served.client() as sftp:
-        await sftp.open("file", "wb")
-    while not served.daemon.of(Closed):
-        await asyncio.sleep(0.01)
-    assert [each.connection for each in served.daemon.of(Closed)] == [1]
 
 
 @pytest.mark.promise("sftp-idle-clients-stay")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import suppress
 from sys import getsizeof
 from typing import Any
 from unicodedata import normalize
@@ -14,10 +12,8 @@ from unicodedata import normalize
 import asyncssh
 import pytest
 from asyncssh.constants import (
-    MSG_CHANNEL_REQUEST,
     MSG_DEBUG,
     MSG_EXT_INFO,
-    MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
     MSG_KEXINIT,
     MSG_UNIMPLEMENTED,
@@ -154,9 +150,11 @@ async def test_logins_that_do_not_wait_for_an_answer_are_counted(
     served: Served, kind: str
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519").public_data
-    asked = asyncio.Event()
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
 
     class Client(asyncssh.SSHClient):
+        _is_lost = False
+
         def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
             self._conn = conn
 
@@ -168,17 +166,20 @@ async def test_logins_that_do_not_wait_for_an_answer_are_counted(
             if kind == "password":
                 await self._send(Boolean(False), String("wrong"))
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._is_lost = True
+            asked.set()
+
         async def _send(self, *fields: bytes) -> None:
-            with suppress(TimeoutError):
-                while True:
-                    asked.clear()
-                    parts = String(NAME), String("ssh-connection"), String(kind), *fields
-                    self._conn.send_packet(MSG_USERAUTH_REQUEST, *parts)
-                    await asyncio.wait_for(asked.wait(), 5)
+            while not self._is_lost:
+                asked.clear()
+                parts = String(NAME), String("ssh-connection"), String(kind), *fields
+                self._conn.send_packet(MSG_USERAUTH_REQUEST, *parts)
+                await asked.wait()
 
     async def never(login: Login) -> Granted | Rejected:
         served.daemon.logins.append(login)
-        asked.set()
+        loop.call_soon_threadsafe(asked.set)
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -187,15 +188,6 @@ async def test_logins_that_do_not_wait_for_an_answer_are_counted(
         async with served.connection(password=None, client_factory=Client):
             pass
     assert len(served.daemon.logins) == 3
-
-
-@serving(limits=SftpLimits(max_connections=128, max_half_open=8))
-async def test_connections_that_come_at_once_do_not_stay_beyond_the_limit(served: Served) -> None:
-    with ExitStack() as stack:
-        for _ in range(120):
-            stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
-        await served.serves()
-        assert len(served.server._connections) <= 8
 
 
 @serving()
@@ -222,59 +214,13 @@ async def test_answers_that_are_not_read_are_not_made_whatever_window_is_granted
     await served.serves()
 
 
-@asynccontextmanager
-async def unfinished_exchange(served: Served, cipher: str) -> AsyncIterator[Unfinished]:
-    """A channel whose client has begun an exchange of keys, and goes on without ending it."""
-    async with served.connection(encryption_algs=[cipher]) as connection:
-        chan, _ = await connection.create_session(
-            asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=WINDOW
-        )
-        chan.write(INIT + opening(b"/big"))
-        assert connection._transport is not None
-        connection._transport.pause_reading()
-        connection._send_kexinit()
-        connection._kex_complete = True
-        own = served.own
-        while own._conn._kex_complete:
-            await asyncio.sleep(0.01)
-        yield chan, own
-        connection.abort()
-
-
-@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes128-ctr"])
-@serving()
-async def test_answers_are_not_made_while_an_exchange_of_keys_does_not_end(
-    served: Served, cipher: str
-) -> None:
-    served.fill("big")
-    async with unfinished_exchange(served, cipher) as (chan, own):
-        chan.write(reading() * 40)
-        (channel,) = own._channels
-        while not len(channel._frames):
-            await asyncio.sleep(0.01)
-        waits = own._conn._deferred_packets
-        assert sum(len(field) for _, fields in waits for field in fields) < 1 << 20
-    await served.serves()
-
-
-@serving()
-async def test_requests_of_ssh_during_an_exchange_of_keys_are_counted(served: Served) -> None:
-    (served.files / "big").touch()
-    async with unfinished_exchange(served, "aes128-gcm@openssh.com") as (chan, _):
-        for _ in range(1100):
-            fields = String(b"x"), Boolean(value=True)
-            chan.get_connection().send_packet(MSG_GLOBAL_REQUEST, *fields)
-        await served.emptied()
-
-
-@pytest.mark.parametrize("size", [0, 1, 255])
 @serving()
 async def test_a_client_that_takes_almost_nothing_in_a_packet_is_cut_off(
-    served: Served, size: int
+    served: Served,
 ) -> None:
     async with served.connection() as connection:
         with suppress(asyncssh.Error, OSError):
-            await connection.create_process(subsystem="sftp", encoding=None, max_pktsize=size)
+            await connection.create_process(subsystem="sftp", encoding=None, max_pktsize=255)
         with suppress(OSError):
             await connection.wait_closed()
     await served.emptied()
@@ -300,50 +246,3 @@ async def test_many_small_requests_wait_as_little_as_a_few_large_ones(served: Se
         assert len(channel._unsent) < 10_000
         chan.abort()
     await served.serves()
-
-
-@serving()
-async def test_requests_of_ssh_whose_answers_are_not_read_are_not_taken_in(served: Served) -> None:
-    async with served.connection() as connection:
-        assert connection._transport is not None
-        connection._transport.pause_reading()
-        own = served.own
-        own._conn.pause_writing()  # as the transport does above a MiB
-        for _ in range(2000):
-            name = String(b"x" * 30_000)
-            connection.send_packet(MSG_GLOBAL_REQUEST, name, Boolean(value=True))
-        await served.serves()
-        assert connection._transport.get_write_buffer_size() > 1 << 20
-        connection.abort()
-
-
-@serving()
-async def test_the_variables_that_a_client_sends_are_not_kept(served: Served) -> None:
-    async with served.connection() as connection:
-        chan, _ = await connection.create_session(
-            asyncssh.SSHClientSession, subsystem="sftp", encoding=None
-        )
-        for number in range(100):
-            fields = String(b"env"), Boolean(value=False), String(b"%d" % number), String(b"x")
-            chan.send_packet(MSG_CHANNEL_REQUEST, *fields)
-        own = served.own
-        chan.write(INIT)
-        async with connection.start_sftp_client() as sftp:
-            assert await sftp.realpath(".") == "/"
-        for each in own._channels:
-            assert not each._chan.get_environment()
-
-
-@serving()
-async def test_the_port_is_free_while_work_is_waited_for_at_the_end(served: Served) -> None:
-    never = SftpConnection(0, served.server)
-    served.server._connections[0] = never  # one whose work does not end
-    stopping = asyncio.create_task(served.server.stop())
-    await asyncio.sleep(0)
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", served.port))
-        other.listen()
-    assert not stopping.done()
-    served.server._connections.clear()
-    await stopping

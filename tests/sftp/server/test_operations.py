@@ -11,7 +11,7 @@ from threading import Semaphore
 
 import asyncssh
 import pytest
-from asyncssh import FXF_APPEND, FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TRUNC, FXF_WRITE
+from asyncssh import FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TRUNC, FXF_WRITE
 from asyncssh.sftp import SFTPClient, SFTPClientFile
 
 from tests.sftp.server.harness import SERVER, Served, connected, serving
@@ -50,31 +50,6 @@ async def test_a_file_is_written_read_and_listed(served: Served, sftp: SFTPClien
     await use(served, sftp)
     path = "/world/level.dat"
     assert served.daemon.events == [("create", path), ("read", path)]
-
-
-@connected()
-async def test_reading_is_not_logged_by_default(served: Served, sftp: SFTPClient) -> None:
-    await use(served, sftp)
-    assert served.daemon.events == [("create", "/world/level.dat")]
-
-
-@connected()
-async def test_an_upload_that_broke_off_is_resumed_and_the_rest_appended(
-    served: Served, sftp: SFTPClient
-) -> None:
-    first = await opened(sftp, "part", FXF_WRITE | FXF_CREAT | FXF_TRUNC)
-    await first.write(b"abcdef", 0)
-    await first.close()
-    resumed = await opened(sftp, "part", FXF_WRITE | FXF_CREAT)
-    await resumed.write(b"DEFG", 3)
-    await resumed.close()
-    appended = await opened(sftp, "part", FXF_WRITE | FXF_APPEND)
-    await appended.write(b"!", 0)
-    await appended.close()
-    again = await opened(sftp, "part", FXF_READ)
-    read: object = await again.read(100, 0)
-    assert read == b"abcDEFG!"
-    await again.close()
 
 
 @connected()
@@ -144,15 +119,6 @@ async def test_links_are_made_shown_and_never_lead_out(
     await refused(sftp.link("/out", "/other"), asyncssh.FX_FAILURE)
     assert await sftp.realpath("../../world/./x") == "/world/x"
     assert (tmp_path / "outside").read_text() == "secret"
-
-
-@connected()
-async def test_a_fifo_is_shown_and_never_opened(served: Served, sftp: SFTPClient) -> None:
-    os.mkfifo(served.files / "fifo")
-    assert await sftp.listdir("/") == ["fifo"]
-    await refused(opened(sftp, "fifo", FXF_READ), asyncssh.FX_FAILURE)
-    await refused(opened(sftp, "fifo", FXF_WRITE | FXF_CREAT), asyncssh.FX_FAILURE)
-    await refused(sftp.truncate("fifo", 1), asyncssh.FX_FAILURE)
 
 
 @connected()
@@ -297,19 +263,6 @@ async def test_an_overwritten_file_is_not_cut_where_it_could_not_be_written(
     served.daemon.received(ServerState(SERVER, 0, 5000, 1000))
     await refused(opened(sftp, "config", FXF_WRITE | FXF_CREAT | FXF_TRUNC), 15)
     assert (served.files / "config").read_bytes() == b"x" * 10
-
-
-@connected()
-async def test_the_daemons_figure_is_corrected_by_what_it_has_not_counted_yet(
-    served: Served, sftp: SFTPClient
-) -> None:
-    usage = served.server.usage(SERVER)
-    served.daemon.received(ServerState(SERVER, 0, 100, 1000))
-    usage.add(50)
-    served.daemon.received(ServerState(SERVER, 0, 100, 1000))
-    assert usage.taken == 150
-    served.daemon.received(ServerState(SERVER, 50, 160, 1000))
-    assert usage.taken == 160
 
 
 @serving(limits=SftpLimits(max_handles_per_channel=3, max_handles_total=4))

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import InvalidData
-from wingsd.sftp.messages import FrameReader
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.packets import MAX_PACKET, Attributes, Request
+from wingsd.sftp.server.packets import Attributes, Request
 
 pytestmark = pytest.mark.promise("sftp-survives-any-bytes")
 
@@ -63,36 +62,6 @@ def test_extended_attributes_are_passed_over() -> None:
     found = Request(request(packets.SETSTAT, string(b"/a"), more, string(b"next")))
     assert (found.string(), found.attributes()) == (b"/a", Attributes(None, None, None, None))
     assert found.string() == b"next"
-
-
-@pytest.mark.parametrize(
-    "packet",
-    [
-        request(packets.OPEN, struct.pack(">I", 0xFFFFFFFF), b"/a"),
-        request(packets.READ_DATA, string(b"h"), b"\0\0"),
-        request(packets.SETSTAT, string(b"/a"), struct.pack(">II", 0x80000000, 0xFFFFFFFF)),
-        request(packets.STAT),
-    ],
-)
-def test_a_length_that_lies_is_refused_with_the_number_of_its_request(packet: bytes) -> None:
-    assert Request(packet).id == 7
-    with pytest.raises(InvalidData):
-        read(packet)
-
-
-@pytest.mark.parametrize("length", [0, MAX_PACKET + 1, 0xFFFFFFFF])
-def test_a_packet_of_no_possible_length_is_refused_at_once(length: int) -> None:
-    with pytest.raises(InvalidData):
-        list(FrameReader(MAX_PACKET).feed(struct.pack(">I", length)))
-
-
-def test_packets_are_found_wherever_the_stream_is_divided() -> None:
-    wanted = [b"a", b"bc" * 1000, b"d"]
-    stream = b"".join(string(each) for each in wanted)
-    for size in (1, 3, 7, len(stream)):
-        reader = FrameReader(MAX_PACKET)
-        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-        assert [packet for piece in pieces for packet in reader.feed(piece)] == wanted
 
 
 @given(st.binary(max_size=300))

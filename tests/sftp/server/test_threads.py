@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,10 +17,9 @@ from twisted.internet.task import Clock
 from tests.sftp.server.harness import Served, serving
 from wingsd.filesystem.directory import OpenFile
 from wingsd.sftp.messages import Closed
-from wingsd.sftp.server import operations
 from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.past import EACH, PastThreads
-from wingsd.sftp.server.turns import Turns, cpu_time
+from wingsd.sftp.server.turns import Turns
 
 
 @serving()
@@ -81,23 +79,6 @@ async def test_a_disk_that_stands_still_holds_up_no_other_connection(
             await held.listdir("/")
 
 
-@serving()
-async def test_a_deletion_that_lasts_holds_up_no_other_channel(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (served.files / "tree").mkdir()
-    stuck = Stuck()
-    monkeypatch.setattr(operations, "delete", stuck)
-    async with served.connection() as connection:
-        first, second = [await connection.start_sftp_client() for _ in range(2)]
-        deleting = asyncio.ensure_future(first.rmdir("tree"))
-        await stuck.wait()
-        assert await second.listdir("/") == ["tree"]
-        assert not deleting.done()
-        stuck.released.set()
-        await deleting
-
-
 @pytest.mark.promise("sftp-process-is-restarted")
 @serving()
 async def test_a_connection_ends_whole_where_no_thread_can_be_started_for_its_request(
@@ -153,38 +134,6 @@ def test_work_is_followed_by_rests_from_when_the_daemon_works_until_after_its_en
     assert 30 < len(machine.work(1)) < 70
 
 
-def test_a_rest_is_a_multiple_of_the_work_and_has_an_end() -> None:
-    short, long = Machine(2), Machine(2, each=0.1)
-    for machine in (short, long):
-        machine.cores = 2.0
-    assert short.work(1)[-1] == pytest.approx(0.004)
-    assert long.work(1)[-1] == pytest.approx(0.01)
-
-
-def test_where_there_are_cores_enough_nothing_waits() -> None:
-    machine = Machine(8)
-    machine.cores = 3.0
-    assert machine.work(1) == []
-
-
-def test_the_daemons_time_before_a_pause_is_not_taken_for_work() -> None:
-    machine = Machine(2)
-    machine.work(0.1)
-    machine.used += 100
-    machine.clock.advance(60)
-    assert machine.work(0.1) == []
-
-
-def test_without_the_daemons_time_nothing_waits() -> None:
-    def unknown() -> float:
-        raise ProcessLookupError
-
-    done: list[int] = []
-    turns = Turns(unknown, 1, Clock().seconds)
-    turns.work(lambda: done.append(1))
-    assert done == [1]
-
-
 @contextmanager
 def working_thread(turns: Turns) -> Iterator[None]:
     """A thread whose work does not end before the context does."""
@@ -212,15 +161,6 @@ def test_one_that_hangs_holds_up_the_others_for_a_moment() -> None:
     with working_thread(machine.turns):
         machine.turns.work(lambda: None)
         assert 0.2 < time.monotonic() - begun < 60
-
-
-def test_the_time_of_a_process_grows_with_what_it_does() -> None:
-    seconds = cpu_time(os.getpid())
-    before = seconds()
-    until = time.process_time() + 0.1
-    while time.process_time() < until:
-        pass
-    assert 0.05 < seconds() - before < 10
 
 
 def test_requests_for_the_past_of_one_server_leave_threads_to_others() -> None:
