@@ -97,18 +97,6 @@ async def test_what_cannot_be_packed_is_refused_and_uses_no_token(
         assert (reply.status, reply.json["code"]) == (status, code)
 
 
-async def test_an_address_is_good_as_often_as_configured_and_head_is_free(
-    site: SignedSite,
-) -> None:
-    url = site.url("directory", file_path="/")
-    head = await site.fetch(url, "HEAD")
-    assert (head.status, head.content) == (200, b"")
-    statuses = [(await site.fetch(url, Range="bytes=0-")).status for _ in range(2)]
-    assert statuses == [200, 200]
-    plain = [(await site.fetch(url)).status for _ in range(6)]
-    assert 404 in plain
-
-
 class Reader(Protocol):
     """A client that reads a little, and then no more."""
 

@@ -6,7 +6,6 @@ import os
 import time
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
@@ -38,41 +37,6 @@ async def test_a_file_is_downloaded_with_its_name(site: SignedSite) -> None:
     assert reply.headers["content-disposition"] == (
         "attachment; filename=\"a.bin\"; filename*=UTF-8''a.bin"
     )
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "café.txt",
-        "мир.zip",
-        "世界",
-        "🎮.jar",
-        'a"b',
-        "a\nb\r\nSet-Cookie: x",
-        "a%22b",
-        " a",
-        "a\\b",
-    ],
-)
-async def test_a_name_of_any_alphabet_is_in_the_header_and_adds_none(
-    site: SignedSite, name: str
-) -> None:
-    (site.home / name).write_bytes(b"x")
-    reply = await site.fetch(site.url("file", file_path=name))
-    assert reply.content == b"x"
-    disposition = reply.headers["content-disposition"]
-    assert disposition.endswith(f"filename*=UTF-8''{quote(name, safe='')}")
-    assert disposition.isascii()
-    assert "set-cookie" not in reply.headers
-
-
-async def test_a_token_is_good_once(site: SignedSite) -> None:
-    url = site.url("file", file_path="a.bin")
-    assert (await site.fetch(url)).status == 200
-    reply = await site.fetch(url)
-    assert (reply.status, reply.json["error"]) == (404, VOID)
-    assert reply.json["code"] == "signed-url-void"
-    assert "it was used before" in reply.json["detail"]
 
 
 @pytest.mark.promise("signed-url-is-used-once")
@@ -111,27 +75,6 @@ async def test_what_sends_no_file_uses_no_token(site: SignedSite) -> None:
     assert (await site.fetch(url)).status == 404
     (site.home / "b.bin").rename(site.home / "a.bin")
     assert (await site.fetch(url)).status == 200
-
-
-async def test_only_regular_files_are_downloaded(site: SignedSite) -> None:
-    (site.home / "directory").mkdir()
-    os.mkfifo(site.home / "fifo")
-    (site.home / "link").symlink_to("/etc/passwd")
-    (site.home / "out").symlink_to("/etc")
-    expected = {
-        "directory": (404, "file-missing"),
-        "/": (404, "file-missing"),
-        "absent": (404, "file-missing"),
-        "out/passwd": (404, "file-missing"),
-        "fifo": (400, "file-type-refused"),
-        "link": (400, "file-type-refused"),
-        "a\0b": (400, "file-path-invalid"),
-        "x" * 256: (400, "file-name-too-long"),
-    }
-    for path, answer in expected.items():
-        reply = await site.fetch(site.url("file", file_path=path))
-        assert (reply.status, reply.json["code"]) == answer, path
-    assert (await site.fetch(site.url("file", file_path="../../a.bin"))).content == CONTENT
 
 
 @pytest.mark.parametrize("family", [PTERODACTYL, PELICAN, CALAGOPUS], indirect=True)

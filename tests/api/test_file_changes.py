@@ -11,18 +11,19 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
 from tests.api.file_node import FILES, FileNode, Make
 from tests.api.node import TOKEN, UUID
 from tests.support.owner import OWNER
 from tests.support.reactor import until
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.files import archives, tasks
+from wingsd.files import tasks
 from wingsd.filesystem import root as roots
 from wingsd.filesystem.root import copy_data
 from wingsd.servers.operations import Hold, Operation
@@ -95,26 +96,6 @@ async def test_deleting_what_is_missing_is_an_error_for_pelican(
     assert (await node.post("delete", {"root": "/", "files": ["x"]})).status == status
 
 
-async def test_errors_are_shown_by_calagopus_panel(make: Make) -> None:
-    node = make(CALAGOPUS)
-    node.plant("a", "b", "secret")
-    node.files.deny("secret")
-    found = [
-        await node.packed("rename", {"files": [{"from": "a", "to": "b"}]}, "PUT"),
-        await node.packed("delete", {"files": ["secret"]}),
-        await node.packed("chmod", {"files": [{"file": "a", "mode": "x"}]}),
-        await node.packed("copy", {"path": "a", "name": "b"}),
-    ]
-    assert [status for status, _ in found] == [417, 417, 417, 417]
-    assert {data["code"] for _, data in found} == {
-        "file-name-conflict",
-        "file-denied",
-        "file-mode-invalid",
-    }
-    reply = await node.call("POST", f"{FILES}/delete", {"files": ["a"]}, Authorization="Bearer x")
-    assert reply.status == 403
-
-
 @pytest.mark.parametrize("family", PHP)
 async def test_a_copy_of_the_php_panels_is_beside_the_file(make: Make, family: str) -> None:
     node = make(family)
@@ -174,14 +155,6 @@ async def test_a_symlink_leads_to_a_file_of_the_server_only(make: Make) -> None:
     assert node.names() == ["d", "d/a", "e", "e/f", "secret"]
 
 
-async def test_recursive_modes_are_calagopus(make: Make) -> None:
-    node = make(CALAGOPUS)
-    node.plant("d/a", "d/e/f")
-    files = [{"file": "d", "mode": "750", "recursive": True}]
-    assert await node.packed("chmod", {"root": "/", "files": files}) == (200, {"updated": 4})
-    assert stat.S_IMODE((node.home / "d/e/f").stat().st_mode) == 0o750
-
-
 async def test_a_user_of_calagopus_does_not_touch_what_is_hidden_from_them(make: Make) -> None:
     node = make(CALAGOPUS)
     node.plant("a", "hidden")
@@ -190,18 +163,14 @@ async def test_a_user_of_calagopus_does_not_touch_what_is_hidden_from_them(make:
     assert node.names() == ["hidden"]
 
 
-ABOVE = ["", "/", ".", "..", "../..", "d/..", "../d/../../"]
-
-
-@pytest.mark.parametrize("name", ABOVE)
-@pytest.mark.parametrize("root", ["/", "d", "d/e"])
-async def test_no_name_means_the_directory_it_is_in(make: Make, root: str, name: str) -> None:
+async def test_no_name_means_the_directory_it_is_in(make: Make) -> None:
     node = make(PELICAN)
     node.plant("d/e/f", "a")
-    reply = await node.post("delete", {"root": root, "files": [name]})
-    assert (reply.status, reply.json["code"]) == (400, "file-path-invalid")
-    files = [{"file": name, "mode": "000"}]
-    assert (await node.post("chmod", {"root": root, "files": files})).status == 400
+    for root, name in product(["/", "d", "d/e"], ["", "/", ".", "..", "d/..", "../d/../../"]):
+        reply = await node.post("delete", {"root": root, "files": [name]})
+        assert (reply.status, reply.json["code"]) == (400, "file-path-invalid")
+        files = [{"file": name, "mode": "000"}]
+        assert (await node.post("chmod", {"root": root, "files": files})).status == 400
     assert node.names() == ["a", "d", "d/e", "d/e/f"]
 
 
@@ -227,6 +196,7 @@ async def test_nothing_is_changed_while_another_operation_excludes_it(
         ("compress", "POST", {"files": ["a"]}),
         ("copy-many", "POST", {"files": [{"from": "a", "to": "b"}]}),
         ("create-symlink", "POST", {"link": "x", "target": "a"}),
+        ("pull", "POST", {"root": "/", "url": "http://127.0.0.1:1/a"}),
         ("write?file=a", "POST", {}),
     ]
     for call, method, body in bodies:
@@ -363,18 +333,6 @@ async def test_the_changes_of_a_server_are_bounded(
     assert len(node.names()) == 4
 
 
-async def test_many_calls_at_once_are_all_answered(make: Make) -> None:
-    node = make()
-    node.plant("a")
-    calls = [
-        Deferred.fromCoroutine(node.post("create-directory", {"name": f"{n}/x", "path": "/"}))
-        for n in range(12)
-    ]
-    replies = await gatherResults(calls)
-    assert {reply.status for reply in replies} == {204}
-    assert len(node.names()) == 25
-
-
 DEFAULT = re.compile(r"archive-\d{4}-\d\d-\d\dT\d{6}(Z|[+-]\d{4})\.tar\.gz")
 
 
@@ -394,9 +352,6 @@ async def test_pterodactyls_archive_is_a_tar_gz_with_the_time(make: Make) -> Non
     ("extension", "suffix", "mime"),
     [
         ("zip", "zip", "application/zip"),
-        ("tgz", "tar.gz", "application/gzip"),
-        ("tar.bz2", "tar.bz2", "application/x-bzip2"),
-        ("txz", "tar.xz", "application/x-xz"),
         ("", "tar.gz", "application/gzip"),
     ],
 )
@@ -421,65 +376,17 @@ async def test_pelicans_archive_has_a_name_and_an_extension(
             assert found.getnames() == ["a"]
 
 
-@pytest.mark.parametrize("kind", ["tar", "tar_gz", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd"])
-async def test_calagopus_archive_has_a_format(make: Make, kind: str) -> None:
+async def test_calagopus_archive_has_a_format(make: Make) -> None:
     node = make(CALAGOPUS)
     node.plant("d/a", "my")
-    body = {"root": "/", "files": ["d", "gone"], "name": "my", "format": kind}
+    body = {"root": "/", "files": ["d", "gone"], "name": "my", "format": "tar_zstd"}
     status, entry = await node.packed("compress", body)
     assert (status, entry["name"]) == (200, "my")
     assert (node.home / "my").read_bytes() != b"my"
     status, entry = await node.packed("compress", {"files": ["d"], "format": "zip"})
     assert (status, entry["mime"]) == (200, "application/zip")
-
-
-@pytest.mark.parametrize("kind", ["seven_zip", "tar_lzip", "rar", ""])
-async def test_formats_that_are_not_made_are_named(make: Make, kind: str) -> None:
-    node = make(CALAGOPUS)
-    node.plant("a")
-    status, data = await node.packed("compress", {"files": ["a"], "format": kind})
+    status, data = await node.packed("compress", {"files": ["d"], "format": "rar"})
     assert (status, data["code"]) == (417, "archive-format-unsupported")
-
-
-async def test_calagopus_page_follows_an_archive_in_the_background(make: Make) -> None:
-    node = make(CALAGOPUS)
-    node.plant("d/a")
-    body = {"root": "/", "files": ["d"], "name": "x.tar.gz", "foreground": False}
-    status, data = await node.packed("compress", body)
-    assert status == 202
-    await until(lambda: node.files.said)
-    assert node.files.events[-1] == ("operation completed", data["identifier"])
-    assert (
-        node.progress()[0].items()
-        >= {
-            "type": "compress",
-            "path": "/",
-            "files": ["d"],
-        }.items()
-    )
-    assert node.files.said == ["Compressing files of / is complete."]
-    assert "x.tar.gz" in node.names()
-
-
-async def test_an_archive_that_takes_longer_is_described_as_it_is_so_far(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node = make(PELICAN, patience=0.05)
-    node.plant("a")
-    may_go = threading.Event()
-    real = archives._pack
-
-    def pack(*given: Any) -> None:
-        may_go.wait(20)
-        real(*given)
-
-    monkeypatch.setattr(archives, "_pack", pack)
-    reply = await node.post("compress", {"files": ["a"], "name": "my", "extension": "zip"})
-    may_go.set()
-    assert reply.status == 202
-    assert {"name": "my.zip", "size": 0, "mime": "application/zip"}.items() <= reply.json.items()
-    await until(lambda: node.files.said)
-    assert zipfile.ZipFile(node.home / "my.zip").namelist() == ["a"]
 
 
 async def test_a_server_above_its_limit_makes_no_archive(make: Make) -> None:
@@ -502,24 +409,6 @@ async def test_a_server_above_its_limit_makes_no_archive(make: Make) -> None:
     assert usage.used == 0
     reply = await node.call("GET", f"{FILES}/list-directory")
     assert (reply.status, reply.json) == (200, [])
-
-
-async def test_what_is_denied_or_missing_is_an_error(make: Make) -> None:
-    node = make(PELICAN)
-    node.plant("a.key", "b")
-    node.files.deny("*.key", "*.zip")
-    cases: list[tuple[dict[str, Any], int]] = [
-        ({"files": ["a.key"]}, 403),
-        ({"files": ["gone"]}, 404),
-        ({"files": ["b"], "root": "gone"}, 404),
-        ({"files": ["b"], "root": "b"}, 404),
-        ({"files": ["b"], "name": "x", "extension": "zip"}, 403),
-        ({"files": ["b"], "name": "n" * 300}, 400),
-        ({"files": ["b"], "name": "b/x"}, 400),
-    ]
-    for body, status in cases:
-        assert (await node.post("compress", body)).status == status
-    assert node.names() == ["a.key", "b"]
 
 
 OLD, NEW = b"old content", b"new content, which is longer"
@@ -591,38 +480,13 @@ async def test_calagopus_panel_gets_no_revision(make: Make) -> None:
     assert (reply.status, reply.json) == (200, {"revision_id": None})
 
 
-@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/msgpack", ""])
-@pytest.mark.parametrize("data", [b"", b"{", b"\0\xff", b"a" * 3_000_000])
-async def test_the_body_is_the_content_whatever_it_is(make: Make, kind: str, data: bytes) -> None:
+async def test_the_body_is_the_content_whatever_it_is(make: Make) -> None:
     node = make()
-    reply = await node.call("POST", f"{FILES}/write?file=a", data, Content_Type=kind)
-    assert reply.status in (200, 204)
-    assert (node.home / "a").read_bytes() == data
-
-
-async def test_a_file_that_is_replaced_keeps_its_mode_and_a_hard_link_its_content(
-    make: Make,
-) -> None:
-    node = make()
-    (node.home / "a").write_bytes(OLD)
-    (node.home / "a").chmod(0o751)
-    os.link(node.home / "a", node.home / "other")
-    assert (await write(node, "a", NEW))[0] == 204
-    assert stat.S_IMODE((node.home / "a").stat().st_mode) == 0o751
-    assert (node.home / "a").read_bytes() == NEW
-    assert (node.home / "other").read_bytes() == OLD
-
-
-async def test_until_the_body_is_complete_the_old_file_is_there(make: Make) -> None:
-    node = make()
-    with await halfway(node) as client:
-        await until(lambda: (node.home / temporary(node)[0]).stat().st_size)
-        assert (node.home / "a").read_bytes() == OLD
-        assert node.files.disk_bytes == 1_000_000  # beside the old one
-        assert node.files.operations.runs(Operation.CHANGE_FILES)
-        client.sendall(b"x" * 400_000)
-        await until(lambda: not temporary(node))
-    assert (node.home / "a").read_bytes() == b"x" * 1_000_000
+    for kind in ("application/json", "text/plain", "application/msgpack", ""):
+        for data in (b"", b"{", b"\0\xff", b"a" * 1_100_000):
+            reply = await node.call("POST", f"{FILES}/write?file=a", data, Content_Type=kind)
+            assert reply.status in (200, 204)
+            assert (node.home / "a").read_bytes() == data
 
 
 @pytest.mark.promise("files-are-old-or-new")
@@ -660,15 +524,6 @@ async def test_a_file_above_the_limit_is_refused_before_its_first_byte(make: Mak
     assert b"not enough disk space" in received
     assert b"100 Continue" not in received
     assert (node.names(), node.files.disk_bytes) == (["a"], 0)
-
-
-async def test_a_smaller_file_can_be_written_above_the_limit(make: Make) -> None:
-    node = make()
-    (node.home / "a").write_bytes(OLD)
-    usage = node.files.files.usage
-    usage.used, usage.limit = 2000, 1000
-    assert (await write(node, "a", b"x"))[0] == 204
-    assert usage.used == 2000 - len(OLD) + 1
 
 
 async def test_what_cannot_be_written_is_refused(make: Make) -> None:

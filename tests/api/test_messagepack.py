@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import msgpack
 import pytest
 
 from tests.api.node import UUID, ApiNode
-from wingsd.config import CALAGOPUS, FAMILIES, Config
-from wingsd.http.site import NodeSite, NotFound
 
 pytestmark = pytest.mark.promise("request-bodies-are-bounded")
 
@@ -32,11 +29,6 @@ async def test_a_body_is_read_and_an_empty_success_is_a_map(node: ApiNode) -> No
     assert node.calls == [("command", "say ü")]
     assert (await ask(node, "POST", f"{HOME}/power", {"action": "stop"})) == (202, {})
     assert (await ask(node, "DELETE", HOME)) == (200, {})
-
-
-async def test_an_answer_is_the_same_data_as_in_json(node: ApiNode) -> None:
-    status, packed = await ask(node, "GET", HOME)
-    assert (status, packed) == (200, (await node.call("GET", HOME)).json)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +67,3 @@ async def test_a_body_that_lies_is_a_400_with_the_reason(node: ApiNode, sent: by
 async def test_a_panel_that_speaks_json_gets_json_and_an_empty_body(node: ApiNode) -> None:
     reply = await node.call("POST", f"{HOME}/commands", {"commands": ["x"]})
     assert (reply.status, reply.text) == (204, "")
-
-
-async def test_calagopus_panel_gets_an_empty_map_in_json_too(node: ApiNode) -> None:
-    node.site.sends_empty_maps = True
-    reply = await node.call("POST", f"{HOME}/commands", {"commands": ["x"]})
-    assert (reply.status, reply.json) == (200, {})
-
-
-def test_only_calagopus_nodes_send_empty_maps() -> None:
-    config = Config(token_id="i", token="t", remote="https://panel.example.com")
-    sending = {
-        family
-        for family in ("", *FAMILIES)
-        if NodeSite(NotFound(), config=attrs.evolve(config, family=family)).sends_empty_maps
-    }
-    assert sending == {CALAGOPUS}

@@ -61,14 +61,6 @@ async def test_prometheus_reads_it_without_a_token(address: str) -> None:
         assert found.get("wingsd_transfers_total", direction="in", outcome="success") == 1
 
 
-async def test_the_client_chooses_the_form() -> None:
-    async with opened("127.0.0.1:0") as asked:
-        response = await asked.ask("/metrics", Accept="application/openmetrics-text")
-        kind = response.headers["Content-Type"]
-        assert kind.startswith("application/openmetrics-text; version=1.0.0")
-        assert response.text.endswith("# EOF\n")
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("HEAD", "/metrics", 200), ("POST", "/metrics", 405), ("GET", "/", 404), ("GET", "/x", 404)],
@@ -91,13 +83,6 @@ async def test_an_internal_error_is_a_500(logged: Logged) -> None:
         assert response.status_code == 500
         assert response.json()["code"] == "internal-error"
     assert len(logged.take(RuntimeError)) == 1
-
-
-async def test_nothing_listens_without_an_address() -> None:
-    made = door("")
-    made.open()
-    assert made._listener is None
-    await made.close()
 
 
 def test_a_used_address_fails_with_one_line() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from threading import Event as Flag
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -23,7 +21,7 @@ from tests.api.node import UUID
 from tests.http_client.test_download import says
 from tests.http_client.test_redirects import leads_to
 from tests.support.reactor import ClockedReactor, until
-from tests.transfers.peers import Peer, read_head
+from tests.transfers.peers import Peer
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.events import SUSPENDED, Event
 from wingsd.http_client.download import FetchLimits
@@ -106,27 +104,6 @@ async def test_an_unknown_download_is_cancelled_as_well(make: Make) -> None:
     assert (reply.status, reply.content) == (204, b"")
 
 
-async def test_a_download_is_cancelled_before_it_is_answered(make: Make) -> None:
-    node = make()
-    asked = Flag()
-
-    def script(connection: socket.socket) -> bool:
-        read_head(connection)
-        asked.set()
-        try:
-            return connection.recv(1) == b""
-        except ConnectionResetError:
-            return True
-
-    peer = Peer(script)
-    _, answer = await pull(node, url_of(peer))
-    await until(asked.is_set)
-    await node.call("DELETE", f"{FILES}/pull/{answer['identifier']}")
-    assert await peer.outcome
-    await until(lambda: not node.pulls.of(UUID))
-    assert node.files.said == ["Downloading mod.jar from 127.0.0.1 was cancelled."]
-
-
 def suspend(node: FileNode) -> None:
     node.bus.publish(Event(UUID, SUSPENDED))
 
@@ -159,15 +136,6 @@ async def test_what_takes_the_server_cancels_its_downloads(
     await gone(node, server)
 
 
-@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.INSTALL])
-async def test_no_download_begins_while_the_server_is_taken(
-    make: Make, operation: Operation
-) -> None:
-    node = make()
-    hold(operation)(node)
-    assert (await pull(node, "http://127.0.0.1:1/a"))[0] == 409
-
-
 async def test_a_download_ends_when_it_takes_too_long(make: Make) -> None:
     clock = ClockedReactor()
     node = make(limits=FetchLimits(total=60), clock=clock)
@@ -187,16 +155,3 @@ async def test_a_long_download_goes_on_behind_its_answer(make: Make) -> None:
     assert await server.peer.outcome is True
     assert node.names() == ["mod.jar"]
     assert node.files.said == ["Downloading mod.jar from 127.0.0.1 is complete."]
-
-
-async def test_a_directory_that_is_deleted_meanwhile_is_an_error(make: Make) -> None:
-    node = make()
-    server, _ = await slowly(node, root="/x")
-    for path in (node.home / "x").iterdir():
-        path.unlink()
-    (node.home / "x").rmdir()
-    server.released.set()
-    await server.peer.outcome
-    await until(lambda: not node.pulls.of(UUID))
-    assert "failed: " in node.files.said[0]
-    assert node.names() == []

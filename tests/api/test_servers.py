@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.api.node import NOW, TOKEN, UUID, ApiNode, FakeServer, context
+from tests.api.node import NOW, UUID, ApiNode, FakeServer
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.workers import SynchronousWorkers
-from wingsd.api.servers import revoke
-from wingsd.auth.tokens import ConsoleToken, DenyList, user_key
-from wingsd.config import Config, LiveConfig
+from wingsd.auth.tokens import user_key
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -30,7 +24,6 @@ from wingsd.errors import (
 from wingsd.panel.schemas import Stop
 from wingsd.servers.installations import InstallOptions
 from wingsd.servers.power_states import PowerAction
-from wingsd.statedb import StateDatabase, Store
 from wingsd.transfers.outgoing.source import TransferRequest
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
@@ -50,11 +43,6 @@ async def test_all_servers_are_listed(node: ApiNode) -> None:
     reply = await node.call("GET", "servers")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert reply.json == [{"state": "offline", "configuration": {"uuid": UUID}}]
-
-
-async def test_a_uuid_is_accepted_in_any_case(node: ApiNode) -> None:
-    reply = await node.call("GET", f"servers/{UUID.upper()}")
-    assert (reply.status, reply.json) == (200, node.server.details())
 
 
 @pytest.mark.parametrize(
@@ -91,23 +79,18 @@ async def test_an_existing_server_is_not_created_again(node: ApiNode) -> None:
 INVALID: dict[str, list[tuple[object, int, str]]] = {
     "servers": [
         ({"uuid": "x"}, 422, "uuid: expected the UUID of a server"),
-        ({"uuid": f"../{OTHER}"}, 422, "uuid: expected the UUID of a server"),
         ({"uuid": 5}, 400, "uuid: expected a text, found a whole number"),
         ({}, 400, "uuid: is missing"),
-        ({"uuid": OTHER, "start_on_completion": "no"}, 400, "start_on_completion: expected true"),
         (b"nonsense", 400, "send a JSON object"),
         (None, 400, "send a JSON object"),
     ],
     f"{HOME}/power": [
         ({"action": "explode"}, 422, WORDS),
-        ({"action": "START"}, 422, WORDS),
-        ({"action": 5}, 400, "action: expected a text, found a whole number"),
         ({}, 400, "action: is missing"),
         ({"action": "stop", "wait_seconds": "long"}, 400, "wait_seconds: expected a whole number"),
     ],
     f"{HOME}/commands": [
         ({"commands": "stop"}, 400, "commands: expected a list"),
-        ({"commands": ["stop", None]}, 400, "commands"),
         ({}, 400, "commands: is missing"),
     ],
     f"{HOME}/sync": [
@@ -122,7 +105,6 @@ INVALID: dict[str, list[tuple[object, int, str]]] = {
             400,
             "build.memory_limit: expected a whole",
         ),
-        ({"server": 5}, 400, "server: expected a map"),
     ],
     f"{HOME}/transfer": [
         (ORDER | {"server": {"uuid": OTHER}}, 400, "server.uuid: expected the UUID in the path"),
@@ -132,29 +114,20 @@ INVALID: dict[str, list[tuple[object, int, str]]] = {
             400,
             "url: is missing and has no default; token: expected a text",
         ),
-        (ORDER | {"backups": "all"}, 400, "backups: expected a list"),
         (ORDER | {"backups": ["../../etc"]}, 400, "backups: expected the UUIDs of backups"),
-        (ORDER | {"archive_format": 7}, 400, "archive_format: expected a text"),
-        (ORDER | {"delete_backups": "yes"}, 400, "delete_backups: expected true or false"),
         (ORDER | {"multiplex_streams": -1}, 400, "multiplex_streams: "),
-        (ORDER | {"multiplex_streams": "x"}, 400, "multiplex_streams: "),
     ],
     "servers/power": [
         ({"servers": {"type": "all"}, "action": "explode"}, 422, ""),
         ({"servers": {"type": "some"}, "action": "start"}, 422, ""),
-        ({"servers": {"type": "uuids"}, "action": "start"}, 422, ""),
         ({"servers": {"type": "uuids", "uuids": ["x"]}, "action": "start"}, 422, ""),
-        ({"servers": "all", "action": "start"}, 422, ""),
         ({"servers": [5], "action": "start"}, 422, ""),
     ],
     "deauthorize-user": [
         ({}, 400, "user: is missing"),
-        ({"servers": [UUID]}, 400, "user: is missing"),
         ({"json": {"servers": [UUID]}}, 400, "json.user: is missing"),
-        ({"user": 5}, 400, "user: expected a text"),
         ({"user": "somebody"}, 422, "user: expected the UUID of a user"),
         ({"user": USER, "servers": ["all"]}, 422, "servers: expected the UUIDs of servers"),
-        ({"user": USER, "servers": "all"}, 400, "servers: expected a list"),
     ],
 }
 
@@ -206,12 +179,6 @@ async def test_files_of_a_server_that_was_moved_while_it_ran_are_put_away(node: 
     assert node.calls[-3:] == [("delete", UUID), ("put away",), ("deleted", "out", UUID)]
 
 
-async def test_deleting_an_arriving_server_ends_its_transfer(node: ApiNode) -> None:
-    node.receiver.servers = (OTHER,)
-    assert (await node.call("DELETE", f"servers/{OTHER}")).status == 204
-    assert OTHER not in node.receiver.servers
-
-
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -228,12 +195,6 @@ async def test_servers_not_loaded_yet_are_a_503(node: ApiNode, method: str, path
     node.servers.loaded = False
     reply = await node.call(method, f"servers{path}", {"uuid": OTHER})
     assert (reply.status, reply.json["code"]) == (503, "servers-not-loaded")
-
-
-async def test_a_known_server_answers_before_all_are_loaded(node: ApiNode) -> None:
-    node.servers.loaded = False
-    assert (await node.call("GET", f"servers/{UUID}")).status == 200
-    assert (await node.call("GET", "system")).status == 200
 
 
 @pytest.mark.parametrize("path", ["", "/power", "/commands", "/logs", "/sync", "/transfer", "/ws"])
@@ -367,12 +328,9 @@ async def test_a_transfer_is_started(node: ApiNode, logged: Logged) -> None:
         ({"multiplex_streams": 3}, {"streams": 3}),
         ({"archive_format": None, "compression_level": None, "multiplex_streams": None}, {}),
         ({"backups": [OTHER.upper(), UUID, OTHER]}, {"backups": (OTHER, UUID)}),
-        *(
-            (
-                {"backups": [OTHER], "delete_backups": asked},
-                {"backups": (OTHER,), "delete_backups": bool(asked)},
-            )
-            for asked in (True, False, None)
+        (
+            {"backups": [OTHER], "delete_backups": True},
+            {"backups": (OTHER,), "delete_backups": True},
         ),
     ],
 )
@@ -493,25 +451,3 @@ async def test_changed_permissions_void_the_tokens_of_one_server(node: ApiNode) 
     assert (reply.status, node.calls) == (204, [("deny", keys, NOW), ("note denied", keys)])
     reply = await node.call("POST", path, {"user_permissions": [{"user": "x"}]})
     assert (reply.status, reply.json["detail"][:21]) == (422, "user_permissions.user")
-
-
-async def test_void_tokens_stay_void_after_a_restart(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    store.open()
-    workers: Any = SynchronousWorkers()
-    database = StateDatabase(store, workers, time.time)
-    live = LiveConfig(Config("id", TOKEN, "https://panel.example.com"))
-    node = context(live, denied=DenyList(NOW), database=database)
-    await Deferred.fromCoroutine(revoke(node, (user_key(USER, UUID),)))
-    store.close()
-
-    again = Store(str(tmp_path))
-    again.open()
-    denied = DenyList(booted=NOW)
-    denied.restore(again.denied())
-    again.close()
-    token = ConsoleToken(USER, UUID, "j", time.time() - 60, time.time() + 600, frozenset())
-    assert denied.refuses(token)
-    assert not denied.refuses(attrs.evolve(token, server=OTHER))
-    assert not denied.refuses(attrs.evolve(token, user=OTHER))
-    assert not denied.refuses(attrs.evolve(token, issued=time.time() + 1))

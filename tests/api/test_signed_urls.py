@@ -61,7 +61,8 @@ async def test_a_token_opens_the_paths_of_its_kind_and_no_other(
     assert {path for path, _ in signed} == set(OPENED_BY)
     understood = site.family == PTERODACTYL or issuer != PTERODACTYL
     wrong = []
-    for (path, method), more in product(sorted(signed), ({}, NEWER)):
+    claims = ({}, NEWER) if issuer == site.family == CALAGOPUS else ({},)
+    for (path, method), more in product(sorted(signed), claims):
         served = path not in ONLY_CALAGOPUS or site.family == CALAGOPUS
         for kind, token in panel_tokens(TOKEN, UUID, issuer, **more).items():
             files = sorted(site.home.rglob("*"))

@@ -19,7 +19,6 @@ from tests.threadio.reactor import ManualReactor
 from wingsd.api.routes import root
 from wingsd.api.transfers import UploadStream
 from wingsd.config import Config, LiveConfig, StreamsConfig
-from wingsd.errors import StreamMismatch, WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.uploads import FormFeed, StreamGroup, StreamGroups
 from wingsd.transfers.upload_form import UploadForm
@@ -134,49 +133,6 @@ def test_all_streams_are_answered_at_the_end(node: StreamNode) -> None:
     assert answers(first, zero, one) == [(200, None)] * 3
 
 
-def test_no_stream_is_read_before_all_have_come(node: StreamNode) -> None:
-    first = node.come(None, Multiplex_Stream_Count=2)
-    zero = node.come(None, Multiplex_Stream=0)
-    assert [talk.transport.producerState for talk in (first, zero)] == ["paused"] * 2
-    one = node.come(None, Multiplex_Stream=1)
-    assert [talk.transport.producerState for talk in (first, zero, one)] == ["producing"] * 3
-
-
-def test_a_stream_gets_100_continue_when_all_have_come(node: StreamNode) -> None:
-    first = node.come(None, Multiplex_Stream_Count=1, Expect="100-continue")
-    assert first.transport.value() == b""
-    node.come(None, Multiplex_Stream=0)
-    assert first.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@pytest.mark.promise("unexpected-stream-is-refused-alone")
-@pytest.mark.parametrize(
-    ("headers", "reason"),
-    [
-        ({"Multiplex_Stream": 0}, "stream 0 was sent twice"),
-        ({"Multiplex_Stream": 2}, "stream 2 is not announced: the first request announces 0 to 1"),
-        ({"Multiplex_Stream": "one"}, "the header Multiplex-Stream is 'one'"),
-        ({"Multiplex_Stream": 1, "Multiplex_Stream_Count": 2}, "not both"),
-        ({"Multiplex_Stream_Count": 2}, "the first request was sent twice"),
-    ],
-)
-def test_an_unexpected_stream_is_refused_and_the_others_continue(
-    node: StreamNode, headers: dict[str, object], reason: str
-) -> None:
-    first = node.come(b"first", Multiplex_Stream_Count=2, **OURS)
-    zero = node.come(b"zero", Multiplex_Stream=0, **OURS)
-    wrong = node.come(b"wrong", **headers, **OURS)
-    ((status, text),) = answers(wrong)
-    assert status == 400
-    assert text["code"] == "stream-mismatch"
-    assert reason in text["detail"]
-    wrong.protocol.connectionLost(Failure(ConnectionLost()))
-    one = node.come(b"one", Multiplex_Stream=1, **OURS)
-    assert node.transfer.read == [b"first", b"zero", b"one"]
-    node.transfer.end.callback(None)
-    assert answers(first, zero, one) == [(200, None)] * 3
-
-
 def test_a_refused_stream_of_a_calagopus_node_gets_no_answer(node: StreamNode) -> None:
     first = node.come(b"first", Multiplex_Stream_Count=2)
     zero = node.come(b"zero", Multiplex_Stream=0)
@@ -186,41 +142,3 @@ def test_a_refused_stream_of_a_calagopus_node_gets_no_answer(node: StreamNode) -
     # Whose request that was loses another with it, and so all of them.
     zero.protocol.connectionLost(Failure(ConnectionLost()))
     assert (first.transport.value(), first.transport.aborting) == (b"", True)
-
-
-def test_a_broken_connection_fails_all_streams(node: StreamNode) -> None:
-    first = node.come(b"first", Multiplex_Stream_Count=2, **OURS)
-    zero = node.come(None, Multiplex_Stream=0, **OURS)
-    zero.protocol.connectionLost(Failure(ConnectionLost()))
-    ((status, text),) = answers(first)
-    assert (status, text["detail"]) == (400, "stream 0: send the server again")
-
-
-def test_the_error_is_the_answer_to_each_stream(node: StreamNode) -> None:
-    first = node.come(b"first", Multiplex_Stream_Count=1, **OURS)
-    zero = node.come(b"zero", Multiplex_Stream=0, **OURS)
-    error: WingsdError = StreamMismatch("the reason")
-    node.transfer.end.errback(error)
-    assert [text["detail"] for _, text in answers(first, zero)] == ["the reason"] * 2
-    late = node.come(b"late", Multiplex_Stream=0, **OURS)
-    ((status, text),) = answers(late)
-    assert (status, "used for a transfer before" in text["detail"]) == (401, True)
-
-
-def test_an_invalid_token_is_refused(node: StreamNode) -> None:
-    talk = Conversation(Taker(), node.site)
-    talk.send(
-        head(
-            "/api/transfers",
-            Authorization="Bearer no",
-            Multiplex_Stream=0,
-            Content_Length=0,
-            **OURS,
-        )
-    )
-    ((status, _),) = answers(talk)
-    assert status == 401
-    assert node.receiver.transfers == []
-    # Nobody waits for a first.
-    node.clock.advance(60)
-    assert node.receiver.transfers == []

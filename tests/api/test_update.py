@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,15 +113,28 @@ def nested(key: str, value: object) -> Any:
     return value
 
 
-@pytest.mark.promise("saved-settings-are-in-force")
-@pytest.mark.parametrize(
-    ("family", "key"), [(family, key) for family in FAMILIES for key in sorted(taken_over(family))]
-)
-async def test_each_key_is_in_force_at_once_or_named_once_as_one_that_waits(
-    tmp_path: Path, logged: Logged, family: str, key: str
-) -> None:
-    pem = tmp_path / "certificate.pem"
+#: Keys whose values the test finds.
+FOUND = {"api.port", "api.ssl.cert", "api.ssl.key"}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pem = tmp_path_factory.mktemp("certificate") / "certificate.pem"
     trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    return pem
+
+
+def test_a_value_of_each_key_is_changed() -> None:
+    assert CHANGES.keys() | FOUND == {key for family in FAMILIES for key in taken_over(family)}
+
+
+@pytest.mark.promise("saved-settings-are-in-force")
+@pytest.mark.parametrize("key", sorted(CHANGES.keys() | FOUND))
+async def test_each_key_is_in_force_at_once_or_named_once_as_one_that_waits(
+    tmp_path: Path, logged: Logged, certificate: Path, key: str
+) -> None:
+    family = next(family for family in FAMILIES if key in taken_over(family))
+    pem = certificate
     ssl = f"api: {{ssl: {{cert: {pem}, key: {pem}}}}}\n"
     node = UpdatedNode(tmp_path, more=f"family: {family}\n{ssl}")
     (other := tmp_path / "other.pem").symlink_to(pem)
@@ -233,14 +247,11 @@ def leaves(cls: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         yield from leaves(field.type, here) if attrs.has(field.type) else [here]
 
 
-@pytest.mark.parametrize("path", tuple(leaves(NodeSettings)), ids=".".join)
-@pytest.mark.parametrize("wrong", [{"a": 1}, 1.5], ids=["a map", "a fraction"])
-async def test_a_value_of_a_wrong_type_is_named(
-    node: UpdatedNode, path: tuple[str, ...], wrong: object
-) -> None:
-    reply = await node.call("POST", "update", nested(".".join(path), wrong))
-    assert (reply.status, reply.json["code"]) == (400, "bad-request")
-    assert reply.json["detail"].startswith(f"{'.'.join(path)}: expected ")
+async def test_a_value_of_a_wrong_type_is_named(node: UpdatedNode) -> None:
+    for path, wrong in product(map(".".join, leaves(NodeSettings)), ({"a": 1}, 1.5)):
+        reply = await node.call("POST", "update", nested(path, wrong))
+        assert (reply.status, reply.json["code"]) == (400, "bad-request")
+        assert reply.json["detail"].startswith(f"{path}: expected ")
     assert node.path.read_text() == FILE
 
 

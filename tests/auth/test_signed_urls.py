@@ -65,11 +65,6 @@ def test_calagopus_names_files_and_what_a_user_may_not_see() -> None:
     assert (token.user, token.files, token.ignored) == (USER, ("a", "b"), ("*.key",))
 
 
-def test_calagopus_names_no_server_for_a_backup() -> None:
-    assert read(TokenKind.BACKUP_DOWNLOAD, CALAGOPUS, server_uuid=None).server == ""
-    assert "server_uuid" in refusal(UPLOAD, server_uuid=None).detail
-
-
 def test_a_token_is_known_by_its_unique_id_alone() -> None:
     one, same, other = (
         read(FILE, unique_id=unique, file_path=path)
@@ -83,16 +78,12 @@ def test_a_token_is_known_by_its_unique_id_alone() -> None:
     [
         ({"exp": NOW - 1}, TokenExpired, "it has expired"),
         ({"exp": None}, TokenInvalid, '"exp"'),
-        ({"exp": "4000000000"}, TokenInvalid, "its exp is not a time"),
         ({"iat": None}, TokenInvalid, '"iat"'),
         ({"iat": float("nan")}, TokenInvalid, "its iat is not a time"),
         ({"nbf": NOW + DAY}, TokenInvalid, "it is not valid yet"),
-        ({"nbf": [1]}, TokenInvalid, "its nbf is not a time"),
         ({"unique_id": None}, TokenInvalid, '"unique_id"'),
-        ({"unique_id": ""}, TokenInvalid, "its unique_id is not a text"),
         ({"unique_id": 5}, TokenInvalid, "its unique_id is not a text"),
         ({"server_uuid": "8d2f5a14"}, TokenInvalid, "its server_uuid"),
-        ({"server_uuid": 5}, TokenInvalid, "its server_uuid"),
         ({"user_uuid": None}, TokenInvalid, "its user_uuid"),
         ({"user_uuid": 5}, TokenInvalid, "its user_uuid is not a text"),
         ({"file_path": ["/a"]}, TokenInvalid, "its file_path is not a text"),
@@ -101,10 +92,8 @@ def test_a_token_is_known_by_its_unique_id_alone() -> None:
         ({"file_paths": []}, SignedUrlVoid, "it is for file-download (file_paths), not for"),
         ({"ignored_files": [1]}, TokenInvalid, "its ignored_files is not a list of texts"),
         ({"scope": "websocket"}, SignedUrlVoid, "its scope is not file-download"),
-        ({"scope": "file-download-x"}, SignedUrlVoid, "its scope is not file-download"),
         ({"scope": ["file-download"]}, SignedUrlVoid, "its scope is not file-download"),
         ({"scope": "", "family": PELICAN}, SignedUrlVoid, "its scope is not file-download"),
-        ({"scope": None, "family": PELICAN}, SignedUrlVoid, "it has no scope"),
         ({"scope": None, "family": CALAGOPUS}, SignedUrlVoid, "it has no scope"),
     ],
 )

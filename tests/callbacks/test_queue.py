@@ -10,17 +10,9 @@ from twisted.internet.defer import Deferred
 
 from tests.callbacks.queue_harness import DOWN, YEAR, A, B, QueueHarness, refused
 from tests.support.logged_errors import Logged
-from wingsd.callbacks import BACKOFF, PendingReport
+from wingsd.callbacks import PendingReport
 from wingsd.errors import StorageError
-from wingsd.statedb import Direction, Outcome, Report
-
-
-def test_a_report_that_is_heard_is_settled(harness: QueueHarness) -> None:
-    settled = harness.tell(Outcome.SUCCESS)
-    assert settled.result is True
-    assert harness.panel.calls == [("success", A)]
-    assert harness.unsettled() == []
-    assert harness.callbacks.success_of(A) is None
+from wingsd.statedb import Outcome, Report
 
 
 def test_a_settled_report_is_settled_in_the_database(
@@ -48,15 +40,6 @@ def test_errors_are_retried(harness: QueueHarness, outcome: Outcome, fault: Exce
     harness.clock.pump([1, 2])
     assert settled.result is True
     assert harness.unsettled() == []
-
-
-def test_the_pauses_grow_to_minutes(harness: QueueHarness) -> None:
-    harness.panel.answers[A] = [DOWN] * 40
-    harness.tell(Outcome.SUCCESS)
-    harness.clock.pump([1.0] * 511)
-    before = len(harness.panel.calls)
-    harness.clock.pump([BACKOFF.longest] * 10)
-    assert len(harness.panel.calls) == before + 10
 
 
 @pytest.mark.promise("success-is-repeated")
@@ -153,12 +136,6 @@ def test_a_panel_that_describes_the_server_no_more_has_closed_the_transfer(
     assert harness.tell(outcome).result is so
 
 
-def test_a_success_reported_before_is_settled_at_once(harness: QueueHarness) -> None:
-    harness.begin(seconds_ago=1)
-    harness.panel.answers[A] = [refused(409), True]
-    assert harness.tell(Outcome.SUCCESS).result is True
-
-
 @pytest.mark.promise("late-commit-is-waited-for")
 @pytest.mark.parametrize(("later", "is_told_again"), [(30, True), (70, False)])
 def test_the_first_minute_continues_over_a_restart(
@@ -209,18 +186,6 @@ def test_a_clock_step_does_not_extend_the_first_minute(harness: QueueHarness, ju
     harness.set_by = jump
     harness.restart()
     assert harness.unsettled() == []
-
-
-def test_the_minute_is_that_of_the_transfer_that_is_reported(harness: QueueHarness) -> None:
-    harness.begin(seconds_ago=1)
-    harness.store.begin(harness.clock.seconds() - 3600, A, Direction.OUT, "SEND", direct=True)
-    harness.panel.answers[A] = [False, True]
-    settled = harness.tell(Outcome.FAILURE)
-    # One that begins later changes nothing.
-    harness.begin(seconds_ago=3600)
-    assert not settled.called
-    harness.clock.pump([0.5] * 4)
-    assert settled.result is True
 
 
 @pytest.mark.promise("next-transfer-is-not-ended")
@@ -286,15 +251,6 @@ def test_a_clock_step_changes_neither_pauses_nor_order(harness: QueueHarness, ju
     harness.clock.advance(1)
     assert harness.panel.calls[2:] == [("success", A), ("success", A), ("failure", A)]
     assert harness.unsettled() == []
-
-
-def test_a_stopped_queue_sends_nothing(harness: QueueHarness) -> None:
-    harness.panel.answers[A] = [DOWN] * 5
-    settled = harness.tell(Outcome.SUCCESS)
-    harness.callbacks.stop()
-    harness.clock.advance(1000)
-    assert len(harness.panel.calls) == 1
-    assert not settled.called
 
 
 @pytest.mark.promise("next-transfer-is-not-ended")

@@ -48,17 +48,6 @@ def test_a_panels_answer() -> None:
     assert found.mounts == (Mount("/srv/maps", "/maps", True),)
 
 
-def test_what_the_fake_panel_sends_is_understood() -> None:
-    answer = {
-        "settings": server_settings(UUID, image="~x", environment={"A": 1}),
-        "process_configuration": process_configuration(),
-    }
-    found = configuration_from_panel(json.loads(json.dumps(answer))).settings
-    assert found.container.image == "~x"
-    assert found.environment == {"A": 1}
-    assert found.build.threads is None
-
-
 def test_empty_maps_and_nulls_as_php_sends_them() -> None:
     found = server(
         meta=[], environment=[], labels=None, build=[], container=None, mounts=None, suspended=None
@@ -67,11 +56,6 @@ def test_empty_maps_and_nulls_as_php_sends_them() -> None:
     assert found.build == Build()
     assert found.mounts == ()
     assert not found.suspended
-
-
-def test_allocations_without_mappings() -> None:
-    found = server(allocations={"default": {"ip": "127.0.0.1", "port": 1}, "mappings": []})
-    assert found.allocations.mappings == {}
 
 
 def test_only_the_uuid_is_needed() -> None:
