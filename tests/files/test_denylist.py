@@ -129,15 +129,6 @@ def test_a_pattern_made_to_be_slow_is_matched_in_linear_time(lines: list[str]) -
     assert time.process_time() - begun < 0.5
 
 
-def test_ten_thousand_lines_are_matched_quickly_once_they_are_compiled() -> None:
-    denylist = Denylist([f"directory{number}/**/*.log" for number in range(10_000)])
-    assert denylist.denies(ServerPath.parse("directory9999/a/b.log"))
-    begun = time.process_time()
-    for number in range(100):
-        assert not denylist.denies(ServerPath.parse(f"other/a/{number}.log"))
-    assert time.process_time() - begun < 1
-
-
 def test_lines_that_cannot_be_used_are_left_out_and_logged(logged: Logged) -> None:
     denylist = Denylist(["a" * 5000, "!", "good"])
     assert denylist.denies(ServerPath.parse("good"))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wingsd.errors import DirectoryMissing, FileWorkCancelled
+from wingsd.errors import FileWorkCancelled
 from wingsd.files import entries as listing_module
 from wingsd.files.denylist import Denylist
 from wingsd.files.entries import BINARY, DIRECTORY, TEXT, FileListing, Page, Sort, list_directory
@@ -112,17 +110,6 @@ def test_what_is_hidden_is_not_there(home: Path, root: ServerRoot) -> None:
     assert (names(found), found.total) == (["b"], 1)
 
 
-@pytest.mark.parametrize("path", ["missing", "file", "link", "out", "missing/below"])
-def test_what_is_no_directory_is_not_found(
-    home: Path, root: ServerRoot, tmp_path: Path, path: str
-) -> None:
-    (home / "file").touch()
-    (home / "link").symlink_to(".")
-    (home / "out").symlink_to(tmp_path)
-    with pytest.raises(DirectoryMissing):
-        listed(root, path)
-
-
 def test_a_listing_ends_when_the_client_has_gone(home: Path, root: ServerRoot) -> None:
     (home / "a").touch()
     with pytest.raises(FileWorkCancelled):
@@ -149,17 +136,6 @@ def test_of_a_huge_directory_as_many_as_are_allowed_are_listed(
         (home / f"{number}").touch()
     found = listed(root)
     assert (len(found.entries), found.is_complete) == (3, False)
-
-
-def test_ten_thousand_entries_are_listed_within_bounds(home: Path, root: ServerRoot) -> None:
-    for number in range(10_000):
-        (home / f"file {number}.txt").touch()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.process_time()
-    found = listed(root)
-    assert time.process_time() - begun < 3  # 0.3 on an idle machine; see docs/benchmarks
-    assert len(found.entries) == 10_000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
 
 
 @pytest.mark.promise("server-files-are-bounded")

@@ -22,6 +22,6 @@ def opener(request: pytest.FixtureRequest) -> DirectoryOpener:
 
 
 @pytest.fixture
-def root(home: Path, opener: DirectoryOpener, usage: UsageCounter) -> Iterator[ServerRoot]:
-    with ServerRoot(str(home), opener, OWNER, usage) as root:
+def root(home: Path, usage: UsageCounter) -> Iterator[ServerRoot]:
+    with ServerRoot(str(home), Openat2Opener(), OWNER, usage) as root:
         yield root

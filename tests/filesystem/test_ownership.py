@@ -44,14 +44,6 @@ def test_what_has_the_owner_is_not_touched(home: Path, monkeypatch: pytest.Monke
     assert given == [b"of another group"]
 
 
-def test_symlinks_are_not_followed(home: Path, outside: Path) -> None:
-    for name, target in (("directory", outside), ("file", outside / "secret")):
-        (home / name).symlink_to(target)
-    give(home)
-    assert owner(outside) == owner(outside / "secret") == (0, 0)
-    assert owner(home / "directory") == owner(home / "file") == OWNER
-
-
 def test_a_symlink_in_place_of_the_tree_is_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(home)
     with pytest.raises(StorageError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +14,7 @@ import pytest
 from tests.crash.races import ACTIONS, NAIVE, TREES, Actor, race
 from tests.crash.scene import OPERATIONS, Scene, Touched
 from wingsd.errors import WingsdError
-from wingsd.filesystem.openers import DirectoryOpener, OpenatOpener
+from wingsd.filesystem.openers import DirectoryOpener, Openat2Opener, OpenatOpener
 from wingsd.filesystem.paths import ServerPath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.syscalls import RENAME_EXCHANGE, openat2, renameat2
@@ -47,7 +47,7 @@ def test_no_work_on_whole_trees_leaves_the_directory(top: Path) -> None:
     assert [kind for kind, each in counted.items() if not each.done] == []
 
 
-@pytest.mark.parametrize("kind", ["read", "write", "remove", "chmod"])
+@pytest.mark.parametrize("kind", ["read", "write"])
 def test_an_action_that_checks_a_path_and_then_uses_it_is_caught(top: Path, kind: str) -> None:
     def attempt(actor: Actor) -> None:
         with suppress(OSError):
@@ -157,14 +157,20 @@ def scene() -> Iterator[Scene]:
 
 @pytest.mark.promise("files-stay-inside-the-server")
 @pytest.mark.parametrize("action", OPERATIONS)
-def test_a_swap_before_any_system_call_leads_nowhere(
-    scene: Scene, opener: DirectoryOpener, action: str
-) -> None:
+def test_a_swap_before_any_system_call_leads_nowhere(scene: Scene, action: str) -> None:
+    """Both ways to open directories are tried, each with every other swap."""
     homes = (scene.home / str(number) for number in count())
+    ways: list[DirectoryOpener] = [
+        Openat2Opener(),
+        OpenatOpener(),
+        OpenatOpener(),
+        Openat2Opener(),
+    ]
+    openers = cycle(ways)
     done = 0
     for path, swapped in SWAPS:
         for at_first in (False, True):
-            done += swap_everywhere(scene, opener, homes, action, path, swapped, at_first)
+            done += swap_everywhere(scene, next(openers), homes, action, path, swapped, at_first)
     assert done > 0
     scene.check(action)
 

@@ -150,20 +150,6 @@ def test_a_directory_that_becomes_a_link_is_deleted_as_a_link(
     assert os.listdir(outside) == ["secret"]
 
 
-def test_a_link_that_becomes_a_directory_is_deleted_too(
-    home: Path, opener: DirectoryOpener
-) -> None:
-    def swap() -> Iterator[None]:
-        (home / "top").rename(home / "away")
-        (home / "top").symlink_to("away")
-        yield
-
-    (home / "top/a").mkdir(parents=True)
-    with disturbed(home, opener, swap()) as root:
-        root.remove(p("top"))
-    assert os.listdir(home) == ["away"]
-
-
 def test_directories_that_move_on_the_way_back_are_looked_for_again(
     home: Path, opener: DirectoryOpener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,8 +6,7 @@ import errno
 import fcntl
 import os
 import signal
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tests.filesystem.places import mode, names, owner, p, special
 from tests.support.archives import run
 from tests.support.owner import OWNER
 from wingsd.errors import (
-    DirectoryMissing,
     DiskLimitExceeded,
     FileInUse,
     FileMissing,
@@ -30,12 +28,9 @@ from wingsd.errors import (
     PathInvalid,
     StorageError,
     UploadInProgress,
-    WingsdError,
 )
-from wingsd.filesystem.directory import Entry
 from wingsd.filesystem.new_file import NewFileOptions
-from wingsd.filesystem.openers import Openat2Opener, OpenatOpener
-from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.openers import OpenatOpener
 from wingsd.filesystem.root import ServerRoot
 from wingsd.filesystem.usage import UsageCounter
 from wingsd.filesystem.writable_file import OpenFiles
@@ -66,19 +61,6 @@ def test_directories_are_made_with_those_on_the_way(root: ServerRoot, home: Path
         assert (
             caught.value.message == "Part of the path being created is not a directory (ENOTDIR)."
         )
-
-
-def test_everything_is_renamed_as_it_is(root: ServerRoot, home: Path, outside: Path) -> None:
-    (home / "file").write_text("file")
-    (home / "link").symlink_to(outside)
-    (home / "directory/a").mkdir(parents=True)
-    root.rename(p("file"), p("new/deep/file"))
-    assert (home / "new/deep/file").read_text() == "file"
-    root.rename(p("link"), p("new/link"))
-    assert os.readlink(home / "new/link") == str(outside)
-    root.rename(p("directory"), p("new/directory"))
-    assert (home / "new/directory/a").is_dir()
-    assert names(root) == ["new"]
 
 
 @pytest.mark.parametrize("target", ["b", "directory", "full", "link", "a"])
@@ -192,60 +174,6 @@ def test_a_root_that_is_no_directory_is_refused(tmp_path: Path, home: Path) -> N
             ServerRoot(str(tmp_path / name), OpenatOpener())
 
 
-def test_an_action_goes_on_in_the_directory_that_it_began_in(
-    root: ServerRoot, home: Path, tmp_path: Path
-) -> None:
-    home.rename(tmp_path / "before")
-    home.mkdir()
-    root.write(p("file"), [b"x"])
-    assert (tmp_path / "before/file").exists()
-    assert os.listdir(home) == []
-
-
-ACTIONS: dict[str, Callable[[ServerRoot, ServerPath], object]] = {
-    "stat": ServerRoot.stat,
-    "open": ServerRoot.open_file,
-    "list": ServerRoot.directory,
-    "readlink": ServerRoot.link_text,
-    "write": lambda root, path: root.write(path, [b"new"]),
-    "copy to": lambda root, path: root.copy(p("file"), path),
-    "copy from": lambda root, path: root.copy(path, p("new")),
-    "mkdir": ServerRoot.make_directory,
-    "rename to": lambda root, path: root.rename(p("file"), path),
-    "rename from": lambda root, path: root.rename(path, p("new")),
-    "remove": ServerRoot.remove,
-    "chmod": lambda root, path: root.set_mode(path, 0o777),
-    "utimes": lambda root, path: root.set_times(path, 1, 1),
-}
-
-
-@pytest.mark.promise("files-stay-inside-the-server")
-@pytest.mark.parametrize("action", ACTIONS)
-def test_nothing_beyond_a_link_that_leads_out_is_touched(
-    root: ServerRoot, home: Path, outside: Path, action: str
-) -> None:
-    (home / "file").touch()
-    (outside / "directory").mkdir()
-    (home / "absolute").symlink_to(outside)
-    (home / "relative").symlink_to("../outside")
-    (home / "a").mkdir()
-    (home / "a/upwards").symlink_to("../..")
-    before = snapshot(outside)
-    for way in ("absolute", "relative", "a/upwards/outside"):
-        for name in ("secret", "directory", "missing", "directory/missing"):
-            with pytest.raises(WingsdError) as caught:
-                ACTIONS[action](root, p(f"{way}/{name}"))
-            assert caught.value.status == 404
-    assert snapshot(outside) == before
-
-
-def snapshot(directory: Path) -> list[tuple[str, int, tuple[int, int], int, int]]:
-    return sorted(
-        (path.name, mode(path), owner(path), path.stat().st_mtime_ns, path.stat().st_ctime_ns)
-        for path in (directory, *directory.rglob("*"))
-    )
-
-
 # A server's directory: reading its files, in both ways to open directories
 
 
@@ -272,33 +200,6 @@ def test_a_listing_has_everything_as_it_is(root: ServerRoot, home: Path) -> None
     assert entries["file"] == root.stat(p("file"))
 
 
-def test_a_listing_lasts_while_entries_vanish(root: ServerRoot, home: Path) -> None:
-    for number in range(10):
-        (home / f"{number}").touch()
-    with root.directory(p("")) as directory:
-        entries = directory.entries()
-        seen = [next(entries).text]
-        for path in home.iterdir():
-            path.unlink()
-        seen += [entry.text for entry in entries]
-    assert len(seen) == 1
-
-
-@pytest.mark.parametrize("path", ["missing", "file", "file/a", "link", "out", "out/a", "fifo"])
-def test_only_a_directory_is_listed(
-    root: ServerRoot, home: Path, outside: Path, path: str
-) -> None:
-    (home / "file").touch()
-    (home / "directory").mkdir()
-    os.mkfifo(home / "fifo")
-    (home / "link").symlink_to("directory")
-    (home / "out").symlink_to(outside)
-    with pytest.raises(DirectoryMissing) as caught:
-        root.directory(p(path))
-    assert caught.value.message == "The requested directory does not exist."
-    assert caught.value.status == 404
-
-
 def test_a_regular_file_is_read(root: ServerRoot, home: Path) -> None:
     (home / "a").mkdir()
     (home / "a/file").write_text("0123456789")
@@ -311,31 +212,6 @@ def test_a_regular_file_is_read(root: ServerRoot, home: Path) -> None:
             assert os.fstat(file.fileno()).st_ino == (home / "a/file").stat().st_ino
 
 
-@pytest.mark.promise("files-stay-inside-the-server")
-def test_what_is_no_file_is_not_opened(root: ServerRoot, home: Path, outside: Path) -> None:
-    (home / "file").touch()
-    special(home)
-    (home / "out").symlink_to(outside / "secret")
-    for name in ("fifo", "device", "socket", "link", "out"):
-        with pytest.raises(FileTypeRefused) as caught:
-            root.open_file(p(name))
-        assert (caught.value.status, caught.value.message) == (
-            400,
-            "Cannot open files of this type.",
-        )
-    with pytest.raises(IsDirectory) as directory:
-        root.open_file(p("/"))
-    assert directory.value.message == "Cannot perform that action: file is a directory."
-    (home / "away").symlink_to(outside)
-    for name in ("missing", "away/secret", "file/a", "missing/a"):
-        with pytest.raises(FileMissing) as missing:
-            root.open_file(p(name))
-        assert missing.value.message == "The requested resources was not found on the system."
-        assert missing.value.status == 404
-    with pytest.raises(FileMissing, match="leads out of the server's files"):
-        root.open_file(p("away/secret"))
-
-
 def test_a_file_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> None:
     with (home / "file").open("w") as leased:
         # In place of SIGIO, which would end this process; SIGURG is ignored.
@@ -346,17 +222,6 @@ def test_a_file_with_a_lease_is_not_waited_for(root: ServerRoot, home: Path) -> 
         assert caught.value.status == 400
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     root.open_file(p("file")).close()
-
-
-def test_links_are_read_and_not_followed(root: ServerRoot, home: Path) -> None:
-    (home / "link").symlink_to("/etc/passwd")
-    (home / "file").touch()
-    assert root.link_text(p("link")) == b"/etc/passwd"
-    for path in ("file", "/"):
-        with pytest.raises(FileTypeRefused):
-            root.link_text(p(path))
-    assert root.stat(p("link")).is_symlink
-    assert root.stat(p("/")).is_directory
 
 
 @pytest.mark.promise("files-are-old-or-new")
@@ -389,11 +254,6 @@ def test_a_program_hides_nothing_by_the_name_of_a_file_that_is_written(
     assert names(root) == [part]
 
 
-def test_an_entry_is_a_value() -> None:
-    entry = Entry(b"\xff", stat.S_IFREG | 0o4755, 1, 2, 3, 4, 5, 6, 7)
-    assert (entry.text, entry.permissions) == ("\U0010feff", 0o4755)
-
-
 def test_a_real_path_has_no_symlinks_on_the_way(root: ServerRoot, home: Path) -> None:
     (home / "a/b").mkdir(parents=True)
     (home / "a/up").symlink_to("../a/b")
@@ -419,14 +279,6 @@ def test_a_path_that_leads_out_has_no_real_path(root: ServerRoot, home: Path) ->
     for path in ("out/outside/secret", "loop/x"):
         with pytest.raises(FileMissing):
             root.real_path(p(path))
-
-
-def test_a_directory_may_be_too_deep_for_a_real_path(root: ServerRoot) -> None:
-    # The path in the server's directory is short enough, and the one from `/` is not.
-    deep = p("/".join([*["d" * 250] * 16, "e" * 70]))
-    root.make_directory(deep)
-    with pytest.raises(NameTooLong):
-        root.real_path(deep.child(b"f"))
 
 
 # A server's directory: files that are written and copied, in both ways to open directories
@@ -485,30 +337,6 @@ def test_a_umask_changes_nothing(root: ServerRoot, home: Path) -> None:
     finally:
         os.umask(before)
     assert (mode(home / "a"), mode(home / "a/file")) == (0o755, 0o644)
-
-
-def test_what_is_no_file_is_not_written(root: ServerRoot, home: Path, outside: Path) -> None:
-    (home / "file").write_text("old")
-    special(home)
-    (home / "out").symlink_to(outside / "secret")
-    (home / "away").symlink_to(outside)
-    (home / "directory").mkdir()
-    for name in ("fifo", "device", "socket", "link", "out"):
-        with pytest.raises(FileTypeRefused):
-            root.write(p(name), [b"new"])
-    for name in ("directory", "/"):
-        with pytest.raises(NameConflict, match="existing directory by the same name"):
-            root.write(p(name), [b"new"])
-    with pytest.raises(NotDirectory):
-        root.write(p("file/a"), [b"new"])
-    with pytest.raises(FileMissing):
-        root.write(p("away/new"), [b"new"])
-    with pytest.raises(NameConflict):
-        root.write(p("file"), [b"new"], KEEP)
-    assert (home / "file").read_text() == "old"
-    assert sorted(os.listdir(outside)) == ["secret"]
-    assert (outside / "secret").read_text() == "secret"
-    assert [name for name in os.listdir(home) if name.startswith(".wingsd")] == []
 
 
 def test_a_file_to_be_written_in_place_is_created_inside_and_only_once(
@@ -620,18 +448,6 @@ def test_what_is_written_counts_and_is_refused_above_the_limit(
     assert usage.used == 2
 
 
-def test_hard_links_count_once(root: ServerRoot, home: Path, usage: UsageCounter) -> None:
-    root.write(p("a"), [b"x" * 10])
-    os.link(home / "a", home / "b")
-    root.write(p("a"), [b"y"])
-    assert usage.used == 11
-    os.link(home / "b", home / "c")
-    root.remove(p("b"))
-    assert usage.used == 11
-    root.remove(p("c"))
-    assert usage.used == 1
-
-
 def test_a_copy_has_the_mode_and_the_holes(root: ServerRoot, home: Path) -> None:
     with (home / "a").open("wb") as file:
         file.write(b"begin")
@@ -697,17 +513,6 @@ def test_a_mounted_file_system_is_used_and_not_deleted(root: ServerRoot, mounted
     root.copy(p("top/mounted/file"), p("file"))
     root.remove(p("top/mounted/file"))
     assert os.listdir(mounted) == []
-
-
-def test_a_directory_that_is_bound_is_not_deleted_by_openat2(home: Path, outside: Path) -> None:
-    place = home / "top/bound"
-    place.mkdir(parents=True)
-    with ExitStack() as cleanup, ServerRoot(str(home), Openat2Opener()) as root:
-        run("mount", "--bind", str(outside), str(place))
-        cleanup.callback(run, "umount", str(place))
-        with pytest.raises(PathInvalid):
-            root.remove(p("top"))
-    assert os.listdir(outside) == ["secret"]
 
 
 @pytest.mark.promise("files-are-old-or-new")
