@@ -1,13 +1,13 @@
-"""A daemon that answers over a real socket what a test says, and the command in this process."""
+"""A daemon and a Panel that answer over real sockets, and the command in this process."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socketserver import ThreadingUnixStreamServer
+from socketserver import BaseServer, ThreadingUnixStreamServer
 from threading import Thread
 from typing import Any
 
@@ -19,34 +19,36 @@ from wingsd.cli.__main__ import main
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
-class Scripted:
-    """A daemon. Each request is answered by the next of its answers; the last is given again."""
+class Answering:
+    """A server of HTTP. Each request is answered by the next of its answers; the last again."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
-        self._answers: dict[tuple[str, str], list[tuple[int, bytes]]] = {}
-        self._server: ThreadingUnixStreamServer | None = None
+        self.headers: list[dict[str, str]] = []
+        self._answers: dict[tuple[str, str], list[tuple[int, bytes, dict[str, str]]]] = {}
+        self._server: BaseServer | None = None
 
-    def answers(self, method: str, path: str, *content: Any, status: int = 200) -> None:
-        bodies = [
-            each if isinstance(each, bytes) else json.dumps(each).encode() for each in content
-        ]
-        self._answers[method, f"/v1/{path}"] = [(status, body) for body in bodies]
+    def _answer(
+        self, method: str, path: str, content: Any, status: int, headers: dict[str, str]
+    ) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._answers.setdefault((method, path), []).append((status, body, named))
 
-    def start(self) -> None:
-        scripted = self
+    def _serve(self, kind: Callable[..., BaseServer], address: object) -> BaseServer:
+        answering = self
 
         class Handler(BaseHTTPRequestHandler):
             def handle_one(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
-                scripted.asked.append(
-                    (self.command, self.path, json.loads(body) if body else None)
-                )
-                ready = scripted._answers.get((self.command, self.path), [(404, b"{}")])
-                status, content = ready.pop(0) if len(ready) > 1 else ready[0]
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                asked = json.loads(body) if body else None
+                answering.asked.append((self.command, self.path, asked))
+                answering.headers.append(dict(self.headers))
+                ready = answering._answers.get((self.command, self.path), [(404, b"{}", {})])
+                status, content, headers = ready.pop(0) if len(ready) > 1 else ready[0]
                 self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 with suppress(BrokenPipeError):  # the command may have read enough
@@ -57,16 +59,54 @@ class Scripted:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingUnixStreamServer(str(self.path), Handler)
-        self._server.daemon_threads = True
+        self._server = kind(address, Handler)
         Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self._server
 
     def stop(self) -> None:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
-            self.path.unlink()
+
+
+class Scripted(Answering):
+    """A daemon, at its control socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._serve(ThreadingUnixStreamServer, str(path))
+
+    def answers(self, method: str, path: str, *content: Any, status: int = 200) -> None:
+        self._answers.pop((method, f"/v1/{path}"), None)
+        for each in content:
+            self._answer(method, f"/v1/{path}", each, status, {})
+
+    def stop(self) -> None:
+        super().stop()
+        self.path.unlink(missing_ok=True)
+
+
+class HttpPanel(Answering):
+    """A Panel; a page that it does not know is a 404."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        server: Any = self._serve(ThreadingHTTPServer, ("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{server.server_port}"
+
+    def answers(
+        self, method: str, path: str, content: Any = b"", status: int = 200, **headers: str
+    ) -> None:
+        self._answer(method, path, b"" if content is None else content, status, headers)
+
+    def page(self, path: str, found: list[Any], page: int = 1, of: int = 1) -> None:
+        """Answer with a page of a list in the form of Laravel's."""
+        data = [{"object": "x", "attributes": each} for each in found]
+        meta = {"pagination": {"total_pages": of, "current_page": page}}
+        join = "&" if "?" in path else "?"
+        self.answers("GET", f"{path}{join}per_page=100&page={page}", {"data": data, "meta": meta})
 
 
 class Command:
@@ -87,7 +127,6 @@ class Command:
 @pytest.fixture
 def scripted(tmp_path: Path) -> Iterator[Scripted]:
     made = Scripted(tmp_path / "control.sock")
-    made.start()
     yield made
     made.stop()
 

@@ -68,12 +68,6 @@ def test_people_read_it_in_lines(good: dict[str, Any], tmp_path: Path, wingsctl:
     assert ran.out.count("invalid") == 1
 
 
-def test_programs_get_a_line_for_each_fault(check: Any, good: dict[str, Any]) -> None:
-    status, found = check(good | {"remote": "panel", "uuid": 5})
-    assert status == Exit.FAILED
-    assert sorted(line.partition(": ")[0] for line in found["errors"]) == ["remote", "uuid"]
-
-
 def test_a_directory_of_histories_that_cannot_serve_is_named(
     check: Any, good: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -123,17 +117,6 @@ def test_what_keeps_it_from_starting_is_named(
     assert says in "\n".join(found["errors"])
 
 
-def test_all_that_is_needed_is_named_at_once(check: Any, good: dict[str, Any]) -> None:
-    del good["api"]["ssl"]["key"]
-    good["system"] = {"transfers": {"storage_pool": {"enabled": True}}}
-    _, found = check(good)
-    assert [line.partition(":")[0] for line in found["errors"]] == [
-        "api.ssl",
-        "system.transfers.storage_pool",
-        "uuid",
-    ]
-
-
 @pytest.fixture
 def street() -> Iterator[Path]:
     """A directory that everybody may look into, as /etc is, and into all that it is in."""
@@ -171,13 +154,6 @@ def test_a_file_that_is_not_there(wingsctl: Command, tmp_path: Path) -> None:
     ran = wingsctl("check-config", str(tmp_path / "no.yml"))
     assert ran.status == Exit.FAILED
     assert "error: there is no" in ran.out
-
-
-def test_a_directory_is_no_configuration(wingsctl: Command, street: Path) -> None:
-    street.chmod(0o755)
-    found = wingsctl("check-config", str(street), "--json").json
-    assert found["errors"] == [f"{street} cannot be read: Is a directory"]
-    assert found["warnings"] == []  # such as to take away its mode
 
 
 def test_a_key_of_another_certificate(check: Any, good: dict[str, Any], tmp_path: Path) -> None:

@@ -51,42 +51,6 @@ def test_the_files_are_what_click_makes(name: str) -> None:
     assert made.strip() == source.strip(), f"make it anew: {command}"
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("wingsctl s", ["status", "show", "send"]),
-        ("wingsctl backups f", ["for-wings"]),
-        ("wingsctl backups for-wings --a", ["--all"]),
-        ("wingsctl transfers --", ["--watch", "--past", "--json", "--help"]),
-    ],
-)
-def test_bash_completes_by_its_file(words: str, found: list[str]) -> None:
-    script = (
-        f"source {HOME / FILES['bash']}; COMP_WORDS=({words})"
-        "; COMP_CWORD=$((${#COMP_WORDS[@]} - 1))"
-        '; _wingsctl_completion wingsctl; printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    assert sorted(shell("bash", "-c", script).split()) == sorted(found)
-
-
-def test_fish_completes_by_its_file() -> None:
-    out = shell("fish", "-c", f"source {HOME / FILES['fish']}; complete -C 'wingsctl ca'")
-    assert out.split("\t")[0] == "cancel"
-
-
-def test_zsh_can_read_its_file() -> None:
-    shell("zsh", "-n", str(HOME / FILES["zsh"]))
-    out = shell(
-        "zsh",
-        "-c",
-        "wingsctl",
-        _WINGSCTL_COMPLETE="zsh_complete",
-        COMP_WORDS="wingsctl st",
-        COMP_CWORD="1",
-    )
-    assert out.splitlines()[:2] == ["plain", "status"]
-
-
 def completed(words: str, **environment: str) -> list[str]:
     ran = subprocess.run(
         WINGSCTL,
@@ -106,19 +70,15 @@ def completed(words: str, **environment: str) -> list[str]:
     return [line.partition(",")[2] for line in ran.stdout.split()]
 
 
-@pytest.mark.parametrize("by", ["option", "environment"])
-def test_a_servers_name_is_one_that_moves_or_has_moved(scripted: Scripted, by: str) -> None:
+def test_a_servers_name_is_one_that_moves_or_has_moved(scripted: Scripted) -> None:
     told = {
         "running": [running()],
         "expected": [{"server": OTHER, "expires": 1.0}],
         "past": [past(), past(server=OTHER)],
     }
     scripted.answers("GET", "transfers", told)
-    path = str(scripted.path)
-    words = f"wingsctl --socket {path} show " if by == "option" else "wingsctl show "
-    socket = {} if by == "option" else {"WINGSCTL_SOCKET": path}
-    assert completed(words, **socket) == [UUID, OTHER]
-    assert completed(f"{words}1", **socket) == [OTHER]
+    assert completed(f"wingsctl --socket {scripted.path} show ") == [UUID, OTHER]
+    assert completed("wingsctl show 1", WINGSCTL_SOCKET=str(scripted.path)) == [OTHER]
 
 
 def test_without_a_daemon_nothing_is_offered_and_nothing_said(tmp_path: Path) -> None:

@@ -135,20 +135,6 @@ def test_the_panels_command_writes_a_file_for_the_daemon_alone(run: Run, path: P
     assert TOKEN not in result.output
 
 
-@pytest.mark.parametrize(
-    ("unit", "how"),
-    [
-        ("wingsd.service", "systemctl restart wingsd"),
-        ("wings.service", "restart wingsd"),
-    ],
-)
-def test_systemctl_is_named_only_where_the_service_is(
-    run: Run, monkeypatch: pytest.MonkeyPatch, unit: str, how: str
-) -> None:
-    monkeypatch.setattr(configure, "systemd_units", lambda: {unit: {"LoadState": "loaded"}})
-    assert f"Next: {how}, then wingsctl status\n" in run().output
-
-
 def test_a_file_that_exists_keeps_the_operators_part(run: Run, path: Path) -> None:
     path.parent.mkdir()
     path.write_text(
@@ -212,13 +198,6 @@ def test_a_node_that_was_taken_for_another_family_keeps_its_directories(
     # The engine decides about its network: see tests/docker/test_docker.py.
     assert config.docker.network.name == "pelican_nw"
     assert run("--override", token=PELICANS_TOKEN).output.endswith("already.\n")
-
-
-def test_override_asks_nothing(run: Run, path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("{token_id: old, token: old, remote: https://old.example.com}\n")
-    assert run("--override").exit_code == 0
-    assert load(str(path))[0].token == SECRET
 
 
 def test_what_is_missing_is_asked_for(panel: TlsPanel, path: Path) -> None:
@@ -286,23 +265,6 @@ def test_a_configuration_that_is_nested_too_deeply_is_refused(
     assert (path.read_bytes() if path.exists() else b"") == before
 
 
-def test_join_data_that_contains_itself_is_refused(path: Path) -> None:
-    data = base64.b64encode(b"token: &a {b: *a}\n").decode()
-    result = CliRunner().invoke(main, ["configure", "-c", str(path), "--join-data", data])
-    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
-    assert "nested too deeply" in result.output
-
-
-def test_a_file_with_crlf_is_changed(run: Run, panel: TlsPanel, path: Path) -> None:
-    assert run().exit_code == 0
-    path.write_bytes(b"# Ours.\r\n" + path.read_bytes().replace(b"\n", b"\r\n"))
-    panel.answer = json.dumps(CONFIGURATION | {"debug": True}).encode()
-    result = run("--override")
-    assert result.exit_code == 0, result.output
-    assert path.read_bytes().startswith(b"# Ours.")
-    assert load(str(path))[0].debug
-
-
 @pytest.mark.promise("bad-configuration-answer-changes-nothing")
 def test_an_answer_that_never_ends_is_given_up(
     run: Run, panel: TlsPanel, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -332,15 +294,6 @@ def test_a_panel_that_is_down_is_named(run: Run, panel: TlsPanel) -> None:
     result = run()
     assert result.exit_code == 1
     assert f"the Panel at {panel.url} does not answer" in result.output
-
-
-def test_an_invalid_file_is_left_to_its_operator(run: Run, path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("token: [")
-    result = run("--override")
-    assert result.exit_code == 1
-    assert "is not YAML" in result.output
-    assert path.read_text() == "token: ["
 
 
 def test_join_data_of_calagopus_is_the_configuration(path: Path) -> None:

@@ -109,35 +109,6 @@ def test_settings_that_are_none_are_a_wrong_command_line(
     assert says in ran.err.replace("\n", " ")
 
 
-def test_settings_that_are_not_there_are_a_wrong_command_line(
-    wingsctl: Command, tmp_path: Path
-) -> None:
-    ran = wingsctl("receive", "--settings", str(tmp_path / "missing"))
-    assert ran.status == Exit.USAGE
-    said = ran.err.replace("\n", " ")
-    assert "cannot be read: No such file or directory" in said
-    assert "Errno" not in said
-
-
-@pytest.mark.parametrize("token", ["", " ", "Bearer ", "-"])
-def test_an_empty_token_is_a_wrong_command_line(
-    wingsctl: Command, monkeypatch: pytest.MonkeyPatch, token: str
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    ran = wingsctl("send", UUID, "--to", "https://x", "--token", token)
-    assert ran.status == Exit.USAGE
-    assert "it is empty" in ran.err
-
-
-def test_settings_may_come_from_standard_input(
-    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(DESCRIPTION)))
-    scripted.answers("POST", "receive", INVITATION, status=201)
-    assert wingsctl("receive", "--settings", "-").status == 0
-    assert scripted.asked[0][2]["settings"] == DESCRIPTION
-
-
 def test_wait_follows_an_arrival_to_its_end(scripted: Scripted, wingsctl: Command) -> None:
     expected = {"server": UUID, "expires": 1.0}
     coming = running(direction="in", doing="receiving the archive")
@@ -267,14 +238,6 @@ def follow(**changes: Any) -> dict[str, Any]:
     return running(step="seed", doing="keeping a copy") | {"follow": usual | changes}
 
 
-def test_the_line_for_the_source_has_the_word(scripted: Scripted, wingsctl: Command) -> None:
-    scripted.answers("POST", "receive", INVITATION, status=201)
-    ran = wingsctl("receive", UUID, "--follow")
-    (line,) = [line for line in ran.out.splitlines() if "wingsctl send" in line]
-    assert tuple(shlex.split(line)[1:]) == FOLLOW
-    assert scripted.asked[0][2]["follow"] is True
-
-
 def test_it_returns_when_a_copy_follows(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("POST", "send", BEGUN, status=202)
     asking = found(running=running(step="ask") | {"follow": None})
@@ -285,29 +248,6 @@ def test_it_returns_when_a_copy_follows(scripted: Scripted, wingsctl: Command) -
     order = scripted.asked[0][2]
     assert (order["follow"], order["stop_at"]) == (True, None)
     assert len(scripted.asked) == 3
-
-
-def test_a_refusal_is_told_with_its_reason(scripted: Scripted, wingsctl: Command) -> None:
-    scripted.answers("POST", "send", BEGUN, status=202)
-    ended = past(outcome="failure", reason="while asking: no")
-    scripted.answers("GET", f"transfers/{UUID}", found(past=[ended]))
-    ran = wingsctl(*FOLLOW)
-    assert ran.status == Exit.FAILED
-    assert "while asking: no" in ran.err
-    assert wingsctl(*FOLLOW, "--no-wait", "--json").json == BEGUN
-
-
-def test_a_transfer_that_is_gone_without_a_result_is_not_waited_for(
-    scripted: Scripted, wingsctl: Command
-) -> None:
-    scripted.answers("POST", "send", BEGUN, status=202)
-    asking, gone = running(step="ask") | {"follow": None}, found(past=[past(transfer=6)])
-    # That it would follow later shows a command that goes on to wait.
-    answers = (found(running=asking), gone, found(running=follow()))
-    scripted.answers("GET", f"transfers/{UUID}", *answers)
-    ran = wingsctl(*FOLLOW)
-    assert (ran.status, ran.out) == (Exit.FAILED, "")
-    assert "the transfer does not exist any more" in ran.err
 
 
 def later(**delta: float) -> datetime:
@@ -323,13 +263,6 @@ def test_the_end_is_a_time_of_this_machine(
     ran = wingsctl(*FOLLOW, "--stop-at", at.strftime(form), "--no-wait")
     assert scripted.asked[0][2]["stop_at"] == at.timestamp()
     assert f"it is moved at {at:%Y-%m-%d %H:%M:%S}" in ran.out
-
-
-def test_now_is_as_soon_as_the_copy_is_whole(scripted: Scripted, wingsctl: Command) -> None:
-    scripted.answers("POST", "send", BEGUN, status=202)
-    before = time.time()
-    assert wingsctl(*FOLLOW, "--stop-at", "now", "--no-wait").status == 0
-    assert before <= scripted.asked[0][2]["stop_at"] <= time.time()
 
 
 @pytest.mark.parametrize("delta", [{"hours": 2}, {"hours": -2}])

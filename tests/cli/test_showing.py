@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pty
-import re
 import signal
 import subprocess
 import time
@@ -92,12 +91,6 @@ def test_status_names_each_problem(
     assert says in wingsctl("status").out
 
 
-def test_programs_get_what_the_daemon_says(scripted: Scripted, wingsctl: Command) -> None:
-    told = status()
-    scripted.answers("GET", "status", told)
-    assert wingsctl("status", "--json").json == told
-
-
 def used(name: str, **changes: Any) -> dict[str, Any]:
     """Return what `top` says of a server."""
     rates = ("read", "written", "received", "sent")
@@ -174,12 +167,6 @@ def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
     assert "3 min 20 s  1.0 GiB  12     success" in ran.out
 
 
-def test_an_empty_list_of_transfers_says_so(scripted: Scripted, wingsctl: Command) -> None:
-    scripted.answers("GET", "transfers?past=3", NOTHING)
-    assert wingsctl("transfers", "--past", "3").out == "no transfers in progress\n"
-    assert wingsctl("transfers", "--past", "3", "--json").json == NOTHING
-
-
 OTHER = UUID.replace("8d2f5a14", "8d2f0000")
 NAMES = {
     "servers": [{"server": UUID, "name": "Lobby"}, {"server": OTHER, "name": "Creative world"}]
@@ -194,16 +181,6 @@ def test_a_server_is_named_by_its_uuid_its_beginning_or_its_name(
     scripted.answers("GET", "transfers", NOTHING)
     scripted.answers("DELETE", f"transfers/{UUID}", None, status=202)
     assert wingsctl("cancel", word).status == 0
-    assert scripted.asked[-1][:2] == ("DELETE", f"/v1/transfers/{UUID}")
-
-
-def test_a_server_that_moves_here_is_known_by_the_beginning_of_its_uuid(
-    scripted: Scripted, wingsctl: Command
-) -> None:
-    # of an older daemon, too
-    scripted.answers("GET", "transfers", NOTHING | {"expected": [{"server": UUID, "expires": 1}]})
-    scripted.answers("DELETE", f"transfers/{UUID}", None, status=202)
-    assert wingsctl("cancel", UUID[:8]).status == 0
     assert scripted.asked[-1][:2] == ("DELETE", f"/v1/transfers/{UUID}")
 
 
@@ -284,16 +261,6 @@ def test_an_unmeasured_size_is_not_shown_as_0(scripted: Scripted, wingsctl: Comm
     assert "files   0 B" in wingsctl("show", UUID).out
 
 
-def test_what_is_pooled_is_shown_so(scripted: Scripted, wingsctl: Command) -> None:
-    pooled = {"by_hand": False, "storage_pool": "attic"}
-    told = found(running=running(**pooled), past=[past(**pooled, bytes=None, files=None)])
-    scripted.answers("GET", f"transfers/{UUID}", told)
-    shown = wingsctl("show", UUID).out
-    assert "out in a pool, for" in shown
-    assert "storage pool  attic" in shown
-    assert "out in a pool  20" in shown
-
-
 def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("GET", f"transfers/{UUID}", found(past=[past()]))
     assert "not on this node" in wingsctl("show", UUID).out
@@ -338,39 +305,6 @@ def test_lines_are_printed_where_there_is_no_terminal() -> None:
         f"{UUID} out direct: failure: while two: no",
         f"{UUID} out direct: two",
     ]
-
-
-def test_what_was_there_at_a_resumption_is_told_once() -> None:
-    out = io.StringIO()
-    with TransferProgress(Console(file=out, width=200)).shown() as screen:
-        screen.show([running(doing="one")])
-        screen.show([running(doing="one", resumed_bytes=256 << 20)])
-        screen.show([running(doing="one", resumed_bytes=256 << 20, total_bytes=2 << 30)])
-        screen.show([running(doing="one", resumed_bytes=512 << 20)])
-    assert out.getvalue().splitlines() == [
-        f"{UUID} out direct: one",
-        f"{UUID} out direct: resumed: 256.0 MiB of 1.0 GiB were there",
-        f"{UUID} out direct: resumed: 512.0 MiB of 1.0 GiB were there",
-    ]
-
-
-def test_bars_are_drawn_where_there_is_one() -> None:
-    out = io.StringIO()
-    with TransferProgress(Console(file=out, width=160, force_terminal=True)).shown() as screen:
-        screen.show([running(), running(server="11111111", total_bytes=None)])
-        screen.show_result(past())
-    drawn = out.getvalue()
-    assert "512.0/1024.0 MiB" in drawn or "0.5/1.0 GiB" in drawn
-    assert "━" in drawn
-    assert f"{UUID} out direct: " in drawn
-
-
-def test_the_rate_has_the_units_of_the_sizes() -> None:
-    out = io.StringIO()
-    with TransferProgress(Console(file=out, width=160, force_terminal=True)).shown() as screen:
-        for done in (0, 1 << 28, 1 << 29):
-            screen.show([running(bytes=done)])
-    assert re.search(r"\d [KMGTP]iB/s", out.getvalue())
 
 
 @pytest.fixture
@@ -420,13 +354,6 @@ def test_watching_on_a_terminal_goes_on_until_it_is_left(scripted: Scripted) -> 
     found = drawn(scripted, ["transfers", "--watch"], b"success")
     assert "sending the archive" in found
     assert "━" in found
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_usage_on_a_terminal_is_shown_again_until_it_is_left(scripted: Scripted) -> None:
-    later = TOP | {"servers": [used("Later")]}
-    scripted.answers("GET", "top", TOP, later)
-    assert "Lobby" in drawn(scripted, ["top"], b"Later")
 
 
 def test_watching_by_a_program_is_a_line_for_each_look(

@@ -70,11 +70,6 @@ def test_the_usual_places_are_the_services() -> None:
     ("keys", "named", "settings"),
     [
         (
-            {"system": {"data": "/srv/games"}},
-            "system.data (/srv/games)",
-            "ReadWritePaths=/srv/games",
-        ),
-        (
             {"system": {"data": "/srv/games", "backup_directory": "/mnt/backups"}},
             "system.data (/srv/games), system.backup_directory (/mnt/backups)",
             "ReadWritePaths=/srv/games /mnt/backups",
@@ -93,11 +88,6 @@ def test_the_usual_places_are_the_services() -> None:
             {"system": {"tmp_directory": "/tmp/wings"}},
             "system.tmp_directory (/tmp/wings)",
             "BindPaths=/tmp/wings",
-        ),
-        (
-            {"system": {"machine_id": {"directory": "/etc/ids"}}},
-            "system.machine_id.directory (/etc/ids)",
-            "ReadWritePaths=/etc/ids",
         ),
         (
             {"system": {"passwd": {"enabled": True, "directory": "/etc/accounts"}}},

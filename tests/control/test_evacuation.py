@@ -75,11 +75,9 @@ async def test_a_revoke_that_is_refused_ends_no_copy(operator: Operator) -> None
     assert wanted == {}
 
 
-@pytest.mark.parametrize(
-    "content", [{"days": 0}, {"days": 400}, {"servers": 0}, {"bytes": -1}, {"name": "a b"}]
-)
-async def test_a_pair_with_odd_limits_is_not_made(operator: Operator, content: Any) -> None:
-    assert (await operator.refusal("POST", "pairs", content)).code == "bad-request"
+async def test_a_pair_with_odd_limits_is_not_made(operator: Operator) -> None:
+    for content in ({"days": 0}, {"days": 400}, {"servers": 0}, {"bytes": -1}, {"name": "a b"}):
+        assert (await operator.refusal("POST", "pairs", content)).code == "bad-request"
 
 
 async def test_a_snapshot_has_what_a_plan_needs(operator: Operator) -> None:
