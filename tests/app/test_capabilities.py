@@ -36,12 +36,6 @@ def test_each_capability_that_is_missing_is_named(facts: Facts, missing: str, sa
     assert missing in line
 
 
-def test_one_without_any_has_a_line_for_each() -> None:
-    lines = shortcomings(attrs.evolve(APART, effective=NONE, inherited=NONE))
-    assert [name in line for name, line in zip((CHOWN, FOWNER, DAC_OVERRIDE), lines, strict=True)]
-    assert len(set(lines)) == 3
-
-
 def test_the_servers_own_user_needs_none_but_for_what_they_close() -> None:
     (line,) = shortcomings(attrs.evolve(OWNER, effective=NONE, inherited=NONE))
     assert "mode 0" in line

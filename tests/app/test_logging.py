@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher
 from twisted.python.syslog import SyslogObserver
@@ -18,7 +18,6 @@ from tests.systemd.listeners import Journal
 from wingsd.app.logging import EscapingObserver, LogOutput
 from wingsd.errors import ConfigError, StorageError
 from wingsd.systemd.journald import Journald, JournalObserver
-from wingsd.util.text import escaped
 
 USUAL = {"logfile": None, "logger": None, "nodaemon": 1, "prefix": "twisted", "syslog": 0}
 
@@ -123,14 +122,6 @@ def test_the_code_of_an_error_is_a_field_of_the_journal(tmp_path: Path) -> None:
     assert entry["MESSAGE"].endswith("no room (storage-failed)")
 
 
-@pytest.mark.promise("log-lines-cannot-be-forged")
-def test_a_code_from_elsewhere_is_escaped_as_well(tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal:
-        observer = EscapingObserver(JournalObserver(Journald(journal.address)))
-        Logger("wingsd.some.Place", observer=observer).warn("not stored", code=ESCAPES)
-        assert journal.read()["WINGSD_CODE"] == escaped(ESCAPES)
-
-
 def failed() -> Failure:
     def fail() -> None:
         raise Foreign(ESCAPES)
@@ -176,12 +167,6 @@ def test_what_is_logged_in_the_old_way_is_escaped_too(capsys: pytest.CaptureFixt
     assert all(line.startswith("\t") for line in rest)
 
 
-def test_an_event_without_words_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    observer: Any = LogOutput(debug=False).observer(USUAL, a_reactor())
-    observer({"log_level": LogLevel.info, "log_time": 1.0, "log_namespace": "x"})
-    assert not capsys.readouterr().out
-
-
 @pytest.mark.promise("log-lines-cannot-be-forged")
 def test_syslog_and_journald_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
@@ -210,11 +195,6 @@ def test_debug_lines_are_shown_if_configured(capsys: pytest.CaptureFixture[str])
     assert re.findall(r"\] (\w+)\n", capsys.readouterr().out) == ["two", "four"]
 
 
-def test_debug_is_logged_from_the_start(capsys: pytest.CaptureFixture[str]) -> None:
-    log(LogOutput(debug=True)).debug("one")
-    assert capsys.readouterr().out
-
-
 def test_a_file_that_is_named_gets_the_log_and_is_begun_anew_on_a_signal(tmp_path: Path) -> None:
     path = tmp_path / "node.log"
     logger = log(LogOutput(debug=False), logfile=str(path))
@@ -241,35 +221,8 @@ def test_a_file_that_logrotate_has_moved_is_opened_again(tmp_path: Path) -> None
     assert "between" not in path.read_text()
 
 
-def test_the_files_of_a_log_are_bounded(tmp_path: Path) -> None:
-    path = tmp_path / "node.log"
-    logger = log(LogOutput(debug=False), logfile=str(path))
-    handler: Any = signal.getsignal(signal.SIGUSR1)
-    for number in range(15):
-        logger.info("{number}", number=number)
-        handler(signal.SIGUSR1, None)
-    assert len(list(tmp_path.iterdir())) == 10
-
-
-def test_a_background_daemon_has_a_log_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    log(LogOutput(debug=False), nodaemon=0).info("there")
-    assert "there" in (tmp_path / "twistd.log").read_text()
-
-
 @pytest.mark.parametrize(
     "options", [{"logger": "some.module.observer"}, {"logfile": "-", "nodaemon": 0}]
 )
 def test_options_of_twistd_take_precedence(options: dict[str, Any]) -> None:
     assert LogOutput(debug=False).observer(USUAL | options, a_reactor()) is None
-
-
-def test_syslog_honours_the_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
-    monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: lines.append(line))
-    logger = log(LogOutput(debug=False), syslog=1)
-    logger.debug("one")
-    logger.info("two")
-    assert lines == ["[-] two"]

@@ -110,12 +110,6 @@ def test_a_bad_certificate_is_not_the_next_reloads_base(harness: Harness, logged
     assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
-def test_a_node_without_tls_logs_no_certificate(harness: Harness, logged: Logged) -> None:
-    harness.uses_tls = False
-    harness.reload()
-    assert not lines(logged, "certificate")
-
-
 def test_the_panels_keys_are_in_force_at_once(harness: Harness, logged: Logged) -> None:
     keys = {
         "token_id": "another",
@@ -134,17 +128,3 @@ def test_the_panels_keys_are_in_force_at_once(harness: Harness, logged: Logged) 
     assert not lines(logged, "need a restart")
     harness.reload()
     assert harness.followed == [config]  # nothing has changed since
-
-
-def test_a_thread_never_sees_one_of_two_changed_keys_without_the_other() -> None:
-    seen: list[tuple[str, str]] = []
-
-    class Watched(LiveConfig):
-        def __setattr__(self, name: str, value: Any) -> None:
-            super().__setattr__(name, value)
-            if name == "current":
-                seen.append((value.token_id, value.token))
-
-    live = Watched(Config("old", "old", "https://panel.example.com"))
-    assert live.replace(Config("new", "new", "https://panel.example.com")) == []
-    assert seen == [("old", "old"), ("new", "new")]

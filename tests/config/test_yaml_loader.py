@@ -24,11 +24,8 @@ def test_valid_yaml_is_read() -> None:
     [
         "2001-99-99",
         "!!int x",
-        "!!float /p",
         "!!bool maybe",
-        "!!timestamp x",
         "!!binary é",
-        "0b_",
         "&a [*a, {? *a : 1}]",
         "!!python/object:os.system {}",
         "'",
@@ -54,7 +51,7 @@ def test_a_merged_key_can_be_overridden() -> None:
 
 def test_a_file_that_is_nested_too_deeply() -> None:
     with pytest.raises(InvalidData, match="nested too deeply"):
-        read_yaml("[" * 20_000)
+        read_yaml("[" * 5_000)
 
 
 def test_a_character_that_no_yaml_has() -> None:

@@ -6,16 +6,15 @@ import os
 import re
 import time
 from collections.abc import Callable
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 from docker.errors import APIError, DockerException
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 
 from tests.metrics.exposed import (
@@ -29,7 +28,6 @@ from tests.metrics.exposed import (
 )
 from tests.support.logged_errors import Logged
 from tests.test_errors import classes
-from wingsd import __version__
 from wingsd.docker.runtime import ContainerUsage
 from wingsd.errors import (
     ArchiveError,
@@ -43,10 +41,10 @@ from wingsd.errors import (
     Unauthorized,
     WingsdError,
 )
-from wingsd.metrics import REASONS, UNFORESEEN, DiskState, Recorder, of_pairs, reason
+from wingsd.metrics import REASONS, DiskState, Recorder, of_pairs, reason
 from wingsd.node.evacuation import Evacuation, EvacuationReport
 from wingsd.transfers.peer.moves import ProgressAnswer, failure_of
-from wingsd.transfers.steps import ReceiveStep, SeedFigures, SendStep, State
+from wingsd.transfers.steps import SeedFigures
 from wingsd.util.observer import ENGINE, PANEL
 
 
@@ -64,25 +62,6 @@ def test_it_can_be_had_as_openmetrics() -> None:
     assert {"wingsd_transfers", "wingsd_transfer_bytes", "process_cpu_seconds"} <= families
 
 
-def test_what_makes_no_sense_is_not_looked_at() -> None:
-    text, kind = rendered(exposition(told()), "application/openmetrics-text; version=a.b")
-    assert "wingsd_build_info" in text
-    assert kind.startswith(("text/plain", "application/openmetrics-text; version=1.0.0"))
-
-
-def test_it_says_what_runs_and_what_that_takes() -> None:
-    found = Samples(rendered(exposition(Recorder()))[0])
-    assert found.get("wingsd_build_info", version=__version__) == 1
-    assert (found.get("process_resident_memory_bytes") or 0) > 1_000_000
-    assert (found.get("process_open_fds") or 0) > 0
-    assert found.having("python_info")
-
-
-def test_no_series_has_its_creation_time() -> None:
-    found = Samples(rendered(exposition(told()))[0])
-    assert not [name for name in found.names if name.endswith("_created")]
-
-
 def test_running_transfers_are_counted_by_step() -> None:
     recorder = Recorder()
     for step, seconds in (("receive", 5.0), ("receive", 700.0), ("report", 1.0)):
@@ -95,15 +74,6 @@ def test_running_transfers_are_counted_by_step() -> None:
     assert found.get("wingsd_transfers_in_flight", direction="out", step="await") == 1
     assert found.get("wingsd_transfers_in_flight", direction="out", step="send") == 0
     assert found.get(age, direction="out", step="send") == 0
-
-
-def test_every_step_of_a_running_transfer_is_counted() -> None:
-    found = Samples(rendered(exposition(Recorder()))[0])
-    for way, steps in (("in", list(ReceiveStep)), ("out", list(SendStep))):
-        for step in steps:
-            number = found.get("wingsd_transfers_in_flight", direction=way, step=step.name.lower())
-            over = step.state in (State.SUCCESS, State.FAILURE)
-            assert number == (None if over else 0)
 
 
 def test_the_worst_of_the_copies_that_follow_servers_is_shown() -> None:
@@ -221,15 +191,6 @@ def test_each_server_has_its_figures() -> None:
     assert not [labels for _, labels, _ in found.all if labels.get("name") == ""]
 
 
-def test_what_is_not_known_of_a_server_is_left_out() -> None:
-    shown = sources(servers_all=lambda: [server(usage=ContainerUsage(1, 2, uptime=1000))])
-    found = Samples(rendered(exposition(Recorder(), shown))[0])
-    assert of_server(found, "memory_bytes") == 1
-    for name in ("cpu_seconds_total", "processes", "memory_peak_bytes"):
-        assert of_server(found, name) is None
-    assert not [name for name in found.names if name.startswith("wingsd_server_network")]
-
-
 def test_servers_are_not_shown_before_they_are_loaded_nor_where_they_are_not_to_be() -> None:
     def not_loaded() -> Any:
         raise ServersNotLoaded
@@ -239,14 +200,6 @@ def test_servers_are_not_shown_before_they_are_loaded_nor_where_they_are_not_to_
         found = Samples(rendered(exposition(Recorder(), shown))[0])
         assert not [name for name in found.names if name.startswith("wingsd_server_")]
         assert found.get("wingsd_pressure_seconds_total", resource="memory") == 2.5
-
-
-def test_the_disk_has_the_kernels_figures() -> None:
-    found = Samples(rendered(exposition(Recorder()))[0])
-    disk = os.statvfs("/")
-    assert found.get("wingsd_data_size_bytes") == disk.f_blocks * disk.f_frsize
-    available = found.get("wingsd_data_available_bytes") or 0
-    assert abs(available - disk.f_bavail * disk.f_frsize) < disk.f_blocks * disk.f_frsize / 10
 
 
 def test_what_is_kept_of_moves_is_told_unless_it_cannot_be_read() -> None:
@@ -272,19 +225,6 @@ class Disk:
         return self.ending
 
 
-def test_a_disk_that_does_not_answer_keeps_nothing_else_back() -> None:
-    clock, texts = Clock(), []
-    exposed = exposition(told(), workers=Disk(Deferred()), clock=clock)
-    rendering = Deferred.fromCoroutine(exposed.render())
-    rendering.addCallback(lambda found: texts.append(found[0].decode()))
-    assert not texts
-    clock.advance(2)
-    (text,) = texts
-    found = Samples(text)
-    assert not [name for name in found.names if name.startswith("wingsd_data_")]
-    assert found.having("wingsd_transfers_total")
-
-
 def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(logged: Logged) -> None:
     disk, clock = Disk(Deferred()), Clock()
     exposed = exposition(Recorder(), workers=disk, clock=clock)
@@ -301,23 +241,6 @@ def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(logged: Logged) 
     disk.ending = succeed(DiskState(os.statvfs("/"), 0))
     assert Samples(rendered(exposed)[0]).get("wingsd_data_size_bytes")
     assert disk.asked == 2
-
-
-def test_two_that_ask_at_a_time_have_the_same_answer() -> None:
-    disk, texts = Disk(Deferred()), []
-    exposed = exposition(Recorder(), workers=disk)
-    for _ in range(2):
-        rendering = Deferred.fromCoroutine(exposed.render())
-        rendering.addCallback(lambda found: texts.append(found[0].decode()))
-    disk.ending.callback(DiskState(os.statvfs("/"), 0))
-    assert disk.asked == 1
-    assert [bool(Samples(text).get("wingsd_data_size_bytes")) for text in texts] == [True, True]
-
-
-def test_a_missing_disk_leaves_its_series_out() -> None:
-    exposed = exposition(Recorder(), workers=Disk(fail(FileNotFoundError("gone"))))
-    found = Samples(rendered(exposed)[0])
-    assert not [name for name in found.names if name.startswith("wingsd_data_")]
 
 
 # What has happened is counted, by names that somebody has thought of before
@@ -356,15 +279,6 @@ def test_a_failure_has_its_reason_and_a_cancelled_transfer_is_none() -> None:
     ]
 
 
-def test_counters_begin_at_zero() -> None:
-    found = samples(Recorder())
-    for name in REASONS:
-        assert found.get("wingsd_request_errors_total", reason=name) == 0
-        for way in ("in", "out"):
-            labels = {"direction": way, "reason": name}
-            assert found.get("wingsd_transfer_failures_total", **labels) == 0
-
-
 @pytest.mark.promise("metrics-name-no-server")
 def test_no_text_that_anybody_may_send_becomes_a_label() -> None:
     recorder = Recorder()
@@ -373,15 +287,6 @@ def test_no_text_that_anybody_may_send_becomes_a_label() -> None:
         recorder.answered(Unauthorized(f"token {number}", f"of peer {number}"))
         recorder.transfer_over("in", ArchiveError(f"member {number}"))
     assert len(samples(recorder).all) == before
-
-
-def test_moves_that_go_on_and_what_they_send_twice_are_counted() -> None:
-    recorder = Recorder()
-    recorder.move_resumed()
-    recorder.sent_again(1000)
-    found = samples(recorder)
-    assert found.get("wingsd_move_resumptions_total") == 1
-    assert found.get("wingsd_move_sent_again_bytes_total") == 1000
 
 
 def test_rounds_of_running_servers_are_counted() -> None:
@@ -399,18 +304,6 @@ def test_rounds_of_running_servers_are_counted() -> None:
     assert found.get("wingsd_move_predicted_downtime_seconds") == 1.5
     assert found.get("wingsd_move_downtime_seconds_sum") == 2.5
     assert found.get("wingsd_move_unseen_changes_total") == 1
-
-
-def test_steps_are_timed() -> None:
-    recorder = Recorder()
-    for seconds in (0.05, 100.0, 90_000.0):
-        recorder.step_left(FakePassage("out", "send", step_seconds=seconds))
-    found, labels = samples(recorder), {"direction": "out", "step": "send"}
-    name = "wingsd_transfer_step_duration_seconds"
-    assert found.get(f"{name}_count", **labels) == 3
-    assert found.get(f"{name}_sum", **labels) == 90_100.05
-    buckets = [found.get(f"{name}_bucket", le=le, **labels) for le in ("0.1", "300.0", "28800.0")]
-    assert buckets == [1, 2, 2]
 
 
 def test_the_bytes_of_a_transfer_count_while_it_goes_on_and_after_it() -> None:
@@ -477,28 +370,6 @@ def test_it_is_known_when_a_peer_last_answered_and_last_did_not() -> None:
     assert began <= (last()[1] or 0) <= time.time()
 
 
-def test_calls_are_counted_from_any_thread() -> None:
-    recorder = Recorder()
-
-    def work() -> None:
-        for _ in range(500):
-            recorder.called(ENGINE, "look", 0.1, None)
-
-    threads = [Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert durations(recorder, "engine") == {("look", "ok"): 2000}
-
-
-def test_each_node_counts_for_itself() -> None:
-    one, two = told(), Recorder()
-    assert samples(one).having("wingsd_transfers_total")
-    assert not samples(two).having("wingsd_transfers_total")
-    assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("wingsd")]
-
-
 # Failures are counted by labels that stay the same, whatever classes and codes are called
 
 
@@ -509,18 +380,10 @@ def test_every_class_has_a_label() -> None:
         assert re.fullmatch("[a-z_]+", reason(error))
 
 
-def test_no_label_is_there_twice() -> None:
-    assert len(set(REASONS)) == len(REASONS)
-
-
 def test_labels_are_those_of_previous_versions() -> None:
     assert len(REASONS) == 39
     assert reason(ChecksumMismatch("a", "b")) == "checksum_mismatch"
     assert reason(PanelUnreachable("gone")) == "panel_unreachable"
-
-
-def test_an_unexpected_error_has_one_label() -> None:
-    assert reason(RuntimeError("failed")) == reason(WingsdError("failed")) == UNFORESEEN
 
 
 def test_a_subclass_without_a_label_is_counted_as_its_base_class() -> None:

@@ -57,10 +57,6 @@ def panels() -> list[dict[str, Any]]:
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
-def labels_of(variables: Any) -> list[str]:
-    return [each["query"]["query"] for each in variables if each["type"] == "query"]
-
-
 EXPRESSIONS = [rule["expr"] for rule in rules()] + list(queries())
 
 
@@ -134,15 +130,6 @@ def test_promtool_reads_each_dashboard_query(promtool: Callable[..., str], tmp_p
     assert f"{len(recorded)} rules found" in promtool("check", "rules", str(path))
 
 
-def test_the_dashboards_variables_are_what_prometheus_adds() -> None:
-    names = [each["name"] for each in dashboard()["templating"]["list"]]
-    assert names == ["datasource", "job", "instance"]
-    for query in labels_of(dashboard()["templating"]["list"]):
-        assert re.fullmatch(
-            r"label_values\(wingsd_build_info(\{[^}]*\})?, (job|instance)\)", query
-        )
-
-
 def test_every_panel_asks_the_chosen_source_and_says_what_it_shows() -> None:
     numbers = [panel["id"] for panel in dashboard()["panels"]]
     assert len(set(numbers)) == len(numbers)
@@ -151,16 +138,6 @@ def test_every_panel_asks_the_chosen_source_and_says_what_it_shows() -> None:
         assert panel["description"]
         for asked in (panel, *panel["targets"]):
             assert asked["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-
-
-def test_no_two_panels_lie_on_the_same_place() -> None:
-    taken: dict[tuple[int, int], str] = {}
-    for panel in dashboard()["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        for x in range(place["x"], place["x"] + place["w"]):
-            for y in range(place["y"], place["y"] + place["h"]):
-                assert taken.setdefault((x, y), panel["title"]) == panel["title"]
 
 
 def test_the_document_has_every_series_of_the_node_with_its_labels(samples: Samples) -> None:

@@ -10,13 +10,6 @@ from wingsd.websocket.session import MessageRateLimits, RateLimit
 pytestmark = pytest.mark.promise("websocket-floods-are-closed")
 
 
-def test_a_burst_passes_and_then_so_many_a_second() -> None:
-    limit = RateLimit(3, 2.0)
-    assert [limit.allows(100.0) for _ in range(4)] == [True, True, True, False]
-    assert [limit.allows(100.6) for _ in range(2)] == [True, False]
-    assert [limit.allows(200.0) for _ in range(4)] == [True, True, True, False]
-
-
 def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
     limit = RateLimit(2, 1.0)
     assert [limit.allows(at) for at in (100.0, 50.0, 50.0)] == [True, True, False]
@@ -44,14 +37,6 @@ def test_each_event_has_the_burst_and_the_rate_of_wings(
     assert limits.refuse(event) == ""
     clock.advance(0.2)
     assert [limits.refuse(event), limits.refuse(event)] == [None, event]
-
-
-def test_a_refusal_is_said_once_until_a_message_passes() -> None:
-    clock = Clock()
-    limits = MessageRateLimits(clock.seconds)
-    assert [limits.refuse("auth") for _ in range(4)] == [None, None, "auth", ""]
-    clock.advance(5)
-    assert [limits.refuse("auth"), limits.refuse("auth")] == [None, "auth"]
 
 
 def test_other_events_share_a_limit_and_all_have_one_in_common() -> None:

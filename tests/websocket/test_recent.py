@@ -48,18 +48,6 @@ def test_the_lines_of_a_transfer_are_kept_in_order(node: Node) -> None:
     assert node.recent.lines(SERVER) == ["one", "two"]
 
 
-def test_only_so_many_lines_are_kept(node: Node) -> None:
-    node.states("pending")
-    node.say(*map(str, range(20)))
-    assert node.recent.lines(SERVER) == ["15", "16", "17", "18", "19"]
-
-
-def test_lines_without_a_transfer_are_not_kept(node: Node) -> None:
-    node.say("one")
-    assert node.recent.lines(SERVER) == []
-    assert not node.recent.is_under_way(SERVER)
-
-
 @pytest.mark.promise("pages-follow-a-transfer")
 @pytest.mark.parametrize("begin", ["pending", "starting", "processing"])
 def test_a_transfer_ordered_again_does_not_hide_why_the_last_failed(
@@ -91,13 +79,6 @@ def test_an_ended_transfer_is_kept_for_a_minute(node: Node, states: tuple[str, .
     assert node.clock.getDelayedCalls() == []
 
 
-def test_a_transfer_under_way_outlives_the_minute_of_the_one_before(node: Node) -> None:
-    node.states("pending", "failed", "pending")
-    node.say("one")
-    node.clock.advance(61)
-    assert node.recent.lines(SERVER) == ["one"]
-
-
 def test_only_so_many_ended_transfers_are_kept(node: Node) -> None:
     for number in range(ENDED_MAX + 1):
         node.states("pending", "success", "completed", server=f"server {number}")
@@ -111,20 +92,6 @@ def test_a_failure_is_repeated_at_the_source_and_a_success_too(node: Node) -> No
     assert (node.missed(is_here=False), node.missed()) == ("", "failed")
     node.states("pending", "success", "completed")
     assert (node.missed(), node.missed(is_here=False)) == ("", "completed")
-
-
-def test_nothing_is_repeated_of_a_transfer_under_way(node: Node) -> None:
-    assert node.missed() == ""
-    node.states("pending", "processing")
-    assert (node.missed(), node.missed(is_here=False)) == ("", "")
-
-
-def test_who_has_heard_one_state_has_not_heard_the_next(node: Node) -> None:
-    node.states("pending", "processing")
-    node.recent.heard(SERVER).add("a user")
-    assert node.recent.heard(SERVER) == {"a user"}
-    node.states("failed")
-    assert node.recent.heard(SERVER) == set()
 
 
 @pytest.mark.promise("pages-follow-a-transfer")

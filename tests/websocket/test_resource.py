@@ -37,14 +37,6 @@ async def test_a_foreign_origin_is_refused_with_403(node: ConsoleNode, origin: s
     assert node.sockets.count(UUID) == 0
 
 
-@pytest.mark.parametrize("origin", ["https://other.example.com", "https://any.example.com", None])
-async def test_an_allowed_origin_is_accepted(node: ConsoleNode, origin: str | None) -> None:
-    allowed = ("*",) if origin != "https://other.example.com" else (origin,)
-    node.listen(allowed_origins=allowed)
-    await node.open(origin=origin)
-    assert node.sockets.count(UUID) == 1
-
-
 async def test_connections_above_the_limit_are_refused_with_400(node: ConsoleNode) -> None:
     node.listen()
     browsers = [await node.watch() for _ in range(SOCKETS_MAX)]
@@ -56,28 +48,6 @@ async def test_connections_above_the_limit_are_refused_with_400(node: ConsoleNod
     await browsers[0].close()
     await node.open()
     assert node.sockets.count(UUID) == SOCKETS_MAX
-
-
-async def test_the_connections_of_all_users_count_and_lost_ones_do_not(node: ConsoleNode) -> None:
-    browsers = [await node.watch() for _ in range(SOCKETS_MAX - 1)]
-    other = await node.open()
-    await other.auth(node.token(user_uuid=OTHER))
-    with pytest.raises(NotOpened, match="400"):
-        await node.open()
-    for browser in browsers[:5]:
-        browser.wire.transport.abortConnection()
-    await until(lambda: node.sockets.count(UUID) == SOCKETS_MAX - 5)
-    assert [await node.watch() for _ in range(5)]
-
-
-async def test_connections_without_a_token_make_way_for_others(node: ConsoleNode) -> None:
-    watching = await node.watch()
-    waiting = [await node.open() for _ in range(SOCKETS_MAX - 1)]
-    late = [await node.watch() for _ in range(2)]
-    for browser in waiting[:2]:
-        assert await browser.wait_closed() == (1013, "too many WebSockets wait for a token")
-    assert node.sockets.count(UUID) == SOCKETS_MAX
-    assert [b.closed for b in (watching, *waiting[2:], *late)] == [None] * SOCKETS_MAX
 
 
 ATTACKER = ("203.0.113.5",)
@@ -241,16 +211,6 @@ async def test_what_is_no_handshake_is_answered_in_json(
     assert json.loads(body)["request_id"] == headers["x-request-id"]
 
 
-async def test_the_answer_that_opens_one_has_the_headers_of_every_answer(
-    node: ConsoleNode,
-) -> None:
-    node.listen()
-    code, headers, _ = await answer_to(node, handshake())
-    assert (code, headers["user-agent"][-7:]) == (101, "(id:id)")
-    assert headers["access-control-allow-origin"] == ORIGIN
-    assert UUID_TEXT.fullmatch(headers["x-request-id"])
-
-
 # WebSockets on real connections: a browser, the site, and what it watches and does
 
 
@@ -314,18 +274,6 @@ async def test_activity_has_the_address_of_a_user_behind_a_trusted_proxy(
     browser.send("send stats")
     await browser.wait_for("stats")
     assert node.activity.entries == [("server:power.kill", {}, "user", known)]
-
-
-async def test_what_is_not_done_is_no_activity(node: ConsoleNode) -> None:
-    browser = await node.watch("control.start")
-    node.server.fault = Conflict("another power action is under way", "try again")
-    browser.send("set state", "start")
-    browser.send("set state", "stop")
-    await browser.wait_for("daemon error", "you do not have the permission control.stop")
-    node.server.state = PowerState.OFFLINE
-    browser.send("send command", "x")
-    await browser.wait_for("daemon error", "you do not have the permission control.console")
-    assert node.activity.entries == []
 
 
 async def test_previous_lines_are_sent_on_request(node: ConsoleNode) -> None:
@@ -394,13 +342,6 @@ async def test_a_shutdown_closes_connections_with_1012(node: ConsoleNode, secure
     await node.site.drain(5)
     assert await watching.wait_closed() == (1012, "this node is shutting down")
     assert await silent.wait_closed() == (1012, "this node is shutting down")
-
-
-async def test_a_client_that_ignores_the_close_is_aborted(node: ConsoleNode) -> None:
-    browser = await node.watch()
-    browser.pause()
-    await node.site.drain(0.05)
-    assert not node.site.connections
 
 
 def transfer(node: ConsoleNode, *states: str) -> None:
@@ -475,30 +416,6 @@ async def test_pelicans_page_is_sent_as_console_output_what_it_would_ignore(
         assert page.count(LOGS) == page.count("daemon message") == 0
 
 
-async def test_who_may_not_see_a_transfers_lines_gets_the_console(node: ConsoleNode) -> None:
-    node.listen()
-    node.server.lines = ["line"]
-    transfer(node, "pending", "processing")
-    node.publish(LOGS, "secret")
-    browser = await node.watch("*")
-    browser.send("send logs")
-    await browser.wait_for("console output", "line")
-    assert console(browser) == ["line"]
-
-
-async def test_after_a_transfer_its_lines_are_sent_behind_the_console(node: ConsoleNode) -> None:
-    node.listen()
-    node.server.lines = ["line"]
-    transfer(node, "pending", "processing")
-    node.publish(LOGS, "failed since")
-    transfer(node, "failed", "failure")
-    browser = await node.watch("admin.websocket.transfer")
-    await browser.wait_for("transfer status", "failed")
-    browser.send("send logs")
-    await browser.wait_for("transfer logs", "failed since")
-    assert console(browser) == ["line", "failed since"]
-
-
 async def test_a_moved_servers_socket_reports_the_move_alone(node: ConsoleNode) -> None:
     node.listen()
     transfer(node, "pending", "processing", "success", "completed")
@@ -514,22 +431,6 @@ async def test_a_moved_servers_socket_reports_the_move_alone(node: ConsoleNode) 
     assert node.server.done == []
 
 
-async def test_a_server_whose_transfer_failed_elsewhere_has_no_socket(node: ConsoleNode) -> None:
-    node.listen()
-    transfer(node, "pending", "processing", "failed", "failure")
-    node.has_left = True
-    with pytest.raises(NotOpened, match="404"):
-        await node.open("*")
-
-
-async def test_a_server_before_its_deletion_reports_its_move(node: ConsoleNode) -> None:
-    node.listen()
-    transfer(node, "pending", "processing", "success", "completed")
-    node.server.disowned = True
-    browser = await node.watch()
-    await browser.wait_for("transfer status", "completed")
-
-
 # What one connection may cost: floods, long messages, slow readers, and those who are gone
 
 
@@ -539,7 +440,10 @@ TURNS = 300
 FLOODS = 5
 
 
-async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: ConsoleNode) -> None:
+async def test_floods_of_messages_are_dropped_and_of_frames_end_it(
+    node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "CLOSE_TIMEOUT", 1)
     browser = await node.watch("*")
     for _ in range(100):
         browser.send("send command", "x")
@@ -556,6 +460,7 @@ async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: Console
 async def test_browsers_that_flood_delay_nobody_and_cost_little(
     node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(protocol, "CLOSE_TIMEOUT", 1)
     # A loaded machine may read the frames more slowly than they are allowed to come.
     monkeypatch.setattr(protocol, "FRAMES", (protocol.FRAMES[0], 0.0))
     node.listen(secure=True)
@@ -597,16 +502,6 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-async def test_a_flood_of_pings_or_fragments_is_closed_with_1008(node: ConsoleNode) -> None:
-    pinging, piecing = await node.watch(), await node.watch()
-    piecing.wire.beginMessage()
-    for _ in range(300):
-        pinging.wire.sendPing(b"x" * 125)
-        piecing.wire.sendMessageFrame(b"x")
-    assert (await pinging.wait_closed())[0] == 1008
-    assert (await piecing.wait_closed())[0] == 1008
-
-
 async def test_a_message_too_long_is_closed_with_1009(node: ConsoleNode, logged: Logged) -> None:
     browser = await node.watch("*")
     browser.send("send command", "x" * 4000)
@@ -631,14 +526,6 @@ async def test_a_long_token_of_calagopus_is_taken(node: ConsoleNode) -> None:
     code, reason = await browser.wait_closed()
     assert code == 1009
     assert "limit of 65536" in str(reason)
-
-
-async def test_a_message_in_fragments_is_measured_as_a_whole(node: ConsoleNode) -> None:
-    browser = await node.watch("*")
-    browser.wire.beginMessage()
-    for _ in range(3):
-        browser.wire.sendMessageFrame(b"x" * 2000)
-    assert (await browser.wait_closed())[0] == 1009
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -712,14 +599,10 @@ async def test_a_reader_that_never_reads_is_closed_with_1013(node: ConsoleNode) 
 async def test_pings_find_dead_peers(node: ConsoleNode, monkeypatch: pytest.MonkeyPatch) -> None:
     # Autobahn cuts its times down to whole seconds.
     monkeypatch.setattr(protocol, "PING_INTERVAL", 1)
-    monkeypatch.setattr(protocol, "PONG_TIMEOUT", 2)
+    monkeypatch.setattr(protocol, "PONG_TIMEOUT", 1)
     alive, gone = await node.watch(), await node.watch()
     gone.pause()
     while node.sockets.count(UUID) > 1:
         await deferLater(reactor, 0.01)
     node.publish("status", "offline")
     await alive.wait_for("status", "offline")
-
-
-def test_a_vanished_client_is_dropped_within_90_seconds() -> None:
-    assert protocol.PING_INTERVAL + protocol.PONG_TIMEOUT <= 90

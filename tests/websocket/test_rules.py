@@ -41,7 +41,6 @@ def test_what_is_no_unicode_is_sent_all_the_same() -> None:
         (msgpack.packb({"event": "x", "args": []}), "not a list of an event"),
         (msgpack.packb(["x"]), "not a list of an event"),
         (msgpack.packb([b"x", []]), "not MessagePack"),
-        (msgpack.packb([5, []]), '"event"'),
         (msgpack.packb(["x", "y"]), '"args"'),
         (msgpack.packb(["x", [5]]), '"args"'),
     ],
@@ -68,24 +67,17 @@ def test_the_texts_are_read_as_one(args: object, read: str) -> None:
         (b"[" * 4096, "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b'{"event": "x"}'.decode().encode("utf-16"), "not JSON"),
-        (b"5", '"event"'),
         (b"[]", '"event"'),
         (encoded(args=[]), '"event"'),
         (encoded(event=5), '"event"'),
         (encoded(event="x", args="y"), '"args"'),
         (encoded(event="x", args=[5]), '"args"'),
-        (encoded(event="x", args=[["y"]]), '"args"'),
     ],
 )
 def test_an_invalid_message_is_explained(payload: bytes, why: str) -> None:
     with pytest.raises(BadRequest) as caught:
         Message.decode(payload)
     assert why in caught.value.detail
-
-
-def test_everything_is_sent_to_a_browser_that_reads() -> None:
-    outbox = SendBuffer()
-    assert outbox.decide(10 * ALL_MAX, droppable=True) is SendDecision.SEND
 
 
 def test_lines_for_one_that_does_not_read_wait_up_to_a_mark_and_then_are_dropped() -> None:
@@ -100,14 +92,6 @@ def test_lines_for_one_that_does_not_read_wait_up_to_a_mark_and_then_are_dropped
     assert outbox.decide(line, droppable=True, line=True) is SendDecision.SEND
 
 
-def test_the_transport_may_say_many_times_that_it_has_too_much() -> None:
-    outbox = SendBuffer()
-    for _ in range(10):
-        outbox.pause()
-        outbox.decide(LINES_MAX // 4, droppable=True)
-    assert outbox.waiting <= LINES_MAX
-
-
 def test_what_must_not_be_dropped_waits_beyond_that_mark_but_not_without_end() -> None:
     outbox = SendBuffer()
     outbox.pause()
@@ -116,10 +100,3 @@ def test_what_must_not_be_dropped_waits_beyond_that_mark_but_not_without_end() -
     assert outbox.decide(room, droppable=False) is SendDecision.SEND
     assert outbox.decide(1, droppable=False) is SendDecision.CLOSE
     assert outbox.waiting == ALL_MAX
-
-
-def test_nothing_is_said_of_an_episode_in_which_no_line_was_lost() -> None:
-    outbox = SendBuffer()
-    outbox.pause()
-    outbox.decide(2 * LINES_MAX, droppable=True)
-    assert outbox.resume() == 0
