@@ -61,14 +61,3 @@ def test_an_invalid_value_is_refused_with_its_path(body: bytes, detail: str) -> 
     with pytest.raises(BadRequest, match="could not be validated") as caught:
         parse(body, Order)
     assert detail in caught.value.detail
-
-
-@pytest.mark.parametrize(("text", "value"), [("3", 3), ("3.0", 3), ("3e1", 30)])
-def test_a_whole_number_may_be_written_with_a_point(text: str, value: int) -> None:
-    assert parse(b'{"url": "x", "count": %b}' % text.encode(), Order) == Order("x", value)
-
-
-@pytest.mark.parametrize("text", ["3.5", "true"])
-def test_a_number_that_is_not_whole_is_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="count: expected a whole number"):
-        parse(b'{"url": "x", "count": %b}' % text.encode(), Order)

@@ -22,7 +22,6 @@ from tests.http.talk import Conversation, Taker, head
 from tests.support.logged_errors import Logged
 from wingsd.config import Ssl
 from wingsd.http.body_sender import (
-    BLOCKS,
     LARGEST_BLOCK,
     PIECE,
     QUICK,
@@ -137,14 +136,6 @@ def test_a_file_is_sent_with_its_validators() -> None:
     assert talk.protocol.requests == []
 
 
-def test_an_empty_file_is_sent() -> None:
-    talk = FileTalk(b"")
-    talk.get()
-    status, headers, body = talk.answer
-    assert (status, headers["content-length"], body) == (200, "0", b"")
-    assert talk.file.closed
-
-
 def test_the_head_of_a_file_does_not_read_it() -> None:
     talk = FileTalk(b"abc")
     talk.get("HEAD")
@@ -169,13 +160,6 @@ def test_a_range_behind_the_end_is_refused_in_json() -> None:
     assert (status, headers["content-range"]) == (416, "bytes */10")
     assert json.loads(body)["code"] == "range-not-satisfiable"
     assert talk.file.closed
-
-
-def test_of_a_file_that_grows_only_the_announced_bytes_are_sent() -> None:
-    talk = FileTalk(b"0123456789", size=4)
-    talk.get()
-    talk.proceed()
-    assert talk.answer[2] == b"0123"
 
 
 def test_a_file_that_shrinks_closes_the_connection(logged: Logged) -> None:
@@ -207,29 +191,6 @@ def test_for_a_slow_client_one_small_block_is_read_ahead() -> None:
         assert len(talk.file.reads) == number
         talk.clock.advance(2 * QUICK)
         talk.drain()
-
-
-def test_a_quick_client_gets_larger_blocks() -> None:
-    talk = FileTalk(bytes(10 * LARGEST_BLOCK))
-    talk.is_slow = True
-    talk.get()
-    for _ in range(20):
-        talk.drain()
-    assert talk.file.reads[0][1] == SMALLEST_BLOCK
-    assert max(size for _, size in talk.file.reads) == LARGEST_BLOCK
-    assert talk.answer[2] == talk.file.content
-
-
-def test_among_many_connections_a_quick_client_gets_smaller_blocks() -> None:
-    talk = FileTalk(bytes(10 * LARGEST_BLOCK))
-    talk.is_slow = True
-    for _ in range(63):
-        Conversation(Taker(), talk.site)
-    talk.get()
-    for _ in range(100):
-        talk.drain()
-    assert max(size for _, size in talk.file.reads) == BLOCKS // 64
-    assert talk.answer[2] == talk.file.content
 
 
 def test_the_file_is_closed_when_the_client_has_gone() -> None:
@@ -340,10 +301,3 @@ def test_a_long_answer_from_memory_is_written_no_faster_than_it_is_read() -> Non
         assert sum(written[before:]) < 2 * PIECE + 1000
         before = len(written)
     assert [body for _, _, body in talk.transport.answers()] == [LongAnswer.body] * 2
-
-
-def test_a_long_answer_from_memory_to_head_has_headers_alone() -> None:
-    talk = Conversation(Taker(), NodeSite(LongAnswer(), reactor=Clock(), timeout=30))
-    talk.send(head("/long", method="HEAD"))
-    (_, headers, body) = talk.transport.answers()[0]
-    assert (headers["content-length"], body) == (str(len(LongAnswer.body)), b"")

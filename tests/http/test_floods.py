@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import gc
-import json
 import weakref
-from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head, turn
-from wingsd.api.routes import InterfaceEndpoint, interface
-from wingsd.http.operations import Encoded
 from wingsd.http.site import PIECE, READ_SIZE
-from wingsd.util.tls_records import GATHERED
 
 pytestmark = pytest.mark.promise("floods-delay-others-a-second")
 
@@ -40,13 +34,6 @@ def test_one_request_of_each_connection_is_answered_in_a_turn() -> None:
         assert first.statuses == second.statuses == [404] * count
     turn(first.clock)
     assert len(first.statuses) == 5
-
-
-def test_no_more_is_read_while_requests_wait_for_their_turn() -> None:
-    talk = Conversation(Taker())
-    talk.protocol.dataReceived(GET * 5)
-    assert talk.transport.producerState == "paused"
-    assert turns_until_it_reads(talk) == 5
 
 
 def test_no_request_is_taken_while_answers_wait_to_be_written() -> None:
@@ -95,28 +82,12 @@ def test_chunks_of_a_body_that_nobody_wants_are_taken_a_piece_a_turn(opening: by
     assert turns_until_it_reads(talk) == READ_SIZE // PIECE
 
 
-def test_a_body_of_known_length_is_taken_at_once() -> None:
-    talk = Conversation(Taker())
-    talk.send(head("/whole", Content_Length=100_000))
-    talk.protocol.dataReceived(bytes(100_000))
-    assert turns_until_it_reads(talk) == 1
-    assert talk.statuses == [200]
-
-
 def test_the_body_of_an_upload_waits_for_no_turn() -> None:
     talk = Conversation(Taker())
     talk.send(head(Transfer_Encoding="chunked"))
     talk.protocol.dataReceived(b"1\r\nx\r\n" * 1000)
     assert talk.reader.body == b"x" * 1000
     assert talk.transport.producerState == "producing"
-
-
-def test_much_is_read_at_a_time_of_an_upload_that_was_let_in_alone() -> None:
-    talk, refused = Conversation(Taker()), Conversation(Taker(REFUSAL))
-    for each in (talk, refused):
-        assert each.transport.bufferSize == READ_SIZE
-        each.send(head(Content_Length=10))
-    assert (talk.transport.bufferSize, refused.transport.bufferSize) == (GATHERED, READ_SIZE)
 
 
 def test_a_connection_that_closes_reads_on_so_that_its_end_is_seen() -> None:
@@ -129,7 +100,6 @@ def test_a_connection_that_closes_reads_on_so_that_its_end_is_seen() -> None:
     assert talk.transport.producerState == "producing"
 
 
-@pytest.mark.promise("floods-delay-others-a-second")
 def test_a_lost_connection_is_freed_without_the_garbage_collector() -> None:
     talk = Conversation(Taker())
     talk.send(head("/nothing", Transfer_Encoding="chunked"), b"1\r\n")
@@ -143,19 +113,6 @@ def test_a_lost_connection_is_freed_without_the_garbage_collector() -> None:
         assert gone() is None
     finally:
         gc.enable()
-
-
-async def get_interface() -> Encoded[Any]:
-    endpoint = InterfaceEndpoint.__new__(InterfaceEndpoint)
-    answered: Encoded[Any] = await InterfaceEndpoint.get_interface.handler(endpoint)
-    return answered
-
-
-def test_the_document_of_the_interface_is_encoded_once() -> None:
-    first: Any = Deferred.fromCoroutine(get_interface()).result
-    second: Any = Deferred.fromCoroutine(get_interface()).result
-    assert first is second
-    assert json.loads(first.body) == interface()
 
 
 @pytest.mark.promise("request-heads-are-bounded")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head
@@ -15,7 +14,6 @@ from wingsd.http.site import CLOSE_TIMEOUT, NodeSite
 pytestmark = pytest.mark.promise("slow-sender-frees-its-slot")
 
 
-@pytest.mark.promise("slow-sender-frees-its-slot")
 def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:
     talk = Conversation(Taker())
     talk.send(head(Content_Length=10), b"123")
@@ -120,18 +118,6 @@ def test_time_paused_does_not_count_against_an_upload() -> None:
     assert talk.reader.events == []
     talk.clock.advance(2)
     assert talk.reader.events == ["lost"]
-
-
-@pytest.mark.parametrize("how", ["end", "lose", "refuse"])
-def test_an_upload_that_is_over_is_watched_no_more(how: str) -> None:
-    talk = Conversation(Taker(REFUSAL if how == "refuse" else None), least_rate=2)
-    talk.send(head(Content_Length=3), b"ab")
-    if how == "end":
-        talk.send(b"c")
-    elif how == "lose":
-        talk.protocol.connectionLost(Failure(ConnectionLost()))
-    talk.clock.advance(31)
-    assert talk.reader.events == {"end": ["end"], "lose": ["lost"], "refuse": []}[how]
 
 
 def crowd(site: NodeSite, number: int, address: str = "192.0.2.1") -> list[Conversation]:

@@ -25,18 +25,6 @@ def test_the_body_comes_as_it_arrives_and_nothing_is_stored() -> None:
     assert talk.reader.request.content.getvalue() == b""
 
 
-def test_a_chunked_body_is_streamed_too() -> None:
-    talk = Conversation(Taker())
-    talk.send(head(Transfer_Encoding="chunked"), b"3\r\nabc\r\n", b"3\r\nd", b"ef\r\n0\r\n\r\n")
-    assert (talk.reader.body, talk.reader.events) == (b"abcdef", ["end"])
-
-
-def test_a_request_without_a_body_ends_at_once() -> None:
-    talk = Conversation(Taker())
-    talk.send(head(Content_Length=0))
-    assert talk.reader.events == ["end"]
-
-
 def test_the_answer_after_the_body_closes_the_connection() -> None:
     talk = Conversation(Taker())
     talk.send(head(Content_Length=3), b"abc")
@@ -82,13 +70,6 @@ def test_continue_is_said_when_the_resource_is_ready_and_once() -> None:
     assert talk.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def test_continue_is_not_said_to_a_client_that_did_not_ask() -> None:
-    talk = Conversation(Taker())
-    talk.send(head(Content_Length=3))
-    talk.reader.request.proceed()
-    assert talk.transport.value() == b""
-
-
 def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
     talk = Conversation(Taker(REFUSAL))
     talk.send(head(Content_Length=1000, Expect="100-continue"))
@@ -103,21 +84,6 @@ def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
         "request_id": headers["x-request-id"],
     }
     assert not talk.transport.disconnecting
-
-
-@pytest.mark.parametrize(
-    ("status", "line"),
-    [
-        (422, b"HTTP/1.1 422 Unprocessable Entity\r\n"),
-        (426, b"HTTP/1.1 426 Upgrade Required\r\n"),
-        (409, b"HTTP/1.1 409 Conflict\r\n"),
-    ],
-)
-def test_every_status_has_its_reason_phrase(status: int, line: bytes) -> None:
-    talk = Conversation(Taker())
-    talk.send(head(Content_Length=0))
-    talk.reader.request.answer(status)
-    assert talk.transport.value().startswith(line)
 
 
 @pytest.mark.promise("full-queue-refuses-early")
@@ -221,13 +187,6 @@ def test_a_body_that_is_no_http_ends_the_upload() -> None:
     assert talk.statuses == [400]
 
 
-def test_a_header_may_hold_any_bytes() -> None:
-    talk = Conversation(Taker())
-    talk.send(head(Content_Length=0).replace(b"Host: x", b"Host: x\r\nUser-Agent: caf\xe9"))
-    assert talk.reader.request.header("User-Agent") == "caf\N{REPLACEMENT CHARACTER}"
-    assert talk.reader.request.header("Missing") == ""
-
-
 class Mistaken(Taker):
     def open_body(self, request: StreamingRequest) -> BodyReader:
         raise RuntimeError("a mistake")
@@ -296,21 +255,6 @@ def test_a_body_for_nothing_is_not_stored() -> None:
     assert talk.request.content.getvalue() == b""
     talk.send(b"67890", head("/nothing", Content_Length=0))
     assert talk.statuses == [404, 404]
-
-
-def test_an_unknown_path_is_answered_in_json() -> None:
-    talk = Conversation(Taker())
-    talk.send(head("/nothing/here", method="GET"))
-    status, headers, body = talk.answer
-    assert (status, headers["content-type"]) == (404, "application/json")
-    assert json.loads(body)["code"] == "path-not-found"
-
-
-def test_two_requests_can_share_a_connection() -> None:
-    talk = Conversation(Taker())
-    one = head("/whole", Content_Length=1) + b"a"
-    talk.send(one + one)
-    assert talk.statuses == [200, 200]
 
 
 def test_an_error_answer_is_counted() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from wingsd.threadio import Workers
 __all__ = ["workers"]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
 
 
 class WholeNode(Harness):
@@ -85,45 +83,6 @@ def whole(tmp_path: Path, workers: Workers) -> Iterator[WholeNode]:
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
-async def test_a_servers_life_as_a_panel_and_a_browser_see_it(whole: WholeNode) -> None:
-    await whole.create()
-    assert whole.fake.installed(UUID) is True
-    assert (whole.data / UUID).is_dir()
-    status, error = await whole.ask("POST", "/commands", {"commands": ["help"]})
-    assert (status, error["error"], error["code"]) == (
-        502,
-        "Cannot send commands to a stopped server instance.",
-        "server-not-running",
-    )
-
-    browser = await whole.browser()
-    await whole.fake.power(UUID, "start")
-    await browser.wait_for("status", "starting")
-    await until(lambda: UUID in whole.environment.running)
-    process = whole.environment.running[UUID]
-    process.say(b"the server is listening on 25565\r\n")
-    await browser.wait_for("status", "running")
-
-    status, details = await whole.ask("GET")
-    assert (status, details["state"], details["is_suspended"]) == (200, "running", False)
-    assert details["configuration"] == server_settings(UUID)
-    assert details["utilization"]["state"] == "running"
-    assert await whole.ask("POST", "/commands", {"commands": ["say hello"]}) == (204, None)
-    assert process.commands == ["say hello"]
-    status, logs = await whole.ask("GET", "/logs?size=1")
-    assert (status, logs) == (200, {"data": ["the server is listening on 25565"]})
-    status, listed = await whole.fake.ask(whole.here, "GET", "/api/servers")
-    assert [server["configuration"]["uuid"] for server in listed] == [UUID]
-
-    await whole.fake.power(UUID, "kill")
-    await browser.wait_for("status", "offline")
-    assert await whole.ask("DELETE") == (204, None)
-    await browser.wait_for("deleted")
-    assert whole.environment.containers == {}
-    assert (await whole.ask("GET"))[0] == 404
-    assert (await whole.ask("DELETE"))[0] == 404
-
-
 @pytest.mark.promise("failed-installation-is-explained")
 async def test_a_browser_sees_why_an_installation_has_failed(whole: WholeNode) -> None:
     whole.environment.faults["create_installer"] = EnvironmentFailed("no such image")
@@ -178,19 +137,3 @@ async def test_a_suspension_stops_the_server_and_ends_without_a_start(whole: Who
     assert await whole.ask("POST", "/sync") == (204, None)
     assert browser.closed is None
     assert UUID not in whole.environment.running
-
-
-async def test_a_user_without_access_is_disconnected_and_gets_in_by_a_new_token(
-    whole: WholeNode,
-) -> None:
-    await whole.create()
-    theirs, other = await whole.browser(user=USER), await whole.browser()
-    body = {"json": {"user": USER, "servers": [UUID]}}
-    asked = await whole.fake.ask(whole.here, "POST", "/api/deauthorize-user", body)
-    assert asked == (204, None)
-    await theirs.wait_closed()
-    again = await whole.open(user=USER)
-    again.send("auth", theirs.token)
-    await again.wait_for("jwt error")
-    await again.auth(whole.fake.console_token(UUID, user=USER, now=time.time() + 1))
-    assert other.closed is None
