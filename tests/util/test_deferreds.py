@@ -22,14 +22,6 @@ def test_waiting_ends_with_a_result_or_a_failure(outcome: object) -> None:
     assert kept == [outcome]
 
 
-def test_waiting_ends_after_the_time() -> None:
-    clock = Clock()
-    fired = Deferred.fromCoroutine(fires_within(Deferred(), 12, clock))
-    clock.advance(12)
-    assert fired.result is False
-    assert clock.getDelayedCalls() == []
-
-
 async def test_work_beside_other_work_is_cancelled_with_it() -> None:
     under_way: Deferred[int] = Deferred()
 

@@ -80,16 +80,6 @@ def test_a_full_process_pauses_accepting(port: Any, error: int) -> None:
     assert is_told(port)
 
 
-def test_accepting_resumes_after_the_pause(port: Any) -> None:
-    port.doRead()
-    port.socket.error = 0
-    port.reactor.advance(PAUSE)
-    port.doRead()
-    assert port.sessionno == 1
-    assert is_told(port)
-    assert port.reactor.getDelayedCalls() == []
-
-
 def test_a_port_closed_during_the_pause_stays_closed(port: Any) -> None:
     port.doRead()
     port.stopListening()
@@ -121,10 +111,6 @@ def pem(tmp_path: Path) -> tuple[Path, Path]:
     cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     key.write_bytes(issued.private_key_pem.bytes())
     return cert, key
-
-
-def test_good_files_are_taken(pem: tuple[Path, Path]) -> None:
-    ServerCertificate(*map(str, pem))
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -254,23 +240,6 @@ def test_full_records_in_a_row_come_as_one_of_bounded_size(pem: tuple[Path, Path
     assert [len(data) for data in pair.receive()] == [512 << 10, 512 << 10, (128 << 10) + 3]
     pair.send(FULL, b"short", FULL)
     assert pair.receive() == [FULL + b"short", FULL]
-
-
-def test_small_records_come_as_they_are_sent(pem: tuple[Path, Path]) -> None:
-    pair = Pair(pem)
-    pair.send(b"GET / HTTP/1.1\r\n", b"\r\n")
-    assert pair.receive() == [b"GET / HTTP/1.1\r\n", b"\r\n"]
-
-
-def test_the_end_of_a_connection_comes_after_all_that_was_sent(pem: tuple[Path, Path]) -> None:
-    pair = Pair(pem)
-    pair.client.send(FULL)
-    pair.client.shutdown()
-    pair.carry(pair.client, pair.server)
-    assert pair.server.recv(1 << 15) == FULL
-    for _ in range(2):
-        with pytest.raises(SSL.ZeroReturnError):
-            pair.server.recv(1 << 15)
 
 
 def test_damage_is_reported_after_earlier_data(pem: tuple[Path, Path]) -> None:

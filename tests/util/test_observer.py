@@ -9,13 +9,6 @@ from tests.support.recording_observer import RecordingObserver
 from wingsd.util.observer import ENGINE, PANEL, Observer
 
 
-def test_a_call_is_timed() -> None:
-    heard, clock = RecordingObserver(), Clock()
-    with heard.timing(PANEL, "list", clock.seconds):
-        clock.advance(3)
-    assert heard.calls == [(PANEL, "list", 3, None)]
-
-
 def test_a_failed_call_is_timed_and_raises() -> None:
     heard, clock, error = RecordingObserver(), Clock(), OSError("gone")
 

@@ -36,14 +36,3 @@ def test_a_date_to_come_is_counted_from_now() -> None:
 
 def test_pauses_double_up_to_the_longest() -> None:
     assert list(islice(Backoff(1.0, 5.0), 5)) == [1, 2, 4, 5, 5]
-
-
-def test_pauses_begin_again_with_each_iteration() -> None:
-    backoff = Backoff(0.5, 60.0, factor=3.0)
-    assert list(islice(backoff, 2)) == list(islice(backoff, 2)) == [0.5, 1.5]
-
-
-def test_jitter_makes_each_pause_up_to_a_second_longer() -> None:
-    pauses = list(islice(Backoff(2.0, 2.0, jitter=True), 20))
-    assert all(2 <= pause < 3 for pause in pauses)
-    assert len(set(pauses)) > 1

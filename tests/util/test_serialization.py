@@ -75,10 +75,6 @@ def test_an_empty_php_array_is_an_empty_map() -> None:
     assert structure({"ports": {"127.0.0.1": []}}, Tree) == Tree(ports={"127.0.0.1": ()})
 
 
-def test_keys_become_texts() -> None:
-    assert structure({"ports": {2048: [1]}}, Tree).ports == {"2048": (1,)}
-
-
 def test_a_whole_number_will_do_for_a_number_but_nothing_else_is_converted() -> None:
     ratio = structure({"name": "x", "ratio": 2}, Leaf).ratio
     assert (ratio, type(ratio)) == (2.0, float)
@@ -136,28 +132,6 @@ def test_all_faults_are_named_at_once() -> None:
     ]
 
 
-def test_values_out_of_range_are_reported_with_wrong_kinds() -> None:
-    @attrs.frozen
-    class Two:
-        one: int = attrs.field(default=0, validator=_even)
-        other: int = attrs.field(default=0, validator=_even)
-        word: str = ""
-
-    assert faults({"one": 1, "other": 3}, Two) == [
-        "one: expected an even number, found 1",
-        "other: expected an even number, found 3",
-    ]
-    assert faults({"one": 1, "other": "3", "word": 5}, Two) == [
-        "other: expected a whole number, found a text",
-        "word: expected a text, found a whole number",
-        "one: expected an even number, found 1",
-    ]
-    assert faults({"leaf": {"name": "x", "size": 3}, "words": 5}) == [
-        "leaf.size: expected an even number, found 3",
-        "words: expected a list, found a whole number",
-    ]
-
-
 def test_unknown_keys_are_ignored_and_listed() -> None:
     data = {"leaf": {"name": "x", "colour": 1}, "more": {"than": "known"}, 5: None}
     assert structure(data, Tree) == Tree(Leaf("x"))
@@ -203,11 +177,3 @@ def test_values_are_plain_data_again_without_what_is_as_usual() -> None:
     plain = {"colour": "red", "size": 0, "leaves": [{"name": "one"}, {"name": "two", "size": 2}]}
     assert unstructure(told) == plain
     assert unstructure({"all": [told, 1, None]}) == {"all": [plain, 1, None]}
-
-
-def test_what_is_said_beside_a_type_changes_nothing() -> None:
-    data = {"colour": "red", "size": -1, "leaves": [{"name": "one"}], "more": None}
-    assert structure(data, Told) == Told(Colour.RED, -1, (Leaf("one"),))
-    assert faults({"colour": "red", "size": "x"}, Told) == [
-        "size: expected a whole number, found a text"
-    ]

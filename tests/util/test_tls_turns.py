@@ -98,7 +98,6 @@ def test_so_many_records_are_decrypted_in_a_turn(talk: Talk) -> None:
     assert talk.reads
 
 
-@pytest.mark.promise("floods-delay-others-a-second")
 def test_key_updates_count_as_records(talk: Talk) -> None:
     updates = b"".join(talk.client.key_update() for _ in range(2 * RECORDS))
     talk.server.dataReceived(updates + talk.client.data(b"x"))
@@ -114,13 +113,6 @@ def test_records_arrive_in_pieces_of_any_size(talk: Talk, size: int) -> None:
     data = b"".join(map(talk.client.data, sent))
     for at in range(0, len(data), size):
         talk.server.dataReceived(data[at : at + size])
-    assert talk.taker.received == b"".join(sent)
-    assert talk.reads
-
-
-def test_full_records_of_an_upload_wait_for_no_turn(talk: Talk) -> None:
-    sent = [bytes([number]) * 16_384 for number in range(RECORDS)]
-    talk.server.dataReceived(b"".join(map(talk.client.data, sent)))
     assert talk.taker.received == b"".join(sent)
     assert talk.reads
 
@@ -150,7 +142,6 @@ def test_records_of_a_handshake_are_taken_in_turns_too(talk: Talk) -> None:
     assert transport.producerState == "producing"
 
 
-@pytest.mark.promise("floods-delay-others-a-second")
 @pytest.mark.parametrize("update", [True, False])
 def test_many_records_with_little_data_end_the_connection(talk: Talk, update: bool) -> None:
     taken = 0
@@ -174,14 +165,6 @@ def test_records_with_some_data_or_time_between_them_never_end_it(
     assert talk.taker.received == content * (4 * SPARE)
 
 
-def test_a_lost_connection_decrypts_no_more(talk: Talk) -> None:
-    talk.server.dataReceived(b"".join(map(talk.client.data, [b"x"] * (3 * RECORDS))))
-    talk.server.connectionLost(Failure(ConnectionError()))
-    assert not talk.clock.getDelayedCalls()
-    assert talk.taker.received == b"x" * RECORDS
-
-
-@pytest.mark.promise("floods-delay-others-a-second")
 def test_a_lost_connection_is_freed_without_the_garbage_collector(talk: Talk) -> None:
     talk.server.registerProducer(Producer(), True)
     gone = [weakref.ref(each) for each in (talk.server, talk.server._tlsConnection)]
@@ -194,7 +177,6 @@ def test_a_lost_connection_is_freed_without_the_garbage_collector(talk: Talk) ->
         gc.enable()
 
 
-@pytest.mark.promise("floods-delay-others-a-second")
 @pytest.mark.parametrize(("size", "longest"), [(GATHERED - 1, 33 << 10), (GATHERED, 513 << 10)])
 def test_only_large_writes_are_encrypted_in_large_blocks(
     talk: Talk, size: int, longest: int
