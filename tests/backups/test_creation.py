@@ -19,7 +19,6 @@ from tests.archive.packing import packed, unpacked
 from tests.backups.conftest import Make
 from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
 from tests.callbacks.queue_harness import DOWN
-from tests.support.game_server import FakeGameServer
 from tests.support.reactor import until
 from wingsd.archive.compress import ArchiveFormat
 from wingsd.archive.policy import MAX_DEPTH
@@ -420,17 +419,6 @@ async def test_a_stopped_node_leaves_the_report_to_the_next(node: BackupNode) ->
         await node.begin(OTHER)
     await node.restart()
     assert node.panel.bodies == [FAILED]
-
-
-async def test_two_servers_are_backed_up_at_once(node: BackupNode, tmp_path: Any) -> None:
-    other = FakeGameServer(tmp_path / "other", OTHER)
-    (node.home / "a").write_text("a")
-    await node.begin()
-    first, node.server = node.server, other
-    await node.begin(OTHER)
-    await node.over()
-    assert [each.server for each in node.store.all()] == [SERVER, OTHER]
-    assert first.said[-1].startswith("The backup is complete")
 
 
 FILES = (

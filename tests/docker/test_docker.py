@@ -113,24 +113,6 @@ async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) ->
     assert host["Dns"] == ["1.1.1.1", "1.0.0.1"]
 
 
-async def test_a_container_starts_and_writes_its_files(engine: Engine, workers: Workers) -> None:
-    server = engine.server(
-        "id -u; echo kept > /home/container/world; echo scratch > /tmp/x && "
-        "busybox=/bin/busybox; echo no > /nowhere; echo no > /etc/nowhere; "
-        "$busybox env | $busybox grep SERVER_PORT; exit 7"
-    )
-    allocations = attrs.evolve(server.allocations, mappings={"127.0.0.1": (25565,)})
-    server = attrs.evolve(server, allocations=allocations)
-    await DockerContainers(engine.config(), workers, reactor).create(server)
-
-    status, output = engine.run(server)
-    assert status == 7
-    assert output.startswith("1234\r\n")
-    assert "SERVER_PORT=25565" in output
-    assert output.count("Read-only file system") == 2
-    assert (engine.volumes / server.uuid / "world").read_text() == "kept\n"
-
-
 async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers) -> None:
     environment, server = DockerContainers(engine.config(), workers, reactor), engine.server()
     assert await environment.create(server)
@@ -263,21 +245,6 @@ async def test_allowed_mounts_are_made(engine: Engine, workers: Workers, logged:
     places = ["/home/container", "/etc/machine-id", "/data"]
     assert [mount["Target"] for mount in mounts] == places
     assert mounts[2]["Source"] == os.path.realpath(shared)
-
-
-async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
-    environment = DockerContainers(engine.config(), workers, reactor)
-    detail = await refusal(environment, engine.server(image="~wingsd-test/none:1"))
-    assert "no image wingsd-test/none:1 on this node" in detail
-    assert "leading ~" in detail
-
-
-async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers: Workers) -> None:
-    image = f"{NO_REGISTRY}/wingsd-test/none:1"
-    environment = DockerContainers(engine.config(), workers, reactor)
-    detail = await refusal(environment, engine.server(image=image))
-    assert image in detail
-    assert "connection refused" in detail
 
 
 async def test_a_failed_pull_uses_what_is_here(
@@ -415,13 +382,6 @@ async def test_an_administrators_network_that_is_missing(engine: Engine, workers
     assert "names the network wingsd-test-none, which does not exist" in detail
 
 
-async def test_the_engines_explanation_is_passed_on(engine: Engine, workers: Workers) -> None:
-    server = engine.server()
-    server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))
-    detail = await refusal(DockerContainers(engine.config(), workers, reactor), server)
-    assert "Docker refuses: Requested CPUs are not available" in detail
-
-
 def containers(engine: Engine, server: str) -> list[str]:
     """Return the containers whose names begin with the server's."""
     found = engine.client.containers(all=True, filters={"name": f"^/{server}"})
@@ -436,16 +396,6 @@ async def test_nothing_is_left_but_the_network(engine: Engine, workers: Workers)
     assert containers(engine, server.uuid) == []
     assert engine.client.networks(names=[config.docker.network.name])
     assert not (engine.volumes.parent / f"{engine.volumes.name}.machine-id").exists()
-
-
-async def test_the_servers_own_container_runs_on(engine: Engine, workers: Workers) -> None:
-    config, server = engine.config(), engine.server("sleep 60")
-    environment = DockerContainers(config, workers, reactor)
-    await environment.create(server)
-    engine.client.start(server.uuid)
-    await environment.rehearse(server)
-    assert containers(engine, server.uuid) == [server.uuid]
-    assert engine.client.inspect_container(server.uuid)["State"]["Running"]
 
 
 async def test_what_an_earlier_daemon_has_left_is_removed(
@@ -502,28 +452,26 @@ async def test_a_missing_image_is_told(engine: Engine, workers: Workers) -> None
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
-@pytest.mark.parametrize(
-    ("why", "is_final"),
-    [
+async def test_it_is_told_whether_a_pull_fails_for_good(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = engine.server(image="wingsd-test/none")
+    for why, is_final in (
         ("manifest for busybox:none not found: manifest unknown", True),
         ("pull access denied for x, repository does not exist or may require login", True),
         ("no matching manifest for linux/arm64/v8 in the manifest list entries", True),
         ("failed to resolve reference: docker.io/library/x:1: not found", True),
         ("dial tcp: lookup registry-1.docker.io: no such host", False),
         ("toomanyrequests: You have reached your pull rate limit", False),
-    ],
-)
-async def test_it_is_told_whether_a_pull_fails_for_good(
-    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch, why: str, is_final: bool
-) -> None:
-    async def fails(*_: object) -> str:
-        return why
+    ):
 
-    monkeypatch.setattr(ImagesAndNetworks, "_pull", fails)
-    server = engine.server(image="wingsd-test/none")
-    with pytest.raises(EnvironmentFailed, match="could not be pulled") as raised:
-        await DockerContainers(engine.config(), workers, reactor).rehearse(server)
-    assert raised.value.is_final is is_final
+        async def fails(*_: object, why: str = why) -> str:
+            return why
+
+        monkeypatch.setattr(ImagesAndNetworks, "_pull", fails)
+        with pytest.raises(EnvironmentFailed, match="could not be pulled") as raised:
+            await DockerContainers(engine.config(), workers, reactor).rehearse(server)
+        assert raised.value.is_final is is_final, why
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")

@@ -107,12 +107,6 @@ async def test_a_flood_arrives_whole_and_in_small_pieces(node: EngineNode) -> No
     assert max(len(piece) for piece in notes.told if isinstance(piece, bytes)) <= 128 * 1024
 
 
-async def test_an_out_of_memory_kill_is_reported(node: EngineNode) -> None:
-    _, notes, _ = await node.start("exec /bin/busybox tail /dev/zero")
-    await notes.over()
-    assert notes.ends == [(137, True)]
-
-
 async def test_many_commands_arrive_whole_and_in_order(node: EngineNode) -> None:
     _, notes, running = await node.start(PARROT)
     lines = [f"command {number} äöü" for number in range(40)] + ["quit"]
@@ -151,24 +145,6 @@ async def test_servers_are_stopped(node: EngineNode, call: tuple[str, ...], stat
     await getattr(running, call[0])(*call[1:])
     await notes.over()
     assert notes.ends == [(status, False)]
-
-
-async def test_an_unknown_signal_is_refused_by_the_engine(node: EngineNode) -> None:
-    _, _, running = await node.start(OBEDIENT)
-    assert "Docker refuses: " in (detail := await failure(running.signal("SIGNONSENSE")))
-    assert "SIGNONSENSE" in detail
-
-
-async def test_usage_is_reported(node: EngineNode) -> None:
-    _, notes, running = await node.start(OBEDIENT)
-    await notes.measured()
-    used = notes.usages[0]
-    assert 0 < used.memory_bytes < used.memory_limit_bytes
-    # The kernel counts in pages.
-    assert used.memory_limit_bytes == pytest.approx(73_600_000, abs=4096)
-    assert 0 <= used.uptime < 60_000
-    await running.kill()
-    await notes.over()
 
 
 async def test_what_runs_already_is_adopted(node: EngineNode) -> None:
@@ -243,12 +219,6 @@ async def test_a_container_is_renewed_from_fresh_settings(node: EngineNode) -> N
     await node.environment.start(server.uuid, notes)
     await notes.over()
     assert notes.console == b"fresh\r\n"
-
-
-async def test_renewing_what_is_missing_makes_it(node: EngineNode) -> None:
-    server = node.engine.server()
-    await node.environment.recreate(server)
-    assert node.state(server)["Status"] == "created"
 
 
 async def test_a_start_without_or_of_a_running_container_is_refused(node: EngineNode) -> None:

@@ -39,7 +39,7 @@ from wingsd.history.rewriting import difference
 from wingsd.history.wanted import Wanted
 from wingsd.moves.digests import block_digest
 
-HISTORIES = 12
+HISTORIES = 6
 ACTS = 10
 
 
@@ -104,16 +104,16 @@ def test_points_come_between_those_of_an_earlier_stay_and_the_present(
 
 def test_the_bridge_has_only_the_blocks_that_differ(history: Model, tmp_path: Path) -> None:
     file = history.world.root / "map.sqlite"
-    file.write_bytes(random.Random(1).randbytes(64 << 20))
+    file.write_bytes(random.Random(1).randbytes(16 << 20))
     (history.world.root / "same").write_bytes(random.Random(2).randbytes(4 << 20))
     history.make()
     with moved(history, tmp_path / "b", history.rng) as there:
         changed = there.world.root / "map.sqlite"
         with changed.open("r+b") as opened:
-            for block in range(0, 16_000, 160):
+            for block in range(0, 4000, 40):
                 opened.seek(block * BLOCK + 7)
                 opened.write(b"changed")
-            opened.truncate((64 << 20) - 5000)
+            opened.truncate((16 << 20) - 5000)
         begun(there, history)
         bridge = tmp_path / "b" / "history" / "arrived"
         assert bridged(history.store, there.store, there.numbers()[0], bridge) == []

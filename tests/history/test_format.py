@@ -121,7 +121,7 @@ def test_an_end_that_nobody_reads_is_not_written(fd: int, monkeypatch: pytest.Mo
         writer.finish(Point(3, 1, PointLabel.RUNNING, bytes(32), 0, 0, (b"n" * 1000,)))
 
 
-@pytest.mark.parametrize("length", [1, 1000, 40_000])
+@pytest.mark.parametrize("length", [1000, 40_000])
 def test_entries_go_on_in_the_next_part(fd: int, length: int) -> None:
     writer = FormWriter(fd, FormKind.DELTA, 3, 5)
     paths = [b"%06d" % number for number in range(max(200_000 // length, 5))]
@@ -205,14 +205,14 @@ def test_blocks_of_zeros_take_no_data(content: bytes) -> None:
 
 
 def test_holes_have_the_digest_of_zeros(fd: int) -> None:
-    size = 9000 * PIECE + 5
+    size = 200 * PIECE + 5
     os.ftruncate(fd, size)
-    os.pwrite(fd, b"data", 8200 * PIECE + 7)
+    os.pwrite(fd, b"data", 150 * PIECE + 7)
     digest, read = FileHash(), []
     for at in pieces_of(Holes(fd, size), digest):
         read.append(at)
         digest.add(os.pread(fd, PIECE, at))
-    assert read == [8200 * PIECE]
+    assert read == [150 * PIECE]
     every = [os.pread(fd, PIECE, at) for at in range(0, size, PIECE)]
     expected = sha256(b"".join(sha256(piece).digest() for piece in every)).digest()
     assert digest.digest() == expected

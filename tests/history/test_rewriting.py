@@ -21,7 +21,7 @@ from wingsd.history.format import BLOCK, PastEntry, Point, PointLabel
 from wingsd.history.rewriting import Rewriting, difference
 from wingsd.history.wanted import Wanted
 
-WORLDS = 16
+WORLDS = 8
 ACTS = 6
 
 

@@ -105,7 +105,10 @@ class RewindHarness(RestoreHarness):
 
 
 @pytest.fixture
-def rewinding(tmp_path: Path) -> Iterator[RewindHarness]:
+def rewinding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RewindHarness]:
+    # Its file system is trusted without a measurement, and nothing is waited for.
+    monkeypatch.setattr("wingsd.moves.unchanged.measure", lambda directory, kernel: "")
+    monkeypatch.setattr("wingsd.history.capture._PAUSE", 0.02)
     made = RewindHarness(tmp_path)
     pytest_twisted.blockon(Deferred.fromCoroutine(made.prepare()))
     yield made

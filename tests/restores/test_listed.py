@@ -70,12 +70,10 @@ async def test_a_zip_keeps_modes_times_and_directories(
     ("data", "reason"),
     [
         (zipped({"../escape": b"x"}), 'its name contains ".."'),
-        (zipped({"/etc/escape": b"x"}), "its name is absolute"),
         (zipped(BEFORE)[:-40], "ends in the middle"),
-        (zipped(BEFORE)[:100], "ends in the middle"),
         (b"7z\xbc\xaf\x27\x1c" + os.urandom(500), ""),
     ],
-    ids=["above", "absolute", "cut at the end", "cut", "damaged"],
+    ids=["above", "cut", "damaged"],
 )
 async def test_one_that_is_hostile_or_damaged_changes_nothing(
     restoring: RestoreHarness, tmp_path: Path, data: bytes, reason: str
@@ -83,14 +81,6 @@ async def test_one_that_is_hostile_or_damaged_changes_nothing(
     assert await restoring.restore(archive(tmp_path, data), truncate=True) is False
     assert restoring.content() == BROKEN
     assert reason in restoring.told("daemon message")[-1]
-
-
-async def test_a_member_is_shown_before_its_name_is_judged(
-    restoring: RestoreHarness, tmp_path: Path
-) -> None:
-    given = archive(tmp_path, zipped({"../escape": b"x"}))
-    assert await restoring.restore(given, truncate=True) is False
-    assert "(restoring): ../escape" in restoring.told("daemon message")
 
 
 async def test_its_checksum_and_the_disk_limit_hold(

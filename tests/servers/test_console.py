@@ -77,13 +77,6 @@ def test_a_cut_goes_through_no_character() -> None:
     assert read(b"x" * (MAX_LINE - 1) + "\u20ac".encode() + b"\n") == ["x" * (MAX_LINE - 1) + CUT]
 
 
-def test_what_has_no_end_is_not_kept() -> None:
-    lines = LineSplitter()
-    for _ in range(100):
-        assert lines.feed(b"x" * 65536) == []
-    assert len(lines._partial) <= MAX_LINE + 1
-
-
 def test_the_last_lines_are_kept() -> None:
     kept = Console(3)
     for number in range(5):
@@ -99,13 +92,6 @@ def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
     for line in ("\u20ac\u20ac", "abc", "abcde"):
         kept.add(line)
     assert kept.lines(100) == ["abc", "abcde"]
-
-
-def test_a_new_run_begins_with_nothing() -> None:
-    kept = Console(3)
-    kept.add("x")
-    kept.clear()
-    assert kept.lines(3) == []
 
 
 LINE = b"x"
@@ -251,11 +237,6 @@ def matches(line: str, *done: str, strip_ansi: bool = False) -> bool:
 )
 def test_an_entry_matches_as_in_wings(entry: str, line: str, matched: bool) -> None:
     assert matches(line, entry) is matched
-
-
-def test_any_of_several_entries_matches() -> None:
-    done = StartupDetector(Startup(("one", "regex:tw[o]", "three")))
-    assert [done.match(line) for line in ("one", "two", "three", "four")] == [True] * 3 + [False]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from wingsd.servers.server import (
     CrashDecision,
     ProgramEnd,
     Server,
-    crash_lines,
     decide,
 )
 
@@ -69,29 +68,6 @@ def test_the_rules_are_those_of_wings(
     assert decide(rules, enabled=enabled, end=end, since_restart=since) is decision
 
 
-@pytest.mark.parametrize(
-    ("decision", "end", "lines"),
-    [
-        (CrashDecision.DISABLED, ProgramEnd(1), [DISABLED]),
-        (CrashDecision.CLEAN, ProgramEnd(0), []),
-        (
-            CrashDecision.RESTART,
-            ProgramEnd(137, out_of_memory=True),
-            [DETECTED, "Exit code: 137", "Out of memory: true"],
-        ),
-        (
-            CrashDecision.TOO_SOON,
-            ProgramEnd(1),
-            [DETECTED, "Exit code: 1", "Out of memory: false", TOO_SOON],
-        ),
-    ],
-)
-def test_the_lines_are_those_of_wings(
-    decision: CrashDecision, end: ProgramEnd, lines: list[str]
-) -> None:
-    assert crash_lines(decision, end, 60) == lines
-
-
 @pytest.fixture
 def server(node: FakeNode) -> Server:
     return running(node)
@@ -113,7 +89,6 @@ def test_a_crashed_server_is_started_again(node: FakeNode, server: Server) -> No
     assert server.state is PowerState.STARTING
 
 
-@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_second_crash_is_not_followed_by_a_start_until_a_minute_has_passed(
     node: FakeNode, server: Server
 ) -> None:
@@ -151,18 +126,16 @@ def test_an_end_that_was_asked_for_is_no_crash(node: FakeNode, server: Server) -
     do(server, PowerAction.START).value()
     node.events.clear()
     do(server, PowerAction.KILL).value()
-    assert node.daemon_lines == []
+    assert node.daemon_lines == crashes(node) == []
     assert server.state is PowerState.OFFLINE
 
 
-@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_deleted_server_has_not_crashed(node: FakeNode, server: Server) -> None:
     Outcome.of(node.servers.delete(UUID)).value()
     assert node.daemon_lines == []
     assert node.called("start") == []
 
 
-@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_hold_prevents_the_restart_and_is_named(node: FakeNode, server: Server) -> None:
     server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     node.process().end(1)
@@ -175,7 +148,6 @@ def test_a_hold_prevents_the_restart_and_is_named(node: FakeNode, server: Server
     assert server.state is PowerState.STARTING, "no restart has come before this one"
 
 
-@pytest.mark.promise("crashed-server-is-restarted")
 def test_a_suspended_server_is_not_started_again(node: FakeNode, server: Server) -> None:
     server.configuration = configuration(suspended=True)
     node.process().end(1)
@@ -247,14 +219,6 @@ def test_without_crash_detection_a_kill_is_said_as_well(node: FakeNode, server: 
     assert any("was killed" in line for line in server.console.lines(9))
 
 
-def test_an_end_that_is_no_crash_is_not_published(node: FakeNode, server: Server) -> None:
-    node.process().end(0)
-    do(server, PowerAction.START).value()
-    do(server, PowerAction.KILL).value()
-    assert crashes(node) == []
-
-
-@pytest.mark.promise("crashed-server-is-restarted")
 @pytest.mark.parametrize("where", ["panel", "recreate", "start"])
 def test_a_restart_that_fails_says_why_and_is_not_repeated(
     node: FakeNode, server: Server, where: str

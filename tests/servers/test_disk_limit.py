@@ -235,14 +235,6 @@ def test_a_start_does_not_wait_for_the_walks_of_other_servers(
     assert server.disk_bytes == 20
 
 
-def test_other_servers_are_stopped_by_their_own_usage_only(node: FakeNode) -> None:
-    server = limited(node)
-    start(node, server)
-    boot(node).value()
-    node.process().use(ContainerUsage())
-    assert server.state is PowerState.RUNNING
-
-
 def test_a_file_that_would_exceed_the_limit_is_refused_and_what_is_deleted_counts(
     node: FakeNode,
 ) -> None:
@@ -503,14 +495,3 @@ def test_the_number_of_a_project_comes_from_the_uuid(uuid: str, attempt: int, nu
 )
 def test_the_system_call_has_its_number_on_each_architecture(machine: str, number: int) -> None:
     assert syscall_number(machine) == number
-
-
-def test_quotas_that_are_not_enabled_do_nothing(tmp_path: Path, logged: Logged) -> None:
-    quotas = ProjectQuotas(str(tmp_path), enabled=False)
-    quotas.open("/nowhere")
-    missing: Any = str(tmp_path / "missing")
-    quotas.prepare(UUID, missing)
-    quotas.apply(UUID, missing, MIB)
-    quotas.release(UUID, missing)
-    assert quotas.used(missing) == 0
-    assert logged.lines == []

@@ -248,13 +248,6 @@ def test_during_a_power_action_it_is_refused_with_the_text_of_wings(node: FakeNo
     assert node.unfinished() == []
 
 
-def test_while_a_script_runs_the_server_is_not_started_or_installed(node: FakeNode) -> None:
-    server = installing(node)
-    error = do(server, PowerAction.START).error(ServerBusy)
-    assert error.message == "server is currently installing"
-    reinstall(node, server).error(ServerBusy)
-
-
 @pytest.mark.parametrize("truncate", [False, True])
 def test_files_stay_unless_they_are_to_be_deleted(node: FakeNode, truncate: bool) -> None:
     server = node.server()
@@ -342,10 +335,6 @@ def test_a_server_is_created_by_its_script(node: FakeNode) -> None:
     ]
     assert (server.hold, server.state) == ("", PowerState.OFFLINE)
     assert node.called("create", "start") == []
-
-
-def test_a_created_server_starts_with_start_on_completion(node: FakeNode) -> None:
-    assert created(node, start=True).state is PowerState.STARTING
 
 
 def test_one_that_a_transfer_takes_first_is_started_where_that_ends(node: FakeNode) -> None:

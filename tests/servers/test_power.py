@@ -23,8 +23,8 @@ from wingsd.errors import (
 from wingsd.events import SUSPENDED
 from wingsd.panel.schemas import Stop
 from wingsd.servers.operations import Operation
-from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
-from wingsd.servers.server import KILL_TIMEOUT, Server, request_stop
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.server import KILL_TIMEOUT, Server
 
 
 def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: FakeNode) -> None:
@@ -196,15 +196,6 @@ def test_late_events_are_ignored(node: FakeNode, monkeypatch: pytest.MonkeyPatch
     assert server.state is PowerState.OFFLINE
 
 
-def test_suspended_servers_do_not_start(node: FakeNode) -> None:
-    server = node.server(configuration(suspended=True))
-    for action in (PowerAction.START, PowerAction.RESTART):
-        error = do(server, action).error(BadRequest)
-        assert error.message == "server is currently in a suspended state"
-    assert node.told("status") == []
-    assert node.environment.calls == []
-
-
 def test_a_start_finds_out_that_the_server_was_suspended(node: FakeNode) -> None:
     server = node.server()
     node.panel.known[UUID] = configuration(suspended=True)
@@ -216,37 +207,45 @@ def test_a_start_finds_out_that_the_server_was_suspended(node: FakeNode) -> None
 
 
 @pytest.mark.parametrize(
-    ("stop", "call"),
+    ("kind", "value", "how"),
     [
-        (Stop("command", "quit"), ("command", UUID, "quit")),
-        (Stop("command", "^C"), ("signal", UUID, "SIGINT")),
-        (Stop("signal", "C"), ("signal", UUID, "SIGINT")),
-        (Stop("signal", "SIGTERM"), ("signal", UUID, "SIGTERM")),
-        (Stop("signal", "HUP"), ("signal", UUID, "SIGKILL")),
-        (Stop("stop"), ("stop", UUID)),
+        ("command", "quit", ("command", "quit")),
+        ("command", "^C", ("signal", "SIGINT")),
+        ("command", "", ("stop",)),
+        ("signal", "C", ("signal", "SIGINT")),
+        ("signal", "^C", ("signal", "SIGINT")),
+        ("signal", "sigint", ("signal", "SIGINT")),
+        ("signal", "SIGTERM", ("signal", "SIGTERM")),
+        ("signal", "SIGABRT", ("signal", "SIGABRT")),
+        ("signal", "SIGUSR1", ("signal", "SIGKILL")),
+        ("signal", "", ("signal", "SIGKILL")),
+        ("stop", "whatever", ("stop",)),
+        ("", "", ("stop",)),
+        ("nonsense", "x", ("stop",)),
     ],
 )
-def test_a_server_stops_in_its_own_way(node: FakeNode, stop: Stop, call: tuple[str, ...]) -> None:
-    server = running(node, stop)
+def test_a_server_stops_in_its_own_way(
+    node: FakeNode, kind: str, value: str, how: tuple[str, ...]
+) -> None:
+    server = running(node, Stop(kind, value))
     do(server, PowerAction.STOP).value()
-    assert call in node.environment.calls
+    name, *argument = how
+    assert (name, UUID, *argument) in node.environment.calls
     assert node.told("status") == ["stopping", "offline"]
     assert node.told("daemon message") == []
     assert node.clock.getDelayedCalls() == []
-
-
-def test_a_starting_server_can_be_stopped(node: FakeNode) -> None:
-    server = node.server()
-    do(server, PowerAction.START).value()
-    do(server, PowerAction.STOP).value()
-    assert node.told("status") == ["starting", "stopping", "offline"]
 
 
 def test_a_stop_of_an_offline_server_does_nothing(node: FakeNode) -> None:
     server = node.server()
     do(server, PowerAction.STOP).value()
     do(server, PowerAction.KILL).value()
+    Outcome.of(server.stop_within(60)).value()
     assert node.events == []
+    do(server, PowerAction.RESTART).value()
+    assert server.state is PowerState.STARTING
+    do(server, PowerAction.STOP).value()
+    assert node.told("status") == ["starting", "stopping", "offline"]
 
 
 def test_a_server_that_does_not_stop_in_time_is_killed(node: FakeNode) -> None:
@@ -326,12 +325,6 @@ def test_a_restart_is_a_stop_and_a_start(node: FakeNode) -> None:
     assert node.called("command", "recreate", "start") == ["command", "recreate", "start"]
 
 
-def test_a_restart_of_what_is_offline_is_a_start(node: FakeNode) -> None:
-    server = node.server()
-    do(server, PowerAction.RESTART).value()
-    assert server.state is PowerState.STARTING
-
-
 def test_a_start_waits_for_a_stop(node: FakeNode) -> None:
     server = running(node, stubborn=True)
     stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START)
@@ -408,69 +401,6 @@ def test_a_server_taken_while_it_is_being_started_does_not_start(node: FakeNode)
     assert server.state is PowerState.OFFLINE
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        [
-            (PowerEvent.START, "starting"),
-            (PowerEvent.READY, "running"),
-            (PowerEvent.END, "offline"),
-        ],
-        [(PowerEvent.START, "starting"), (PowerEvent.END, "offline")],
-        [
-            (PowerEvent.START, "starting"),
-            (PowerEvent.STOP, "stopping"),
-            (PowerEvent.END, "offline"),
-        ],
-        [
-            (PowerEvent.ADOPTED, "running"),
-            (PowerEvent.STOP, "stopping"),
-            (PowerEvent.STOP, "stopping"),
-        ],
-        [
-            (PowerEvent.ADOPTED, "running"),
-            (PowerEvent.STOP, "stopping"),
-            (PowerEvent.READY, "stopping"),
-        ],
-        [
-            (PowerEvent.ADOPTED, "running"),
-            (PowerEvent.STOP, "stopping"),
-            (PowerEvent.STOP_FAILED, "running"),
-            (PowerEvent.STOP_FAILED, "running"),
-        ],
-        [(PowerEvent.END, "offline")],
-    ],
-)
-def test_events_change_the_state(way: list[tuple[PowerEvent, str]]) -> None:
-    state = PowerState.OFFLINE
-    for event, word in way:
-        state = next_state(state, event)
-        assert state.value == word
-
-
-@pytest.mark.parametrize(
-    ("state", "event"),
-    [
-        (PowerState.OFFLINE, PowerEvent.READY),
-        (PowerState.OFFLINE, PowerEvent.STOP),
-        (PowerState.RUNNING, PowerEvent.START),
-        (PowerState.STARTING, PowerEvent.START),
-        (PowerState.STARTING, PowerEvent.ADOPTED),
-    ],
-)
-def test_an_impossible_event_is_a_value_error(state: PowerState, event: PowerEvent) -> None:
-    with pytest.raises(ValueError, match=state.value):
-        next_state(state, event)
-
-
-def test_every_state_can_end() -> None:
-    assert {next_state(state, PowerEvent.END) for state in PowerState} == {PowerState.OFFLINE}
-
-
-def test_which_actions_lead_to_a_running_server() -> None:
-    assert [action.value for action in PowerAction if action.starts] == ["start", "restart"]
-
-
 AWAY = EnvironmentFailed("the engine is away")
 
 
@@ -508,18 +438,6 @@ def test_actions_wait_for_an_unreachable_engine(server: Server, action: PowerAct
     do(server, action).error(EnvironmentFailed)
 
 
-def test_one_that_runs_though_its_start_failed_can_be_stopped(node: FakeNode) -> None:
-    server = node.server()
-    node.environment.faults["recreate"] = EnvironmentFailed("it is running; stop it first")
-    node.environment.run(configuration().settings)
-    do(server, PowerAction.START).error(EnvironmentFailed)
-    node.environment.faults.clear()
-    do(server, PowerAction.START).error(Conflict)
-    assert server.state is PowerState.RUNNING
-    do(server, PowerAction.STOP).value()
-    assert UUID not in node.environment.running
-
-
 def test_a_server_that_stops_in_time_is_not_killed(node: FakeNode) -> None:
     server = running(node, stubborn=True)
     server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
@@ -551,12 +469,6 @@ def test_a_server_that_does_not_stop_within_a_time_is_killed(
     stopping.value()
     assert server.state is PowerState.OFFLINE
     assert words in node.told("daemon message")[0]
-
-
-def test_an_offline_server_is_not_stopped(node: FakeNode) -> None:
-    server = node.server()
-    Outcome.of(server.stop_within(60)).value()
-    assert node.events == []
 
 
 def test_a_start_under_way_is_cancelled(node: FakeNode) -> None:
@@ -621,30 +533,3 @@ def test_a_stop_cancelled_during_its_command_leaves_the_server_running(node: Fak
     # It may have heard it: no crash.
     node.process().end()
     assert node.told("daemon message") == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "request_"),
-    [
-        ("command", "stop", ("command", "stop")),
-        ("command", "^C", ("signal", "SIGINT")),
-        ("command", "", ("stop",)),
-        ("signal", "C", ("signal", "SIGINT")),
-        ("signal", "^C", ("signal", "SIGINT")),
-        ("signal", "sigint", ("signal", "SIGINT")),
-        ("signal", "SIGTERM", ("signal", "SIGTERM")),
-        ("signal", "SIGABRT", ("signal", "SIGABRT")),
-        ("signal", "SIGUSR1", ("signal", "SIGKILL")),
-        ("signal", "", ("signal", "SIGKILL")),
-        ("stop", "", ("stop",)),
-        ("stop", "whatever", ("stop",)),
-        ("", "", ("stop",)),
-        ("nonsense", "x", ("stop",)),
-    ],
-)
-def test_a_configuration_names_a_way(kind: str, value: str, request_: tuple[str, ...]) -> None:
-    containers = FakeContainers()
-    containers.running[UUID] = process = FakeProcess(UUID, containers, None)
-    Outcome.of(request_stop(process, Stop(kind, value))).value()
-    name, *argument = request_
-    assert containers.calls == [(name, UUID, *argument)]

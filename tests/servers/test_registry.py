@@ -300,14 +300,6 @@ def test_an_installation_log_that_stays_is_logged(node: FakeNode, logged: Logged
     assert os.listdir(node.data) == []
 
 
-def test_a_server_held_by_a_transfer_is_deleted_too(node: FakeNode) -> None:
-    server = node.server()
-    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
-    delete(node).value()
-    server.release()
-    assert is_unknown(node)
-
-
 def test_no_engine_delays_the_deletion_of_what_has_moved_away(node: FakeNode) -> None:
     moved_away(node)
     hang = node.environment.faults["remove"] = Hang()

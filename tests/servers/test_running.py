@@ -88,12 +88,6 @@ def test_a_crashed_server_that_stays_offline_is_not_recorded(node: RestartedNode
     assert node.states == {UUID: "offline"}
 
 
-def test_a_deleted_server_is_not_recorded(node: RestartedNode) -> None:
-    running(node)
-    Outcome.of(node.servers.delete(UUID)).value()
-    assert node.states == {}
-
-
 def test_the_end_of_the_node_leaves_its_servers_recorded(node: RestartedNode) -> None:
     server = node.server()
     node.panel.faults["describe"] = Deferred()
@@ -115,10 +109,6 @@ def test_a_server_that_still_runs_is_not_started(node: RestartedNode) -> None:
     assert server.state is PowerState.RUNNING
     assert node.called("start") == []
     assert node.states == {UUID: "running"}
-
-
-def test_a_server_that_did_not_run_stays_offline(node: RestartedNode) -> None:
-    assert node.boot_after().state is PowerState.OFFLINE
 
 
 def test_a_server_that_is_gone_is_forgotten(node: RestartedNode) -> None:

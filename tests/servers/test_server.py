@@ -31,7 +31,6 @@ from wingsd.servers.console import WINDOW
 from wingsd.servers.files import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import THROTTLING, Server
-from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines
 USAGE = ContainerUsage(1000, 2000, 12.5, NetworkUsage(30, 40, 3, 4), DiskIo(50, 60), 5000)
@@ -180,12 +179,6 @@ def test_a_stop_command_that_cannot_be_typed_leaves_it_running(node: FakeNode) -
     assert node.called("start") == ["start"], "that end is a crash"
 
 
-def test_a_missing_container_is_created_again(node: FakeNode) -> None:
-    server = node.server()
-    Outcome.of(server.restore_environment()).value()
-    assert node.environment.containers[UUID] == server.configuration.settings
-
-
 @pytest.mark.promise("container-is-made-again")
 def test_files_are_measured_again_after_a_removal_that_is_rolled_back(node: FakeNode) -> None:
     server = node.server()
@@ -239,17 +232,6 @@ def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
     assert offline["disk_io"] == {"read_bytes": 0, "write_bytes": 0}
     assert offline["state"] == "offline"
     assert server.figures.usage == ContainerUsage()
-
-
-def test_the_details_are_the_panels(node: FakeNode) -> None:
-    server = running(node)
-    node.process().use(USAGE)
-    assert unstructure(server.details()) == {
-        "state": "running",
-        "is_suspended": False,
-        "utilization": json.loads(server.stats()),
-        "configuration": {"uuid": UUID, "suspended": False},
-    }
 
 
 def test_the_disk_is_measured_at_boot_after_runs_and_when_stale(node: FakeNode) -> None:
@@ -312,13 +294,6 @@ def test_a_server_that_takes_long_to_measure_is_measured_less_often(
         node.clock.advance(seconds)
         server.details()
         assert len(workers.held) == measured
-
-
-def test_what_cannot_be_measured_is_logged(node: FakeNode, logged: Logged) -> None:
-    server = node.server()
-    (node.data / UUID).rmdir()
-    server.files.measure()
-    assert any(line.startswith(f"{UUID}: measuring") for line in logged.lines)
 
 
 @pytest.mark.promise("shown-figures-are-true")
@@ -455,30 +430,21 @@ def changed(node: FakeNode, server: Server, **settings: Any) -> list[str]:
     return node.told("pending restart")
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
+def test_settings_that_only_a_start_applies_are_pending(node: FakeNode) -> None:
+    server = running(node)
+    for settings in (
         {"invocation": "other"},
         {"environment": {"A": "1"}},
         {"container": Image("other")},
         {"mounts": (Mount("/a", "/b"),)},
         {"build": Build(oom_disabled=True)},
-    ],
-)
-def test_settings_that_only_a_start_applies_are_pending(
-    node: FakeNode, settings: dict[str, Any]
-) -> None:
-    server = running(node)
-    assert changed(node, server, **settings) == ["true"]
-    assert changed(node, server, **settings) == []
-    assert server.pending_restart
-    # The Panel has the first ones again.
-    assert changed(node, server) == ["false"]
-    assert not server.pending_restart
-
-
-def test_limits_and_a_suspension_are_not(node: FakeNode) -> None:
-    server = running(node)
+    ):
+        assert changed(node, server, **settings) == ["true"]
+        assert changed(node, server, **settings) == []
+        assert server.pending_restart
+        # The Panel has the first ones again.
+        assert changed(node, server) == ["false"]
+        assert not server.pending_restart
     assert changed(node, server, build=Build(memory_limit=5, cpu_limit=3)) == []
     assert changed(node, server, suspended=True) == []
 
