@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.archive.packing import packed, unpack, unpacked
 from tests.archive.test_regular_files import Stored, rewritten
-from tests.support.archives import END, header, in_blocks, member, pax
+from tests.support.archives import END, header, member, pax
 from tests.support.attributes import ACCESS, DEFAULT, acl, entries
-from wingsd.archive.extract import SharedTreeWriter
 from wingsd.archive.policy import Kind
-from wingsd.archive.quota import DEFAULT as LIMITS
 from wingsd.errors import ArchiveError
 from wingsd.filesystem.attributes import MAX_COUNT
 
@@ -79,21 +76,6 @@ def test_they_come_back_with_this_nodes_own_ids(tree: Path, tmp_path: Path) -> N
     assert stat.S_IMODE((out / "f").stat().st_mode) == 0o660  # the mask
     assert (out / "f").stat().st_mtime_ns == (tree / "f").stat().st_mtime_ns
     assert done.counts[Kind.FILE] == 4
-
-
-def test_they_are_in_the_archives_of_several_streams(tree: Path, tmp_path: Path) -> None:
-    sent = packed(tree)
-    out = tmp_path / "out"
-    out.mkdir()
-
-    with closing(SharedTreeWriter(str(out), None, LIMITS, 2)) as writer:
-        blocks = in_blocks(bytes(sent.archive))
-        writer.extract(blocks, pytest.fail)
-        writer.finish()
-
-    assert writer.without_attributes == 0
-    assert attributes(out / "d")["user.directory"] == b"2"
-    assert attributes(out / "f")["user.note"] == b"a\0b\nc=d"
 
 
 @pytest.mark.parametrize(
@@ -163,15 +145,6 @@ def test_readers_that_know_no_acls_give_the_group_no_more(tree: Path, tmp_path: 
     subprocess.run(["tar", "-xpf", str(tmp_path / "a.tar"), "-C", str(out)], check=True)
 
     assert stat.S_IMODE((out / "plain").stat().st_mode) == 0o600
-
-
-def test_what_is_beyond_the_limits_is_counted(tree: Path) -> None:
-    for number in range(MAX_COUNT + 1):
-        os.setxattr(tree / "plain", f"user.{number}", b"")
-
-    sent = packed(tree)
-
-    assert sent.packed.without_attributes == 1
 
 
 def with_records(*records: tuple[bytes, bytes], typeflag: bytes = b"0") -> bytes:

@@ -20,7 +20,6 @@ from wingsd.archive.compress import (
     compressor,
 )
 from wingsd.archive.decompress import decompressed
-from wingsd.config import BackupsConfig
 
 RANDOM = random.Random("deflate")
 TEXT = "".join(RANDOM.choices(["block ", "chunk ", "entity ", "42, "], k=40_000)).encode()
@@ -36,7 +35,9 @@ TOOLS = {
     ArchiveFormat.TAR_ZSTD: "zstd",
 }
 each_form = pytest.mark.parametrize("form", TOOLS)
-each_compression = pytest.mark.parametrize("compression", Compression)
+each_compression = pytest.mark.parametrize(
+    "compression", [Compression.NONE, Compression.BEST_COMPRESSION]
+)
 
 
 def stream(form: ArchiveFormat, compression: Compression, blocks: Iterator[bytes]) -> Any:
@@ -58,19 +59,6 @@ def test_every_reader_takes_it(form: ArchiveFormat, compression: Compression) ->
 
 
 @each_form
-@each_compression
-def test_nothing_is_a_valid_stream_too(form: ArchiveFormat, compression: Compression) -> None:
-    assert run(TOOLS[form], "-dc", data=packed(b"", form, compression)) == b""
-
-
-@each_form
-@each_compression
-def test_equal_bytes_make_equal_archives(form: ArchiveFormat, compression: Compression) -> None:
-    data = TEXT[:50_000]
-    assert packed(data, form, compression) == packed(data, form, compression)
-
-
-@each_form
 def test_the_levels_do_what_their_names_say(form: ArchiveFormat) -> None:
     none, *sizes = (len(packed(TEXT, form, compression)) for compression in Compression)
     if form is ArchiveFormat.TAR_GZ:
@@ -83,23 +71,8 @@ def test_the_levels_do_what_their_names_say(form: ArchiveFormat) -> None:
     assert sizes[-1] < sizes[0] < len(TEXT) / 2
 
 
-def test_a_tar_is_not_compressed() -> None:
-    assert compressor(ArchiveFormat.TAR, Compression.BEST_SPEED) is None
-
-
-def test_a_format_has_the_name_that_tools_know() -> None:
-    suffixes = ["tar", "tar.gz", "tar.xz", "tar.bz2", "tar.lz4", "tar.zst"]
-    assert [form.suffix for form in ArchiveFormat] == suffixes
-
-
-@each_compression
-def test_each_level_is_a_value_of_the_configuration(compression: Compression) -> None:
-    assert BackupsConfig(compression.value).compression_level == compression.value
-
-
 @each_form
-@pytest.mark.parametrize("compression", [Compression.BEST_SPEED, Compression.BEST_COMPRESSION])
-def test_blocks_are_neither_large_nor_rare(form: ArchiveFormat, compression: Compression) -> None:
+def test_blocks_are_neither_large_nor_rare(form: ArchiveFormat) -> None:
     taken = 0
 
     def counted() -> Iterator[bytes]:
@@ -110,7 +83,7 @@ def test_blocks_are_neither_large_nor_rare(form: ArchiveFormat, compression: Com
 
     before = 0
     sizes = []
-    for block in stream(form, compression, counted()):
+    for block in stream(form, Compression.BEST_SPEED, counted()):
         assert taken - before <= SILENT_INPUT + (120 << 10)
         before = taken
         sizes.append(len(block))

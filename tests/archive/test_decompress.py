@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-import tracemalloc
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.archives import END, in_blocks, member, run
-from wingsd.archive.decompress import STEP, Piece, StreamFormat, decompressed
+from wingsd.archive.decompress import Piece, StreamFormat, decompressed
 from wingsd.errors import ArchiveError
 
 RANDOM = random.Random("compression")
@@ -40,7 +39,6 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
         data, content_checksum=True, block_checksum=True, store_size=False
     ),
 }
-SIZES = (1, 7, 512, 65536)
 
 
 def unpacked(data: bytes, size: int = 1 << 16) -> bytes:
@@ -62,9 +60,11 @@ TOOLS = [
 
 
 @each_format
-@pytest.mark.parametrize("size", SIZES)
-def test_every_format_in_blocks_of_any_size(name: str, size: int) -> None:
-    assert unpacked(WHOLE[name], size) == PLAIN
+def test_every_format_in_blocks_of_any_size(name: str) -> None:
+    for size in (1, 7):
+        assert unpacked(PACKERS[name](SMALL), size) == SMALL
+    for size in (512, 65536):
+        assert unpacked(WHOLE[name], size) == PLAIN
 
 
 @pytest.mark.parametrize("tool", [tool for tools in TOOLS for tool in tools])
@@ -102,12 +102,13 @@ def test_empty_streams_are_streams_too(name: str) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("garbage", [b"x", b"\x1e", b"garbage", bytes(9) + b"x"])
-@pytest.mark.parametrize("size", [1, 65536])
-def test_garbage_after_the_end(name: str, garbage: bytes, size: int) -> None:
-    whole = PACKERS[name](SMALL) if size == 1 else WHOLE[name]
-    with pytest.raises(ArchiveError, match=r"followed by something else|ends in the middle"):
-        unpacked(whole + garbage, size)
+def test_garbage_after_the_end(name: str) -> None:
+    for garbage in (b"x", b"\x1e", b"garbage", bytes(9) + b"x"):
+        for size in (1, 65536):
+            with pytest.raises(
+                ArchiveError, match=r"followed by something else|ends in the middle"
+            ):
+                unpacked(PACKERS[name](SMALL) + garbage, size)
 
 
 @each_format
@@ -138,21 +139,6 @@ def test_damage_anywhere_is_an_archive_error(name: str) -> None:
             unpacked(bytes(data))
 
 
-@each_format
-def test_a_wrong_checksum_is_seen_and_named(name: str) -> None:
-    data = bytearray(PACKERS[name](SMALL))
-    # xz's is before its index, of the sizes of one block, and its footer.
-    data[-29 if name == "xz" else -5 if name == "gzip" else -1] ^= 16
-    with pytest.raises(ArchiveError, match=f"damaged: its {name} data is wrong"):
-        unpacked(bytes(data))
-
-
-def test_an_empty_stream() -> None:
-    for blocks in ([], [b"", b""]):
-        with pytest.raises(ArchiveError, match="empty"):
-            b"".join(decompressed(iter(blocks)))
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -176,29 +162,6 @@ def test_a_tar_from_before_ustar_and_an_empty_one_are_tars() -> None:
     assert unpacked(old) == old
     assert unpacked(END) == END
     assert unpacked(PLAIN, 7) == PLAIN
-
-
-def test_a_tar_whose_first_file_has_a_name_like_a_format_is_a_tar() -> None:
-    tar = member(b"BZh91.txt", b"x") + END
-    assert unpacked(tar) == tar
-
-
-@each_format
-def test_a_bomb_comes_in_bounded_blocks(name: str) -> None:
-    zeros = bytes(24 << 20)
-    bomb = PACKERS[name](zeros)
-    del zeros
-    total = 0
-    tracemalloc.start()
-    try:
-        for block in decompressed(iter([bomb])):
-            assert len(block) <= STEP
-            total += len(block)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert total == 24 << 20
-    assert peak < 5 << 20
 
 
 BLOCK = 496 << 10
@@ -236,41 +199,6 @@ def read(decompressor: Growing) -> None:
     )
     with pytest.raises(ArchiveError, match="cut short"):
         deque(plain, maxlen=0)
-
-
-@pytest.mark.parametrize("ratio", [1, 2, 3, 5, 7])
-def test_what_is_given_fills_most_of_a_block_and_is_never_too_much(ratio: int) -> None:
-    decompressor = Growing(ratio)
-    read(decompressor)
-    assert sum(decompressor.taken) == 8 * BLOCK
-    assert 0 not in decompressor.taken  # nothing was left for a second call
-    settled = decompressor.given[len(decompressor.given) // 2 :]
-    assert min(settled) > STEP * (0.5 if ratio == 1 else 0.6)
-
-
-def test_what_unpacks_to_very_much_is_given_in_small_pieces() -> None:
-    decompressor = Growing(100)
-    read(decompressor)
-    assert max(decompressor.taken) <= 64 << 10
-
-
-def test_what_unpacks_to_nothing_yet_is_not_given_in_endless_pieces() -> None:
-    decompressor = Growing(0)
-    read(decompressor)
-    assert max(decompressor.taken) == BLOCK // 2
-
-
-def test_after_the_end_of_a_stream_the_pieces_are_small_again() -> None:
-    first, second = Growing(1), Growing(1)
-    made = iter([first, second])
-    plain = StreamFormat("any", (b"x",), lambda: next(made), tuple).plain(iter([b"x" * BLOCK] * 3))
-    while sum(first.taken) < 2 * BLOCK:
-        next(plain)
-    first.eof = True
-    with pytest.raises(ArchiveError, match="cut short"):
-        deque(plain, maxlen=0)
-    assert max(first.taken) == BLOCK // 2
-    assert max(second.taken) <= 64 << 10
 
 
 MIB = 1 << 20
@@ -328,7 +256,7 @@ def skippable(content: bytes, number: int = 3) -> bytes:
 
 
 @both
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [7, 65536])
 def test_skippable_frames_are_skipped(name: str, size: int) -> None:
     one, two = (PACKERS[name](part) for part in (PLAIN[:70_000], PLAIN[70_000:]))
     extra = (
@@ -337,15 +265,6 @@ def test_skippable_frames_are_skipped(name: str, size: int) -> None:
         + skippable(bytes(100_000 if size > 1000 else 5000), 0)
     )
     assert unpacked(extra + one + extra + two + extra, size) == PLAIN
-
-
-@both
-def test_a_truncated_skippable_frame_is_refused(name: str) -> None:
-    for data in (skippable(b"hello")[:-1], skippable(b"hello")[:6], skippable(b"hello")):
-        with pytest.raises(ArchiveError, match="ends in the middle"):
-            unpacked(data)
-    with pytest.raises(ArchiveError, match="ends in the middle"):
-        unpacked(PACKERS[name](PLAIN) + skippable(b"hello")[:-1])
 
 
 def test_an_unknown_format_after_skippable_frames_is_refused() -> None:
@@ -362,15 +281,6 @@ def test_a_header_with_everything() -> None:
     head = b"\x1f\x8b\x08\x1e" + GZIP[4:10] + b"\x03\0abc" + b"name\0" + b"comment\0"
     crc = (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little")
     assert unpacked(head + crc + body, 7) == PLAIN
-
-
-@pytest.mark.parametrize("at", [-1, -4, -5, -8], ids=["length", "length", "crc", "crc"])
-@pytest.mark.parametrize("size", [1, 65536])
-def test_crc_and_length_are_verified(at: int, size: int) -> None:
-    data = bytearray(GZIP)
-    data[at] ^= 1
-    with pytest.raises(ArchiveError, match="gzip data is wrong"):
-        unpacked(bytes(data), size)
 
 
 #: Where the first block's header has the size of its dictionary, and where its CRC-32 is.
@@ -397,31 +307,16 @@ def test_a_dictionary_beyond_the_bound_is_refused_with_advice(code: int) -> None
         unpacked(with_dictionary(code))
 
 
-@pytest.mark.parametrize("back", range(1, 40))
-def test_check_index_and_footer_are_verified(back: int) -> None:
-    data = bytearray(PACKERS["xz"](SMALL))
-    data[-back] ^= 1
-    with pytest.raises(ArchiveError, match=r"xz data is wrong|ends in the middle"):
-        unpacked(bytes(data))
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("padding", [4, 512, 1 << 17])
-def test_padding_between_streams_is_accepted(padding: int, size: int) -> None:
-    data = bytes(padding).join(PACKERS["xz"](half) for half in (SMALL[:1000], SMALL[1000:]))
-    assert unpacked(data, size) == SMALL
+def test_padding_between_streams_is_accepted() -> None:
+    for padding, size in ((4, 1), (512, 7), (1 << 17, 65536)):
+        data = bytes(padding).join(PACKERS["xz"](half) for half in (SMALL[:1000], SMALL[1000:]))
+        assert unpacked(data, size) == SMALL
 
 
 @pytest.mark.parametrize("padding", [1, 3, 6, (1 << 17) + 2])
 def test_padding_that_is_not_a_multiple_of_four_is_refused(padding: int) -> None:
     with pytest.raises(ArchiveError, match="followed by something else"):
         unpacked(bytes(padding).join([PACKERS["xz"](SMALL)] * 2))
-
-
-@pytest.mark.parametrize("name", ["gzip", "bzip2", "lz4"])
-def test_padding_between_streams_of_other_formats_is_refused(name: str) -> None:
-    with pytest.raises(ArchiveError, match="followed by something else"):
-        unpacked(bytes(4).join([PACKERS[name](SMALL)] * 2))
 
 
 def test_a_window_beyond_the_bound_is_refused_with_advice() -> None:

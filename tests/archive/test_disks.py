@@ -161,14 +161,6 @@ def test_one_file_fills_the_disk(receiver: DiskReceiver) -> None:
 
 
 @pytest.mark.promise("full-disk-leaves-nothing")
-def test_many_files_fill_the_disk(receiver: DiskReceiver) -> None:
-    data = noise(64 << 10)
-    archive = b"".join(member(b"d/%d" % n, data) for n in range(280)) + END
-    words = r'"d/\d+" could not be written: the disk is full'
-    receiver.refuses(archive, StorageError, words)
-
-
-@pytest.mark.promise("full-disk-leaves-nothing")
 def test_directories_use_up_the_inodes(tmpfs: Path) -> None:
     archive = b"".join(directory(b"d%d/" % n) for n in range(400)) + END
     words = r'"d\d+" could not be written: the disk is full'
@@ -176,19 +168,10 @@ def test_directories_use_up_the_inodes(tmpfs: Path) -> None:
         receiver.refuses(archive, StorageError, words)
 
 
-@pytest.mark.promise("full-disk-leaves-nothing")
-def test_what_is_known_of_directories_fills_the_disk(mount: Mount) -> None:
-    small = mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=20000", "tmpfs")
-    archive = b"".join(directory(b"d" * 90 + b"%d/" % n) for n in range(15_000)) + END
-    with closing(DiskReceiver(small)) as receiver:
-        receiver.refuses(archive, StorageError, "the disk is full")
-
-
 @pytest.mark.promise("archive-respects-the-disk-limit")
-@pytest.mark.parametrize("size", [32 * MIB, 96 * MIB])
-def test_a_bomb_stops_at_the_reserve(receiver: DiskReceiver, size: int) -> None:
+def test_a_bomb_stops_at_the_reserve(receiver: DiskReceiver) -> None:
     words = r'"world/bomb" takes \d+ MiB more, \d+ MiB are free'
-    receiver.refuses(bomb(size), StorageError, words, DEFAULT)
+    receiver.refuses(bomb(32 * MIB), StorageError, words, DEFAULT)
 
 
 @pytest.mark.promise("archive-respects-the-disk-limit")
@@ -209,24 +192,6 @@ def test_a_bomb_stops_at_the_servers_limit(receiver: DiskReceiver) -> None:
 
 
 @pytest.mark.promise("archive-respects-the-disk-limit")
-def test_small_files_stop_at_the_servers_limit(receiver: DiskReceiver) -> None:
-    data = noise(100 << 10)
-    archive = b"".join(member(b"d/%d" % n, data) for n in range(50)) + END
-    words = r'with "d/20" the server.* 3 MiB, its disk limit is 2 MiB'
-    receiver.refuses(archive, BadRequest, words, DEFAULT.for_server(2))
-    receiver.receive(in_blocks(archive), DEFAULT.for_server(5))
-
-
-@pytest.mark.promise("archive-respects-the-disk-limit")
-def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
-    large = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=200000", "tmpfs")
-    archive = b"".join(directory(b"d%d/" % n) for n in range(51_000)) + END
-    words = r'with "d50257/" .* 2 MiB, its disk limit is 1 MiB \(of its 50257 directories'
-    with closing(DiskReceiver(large)) as receiver:
-        receiver.refuses(archive, BadRequest, words, DEFAULT.for_server(1))
-
-
-@pytest.mark.promise("archive-respects-the-disk-limit")
 def test_implied_directories_count_against_the_servers_limit(
     receiver: DiskReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,13 +204,13 @@ def test_implied_directories_count_against_the_servers_limit(
 
 @pytest.mark.promise("full-disk-leaves-nothing")
 def test_directories_leave_inodes_to_others(mount: Mount) -> None:
-    small = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=60000", "tmpfs")
-    archive = b"".join(directory(b"d%d/" % n) for n in range(60_000)) + END
+    small = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=6400", "tmpfs")
+    archive = b"".join(directory(b"d%d/" % n) for n in range(6_400)) + END
     with closing(DiskReceiver(small)) as receiver:
         place = receiver.staging.create(UUID)
-        with pytest.raises(StorageError, match=r"3000 must stay free .*inode_reserve"):
+        with pytest.raises(StorageError, match=r"320 must stay free .*inode_reserve"):
             extract(in_blocks(archive), place, OWNER, print, limits=DEFAULT)
-        assert os.statvfs(small).f_favail > 900
+        assert os.statvfs(small).f_favail > 90
         receiver.staging.withdraw(UUID)
         receiver.staging.discard(UUID)
         assert receiver.state() == receiver.before
@@ -267,11 +232,6 @@ def test_what_is_sent_counts_as_much_as_what_is_received(
     archive = bytes(packed(tree).archive)
     receiver.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size))
     receiver.refuses(archive, BadRequest, "limit", evolve(NO_RESERVE, disk=size - 1))
-
-
-def test_as_much_as_there_is_fits(receiver: DiskReceiver) -> None:
-    receiver.receive(in_blocks(member(b"f", noise(6 * MIB)) + END), DEFAULT.for_server(6))
-    assert receiver.state()[0] == receiver.before[0]
 
 
 def remount(disk: Path, how: str) -> None:
@@ -297,19 +257,6 @@ def test_a_disk_that_becomes_read_only(disk: Path) -> None:
         extract(archive(), str(place), OWNER, print, limits=NO_RESERVE, threads=False)
     remount(disk, "rw")
     assert sorted(os.listdir(place / "d")) == ["0", "1", "2", "3", "4"]
-
-
-@pytest.mark.promise("full-disk-leaves-nothing")
-def test_a_disk_that_is_read_only_from_the_start(disk: Path) -> None:
-    remount(disk, "ro")
-    with pytest.raises(
-        StorageError, match=r"cannot be used as system\.data: the file system is re"
-    ):
-        DiskReceiver(disk)
-    with pytest.raises(
-        StorageError, match=r'"f" could not be written: the file system is read-only'
-    ):
-        extract(in_blocks(member(b"f", b"x") + END), str(disk), OWNER, print, limits=NO_RESERVE)
 
 
 @pytest.mark.promise("full-disk-leaves-nothing")

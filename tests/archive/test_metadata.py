@@ -24,26 +24,6 @@ def kept(tmp_path: Path) -> Iterator[DirectoryMetadata]:
     assert os.listdir(tmp_path) == []
 
 
-def test_the_last_made_comes_first(kept: DirectoryMetadata) -> None:
-    kept.add((b"a",), 0o755, 5)
-    kept.add((b"a", b"\n\xff"), 0o1700, -(1 << 62))
-    kept.add((b"a", b"\n\xff", b"c"), 0, None)
-    assert list(kept.in_order()) == [
-        ((b"a", b"\n\xff", b"c"), 0, None, b""),
-        ((b"a", b"\n\xff"), 0o1700, -(1 << 62), b""),
-        ((b"a",), 0o755, 5, b""),
-    ]
-
-
-def test_any_number_of_them_comes_back(kept: DirectoryMetadata, tmp_path: Path) -> None:
-    paths = [(b"d" * 200, b"%d" % n) for n in range(20_000)]
-    for n, path in enumerate(paths):
-        kept.add(path, n % 0o777, n, b"x" * (n % 9))
-    assert os.listdir(tmp_path) == []  # it has no name
-    found = list(kept.in_order())
-    assert found == [(path, n % 0o777, n, b"x" * (n % 9)) for n, path in enumerate(paths)][::-1]
-
-
 def test_the_last_mode_and_time_of_a_directory_hold(kept: DirectoryMetadata) -> None:
     kept.add((b"a",), 0o700, None)
     kept.add((b"b",), 0o700, 1)
@@ -66,11 +46,6 @@ def test_memory_for_repeated_directories_is_bounded(kept: DirectoryMetadata) -> 
         kept.update((b"%d" % n,), 0o755, 0)
     with pytest.raises(ArchiveError, match=r"too many directories.*directories first"):
         kept.update((b"one more",), 0o755, 0)
-
-
-def test_memory_for_attributes_of_repeated_directories_is_bounded(kept: DirectoryMetadata) -> None:
-    with pytest.raises(ArchiveError, match="too many directories"):
-        kept.update((b"a",), 0o755, 0, bytes(4096))
 
 
 @pytest.mark.promise("archive-memory-is-bounded")

@@ -17,9 +17,8 @@ import pytest
 from tests.archive.packing import Sent, packed, unpacked
 from wingsd.archive.compress import Compression
 from wingsd.archive.pack import pack
-from wingsd.archive.policy import MAX_WARNINGS, Kind
+from wingsd.archive.policy import Kind
 from wingsd.errors import StorageError
-from wingsd.filesystem.walk import measure
 
 pytestmark = pytest.mark.promise("backup-of-changing-files-is-valid")
 
@@ -75,27 +74,6 @@ def test_a_file_that_shrinks_ends_in_zeros(top: Path, tmp_path: Path) -> None:
     assert sent.packed.packed_bytes == sent.progress[-1] == BIG + 6
 
 
-def test_what_a_shrunk_file_gets_again_is_not_sent(top: Path, tmp_path: Path) -> None:
-    sizes: list[int] = []
-
-    def cut_then_grow(total: int) -> None:
-        if len(sizes) == 2 or total in (0, *sizes):
-            return
-        sizes.append(total)
-        os.truncate(top / "a-big", sizes[0])
-        if len(sizes) == 2:  # some zeros were sent
-            with (top / "a-big").open("ab") as file:
-                file.write(b"again" * (BIG // 5))
-
-    sent = packed(top, meanwhile=cut_then_grow)
-    unpacked(sent, tmp_path / "out")
-    content = (tmp_path / "out/a-big").read_bytes()
-    missing = BIG - sizes[0]
-    assert sizes[0] < sizes[1] <= BIG
-    assert content[sizes[0] :] == bytes(missing)
-    assert sent.notes == [f'"a-big" shrank while it was read; {missing} zeros replace its end']
-
-
 @pytest.mark.parametrize(
     ("mode", "written", "note"),
     [
@@ -117,13 +95,6 @@ def test_a_file_that_is_written_to_has_its_former_size(
     after = (tmp_path / "out/a-big").read_bytes()
     assert (len(after), after[3:]) == (BIG, before[3:])
     assert sent.notes == [f'"a-big" {note}']
-
-
-def test_a_file_that_vanishes_while_it_is_read_is_whole(top: Path, tmp_path: Path) -> None:
-    before = (top / "a-big").read_bytes()
-    sent = packed_while(top, (top / "a-big").unlink)
-    assert (tmp_path / "out/a-big").read_bytes() == before
-    assert sent.notes == []
 
 
 @pytest.mark.parametrize("name", ["later", "zone", "zone/below"])
@@ -187,9 +158,8 @@ def test_symlinks_that_vanish_or_change(top: Path, tmp_path: Path, links: bool) 
     ]
 
 
-@pytest.mark.parametrize("compression", Compression)
-@pytest.mark.parametrize("threads", [False, True])
-@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.BEST_SPEED])
+@pytest.mark.parametrize(("threads", "after"), [(False, 0), (True, 3)])
 def test_a_lost_receiver_ends_it(
     top: Path, compression: Compression, threads: bool, after: int
 ) -> None:
@@ -214,7 +184,6 @@ def test_a_lost_receiver_ends_it(
     assert len(written) == after
 
 
-@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
@@ -228,7 +197,6 @@ def test_a_lost_receiver_ends_it(
 def test_a_disk_that_fails_says_where_and_what_to_do(
     top: Path,
     monkeypatch: pytest.MonkeyPatch,
-    threads: bool,
     call: str,
     code: int,
     words: str,
@@ -244,7 +212,7 @@ def test_a_disk_that_fails_says_where_and_what_to_do(
     with monkeypatch.context() as patched:
         patched.setattr(os, call, failing)
         with pytest.raises(StorageError, match=words) as caught:
-            packed(top, threads=threads)
+            packed(top, threads=True)
     assert caught.value.message == "the server's files could not be read"
 
 
@@ -263,19 +231,3 @@ def test_a_target_that_cannot_be_read_is_the_disks_failure_too(
         patched.setattr(os, "open", failing)
         with pytest.raises(StorageError, match='"s" could not be read: permission denied'):
             packed(top, links=False)
-
-
-def test_no_tree_at_all(tmp_path: Path) -> None:
-    for work in (measure, lambda name: packed(Path(name))):
-        with pytest.raises(StorageError, match="missing: it does not exist"):
-            work(str(tmp_path / "missing"))
-
-
-def test_notes_are_bounded(tmp_path: Path) -> None:
-    (tmp_path / "t").mkdir()
-    for n in range(MAX_WARNINGS + 5):
-        os.mkfifo(tmp_path / "t" / str(n))
-    sent = packed(tmp_path / "t", threads=True)
-    assert len(sent.notes) == MAX_WARNINGS + 1
-    assert sent.notes[-1] == "and 5 more warnings"
-    assert sent.packed.counts[Kind.SKIPPED] == MAX_WARNINGS + 5

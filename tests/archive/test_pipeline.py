@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from wingsd.archive.pipeline import StageClosed, read_ahead
+from wingsd.archive.pipeline import read_ahead
 
 PATIENCE = 60  # seconds after which a test that hangs fails instead
 
@@ -85,12 +85,6 @@ def test_what_is_queued_is_bounded_by_bytes() -> None:
         assert sum(map(len, ahead)) == 990
 
 
-def test_a_block_larger_than_the_bound_passes_alone() -> None:
-    blocks = [b"a", b"b" * 100, b"c"]
-    with read_ahead(iter(blocks), 10, "large") as ahead:
-        assert list(ahead) == blocks
-
-
 def test_an_error_comes_after_the_blocks_before_it_and_stays() -> None:
     def failing() -> Iterator[bytes]:
         yield b"first"
@@ -117,43 +111,3 @@ def test_leaving_early_aborts_a_thread_that_waits_for_its_source() -> None:
         assert source.asked.wait(PATIENCE)
     assert source.aborts == 1
     assert not threads_named("stuck")
-
-
-def test_a_source_that_ended_is_not_aborted() -> None:
-    source = Stuck()
-    with read_ahead(iter([b"x"]), 10, "ended", abort=source.abort) as ahead:
-        assert list(ahead) == [b"x"]
-    assert source.aborts == 0
-
-
-def test_stages_in_a_row_are_all_left() -> None:
-    source = Stuck()
-    with (
-        read_ahead(source, 10, "first", abort=source.abort) as first,
-        read_ahead(first, 10, "second", abort=first.close),
-    ):
-        assert source.asked.wait(PATIENCE)
-    assert source.aborts == 1
-    assert not threads_named("first") + threads_named("second")
-
-
-def test_a_stage_that_was_left_says_so() -> None:
-    with read_ahead(iter([b"x"]), 10, "left") as ahead:
-        pass
-    with pytest.raises(StageClosed):
-        next(ahead)
-
-
-def test_a_generator_is_closed_in_the_thread_it_ran_in() -> None:
-    closed_in = []
-
-    def watched() -> Iterator[bytes]:
-        try:
-            while True:
-                yield b"x" * 10
-        finally:
-            closed_in.append(threading.current_thread().name)
-
-    with read_ahead(watched(), 10, "closing") as ahead:
-        next(ahead)
-    assert closed_in == ["closing"]

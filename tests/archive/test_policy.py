@@ -8,9 +8,6 @@ from hypothesis import strategies as st
 
 from wingsd.archive.policy import (
     MAX_DEPTH,
-    Kind,
-    link_text,
-    member_kind,
     member_mode,
     member_path,
 )
@@ -42,43 +39,9 @@ def test_what_is_displayed_is_printable_and_short(name: bytes) -> None:
     assert len(shown) <= 210
 
 
-def test_display_escapes() -> None:
-    assert display("é\n".encode() + b"\xff\x1b") == '"é\\n\\xff\\x1b"'
-
-
 @pytest.mark.promise("archive-stays-inside-the-server")
 @given(st.integers(0, 0o7777))
 def test_a_mode_never_keeps_set_id_bits(mode: int) -> None:
     kept, stripped = member_mode(mode)
     assert kept == mode & 0o1777
     assert stripped == bool(mode & 0o6000)
-
-
-@pytest.mark.parametrize(
-    ("typeflag", "name", "kind"),
-    [
-        (b"0", b"f", Kind.FILE),
-        (b"\0", b"f", Kind.FILE),
-        (b"7", b"f", Kind.FILE),
-        (b"S", b"f", Kind.FILE),
-        (b"0", b"d/", Kind.DIRECTORY),
-        (b"\0", b"d/", Kind.DIRECTORY),
-        (b"5", b"d", Kind.DIRECTORY),
-        (b"D", b"d/", Kind.DIRECTORY),
-        (b"1", b"h", Kind.HARD_LINK),
-        (b"2", b"s", Kind.SYMLINK),
-        (b"3", b"c", Kind.SKIPPED),
-        (b"4", b"b", Kind.SKIPPED),
-        (b"6", b"p", Kind.SKIPPED),
-        (b"V", b"label", Kind.SKIPPED),
-    ],
-)
-def test_a_type_is_known(typeflag: bytes, name: bytes, kind: Kind) -> None:
-    assert member_kind(typeflag, name) is kind
-
-
-def test_a_symlink_text_is_kept_as_it_is() -> None:
-    assert link_text(b"/../x//", b"s") == b"/../x//"
-    for text in (b"", b"a\0", b"x" * 4096):
-        with pytest.raises(MemberRefused):
-            link_text(text, b"s")

@@ -19,7 +19,6 @@ from tests.support.archives import END, TIME, in_blocks, member, odd_tree, pax, 
 from wingsd.archive import partition
 from wingsd.archive.extract import Extracted, SharedTreeWriter
 from wingsd.archive.partition import (
-    EVERYTHING,
     FILES,
     SYMLINKS,
     Part,
@@ -32,9 +31,7 @@ from wingsd.archive.partition import (
 from wingsd.archive.policy import Kind
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import ArchiveError, DiskLimitExceeded, WingsdError
-from wingsd.filesystem import walk
 from wingsd.filesystem.open_directories import Path as TreePath
-from wingsd.filesystem.walk import Listing
 
 pytestmark = pytest.mark.root
 
@@ -92,9 +89,10 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("threads", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 5, 16])
-@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    ("count", "backwards", "threads"),
+    [(1, False, False), (2, True, False), (5, False, True), (16, True, True)],
+)
 def test_a_tree_that_was_divided_is_the_same_again(
     tree: Path, tmp_path: Path, count: int, backwards: bool, threads: bool
 ) -> None:
@@ -109,18 +107,6 @@ def test_a_tree_that_was_divided_is_the_same_again(
     assert sum(each.counts[Kind.HARD_LINK] for each in done) == whole.counts[Kind.HARD_LINK]
     assert sum(each.counts[Kind.SYMLINK] for each in done) == whole.counts[Kind.SYMLINK]
     assert sum(each.unpacked_bytes for each in done) == whole.packed_bytes
-
-
-def test_a_tree_read_in_batches_is_the_same_again(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(walk, "BATCH", 3)
-    parts = split(str(tree), 5)
-    done = join([pack(part) for part in parts], tmp_path / "out")
-    assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
-    whole = packed(tree).packed
-    assert sum(each.counts[Kind.FILE] for each in done) == whole.counts[Kind.FILE]
-    assert sum(each.counts[Kind.DIRECTORY] for each in done) == whole.counts[Kind.DIRECTORY]
 
 
 def test_without_links_each_name_is_a_file_in_exactly_one_part(tree: Path) -> None:
@@ -245,14 +231,6 @@ def test_the_limits_are_for_all_of_them_together(tmp_path: Path) -> None:
     join(few, tmp_path / "enough", evolve(DEFAULT, members=6))
 
 
-def test_an_archive_may_hold_nothing(tmp_path: Path) -> None:
-    done = join([member(b"a", b"1") + END, END], tmp_path / "out")
-    assert [each.counts[Kind.FILE] for each in done] == [1, 0]
-
-
-NO_STAT = os.stat_result(range(10))
-
-
 def listed(tree: dict[TreePath, list[bytes]]) -> list[TreeKey]:
     """Return the places of all directories and of the files in them, in the order of a walk."""
     keys = []
@@ -278,16 +256,6 @@ def equal_ranges(keys: list[TreeKey], sizes: list[int], count: int) -> list[Tree
     return builder.ranges(count)
 
 
-def test_a_directory_comes_before_what_is_in_it_and_files_before_directories() -> None:
-    names = ["", "a", "z", "a/", "a/1", "a/2", "a/deep/", "a/deep/x", "a/deeper/", "b/", "b/0"]
-    shown = [
-        b"/".join(name for _, name in key).decode()
-        + ("/" if key and key[-1][0] == partition.DIRECTORIES else "")
-        for key in listed(TREE)
-    ]
-    assert shown == names
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
 def test_each_name_is_in_exactly_one(count: int) -> None:
     keys = listed(TREE)
@@ -298,31 +266,6 @@ def test_each_name_is_in_exactly_one(count: int) -> None:
     # As is a name that was not there when the tree was divided.
     for key in [((FILES, b"new"),), ((partition.DIRECTORIES, b"a"), (SYMLINKS, b"new"))]:
         assert sum(each.contains(key) for each in ranges) == 1
-
-
-@pytest.mark.parametrize("count", [2, 3, 7])
-def test_a_directory_overlaps_every_range_that_contains_some_of_it(count: int) -> None:
-    keys = listed(TREE)
-    for each in equal_ranges(keys, [10] * len(keys), count):
-        for path in TREE:
-            inside = [key for key in keys if key[: len(path)] == directory_key(path)]
-            assert each.overlaps(path) or not any(map(each.contains, inside))
-
-
-def test_select_reduces_a_listing_to_the_range() -> None:
-    names = [b"%02d" % number for number in range(20)]
-    whole = Listing((b"d",), -1, NO_STAT, files=names, symlinks=names, directories=names)
-    above = directory_key((b"d",))
-    middle = TreeRange((*above, (FILES, b"15")), (*above, (SYMLINKS, b"03x")))
-    part = middle.select(whole)
-    assert (part.files, part.symlinks) == (names[15:], names[:4])
-    assert (part.others, part.directories) == ([], [])
-    rest = TreeRange(
-        (*above, (SYMLINKS, b"03x")), (*above, (partition.DIRECTORIES, b"02"))
-    ).select(whole)
-    assert (rest.files, rest.symlinks) == ([], names[4:])
-    assert rest.directories == names[:2]
-    assert EVERYTHING.select(whole) == whole
 
 
 def test_they_are_about_equal_and_always_the_same() -> None:
@@ -340,35 +283,3 @@ def test_they_are_about_equal_and_always_the_same() -> None:
     # As near as the places that are remembered, and the largest file, allow.
     allowed = 3_000_000 + 4 * sum(sizes) / partition.MAX_MARKS
     assert all(abs(each - fair) <= allowed for each in held)
-
-
-def test_the_builder_keeps_a_bounded_number_of_marks() -> None:
-    builder = PartitionBuilder()
-    for number in range(50_000):
-        builder.add(((FILES, b"%06d" % number),), 1000)
-    assert len(builder._marks) <= partition.MAX_MARKS + 1
-
-
-def test_a_file_larger_than_all_else_has_a_range_of_its_own() -> None:
-    keys: list[TreeKey] = [((FILES, name),) for name in (b"a", b"b", b"c", b"d")]
-    first, second, third = equal_ranges(keys, [1, 1, 100, 1], 3)
-    assert [key[0][1] for key in keys if second.contains(key) or third.contains(key)] == [
-        b"c",
-        b"d",
-    ]
-    assert not any(first.contains(key) for key in keys[2:])
-
-
-def test_an_empty_tree_gives_one_range_that_contains_everything() -> None:
-    ranges = PartitionBuilder().ranges(3)
-    assert [each.contains(()) for each in ranges].count(True) == 1
-
-
-def test_names_may_be_added_in_any_order() -> None:
-    rng = random.Random(11)
-    keys: list[TreeKey] = [((FILES, b"%06d" % number),) for number in range(30_000)]
-    for order in (keys[::-1], rng.sample(keys, len(keys))):
-        ranges = equal_ranges(order, [1000] * len(order), 4)
-        held = [sum(map(each.contains, keys)) for each in ranges]
-        assert sum(held) == len(keys)
-        assert all(abs(each - len(keys) / 4) <= 300 for each in held)

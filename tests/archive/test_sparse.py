@@ -85,15 +85,6 @@ def test_they_are_received_as_they_were(tree: Path, tmp_path: Path) -> None:
         assert file.read(4) == b"far\0"
 
 
-def test_pythons_tarfile_reads_them(tree: Path) -> None:
-    (tree / "large").unlink()
-    archive = bytes(compressed(tree).archive)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-        for path in tree.iterdir():
-            file = present(members.extractfile(path.name))
-            assert file.read() == path.read_bytes(), path.name
-
-
 @pytest.mark.promise("backup-of-changing-files-is-valid")
 def test_one_that_shrinks_is_filled_up_and_named(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
