@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 from tests.moves.moving import Destination
 from tests.moves.test_live_source import Move
 from tests.support.archives import seen
-from tests.support.attributes import ACCESS, DEFAULT, acl, entries
+from tests.support.attributes import ACCESS, DEFAULT, acl
 from wingsd.filesystem.attributes import EVERYTHING, NOTHING, AttributesKept
 from wingsd.moves.ledger import LedgerReader, LedgerWriter
 from wingsd.moves.source import MoveSource
@@ -110,14 +109,6 @@ def test_a_change_is_seen_by_ctime_and_only_its_file_is_read(
     assert move.warnings == []
 
 
-def test_a_last_pass_over_all_names_accepts_directories_with_acls(move: Move) -> None:
-    move.round()
-    move.round(running=False)
-    assert move.source.unproven() == ""
-    os.setxattr(move.tree / "world" / "deep", "user.note", b"changed")
-    assert move.source.unproven() == '"world/deep"'
-
-
 @pytest.mark.promise("attributes-are-moved")
 def test_what_was_removed_goes_after_a_commit_that_came_to_nothing(
     move: Move, tree: Path, tmp_path: Path
@@ -138,39 +129,12 @@ def test_what_was_removed_goes_after_a_commit_that_came_to_nothing(
     check_same(move, tmp_path)
 
 
-def test_nothing_is_sent_again_after_a_resumption(move: Move, tmp_path: Path) -> None:
-    move.round(running=False)
-    assert move.round(running=False, resume=True) == 0
-    assert move.source.last == move.to.received.highest
-    check_same(move, tmp_path)
-
-
 @pytest.mark.promise("attributes-are-moved")
 def test_a_destination_that_dies_has_them_in_its_ledger(tmp_path: Path, tree: Path) -> None:
     there = Destination(tmp_path / "there")
     moved(tree, there)
     with there.open() as to:  # as after a crash before the swap
         assert os.listxattr(there.tree / "world") == []
-        assert os.listxattr(there.tree / "world/small") == []
-        to.finish()
-    assert seen(there.tree) == seen(tree)
-
-
-def test_a_daemon_without_privileges_removes_them_from_a_read_only_file(
-    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remove = os.removexattr
-
-    def unprivileged(fd: int, name: bytes) -> None:
-        if not os.fstat(fd).st_mode & stat.S_IWUSR:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        remove(fd, name)
-
-    (tree / "world" / "small").chmod(0o444)
-    there = Destination(tmp_path / "there")
-    moved(tree, there)
-    monkeypatch.setattr(os, "removexattr", unprivileged)
-    with there.open() as to:
         assert os.listxattr(there.tree / "world/small") == []
         to.finish()
     assert seen(there.tree) == seen(tree)
@@ -193,14 +157,6 @@ def test_where_acls_are_not_kept_the_group_gets_what_its_entry_says(
         assert before & 0o070 == 0o070
         assert after == before & 0o707
         assert os.listxattr(there.tree / "world" / name) == (["user.note"] if kept.user else [])
-
-
-def test_acls_alone_are_kept(tmp_path: Path, tree: Path) -> None:
-    there = Destination(tmp_path / "there")
-    moved(tree, there, AttributesKept(user=False, acls=True))
-    for name in ("small", "large", "empty", "deep"):
-        assert os.listxattr(there.tree / "world" / name) == [ACCESS]
-        assert entries(os.getxattr(there.tree / "world" / name, ACCESS)) == entries(ACL)
 
 
 def test_a_source_that_knows_none_adopts_a_copy_without_them(tmp_path: Path, tree: Path) -> None:

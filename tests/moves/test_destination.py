@@ -18,7 +18,6 @@ from tests.moves.changing import Changes, change
 from tests.moves.moving import LIMITS, Destination, Source, differing, feed, resume
 from wingsd.errors import (
     BatchConflict,
-    DiskLimitExceeded,
     FrameRefused,
     RootMismatch,
     RoundIncomplete,
@@ -48,7 +47,7 @@ from wingsd.moves.digests import UNKNOWN, block_digest, block_digests
 from wingsd.moves.filling import Batch
 from wingsd.moves.ledger import LedgerReader, recover
 from wingsd.moves.nodes import DirectoryNode, EntryStore, FileNode
-from wingsd.moves.tree import MoveLimits, MoveTree
+from wingsd.moves.tree import MoveTree
 
 DATA = b"d" * 12_288
 
@@ -76,27 +75,6 @@ def runs(index: Index, content: bytes) -> list[BlockRun]:
 @pytest.fixture
 def destination(tmp_path: Path) -> Destination:
     return Destination(tmp_path, LIMITS)
-
-
-def test_the_ledger_is_flushed_before_that_is_overwritten_which_it_knows(
-    destination: Destination, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushes: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", flushes.append)
-    whole = data(5, WholeFrame(b"w", 0o644, 7, 5, block_digest(b"small")))
-    with destination.open() as to:
-        to.begin(FILE)
-        flushes.clear()
-        for index, content in ((FIRST, DATA[:8192]), (SECOND, DATA[:4096])):
-            to.begin(index)
-            for run in runs(index, content):
-                to.write(index, [run])
-            to.end(index)
-        assert not flushes
-        to.begin(ALL)
-        assert len(flushes) == 1
-        to.begin(whole)  # else a crash could leave the file, and nothing that knows of it
-        assert len(flushes) == 2
 
 
 def test_batches_of_different_blocks_are_received_at_once(destination: Destination) -> None:
@@ -213,50 +191,6 @@ def test_a_batch_that_was_given_up_belongs_to_a_round_that_is_open(
     assert not (destination.tree / "w").exists()
 
 
-def test_files_that_were_finished_take_another_round(tmp_path: Path) -> None:
-    root = tmp_path / "source"
-    (root / "d").mkdir(parents=True)
-    (root / "d/big").write_bytes(DATA * 20)
-    (root / "d/small").write_bytes(b"small")
-    source, destination = Source(root=root), Destination(tmp_path / "destination")
-    for more in (b"one", b"two"):
-        (root / "d").chmod(0o700)
-        for name in ("d/big", "d/small"):
-            (root / name).chmod(0o600)
-            with (root / name).open("ab") as file:
-                file.write(more)
-            (root / name).chmod(0o400)
-        (root / "d").chmod(0o500)
-        with destination.open() as to:
-            for batch in source.round():
-                feed(to, batch.pieces())
-            to.close_round(source.filler.round, source.filler.number, source.sent.root())
-            to.finish()
-        for name in ("d", "d/big", "d/small"):
-            expected, found = (root / name).stat(), (destination.tree / name).stat()
-            assert (found.st_mode, found.st_mtime_ns) == (expected.st_mode, expected.st_mtime_ns)
-    assert (destination.tree / "d/small").read_bytes() == b"smallonetwo"
-
-
-def test_reading_back_finds_a_block_that_the_disk_has_changed(destination: Destination) -> None:
-    whole = WholeFrame(b"w", 0o600, 5, 4, block_digest(b"1234"))
-    with destination.open() as to:
-        to.begin(FILE)
-        feed(to, encode_batch(FIRST, [DATA[:8192]]))
-        feed(to, encode_batch(SECOND, [DATA[:4096]]))
-        feed(to, encode_batch(data(4, whole), [b"1234"]))
-        assert differing(to, destination.tree) == []
-        with (destination.tree / "f").open("r+b") as file:
-            file.seek(5000)
-            file.write(b"?")
-        assert differing(to, destination.tree) == [b"f"]
-        (destination.tree / "w").unlink()
-        assert differing(to, destination.tree) == [b"f", b"w"]
-        os.truncate(destination.tree / "f", 100)
-        (destination.tree / "w").mkdir()
-        assert differing(to, destination.tree) == [b"f", b"w"]
-
-
 def test_a_file_that_may_not_be_read_has_its_mode_when_it_was_read_back(
     destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,18 +290,6 @@ def test_after_a_batch_that_was_applied_in_part_the_move_is_opened_again(
         assert feed(to, encode_batch(FIRST, [DATA[:8192]]))
 
 
-def test_what_is_no_file_any_more_is_told_as_differing(
-    destination: Destination, tmp_path: Path
-) -> None:
-    whole = WholeFrame(b"w", 0o600, 5, 4, block_digest(b"1234"))
-    with destination.open() as to:
-        to.begin(FILE)
-        feed(to, encode_batch(data(2, whole), [b"1234"]))
-        (destination.tree / "w").unlink()
-        (destination.tree / "w").symlink_to(tmp_path)
-        assert b"w" in differing(to, destination.tree)
-
-
 @pytest.mark.promise("durable-batches-stay")
 @pytest.mark.parametrize("batch", [TAKE, PUT], ids=["take", "put"])
 def test_a_rename_that_a_crash_has_left_with_both_names_is_done(
@@ -425,46 +347,9 @@ def new_files(**sizes: int) -> tuple[list[Frame], bytes]:
     return frames, b"".join(contents.values())
 
 
-def send(to: MoveDestination, number: int, **sizes: int) -> None:
-    frames, content = new_files(**sizes)
-    feed(to, encode_batch(make_index(BatchKind.DATA, number, 1, 0, frames), [content]))
-
-
 def runs_of(batch: Batch) -> list[BlockRun]:
     events = BatchReader().feed(b"".join(batch.pieces()))
     return [event for event in events if isinstance(event, BlockRun)]
-
-
-@pytest.mark.parametrize("is_smaller_first", [True, False])
-def test_what_is_within_the_limits_is_so_when_the_ledger_is_read_again(
-    tmp_path: Path, *, is_smaller_first: bool
-) -> None:
-    destination = Destination(tmp_path, MoveLimits(10, 100))
-    with destination.open() as to:
-        send(to, 1, b=100)
-        to.checkpoint()
-        if is_smaller_first:
-            send(to, 2, b=50, a=50)
-        else:
-            with pytest.raises(DiskLimitExceeded):
-                send(to, 2, a=50, b=50)
-    with destination.open() as to:
-        assert (to.tree.members, to.tree.bytes) == ((2, 100) if is_smaller_first else (1, 100))
-
-
-def test_new_files_of_many_directories_take_little_memory(tmp_path: Path) -> None:
-    names = [b"%d" % number for number in range(500)]
-    digest = block_digest(b"")
-    with Destination(tmp_path).open() as to:
-        shapes = [DirectoryFrame(name, 0o755, 1) for name in names]
-        to.begin(make_index(BatchKind.SHAPE, 1, 1, 0, shapes))
-        wholes = [WholeFrame(name + b"/f", 0o644, 1, 0, digest) for name in names]
-        index = make_index(BatchKind.DATA, 2, 1, 1, wholes)
-        to.begin(index)
-        assert len(to.tree.store._entries) < 100
-        to.end(index)
-        assert len(to.tree.store._entries) < 100
-        assert to.tree.members == 1000
 
 
 @pytest.mark.parametrize("error", [StorageError("the disk is full"), MemoryError()])

@@ -242,12 +242,6 @@ def test_pieces_of_any_size_are_the_same_batch(sizes: list[int], zstd: bool) -> 
     assert contents(events) == EXPECTED
 
 
-def test_blocks_within_one_piece_are_views_of_it() -> None:
-    runs = [event for event in BatchReader().feed(BATCH) if isinstance(event, BlockRun)]
-    assert [run.count for run in runs] == [1, 7, 3, 1, 1]
-    assert all(run.data.obj is BATCH for run in runs if run.data)
-
-
 def test_every_cut_is_found() -> None:
     for end in range(0, len(BATCH), 97):
         reader = BatchReader()
@@ -346,16 +340,6 @@ def test_pages_that_no_destination_tells_are_refused(pages: list[bytes]) -> None
 
     with pytest.raises(HeldTreeInvalid, match="remove the partial copy"):
         add()
-
-
-@pytest.mark.parametrize("number", [-1, 0, 1 << 31, 1 << 64])
-def test_a_highest_number_that_cannot_be_is_refused(number: int) -> None:
-    held = HeldTree(LIMITS)
-    held.add(held_page(FILE))
-    held.add(held_page(WholeFrame(b"w", 0o600, 1, 1, block_digest(b"1"))))
-    with pytest.raises(HeldTreeInvalid, match="highest number"):
-        held.finish(number)
-    assert held.finish(1).members == 2
 
 
 def test_pages_without_an_end_are_refused_however_small_they_are() -> None:

@@ -13,7 +13,7 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.moves.moving import BOOT, Destination, Source, differing, feed
+from tests.moves.moving import Destination, Source, differing, feed
 from tests.support.archives import Tree, seen
 from wingsd.errors import ShapeMissing
 from wingsd.moves.applier import TreeApplier
@@ -267,24 +267,3 @@ def test_a_killed_destination_goes_on(
     Life(destination, killer).run(rounds, seed)
     assert seen(destination.tree, owner=False) == rounds[-1][2]
     assert not os.listdir(destination.place / "aside")
-
-
-@pytest.mark.parametrize("boot", [BOOT, b"another boot" + bytes(4)])
-def test_what_was_received_is_not_sent_again(
-    tmp_path: Path,
-    rounds: Rounds,
-    steps: Callable[[Killer, Written], None],
-    boot: bytes,
-) -> None:
-    destination = Destination(tmp_path)
-    steps(Killer(1 << 40, 1 << 40), Written())
-    batches = rounds[0][0]
-    with destination.open() as to:
-        for batch in batches[:-1]:
-            feed(to, batch.pieces())
-    destination.boot = boot
-    with destination.open() as to:
-        assert to.received.upto == to.durable == batches[-1].index.number - 1
-        assert not feed(to, batches[0].pieces())
-        assert feed(to, batches[-1].pieces())
-        to.close_round(1, batches[-1].index.number, rounds[0][1])

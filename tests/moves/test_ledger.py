@@ -36,10 +36,8 @@ from wingsd.moves.ledger import (
     RecordType,
     recover,
 )
-from wingsd.moves.nodes import DirectoryNode, FileNode
 from wingsd.moves.seen_directories import StatResults, WalkFrame, frames_in, stat_results
 from wingsd.moves.source import KnownTree
-from wingsd.moves.tree import MoveTree
 from wingsd.moves.unchanged import KERNEL, UnchangedFiles
 from wingsd.moves.walk_process import look as look_at
 
@@ -100,18 +98,6 @@ def test_a_crash_may_leave_anything_of_what_was_not_flushed(ledger: bytes) -> No
             records(marked(ledger, flushed)[: flushed - 1])
 
 
-def test_a_ledger_tells_how_much_of_it_was_flushed(tmp_path: Path) -> None:
-    ledger, _ = LedgerFile.open(str(tmp_path / "ledger"), MOVE, BOOT, LIMITS)
-    for _ in range(2):
-        before = ledger.size
-        ledger.append_numbers(RecordType.CHECK)
-        ledger.append_round(1, bytes(32))
-        reader = LedgerReader([(tmp_path / "ledger").read_bytes()])
-        reader.header()
-        assert reader.flushed == before
-    ledger.close()
-
-
 def test_zeros_that_were_written_ahead_are_no_records(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     ledger, _ = LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
@@ -162,15 +148,6 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -
     with pytest.raises(LedgerVersionUnknown, match="it has version 3"):
         LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
     assert path.read_bytes() == newer
-
-
-def test_a_damaged_ledger_is_left_alone(tmp_path: Path, ledger: bytes) -> None:
-    path = tmp_path / "ledger"
-    damaged = ledger[:200] + bytes([ledger[200] ^ 1]) + ledger[201:]
-    path.write_bytes(damaged)
-    with pytest.raises(LedgerDamaged):
-        LedgerFile.open(str(path), MOVE, BOOT, LIMITS)
-    assert path.read_bytes() == damaged
 
 
 def test_the_ledger_of_another_move_is_refused(tmp_path: Path, ledger: bytes) -> None:
@@ -333,54 +310,6 @@ def test_any_changes_between_rounds_arrive(
         there = place / "destination" / "tree"
         assert seen(there, owner=False) == seen(tree, owner=False)
         vars(move).clear()
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.sets(st.sampled_from((b"", *PATHS, b"0", b"a/b/gone", b"zz"))), st.booleans())
-def test_a_narrow_walk_has_what_is_in_its_directories(wanted: set[bytes], plain: bool) -> None:
-    tree = MoveTree()
-    for path in PATHS:
-        tree.add(path, DirectoryNode(0o755, 0))
-    for path in PATHS:
-        for number in range(100):
-            tree.add(path + b"/%d" % number, FileNode(0o644, 0, 1))
-    expected = [
-        path
-        for path, node in tree.walk(plain=plain)
-        if not path
-        or path.rpartition(b"/")[0] in wanted
-        or (path in wanted and isinstance(node, DirectoryNode))
-    ]
-    tree.only = sorted(wanted, key=lambda path: path.split(b"/"))
-    assert [path for path, _ in tree.walk(plain=plain)] == expected
-    tree.only = None
-    assert sum(1 for _ in tree.walk()) == 1 + 101 * len(PATHS)
-
-
-@pytest.mark.parametrize("is_followed", [True, False])
-def test_a_second_process_walks_where_a_server_waits_for_it(
-    tmp_path: Path, is_followed: bool
-) -> None:
-    (tmp_path / "file").write_bytes(b"file")
-    begun: list[int] = []
-
-    class Counted(LookedAtFirst):
-        def __init__(self, root: int, paths: Sequence[bytes]) -> None:
-            begun.append(root)
-            super().__init__(root, paths)
-
-    with (
-        mock.patch.multiple(source, LEAST_NAMES=0, WalkProcess=Counted),
-        mock.patch.object(os, "sched_getaffinity", return_value={0, 1}),
-        opened(str(tmp_path)) as root,
-    ):
-        rule = UnchangedFiles(root, FakeFileSystems(), print) if is_followed else None
-        known = KnownTree(rule, reading(root), None)
-        known.scan(root, print).store.close()
-        assert known.is_all_of(root)
-        (tmp_path / "file").write_bytes(b"other")
-        assert not known.is_all_of(root)
-    assert len(begun) == (2 if is_followed else 0)
 
 
 def test_only_what_was_changed_is_scanned_again(tmp_path: Path) -> None:

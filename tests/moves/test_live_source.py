@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,11 +14,10 @@ import pytest
 
 from tests.moves.moving import Destination, LiveMove
 from tests.moves.unchanged.fake_kernel import FakeFileSystems
-from wingsd.errors import SourceFileChanged, StorageError
+from wingsd.errors import SourceFileChanged
 from wingsd.filesystem.walk import Listing
 from wingsd.moves import scan
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.filling import batch_body
 from wingsd.moves.scan import stat_stamp
 from wingsd.moves.seen_directories import StatResults, stat_results
 from wingsd.moves.source import LiveSource, MoveSource
@@ -153,15 +152,6 @@ def nodes_in_memory(source: MoveSource) -> list[object]:
     return [node for each in trees for node in each.store._entries.values()]
 
 
-def test_a_plan_that_is_not_sent_costs_nothing(move: Move, tree: Path) -> None:
-    move.round()
-    store(tree / "world" / "large0", 0, b"changed")
-    for _ in range(2):
-        move.plan(running=True)
-        assert (move.source.unread, move.source.can_go_on) == (LARGE, True)
-    assert move.round(running=False) == BLOCK
-
-
 def test_files_that_do_not_settle_are_read_in_the_final_pass(move: Move) -> None:
     move.file_systems.reason = "it is of the type tmpfs"
     move.round()
@@ -181,19 +171,6 @@ def test_what_a_final_pass_has_read_is_not_read_again_unless_the_server_has_run(
     move.source.was_started()
     move.plan(running=False, resume=True)
     assert move.source.unread == move.source.total
-
-
-def test_what_was_read_of_a_round_that_broke_off_is_not_read_again(move: Move) -> None:
-    move.source.size = 256 << 10
-    move.plan(running=True)
-    for batch in move.batches():
-        move.feed(batch)
-        if move.source.files:
-            break
-    move.plan(running=True, resume=True)
-    assert 0 < move.source.unread < move.source.total
-    move.send()
-    assert move.round(running=False) == 0
 
 
 @pytest.mark.promise("unread-files-are-unchanged")
@@ -276,13 +253,6 @@ def test_a_file_that_changes_before_it_is_read_is_sent_as_it_is_then_and_again(
     assert copied(move, tmp_path)
 
 
-def test_a_file_that_changes_in_the_final_pass_is_an_error(move: Move, tree: Path) -> None:
-    move.plan(running=False)
-    store(tree / "world" / "large1", 0, b"changed")
-    with pytest.raises(SourceFileChanged):
-        move.send()
-
-
 def test_a_walk_before_the_final_pass_is_read_finds_what_was_changed_since(
     move: Move, tree: Path
 ) -> None:
@@ -295,16 +265,6 @@ def test_a_walk_before_the_final_pass_is_read_finds_what_was_changed_since(
     store(tree / "world" / "large0", 0, b"changed")
     assert not move.source.walk_again()
     assert move.source.unproven(is_same=False) == '"world/large0"'
-
-
-def test_a_file_that_cannot_be_read_is_named(move: Move, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int, length: int, at: int) -> bytes:
-        raise OSError(5, "Input/output error")
-
-    move.plan(running=True)
-    monkeypatch.setattr(os, "pread", fail)
-    with pytest.raises(StorageError, match="world/large0"):
-        move.send()
 
 
 def test_hot_files_are_left_until_they_are_asked_for(
@@ -348,44 +308,6 @@ def test_a_change_that_ctime_does_not_show_is_found_and_all_is_read(
     assert move.source.unread == move.source.total
 
 
-def test_what_is_changed_after_the_servers_end_needs_another_pass(
-    move: Move, tree: Path, tmp_path: Path
-) -> None:
-    move.round()
-    move.round(running=False)
-    (tree / "late").write_bytes(b"late")
-    assert move.source.unproven() == "its directory"
-    assert move.round(running=False) == 4
-    assert not move.source.unproven()
-    assert copied(move, tmp_path)
-
-
-@pytest.mark.promise("move-yields-to-the-game")
-@pytest.mark.parametrize("run", [1, 17])
-def test_changes_that_wait_to_be_sent_keep_nothing_else_in_memory(
-    move: Move, tree: Path, run: int
-) -> None:
-    game = tree / "world" / "game"
-    game.write_bytes(os.urandom(4 << 20))
-    move.round()
-    for at in range(0, 4 << 20, 128 << 10):
-        store(game, at, os.urandom(run * BLOCK))
-    move.plan(running=True)
-    bodies = []
-    for batch in move.batches():
-        assert kept(batch.data) == sum(map(len, batch.data))
-        bodies.append(batch_body(batch, zstd=False))
-    assert sum(body.data for body in bodies) == 32 * run * BLOCK
-    for body in bodies:
-        assert kept(body.blocks) == body.size
-
-
-def kept(pieces: Iterable[bytes | memoryview]) -> int:
-    """Return the bytes that some pieces keep in memory, which are views of larger ones or not."""
-    owners = [each.obj if isinstance(each, memoryview) else each for each in pieces]
-    return sum({id(each): len(bytes(each)) for each in owners}.values())
-
-
 @pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("is_read", [False, True])
 def test_once_something_writes_after_the_servers_end_all_that_is_not_settled_is_read(
@@ -405,26 +327,6 @@ def test_once_something_writes_after_the_servers_end_all_that_is_not_settled_is_
     next(move.batches())  # and then the connection is lost
     move.plan(running=False, resume=True)
     assert move.source.unread == move.source.total
-
-
-def test_warnings_are_those_of_the_final_pass(move: Move, tree: Path) -> None:
-    os.mkfifo(tree / "pipe")
-    move.round()
-    assert move.warnings == []
-    move.round(running=False)
-    assert len(move.warnings) == 1
-
-
-def test_a_directory_that_was_replaced_is_read_anew(
-    move: Move, tree: Path, tmp_path: Path
-) -> None:
-    move.round()
-    (tree / "world").rename(tree / "old")
-    (tree / "world").mkdir()
-    (tree / "world" / "large0").write_bytes(os.urandom(LARGE))
-    move.round()
-    move.round(running=False)
-    assert copied(move, tmp_path)
 
 
 def test_times_after_2262_do_not_keep_a_server_from_being_moved(move: Move, tree: Path) -> None:

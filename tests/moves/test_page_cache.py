@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from wingsd.filesystem.syscalls import cached_pages
-from wingsd.moves import filling
 from wingsd.moves.filling import PageCacheKeeper
 
 PART = 128 << 10
@@ -47,15 +46,6 @@ def read(fd: int) -> None:
 def cached(fd: int) -> list[int]:
     """Return the numbers of the parts that are in the page cache."""
     return [part for part in range(PARTS) if cached_pages(fd, part * PART, PART)]
-
-
-@pytest.mark.parametrize("region", [filling.REGION, 10 << 20])
-def test_what_was_not_there_is_given_back(
-    fd: int, region: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(filling, "REGION", region)
-    read(fd)
-    assert cached(fd) == []
 
 
 @pytest.mark.promise("move-yields-to-the-game")

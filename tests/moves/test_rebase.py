@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.moves.changing import Changes, change
-from tests.moves.moving import MOVE, Destination, Source, cut, differing, feed, resume
+from tests.moves.moving import MOVE, Destination, Source, differing, feed, resume
 from tests.support.archives import seen
 from wingsd.errors import BatchConflict, RootMismatch, ShapeMissing, WingsdError
 from wingsd.moves import destination as receiving
@@ -159,34 +158,6 @@ def test_what_has_arrived_is_not_sent_again(source: Source, destination: Destina
             feed(to, batch.pieces())
         to.close_round(again.filler.round, again.filler.number, again.sent.root())
     assert seen(destination.tree, owner=False)
-
-
-@pytest.mark.parametrize("ends", ["open", "given up"])
-def test_a_new_file_whose_batch_has_not_ended_goes_with_the_round(
-    destination: Destination, tmp_path: Path, ends: str
-) -> None:
-    root = tmp_path / "source"
-    (root / "d").mkdir(parents=True)
-    (root / "d" / "small").write_bytes(b"small")
-    (root / "other").write_bytes(b"other")
-    with destination.open() as to:
-        shape, contents = Source(1 << 16, root).round()
-        feed(to, shape.pieces())
-        reader = BatchReader()
-        events = list(reader.feed(b"".join(contents.pieces())))
-        to.begin(contents.index)
-        to.write(contents.index, [each for each in events if not isinstance(each, Index)])
-        assert (to.tree.members, to.tree.bytes) == (3, 10)
-        if ends != "open":
-            to.abandon(contents.index)
-            assert {path for path, _ in to.tree.missing()} == {b"d/small", b"other"}
-        assert (destination.tree / "d" / "small").exists()
-        (root / "d" / "small").unlink()
-        source = resume(to, root)
-        assert not (destination.tree / "d" / "small").exists()
-        assert (to.tree.members, to.tree.bytes) == (1, 0)
-        whole(to, source, destination.tree)
-    assert seen(destination.tree, owner=False) == seen(root, owner=False)
 
 
 def _kill_after(size: int) -> Callable[[int, bytes], int]:
@@ -432,19 +403,6 @@ def test_only_what_is_on_stable_storage_is_read_and_only_once(move: Move) -> Non
         assert move.read(to) == (set(), [])
 
 
-def test_what_comes_in_pieces_is_read_back_by_one_checksum(move: Move) -> None:
-    with move.destination.open() as to:
-        for batch in move.source.round():
-            feed(to, cut(batch.pieces(), random.Random(1)))
-        to.checkpoint()
-        (of_big,) = [piece for piece in to.rereading.take() if piece.length == len(BIG)]
-        assert (of_big.path, of_big.expected) == (b"d/big", crc32(BIG))
-        with (move.tree / "d/big").open("r+b") as file:
-            file.seek(200_000)
-            file.write(b"?")
-        assert move.read(to)[1] == [b"d/big"]
-
-
 def test_a_file_that_a_later_batch_has_changed_is_read_again(move: Move) -> None:
     with move.destination.open() as to:
         move.send(to)
@@ -463,22 +421,6 @@ def test_a_file_that_a_later_batch_has_changed_is_read_again(move: Move) -> None
         assert move.read(to)[1] == [b"d/big"]
 
 
-def test_files_under_new_names_are_looked_at(move: Move) -> None:
-    with move.destination.open() as to:
-        move.send(to)
-        move.read(to)
-        for name in ("d/big", "d/small"):
-            (move.root / name).rename(move.root / f"{name}-moved")
-        os.link(move.root / "empty", move.root / "linked")
-        move.send(to)
-        (move.tree / "linked").unlink()
-        with (move.tree / "d/big-moved").open("r+b") as file:
-            file.write(b"?")
-        read, wrong = move.read(to)
-        assert read == {b"d/big-moved", b"d/small-moved", b"linked"}
-        assert sorted(set(wrong)) == [b"d/big-moved", b"linked"]
-
-
 def test_what_waits_to_be_read_follows_a_file_to_its_new_name(move: Move) -> None:
     with move.destination.open() as to:
         move.send(to)
@@ -490,23 +432,6 @@ def test_what_waits_to_be_read_follows_a_file_to_its_new_name(move: Move) -> Non
         assert sorted(set(move.read(to)[1])) == [b"d/big-moved", b"d/small-moved"]
 
 
-def test_a_file_whose_first_name_is_before_the_walk_now_is_read_by_that(
-    move: Move, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (move.root / "z").write_bytes(BIG)
-    with move.destination.open() as to:
-        move.send(to)
-    monkeypatch.setattr(receiving, "FILES", 1)
-    with move.destination.open() as to:
-        assert [piece.path for piece in to.rereading.take()] == [b"d/big"]
-        assert list(to.rereading.settle([])) == []
-        os.link(move.root / "z", move.root / "a")
-        move.send(to)
-        with (move.tree / "z").open("r+b") as file:
-            file.write(b"?")
-        assert move.read(to)[1] == [b"a"]
-
-
 def test_after_a_start_everything_is_read(move: Move) -> None:
     with move.destination.open() as to:
         move.send(to)
@@ -514,30 +439,6 @@ def test_after_a_start_everything_is_read(move: Move) -> None:
     (move.tree / "empty").write_bytes(b"longer")
     with move.destination.open() as to:
         assert move.read(to) == ({b"d/big", b"d/small", b"empty"}, [b"empty"])
-
-
-@pytest.mark.parametrize("found", [b"small and more", b"sma", b"smalL", b""])
-def test_a_whole_file_of_another_size_or_content_differs(move: Move, found: bytes) -> None:
-    with move.destination.open() as to:
-        move.send(to)
-        (move.tree / "d/small").write_bytes(found)
-        assert move.read(to)[1] == [b"d/small"]
-
-
-def test_of_many_changes_the_later_paths_are_read_by_a_walk(
-    move: Move, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(receiving, "MOST", 8)
-    for number in range(40):
-        (move.root / f"m{number:02d}").write_bytes(b"%d" % number)
-    with move.destination.open() as to:
-        move.send(to)
-        for name in ("d/small", "m03", "m30"):
-            (move.tree / name).write_bytes(b"?")
-        read, wrong = move.read(to)
-        assert len(read) == 43
-        assert sorted(wrong) == [b"d/small", b"m03", b"m30"]
-        assert move.read(to) == (set(), [])
 
 
 @pytest.mark.promise("move-requests-are-bounded")
@@ -571,43 +472,4 @@ def test_what_changes_while_it_is_read_is_not_told_as_differing(move: Move) -> N
             differing = reader.differing(taken)
             assert {piece.path for piece in differing} == {b"d/big", b"d/small", b"empty"}
         assert list(to.rereading.settle(differing)) == []
-        assert move.read(to)[1] == []
-
-
-def test_blocks_that_are_being_received_are_passed_over(move: Move) -> None:
-    with move.destination.open() as to:
-        move.send(to)
-        with (move.root / "d/big").open("r+b") as file:
-            file.write(b"changed")
-        *shape, batch = move.source.round()
-        for each in shape:
-            feed(to, each.pieces())
-        to.rereading.restart()
-        to.begin(batch.index)
-        with (move.tree / "d/big").open("r+b") as file:
-            file.write(b"chan")
-        assert move.read(to)[1] == []
-        to.abandon(batch.index)
-        source = resume(to, move.root)
-        for each in source.round():
-            feed(to, each.pieces())
-        to.checkpoint()
-        assert move.read(to)[1] == []
-    assert (move.tree / "d/big").read_bytes() == (move.root / "d/big").read_bytes()
-
-
-def test_blocks_that_a_file_has_no_more_are_not_told_as_differing(move: Move) -> None:
-    with move.destination.open() as to:
-        move.send(to)
-        move.read(to)
-        with (move.root / "d/big").open("r+b") as file:
-            file.seek(100_000)
-            file.write(b"changed")
-        move.send(to)
-        taken = [piece for piece in to.rereading.take() if piece.first > 1]
-        (move.root / "d/big").write_bytes(b"truncated, as a log is")
-        move.send(to)
-        with closing(PieceReader(os.open(move.tree, os.O_RDONLY))) as reader:
-            assert reader.differing(taken) == taken
-        assert list(to.rereading.settle(taken)) == []
         assert move.read(to)[1] == []

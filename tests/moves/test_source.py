@@ -11,30 +11,26 @@ from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from threading import Event
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from tests.moves.moving import Destination, feed
 from tests.moves.test_rebase import BIG, Move, move
 from tests.support.attributes import reading
-from wingsd.errors import FrameRefused, HeldTreeInvalid, SourceFileChanged, StorageError
+from wingsd.errors import FrameRefused, HeldTreeInvalid, StorageError
 from wingsd.filesystem.walk import BATCH, Listing, opened
-from wingsd.moves import destination, scan
+from wingsd.moves import destination
 from wingsd.moves.destination import MoveDestination
-from wingsd.moves.digests import WHOLE
 from wingsd.moves.filling import Batch, batch_body
-from wingsd.moves.nodes import _CHUNK, DirectoryNode, EntryStore, FileNode, Row, pack_file
-from wingsd.moves.scan import Scan, stat_stamp
+from wingsd.moves.scan import Scan
 from wingsd.moves.seen_directories import (
     SeenDirectories,
-    StatResults,
     WalkFrame,
     frames_in,
-    stat_results,
 )
 from wingsd.moves.source import MoveSource, SourceStopped
-from wingsd.moves.tree import MoveLimits, MoveTree, Resumption
+from wingsd.moves.tree import Resumption
 from wingsd.moves.walk_process import WalkProcess, look
 
 __all__ = ["move"]
@@ -101,26 +97,6 @@ def test_what_arrived_is_neither_read_nor_sent_again(
         assert (source.read, source.next_shape(), source.next_data()) == (total, None, None)
 
 
-def test_a_file_that_was_changed_is_read_again(tmp_path: Path, tree: Path) -> None:
-    with (
-        Destination(tmp_path / "there").open() as to,
-        closing(MoveSource(str(tree), pytest.fail)) as source,
-    ):
-        begin(source, to)
-        while send(to, source.next_shape()) or send(to, source.next_data()):
-            pass
-        with (tree / "world" / "large1").open("r+b") as file:
-            file.seek(300_000)
-            file.write(b"another")
-        begin(source, to)
-        while send(to, source.next_shape()):
-            pass
-        batch = source.next_data()
-        assert batch is not None
-        assert sum(len(data) for data in batch.data) == 4096
-        assert source.next_data() is None
-
-
 def fail_to_seek(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Have the file system not tell where a file has data."""
     seek = os.lseek
@@ -160,17 +136,6 @@ def test_all_is_read_where_holes_are_not_told(
         assert any(b"x" * 4_096 in bytes(data) for batch in sent for data in batch.data)
 
 
-def test_a_change_while_it_is_read_is_an_error(tmp_path: Path, tree: Path) -> None:
-    with (
-        Destination(tmp_path / "there").open() as to,
-        closing(MoveSource(str(tree), pytest.fail)) as source,
-    ):
-        begin(source, to)
-        (tree / "world" / "large1").write_bytes(b"short")
-        with pytest.raises(SourceFileChanged):
-            list(iter(lambda: source.next_shape() or source.next_data(), None))
-
-
 def test_it_can_be_stopped(tmp_path: Path, tree: Path) -> None:
     with (
         Destination(tmp_path / "there").open() as to,
@@ -187,28 +152,6 @@ def test_a_destination_cannot_hold_what_is_no_tree(tmp_path: Path, tree: Path) -
         source.scan()
         with pytest.raises(HeldTreeInvalid):
             source.add_page(b"a page of nothing")
-
-
-def test_trees_are_closed_though_an_error_refers_to_them(tmp_path: Path, tree: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    source = MoveSource(str(tree), pytest.fail, scratch=str(scratch))
-    with Destination(tmp_path / "there").open() as to, closing(source):
-        begin(source, to)
-        while send(to, source.next_shape()):
-            pass
-        (tree / "world" / "large0").write_bytes(b"changed")
-        with pytest.raises(SourceFileChanged) as error:
-            list(iter(source.next_data, None))
-        assert open_below(scratch)
-    assert error.traceback
-    assert not open_below(scratch)
-
-
-def open_below(directory: Path) -> list[str]:
-    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    targets = [os.readlink(link) for link in links if link.is_symlink()]
-    return [target for target in targets if target.startswith(str(directory))]
 
 
 def test_closing_waits_for_what_is_still_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,104 +201,6 @@ def test_what_is_changed_in_the_pass_over_a_stopped_server_is_found_at_its_end(
             source.closed()
 
 
-@pytest.mark.promise("stuck-final-round-is-given-up")
-def test_its_steps_change_while_it_scans_plans_and_makes_the_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that a round of millions of names is not taken for one that does not go on."""
-    tree, names = tmp_path / "server", 3 * _CHUNK
-    for number in range(6):
-        (tree / f"d{number}").mkdir(parents=True)
-    for number in range(names):
-        (tree / f"d{number % 6}" / f"file{number}").touch()
-    source = MoveSource(str(tree), print)
-    seen: list[tuple[int, ...]] = []
-    look, rows_from = stat_results, EntryStore.rows_from
-
-    def looking(*args: Any) -> StatResults:
-        seen.append(source.steps)
-        return look(*args)
-
-    def reading(store: EntryStore, *args: Any, **options: Any) -> list[Row]:
-        if store is source._now.store:
-            seen.append(source.steps)
-        return rows_from(store, *args, **options)
-
-    monkeypatch.setattr(scan, "stat_results", looking)
-    monkeypatch.setattr(EntryStore, "rows_from", reading)
-    with closing(source), Destination(tmp_path / "destination").open() as to:
-        for work, least in [
-            (lambda: begin(source, to), 7 + 2),
-            (lambda: [send(to, batch) for batch in iter(source.next_shape, None)], 0),
-            (lambda: [send(to, batch) for batch in iter(source.next_data, None)], 0),
-            (source.root, 2),
-        ]:
-            seen.clear()
-            work()
-            assert len(seen) >= least
-            assert len(set(seen)) == len(seen)
-        for walks in (source.walk_again, source.unproven):
-            before = sum(source.steps)
-            walks()
-            assert sum(source.steps) >= before + 7
-
-
-# The source's catalogue: what a scan puts into the tree
-
-
-def test_files_added_together_are_as_those_added_one_by_one() -> None:
-    files = {b"one": 5, b"two": 0, b"three": WHOLE}
-    single, together = MoveTree(), MoveTree()
-    for tree in (single, together):
-        tree.add(b"d", DirectoryNode(0o755, 1))
-    for name, size in files.items():
-        single.add(b"d/" + name, FileNode(0o644, 7, size, (1, size), b"stamp"))
-    packed = [
-        (name, pack_file(0o644, 7, size, (1, size), b"stamp")) for name, size in files.items()
-    ]
-    together.reserve(b"d/one", len(packed), sum(files.values()))
-    together.add_reserved(b"d", packed)
-    assert (together.members, together.bytes) == (single.members, single.bytes) == (4, 5 + WHOLE)
-    assert _fields(together) == _fields(single)
-
-
-def test_files_added_together_are_counted() -> None:
-    tree = MoveTree(MoveLimits(1, 100))
-    with pytest.raises(FrameRefused):
-        tree.reserve(b"a", 2, 2)
-
-
-def test_a_scan_has_files_of_all_kinds(tmp_path: Path) -> None:
-    (tmp_path / "small").write_bytes(b"small")
-    (tmp_path / "large").write_bytes(bytes(WHOLE + 1))
-    (tmp_path / "first").write_bytes(b"linked")
-    (tmp_path / "second").hardlink_to(tmp_path / "first")
-    (tmp_path / "set-id").write_bytes(b"")
-    (tmp_path / "set-id").chmod(0o4755)
-    lines: list[str] = []
-    with opened(str(tmp_path)) as root:
-        tree = Scan(lines.append, reading(root), None, SeenDirectories()).run(root)
-    found = {path: node for path, node in tree.walk() if isinstance(node, FileNode)}
-    assert {path: (node.size, node.mode, node.names) for path, node in found.items()} == {
-        b"first": (6, 0o644, [b"first", b"second"]),
-        b"large": (WHOLE + 1, 0o644, [b"large"]),
-        b"second": (6, 0o644, [b"first", b"second"]),
-        b"set-id": (0, 0o755, [b"set-id"]),
-        b"small": (5, 0o644, [b"small"]),
-    }
-    for path, node in found.items():
-        looked = os.stat(tmp_path / path.decode())
-        assert (node.identity, node.stamp) == ((looked.st_dev, looked.st_ino), stat_stamp(looked))
-    assert lines == ['"set-id" is sent without its set-user-id or set-group-id bit']
-
-
-def test_a_scan_of_small_files_alone_has_identities(tmp_path: Path) -> None:
-    (tmp_path / "small").write_bytes(b"s")
-    with opened(str(tmp_path)) as root:
-        tree = Scan(pytest.fail, reading(root), None, SeenDirectories()).run(root)
-    assert tree.has_identities
-
-
 def test_a_name_that_is_listed_twice_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,14 +212,6 @@ def test_a_name_that_is_listed_twice_is_refused(
     monkeypatch.setattr("wingsd.moves.scan.walk", walk)
     with opened(str(tmp_path)) as root, pytest.raises(FrameRefused):
         Scan(lambda line: None, reading(root), None, SeenDirectories()).run(root)
-
-
-def _fields(tree: MoveTree) -> list[tuple[object, ...]]:
-    return [
-        (path, node.mode, node.mtime, node.size, node.identity, node.stamp, node.blocks.missing)
-        for path, node in tree.walk()
-        if isinstance(node, FileNode)
-    ]
 
 
 # A second process that looks at directories: what it finds is what the walk would
@@ -465,20 +302,8 @@ def test_nothing_is_found_without_a_process_or_when_it_has_ended(
     process.close()
 
 
-# A file of several names that loses the one by which it was to be read, or was found wrong
-
-
 def _remove(move: Move) -> None:
     (move.root / "a").unlink()
-
-
-def _remove_its_directory(move: Move) -> None:
-    (move.root / "c").mkdir()
-    (move.root / "a").rename(move.root / "c/a")
-
-
-def _rename(move: Move) -> None:
-    (move.root / "a").rename(move.root / "c")
 
 
 def _link(move: Move, to: MoveDestination, content: bytes = b"content") -> None:
@@ -489,41 +314,9 @@ def _link(move: Move, to: MoveDestination, content: bytes = b"content") -> None:
     move.send(to)
 
 
-def _rewrite(move: Move, to: MoveDestination) -> None:
-    """Send a file of two names, and then other contents of it."""
-    _link(move, to)
-    move.read(to)
-    (move.root / "a").write_bytes(b"another")
-    move.send(to)
-
-
 def _damage(move: Move, name: str) -> None:
     with (move.tree / name).open("r+b") as file:
         file.write(b"?")
-
-
-@pytest.mark.parametrize("lose", [_remove, _remove_its_directory, _rename])
-def test_a_file_that_was_not_read_back_is_read_by_another_name(
-    move: Move, lose: Callable[[Move], None]
-) -> None:
-    with move.destination.open() as to:
-        _rewrite(move, to)
-        _damage(move, "b")
-        lose(move)
-        move.send(to)
-        assert {b"b", b"c", b"c/a"}.intersection(move.read(to)[1])
-
-
-def test_a_file_that_is_being_read_back_is_read_by_another_name(move: Move) -> None:
-    with move.destination.open() as to:
-        _rewrite(move, to)
-        _damage(move, "b")
-        pieces = to.rereading.take()
-        assert [piece.path for piece in pieces] == [b"a"]
-        _remove(move)
-        move.send(to)
-        assert list(to.rereading.settle(pieces)) == []
-        assert move.read(to)[1] == [b"b"]
 
 
 @pytest.mark.parametrize("content", [b"content", BIG])
@@ -541,15 +334,6 @@ def test_a_file_that_was_found_wrong_is_so_by_another_name(move: Move, content: 
         to.rebase(wrong=[b"b"])
         assert [path for path, _ in to.tree.missing()] == ([b"b"] if content == BIG else [])
         assert (to.tree.find(b"b") is None) is (content != BIG)
-
-
-def test_what_was_read_back_is_not_read_again_for_a_name_that_it_loses(move: Move) -> None:
-    with move.destination.open() as to:
-        _link(move, to)
-        move.read(to)
-        _remove(move)
-        move.send(to)
-        assert move.read(to) == (set(), [])
 
 
 def test_of_many_names_that_are_lost_the_files_are_read_by_a_walk(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 
 from wingsd.config import LiveMovesConfig
@@ -41,13 +39,6 @@ def test_rounds_that_leave_out_what_changes_all_the_time_tell_nothing_about_it()
     assert made.predict(0.3, 2000 * MB) == pytest.approx(0.3 + 4.0 + 2.0 + 0.5)
 
 
-def test_with_few_bytes_the_largest_rounds_tell_the_rates() -> None:
-    made = StopRule(LiveMovesConfig())
-    for size in (3 * MB, 1000, 3 * MB, 2000):
-        made.add(RoundFigures(size, 0.5, size, 0.25))
-    assert made.predict(0.1, 3 * MB) == pytest.approx(0.1 + 0.5 + 0.25 + 0.5)
-
-
 def test_rounds_without_a_pause_send_less_than_a_minute_has_changed() -> None:
     # In a minute 60 MB are changed: they take 6 s, and the 6 MB of these 6 s less than a second.
     made = rule(1.0)
@@ -56,21 +47,6 @@ def test_rounds_without_a_pause_send_less_than_a_minute_has_changed() -> None:
     # All of a file that changes all the time is read, however short the round.
     hot = made.foresee(0.1, 60 * MB, 60 * MB, 60.0)
     assert hot == pytest.approx(0.1 + 0.6 + 0.5 + 0.14, abs=0.01)
-
-
-def test_rounds_of_a_server_that_writes_more_than_the_line_carries_never_take_less() -> None:
-    made = rule(1.0)
-    assert made.foresee(0.1, 900 * MB, 0, 60.0) == made.predict(0.1, 900 * MB)
-
-
-def test_it_takes_no_more_memory_with_more_rounds() -> None:
-    made = rule(1.0)
-    sizes = set()
-    for number in range(3000):
-        made.add(RoundFigures(100 + number % 7, 0.1, 100, 0.1))
-        made.decide(0.2, 100 * MB, 60)
-        sizes.add(len(pickle.dumps(made)))
-    assert max(sizes) - min(sizes) < 100
 
 
 def test_it_stops_when_the_target_is_met() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from tests.moves.moving import LIMITS, Source
 from wingsd.errors import (
     DiskLimitExceeded,
     FrameRefused,
-    RoundIncomplete,
     SourceFileChanged,
     TreeTooLarge,
 )
@@ -27,9 +25,7 @@ from wingsd.moves.batch import (
     Frame,
     GoneFrame,
     HardFrame,
-    LinkFrame,
     PutFrame,
-    Shape,
     TakeFrame,
     WholeFrame,
     ZeroFrame,
@@ -38,8 +34,8 @@ from wingsd.moves.batch import (
 from wingsd.moves.digests import DIGEST, UNKNOWN, block_digest, zero_digest
 from wingsd.moves.filling import Batch
 from wingsd.moves.ledger import LedgerReader, LedgerState, LedgerWriter, RecordType, recover
-from wingsd.moves.nodes import BlockDigests, DirectoryNode, FileNode, pack_file
-from wingsd.moves.tree import MoveLimits, MoveTree, directory_hash
+from wingsd.moves.nodes import BlockDigests, DirectoryNode, FileNode
+from wingsd.moves.tree import MoveLimits, MoveTree
 
 
 def whole(tree: MoveTree, path: bytes, data: bytes = b"data") -> None:
@@ -71,96 +67,6 @@ def tree() -> MoveTree:
         made.apply(DirectoryFrame(path, 0o755, 1))
         whole(made, path + b"/file")
     return made
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that gets an entry for each directory whose digest is computed."""
-    counted: list[int] = []
-
-    def counting() -> hashlib._Hash:
-        counted.append(1)
-        return directory_hash()
-
-    monkeypatch.setattr("wingsd.moves.tree.directory_hash", counting)
-    return counted
-
-
-CHANGES: dict[str, tuple[list[Shape], int]] = {
-    "a directory's time": ([DirectoryFrame(b"a/b", 0o755, 2)], 2),
-    "a new file": ([FileFrame(1, b"d/big", 0o644, 1, 0, 4096)], 2),
-    "a file that is gone": ([GoneFrame(b"a/c/file")], 3),
-    "a move": ([TakeFrame(b"a/c/file", 0), PutFrame(b"d/moved", 0)], 4),
-    "a hard link": ([HardFrame(b"d/e/hard", b"a/file")], 4),
-    "the top directory's time": ([DirectoryFrame(b"", 0o755, 2)], 0),
-    "a directory that is gone": ([GoneFrame(b"a")], 1),
-}
-
-
-def test_what_was_found_absent_is_there_when_it_was_added(tree: MoveTree) -> None:
-    tree.root()  # all of it is stored
-    paths = [b"a/file", b"a/new", b"a/other", b"a/b/new"]
-    whole(tree, b"a/b/new")  # in memory alone
-    assert tree.store.absent(paths) == {b"a/new", b"a/other"}
-    assert [tree.find(path) is not None for path in paths] == [True, False, False, True]
-    whole(tree, b"a/new")
-    tree.reserve(b"a/other", 1, 0)
-    tree.add_reserved(b"a", [(b"other", pack_file(0o644, 1, 0, (1, 1), b""))])
-    assert not tree.store.absent(paths)
-    assert all(tree.find(path) is not None for path in paths)
-    tree.remove(b"a/new")
-    assert tree.find(b"a/new") is None
-
-
-@pytest.mark.parametrize(("changes", "count"), CHANGES.values(), ids=CHANGES)
-def test_a_change_costs_the_digests_of_its_directories(
-    tree: MoveTree, computed: list[int], changes: list[Shape], count: int
-) -> None:
-    before = tree.root()
-    computed.clear()
-    for change in changes:
-        tree.apply(change)
-    found = tree.root()
-    assert found != before
-    assert len(computed) == count
-    again = MoveTree()
-    for frame in tree.frames():
-        _add(again, frame)
-    assert again.root() == found
-
-
-def _add(tree: MoveTree, frame: Frame) -> None:
-    if isinstance(frame, Shape):
-        tree.apply(frame)
-    else:
-        tree.begin(frame)
-        tree.done(frame)
-
-
-def test_the_root_is_not_told_while_a_block_is_missing(tree: MoveTree) -> None:
-    tree.apply(FileFrame(1, b"big", 0o644, 1, 10_000, 4096))
-    with pytest.raises(RoundIncomplete, match='blocks of "big" are missing'):
-        tree.root()
-    tree.done(ZeroFrame(1, 0, 3))
-    assert tree.root()
-    tree.apply(FileFrame(1, b"big", 0o644, 1, 9_999, 4096))
-    assert [path for path, _ in tree.missing()] == [b"big"]
-
-
-def test_thousands_of_names_of_one_file_take_no_square_of_time(computed: list[int]) -> None:
-    tree = MoveTree()
-    whole(tree, b"f")
-    # each becomes the first one
-    for n in range(5_000, 0, -1):
-        tree.apply(HardFrame(b"%05d" % n, b"f"))
-        if n % 1000 == 0:
-            tree.apply(DirectoryFrame(b"", 0o755, n))
-    tree.root()
-    for n in range(1, 5_001):
-        tree.apply(GoneFrame(b"%05d" % n))
-    assert tree.members == 1
-    tree.root()
-    assert len(computed) == 2
 
 
 def test_a_snapshot_is_the_same_tree(tree: MoveTree) -> None:
@@ -231,13 +137,6 @@ def test_any_changes_are_those_of_a_list(count: int, steps: list[tuple[str, int,
     assert known == {n: digest for n, digest in enumerate(model) if digest != UNKNOWN}
 
 
-def test_a_hole_of_a_tebibyte_takes_little_memory() -> None:
-    blocks = BlockDigests(1 << 24)
-    blocks.set_zeros(0, 1 << 24, 65_536, 65_536)
-    assert not blocks.missing
-    assert len({id(page) for page in blocks._pages.values()}) == 1
-
-
 # Plans of rounds: renames and links are told, and only what differs is sent
 
 
@@ -264,10 +163,6 @@ def frames(batches: Sequence[Batch]) -> list[Frame]:
 
 def sent(batches: Sequence[Batch]) -> int:
     return sum(frame_bytes(frame) for frame in frames(batches))
-
-
-def test_a_tree_that_did_not_change_is_not_sent(source: Source) -> None:
-    assert frames(source.round()) == []
 
 
 def test_files_that_are_the_same_by_their_stat_results_are_not_read(source: Source) -> None:
@@ -300,14 +195,6 @@ def test_a_swap_sends_no_bytes(source: Source) -> None:
     assert frames([creation]) == [PutFrame(b"a", 0), PutFrame(b"b", 1)]
 
 
-def test_a_directory_that_is_renamed_moves_its_files(source: Source) -> None:
-    assert source.root is not None
-    (source.root / "d").rename(source.root / "e")
-    found = frames(source.round())
-    assert found[:2] == [TakeFrame(b"d/small", 0), GoneFrame(b"d")]
-    assert [type(frame) for frame in found[2:]] == [DirectoryFrame, PutFrame]
-
-
 def test_a_file_that_was_written_anew_and_renamed_over_sends_what_differs(source: Source) -> None:
     assert source.root is not None
     (source.root / "new").write_bytes(DATA[:100_000] + b"x" + DATA[100_001:] + b"a")
@@ -315,18 +202,6 @@ def test_a_file_that_was_written_anew_and_renamed_over_sends_what_differs(source
     batches = source.round()
     assert [type(frame) for frame in frames(batches)] == [FileFrame, DataFrame]
     assert sent(batches) == 4096
-
-
-def test_a_file_that_becomes_a_directory_is_gone_first(source: Source) -> None:
-    assert source.root is not None
-    # while it is open no other file gets its inode
-    with (source.root / "a").open():
-        (source.root / "a").unlink()
-        (source.root / "a").mkdir()
-        (source.root / "a/in").write_bytes(b"in")
-        removal, *others = source.round()
-    assert removal.index.frames == (GoneFrame(b"a"),)
-    assert [type(frame) for frame in frames(others)] == [DirectoryFrame, WholeFrame]
 
 
 def test_names_of_a_hard_link_are_linked_again_without_bytes(source: Source) -> None:
@@ -340,37 +215,6 @@ def test_names_of_a_hard_link_are_linked_again_without_bytes(source: Source) -> 
     assert [f for f in frames([made]) if not isinstance(f, DirectoryFrame)] == [
         HardFrame(b"d/a", b"z")
     ]
-
-
-def test_a_symlink_with_another_target_is_made_anew(source: Source) -> None:
-    assert source.root is not None
-    (source.root / "l").symlink_to("a")
-    source.round()
-    (source.root / "l").unlink()
-    (source.root / "l").symlink_to("b")
-    gone, made = source.round()
-    assert gone.index.frames == (GoneFrame(b"l"),)
-    assert [type(frame) for frame in frames([made])] == [LinkFrame]
-
-
-def test_holes_are_sent_as_such(tmp_path: Path) -> None:
-    with (tmp_path / "sparse").open("wb") as file:
-        file.write(b"x" * 4096)
-        file.truncate(10 << 20)
-    batches = Source(1 << 20, tmp_path).round()
-    assert sent(batches) == 4096
-    zeros = sum(frame.count for frame in frames(batches) if isinstance(frame, ZeroFrame))
-    assert zeros == (10 << 20) // 4096 - 1
-
-
-def test_a_file_that_shrinks_and_grows_sends_what_became_unknown(source: Source) -> None:
-    assert source.root is not None
-    os.truncate(source.root / "a", 100_000)
-    batches = source.round()
-    assert sent(batches) == 100_000 % 4096
-    os.truncate(source.root / "a", 110_000)
-    # the block that was the last one, and zeros
-    assert sent(source.round()) <= 2 * 4096
 
 
 def test_no_batch_is_larger_than_its_limit(tmp_path: Path) -> None:

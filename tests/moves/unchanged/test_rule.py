@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import socket
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -24,8 +23,6 @@ from tests.moves.unchanged.fake_kernel import (
     node_of,
 )
 from tests.support.attributes import reading
-from wingsd.filesystem.walk import BATCH
-from wingsd.moves import unchanged as rule
 from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import FileNode
 from wingsd.moves.scan import Scan, first_difference
@@ -45,6 +42,8 @@ from wingsd.moves.unchanged import (
     file_system_type,
     measure,
 )
+
+pytestmark = pytest.mark.promise("unread-files-are-unchanged")
 
 FILE = 10
 
@@ -210,36 +209,6 @@ def test_a_file_of_another_file_system_is_always_read(move: Move) -> None:
     assert not move.is_carried()
 
 
-def test_another_file_with_the_content_of_a_settled_one_is_read(move: Move) -> None:
-    assert move.round()
-    other = node_of(move.kernel.put(11, st_ctime_ns=move.kernel.stat(FILE).st_ctime_ns))
-    move.rule.begin(is_final=True)
-    assert not move.rule.unchanged(move.node, other)
-    assert not move.rule.unchanged(other, other)
-    assert not move.rule.unchanged(FileNode(0, 0, 0), FileNode(0, 0, 0))
-
-
-def test_nothing_settles_in_a_final_pass(move: Move) -> None:
-    move.rule.begin(is_final=True)
-    assert not move.read()
-    assert "flush" not in move.kernel.calls
-
-
-def test_a_round_that_is_begun_again_keeps_what_was_settled_before(move: Move) -> None:
-    assert move.round()
-    move.rule.begin()
-    move.rule.begin()
-    assert move.is_carried()
-
-
-def test_a_file_that_is_not_met_in_a_round_is_not_settled_any_more(move: Move) -> None:
-    assert move.round()
-    move.rule.begin()
-    move.rule.end()
-    assert not move.is_carried()
-
-
-@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("step", [CLOCK_STEP + 1, -CLOCK_STEP - 1])
 def test_a_clock_that_was_set_unsettles_all(move: Move, step: int) -> None:
     assert move.round()
@@ -260,7 +229,6 @@ def test_a_clock_that_is_set_by_small_steps_unsettles_all(move: Move) -> None:
     assert not move.is_carried()
 
 
-@pytest.mark.promise("unread-files-are-unchanged")
 def test_a_failed_flush_unsettles_all_and_settles_nothing(move: Move) -> None:
     assert move.round()
 
@@ -297,7 +265,6 @@ def test_the_next_daemon_goes_on_with_what_was_settled(move: Move) -> None:
     assert move.lines == []
 
 
-@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("what", ["boot", "device", "clock", "damage", "cut"])
 def test_the_next_daemon_trusts_nothing_after(move: Move, what: str) -> None:
     assert move.round()
@@ -341,64 +308,6 @@ def test_exactly_what_was_added_is_found() -> None:
     assert not SettledFiles().has(0, 0)
 
 
-def test_of_files_in_both_the_later_ctime_is_found() -> None:
-    files, others = SettledFiles(), SettledFiles()
-    for inode in range(10):
-        files.add(2 * inode, 5)
-        others.add(3 * inode, inode)
-    files.sort()
-    others.sort()
-    files.take(others)
-    expected = {2 * inode: 5 for inode in range(10)}
-    for inode in range(10):
-        expected[3 * inode] = max(inode, expected.get(3 * inode, 0))
-    assert len(files) == len(expected)
-    assert all(files.has(inode, ctime) for inode, ctime in expected.items())
-    files.take(others)  # once more, all of which are there
-    assert len(files) == len(expected)
-
-
-def test_many_files_are_sorted_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rule, "_SLICE", COUNT // 16)
-    chance = random.Random(1)
-    inodes = list(range(COUNT))
-    chance.shuffle(inodes)
-    files = SettledFiles()
-    for inode in inodes:
-        files.add(inode, inode)
-    tracemalloc.start()
-    try:
-        files.sort()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < len(inodes) * (16 + 20)
-    assert all(files.has(inode, inode) for inode in inodes)
-
-
-def test_a_file_takes_16_bytes() -> None:
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        files = SettledFiles()
-        for number in range(COUNT):
-            files.add(number, number)
-        files.sort()
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert (after - before) / COUNT < 20
-
-
-def test_what_is_saved_comes_back() -> None:
-    files, known = some(100)
-    saved = SavedSettledFiles(b"b" * 16, 9, -5, files).packed()
-    found = SavedSettledFiles.unpacked(saved)
-    assert found is not None
-    assert (found.boot, found.device, found.offset) == (b"b" * 16, 9, -5)
-    assert all(found.files.has(inode, ctime) for inode, ctime in known.items())
-
-
 def test_bytes_that_are_not_whole_are_nothing() -> None:
     saved = SavedSettledFiles(b"b" * 16, 9, 0, some(3)[0]).packed()
     for length in range(len(saved)):
@@ -406,9 +315,6 @@ def test_bytes_that_are_not_whole_are_nothing() -> None:
     for at in range(len(saved)):
         damaged = saved[:at] + bytes([saved[at] ^ 1]) + saved[at + 1 :]
         assert SavedSettledFiles.unpacked(damaged) is None
-
-
-LARGE = 200_000
 
 
 @pytest.fixture
@@ -442,17 +348,6 @@ def check(root: int, tree: MoveTree, seed: int = 1) -> bytes | None:
     for path in paths(tree):
         sample.offer(b"", [path])
     return sample.differing(root, tree, KERNEL.monotonic)
-
-
-def test_files_as_they_were_sent_pass(tmp_path: Path, root: int) -> None:
-    (tmp_path / "empty").touch()
-    (tmp_path / "small").write_bytes(b"small")
-    (tmp_path / "large").write_bytes(os.urandom(LARGE))
-    with (tmp_path / "hole").open("wb") as file:
-        file.truncate(LARGE)
-    tree = scanned(tmp_path)
-    assert len(paths(tree)) == 4
-    assert all(check(root, tree, seed) is None for seed in range(20))
 
 
 def test_a_block_that_is_not_as_sent_is_found(tmp_path: Path, root: int) -> None:
@@ -499,17 +394,6 @@ def test_each_file_is_as_likely_and_at_most_64_are_read(tmp_path: Path, root: in
     assert 10 < len([each for each in found if each is not None]) < 40
 
 
-def test_it_ends_after_a_second(tmp_path: Path, root: int) -> None:
-    (tmp_path / "file").write_bytes(b"file")
-    tree = scanned(tmp_path)
-    damage(tree, b"file")
-    sample = SpotCheck(Random(1))
-    sample.offer(b"", [b"file"])
-    times = iter((0, 1_000_000_000))
-    assert sample.differing(root, tree, lambda: next(times)) is None
-
-
-@pytest.mark.promise("unread-files-are-unchanged")
 def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: int) -> None:
     (tmp_path / "file").write_bytes(b"file")
     file_systems, lines = FakeFileSystems(), list[str]()
@@ -580,13 +464,6 @@ def test_what_nobody_has_changed_is_the_same(walked: int) -> None:
     assert first_difference(walked, tree, reading(walked)) is None
 
 
-def test_a_directory_with_many_names_is_the_same(walked: int, tmp_path: Path) -> None:
-    for number in range(BATCH + 10):
-        (tmp_path / "a" / "b" / f"{number}").touch()
-    assert first_difference(walked, seen(walked), reading(walked)) is None
-
-
-@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize(
     ("change", "path"),
     [
@@ -633,7 +510,6 @@ def test_the_type_of_proc_is_known() -> None:
         os.close(fd)
 
 
-@pytest.mark.promise("unread-files-are-unchanged")
 @pytest.mark.parametrize("name", ["nfs4", "cifs", "fuse", "fuse.sshfs", "ceph", "overlay", ""])
 def test_types_are_excluded_without_being_measured(directory: int, name: str) -> None:
     file_systems = of_type(name)
@@ -659,14 +535,6 @@ def test_what_was_distrusted_stays_so(directory: int) -> None:
     file_systems.distrust(directory, "it lied")
     assert file_systems.objection(directory) == "it lied"
     assert file_systems.measure(directory) == "it lied"
-
-
-def test_a_directory_that_cannot_be_written_to_is_not_trusted(tmp_path: Path) -> None:
-    fd = os.open("/proc", os.O_RDONLY)
-    try:
-        assert "could not be measured" in measure(fd, KERNEL)
-    finally:
-        os.close(fd)
 
 
 def test_a_clock_that_the_file_system_does_not_have_is_an_objection(directory: int) -> None:
