@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import time
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -20,18 +21,16 @@ from wingsd.config import TransfersConfig
 from wingsd.direct_transfers.initiator import Invitation
 from wingsd.errors import TryAgain
 from wingsd.statedb import KEPT, Direction, Outcome
-from wingsd.transfers.outgoing import move
 from wingsd.transfers.outgoing.source import MOVED
+
+pytestmark = pytest.mark.promise("destination-decides")
 
 
 @pytest.fixture(params=["stream", "move"])
-def nodes(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[NodePair]:
+def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodePair]:
     """Two nodes that send servers in this way; a source soon asks whose a server is."""
-    monkeypatch.setattr(move, "LOST", 0.1)
-    settings = STREAMING if request.param == "stream" else TransfersConfig()
-    yield from running_pair(tmp_path, attrs.evolve(settings, answer_grace=1))
+    settings, grace = STREAMING if request.param == "stream" else TransfersConfig(), cast(Any, 0.1)
+    yield from running_pair(tmp_path, attrs.evolve(settings, answer_grace=grace))
 
 
 async def unanswered(nodes: NodePair) -> Invitation:
@@ -77,7 +76,6 @@ async def send_on(node: NodeInProcess, to: NodeInProcess, *, remove: bool) -> No
     await until(lambda: to.entries() == [("in", "success")])
 
 
-@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("remove", [False, True])
 async def test_a_server_that_was_sent_on_has_moved(nodes: NodePair, remove: bool) -> None:
     await unanswered(nodes)
@@ -89,7 +87,6 @@ async def test_a_server_that_was_sent_on_has_moved(nodes: NodePair, remove: bool
         assert third.knows_server
 
 
-@pytest.mark.promise("destination-decides")
 async def test_so_has_one_whose_files_are_still_being_deleted_there(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +109,6 @@ async def test_so_has_one_whose_files_are_still_being_deleted_there(
         await until(destination.is_at_rest)
 
 
-@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("after", ["", "restart", "years"])
 async def test_a_server_that_was_deleted_has_moved(nodes: NodePair, after: str) -> None:
     await unanswered(nodes)
@@ -127,7 +123,6 @@ async def test_a_server_that_was_deleted_has_moved(nodes: NodePair, after: str) 
     await assert_moved_away(nodes)
 
 
-@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_server_whose_files_are_lost_stays_at_its_source(
     nodes: NodePair, is_restarted: bool
@@ -161,7 +156,6 @@ async def test_a_destination_whose_database_was_replaced_does_not_give_a_server_
     assert (nodes.source.entries(), nodes.source.hold) == ([("out", "failure")], "")
 
 
-@pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_server_that_the_panel_has_moved_on_has_moved(
     nodes: NodePair, is_restarted: bool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from tests.support.node_in_process import LEVEL, NodeInProcess, NodePair, descri
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
-from wingsd.backups.store import Backup
-from wingsd.callbacks import PendingReport
 from wingsd.config import StoragePool, TransfersConfig
 from wingsd.direct_transfers import initiator
 from wingsd.direct_transfers.initiator import DirectReceiving, DirectTransfers, Invitation
@@ -64,14 +61,6 @@ async def test_mounts_are_not_transferred(
     assert any("1 mounts of its settings are left out" in line for line in logged.lines)
     destination = await nodes.next("destination")
     assert destination.servers.get(UUID).configuration.settings.mounts == ()
-
-
-async def test_a_direct_transfer_is_counted_at_both_nodes(nodes: NodePair) -> None:
-    await nodes.move()
-    for node, way in ((nodes.source, "out"), (nodes.destination, "in")):
-        ((direction, error, size),) = node.heard.over
-        assert (direction, error) == (way, None)
-        assert size
 
 
 async def test_backups_stay_at_the_source(nodes: NodePair) -> None:
@@ -154,18 +143,10 @@ async def test_another_servers_token_is_refused_before_the_stop(nodes: NodePair)
     assert nodes.source.environment.calls == []
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "https://", "https://x:port", "https://x y"])
-async def test_an_invalid_url_is_refused_at_once(nodes: NodePair, url: str) -> None:
+async def test_an_invalid_url_is_refused_at_once(nodes: NodePair) -> None:
     with pytest.raises(BadRequest):
-        await nodes.source.direct_transfers.send(UUID, url, "a-token")
+        await nodes.source.direct_transfers.send(UUID, "ftp://x", "a-token")
     assert nodes.source.entries() == []
-
-
-async def test_the_url_may_have_the_path_of_uploads(nodes: NodePair) -> None:
-    invitation = await nodes.destination.invite()
-    url = f"{nodes.destination.url}/api/transfers/"
-    await nodes.source.direct_transfers.send(UUID, url, invitation.token)
-    await nodes.assert_moved()
 
 
 # Direct transfers of nodes with storage pools: within a pool they are refused
@@ -318,23 +299,6 @@ async def test_a_direct_server_is_known_and_adopted_after_a_restart(nodes: NodeP
 
 
 @pytest.mark.promise("server-without-a-panel-is-known")
-async def test_a_server_that_arrives_while_its_node_starts_is_not_left_to_the_panel(
-    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = DirectReceiving.report_success
-
-    async def release(self: DirectReceiving, backups: Sequence[Backup]) -> PendingReport:
-        reported = await report(self, backups)
-        await nodes.destination.direct_transfers.release_to_panel()
-        return reported
-
-    monkeypatch.setattr(DirectReceiving, "report_success", release)
-    await move(nodes)
-    again = await nodes.next("destination")
-    assert again.servers.get(UUID).moved_directly
-
-
-@pytest.mark.promise("server-without-a-panel-is-known")
 async def test_a_direct_server_starts_without_the_panel(nodes: NodePair) -> None:
     node = await move(nodes)
     await node.servers.get(UUID).power(PowerAction.START)
@@ -441,13 +405,6 @@ async def test_a_deleted_direct_server_is_forgotten(nodes: NodePair) -> None:
     again = await nodes.next("destination")
     with pytest.raises(ServersNotLoaded):
         again.servers.get(UUID)
-
-
-async def test_a_direct_server_can_be_deleted_after_a_restart(nodes: NodePair) -> None:
-    await move(nodes)
-    again = await nodes.next("destination")
-    await again.servers.delete(UUID)
-    await until(lambda: again.store.descriptions() == [])
 
 
 async def test_a_direct_server_without_files_is_forgotten(nodes: NodePair) -> None:

@@ -53,21 +53,6 @@ async def test_a_lost_answer_is_asked_for(nodes: NodePair, remove: bool) -> None
     await nodes.move(remove=remove)
 
 
-async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: NodePair) -> None:
-    lose_answer(nodes.destination)
-    invitation = await nodes.destination.invite()
-    asked: list[str] = []
-
-    def lose(request: StreamingRequest) -> bool:
-        asked.append(request.method.decode())
-        return request.method == b"POST" or asked.count("DELETE") in (1, 2)
-
-    nodes.destination.lose = lose
-    await nodes.send(invitation)
-    await nodes.assert_moved()
-    assert asked.count("DELETE") == 3
-
-
 @pytest.mark.promise("destination-decides")
 @pytest.mark.parametrize(
     ("code", "kind", "body"),
@@ -110,14 +95,6 @@ async def test_a_failure_at_the_destination_is_logged_at_the_source(nodes: NodeP
     assert nodes.destination.store.descriptions() == []
     # Its own container, which was removed to send it, is there again.
     assert UUID in nodes.source.environment.containers
-
-
-@pytest.mark.promise("destination-decides")
-async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: NodePair) -> None:
-    nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
-    lose_answer(nodes.destination)
-    await nodes.send_now(remove=True)
-    await nodes.assert_stayed()
 
 
 @pytest.mark.promise("unwritable-database-fails-safely")
@@ -212,16 +189,6 @@ async def test_a_destination_that_died_late_has_the_server(
     may_ask.callback(None)
     await nodes.assert_moved()
     assert again.environment.containers.keys() == ({UUID} if at != "REPORT" else set())
-
-
-async def test_a_question_before_arrival_fails_the_transfer(nodes: NodePair) -> None:
-    await nodes.dies_at("destination", "ENVIRONMENT")
-    again = await nodes.restart("destination")
-    again.environment.faults["create"] = hang = Hang()
-    await again.recover()
-    await until(lambda: "create" in [name for name, *_ in again.environment.calls])
-    await nodes.assert_stayed()
-    hang.release()
 
 
 @pytest.mark.promise("destination-decides")

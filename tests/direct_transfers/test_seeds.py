@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,18 +31,14 @@ from tests.support.logged_errors import Logged
 from tests.support.node_in_process import LEVEL, NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from wingsd.config import LiveMovesConfig, TransfersConfig
 from wingsd.direct_transfers.initiator import MOVED_AWAY
 from wingsd.errors import (
-    BadRequest,
     DaemonStopping,
-    MoveNoSpace,
     ServerAlreadyExists,
     ServerBusy,
     StorageError,
     TransferInProgress,
 )
-from wingsd.filesystem.walk import opened
 from wingsd.http.request import StreamingRequest
 from wingsd.moves.destination import Rereading
 from wingsd.moves.source import MoveSource
@@ -51,13 +46,11 @@ from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.statedb import KEPT
 from wingsd.transfers.incoming.moves import transfer
-from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.manager import IncomingMoves
 from wingsd.transfers.outgoing import move
 from wingsd.transfers.outgoing.move import Mover
 from wingsd.transfers.outgoing.source import SeedOrder
 from wingsd.transfers.peer import moves
-from wingsd.transfers.storage.staging import Staging
 from wingsd.util.retry import Backoff
 
 __all__ = ["nodes", "quick"]
@@ -94,19 +87,6 @@ async def test_it_goes_on_after_a_restart(nodes: NodePair, ends: str, logged: Lo
     assert is_used_as_ever(nodes)
     assert any("resumed: " in line for line in logged.lines)
     assert nodes.source.entries() == [("out", None)]
-
-
-async def test_it_waits_for_the_servers_of_a_source_that_was_started_again(
-    nodes: NodePair,
-) -> None:
-    await begin(nodes)
-    node = await nodes.restart("source")
-    recovery = await node.recover()
-    assert node.sender.servers == ()
-    node.servers.get_or_add(nodes.configuration)
-    recovery.resume_outgoing()
-    await follows(nodes, "after")
-    assert is_used_as_ever(nodes)
 
 
 async def test_a_seed_of_a_server_that_is_gone_ends_and_its_copy_is_kept(nodes: NodePair) -> None:
@@ -193,24 +173,6 @@ async def test_a_directory_that_replaces_the_servers_is_followed(nodes: NodePair
     await follows(nodes, "restored")
 
 
-async def test_it_goes_on_when_there_is_room_again(
-    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.05)
-    monkeypatch.setattr(MoveNoSpace, "retry_after", 0.0)
-    await begin(nodes)
-    begin_batch = PartialCopy.begin_batch
-
-    def be_full(copy: PartialCopy, index: Any) -> int:
-        raise MoveNoSpace("the disk is full")
-
-    monkeypatch.setattr(PartialCopy, "begin_batch", be_full)
-    write(nodes, "late")
-    await until(lambda: "disk is full" in figures(nodes).trouble)
-    monkeypatch.setattr(PartialCopy, "begin_batch", begin_batch)
-    await until((copy(nodes) / "world" / "late").exists)
-
-
 @pytest.mark.promise("seed-is-kept")
 async def test_a_destination_that_was_away_hears_that_it_has_ended(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
@@ -254,7 +216,7 @@ async def test_a_copy_whose_beginning_is_not_answered_leaves_what_was_kept_befor
 
 
 @pytest.mark.promise("seed-is-kept")
-@pytest.mark.parametrize("nodes", [settings(patience=1)], indirect=True)
+@pytest.mark.parametrize("nodes", [settings(patience=0.2)], indirect=True)
 async def test_a_copy_that_its_source_has_given_up_at_the_beginning_ends_soon(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,14 +256,6 @@ async def test_a_server_that_runs_is_moved_and_started_there_when_the_time_has_c
     await nodes.assert_moved()
     await until(lambda: UUID in nodes.destination.environment.running)
     assert UUID not in nodes.source.environment.running
-
-
-async def test_a_server_that_runs_is_moved_as_soon_as_its_copy_is_whole(nodes: NodePair) -> None:
-    await nodes.run()
-    invitation = await nodes.destination.invite(follow=True)
-    await nodes.send(invitation, seed=SeedOrder(time.time()))
-    await nodes.assert_moved()
-    await until(lambda: UUID in nodes.destination.environment.running)
 
 
 async def test_a_server_that_does_not_run_then_is_moved_and_stays_off(nodes: NodePair) -> None:
@@ -347,22 +301,6 @@ async def test_a_source_that_died_at_the_stop_goes_on_with_the_move(nodes: NodeP
     await nodes.assert_moved()
 
 
-async def test_the_copy_is_kept_where_a_later_daemons_move_is_cancelled(nodes: NodePair) -> None:
-    await begin(nodes, END)
-    nodes.source.die_at("STOP")
-    come(nodes.source)
-    await until(lambda: nodes.source.store.unfinished()[0].step == "STOP")
-    node = await nodes.restart("source")
-    node.servers.get_or_add(nodes.configuration)
-    nodes.destination.lose = lambda request: request.path.endswith(b"/resume")
-    await node.recover()
-    await until(lambda: node.store.unfinished()[0].step == "SEND")
-    node.sender.cancel(UUID)
-    await nodes.settled()
-    assert kept(nodes) == [UUID]
-    assert is_used_as_ever(nodes)
-
-
 # What is refused
 
 
@@ -390,45 +328,7 @@ async def test_a_destination_that_was_not_told_of_it_refuses_it(nodes: NodePair)
     assert nodes.destination.left() == []
 
 
-async def test_a_node_that_sends_no_server_while_it_runs_refuses_it(nodes: NodePair) -> None:
-    await nodes.restart("source", TransfersConfig(live=LiveMovesConfig(enabled=False)))
-    nodes.source.servers.get_or_add(nodes.configuration)
-    invitation = await nodes.destination.invite(follow=True)
-    with pytest.raises(BadRequest):
-        await nodes.send(invitation, seed=SeedOrder())
-
-
-async def test_seeds_leave_the_places_of_a_node_to_others(nodes: NodePair) -> None:
-    await begin(nodes)
-    assert received(nodes).is_receiving
-    assert not received(nodes).takes_a_place
-
-
-@pytest.mark.promise("unread-files-are-unchanged")
-async def test_the_file_system_is_measured_also_where_the_servers_are_on_a_mount_of_their_own(
-    nodes: NodePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The staging area is among them then, which is known when the node has started."""
-    monkeypatch.setattr(Staging, "_claim_beside", lambda _: False)
-    (tmp_path / "mounted").mkdir()
-    node = NodeInProcess(tmp_path / "mounted", nodes.workers)
-    await node.sender.parts.measure_file_system()
-    with opened(str(node.data)) as directory:
-        objection = node.sender.parts.file_systems.objection(directory)
-    await node.close()
-    assert "not been measured" not in objection
-
-
 # Seeds that are due when something is not as it was, or cannot be done
-
-
-async def test_one_whose_time_is_over_moves_the_server_after_its_first_round(
-    nodes: NodePair,
-) -> None:
-    nodes.source.panel.known[UUID] = nodes.configuration
-    invitation = await nodes.destination.invite(follow=True)
-    await nodes.send(invitation, seed=SeedOrder(time.time() - 3600))
-    await nodes.assert_moved()
 
 
 @pytest.mark.promise("seed-switch-waits")
@@ -607,20 +507,6 @@ async def test_an_order_right_after_a_restore_sends_what_was_restored(nodes: Nod
     assert [path.name for path in (nodes.destination.data / UUID / "world").iterdir()] == [
         "restored"
     ]
-
-
-async def test_an_order_holds_the_server_when_the_seed_has_ended(nodes: NodePair) -> None:
-    await begin(nodes)
-    panel = OrderingPanel(nodes)
-    write(nodes, "since")
-    nodes.destination.lose = lambda request: request.method == b"PUT"
-    order(nodes, nodes.destination)
-    await until(lambda: ("out", "failure") in nodes.source.entries())
-    hold = nodes.source.servers.get(UUID).operations.hold
-    assert hold is not None
-    assert hold.operation in (Operation.FOLLOW, Operation.TRANSFER_OUT)
-    nodes.destination.lose = lambda _: False
-    await panel.see_moved()
 
 
 async def test_it_goes_on_where_the_order_cannot_be_recorded(

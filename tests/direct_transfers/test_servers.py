@@ -18,11 +18,6 @@ from wingsd.direct_transfers.initiator import (
 )
 from wingsd.errors import BadRequest
 from wingsd.panel.schemas import (
-    Configuration,
-    ConfigurationFile,
-    Process,
-    Replacement,
-    Settings,
     configuration_from_panel,
 )
 
@@ -34,12 +29,6 @@ def test_a_panels_description_is_unchanged_by_a_round_trip() -> None:
     assert again == told
     # Of the settings also what this node has no use for.
     assert again.raw["egg"]["id"]
-
-
-def test_nothing_of_the_process_is_lost() -> None:
-    files = (ConfigurationFile("a.yml", "yaml", (Replacement("x", "1", True),)),)
-    known = Configuration(Settings(UUID, invocation="run"), Process(configs=files))
-    assert read_text(json.dumps(describe(known)), UUID) == known
 
 
 def test_mounts_are_left_out_of_descriptions() -> None:
@@ -75,11 +64,6 @@ def test_addresses_replace_those_of_the_source() -> None:
     assert (found.default.ip, found.default.port) == ("203.0.113.5", 1)
     assert found.mappings == {"203.0.113.5": (1, 3), "203.0.113.6": (2,)}
     assert changed["settings"]["allocations"]["force_outgoing_ip"] is False
-
-
-def test_addresses_stay_without_replacements() -> None:
-    told = description()
-    assert with_addresses(told, []) is told
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.support.node_in_process import NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.errors import ServerBusy, TransferInProgress
-from wingsd.servers.operations import Hold, Operation, Operations
+from wingsd.servers.operations import Operation, Operations
 from wingsd.transfers.outgoing import transfer
 
 __all__ = ["nodes", "quick"]
@@ -91,24 +91,6 @@ async def test_a_restart_loses_no_order_that_waits(nodes: NodePair) -> None:
     await until(lambda: waits(nodes))
     action.end()
     await panel.see_moved()
-    ended.end()
-
-
-async def test_one_that_cannot_go_on_after_a_restart_releases_no_other_transfer(
-    nodes: NodePair,
-) -> None:
-    panel = OrderingPanel(nodes)
-    ended = Action(nodes, Operation.BACKUP)
-    order(nodes, nodes.destination)
-    await until(lambda: nodes.source.store.open_moves() != [])
-    node = await nodes.restart("source")
-    panel.be_of(node)
-    recovery = await node.recover()
-    held = node.servers.get_or_add(nodes.configuration).operations
-    held.hold = Hold(Operation.TRANSFER_OUT, "ordered since")
-    recovery.resume_outgoing()
-    await until(lambda: node.entries() == [("out", "failure")])
-    assert held.runs(Operation.TRANSFER_OUT)
     ended.end()
 
 
@@ -195,10 +177,3 @@ async def test_what_is_not_waited_for_is_refused(nodes: NodePair) -> None:
     operations(nodes).place_hold(Operation.DELETE, "it is deleted")
     with pytest.raises(ServerBusy):
         order(nodes, nodes.destination)
-
-
-async def test_a_direct_transfer_does_not_wait(nodes: NodePair) -> None:
-    action = Action(nodes, Operation.BACKUP)
-    with pytest.raises(ServerBusy):
-        await nodes.send_now()
-    action.end()
