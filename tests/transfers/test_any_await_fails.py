@@ -113,9 +113,6 @@ class AwaitFaults:
         return True
 
 
-# Anything that a transfer awaits may fail: it ends, says so, and the daemon can stop
-
-
 MEMORY = Path("/dev/shm")
 #: What begins and ends a transfer: no error comes from there.
 ENDS = (

@@ -7,21 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail, gatherResults, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from wingsd.errors import StorageError, TransferCancelled
 from wingsd.transfers.cancellation import CancelScope, SharedSlots, slots_held
 from wingsd.transfers.outgoing.attached import AttachedFile, AttachmentReader
-from wingsd.util.deferreds import when_fired
-
-
-async def test_a_result_is_returned() -> None:
-    assert await CancelScope().wait(succeed(3)) == 3
-
-
-async def test_a_failure_is_raised() -> None:
-    with pytest.raises(KeyError):
-        await CancelScope().wait(fail(KeyError("x")))
 
 
 async def test_a_cancel_ends_a_wait_with_its_reason() -> None:
@@ -74,14 +64,6 @@ async def test_who_waits_for_a_slot_has_a_place_in_the_queue() -> None:
         ends[:] = [Deferred() for _ in scopes]
 
 
-def test_several_can_wait_for_one_cancel() -> None:
-    end: Deferred[None] = Deferred()
-    waiting = [when_fired(end), when_fired(end)]
-    assert [one.called for one in waiting] == [False, False]
-    end.callback(None)
-    assert [one.called for one in waiting] == [True, True]
-
-
 # Files beside a server, read from any position
 
 
@@ -123,12 +105,6 @@ def test_a_file_that_was_changed_is_not_sent(path: Path, size: int) -> None:
 def test_of_a_file_that_grows_only_the_beginning_is_sent(path: Path) -> None:
     reader = AttachmentReader(AttachedFile("log", str(path), 1_000, may_grow=True))
     assert reader.piece(0, 3_000) == (DATA[:1_000], hashlib.sha256(DATA[:1_000]).hexdigest())
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    reader = AttachmentReader(AttachedFile("a", str(tmp_path / "gone"), 5))
-    with pytest.raises(StorageError, match="gone"):
-        reader.piece(0, 10)
 
 
 def test_a_fifo_in_its_place_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -13,14 +13,11 @@ from tests.support.sample_server import UUID
 from wingsd.callbacks import COMMITS_WITHIN, FirstMinute, QueuedReport
 from wingsd.config import PTERODACTYL
 from wingsd.errors import (
-    NodeTokenRefused,
     PanelRefused,
     PanelUnreachable,
     ServerNotAssigned,
-    ServerNotFound,
     TransferCancelled,
     TransferNotCommitted,
-    WingsdError,
 )
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.statedb import Outcome, Report
@@ -222,13 +219,6 @@ def test_in_the_grace_the_panel_is_asked_every_few_seconds_and_gets_no_report() 
     assert calls[-2:] == ["owns", "failure"]
 
 
-def test_the_grace_ends_when_the_server_has_moved_whatever_else_the_panel_answers() -> None:
-    sending = Sending(True, DOWN, refused(403), False, grace=600, lost=True)
-    sending.clock.pump([1.0] * 10)
-    assert sending.asking.result is True
-    assert sending.clock.getDelayedCalls() == []
-
-
 def test_a_cancel_ends_the_grace_while_the_panel_does_not_answer() -> None:
     sending = Sending(Deferred(), True, True, grace=600, lost=True)
     sending.cancel()
@@ -297,10 +287,3 @@ def test_after_a_minute_a_server_that_no_transfer_brings_is_refused() -> None:
     clock.pump([0.5] * 2)
     assert refused[0].check(ServerNotAssigned)
     assert len(panel.answers) > 88  # asked with growing pauses
-
-
-@pytest.mark.parametrize("error", [ServerNotFound("no"), NodeTokenRefused("no", 403)])
-def test_other_refusals_are_not_retried(error: WingsdError) -> None:
-    refused: list[Any] = []
-    admit(AssigningPanel(error), Clock()).addErrback(refused.append)
-    assert refused[0].value is error

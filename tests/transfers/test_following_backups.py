@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred
 
 from tests.support.logged_errors import Logged
 from tests.support.node_in_process import NodeInProcess, NodePair, running_pair
@@ -30,14 +31,12 @@ from tests.transfers.following import (
     names,
     place,
 )
-from wingsd.backups.creation import missing_backup
 from wingsd.backups.received import FollowingFiles, write_all
 from wingsd.config import TransfersConfig
 from wingsd.errors import (
     BackupMissing,
     BackupNotForWings,
     BackupNotLeft,
-    BackupOnItsWay,
     DestinationRefused,
     MoveNoSpace,
     PanelUnreachable,
@@ -59,8 +58,9 @@ from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.client import PeerAddress
 from wingsd.transfers.peer.moves import Following, MoveClient, MoveTrouble
 from wingsd.transfers.storage.shared_volume import Marks
-from wingsd.util.deferreds import when_fired
 from wingsd.util.retry import Backoff
+
+pytestmark = pytest.mark.promise("backups-follow-their-server")
 
 #: Another server.
 SERVER = "7d0c4b1e-51f7-4f0c-8e43-0b6a7a52c301"
@@ -72,6 +72,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(left_backups, "ROUND_PATIENCE", 0.5)
     monkeypatch.setattr(left_backups, "PIECE", 100_000)
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
+    monkeypatch.setattr(moves, "PROGRESS_EVERY", 0.01)
     monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.01)
 
 
@@ -80,25 +81,6 @@ def nodes(tmp_path: Path) -> Iterator[NodePair]:
     yield from running_pair(tmp_path, TransfersConfig())
 
 
-def loses(nodes: NodePair, method: str, times: int = 1_000_000) -> list[int]:
-    """Have the destination's answers about backups be lost; return how often that was."""
-    lost: list[int] = []
-
-    def lose(request: StreamingRequest) -> bool:
-        if b"/backups/" in request.path and request.method.decode() == method:
-            lost.append(1)
-        return (
-            len(lost) <= times
-            and bool(lost)
-            and b"/backups/" in request.path
-            and (request.method.decode() == method)
-        )
-
-    nodes.destination.lose = lose
-    return lost
-
-
-@pytest.mark.promise("backups-follow-their-server")
 async def test_backups_are_at_the_destination_alone_when_they_have_followed(
     nodes: NodePair,
 ) -> None:
@@ -115,17 +97,21 @@ async def test_backups_are_at_the_destination_alone_when_they_have_followed(
     assert not any(map(nodes.source.store.move, range(5)))
 
 
-@pytest.mark.promise("backups-follow-their-server")
-@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-async def test_an_answer_that_is_lost_costs_only_time(nodes: NodePair, method: str) -> None:
-    data = keep(nodes.source, BACKUP)
-    loses(nodes, method, 2)
+async def test_an_answer_that_is_lost_costs_only_time(nodes: NodePair) -> None:
+    data, lost = keep(nodes.source, BACKUP), Counter[bytes]()
+
+    def lose(request: StreamingRequest) -> bool:
+        """Lose the first two answers to each kind of request."""
+        lost[request.method] += b"/backups/" in request.path
+        return b"/backups/" in request.path and lost[request.method] <= 2
+
+    nodes.destination.lose = lose
     nodes.source.left_backups.start()
     await move(nodes)
     await followed(nodes.source, nodes.destination, **{BACKUP: data})
+    assert lost.keys() >= {b"GET", b"PATCH", b"DELETE"}
 
 
-@pytest.mark.promise("backups-follow-their-server")
 @pytest.mark.parametrize("name", ["source", "destination"])
 async def test_either_node_may_be_started_again_meanwhile(nodes: NodePair, name: str) -> None:
     data = keep(nodes.source, BACKUP, 800_000)
@@ -148,19 +134,6 @@ async def test_either_node_may_be_started_again_meanwhile(nodes: NodePair, name:
     await nodes.destination.recover()
     nodes.source.left_backups.start()
     await followed(nodes.source, nodes.destination, **{BACKUP: data})
-
-
-@pytest.mark.promise("backup-on-its-way-is-known")
-async def test_until_it_is_here_a_backup_is_on_its_way(nodes: NodePair) -> None:
-    data = keep(nodes.source, BACKUP)
-    await move(nodes)
-    database = nodes.destination.database
-    assert isinstance(await missing_backup(database, UUID, BACKUP), BackupOnItsWay)
-    assert isinstance(await missing_backup(database, "", BACKUP), BackupOnItsWay)
-    assert isinstance(await missing_backup(database, UUID, OTHER), BackupMissing)
-    nodes.source.left_backups.start()
-    await followed(nodes.source, nodes.destination, **{BACKUP: data})
-    assert isinstance(await missing_backup(database, UUID, BACKUP), BackupMissing)
 
 
 @pytest.mark.promise("backup-on-its-way-is-known")
@@ -189,21 +162,24 @@ async def test_one_that_is_deleted_while_it_arrives_does_not_come_back(nodes: No
     nodes.source.left_backups.start()
     await move(nodes)
     await until(lambda: sum(seen) >= 3)
+    assert list(nodes.destination.backup_directory.glob(".*part")) != []
     await nodes.destination.backups.delete(UUID, BACKUP)
+    assert list(nodes.destination.backup_directory.glob(".*part")) == []
     nodes.destination.lose = lambda _: False
     await until(lambda: nodes.source.store.left() == [])
     assert names(nodes.source) == []
     assert place(nodes.destination, BACKUP).exists() is False
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_a_full_disk_costs_only_time(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = keep(nodes.source, BACKUP)
+    """Of one that does not fit nothing is on the disk."""
+    data, wanted = keep(nodes.source, BACKUP), set[int]()
     is_full = True
 
-    def require_space(*_: object) -> None:
+    def require_space(_: object, __: int, ___: str, size: int) -> None:
+        wanted.add(size)
         if is_full:
             raise MoveNoSpace("the disk is full")
 
@@ -213,11 +189,12 @@ async def test_a_full_disk_costs_only_time(
     await move(nodes)
     await until(lambda: nodes.source.left_backups.troubles != {})
     assert place(nodes.source, BACKUP).exists()
+    assert wanted == {len(data)}
+    assert list(nodes.destination.backup_directory.glob(".*part")) == []
     is_full = False
     await followed(nodes.source, nodes.destination, **{BACKUP: data})
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_what_the_disk_has_changed_comes_again(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +213,6 @@ async def test_what_the_disk_has_changed_comes_again(
     assert sum(written) > len(data)
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_a_damaged_backup_stays(nodes: NodePair, logged: Logged) -> None:
     data = keep(nodes.source, BACKUP)
     place(nodes.source, BACKUP).write_bytes(bytes(len(data)))
@@ -249,7 +225,6 @@ async def test_a_damaged_backup_stays(nodes: NodePair, logged: Logged) -> None:
     assert not place(nodes.destination, BACKUP).exists()
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_nodes_with_one_directory_of_backups_share_them(
     tmp_path: Path, nodes: NodePair
 ) -> None:
@@ -311,41 +286,30 @@ async def test_the_key_is_for_the_backups_of_the_commit_alone(nodes: NodePair) -
     assert not place(nodes.destination, OTHER).exists()
 
 
-@pytest.mark.promise("backups-follow-their-server")
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        (BackupRecordState.THERE, Following.SEND),
-        (BackupRecordState.MISSING, Following.MISSING),
-        (BackupRecordState.UNKNOWN, Following.UNKNOWN),
-        (PanelUnreachable("it is silent", ""), Following.UNKNOWN),
-    ],
-)
-async def test_the_panel_that_ordered_the_move_decides(
-    nodes: NodePair, record: BackupRecordState | PanelUnreachable, expected: Following
-) -> None:
+async def test_the_panel_that_ordered_the_move_decides(nodes: NodePair) -> None:
     keep(nodes.source, BACKUP)
     await move(nodes)
-
-    async def backup_record(backup: str) -> BackupRecordState:
-        assert backup == BACKUP
-        if isinstance(record, PanelUnreachable):
-            raise record
-        return record
-
-    nodes.destination.panel.backup_record = backup_record
     arriving = nodes.destination.arriving_backups
     (direct,) = nodes.destination.store.transfers()
-    found = await arriving.status(direct, BACKUP, "", is_ordered=False)
-    assert found.state == Following.SEND.value
     ordered = attrs.evolve(direct, direct=False)
-    found = await arriving.status(ordered, BACKUP, "", is_ordered=False)
-    assert found.state == expected.value
-    found = await arriving.status(ordered, BACKUP, "", is_ordered=True)
-    assert found.state == Following.SEND.value
+    silent = AsyncMock(side_effect=PanelUnreachable("it is silent", ""))
+    for backup_record, expected in (
+        (AsyncMock(return_value=BackupRecordState.THERE), Following.SEND),
+        (AsyncMock(return_value=BackupRecordState.MISSING), Following.MISSING),
+        (AsyncMock(return_value=BackupRecordState.UNKNOWN), Following.UNKNOWN),
+        (silent, Following.UNKNOWN),
+    ):
+        nodes.destination.panel.backup_record = backup_record
+        for transfer, is_ordered, state in (
+            (direct, False, Following.SEND),
+            (ordered, False, expected),
+            (ordered, True, Following.SEND),
+        ):
+            found = await arriving.status(transfer, BACKUP, "", is_ordered=is_ordered)
+            assert found.state == state.value
+        backup_record.assert_awaited_once_with(BACKUP)
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_one_that_is_being_verified_is_not_called_here(nodes: NodePair) -> None:
     data = keep(nodes.source, BACKUP)
     await move(nodes)
@@ -365,7 +329,6 @@ async def test_one_that_is_being_verified_is_not_called_here(nodes: NodePair) ->
     assert has(nodes.source, BACKUP, data)
 
 
-@pytest.mark.promise("backups-follow-their-server")
 @pytest.mark.parametrize("size", [5, 300_000])
 async def test_another_file_of_a_backup_stays_where_it_is(nodes: NodePair, size: int) -> None:
     data = keep(nodes.source, BACKUP)
@@ -380,7 +343,6 @@ async def test_another_file_of_a_backup_stays_where_it_is(nodes: NodePair, size:
     await followed(nodes.source, nodes.destination, **{BACKUP: data})
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_the_same_file_at_the_destination_is_compared_and_not_sent(nodes: NodePair) -> None:
     data = keep(nodes.source, BACKUP)
     await move(nodes)
@@ -390,7 +352,6 @@ async def test_the_same_file_at_the_destination_is_compared_and_not_sent(nodes: 
     await followed(nodes.source, nodes.destination, **{BACKUP: data})
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_a_whole_part_is_no_backup_until_it_is_in_its_place(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,47 +408,6 @@ async def test_a_key_ends_only_the_backups_of_its_own_server(nodes: NodePair) ->
     assert present(store.arriving(theirs, BACKUP)).state is ArrivingState.COMING
 
 
-@pytest.mark.promise("backups-follow-their-server")
-async def test_one_that_does_not_fit_takes_nothing_of_the_disk(
-    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep(nodes.source, BACKUP, 800_000)
-    wanted: list[int] = []
-
-    def require_space(_: object, __: int, ___: str, size: int) -> None:
-        wanted.append(size)
-        if size > 700_000:
-            raise MoveNoSpace("the disk is full")
-
-    monkeypatch.setattr(inbox, "_require_space", require_space)
-    nodes.source.left_backups.start()
-    await move(nodes)
-    await until(lambda: nodes.source.left_backups.troubles != {})
-    assert set(wanted) == {800_000}
-    assert list(nodes.destination.backup_directory.glob(".*part")) == []
-
-
-@pytest.mark.promise("backup-on-its-way-is-known")
-async def test_nothing_of_one_that_is_deleted_on_its_way_stays_on_the_disk(
-    nodes: NodePair,
-) -> None:
-    keep(nodes.source, BACKUP, 800_000)
-    pieces: list[int] = []
-
-    def lose(request: StreamingRequest) -> bool:
-        pieces.append(request.method == b"PATCH")
-        return sum(pieces) >= 2
-
-    nodes.destination.lose = lose
-    nodes.source.left_backups.start()
-    await move(nodes)
-    await until(lambda: sum(pieces) >= 2)
-    assert list(nodes.destination.backup_directory.glob(".*part")) != []
-    nodes.source.left_backups.stop()
-    await nodes.destination.backups.delete(UUID, BACKUP)
-    assert list(nodes.destination.backup_directory.glob(".*part")) == []
-
-
 @pytest.mark.promise("backup-on-its-way-is-known")
 async def test_one_that_comes_while_its_server_is_deleted_does_not_stay(nodes: NodePair) -> None:
     keep(nodes.source, BACKUP)
@@ -522,36 +442,9 @@ async def test_one_that_is_not_waited_for_leaves_what_was_here_before(nodes: Nod
     assert has(nodes.destination, BACKUP, data)
 
 
-@pytest.mark.promise("backups-follow-their-server")
-async def test_a_disk_that_changes_all_is_not_sent_to_without_growing_pauses(
-    nodes: NodePair, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
-    keep(nodes.source, BACKUP)
-    write = write_all
-
-    def damages(descriptor: int, block: bytes) -> None:
-        write(descriptor, bytes(len(block)))
-
-    pauses: list[float] = []
-
-    class Counted:
-        def __iter__(self) -> Iterator[float]:
-            for pause in Backoff(0.01, 0.05):
-                pauses.append(pause)
-                yield pause
-
-    monkeypatch.setattr(inbox, "write_all", damages)
-    monkeypatch.setattr(left_backups, "ROUND_PAUSES", Counted())
-    nodes.source.left_backups.start()
-    await move(nodes)
-    await until(lambda: len(pauses) > 5)
-    assert max(pauses) > 0.03
-
-
 # Directories that several nodes have
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_a_backup_that_is_in_the_directory_of_the_first_and_third_node_stays(
     tmp_path: Path, nodes: NodePair
 ) -> None:
@@ -571,7 +464,6 @@ async def test_a_backup_that_is_in_the_directory_of_the_first_and_third_node_sta
     await third.close()
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_questions_of_other_nodes_leave_the_marks_in_a_shared_directory(
     tmp_path: Path, nodes: NodePair
 ) -> None:
@@ -600,28 +492,6 @@ async def test_questions_of_other_nodes_leave_the_marks_in_a_shared_directory(
 
 
 @pytest.mark.promise("backups-follow-their-server")
-async def test_a_backup_reaches_a_directory_that_the_next_two_nodes_have(
-    tmp_path: Path, nodes: NodePair
-) -> None:
-    shared = str(tmp_path / "shared")
-    await nodes.restart("destination", backup_directory=shared)
-    (tmp_path / "third").mkdir()
-    third = NodeInProcess(tmp_path / "third", nodes.workers, backup_directory=shared)
-    data = keep(nodes.source, BACKUP)
-    await move_on(nodes.source, nodes.destination)
-    await move_on(nodes.destination, third)
-    nodes.destination.left_backups.start()
-    await until(lambda: nodes.destination.left_backups.troubles != {})
-    assert is_coming(third, BACKUP)
-    nodes.source.left_backups.start()
-    await until(lambda: nodes.source.store.left() == [])
-    await until(lambda: nodes.destination.store.left() == [])
-    assert has(third, BACKUP, data)
-    assert not place(nodes.source, BACKUP).exists()
-    await third.close()
-
-
-@pytest.mark.promise("backups-follow-their-server")
 async def test_a_disk_that_takes_no_mark_can_be_left(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
@@ -641,7 +511,6 @@ async def test_a_disk_that_takes_no_mark_can_be_left(
 # Moves do not depend on it
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_a_disk_of_backups_that_cannot_be_read_keeps_no_server(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -656,7 +525,6 @@ async def test_a_disk_of_backups_that_cannot_be_read_keeps_no_server(
     assert nodes.destination.store.coming() == []
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_two_files_of_one_backup_are_one(nodes: NodePair) -> None:
     data = keep(nodes.source, BACKUP)
     directory = nodes.source.backup_directory / UUID
@@ -670,7 +538,6 @@ async def test_two_files_of_one_backup_are_one(nodes: NodePair) -> None:
 # Servers that move on, or come back
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_a_server_that_comes_back_has_its_backups_at_home(
     nodes: NodePair,
 ) -> None:
@@ -684,7 +551,6 @@ async def test_a_server_that_comes_back_has_its_backups_at_home(
     assert nodes.source.store.left() == []
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_one_that_has_followed_comes_back_with_its_server(nodes: NodePair) -> None:
     data = keep(nodes.source, BACKUP)
     for node in (nodes.source, nodes.destination):
@@ -695,30 +561,6 @@ async def test_one_that_has_followed_comes_back_with_its_server(nodes: NodePair)
     await followed(nodes.destination, nodes.source, **{BACKUP: data})
 
 
-@pytest.mark.promise("backups-follow-their-server")
-async def test_one_that_is_just_being_removed_comes_back_with_its_server(nodes: NodePair) -> None:
-    data = keep(nodes.source, BACKUP)
-    left: Any = nodes.source.left_backups
-    remove, gate = left._remove_file, Deferred[None]()
-
-    async def removes(each: LeftBackup) -> None:
-        begun.append(each)
-        await when_fired(gate)
-        await remove(each)
-
-    begun: list[LeftBackup] = []
-    left._remove_file = removes
-    left.start()
-    await move_on(nodes.source, nodes.destination)
-    await until(lambda: bool(begun))
-    await move_on(nodes.destination, nodes.source)
-    nodes.destination.left_backups.start()
-    await until(lambda: bool(left._removing.waiting))
-    gate.callback(None)
-    await followed(nodes.destination, nodes.source, **{BACKUP: data})
-
-
-@pytest.mark.promise("backups-follow-their-server")
 async def test_what_a_killed_daemon_was_removing_is_at_home_when_its_server_is_back(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
@@ -744,7 +586,6 @@ async def test_what_a_killed_daemon_was_removing_is_at_home_when_its_server_is_b
     await followed(nodes.destination, nodes.source, **{BACKUP: data})
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_backups_on_their_way_follow_a_server_that_moves_on(
     tmp_path: Path, nodes: NodePair
 ) -> None:
@@ -854,7 +695,6 @@ async def test_one_that_is_gone_is_not_expected_any_more(nodes: NodePair) -> Non
     assert not is_coming(nodes.destination, BACKUP)
 
 
-@pytest.mark.promise("backups-follow-their-server")
 async def test_one_that_cannot_be_removed_is_removed_by_the_next_daemon(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
-from unittest.mock import Mock
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from tests.support.archives import seen
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.receiver import RECORDED, Receiver, SingleUpload, Source
+from tests.support.receiver import RECORDED, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.backups.store import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN
@@ -24,14 +21,10 @@ from wingsd.errors import (
     PanelRefused,
     ServerNotFound,
     StorageError,
-    StreamMismatch,
     TransferRevoked,
-    UploadTruncated,
     WingsdError,
 )
 from wingsd.statedb import Direction, Outcome
-from wingsd.transfers.incoming.transfer import IncomingUpload
-from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 
@@ -62,17 +55,6 @@ async def test_backups_are_reported_to_calagopus_panels_only(
     assert receiver.panel.reported_backups == [told]
 
 
-async def test_backups_are_placed_before_the_container_the_log_last(receiver: Receiver) -> None:
-    seen = []
-    receiver.before["create"] = lambda: seen.append(receiver.kept())
-    await receiver.receive(laden())
-    (then,) = seen
-    assert {path for path in then if not path.startswith(".wingsd-")} == {
-        ONE.path(UUID),
-        TWO.path(UUID),
-    }
-
-
 @pytest.mark.parametrize(
     ("call", "error"),
     [("create", EnvironmentFailed("no image")), ("describe", ServerNotFound("unknown"))],
@@ -97,16 +79,6 @@ async def test_another_backup_in_its_place_fails_it_and_stays(receiver: Receiver
     assert "is not overwritten" in error.detail
     assert (receiver.kept(), receiver.left()) == ({TWO.path(UUID): b"precious"}, [])
     assert "failure" in receiver.calls
-
-
-async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        receiver.received_backups, "store", Mock(side_effect=StorageError("the disk is full"))
-    )
-    await receiver.fails(StorageError, laden())
-    assert (receiver.kept(), receiver.left()) == ({}, [])
 
 
 @pytest.mark.promise("attached-backups-arrive-whole")
@@ -232,12 +204,6 @@ async def test_a_deletion_before_the_report_deletes_no_files(pooled: Receiver) -
     await running
 
 
-async def test_backups_and_log_are_received_from_a_pool(pooled: Receiver) -> None:
-    laden = source().bring(ONE, b"one").bring(AttachedLog(), b"installed")
-    await pooled.receive(laden)
-    assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
-
-
 async def test_a_backup_that_exists_already_stays_the_same_file(pooled: Receiver) -> None:
     place = pooled.backup_directory / ONE.path(UUID)
     place.parent.mkdir(parents=True)
@@ -253,44 +219,6 @@ async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: Receive
     assert error.code == "checksum-mismatch"
     assert f"of the backup {ONE.uuid} received" in error.detail
     assert (pooled.kept(), seen(pooled.data / UUID)) == ({}, before)
-
-
-async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: Receiver) -> None:
-    marked = source(b"")
-    marked.mark = pooled.volume.marks.leave(UUID)
-    await pooled.receive(marked)
-    assert pooled.states[-1] == "completed"
-
-
-async def test_an_archive_larger_than_the_volume_is_refused(
-    pooled: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pooled.volume, "size", lambda: 10)
-    error = await pooled.fails(BadRequest, source())
-    assert error.message == "the archive is larger than the storage pool that its files are in"
-
-
-class Another(SingleUpload):
-    """One more request with the server."""
-
-    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
-        return succeed([source()])
-
-
-async def test_a_shared_server_in_several_requests_is_refused(pooled: Receiver) -> None:
-    """No family's nodes do both: it could only be somebody who guesses."""
-    before, several = seen(pooled.data / UUID), cast(Any, Another())
-    with pytest.raises(StreamMismatch):
-        await pooled.transfers.open(UploadTransfer, UUID).run(source(), several)
-    assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
-
-
-async def test_missing_files_fail_the_transfer(pooled: Receiver) -> None:
-    (pooled.data / UUID).rename(pooled.data / "elsewhere")
-    error = await pooled.fails(StorageError, source())
-    assert "is not there" in error.detail
-    assert pooled.calls == ["owns", "describe", "failure"]
-    assert pooled.left() == ["elsewhere"]
 
 
 async def test_a_missing_mark_fails_the_transfer(pooled: Receiver) -> None:
@@ -354,21 +282,6 @@ async def test_no_failure_changes_the_shared_files(
     assert pooled.calls.count("failure") == 1
 
 
-@pytest.mark.parametrize(
-    "error", [EnvironmentFailed("no image"), UploadTruncated("the upload ended", "x")]
-)
-async def test_a_failed_engine_or_sender_changes_nothing(
-    pooled: Receiver, error: BadRequest | EnvironmentFailed
-) -> None:
-    before, broken = seen(pooled.data / UUID), source()
-    if isinstance(error, UploadTruncated):
-        broken.error = error
-    else:
-        pooled.faults["create"] = error
-    await pooled.fails(type(error), broken)
-    assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
-
-
 @pytest.mark.promise("pool-files-are-untouched")
 async def test_shared_files_that_the_panel_refuses_stay_in_place(pooled: Receiver) -> None:
     pooled.faults["success"] = PanelRefused("no transfer open", "x", 409)
@@ -415,14 +328,6 @@ async def test_a_restart_fails_unreported_transfers(pooled: Receiver, step: Rece
     assert (pooled.left(), pooled.kept()) == ([UUID], {})
     assert seen(pooled.data / UUID) == before
     assert pooled.store.unfinished() == []
-
-
-async def test_a_transfer_without_a_report_fails_after_a_restart(pooled: Receiver) -> None:
-    pooled.panel.owned = [False]
-    before = seen(pooled.data / UUID)
-    await resumed(pooled, ReceiveStep.REPORT)
-    assert pooled.calls == ["owns", "describe", "failure", "remove"]
-    assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -22,6 +22,8 @@ from wingsd.statedb import Direction, LeavingBackup, LeftState, Outcome
 from wingsd.transfers.outgoing.left_backups import LeftBackups
 from wingsd.transfers.storage.shared_volume import Volume
 
+pytestmark = pytest.mark.promise("dropped-backups-are-kept-for-days")
+
 
 @pytest.fixture
 def make_node(tmp_path: Path) -> Iterator[Make]:
@@ -113,7 +115,6 @@ def left_backups(left: Any, *, deletes: bool = True) -> LeftBackups:
     )
 
 
-@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_what_the_panel_dropped_is_deleted_after_the_days_and_two_answers(
     make_node: Make, logged: Logged
 ) -> None:
@@ -125,7 +126,6 @@ async def test_what_the_panel_dropped_is_deleted_after_the_days_and_two_answers(
     assert sum("deleted" in line and BACKUP in line for line in logged.lines) == 1
 
 
-@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_what_the_panel_has_or_may_have_stays(make_node: Make) -> None:
     left = await left_by(make_node)
     left.lacks |= {BACKUP: False, OTHER: None}
@@ -139,7 +139,6 @@ async def test_what_the_panel_has_or_may_have_stays(make_node: Make) -> None:
     assert await left.days(1) == []
 
 
-@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_backups_of_a_server_that_came_back_stay(make_node: Make) -> None:
     left = await left_by(make_node)
     left.here.add(SERVER)
@@ -148,7 +147,6 @@ async def test_backups_of_a_server_that_came_back_stay(make_node: Make) -> None:
     assert await left.days(9) == [BACKUP, OTHER]
 
 
-@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_one_that_cannot_be_deleted_does_not_keep_the_others(
     make_node: Make, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +169,6 @@ async def test_one_that_cannot_be_deleted_does_not_keep_the_others(
     assert left.node.store.all() == []
 
 
-@pytest.mark.promise("dropped-backups-are-kept-for-days")
 async def test_nothing_is_deleted_where_the_configuration_has_backups_kept_since(
     make_node: Make,
 ) -> None:
@@ -200,10 +197,3 @@ async def test_a_backup_in_use_is_deleted_when_that_is_over_unless_its_server_co
     left.node.database_store.begin(3, SERVER, Direction.IN, "RECEIVE")
     left.lock.release()
     assert await days == [BACKUP, OTHER]
-
-
-async def test_one_that_was_deleted_by_hand_is_forgotten(make_node: Make) -> None:
-    left = await left_by(make_node)
-    await left.node.made.delete(SERVER, BACKUP)
-    assert await left.days(1) == [OTHER]
-    assert len(left.node.database_store.left()) == 1

@@ -29,7 +29,7 @@ def sender(tmp_path: Path) -> Iterator[Sender]:
 
 @pytest.fixture
 def impatient(tmp_path: Path) -> Iterator[Sender]:
-    yield from sending(tmp_path, answer_grace=600, answer_timeout=1)
+    yield from sending(tmp_path, answer_grace=600, answer_timeout=0.2)
 
 
 async def lose_answer(sender: Sender) -> Deferred[None]:
@@ -68,15 +68,6 @@ async def test_a_cancel_ends_the_grace_at_once(sender: Sender) -> None:
     assert sender.said("the destination node did not answer")
 
 
-async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: Sender) -> None:
-    over = await lose_answer(sender)
-    await sender.delete()
-    await over
-    assert sender.states[-2:] == ["success", "completed"]
-    assert "failure" not in sender.panel.calls
-    assert sender.store.unfinished() == []
-
-
 async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: Sender) -> None:
     over = await lose_answer(sender)
     await sender.transfers.stop()
@@ -88,7 +79,7 @@ async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: Sender) -
 
 
 @pytest.mark.promise("lost-answer-is-asked-for")
-@pytest.mark.parametrize("status", [408, 502, 503, 504, 524])
+@pytest.mark.parametrize("status", [408, 524])
 async def test_a_proxys_answer_means_a_lost_answer(sender: Sender, status: int) -> None:
     sender.destination.status, sender.destination.body = status, b"<html>Gateway timeout</html>"
     over = sender.start()
@@ -141,7 +132,7 @@ async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(sende
 async def test_a_destination_that_stays_silent_fails_the_transfer(impatient: Sender) -> None:
     impatient.destination.waits["POST"] = Deferred()
     await impatient.start()
-    assert impatient.said("no answer for 1 s")
+    assert impatient.said("no answer for 0.2 s")
     # It has had its time: no grace comes after that.
     assert impatient.panel.calls == ["owns", "failure"]
     assert (impatient.states[-1], impatient.server.hold) == ("failure", "")

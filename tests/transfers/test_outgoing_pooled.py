@@ -10,14 +10,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.web.server import Site
 
-from tests.support.reactor import reactor, until
+from tests.support.reactor import until
 from tests.support.sample_server import UUID, sha256
-from tests.support.sender import BACKUPS, Sender, at_answer, at_upload, sending
-from tests.transfers.peers import closed_port
-from wingsd.backups.store import Backup
-from wingsd.config import PELICAN
+from tests.support.sender import Sender, at_upload, sending
 from wingsd.statedb import Outcome
-from wingsd.transfers.peer.client import PeerClient
 
 POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 
@@ -51,13 +47,6 @@ async def test_a_node_that_has_the_files_is_sent_none(sender: Sender) -> None:
     assert sender.calls == ["stop", "remove"]
     assert sender.states == ["pending", "processing", "success", "completed"]
     assert sender.said("it is in the storage pool Attic: its files stay there")
-
-
-async def test_backups_are_sent_within_a_pool_and_stay_here(sender: Sender) -> None:
-    sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", b"one")
-    sender.destination.features = POOLED
-    await sender.start(backups=(BACKUPS[0],))
-    assert sender.destination.attachments == {Backup(BACKUPS[0], "tar.gz", PELICAN): b"one"}
 
 
 async def test_another_familys_node_gets_the_pool_and_everything(sender: Sender) -> None:
@@ -118,23 +107,6 @@ async def test_the_panel_decides_after_a_refusal_in_a_pool(sender: Sender, moved
     assert sender.states[-1] == ("completed" if moved else "failure")
 
 
-def move_to(sender: Sender, port: int) -> None:
-    """Have the upload go to another port than the question."""
-    (transfer,) = sender.transfers._open.values()
-    url = f"http://127.0.0.1:{port}/api/transfers"
-    streams: Any = transfer._sending
-    streams._destination = PeerClient(url, "Bearer token", reactor, "")
-
-
-async def test_an_unreachable_destination_does_not_have_the_server(sender: Sender) -> None:
-    sender.destination.features = ""
-    with closed_port() as port:
-        sender.destination.on_request = lambda: move_to(sender, port)
-        await sender.start()
-    assert sender.panel.calls == ["failure"]
-    assert (sender.server.hold, sender.servers.shared) == ("", "")
-
-
 @pytest.mark.promise("pool-files-are-untouched")
 async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(sender: Sender) -> None:
     sender.destination.features = ""
@@ -147,15 +119,6 @@ async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(sende
     # It is recorded when the files have been moved away.
     await until(lambda: [e.outcome for e in sender.store.transfers()] == [Outcome.SUCCESS])
     assert (sender.servers.shared, marks(sender)) == ("Attic", [])
-
-
-async def test_the_panel_decides_after_a_cancel_within_a_pool(sender: Sender) -> None:
-    sender.destination.features = POOLED
-    over = await sender.start_until(at_answer)
-    sender.transfers.cancel(UUID)
-    await over
-    assert sender.panel.calls == ["owns", "failure"]
-    assert (sender.states[-1], sender.servers.shared) == ("failure", "")
 
 
 def answer_early(sender: Sender) -> None:

@@ -13,7 +13,6 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, at_answer, sending
-from wingsd.backups.store import Removal
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL, BackupsConfig
 from wingsd.statedb import Outcome
 from wingsd.transfers import manager
@@ -58,16 +57,6 @@ async def test_moved_backups_are_removed_on_the_panels_deletion_only(with_backup
     assert (entry.removals, entry.outcome) == (tuple(PLACES), None)
     await delete(with_backups)
     assert kept(with_backups) == sorted(OTHERS)
-
-
-async def test_the_deletion_may_come_before_the_destinations_answer(with_backups: Sender) -> None:
-    waiting = at_answer(with_backups)
-    over = start(with_backups)
-    await waiting
-    await delete(with_backups)
-    assert kept(with_backups) == sorted(OTHERS)
-    with_backups.destination.waits["POST"].callback(None)
-    await over
 
 
 @pytest.mark.parametrize("moved", [True, False])
@@ -168,34 +157,6 @@ async def test_a_backup_that_cannot_be_removed_is_logged_and_others_are_removed(
     assert f"{place}" in line
     (entry,) = with_backups.store.transfers()
     assert entry.outcome is Outcome.SUCCESS
-
-
-async def test_a_transfer_is_open_until_its_backups_are_removed(with_backups: Sender) -> None:
-    dying: Deferred[None] = Deferred()
-    removal = with_backups.sender.parts.backups
-
-    class Dying(Removal):
-        async def remove(self, server: str, paths: object) -> None:
-            await dying
-
-    backups = Dying(removal.directory, with_backups.disk)
-    with_backups.send_with(backups=backups)
-    await start(with_backups)
-    await with_backups.delete()
-    (entry,) = with_backups.store.unfinished()
-    assert entry.removals == tuple(PLACES)
-    dying.callback(None)
-    await until(lambda: is_over(with_backups))
-
-
-async def test_the_logged_size_is_of_the_same_upload(with_backups: Sender, logged: Logged) -> None:
-    with_backups.keep(PLACES[0], bytes(1 << 20))
-    await start(with_backups)
-    (line,) = [line for line in logged.lines if f"{UUID}: sent " in line]
-    await delete(with_backups)
-    archive = with_backups.store.transfers()[0].bytes
-    assert archive is not None
-    assert f"{UUID}: sent {archive + (1 << 20) + len(b'backup')} bytes, " in line
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import AsyncMock, Mock
+from unittest.mock import AsyncMock
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -16,12 +16,11 @@ from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.receiver import RECORDED, Receiver, Source
+from tests.support.receiver import RECORDED, Receiver
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
 from wingsd.direct_transfers.initiator import DirectTransfers
 from wingsd.errors import (
-    DaemonRestarted,
     DestinationUnreachable,
     EnvironmentFailed,
     PanelRefused,
@@ -31,7 +30,6 @@ from wingsd.errors import (
     TransferRevoked,
 )
 from wingsd.servers import Server
-from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome, Report, TransferRecord
 from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.outgoing import move
@@ -57,17 +55,6 @@ async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothi
     assert receiver.calls.count("failure") == 1
     assert (receiver.left(), receiver.servers.holds) == ([], {})
     assert receiver.store.unfinished() == []
-
-
-async def test_none_begins_without_a_record(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        receiver.store, "begin", Mock(side_effect=StorageError("the disk is full"))
-    )
-    source = Source()
-    await receiver.fails(StorageError, source)
-    assert (receiver.left(), receiver.servers.holds) == ([], {})
 
 
 async def test_a_success_that_cannot_be_recorded_is_not_reported(
@@ -104,26 +91,6 @@ async def test_a_complete_server_continues(receiver: Receiver, step: ReceiveStep
     assert receiver.calls == ["owns", "describe", *made, "success", "sync"]
     assert (receiver.data / UUID / "world").read_text() == "whole"
     assert receiver.states[-1] == "completed"
-    assert receiver.store.unfinished() == []
-
-
-@pytest.mark.promise("clock-steps-do-no-harm")
-@pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
-async def test_a_clock_step_does_not_stop_a_recovery(receiver: Receiver, ahead: float) -> None:
-    begun = time.time() + ahead
-    await resumed(receiver, ReceiveStep.SWAP, begun)
-    assert receiver.calls == ["owns", "describe", "create", "success", "sync"]
-    assert receiver.states[-1] == "completed"
-    (entry,) = receiver.store.transfers()
-    assert (entry.begun, entry.outcome) == (begun, Outcome.SUCCESS)
-
-
-@pytest.mark.promise("destination-completes-or-rolls-back")
-@pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
-async def test_an_incomplete_server_is_a_failure(receiver: Receiver, step: ReceiveStep) -> None:
-    await resumed(receiver, step)
-    assert receiver.calls == ["failure"]
-    assert receiver.states[-1] == "failure"
     assert receiver.store.unfinished() == []
 
 
@@ -173,13 +140,6 @@ async def test_a_settled_report_is_not_sent_again(receiver: Receiver) -> None:
     assert receiver.left() == [UUID]
 
 
-async def test_a_server_refused_after_a_restart_goes_into_quarantine(receiver: Receiver) -> None:
-    receiver.panel.owned = [False, False]
-    receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    await resumed(receiver, ReceiveStep.SWAP)
-    assert receiver.left() == [".quarantine"]
-
-
 @pytest.mark.promise("destination-completes-or-rolls-back")
 async def test_a_restored_directory_is_not_taken_for_the_received_server(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
@@ -222,16 +182,6 @@ async def test_a_directory_set_aside_is_restored_after_a_refusal(receiver: Recei
     await receiver.fails(TransferRevoked)
     assert precious.exists()
     assert receiver.left() == [".quarantine", UUID]
-
-
-def test_a_complete_server_is_recognized_by_its_step() -> None:
-    steps = [*ReceiveStep]
-    entries = [
-        TransferRecord(number, step.name, Direction.IN, step.name, 0, 0)
-        for number, step in enumerate(steps)
-    ]
-    entries.append(TransferRecord(99, "sent", Direction.OUT, "SEND", 0, 0))
-    assert durable(entries) == {"SWAP", "ENVIRONMENT", "REPORT"}
 
 
 def test_a_step_that_is_unknown_here_does_not_stop_a_start() -> None:
@@ -363,16 +313,6 @@ async def test_a_server_that_ran_until_its_move_is_started_again_where_it_stays(
 
 
 @pytest.mark.promise("server-runs-again-after-a-failed-move")
-async def test_a_server_that_ended_with_its_machine_is_started_again_where_it_stays(
-    sender: Sender,
-) -> None:
-    starter = begin_move(sender, SendStep.SETTLE, live=False, running=True)
-    sender.server.starts_if_it_stays = True
-    assert await end(sender) is Outcome.FAILURE
-    assert starter.started == [(sender.server, "before its transfer")]
-
-
-@pytest.mark.promise("server-runs-again-after-a-failed-move")
 async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_does_not_go_on(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,16 +325,6 @@ async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_do
     starter = begin_move(sender, SendStep.FOLLOW, live=True, running=True, stopped=True)
     assert await end(sender) is Outcome.FAILURE
     assert starter.started == [(sender.server, "before its transfer")]
-
-
-@pytest.mark.promise("container-is-made-again")
-async def test_a_transfer_stays_unfinished_until_its_container_is_restored(sender: Sender) -> None:
-    sender.waits["restore"] = Deferred()
-    begin(sender, SendStep.SEND)
-    await until(lambda: "restore" in sender.calls)
-    assert sender.store.unfinished()
-    sender.waits["restore"].callback(None)
-    assert await end(sender) is Outcome.FAILURE
 
 
 async def test_a_moved_server_goes_into_quarantine(sender: Sender) -> None:
@@ -418,15 +348,6 @@ async def test_a_moved_server_that_is_coming_back_is_left_alone(sender: Sender) 
     assert (sender.panel.calls, sender.calls) == (["owns"], [])
 
 
-@pytest.mark.parametrize("moved", [True, False])
-async def test_the_outcome_is_counted(sender: Sender, moved: bool) -> None:
-    sender.panel.owned = not moved
-    await recover(sender, SendStep.SEND)
-    ((way, error, transfer),) = sender.heard.over
-    assert (way, error is None, transfer) == ("out", moved, None)
-    assert moved or isinstance(error, DaemonRestarted)
-
-
 @pytest.mark.promise("pool-files-are-untouched")
 async def test_a_moved_server_stays_in_its_pool(sender: Sender) -> None:
     sender.panel.owned = False
@@ -448,11 +369,6 @@ async def test_a_server_moved_within_a_pool_is_forgotten(sender: Sender, moved: 
     sender.panel.owned = not moved
     await recover(sender, SendStep.SEND, pool="attic")
     assert len(sender.store.descriptions()) == (not moved)
-
-
-async def test_a_pooled_server_that_stays_is_not_shared_any_more(sender: Sender) -> None:
-    await recover(sender, SendStep.SEND, pool="attic")
-    assert (sender.servers.shared, sender.server.hold) == ("", "")
 
 
 @pytest.mark.parametrize("moved", [True, False])
@@ -480,22 +396,6 @@ async def test_the_rest_of_the_grace_follows_a_restart(sender: Sender, moved: bo
     assert ("failure" in sender.panel.calls) is not moved
 
 
-async def test_an_elapsed_grace_is_not_waited_after_a_restart(sender: Sender) -> None:
-    await recover(sender, SendStep.SETTLE, seconds_ago=600.5)
-    assert (sender.panel.calls, sender.calls) == (["owns", "failure"], ["restore"])
-
-
-@pytest.mark.promise("server-runs-again-after-a-failed-move")
-async def test_a_server_that_is_still_stopping_is_stopped_and_started_where_it_stays(
-    sender: Sender, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sender.transfers, "go_on", lambda *_: False)
-    starter = begin_move(sender, SendStep.STOP, live=True, running=True, stopped=True)
-    assert await end(sender) is Outcome.FAILURE
-    assert sender.calls == ["stop"]
-    assert starter.started == [(sender.server, "before its transfer")]
-
-
 @pytest.mark.promise("next-transfer-is-not-ended")
 async def test_a_failure_is_reported_once(sender: Sender) -> None:
     """The Panel may have begun another transfer, and would take it for that one's."""
@@ -506,18 +406,6 @@ async def test_a_failure_is_reported_once(sender: Sender) -> None:
     assert await end(sender) is Outcome.FAILURE
     assert sender.panel.calls == []
     assert sender.server.operations.hold is None
-
-
-async def test_an_installation_that_was_begun_since_the_failure_holds_its_server(
-    sender: Sender,
-) -> None:
-    sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name, direct=True)
-    recovery = sender.make_recovery(sender.store.unfinished())
-    recovery.begin()
-    sender.server.operations.hold = Hold(Operation.INSTALL, "it is being installed")
-    recovery.resume_outgoing()
-    assert await end(sender) is Outcome.FAILURE
-    assert sender.server.operations.runs(Operation.INSTALL)
 
 
 def _was_awaited(mock: AsyncMock, times: int) -> bool:
@@ -599,15 +487,3 @@ async def test_actions_are_rolled_back_once_in_reverse_order(logged: Logged) -> 
     assert done == ["wrong", "stuck", "first"]
     assert len(logged.take(KeyError)) == 1
     assert [line for line in logged.lines if "a-server" in line and "disk is full" in line]
-
-
-async def test_a_cleared_list_rolls_nothing_back() -> None:
-    rollback, done = RollbackList("a-server"), []  # type: RollbackList, list[str]
-
-    async def step() -> None:
-        done.append("step")
-
-    rollback.add(step)
-    rollback.clear()
-    await rollback.run()
-    assert done == []

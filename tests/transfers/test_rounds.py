@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, cast
 from unittest.mock import Mock
@@ -144,43 +143,8 @@ async def test_batches_of_many_moves_take_the_memory_of_one() -> None:
     assert sizes == [6 * MIB, 2 * MIB, LEAST_SIZE]
 
 
-async def test_a_running_server_is_not() -> None:
-    source = Source()
-    rounds = sender(source)
-    await rounds.plan(None, running=True)
-    assert (await rounds.send()).unproven == ""
-    assert "walk" not in source.calls
-
-
-async def test_what_cannot_be_sent_is_an_error_when_the_walk_has_ended() -> None:
-    source = Source(is_broken=True)
-    rounds = sender(source)
-    await rounds.plan(None, running=False)
-    with pytest.raises(LookupError):
-        await rounds.send()
-    assert "walk" in source.calls
-
-
-async def test_nothing_that_waits_for_its_turn_is_left_behind_when_a_round_is_cancelled() -> None:
-    class ReadsOn(Threads):
-        def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
-            is_data = getattr(work, "__name__", "") == "next_data"
-            return Deferred() if is_data else super().run(work, *args, **kwargs)
-
-    rounds = sender(Source(), threads=ReadsOn())
-    await rounds.plan(None, running=True)
-    sending = Deferred.fromCoroutine(rounds.send())
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        sending.cancel()
-        with pytest.raises(CancelledError):
-            await sending
-    assert not found
-
-
 @pytest.mark.promise("move-passes-strict-proxies")
-@pytest.mark.parametrize("slow", ["scan", "next_data"])
-@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize(("slow", "running"), [("scan", True), ("next_data", False)])
 async def test_while_it_reads_the_destination_hears_of_it(slow: str, running: bool) -> None:
     source, client, clock = Source(), Client(), Clock()
     reading: Deferred[None] = Deferred()
@@ -202,23 +166,6 @@ async def test_while_it_reads_the_destination_hears_of_it(slow: str, running: bo
     reading.callback(None)
     await sending
     assert clock.getDelayedCalls() == []
-
-
-async def test_a_round_is_closed_while_the_walk_goes_on() -> None:
-    source, client = Source(), Client()
-    walking: Deferred[bool] = Deferred()
-
-    class WalksOn(Threads):
-        def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
-            return walking if work == source.walk_again else super().run(work, *args, **kwargs)
-
-    rounds = sender(source, client, WalksOn())
-    await rounds.plan(None, running=False)
-    sending = Deferred.fromCoroutine(rounds.send())
-    assert client.is_closed
-    assert "closed" not in source.calls
-    walking.callback(False)
-    assert (await sending).unproven == "world/file"
 
 
 class Watched:
@@ -360,19 +307,9 @@ async def test_it_has_the_round_the_rest_and_the_predicted_downtime() -> None:
     assert shown.told == [4.125]
     assert shown.heard.predicted == [11.25, 3.375, 4.125]
     assert shown.said[-1].endswith("about 4.1 s of downtime")
-
-
-@pytest.mark.promise("shown-figures-are-true")
-async def test_programs_get_the_round_and_the_predicted_downtime() -> None:
-    shown = Shown()
-    await shown.rounds.run()
+    # Programs get the same, and the first round has what changes all the time.
     assert shown.shown == [(1, None), (2, 11.25)]
     assert (shown.rounds.round, shown.rounds.downtime) == (2, 4.125)
-
-
-async def test_the_first_round_has_what_changes_all_the_time() -> None:
-    shown = Shown()
-    await shown.rounds.run()
     assert shown.leaves == [False, True, True]
 
 
@@ -609,19 +546,6 @@ def test_a_round_that_takes_long_holds_up_no_other() -> None:
     assert len(long.move.began) > 2
 
 
-def test_one_that_waits_for_its_turn_can_be_stopped() -> None:
-    clock, turns = Clock(), DeferredSemaphore(1)
-    seed = Seed(clock=clock, turns=turns)
-    seed.run()
-    turns.acquire()
-    clock.pump([1.0] * 70)
-    assert seed.move.began == [0]
-    seed.rounds.stop(SeedAdopted())
-    seed.failure(SeedAdopted)
-    turns.release()
-    assert turns.tokens == 1
-
-
 def test_rounds_come_soon_for_a_command_while_the_server_would_be_down_for_long() -> None:
     seed = Seed(is_eager=True)
     seed.run()
@@ -687,26 +611,6 @@ def test_the_figures_tell_what_is_missing_and_how_long_the_server_would_be_down(
     assert seed.rounds.figures.missing == MIB
 
 
-def test_what_a_failed_round_has_not_sent_is_missing_until_the_next_one_is_planned(
-    seed: Seed,
-) -> None:
-    before = seed.rounds.figures
-    assert before.missing is None, "nothing is planned yet"
-    sending: Deferred[None] = Deferred()
-    seed.move.sending = lambda: sending
-    seed.run()
-    seed.move.read += 3 * MIB
-    seed.move.faults = [GONE]
-    sending.errback(GONE)
-    assert (seed.rounds.figures.missing, seed.rounds.figures.age) == (6 * MIB, None)
-    seed.move.sending = lambda: succeed(None)
-    seed.advance(60)
-    assert len(seed.move.began) == 2
-    assert seed.rounds.figures.missing == 6 * MIB, "the second round could not be planned"
-    seed.advance(120)
-    assert (seed.rounds.figures.missing, seed.rounds.figures.trouble) == (MIB, "")
-
-
 def test_pauses_grow_while_the_destination_is_away_and_what_is_wrong_is_said(seed: Seed) -> None:
     seed.run()
     seed.move.faults = [GONE] * 4
@@ -722,15 +626,6 @@ def test_pauses_grow_while_the_destination_is_away_and_what_is_wrong_is_said(see
     assert "the destination has a whole copy" in seed.said[-1]
     seed.advance(60)
     assert seed.move.began[-1] == 1020
-
-
-def test_a_file_that_cannot_be_read_is_named_and_tried_again(seed: Seed) -> None:
-    seed.move.faults = [StorageError("world/level.dat: Input/output error")]
-    seed.run()
-    assert "level.dat" in seed.rounds.figures.trouble
-    assert seed.said[0].startswith("the copy was not seen whole yet, and follows the server again")
-    seed.advance(60)
-    assert seed.rounds.figures.rounds == 1
 
 
 def test_where_a_disk_is_full_between_two_rounds_the_next_one_reads_all_files(seed: Seed) -> None:
@@ -775,15 +670,6 @@ def test_only_the_destinations_word_ends_it(seed: Seed) -> None:
     assert seed.move.patience == [ROUND_PATIENCE, None]
 
 
-def test_the_destinations_word_ends_it_in_a_pause(seed: Seed) -> None:
-    seed.run()
-    seed.move.plan = PlannedRound(0.5, 0, 0, 0)
-    seed.move.over = DestinationRefused("the transfer was cancelled there", "", 502)
-    seed.advance(11)
-    assert seed.move.began == [0]
-    assert "cancelled there" in str(seed.failure(DestinationRefused))
-
-
 def test_it_is_over_with_the_first_whole_round_after_its_time() -> None:
     seed = Seed(until=90.0)
     seed.run()
@@ -824,10 +710,3 @@ def test_it_ends_for_a_transfer_of_the_server(seed: Seed, moment: str) -> None:
         assert not seed.running.called
         sending.errback(CancelledError())
     assert seed.failure(SeedAdopted)
-
-
-def test_people_hear_of_it_once_an_hour(seed: Seed) -> None:
-    seed.run()
-    seed.advance(3 * 3600)
-    assert len(seed.said) == 4
-    assert "9.0 MiB to read" in seed.said[-1]

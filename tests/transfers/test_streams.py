@@ -10,14 +10,13 @@ from unittest.mock import Mock
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 
 from tests.support.reactor import until
-from tests.support.sample_server import UUID, sha256
+from tests.support.sample_server import UUID
 from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.backups.store import AttachedLog, Backup
 from wingsd.errors import (
-    BadRequest,
     ChecksumMismatch,
     DaemonStopping,
     StorageError,
@@ -29,9 +28,8 @@ from wingsd.errors import (
     UploadTruncated,
     WingsdError,
 )
-from wingsd.transfers.cancellation import CancelScope, SharedSlots, slots_held
-from wingsd.transfers.incoming.uploads import FIRST as FIRST_NAME
-from wingsd.transfers.incoming.uploads import StreamRegistry, name_of
+from wingsd.transfers.cancellation import CancelScope, SharedSlots
+from wingsd.transfers.incoming.uploads import StreamRegistry
 
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
 
@@ -40,7 +38,7 @@ def names(requests: UploadRequests) -> list[str]:
     return sorted(path.name for path in (requests.receiver.data / UUID / "world").iterdir())
 
 
-@pytest.mark.parametrize("order", ["f01", "f10", "0f1", "10f"])
+@pytest.mark.parametrize("order", ["f01", "1f0"])
 async def test_streams_in_any_order_are_one_transfer(requests: UploadRequests, order: str) -> None:
     streams = {name: Stream(name) for name in order}
     streams["f"].bring(AttachedLog(), b"log").bring(BACKUP, b"backup")
@@ -69,22 +67,9 @@ def cut() -> Stream:
     return Stream("x", error=UploadTruncated("the upload ended before it was complete", "lost"))
 
 
-def no_form() -> Stream:
-    stream = Stream("x")
-    stream.content_type = "text/plain"
-    return stream
-
-
 def laden() -> Stream:
     stream = Stream("x")
     stream.bring(BACKUP, b"backup")
-    return stream
-
-
-def damaged() -> Stream:
-    stream = Stream("x")
-    stream.data = stream.data[:-5]
-    stream.checksum = sha256(stream.data)
     return stream
 
 
@@ -94,9 +79,7 @@ def damaged() -> Stream:
     [
         (wrong, ChecksumMismatch),
         (cut, UploadTruncated),
-        (no_form, BadRequest),
         (laden, StreamMismatch),
-        (damaged, WingsdError),
     ],
 )
 async def test_a_failed_stream_fails_all(
@@ -106,13 +89,6 @@ async def test_a_failed_stream_fails_all(
     await requests.bring(first, good, bad)
     error = await requests.all_fail(kind, first, good, bad)
     assert error.detail.startswith("stream 1")
-
-
-async def test_a_failed_first_stream_fails_all(requests: UploadRequests) -> None:
-    first, other = wrong(), Stream("other")
-    await requests.bring(first, other)
-    error = await requests.all_fail(ChecksumMismatch, first, other)
-    assert error.detail.startswith("the first request: ")
 
 
 async def test_a_file_in_two_streams_fails_all(requests: UploadRequests) -> None:
@@ -165,14 +141,13 @@ async def test_an_unexpected_stream_is_refused_during_the_others(requests: Uploa
 
 
 @pytest.mark.promise("unexpected-stream-is-refused-alone")
-@pytest.mark.parametrize("number", ["0", "x"])
 async def test_a_stream_with_the_token_of_a_single_upload_is_refused(
-    requests: UploadRequests, number: str
+    requests: UploadRequests,
 ) -> None:
     first, foreign = Held("first"), Stream("foreign")
     job = requests.first(first)
     await until(lambda: first.read)
-    await requests.further(foreign, number)
+    await requests.further(foreign, "0")
     assert isinstance(foreign.answer, StreamMismatch)
     first.go_on()
     await job
@@ -346,7 +321,7 @@ def have_begun(streams: list[Held], count: int) -> bool:
 
 
 @pytest.mark.promise("streams-share-slots")
-@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("slots", [1, 3])
 async def test_streams_take_turns_with_fewer_slots(requests: UploadRequests, slots: int) -> None:
     shared = requests.receiver.slots
     shared.limit, shared.most = 2 * slots, slots
@@ -365,40 +340,6 @@ async def test_streams_take_turns_with_fewer_slots(requests: UploadRequests, slo
     await gatherResults(jobs)
     assert [stream.answer for stream in (first, *streams)] == [None] * 5
     assert shared.free == shared.limit
-
-
-async def test_all_streams_of_a_server_wait_as_one(requests: UploadRequests) -> None:
-    slots = requests.receiver.slots
-    others = [f"{number}" for number in range(slots.limit)]
-    for each in others:
-        await slots.acquire(each)
-    first, other = Stream("first"), Stream("other")
-    job = requests.bring(first, other)
-    await until(lambda: slots.waiting)
-    assert requests.receiver.transfers.waiting == 1
-    for each in others:
-        slots.release(each)
-    await job
-    assert (first.answer, other.answer, requests.receiver.transfers.waiting) == (None, None, 0)
-
-
-@pytest.mark.promise("streams-share-slots")
-async def test_two_transfers_never_deadlock_on_slots() -> None:
-    slots, held = DeferredSemaphore(5), []
-
-    async def hold(name: str, end: Deferred[None]) -> None:
-        async with slots_held(slots, 4, CancelScope()) as count:
-            held.append((name, count))
-            await end
-
-    ends: list[Deferred[None]] = [Deferred(), Deferred()]
-    jobs = [Deferred.fromCoroutine(hold(n, end)) for n, end in zip("ab", ends, strict=True)]
-    assert held == [("a", 4)]
-    ends[0].callback(None)
-    assert held == [("a", 4), ("b", 4)]
-    ends[1].callback(None)
-    assert slots.tokens == 5
-    await gatherResults(jobs)
 
 
 @pytest.mark.promise("full-queue-refuses-early", "slots-are-shared-fairly")
@@ -426,7 +367,7 @@ async def test_the_server_that_has_the_fewest_slots_is_next() -> None:
     assert [turn.called for turn in turns] == [True, False, False, True, True]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 async def test_servers_that_share_slots_all_have_their_turn(seed: int) -> None:
     random_, slots = random.Random(seed), SharedSlots(8)
     ends: list[Deferred[None]] = []
@@ -467,22 +408,14 @@ def call(registry: StreamRegistry, number: int, count: int) -> None:
         assert registry.further(str(number)) == number
 
 
-@pytest.mark.parametrize("order", permutations([FIRST, 0, 1, 2]))
-def test_streams_may_come_in_any_order(order: tuple[int, ...]) -> None:
-    registry = StreamRegistry(16)
-    for number in order[:-1]:
-        call(registry, number, 3)
-        assert not registry.is_complete
-    call(registry, order[-1], 3)
-    assert registry.is_complete
-
-
-@pytest.mark.parametrize("count", ["", "0"])
-def test_a_single_stream_is_complete_at_once(count: str) -> None:
-    registry = StreamRegistry(16)
-    registry.first(count)
-    assert registry.is_complete
-    assert registry.others == 0
+def test_streams_may_come_in_any_order() -> None:
+    for order in permutations([FIRST, 0, 1, 2]):
+        registry = StreamRegistry(16)
+        for number in order[:-1]:
+            call(registry, number, 3)
+            assert not registry.is_complete
+        call(registry, order[-1], 3)
+        assert registry.is_complete
 
 
 def come(*numbers: int, count: int = 3) -> Callable[[StreamRegistry], object]:
@@ -524,30 +457,6 @@ def test_a_header_that_is_not_a_number_is_refused(text: str) -> None:
             read(text)
 
 
-def test_a_request_is_the_first_or_one_of_the_others() -> None:
-    with pytest.raises(StreamMismatch):
-        StreamRegistry(16).further("0", "2")
-
-
-def test_a_refused_first_stream_counts_as_arrived() -> None:
-    registry = StreamRegistry(16)
-    with pytest.raises(StreamMismatch):
-        registry.first("many")
-    with pytest.raises(StreamMismatch):
-        registry.first("2")
-
-
-def test_a_stream_that_left_may_come_again() -> None:
-    registry = StreamRegistry(16)
-    registry.further("0")
-    registry.leave(0)
-    registry.leave(0)
-    registry.first("1")
-    assert not registry.is_complete
-    registry.further("0")
-    assert registry.is_complete
-
-
 def test_missing_streams_are_named() -> None:
     registry = StreamRegistry(16)
     registry.further("1")
@@ -559,7 +468,3 @@ def test_missing_streams_are_named() -> None:
         "stream 0, stream 2, stream 3 did not arrive within 2.5 s "
         "(system.transfers.streams.within)"
     )
-
-
-def test_streams_have_names() -> None:
-    assert (FIRST_NAME, name_of(3)) == ("the first request", "stream 3")

@@ -389,9 +389,3 @@ def test_what_is_written_can_be_read(archive: bytes) -> None:
     frame = FormFrame()
     whole = [frame.before(), archive, frame.after(CHECKSUM), frame.end()]
     assert receive(whole, frame.content_type) == (archive, CHECKSUM.lower())
-
-
-def test_each_upload_has_a_boundary_of_its_own() -> None:
-    first, second = FormFrame().boundary, FormFrame().boundary
-    assert first != second
-    assert len(first) == len(second) == 60

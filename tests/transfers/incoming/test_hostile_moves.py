@@ -232,16 +232,6 @@ async def test_a_move_is_committed_once_and_only_what_was_closed(
     assert (await client.outcome())["outcome"] == "success"
 
 
-async def test_a_proxy_is_to_keep_no_answer_and_no_query_from_the_other(
-    node: MovingNode, source: Path
-) -> None:
-    client = await node.client(source).open()
-    for answer in (await client.status(), await client.ask("GET", "/tree")):
-        assert answer.headers["Cache-Control"] == "no-store"
-    assert refused(answer) == (409, "move-resume-needed")
-    assert "a proxy in front of this node" in answer.json["detail"]
-
-
 async def test_numbers_and_digests_in_requests_are_checked(node: MovingNode, source: Path) -> None:
     client = await node.client(source).open()
     for path in ("/batches/x", "/batches/-1", "/batches/" + "9" * 30):

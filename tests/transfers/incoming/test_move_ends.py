@@ -108,15 +108,6 @@ async def test_the_oldest_copies_go_first(node: MovingNode) -> None:
     assert [copy.server[:4] for copy in copies.kept()] == ["0001", "0002", "0003"]
 
 
-async def test_nothing_is_kept_where_the_source_does_not_want_it(
-    node: MovingNode, source: Path
-) -> None:
-    client = await node.half_sent(source)
-    assert (await client.ask("DELETE", "")).status == 204
-    await node.rest()
-    assert node.left() == []
-
-
 @pytest.mark.promise("arrived-data-is-kept")
 async def test_a_failure_after_the_commit_keeps_what_is_whole(
     node: MovingNode, source: Path
@@ -331,20 +322,6 @@ async def test_silence_is_told_once_and_not_while_this_node_has_the_word(
         clock.pump([60] * 3)
         assert [error.code for error in told] == ["move-abandoned"]
         assert clock.getDelayedCalls() == []
-
-
-async def test_a_source_is_given_up_at_the_end_of_its_time_and_not_before(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        move, clock, told = await awaited(node, source, patched)
-        limit = move._settings.patience + LONGER
-        clock.advance(7)
-        move.silence.progressed()
-        clock.pump([limit - 1, 0.5])
-        assert told == []
-        clock.advance(0.5)
-        assert [error.code for error in told] == ["move-abandoned"]
 
 
 async def test_a_move_that_was_cancelled_while_it_was_begun_is_not_begun_again(

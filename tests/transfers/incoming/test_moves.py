@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 
 from tests.support.attributes import ACCESS, acl, entries
 from tests.support.full_trees import limit_trees
 from tests.support.logged_errors import Logged
 from tests.support.move_client import Answer, MoveClient
-from tests.support.reactor import reactor, until
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.incoming.nodes import LEVEL, MovingNode, Nodes
-from wingsd.api import moves
-from wingsd.api.moves import MoveStatus
 from wingsd.errors import (
     MoveAbandoned,
     MoveGivenUp,
@@ -33,13 +28,11 @@ from wingsd.errors import (
     TransferCancelled,
     WingsdError,
 )
-from wingsd.filesystem import attributes
 from wingsd.statedb import Direction, MoveRecord, StateDatabase
-from wingsd.transfers.incoming.moves import inbox, partial_copy
+from wingsd.transfers.incoming.moves import inbox
 from wingsd.transfers.incoming.moves.inbox import Attachments
 from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
 from wingsd.transfers.incoming.moves.transfer import MoveTransfer
-from wingsd.transfers.storage.staging import Staging, WriteBack
 
 BACKUP = "5e0c1f5c-1b5e-4d39-9f1a-0d9b6a2f0001"
 OTHER, PART = (f"{BACKUP[:-1]}{number}" for number in (2, 3))
@@ -96,24 +89,6 @@ async def test_what_an_earlier_move_has_left_of_other_attachments_is_not_put_int
     await client.finish()
     await until(lambda: node.left() == [".kept", UUID])
     assert node.kept() == {f"{OTHER}.tar.gz": backups[OTHER], f"install/{UUID}.log": b"new\n"}
-
-
-async def test_files_beside_the_server_are_written_back_and_batches_have_checkpoints_alone(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entered = []
-
-    @contextmanager
-    def during(_: WriteBack) -> Iterator[None]:
-        entered.append(True)
-        yield
-
-    monkeypatch.setattr(WriteBack, "during", during)
-    client = await node.half_sent(source, log=5)
-    assert entered == []
-    await client.attach("install.log", b"bytes")
-    assert len(entered) == 1
-    await client.finish()
 
 
 async def test_an_attachment_that_was_changed_on_its_way_begins_again(
@@ -192,16 +167,6 @@ async def test_the_first_request_may_come_again(node: MovingNode, source: Path) 
     other = node.client(source, client._token)
     answer = await other.begin()
     assert (answer.status, answer.code) == (401, "token-used")
-
-
-async def test_a_server_that_the_panel_does_not_send_here_is_refused(
-    node: MovingNode, source: Path
-) -> None:
-    node.faults["describe"] = ServerNotAssigned("not for this node")
-    node.panel.owned = [True]
-    answer = await node.client(source).begin()
-    assert (answer.status, answer.code) == (409, "server-already-exists")
-    assert node.left() == []
 
 
 @pytest.mark.promise("move-continues-after-breaks", "source-key-is-for-one-move")
@@ -346,34 +311,6 @@ async def test_the_steps_of_a_destination_grow_while_it_makes_the_root(
     assert (await client.status()).json["steps"] > steps
 
 
-@pytest.mark.promise("move-passes-strict-proxies")
-async def test_a_request_that_waits_looks_again_only_when_something_has_changed(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers: list[str] = []
-    status = moves._status
-
-    def counting(transfer: MoveTransfer) -> MoveStatus:
-        answers.append(transfer.status[0])
-        return status(transfer)
-
-    monkeypatch.setattr(moves, "_status", counting)
-    client = await node.client(source).open()
-    tag = (await client.status()).json["tag"]
-    transfer = node.receiver.find(UUID)
-    assert isinstance(transfer, MoveTransfer)
-    answers.clear()
-    waiting = Deferred.fromCoroutine(client.status(wait=30, since=tag))
-    await until(lambda: transfer.waiting == 1)
-    await deferLater(reactor, 0.2)
-    assert len(answers) == 1  # when it came
-    await client.resume()
-    assert (await waiting).json["tag"] != tag
-    assert len(answers) == 2
-    assert transfer.waiting == 0
-    assert transfer.changes._waiting == set()
-
-
 @pytest.mark.promise("move-begins-once")
 async def test_a_beginning_that_is_withdrawn_begins_nothing(
     node: MovingNode, source: Path
@@ -415,27 +352,6 @@ async def test_extended_attributes_and_acls_come_with_a_move_of_version_2(
         expected = acl(users={4033: 7, path.stat().st_uid: 1}, group=0, mask=7)
         assert os.getxattr(path, "user.note") == b"1"
         assert entries(os.getxattr(path, ACCESS)) == entries(expected)
-
-
-async def test_a_source_of_version_1_hears_of_no_attributes(
-    node: MovingNode, source: Path
-) -> None:
-    answer = await node.client(source).begin(version=1)
-    assert (answer.json["version"], answer.json["attributes"]) == (1, [])
-
-
-async def test_a_disk_that_was_full_once_keeps_attributes_later(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(**kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(attributes, "TemporaryFile", failing)
-        answer = await node.client(source).begin(version=2)
-    assert answer.json["attributes"] == []
-    again = await node.client(source).begin(version=2)
-    assert again.json["attributes"] == ["user", "acl"]
 
 
 # Moves that end before their copy is open, after a restart of the node or at their beginning
@@ -614,31 +530,6 @@ async def test_a_session_is_begun_by_the_request_that_comes_when_it_is_ready(
     await finish(client)
 
 
-async def test_a_request_is_told_the_session_that_it_has_begun_and_no_later_one(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = node.client(source)
-    await client.begin()
-    looking, going_on = threading.Event(), threading.Event()
-    here = Attachments.here
-
-    def slow(attachments: Attachments) -> int:
-        if not looking.is_set():
-            looking.set()
-            going_on.wait(30)
-        return here(attachments)
-
-    monkeypatch.setattr(Attachments, "here", slow)
-    first = Deferred.fromCoroutine(client.ask("POST", "/resume", json={}))
-    await until(looking.is_set)
-    second = await client.ask("POST", "/resume", json={})
-    going_on.set()
-    sessions = [(await first).json["session"], second.json["session"]]
-    assert all(sessions)
-    assert sessions[0] != sessions[1]
-    assert node.inbox.session == sessions[1]
-
-
 async def test_a_round_is_closed_once_however_often_that_is_asked(
     node: MovingNode, source: Path, work: SlowWork
 ) -> None:
@@ -650,19 +541,6 @@ async def test_a_round_is_closed_once_however_often_that_is_asked(
     work.finish()
     await finish(client)
     assert work.done == 1
-
-
-async def test_a_batch_that_has_arrived_need_not_be_waited_for(
-    node: MovingNode, source: Path, work: SlowWork
-) -> None:
-    client = await node.client(source).open()
-    shape, *rest = client.round()
-    work.slow("receive")
-    assert is_busy(await client.put(shape))
-    work.finish()
-    assert (await client.put(shape)).status == 200
-    await client.put_all(rest)
-    await finish(client)
 
 
 @pytest.mark.promise("move-passes-strict-proxies")
@@ -684,31 +562,3 @@ async def test_the_end_of_a_backup_is_worked_for_once_however_often_it_comes(
     await client.attach("install.log", b"bytes")
     await client.put_all(client.round())
     await finish(client)
-
-
-async def test_the_disk_is_flushed_while_the_root_is_made(
-    node: MovingNode, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partial_copy, "CHECKPOINT_EVERY", 3600)
-    sync, prepare, made = Staging.sync, PartialCopy.prepare_root, threading.Event()
-    closing, met = list[bool](), list[bool]()
-    client = node.client(source)
-
-    def waiting(staging: Staging, server: str) -> None:
-        if closing:
-            met.append(made.wait(30))
-        sync(staging, server)
-
-    def preparing(copy: PartialCopy) -> None:
-        prepare(copy)
-        made.set()
-
-    monkeypatch.setattr(Staging, "sync", waiting)
-    monkeypatch.setattr(PartialCopy, "prepare_root", preparing)
-    await client.begin()
-    await client.resume()
-    await client.put_all(client.round())
-    closing.append(True)
-    assert (await client.close()).status == 200
-    assert met[0]
-    await client.finish()

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
-from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
 
 from tests.moves.moving import LIMITS, MOVE, Source
-from tests.support.fixtures import workers
-from tests.support.logged_errors import Logged
-from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import MoveNoSpace, MoveResumeNeeded, StorageError
 from wingsd.moves.batch import BatchReader
-from wingsd.moves.destination import Piece, PieceReader
 from wingsd.moves.filling import BatchFiller
-from wingsd.threadio import Workers
-from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
 from wingsd.transfers.storage.staging import PartialCopies, Staging
-
-__all__ = ["workers"]
-
 
 SIZE = 300_000
 
@@ -172,118 +160,3 @@ def test_new_files_leave_the_inodes_free_that_are_reserved(
     (disk.tree / "1").unlink()
     disk.resume()
     close_round(disk, disk.send())
-
-
-# What has arrived is read back by one thread at a time
-
-
-@pytest.fixture
-def whole_disk(disk: LossyDisk) -> LossyDisk:
-    """One whose copy has all of a round."""
-    close_round(disk, disk.send())
-    return disk
-
-
-@pytest.mark.parametrize("is_cancelled", [False, True])
-async def test_a_reading_waits_for_that_of_a_commit_which_was_withdrawn(
-    whole_disk: LossyDisk, workers: Workers, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
-) -> None:
-    upkeep = CopyUpkeep("server", whole_disk.copy, workers, workers, reactor)
-    is_read, goes_on, withdrawn = Event(), Event(), Event()
-    differing = PieceReader.differing
-    read = list[Piece]()
-
-    def slow(reader: PieceReader, pieces: Sequence[Piece]) -> list[Piece]:
-        read.extend(pieces)
-        is_read.set()
-        goes_on.wait(30)
-        return differing(reader, pieces)
-
-    monkeypatch.setattr(PieceReader, "differing", slow)
-    of_commit = Deferred.fromCoroutine(upkeep.read_back(workers, withdrawn.is_set))
-    of_commit.addErrback(lambda _: None)
-    await until(is_read.is_set)
-    withdrawn.set()
-    if is_cancelled:
-        of_commit.cancel()
-    upkeep.read_behind()
-    second = Deferred.fromCoroutine(upkeep.read_back(workers, lambda: False))
-    assert not second.called
-    goes_on.set()
-    await second
-    assert len(read) == len(set(map(id, read)))
-    whole_disk.copy.close()
-    assert whole_disk.copy.is_read
-
-
-# Flushes of what has arrived of a move
-
-
-class Reactor(Clock):
-    """A reactor whose threads are the test's."""
-
-    def callFromThread(self, function: Callable[..., object], *args: Any) -> None:
-        function(*args)
-
-
-class Threads:
-    """Threads whose work ends when a test says so, and the copy that they flush."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.working: list[Deferred[Any]] = []
-        #: Has the threads write.
-        self.write: Callable[[], object] = lambda: None
-
-    def checkpoint(self, least: int, writing: Callable[[], object]) -> int:
-        """Be flushed."""
-        return 0
-
-    def prepare_root(self) -> None:
-        """Be gone through beside it."""
-
-    def run(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        self.begun.append(work.__name__)
-        self.write = args[1] if args else self.write
-        self.working.append(Deferred())
-        return self.working[-1]
-
-
-@pytest.fixture
-def threads() -> Threads:
-    return Threads()
-
-
-@pytest.fixture
-def flushing(threads: Threads) -> Deferred[None]:
-    """A flush, beside which something else is done."""
-    parts: Any = threads
-    reactor: Any = Reactor()
-    upkeep = CopyUpkeep("server", parts, parts, None, reactor)
-    return Deferred.fromCoroutine(upkeep.prepare_root())
-
-
-@pytest.mark.parametrize(("moment", "begun"), [("before", 1), ("beside", 2), ("after", 2)])
-def test_one_that_is_cancelled_is_no_error(
-    threads: Threads, flushing: Deferred[None], moment: str, begun: int, logged: Logged
-) -> None:
-    if moment != "before":
-        threads.write()
-    if moment == "after":
-        threads.working[1].callback(None)
-    flushing.cancel()
-    found: list[Any] = []
-    flushing.addErrback(found.append)
-    assert found[0].check(CancelledError)
-    assert len(threads.begun) == begun
-    assert logged.lines == []
-
-
-def test_one_that_fails_is_told_and_all_else_is_done(
-    threads: Threads, flushing: Deferred[None], logged: Logged
-) -> None:
-    threads.working[0].errback(StorageError("the threads is full"))
-    threads.working[1].callback(None)
-    assert flushing.called
-    assert threads.begun == ["checkpoint", "prepare_root"]
-    assert any("the threads is full" in line for line in logged.lines)

@@ -121,13 +121,6 @@ async def test_what_is_in_the_way_is_told_and_the_move_goes_on(
     assert (await client.status()).json["phase"] == "open"
 
 
-async def test_a_server_that_is_here_is_not_ready_to_come(node: RunningNode, source: Path) -> None:
-    client = await begun(node, source)
-    node.panel.owned = True
-    found = await prepared(client)
-    assert (found["state"], found["code"]) == ("failed", "server-already-exists")
-
-
 async def test_backups_have_to_fit(
     node: RunningNode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,17 +302,6 @@ async def test_it_is_not_started_where_the_panel_refuses_the_success(
     assert (await client.outcome())["outcome"] == "failure"
     await settled(node)
     assert not started(node)
-
-
-@pytest.mark.promise("arrived-server-is-started")
-async def test_a_panel_that_is_away_is_waited_for(node: RunningNode, source: Path) -> None:
-    node.panel.faults["success"] = PanelUnreachable("the Panel is away", "it is a test")
-    client = await committed(node, source)
-    await until(lambda: "success" in node.panel.calls)
-    node.panel.faults.clear()
-    assert not started(node)
-    assert (await client.outcome())["outcome"] == "success"
-    await until(lambda: node.runs)
 
 
 @pytest.mark.promise("arrived-server-is-started")

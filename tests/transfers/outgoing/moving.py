@@ -22,6 +22,7 @@ BATCH = 256 << 10
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have little be waited for after an error."""
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
+    monkeypatch.setattr(moves, "PROGRESS_EVERY", 0.01)
     monkeypatch.setattr(moves, "SOON", 0.01)
     monkeypatch.setattr(moves, "NO_SPACE_PAUSE", 0.01)
     monkeypatch.setattr(move, "RESUME_AFTER", 0.01)

@@ -20,13 +20,11 @@ from tests.transfers.outgoing.moving import live_sender as sender
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.filesystem.walk import Measured, survey
 from wingsd.moves import filling
-from wingsd.servers import running
 from wingsd.servers.operations import Operation
-from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.power_states import PowerState
 from wingsd.threadio import Share, TokenBucket
 from wingsd.transfers.outgoing import move, source
 from wingsd.transfers.outgoing.rounds import SentServer
-from wingsd.util.retry import Backoff
 
 __all__ = ["sender"]
 
@@ -165,14 +163,6 @@ async def test_a_server_whose_files_take_long_to_measure_is_measured_once_for_a_
     assert node.count("room") > refusals
 
 
-@pytest.mark.parametrize("sender", [{"target_downtime": 2000}], indirect=True)
-async def test_it_is_stopped_after_one_round_when_the_rest_is_little(
-    sender: Mover, node: MoveNode
-) -> None:
-    await sender.succeeds(running=True)
-    assert node.count("rounds") == 2
-
-
 class Watched:
     """Threads, and a bucket: note in which state the server is used by them, and what they got."""
 
@@ -203,29 +193,6 @@ async def test_rounds_come_after_all_else_until_the_server_is_stopped(sender: Mo
     assert all(yields == (state is PowerState.RUNNING) for state, yields in bucket.seen)
 
 
-async def test_nothing_is_read_between_the_last_look_at_a_server_and_its_hold(
-    sender: Mover, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[str] = []
-
-    def noted(kind: type, name: str) -> None:
-        call = getattr(kind, name)
-
-        def calls(*args: Any, **named: Any) -> Any:
-            order.append(name)
-            return call(*args, **named)
-
-        monkeypatch.setattr(kind, name, calls)
-
-    noted(source.OutgoingParts, "find_left")
-    noted(SentServer, "note_state")
-    noted(SentServer, "hold")
-    await sender.succeeds(running=True)
-    assert order[0] == "find_left"
-    assert order[-2:] == ["note_state", "hold"]
-    assert order.count("find_left") == 1
-
-
 @pytest.mark.parametrize("sender", [{"enabled": False}], indirect=True)
 async def test_a_running_server_is_stopped_first_where_rounds_are_disabled(
     sender: Mover, node: MoveNode
@@ -239,16 +206,6 @@ async def test_a_server_that_is_off_is_sent_in_one_round(sender: Mover, node: Mo
     sender.server.state = PowerState.OFFLINE
     await sender.succeeds(running=False)
     assert node.count("rounds") == 1
-
-
-async def test_a_destination_that_knows_no_moves_gets_a_stopped_server(
-    sender: Mover, node: MoveNode
-) -> None:
-    node.fault = lambda kind, count: refused(404)
-    await sender.start()
-    assert sender.states[-1] == "completed"
-    assert sender.calls == ["stop", "remove"]
-    assert len(node.archives) == 1
 
 
 @pytest.mark.promise("users-decide-during-a-move")
@@ -318,18 +275,6 @@ async def test_a_console_that_takes_no_line_does_not_stop_the_move(sender: Mover
     sender.faults["say it moves"] = EnvironmentFailed("the server did not read its console")
     await sender.succeeds(running=True)
     assert sender.said("the move could not be announced to its players: ")
-
-
-@pytest.mark.parametrize("sender", [{"announce": "say it moves"}], indirect=True)
-async def test_the_console_of_a_server_that_has_ended_gets_no_line(
-    sender: Mover, node: MoveNode
-) -> None:
-    def end() -> None:
-        sender.server.state = PowerState.OFFLINE
-
-    node.at_round(2, end)
-    await sender.start()
-    assert "say it moves" not in sender.calls
 
 
 @pytest.mark.promise("rehearsal-before-the-stop")
@@ -461,22 +406,3 @@ async def test_a_server_that_its_panel_leaves_here_after_all_is_started_again(
     assert sender.server.state is PowerState.RUNNING
     assert sender.calls == ["stop", "remove", "restore", "start"]
     assert sender.server.operations.hold is None
-
-
-@pytest.mark.promise("arrived-server-is-started")
-async def test_a_panel_that_is_away_delays_the_start_where_the_server_stays(
-    sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(running, "BACKOFF", Backoff(0.01, 0.01))
-    power, tries = sender.server.power, iter([True, True])
-
-    async def away(action: PowerAction) -> None:
-        if next(tries, False):
-            raise PanelUnreachable("the Panel is away", "it is a test")
-        await power(action)
-
-    monkeypatch.setattr(sender.server, "power", away)
-    node.at_round(ROUNDS + 1, lambda: refused(403, "forbidden"))
-    await sender.start()
-    await until(lambda: sender.server.state is PowerState.RUNNING)
-    assert next(tries, None) is None

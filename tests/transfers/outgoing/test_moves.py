@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from itertools import count
@@ -11,7 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from tests.support.archives import seen
 from tests.support.attributes import ACCESS, acl
@@ -27,17 +26,15 @@ from tests.support.move_node import (
     refused,
     tree_of,
 )
-from tests.support.reactor import reactor, until
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS
 from tests.transfers.outgoing.moving import BATCH
 from wingsd import callbacks
-from wingsd.config import LiveMovesConfig, MovesConfig
+from wingsd.config import LiveMovesConfig
 from wingsd.errors import DestinationRefused
 from wingsd.events import TRANSFER_REPORTED
 from wingsd.servers.power_states import PowerState
-from wingsd.statedb import Direction, MoveRecord, StateDatabase
-from wingsd.threadio import Workers
 from wingsd.transfers.outgoing import move
 from wingsd.transfers.peer import moves
 from wingsd.transfers.peer.moves import MOST, Cause, ProgressAnswer
@@ -106,8 +103,8 @@ async def test_moves_can_be_disabled(sender: Mover, node: MoveNode) -> None:
     ("kind", "fault"),
     [
         *((kind, CUT_AFTER) for kind in ("resume", "batches", "rounds", "commit", "state")),
-        *(("batches", fault) for fault in (CUT, refused(503), refused(524), refused(500, "x"))),
-        *((kind, CUT_WITHIN) for kind in ("begin", "resume", "tree", "batches", "rounds")),
+        *(("batches", fault) for fault in (CUT, refused(500, "x"))),
+        *((kind, CUT_WITHIN) for kind in ("begin", "tree", "rounds")),
     ],
 )
 async def test_what_is_lost_is_sent_again(
@@ -119,38 +116,6 @@ async def test_what_is_lost_is_sent_again(
     assert sender.said("waiting for the destination, asking it again")
     # It goes on by itself.
     assert not sender.said("transfer the server again")
-
-
-async def test_the_lists_of_transfers_show_what_a_move_waits_for(
-    sender: Mover, node: MoveNode
-) -> None:
-    shown: list[str] = []
-
-    def fault(kind: str, count: int) -> Fault:
-        shown.extend(each.step_text for each in sender.transfers.progress)
-        return CUT if (kind, count) == ("batches", 1) else None
-
-    node.fault = fault
-    await sender.start()
-    assert any("sending the archive; waiting for the destination: " in each for each in shown)
-    assert "; waiting" not in shown[-1]
-
-
-async def test_a_destination_that_is_away_gets_no_batch_until_it_answers(
-    sender: Mover, node: MoveNode
-) -> None:
-    def fault(kind: str, count: int) -> Fault:
-        if kind == "state":
-            return refused(503, "move-busy") if count <= 5 else None
-        is_away = kind == "batches" and node.count(kind) > 2 and node.count("state") <= 5
-        return CUT if is_away else None
-
-    node.limit = BATCH
-    node.fault = fault
-    await sender.succeeds()
-    answered = [at for at, kind in enumerate(node.asked) if kind == "state"][5]
-    # Those that were taken, and one of each stream that was on its way.
-    assert node.asked[:answered].count("batches") <= 2 + MovesConfig().streams
 
 
 async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
@@ -178,32 +143,6 @@ async def test_numbers_that_fit_no_batch_end_the_move(sender: Mover, node: MoveN
     node.fault = lambda kind, count: (200, dict(said)) if kind == "resume" else None
     await sender.fails()
     assert sender.said("its numbers are out of range")
-
-
-async def test_what_comes_in_place_of_what_was_there_is_not_sent_twice(
-    sender: Mover, node: MoveNode
-) -> None:
-    changed = sender.tree / "region1"
-
-    def fault(kind: str, count: int) -> Fault:
-        if kind == "batches":
-            node.of.checkpoint()
-        if kind == "rounds" and count < 4:
-            changed.write_bytes(os.urandom(changed.stat().st_size))
-            return refused(409, "move-resume-needed")
-        return None
-
-    # With two streams all counts that one sends while a batch of the other is on its way, and with
-    # two threads all batches that overtake one which is packed.
-    node.limit, node.streams, node.fault = BATCH, 1, fault
-    one = Workers(reactor, "one", 1)
-    one.start()
-    sender.send_with(packers=one)
-    await sender.succeeds()
-    one.stop()
-    assert sender.heard.resumed == 3
-    # Of each session only what its destination has not said to be durable.
-    assert 0 < sender.heard.again <= 3 * BATCH
 
 
 async def test_a_proxy_that_asks_for_an_hour_is_not_waited_for_after_the_commit(
@@ -234,20 +173,6 @@ async def test_a_destination_that_is_started_anew_after_the_commit_is_asked_agai
     node.fault, node.commits = fault, False
     await sender.succeeds()
     assert node.count("commit") == 2
-
-
-async def test_batches_become_smaller_than_what_is_refused(sender: Mover, node: MoveNode) -> None:
-    node.limit = 4 << 20
-    limit = 300 << 10
-
-    def fault(kind: str, count: int) -> Fault:
-        large = kind == "batches" and int(node.requests[-1].getHeader("Content-Length")) > limit
-        return refused(413) if large else None
-
-    node.fault = fault
-    (sender.tree / "large").write_bytes(os.urandom(3 << 20))
-    await sender.succeeds()
-    assert max(size for _, size in node.batches) <= limit
 
 
 async def test_a_body_that_is_always_too_large_ends_the_move(
@@ -344,20 +269,6 @@ async def test_backups_and_the_log_come_in_pieces(
     assert node.order["backups"][0]["bytes"] == len(backup)
 
 
-@pytest.mark.promise("shown-figures-are-true")
-@pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
-async def test_a_move_that_has_failed_does_not_say_that_it_goes_on(
-    sender: Mover, node: MoveNode
-) -> None:
-    sender.server.state = PowerState.OFFLINE
-    node.fault = lambda kind, count: refused(503) if kind in ("batches", "state") else None
-    await sender.start()
-    await until(lambda: node.deleted == ["keep"])
-    assert sender.states[-1] == "failure"
-    assert sender.said("waiting for the destination")
-    assert not sender.said("the move goes on")
-
-
 @pytest.mark.promise("room-is-checked-before-the-stop")
 async def test_what_the_files_take_on_the_disk_is_announced_without_holes(
     sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
@@ -404,12 +315,12 @@ async def test_a_cancelled_move_leaves_nothing_there(sender: Mover, node: MoveNo
     assert sender.server.hold == ""
 
 
-@pytest.mark.parametrize("sender", [{"patience": 2}], indirect=True)
+@pytest.mark.parametrize("sender", [{"patience": 0.3}], indirect=True)
 async def test_nothing_gets_through_for_as_long_as_patience_lasts(
     sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.fault = lambda kind, count: CUT if kind == "batches" else None
-    monkeypatch.setattr(moves.MoveTrouble, "EVERY", 1.0)
+    monkeypatch.setattr(moves.MoveTrouble, "EVERY", 0.1)
     await sender.fails()
     assert sum("does not go on" in line for line in sender.lines) <= 4
     await until(lambda: node.deleted == ["keep"])
@@ -453,15 +364,6 @@ async def test_files_of_a_server_that_ran_are_kept_after_its_move(sender: Mover)
     assert not sender.store.unfinished()
 
 
-async def test_files_of_a_server_that_did_not_run_are_deleted_after_its_move(
-    sender: Mover,
-) -> None:
-    sender.server.state = PowerState.OFFLINE
-    await sender.succeeds()
-    await sender.delete()
-    assert "keep moved" not in sender.calls
-
-
 async def test_the_panels_deletion_confirms_a_move(sender: Mover, node: MoveNode) -> None:
     node.commits = False
     over = sender.start()
@@ -472,26 +374,8 @@ async def test_the_panels_deletion_confirms_a_move(sender: Mover, node: MoveNode
     assert "failure" not in sender.panel.calls
 
 
-@pytest.mark.promise("move-continues-after-a-kill")
-async def test_what_is_noted_of_a_move_at_the_same_time_is_all_kept(sender: Mover) -> None:
-    store, worker = sender.store, Workers(reactor, "database", 1)
-    worker.start()
-    entry = store.begin(1, UUID, Direction.OUT, "SEND")
-    record = MoveRecord(entry, UUID, Direction.OUT, "id", "key", "token", state='{"begun": 1}')
-    store.add_move(record)
-    change = StateDatabase(store, worker, time.time).change_move_state
-    noting = [
-        change(entry, each) for each in ({"running": True, "stopped": True}, {"stopped": False})
-    ]
-    await DeferredList(noting, fireOnOneErrback=True)
-    worker.stop()
-    noted = store.move(entry)
-    assert noted is not None
-    assert json.loads(noted.state) == {"begun": 1, "running": True, "stopped": False}
-
-
 @pytest.mark.promise("move-begins-once")
-@pytest.mark.parametrize("sender", [{"patience": 1}], indirect=True)
+@pytest.mark.parametrize("sender", [{"patience": 0.3}], indirect=True)
 async def test_a_beginning_that_was_not_answered_is_withdrawn(
     sender: Mover, node: MoveNode
 ) -> None:
@@ -576,7 +460,7 @@ async def test_a_node_that_is_started_anew_is_asked_again_to_begin(
 
 
 @pytest.mark.promise("move-begins-once")
-@pytest.mark.parametrize("exp", [None, "?", 5, 9_000])
+@pytest.mark.parametrize("exp", ["?", 9_000])
 async def test_the_beginning_is_tried_as_long_as_its_token_is_good(
     sender: Mover, node: MoveNode, monkeypatch: pytest.MonkeyPatch, exp: float | str | None
 ) -> None:
@@ -638,15 +522,6 @@ async def test_while_the_panel_denies_its_transfer_only_the_destinations_own_ref
         await until(lambda: names[-1] == TRANSFER_REPORTED)
 
 
-async def test_a_commit_that_is_under_way_is_waited_for(sender: Mover, node: MoveNode) -> None:
-    answers: dict[tuple[str, int], Fault] = {
-        ("commit", 1): CUT_AFTER,
-        ("commit", 2): refused(409, "move-committed"),
-    }
-    node.fault = lambda kind, count: answers.get((kind, count))
-    await sender.succeeds()
-
-
 # Destinations of moves that have their source ask them again and again
 
 
@@ -687,7 +562,7 @@ async def test_pieces_that_are_taken_byte_by_byte_have_an_end(
     assert node.count("attachments") == 22
 
 
-@pytest.mark.parametrize("offset", [-1, -2])
+@pytest.mark.parametrize("offset", [-1])
 async def test_a_negative_offset_is_refused_before_anything_is_read(
     sender: Mover, node: MoveNode, offset: int
 ) -> None:

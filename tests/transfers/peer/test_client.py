@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import socket
 import struct
@@ -44,9 +43,8 @@ from wingsd.errors import (
 )
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
-from wingsd.threadio import OUTFLOW_HIGH_MARK, STEP, Outflow
+from wingsd.threadio import OUTFLOW_HIGH_MARK, STEP
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.upload_form import FormFrame, UploadForm
 from wingsd.util.net import ServerCertificate
 
 
@@ -170,40 +168,6 @@ async def test_an_aborted_upload_ends_at_both_ends(tls: tuple[ServerCertificate,
     await node.close()
 
 
-async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, str]) -> None:
-    node = Node(receiver := Receiver(), tls[0])
-    frame, body = FormFrame(), Outflow(reactor)
-    form = UploadForm(frame.content_type)
-    pieces: list[bytes] = []
-    received = Taken.data
-
-    def data(taken: Taken, chunk: bytes) -> None:
-        pieces.extend(piece for piece in form.receive(chunk) if isinstance(piece, bytes))
-        received(taken, chunk)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Taken, "data", data)
-        destination = PeerClient(
-            f"https://127.0.0.1:{node.port}/api/transfers", "Bearer t", reactor, tls[1]
-        )
-        upload = destination.upload(frame.content_type, body, 120)
-        for part in (frame.before(), PIECE, frame.after("cafe"), frame.end()):
-            body.write(part)
-        body.finish()
-        await upload.answer
-    assert (b"".join(pieces), form.close().archive) == (PIECE, "cafe")
-    assert await receiver.taken[0].ended == "end"
-    await node.close()
-
-
-async def test_features_of_a_wingsd_node_are_read(tls: tuple[ServerCertificate, str]) -> None:
-    node = Node(Receiver(), tls[0])
-    url = f"https://127.0.0.1:{node.port}/api/transfers"
-    features = await PeerClient(url, "Bearer t", reactor, tls[1]).features()
-    assert features == {"symlinks", "hard-links"}
-    await node.close()
-
-
 async def test_a_closed_port_is_unreachable() -> None:
     with closed_port() as port:
         sending = Sending(port, pieces=10_000)
@@ -248,20 +212,6 @@ async def test_http_to_a_tls_port_fails_with_advice() -> None:
     await peer.outcome
 
 
-async def test_an_upload_can_be_cancelled_while_tls_is_set_up() -> None:
-    peer = Peer(lambda connection: connection.recv(1) and connection.recv(65536 * 4))
-    sending = Sending(peer.port, pieces=10_000, scheme="https")
-    await deferLater(reactor, 0)
-    sending.upload.answer.cancel()
-    with pytest.raises(CancelledError):
-        await sending.upload.answer
-    assert await sending.written == "closed"
-    peer.outcome.addErrback(lambda failure: failure.trap(OSError))
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", peer.port)).close()
-    await peer.outcome
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -292,11 +242,6 @@ def test_an_invalid_token_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(BadRequest) as caught:
         PeerClient("https://node/", token, reactor, "")
     assert token not in str(caught.value)
-
-
-@pytest.mark.parametrize("host", ["[::1]", "NODE.example.com", "10.0.0.1"])
-def test_names_and_addresses_are_valid_hosts(host: str) -> None:
-    PeerClient(f"https://{host}:8080/api/transfers", "Bearer t", reactor, "")
 
 
 # Destinations that do what a script says: what is made of their answers, and of their end
@@ -334,13 +279,6 @@ async def test_a_node_that_is_not_wingsd_has_no_features(reply: bytes) -> None:
     url = f"http://127.0.0.1:{peer.port}/api/transfers?x=1"
     assert await PeerClient(url, "Bearer t", reactor, "").features() == frozenset()
     assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
-
-
-async def test_features_are_read_behind_a_byte_order_mark() -> None:
-    peer = Peer(says(answer("200 OK", b'\xef\xbb\xbf{"features": ["move-1", "Streams"]}')))
-    url = f"http://127.0.0.1:{peer.port}/api/transfers"
-    assert await PeerClient(url, "Bearer t", reactor, "").features() == {"move-1", "streams"}
-    await peer.outcome
 
 
 @pytest.mark.promise("move-passes-strict-proxies")
@@ -463,20 +401,6 @@ def reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> None:
-    def script(connection: socket.socket) -> None:
-        read_head(connection)
-        connection.sendall(answer("409 Conflict", b'{"error": "it is here"}'))
-        # Closing with the body unread is what resets it.
-
-    peer = Peer(script)
-    sending = Sending(peer.port, pieces=10_000)
-    with pytest.raises(DestinationRefused, match="it is here"):
-        await sending.upload.answer
-    assert await sending.written == "closed"
-    await peer.outcome
-
-
 @pytest.mark.promise("refusal-is-understood")
 @pytest.mark.parametrize("secure", [True, False])
 async def test_a_refusal_is_read_when_sending_meets_the_reset_first(
@@ -539,15 +463,6 @@ async def test_a_connection_that_breaks_after_the_upload_leaves_it_unanswered() 
     assert await peer.outcome == 10 * (len(PIECE) + 4)
 
 
-async def test_an_answer_that_is_not_http_fails_the_upload() -> None:
-    peer = Peer(says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))
-    sending = Sending(peer.port, pieces=10_000)
-    with pytest.raises(DestinationDisconnected, match="is not HTTP"):
-        await sending.upload.answer
-    await sending.written
-    await peer.outcome
-
-
 WITHOUT_END = [
     (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, "it sent more than 1000 interim answers"),
     (b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n" * 1000, "headers of its answer are longer than 16 KiB"),
@@ -563,16 +478,6 @@ async def test_an_upload_ends_at_an_endless_answer(first: bytes, block: bytes, s
         await sending.upload.answer
     assert not caught.value.body_sent
     assert await sending.written == "closed"
-    assert await peer.outcome < BUFFERS
-
-
-@pytest.mark.promise("answers-are-bounded")
-@pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
-async def test_a_question_ends_at_an_endless_answer(first: bytes, block: bytes, says: str) -> None:
-    peer = Peer(goes_on(first, block))
-    url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
-    with pytest.raises(DestinationDisconnected, match=says):
-        await PeerClient(url, "Bearer t", reactor, "").ask("DELETE")
     assert await peer.outcome < BUFFERS
 
 

@@ -15,9 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from tests.transfers.peers import Peer, chunks, fall_silent, read_head
+from tests.transfers.peers import Peer, fall_silent, read_head
 from wingsd.errors import DestinationDisconnected
-from wingsd.http_client import exchange as silence
 from wingsd.http_client.exchange import CHECKS, Answer, PeerWatchdog
 from wingsd.statedb import Direction, MoveRecord
 from wingsd.threadio import Outflow, OutflowClosed
@@ -30,7 +29,7 @@ from wingsd.transfers.peer.moves import (
     failure_of,
     progress_of,
 )
-from wingsd.util.net import PROBES, TcpInfo, tcp_info
+from wingsd.util.net import PROBES, TcpInfo
 
 pytestmark = pytest.mark.root
 
@@ -104,15 +103,6 @@ def test_the_timeout_begins_with_the_first_unacknowledged_byte() -> None:
     assert len(watched.told) == 1
 
 
-def test_each_acknowledgement_restarts_the_timeout() -> None:
-    watched = Watched()
-    watched.be(unacknowledged=10)
-    for _ in range(10):
-        watched.pass_seconds(int(LIMIT - EVERY))
-        watched.be(silence=0)
-    assert watched.told == []
-
-
 def test_a_peer_with_a_full_window_is_probed_until_it_is_reported() -> None:
     watched = Watched()
     watched.be(probes=PROBES - 1)
@@ -131,15 +121,6 @@ def test_a_peer_that_answers_probes_may_keep_its_window_closed() -> None:
         watched.be(probes=1)
         watched.pass_seconds(2)
         watched.be(probes=0, silence=0)
-    assert watched.told == []
-
-
-def test_no_peer_is_watched_after_the_end() -> None:
-    watched = Watched()
-    watched.be(unacknowledged=10)
-    for _ in range(2):
-        watched.silence.stop()
-    watched.pass_seconds(1000)
     assert watched.told == []
 
 
@@ -186,37 +167,6 @@ async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
     await peer.outcome
 
 
-@pytest.mark.promise("only-a-vanished-peer-fails")
-async def test_a_peer_with_a_full_window_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: Deferred[None] = Deferred()
-
-    def look(connection: socket.socket) -> TcpInfo:
-        info = tcp_info(connection)
-        # Its word is that it takes nothing, and it gives it less often than it may be silent.
-        if info.silence > SHORT and not held.called:
-            held.callback(None)
-        return info
-
-    monkeypatch.setattr(silence, "tcp_info", look)
-    reads = threading.Event()
-
-    def script(connection: socket.socket) -> int:
-        read_head(connection)
-        reads.wait(TIMEOUT)
-        size = sum(len(chunk) for chunk in chunks(connection))
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        return size
-
-    peer = Peer(script)
-    sending = Sending(peer.port)
-    await held.addTimeout(TIMEOUT, reactor)
-    sending.ending.set()
-    reads.set()
-    await sending.upload.answer
-    assert await peer.outcome == sending.body.bytes_out
-    await sending.written
-
-
 async def test_a_move_sends_a_body_again_that_a_frozen_destination_takes_nothing_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -241,27 +191,6 @@ async def test_a_move_sends_a_body_again_that_a_frozen_destination_takes_nothing
     client.abort()
     over.set()
     await peer.outcome
-
-
-def test_the_kernel_reports_what_is_unacknowledged() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        with client, listener.accept()[0] as peer:
-            client.sendall(b"x")
-            assert peer.recv(1) == b"x"
-            info = tcp_info(client)
-            assert info == TcpInfo(True, 0, 0, info.silence, info.acknowledged)
-            assert info.acknowledged >= 1
-            assert info.silence < TIMEOUT
-            fall_silent(peer)
-            client.sendall(b"x")
-            assert tcp_info(client).unacknowledged == 1
-
-
-def test_a_socket_that_is_not_tcp_reports_nothing() -> None:
-    here, there = socket.socketpair()
-    with here, there, pytest.raises(OSError, match="not supported"):
-        tcp_info(here)
 
 
 # How often a destination of a move is asked how far it is

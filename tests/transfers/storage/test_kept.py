@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 from unittest.mock import Mock
 
@@ -75,17 +73,6 @@ def test_another_daemon_reads_it_again(staging: Staging, copies: PartialCopies) 
     assert not paths.is_read
 
 
-def test_an_older_copy_is_not_taken_for_the_one_that_was_read(copies: PartialCopies) -> None:
-    arrive(copies)
-    copies.keep(UUID, 5, 10.0)
-    arrive(copies)
-    copies.keep(UUID, 6, 20.0, is_read=True)
-    copies._remove(copies.kept()[-1])
-    paths = copies.adopt(UUID)
-    assert paths is not None
-    assert not paths.is_read
-
-
 def test_the_pair_of_a_copy_that_a_transfer_took_outlasts_restarts(
     staging: Staging, copies: PartialCopies
 ) -> None:
@@ -106,31 +93,6 @@ def test_the_pair_of_a_copy_that_a_transfer_took_outlasts_restarts(
 
 class _Died(BaseException):
     """The daemon dies here."""
-
-
-@pytest.mark.parametrize("moved", [1, 2, 3])
-def test_a_copy_is_not_kept_any_more_where_a_daemon_dies_while_a_move_takes_it(
-    staging: Staging, copies: PartialCopies, monkeypatch: pytest.MonkeyPatch, moved: int
-) -> None:
-    arrive(copies)
-    copies.keep(UUID, 5, 10.0)
-    times = iter(range(1, 4))
-
-    def die(source: Path, target: Path, *, durable: bool) -> None:
-        move(source, target, durable=durable)
-        if next(times) == moved:
-            raise _Died
-
-    monkeypatch.setattr(storage, "move", die)
-    with pytest.raises(_Died):
-        copies.adopt(UUID)
-    monkeypatch.undo()
-    staging.clear(())
-    later = PartialCopies(staging, 0, LIMITS)
-    assert later.adopt(UUID) is None
-    assert os.listdir(Path(staging.path) / KEPT) == []
-    arrive(later)
-    assert later.keep(UUID, 5, 10.0)
 
 
 def _contents(copies: PartialCopies) -> list[str]:
@@ -186,23 +148,6 @@ def test_nothing_is_lost_where_a_daemon_dies_while_a_copy_is_kept_or_taken(
     assert later.kept() == []
 
 
-def test_a_copy_that_was_half_kept_goes_on_where_its_move_does(
-    staging: Staging, copies: PartialCopies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = copies.create(UUID)
-    (paths.tree / "file").write_text("tree")
-    (paths.aside / "file").write_text("aside")
-    paths.ledger.write_bytes(b"ledger")
-    _die_after(monkeypatch, 2)
-    with pytest.raises(_Died):
-        copies.keep(UUID, 5, 10.0)
-    monkeypatch.undo()
-    assert _contents(PartialCopies(staging, 0, LIMITS)) == [
-        "tree",
-        "aside",
-    ]
-
-
 @pytest.mark.parametrize("gone", [("ledger",), ("ledger", "aside")])
 def test_a_server_that_was_put_into_place_gets_no_files_of_a_copy_that_was_half_removed(
     tmp_path: Path, staging: Staging, copies: PartialCopies, gone: tuple[str, ...]
@@ -218,30 +163,6 @@ def test_a_server_that_was_put_into_place_gets_no_files_of_a_copy_that_was_half_
     assert copies.kept() == []
     assert not staging.holds(UUID)
     assert not home.exists()
-
-
-def test_a_list_has_what_is_being_kept_when_it_is_whole(
-    copies: PartialCopies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moving, goes_on = Event(), Event()
-
-    def slow_move(*args: Any, **options: Any) -> None:
-        moving.set()
-        assert goes_on.wait(10)
-        move(*args, **options)
-
-    monkeypatch.setattr(storage, "move", slow_move)
-    arrive(copies)
-    keeping = Thread(target=copies.keep, args=(UUID, 5, 10.0))
-    keeping.start()
-    assert moving.wait(10)
-    found: list[Any] = []
-    listing = Thread(target=lambda: found.extend(copies.kept()))
-    listing.start()
-    goes_on.set()
-    for thread in (keeping, listing):
-        thread.join(10)
-    assert [each.server for each in found] == [UUID]
 
 
 # The quarantine: how long what is in it stays, whatever the clock says
@@ -423,16 +344,6 @@ def test_a_server_added_by_a_slow_clock_is_kept_as_long(harness: QuarantineHarne
     assert not harness.is_empty
 
 
-def test_a_clock_that_was_ahead_keeps_a_server_no_longer(harness: QuarantineHarness) -> None:
-    harness.store_away()
-    harness.now += YEAR
-    harness.clear()
-    harness.now -= YEAR
-    harness.clear()
-    harness.pass_days(DAYS)
-    assert harness.is_empty
-
-
 def test_nothing_is_deleted_when_the_database_fails(
     harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
@@ -480,31 +391,3 @@ def test_backups_go_into_quarantine_with_their_server(harness: QuarantineHarness
     harness.clear()
     harness.pass_days(DAYS + 1)
     assert harness.is_empty
-
-
-def test_a_tree_of_any_depth_is_deleted(harness: QuarantineHarness) -> None:
-    deep = harness.staging.create(UUID)
-    harness.staging.swap(UUID)
-    place = harness.staging.in_place(UUID)
-    assert place is not None
-    outer = Path(deep).with_name("outer")
-    for _ in range(1500):
-        outer.mkdir()
-        place.rename(outer / "inner")
-        outer.rename(place)
-    Deferred.fromCoroutine(harness.quarantine.store_away(UUID))
-    harness.clear()
-    assert not harness.is_empty
-    harness.pass_days(DAYS + 1)
-    assert harness.is_empty
-
-
-def test_an_unreadable_directory_counts_as_empty(
-    harness: QuarantineHarness,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    logged: Logged,
-) -> None:
-    monkeypatch.setattr(os, "listdir", Mock(side_effect=PermissionError(errno.EACCES, "")))
-    harness.clear()
-    assert not [line for line in logged.lines if str(tmp_path) in line]

@@ -1,29 +1,22 @@
-"""How received files become a server's on a real file system; installation logs; write-back."""
+"""How received files become a server's on a real file system; installation logs."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import Clock
 
 from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
 from wingsd.transfers.storage import staging as installlog
 from wingsd.transfers.storage import staging as storage
-from wingsd.transfers.storage.staging import WRITE_BACK_EVERY as EVERY
-from wingsd.transfers.storage.staging import InstallLogs, Staging, WriteBack
+from wingsd.transfers.storage.staging import InstallLogs, Staging
 
 # Only root can give files away.
 OWNER = (1234, 1235) if os.geteuid() == 0 else (os.getuid(), os.getgid())
@@ -105,43 +98,6 @@ def test_an_existing_directory_is_set_aside(staging: Staging, data: Path, found:
     assert (place / "world").read_text() == "new"
 
 
-def test_two_directories_of_one_name_are_set_aside_under_two(staging: Staging, data: Path) -> None:
-    for _ in range(3):
-        receive(staging)
-        swap(staging)
-    assert len(list(data.glob(f"{UUID}.set-aside-*"))) == 2
-
-
-def test_rollback_and_discard_leave_nothing(staging: Staging, data: Path) -> None:
-    receive(staging)
-    staging.swap(UUID)
-    staging.undo_swap(UUID)
-    for _ in range(2):
-        staging.withdraw(UUID)
-        staging.discard(UUID)
-    assert tree(data) == [".volumes.staging", ".volumes.staging/.lock", "volumes"]
-
-
-def test_a_withdrawn_directory_is_out_of_its_place_at_once(staging: Staging, data: Path) -> None:
-    path = receive(staging)
-    staging.withdraw(UUID)
-    assert not path.exists()
-    assert (path.with_name(f"{UUID}.discarded") / "world").exists()
-
-
-def test_a_directory_that_was_set_aside_can_be_restored(staging: Staging, data: Path) -> None:
-    (data / UUID).mkdir()
-    (data / UUID / "precious").write_text("old")
-    receive(staging)
-    aside = staging.set_aside(UUID)
-    assert aside
-    staging.swap(UUID)
-    staging.undo_swap(UUID)
-    staging.restore(UUID, aside)
-    assert [path.name for path in data.iterdir()] == [UUID]
-    assert (data / UUID / "precious").read_text() == "old"
-
-
 def test_a_swap_that_cannot_be_made_durable_is_rolled_back(
     staging: Staging, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,51 +139,6 @@ def test_a_failed_sync_counts_for_each_server_that_arrives(
     with pytest.raises(StorageError):  # the kernel has reported it once
         staging.sync(OTHER)
     staging.sync(OTHER)
-
-
-class CountingLock:
-    """A lock that counts those who have come to it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.came = 0
-
-    def __enter__(self) -> None:
-        self.came += 1
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-def test_those_that_wait_for_a_sync_share_the_next_one(
-    staging: Staging, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    servers = [f"{number}{OTHER[1:]}" for number in range(8)]
-    for server in servers:
-        staging.create(server)
-    lock: Any = CountingLock()
-    staging._flushing = lock
-    begun: list[int] = []
-    ends = threading.Event()
-
-    def slow(descriptor: int) -> None:
-        begun.append(descriptor)
-        ends.wait(30)
-
-    monkeypatch.setattr(storage, "syncfs", slow)
-    threads = [threading.Thread(target=staging.sync, args=(each,)) for each in servers]
-    threads[0].start()
-    while not begun:
-        time.sleep(0.001)
-    for thread in threads[1:]:
-        thread.start()
-    while lock.came < len(servers):
-        time.sleep(0.001)
-    ends.set()
-    for thread in threads:
-        thread.join()
-    assert len(begun) == 2
 
 
 def test_a_second_daemon_is_kept_out_and_clears_nothing(staging: Staging, data: Path) -> None:
@@ -274,23 +185,6 @@ def test_nodes_of_one_volume_have_areas_of_their_own(data: Path, other: str) -> 
         Staging(str(data), OWNER, durable=True, node="one").prepare()
     for node in nodes:
         node.close()
-
-
-def test_leftovers_of_a_failed_rollback_are_cleared_by_the_next_transfer(staging: Staging) -> None:
-    receive(staging)
-    assert list(Path(staging.create(UUID)).iterdir()) == []
-
-
-def test_a_directory_that_cannot_be_made_is_named(staging: Staging, data: Path) -> None:
-    shutil.rmtree(data.with_name(".volumes.staging"))
-    with pytest.raises(StorageError, match=rf"{UUID} cannot be made"):
-        staging.create(UUID)
-
-
-def test_data_that_is_not_a_directory_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot be used as system\.data"):
-        Staging(str(tmp_path / "file" / "volumes"), OWNER, durable=True).prepare()
 
 
 @pytest.fixture
@@ -349,15 +243,6 @@ def test_data_in_a_directory_that_cannot_be_written_is_staged_inside(alone: Path
     assert os.listdir(alone.parent) == [alone.name]
 
 
-def test_a_complete_server_is_not_cleared(staging: Staging, data: Path) -> None:
-    staging.create(UUID)
-    assert staging.holds(UUID)
-    assert staging.clear({UUID}) == []
-    assert staging.holds(UUID)
-    assert staging.clear() == [UUID]
-    assert not staging.holds(UUID)
-
-
 def test_what_is_not_received_any_more_cannot_be_synced(tmp_path: Path) -> None:
     staging = Staging(str(tmp_path / "volumes"), (os.getuid(), os.getgid()), durable=True)
     staging.prepare()
@@ -407,12 +292,6 @@ def test_no_more_of_a_log_is_read_than_is_kept(
     assert read(logs) == data[:300_000]
 
 
-def test_a_missing_log_is_not_an_error(logs: InstallLogs, place: Path) -> None:
-    assert logs.open(UUID) is None
-    place.parent.rmdir()
-    assert logs.open(UUID) is None
-
-
 @pytest.mark.parametrize("kind", ["a symlink", "a directory", "a FIFO"])
 def test_only_a_file_is_a_log(logs: InstallLogs, place: Path, kind: str) -> None:
     if kind == "a symlink":
@@ -434,66 +313,3 @@ def test_a_disk_that_fails_is_named(logs: InstallLogs, place: Path) -> None:
     log.close()
     with pytest.raises(StorageError, match=f"{place}: Bad file descriptor"):
         list(log.blocks())
-
-
-# When the disk is made to begin
-
-
-def test_writeback_continues_while_any_server_arrives() -> None:
-    clock, calls = Clock(), []
-
-    def write_back() -> Deferred[None]:
-        calls.append(clock.seconds())
-        return succeed(None)
-
-    write = WriteBack(write_back, clock)
-    with write.during():
-        clock.pump([EVERY] * 2)
-        with write.during():
-            clock.advance(EVERY)
-        clock.advance(EVERY)
-    clock.pump([EVERY] * 10)
-    assert calls == [EVERY, 2 * EVERY, 3 * EVERY, 4 * EVERY]
-    with write.during():
-        clock.advance(EVERY)
-    assert len(calls) == 5
-    clock.advance(EVERY)
-    assert not clock.getDelayedCalls()
-
-
-def test_a_disk_that_takes_long_is_not_asked_again_meanwhile() -> None:
-    clock, asked = Clock(), list[Deferred[None]]()
-
-    def write_back() -> Deferred[None]:
-        asked.append(Deferred())
-        return asked[-1]
-
-    with WriteBack(write_back, clock).during():
-        clock.pump([EVERY] * 5)
-        assert len(asked) == 1
-        asked[0].callback(None)
-        clock.advance(EVERY)
-        assert len(asked) == 2
-        asked[1].callback(None)
-
-
-def test_a_server_that_begins_during_the_last_writeback_is_written_back_too() -> None:
-    clock, asked = Clock(), list[Deferred[None]]()
-
-    def write_back() -> Deferred[None]:
-        asked.append(Deferred())
-        return asked[-1]
-
-    write = WriteBack(write_back, clock)
-    with write.during():
-        clock.advance(EVERY)
-    with write.during():
-        asked[0].callback(None)
-        clock.advance(EVERY)
-        assert len(asked) == 2
-        asked[1].callback(None)
-        clock.advance(EVERY)
-        assert len(asked) == 3
-    asked[2].callback(None)
-    clock.advance(EVERY)
-    assert not clock.getDelayedCalls()
