@@ -276,9 +276,15 @@ async def test_a_file_is_downloaded_by_a_signed_url(daemon: ReceivingNode, home:
     assert (status, b"content-length: 8388608" in headers.lower()) == (200, True)
     path = f"contents?max_size=100&file={quote(f'/.history/{first}/region.mca')}"
     assert (await daemon.fetch(f"/api/servers/{UUID}/files/{path}"))[0] == 413
+    beyond = ("-H", "Range: bytes=8388608-")
+    for asked in (url, f"/api/servers/{UUID}/files/{path.replace('max_size=100&', '')}"):
+        status, body = await daemon.fetch(asked, *beyond)
+        assert status == 416, (asked, body)
     assert (await daemon.fetch(url))[0] == 409
     copy.write_bytes(content[: 4 << 20])
     assert await daemon.fetch(url) == (200, content)
+    copy.write_bytes(bytes(4 << 20))
+    assert (await daemon.fetch(url))[0] == 404  # it was used
 
 
 async def test_calagopus_restores_a_directory(daemon: ReceivingNode, home: Path) -> None:

@@ -290,7 +290,12 @@ def test_a_signed_url_is_used_as_often_as_it_may_be(store: Store) -> None:
 
 
 def test_a_download_is_resumed_from_the_address_that_began_it(store: Store) -> None:
+    looked_at = ("once", 100, 1, "192.0.2.1")
+    for _ in range(2):
+        assert store.use_url(*looked_at, resumes=False, counts=False)
     assert store.use_url("once", 100, 1, "192.0.2.1", resumes=False)
+    assert not store.use_url(*looked_at, resumes=False, counts=False)
+    assert store.use_url(*looked_at, resumes=True, counts=False)
     assert store.use_url("once", 100, 1, "192.0.2.1", resumes=True)
     assert not store.use_url("once", 100, 1, "192.0.2.2", resumes=True)
     assert store.use_url("nobody", 100, 1, "", resumes=False)

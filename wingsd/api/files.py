@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from threading import Event
@@ -27,6 +28,7 @@ from wingsd.errors import (
     FileTooLarge,
     FileWorkCancelled,
     PastReadOnly,
+    RangeNotSatisfiable,
     Unprocessable,
     WingsdError,
 )
@@ -53,14 +55,15 @@ from wingsd.files.search import (
     name_matcher,
 )
 from wingsd.files.tasks import Lane
-from wingsd.filesystem.directory import OpenFile
+from wingsd.filesystem.directory import Entry, OpenFile
 from wingsd.filesystem.past import is_past
 from wingsd.filesystem.paths import ServerPath, file_error
 from wingsd.filesystem.paths import ServerPath as FilePath
 from wingsd.filesystem.root import ServerRoot
 from wingsd.histories import PastLane
-from wingsd.http.body_sender import FileBody, Validators
+from wingsd.http.body_sender import FileBody, Validators, requested_range
 from wingsd.http.operations import INVALID, Call, Encoded, Topic, call
+from wingsd.http.request import StreamingRequest
 from wingsd.servers.operations import Operation
 from wingsd.servers.server import Server
 from wingsd.util.media import MediaType, accepted
@@ -158,10 +161,27 @@ class ContentsQuery:
     ] = ()
 
 
-def _opened(root: ServerRoot, path: FilePath, most: int | None) -> tuple[OpenFile, str]:
+def lacks_range(request: StreamingRequest, entry: Entry) -> bool:
+    """Return whether a request asks for a range that a file does not have."""
+    validators = Validators(entry.size, entry.modified)
+    try:
+        requested_range(request.header("Range"), request.header("If-Range"), validators)
+    except RangeNotSatisfiable:
+        return True
+    return False
+
+
+def _opened(
+    root: ServerRoot, path: FilePath, most: int | None, lacks: Callable[[Entry], bool]
+) -> tuple[OpenFile, str]:
+    """Open a file, but one of the past that `lacks` what is asked for; return its MIME type."""
     # Before it is opened: of the past it would be copied.
-    if most is not None and (found := root.stat(path)).is_regular and found.size > most:
-        raise FileTooLarge(found.size)
+    is_past = root.past_of(path) is not None
+    if (is_past or most is not None) and (found := root.stat(path)).is_regular:
+        if most is not None and found.size > most:
+            raise FileTooLarge(found.size)
+        if is_past and lacks(found):
+            return OpenFile(-1, found), ""
     file = root.open_file(path)
     if most is not None and file.entry.size > most:  # it has grown
         file.close()
@@ -348,7 +368,7 @@ class ReadFilesEndpoint(FilesPath):
             Guard(root, denylist).check(path)
             if Guard(root, ignored).denies(path):
                 raise FileMissing(str(path))
-            return _opened(root, path, most)
+            return _opened(root, path, most, partial(lacks_range, self._request))
 
         file, mime = await self.run(self._node.files.short, open_file, path)
         headers = {"X-Mime-Type": mime, "Content-Type": mime}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.api.files import attachment, read_files, whole_number
+from wingsd.api.files import attachment, lacks_range, read_files, whole_number
 from wingsd.api.resource import Endpoint
 from wingsd.archive.compress import Compression
 from wingsd.auth.tokens import SignedToken, signed_token
@@ -30,7 +30,6 @@ from wingsd.errors import (
     IsDirectory,
     PathInvalid,
     PathNotFound,
-    RangeNotSatisfiable,
     ServerNotFound,
     SignedUrlVoid,
     UploadOffsetWrong,
@@ -47,12 +46,13 @@ from wingsd.files.archives import (
 from wingsd.files.denylist import Denylist
 from wingsd.files.guard import Guard
 from wingsd.files.uploads import FileRules, FormUpload
-from wingsd.filesystem.directory import OpenFile
+from wingsd.filesystem.directory import Entry, OpenFile
 from wingsd.filesystem.new_file import PartialFile
+from wingsd.filesystem.past import is_past
 from wingsd.filesystem.paths import ServerPath as FilePath
 from wingsd.filesystem.paths import name_text
 from wingsd.filesystem.root import ServerRoot
-from wingsd.http.body_sender import FileBody, StreamedBody, Validators, requested_range
+from wingsd.http.body_sender import FileBody, StreamedBody, Validators
 from wingsd.http.operations import INVALID, Access, Topic, call
 from wingsd.http.request import BodyReader, PulledBody, StreamingRequest
 from wingsd.servers.operations import Operation
@@ -107,16 +107,18 @@ class SignedPath(Endpoint):
         except ValueError:
             return ""
 
-    async def use(self, *, resumes: bool) -> None:
+    async def use(self, *, resumes: bool, counts: bool = True) -> None:
         """Count a use of the token, before the first byte is sent or read.
 
-        With `resumes` the request continues one from the same address, which counted. Raises
-        `SignedUrlVoid` where it was used as often as it may be, and `StorageError`.
+        With `resumes` the request continues one from the same address, which counted. Without
+        `counts` it is only checked. Raises `SignedUrlVoid` where it was used as often as it may
+        be, and `StorageError`.
         """
         token = self.token
         most = self._config.api.max_jwt_uses if self.is_calagopus else 1
+        address = self.client_address
         if not await self._node.database.use_url(
-            token.digest, token.expires, most, self.client_address, resumes=resumes
+            token.digest, token.expires, most, address, resumes=resumes, counts=counts
         ):
             raise SignedUrlVoid("it was used before")
 
@@ -149,18 +151,21 @@ class FileDownloadEndpoint(SignedPath):
 
     async def sent(self, file: OpenFile, name: str) -> FileBody:
         """Return the answer with an open file; the token is counted unless none is sent."""
-        validators = Validators(file.entry.size, file.entry.modified)
-        asked = self._request.header("Range")
         try:
-            if self._request.method != b"HEAD":
-                with suppress(RangeNotSatisfiable):
-                    requested_range(asked, self._request.header("If-Range"), validators)
-                    await self.use(resumes=bool(asked))
+            await self._use_for(file.entry)
         except BaseException:
             file.close()
             raise
         headers = download_headers(file.entry.text)
+        validators = Validators(file.entry.size, file.entry.modified)
         return FileBody(file, validators, self._node.files.reads, name, headers)
+
+    async def _use_for(self, entry: Entry, *, counts: bool = True) -> bool:
+        """Use the token for a file; return whether any of it is sent, and the token used."""
+        if self._request.method == b"HEAD" or lacks_range(self._request, entry):
+            return False
+        await self.use(resumes=bool(self._request.header("Range")), counts=counts)
+        return True
 
     @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)
     async def download_file(self, query: SignedQuery) -> FileBody:
@@ -179,17 +184,25 @@ class FileDownloadEndpoint(SignedPath):
             Guard(root, denylist).check(path)
             if Guard(root, ignored).denies(path):
                 raise FileMissing(str(path))
-            if is_head and (entry := root.stat(path)).is_regular:
-                return OpenFile(-1, entry)  # of the past it would be copied
+            if is_described and (entry := root.stat(path)).is_regular:
+                return OpenFile(-1, entry)
             try:
                 return root.open_file(path)
             except IsDirectory as error:
                 raise FileMissing(str(path)) from error
 
-        is_head, gone = self._request.method == b"HEAD", Event()
+        async def opened() -> OpenFile:
+            return await read_files(self._node, server, lane, open_file, (path,), gone.is_set)
+
+        gone, lane = Event(), self._node.files.short
         self._request.notifyFinish().addErrback(lambda _: gone.set())
-        lane = self._node.files.short
-        file = await read_files(self._node, server, lane, open_file, (path,), gone.is_set)
+        # A file of the past would be copied before the request is refused.
+        is_described = self._request.method == b"HEAD" or is_past(path)
+        file = await opened()
+        if is_described and await self._use_for(file.entry, counts=False):
+            is_described = False
+            file.close()
+            file = await opened()
         return await self.sent(file, f"{server.uuid}: {path}")
 
     @call(200, "The bytes of the file.", answer_headers=_FILE, fails=_NO_RANGE)

@@ -1727,12 +1727,19 @@ class Store:
         return cursor.rowcount == 1
 
     def use_url(
-        self, digest: str, expires: float, most: int, address: str, *, resumes: bool
+        self,
+        digest: str,
+        expires: float,
+        most: int,
+        address: str,
+        *,
+        resumes: bool,
+        counts: bool = True,
     ) -> bool:
         """Count a use of a signed URL; return False where there were `most` (0: no limit).
 
         With `resumes` it is not counted, and allowed, from the address of the first use. False as
-        well where it may have been used.
+        well where it may have been used. Without `counts` the same is returned, and none counted.
         """
         if (
             resumes
@@ -1742,6 +1749,14 @@ class Store:
             )
         ):
             return True
+        if not counts:
+            return not self._rows(
+                "SELECT 1 FROM tokens WHERE digest = ? AND uses >= ? UNION ALL"
+                " SELECT 1 FROM forgotten WHERE kind = 'tokens' AND until >= ?",
+                digest,
+                most or _UNLIMITED,
+                expires,
+            )
         cursor = self._execute(
             "INSERT INTO tokens (digest, expires, address) SELECT ?, ?, ?"
             " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')"
