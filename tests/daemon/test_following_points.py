@@ -14,7 +14,9 @@ import pytest
 from tests.daemon.test_following_backups import deleted, made, place, restored
 from tests.daemon.test_following_histories import arrived, home, third_node
 from tests.daemon.test_following_histories import settings as with_history
+from tests.daemon.test_histories import COUNTING
 from tests.support.archives import Tree, seen
+from tests.support.docker_engine import Engine
 from tests.support.go import GoNode, restore_as_go
 from tests.support.node_process import NodeProcess
 from tests.support.reactor import until
@@ -124,6 +126,35 @@ async def test_backups_that_are_points_follow_their_server(
 
 
 @pytest.mark.promise("point-backups-follow")
+async def test_a_backup_is_restored_where_its_server_runs_now(
+    engine: Engine, nodes: TwoNodes
+) -> None:
+    nodes.add_server(image=engine.image, invocation=COUNTING)
+    a, b, panel = nodes.source, nodes.destination, nodes.panel
+    for path in (a.files(), *a.files().rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o777)
+    docker = engine.for_node(UUID)
+    await nodes.start(docker | settings(a), docker | settings(b))
+    trees: dict[str, Tree] = {}
+    backup = await backed_up(nodes, a, trees)
+    (a.files() / "level").write_bytes(b"griefed")
+    await nodes.transfer()
+    await arrived(nodes, b, a)
+    await gone(a)
+    await panel.power(UUID, "start")
+    await b.wait_for_line(f"{UUID}: running")
+    await until((b.files() / "counter").exists)
+    mark = len(b.log)
+    await panel.restore(UUID, backup, truncate_directory=True)
+    await until(lambda: panel.restored(UUID) is True)
+    await b.wait_for_line(f"{UUID}: running", since=mark)
+    found = regular(seen(b.files()))
+    found.pop(b"/counter", None)
+    assert found == regular(trees[backup])
+
+
+@pytest.mark.promise("point-backups-follow")
 async def test_a_backup_is_at_its_server_wherever_that_moves(
     nodes: TwoNodes, tmp_path: Path
 ) -> None:
@@ -195,8 +226,15 @@ async def test_backups_for_which_there_is_no_space_wait(nodes: TwoNodes, tmp_pat
     while "backups that are points of it have not followed" not in history["left"]["waits_for"]:
         (history,) = (await a.wingsctl("history", "--json")).json["histories"]
     assert names(a) == {*trees}
-    some = len(names(b))
-    assert some < len(trees)
+    there = names(b)
+    assert 0 < len(there) < len(trees)
+    # One that is deleted where the server is has no name at the node that still has the history.
+    gone_since = there.pop()
+    assert await deleted(nodes, gone_since) == 204
+    del trees[gone_since]
+    while gone_since in names(a):
+        await send_on(a)
+    assert names(a) == {*trees}
     await b.kill()
     await b.start_loaded(**settings(b, max_size=60))
     await gone(a)

@@ -42,6 +42,7 @@ from wingsd.errors import (
     PanelUnreachable,
     StorageError,
 )
+from wingsd.histories import SILENT_DAYS
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.client import BackupRecordState
 from wingsd.statedb import (
@@ -134,6 +135,33 @@ async def test_either_node_may_be_started_again_meanwhile(nodes: NodePair, name:
     await nodes.destination.recover()
     nodes.source.left_backups.start()
     await followed(nodes.source, nodes.destination, **{BACKUP: data})
+
+
+@pytest.mark.promise("backup-on-its-way-is-known")
+async def test_the_log_says_which_ones_a_silent_node_does_not_send(
+    nodes: NodePair, logged: Logged
+) -> None:
+    keep(nodes.source, BACKUP)
+    await move(nodes)
+    arriving, database = nodes.destination.arriving_backups, nodes.destination.database
+    (entry,) = nodes.destination.store.transfers()
+    began = database.now()
+
+    def said() -> bool:
+        return any(BACKUP in each and "backups delete" in each for each in logged.lines)
+
+    async def wait(first: int, last: int) -> None:
+        for day in range(first, last):
+            database.now = partial(float, began + day * 24 * 3600)
+            await arriving.clear()
+
+    await wait(0, SILENT_DAYS + 1)
+    await arriving.status(entry, BACKUP, "", is_ordered=False)
+    await wait(SILENT_DAYS + 1, 2 * SILENT_DAYS + 2)
+    assert not said()
+    await wait(2 * SILENT_DAYS + 2, 2 * SILENT_DAYS + 4)
+    assert said()
+    await nodes.destination.backups.delete(UUID, BACKUP)
 
 
 @pytest.mark.promise("backup-on-its-way-is-known")
@@ -399,12 +427,11 @@ async def test_a_key_ends_only_the_backups_of_its_own_server(nodes: NodePair) ->
     keep(nodes.source, BACKUP)
     await move(nodes)
     store = nodes.destination.store
-    (own,) = store.transfers()
     theirs = store.begin(1, SERVER, Direction.IN, "RECEIVE")
     store.end(2, theirs, Outcome.SUCCESS)
     store.add_arriving([ArrivingBackup(BACKUP, theirs, SERVER, "tar.gz", 5, 1.0)])
     nodes.source.left_backups.start()
-    await until(lambda: present(store.arriving(own.id, BACKUP)).state is ArrivingState.HERE)
+    await until(lambda: not is_coming(nodes.destination, BACKUP))
     assert present(store.arriving(theirs, BACKUP)).state is ArrivingState.COMING
 
 

@@ -297,6 +297,7 @@ class Node(Service):
         try:
             if await self.context.database.left():
                 await self.context.left_backups.clear()
+            await self.context.arriving_backups.clear()
             if self.context.servers.loaded:
                 await self.context.histories.clear()
         except StorageError as error:

@@ -516,6 +516,7 @@ class Backups:
         if point := await self.points.find(server, backup):
             is_known = True
             await self.points.delete(point)
+        await self.database.note_deleted(server, backup)
         if not is_known:
             raise BackupMissing(backup)
 
@@ -553,6 +554,7 @@ class Backups:
         points = await self.points.all(server)
         for point in points:
             await self.points.delete(point)
+        await self.database.note_deleted(server)
         return len(found) + len(points) + coming
 
     async def end_coming(

@@ -1599,6 +1599,19 @@ class Store:
             before,
         ).rowcount
 
+    def note_deleted(self, server: str, backup: str = "") -> None:
+        """Record that backups which are points, and have followed a server, were deleted here.
+
+        The nodes that it has left have their names as long as its history follows, and ask.
+        """
+        self._execute(
+            "UPDATE arriving_backups SET state = 'deleted'"
+            " WHERE state = 'here' AND suffix = ? AND ? IN (server, '') AND ? IN (backup, '')",
+            POINT,
+            server,
+            backup,
+        )
+
     def order_arriving(self, transfer: int, backup: str) -> None:
         """Expect a backup again that was to stay at its source."""
         self._execute(
@@ -2022,6 +2035,7 @@ class StateDatabase:
     coming = InThread(Store.coming)
     coming_histories = InThread(Store.coming_histories)
     end_coming = InThread(Store.end_coming)
+    note_deleted = InThread(Store.note_deleted)
     order_arriving = InThread(Store.order_arriving)
     forget_arriving = InThread(Store.forget_arriving)
     set_floor = InThread(Store.set_floor)

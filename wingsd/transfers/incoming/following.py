@@ -8,6 +8,7 @@ A file that was here before is first compared with the source's.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TypeVar
@@ -28,6 +29,7 @@ from wingsd.errors import (
     MoveRequestInvalid,
     PanelError,
 )
+from wingsd.histories import SILENT_DAYS
 from wingsd.history.names import PointName
 from wingsd.panel.client import BackupRecordState, Panel
 from wingsd.servers.registry import Servers
@@ -58,6 +60,7 @@ _SETTLED: Mapping[ArrivingState, Following] = MappingProxyType(
 AT_ONCE = 2
 #: Seconds after which a Panel that has not answered is not asked for so many seconds.
 SLOW, SILENCE = 5.0, 60.0
+_DAY = 24 * 3600
 
 T = TypeVar("T")
 
@@ -150,6 +153,8 @@ class ArrivingBackups:
         #: Those of which another file is here.
         self._differing: set[tuple[str, str]] = set()
         self._silent_until = 0.0
+        #: The transfers after which the source of a backup has asked since the last `clear`.
+        self._asked: set[int] = set()
 
     async def status(
         self, entry: TransferRecord, backup: str, mark: str, *, is_ordered: bool
@@ -158,6 +163,7 @@ class ArrivingBackups:
 
         `entry` is the transfer that has brought the server.
         """
+        self._asked.add(entry.id)
         if is_ordered:
             await self._database.order_arriving(entry.id, backup)
         arriving = await self._known(entry, backup)
@@ -364,6 +370,25 @@ class ArrivingBackups:
             found = await self._disk.run(self._store.find, arriving.server, backup)
             if found is not None:
                 await self._disk.run(self._store.remove, found)
+
+    async def clear(self) -> None:
+        """Report the backups whose sources have not asked for long. To be called daily."""
+        silent: defaultdict[str, list[ArrivingBackup]] = defaultdict(list)
+        for each in await self._database.coming():
+            if each.transfer not in self._asked:
+                silent[str(each.transfer)].append(each)
+        self._asked.clear()
+        for transfer, seconds in (await self._database.ages([*silent], "backups")).items():
+            if seconds > SILENT_DAYS * _DAY:
+                self._log.warn(
+                    "{server}: {count} backups are on their way to this node, such as {backup}, "
+                    "but the node that has them has not asked for {days} days; "
+                    "`wingsctl backups delete` removes them from the list",
+                    server=silent[transfer][0].server,
+                    count=len(silent[transfer]),
+                    backup=silent[transfer][0].backup,
+                    days=SILENT_DAYS,
+                )
 
     async def _known(self, entry: TransferRecord, backup: str) -> ArrivingBackup:
         arriving = await self._database.arriving(entry.id, backup)

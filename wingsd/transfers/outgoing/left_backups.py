@@ -466,7 +466,8 @@ class LeftBackups:
     async def _settle(self, left: LeftBackup, client: MoveClient | None) -> str | None:
         """Do what is to be done about a backup; return why it waits, None if it does not."""
         if left.state is LeftState.DONE:
-            if not await self._goes_with_history(left):
+            stays = await self._goes_with_history(left)
+            if not stays or await self._is_deleted_there(left, client):
                 await self._remove(left)
                 await self._tell(left, client)
             return None
@@ -548,6 +549,12 @@ class LeftBackups:
             return False
         rows = await self._database.left(left.server)
         return any(each.is_history for each in rows)
+
+    async def _is_deleted_there(self, left: LeftBackup, client: MoveClient | None) -> bool:
+        """Return whether a backup that has followed was deleted at its destination since."""
+        with suppress(DestinationRefused):  # it is forgotten there
+            return client is not None and (await self._ask(left, client))[0] is Following.DELETED
+        return False
 
     async def _find(self, left: LeftBackup) -> StoredBackup | PointBackup | None:
         """Return a backup that is here, None without one."""
