@@ -526,7 +526,7 @@ def _point(found: PointInfo) -> Json:
         "unsettled": len(point.unsettled),
         "unsettled_files": _paths(point.unsettled),
         "backups": list(found.names),
-        "damaged": found.is_damaged,
+        "damaged": bool(found.damaged),
         # Empty where nothing of the point can be used.
         "damaged_files": _paths(found.damaged),
     }

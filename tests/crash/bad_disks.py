@@ -30,6 +30,7 @@ from tests.crash.disks import run
 from tests.crash.engine import Broken
 from tests.history.worlds import FAST, World, trusted
 from tests.support.archives import Tree, seen
+from tests.support.points import rebuild
 from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import PointLabel
@@ -243,7 +244,7 @@ class OneHistory:
         target.mkdir()
         fd = os.open(target, os.O_RDONLY)
         try:
-            store.rebuild(number, fd)
+            rebuild(store, number, fd)
         except HistoryDamaged:
             self._counts["damaged points"] += 1
             if not damaged:

@@ -27,6 +27,7 @@ from tests.crash.engine import Broken, Campaign, place
 from tests.crash.recorded_disk import SHARES, disturbed, notes, recorded, write_lost
 from tests.history.worlds import FAST, Model, World, model, trusted
 from tests.support.archives import Tree, seen
+from tests.support.points import rebuild
 from wingsd.errors import HistoryDamaged
 from wingsd.history import store as store_module
 from wingsd.history.capture import HistorySource
@@ -491,7 +492,7 @@ def _rebuilt(store: HistoryStore, number: int, directory: Path) -> Tree:
     target.mkdir()
     fd = os.open(target, os.O_RDONLY)
     try:
-        store.rebuild(number, fd)
+        rebuild(store, number, fd)
     finally:
         os.close(fd)
     return seen(target)

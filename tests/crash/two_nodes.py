@@ -38,6 +38,7 @@ from tests.support.http_proxy import HttpProxy
 from tests.support.line import Line
 from tests.support.node_process import FAST, NodeProcess, reactor
 from tests.support.nodes import NodeError
+from tests.support.points import rebuild
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
@@ -534,7 +535,7 @@ class FollowingHistories(Transfers):
                 target = self._scratch / str(number)
                 target.mkdir()
                 with closing_descriptor(os.open(target, os.O_RDONLY)) as fd:
-                    store.rebuild(number, fd)
+                    rebuild(store, number, fd)
                 if seen(target) != self._trees[number]:
                     raise Broken(f"point {number} is not as it was")
 

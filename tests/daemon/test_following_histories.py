@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.archives import Tree, seen
 from tests.support.node_process import NodeProcess
+from tests.support.points import rebuild
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
@@ -59,7 +60,7 @@ async def check(node: NodeProcess, trees: dict[int, Tree], directory: Path) -> N
             target.mkdir()
             fd = os.open(target, os.O_RDONLY)
             try:
-                store.rebuild(each.number, fd)
+                rebuild(store, each.number, fd)
             finally:
                 os.close(fd)
             if each.number in trees:

@@ -19,6 +19,7 @@ from tests.daemon.test_metrics import LOOPBACK, scraped
 from tests.metrics.exposed import Samples
 from tests.support.archives import seen
 from tests.support.docker_engine import Engine
+from tests.support.points import rebuild
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from wingsd.history.format import PIECE
@@ -54,7 +55,7 @@ def rebuilt(daemon: ReceivingNode, number: int, target: Path) -> Any:
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     store = HistoryStore(str(daemon.directory / "history" / UUID))
     try:
-        store.rebuild(number, fd)
+        rebuild(store, number, fd)
     finally:
         store.close()
         os.close(fd)

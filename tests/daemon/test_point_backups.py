@@ -8,6 +8,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -50,11 +51,13 @@ async def troubled(daemon: ReceivingNode, state: str) -> float | None:
     return found.get("wingsd_histories_troubled", state=state)
 
 
-async def downloaded(server: BackedUpServer, family: str, into: Path) -> Tree:
+async def downloaded(
+    server: BackedUpServer, family: str, into: Path, backup: str = BACKUP
+) -> Tree:
     """Return what the archive has that a user gets."""
     owner = None if family == CALAGOPUS else UUID
     key = server.daemon.node.token
-    token = signed_url_token(key, owner, "backup-download", family, backup_uuid=BACKUP)
+    token = signed_url_token(key, owner, "backup-download", family, backup_uuid=backup)
     status, data = await server.fetch(f"/download/backup?token={token}")
     assert status == 200
     (into.parent / "archive").write_bytes(data)
@@ -113,6 +116,32 @@ async def test_a_backup_is_a_point_that_is_listed_downloaded_and_deleted(
     assert [*names(server)] == [OTHER]
     shown = (await server.daemon.wingsctl("history", UUID, "--json")).json
     assert [(each["number"], each["backups"]) for each in shown["points"]] == [(2, [OTHER])]
+
+
+@pytest.mark.promise("backup-is-a-point")
+async def test_a_schedule_of_the_panel_replaces_the_oldest_backup_at_its_limit(
+    server: BackedUpServer, tmp_path: Path
+) -> None:
+    """A scheduled task has the oldest one deleted, and the next one made at once."""
+    server.fill()
+    await server.daemon.start_loaded(system=settings(server))
+    trees: dict[str, Tree] = {}
+    for number in range(5):
+        (server.home / "world/level.dat").write_bytes(b"%d" % number * 1000)
+        if len(trees) == 2:
+            oldest = next(iter(trees))
+            await deleted(server, PTERODACTYL, oldest)
+            del trees[oldest]
+        backup = str(uuid4())
+        assert (await server.made(backup))["successful"]
+        trees[backup] = seen(server.home)
+    assert [*names(server)] == [*trees]
+    for backup, tree in trees.items():
+        assert await downloaded(server, PTERODACTYL, tmp_path / backup, backup) == tree
+    shown = (await server.daemon.wingsctl("history", UUID, "--json")).json
+    found = [(each["number"], each["backups"]) for each in shown["points"]]
+    older, newer = trees
+    assert found == [(5, [newer]), (4, [older])]
 
 
 @pytest.mark.promise("backup-is-a-point")
@@ -287,9 +316,13 @@ async def test_a_restore_that_fails_changes_nothing_and_is_reported(
     assert await restored(server, truncate_directory=True) is False
     assert seen(server.home) == before
     await server.daemon.wait_for_line("The backup was not restored, and the server's files are as")
-    (point,) = (server.daemon.directory / "history" / UUID).glob("names")
-    point.with_name("names.copy").unlink()
-    point.unlink()
+    files = sorted((server.daemon.directory / "history" / UUID).glob("names*"))
+    for each in files:
+        each.write_bytes(b"of a disk that decays")
+    assert (await server.daemon.wingsctl("backups")).out == "no backups on this node\n"
+    await server.daemon.wait_for_line(f"{UUID}: its backups are not listed: ")
+    for each in files:
+        each.unlink()
     path = f"/api/servers/{UUID}/backup/{BACKUP}/restore"
     status, answer = await server.ask("POST", path, {"adapter": "wings"})
     assert (status, answer["error"]) == (

@@ -1179,7 +1179,7 @@ def test_slow_downloads_of_a_server_hold_neither_threads_nor_copies_of_more_than
     def download(uuid: str) -> tuple[Outflow, Outcome]:
         (found,) = Outcome.of(points.all(uuid)).value()
         outflow = Outflow(cast(Any, node.clock))
-        return outflow, Outcome.of(points.send(found, (0, 0), Compression("none"), outflow))
+        return outflow, Outcome.of(points.send(found, Compression("none"), outflow))
 
     # Their users read nothing yet. Had a thread to wait for that, it would be this one.
     (first, sent), (gone, closed), (_, third) = (download(UUID) for _ in range(3))

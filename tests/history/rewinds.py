@@ -62,7 +62,7 @@ class Rewinds:
         with points_of_the_system(), suppress(StorageError):
             life.run(run)
         model.reopen()
-        if Rewriting.is_committed(str(self._place)):
+        if Rewriting.undo_of(str(self._place)):
             with self._opened() as rewriting:
                 for _ in range(model.rng.randrange(1, 3)):
                     rewriting.apply()

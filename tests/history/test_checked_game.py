@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.history import checked_game
+from tests.support.points import rebuild
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import PointLabel
 from wingsd.history.store import HistoryStore
@@ -60,7 +61,7 @@ def test_each_point_passes_the_games_own_check(tmp_path: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
             fd = os.open(target, os.O_RDONLY)
-            store.rebuild(point.number, fd)
+            rebuild(store, point.number, fd)
             os.close(fd)
             assert [*checked_game.faults(target)] == []
             regions += len([*target.glob("*.mca")])

@@ -20,7 +20,7 @@ from tests.support.archives import seen
 from wingsd.errors import HistoryBaseChanged, HistoryDamaged, StorageError
 from wingsd.histories.following import BridgeWork, base_page, digests_of, drop_arriving, next_delta
 from wingsd.history import adopting
-from wingsd.history.adopting import DIGEST, BlockRange, Scratch
+from wingsd.history.adopting import BlockRange, Scratch
 from wingsd.history.format import (
     BLOCK,
     CheckedRoot,
@@ -37,7 +37,7 @@ from wingsd.history.format import (
 )
 from wingsd.history.rewriting import difference
 from wingsd.history.wanted import Wanted
-from wingsd.moves.digests import block_digest
+from wingsd.moves.digests import DIGEST, block_digest
 
 HISTORIES = 6
 ACTS = 10

@@ -19,6 +19,7 @@ from wingsd.backups.points import IgnoreList
 from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history import packing
 from wingsd.history.packing import PointArchive
+from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted
 
 ACTS = 10
@@ -36,7 +37,7 @@ def unpacked(archive: Path, into: Path) -> Tree:
 
 def packed(history: Model, wanted: Wanted, target: Path) -> Tree:
     """Pack a point, and return what the archive has."""
-    archive = PointArchive(wanted, (os.geteuid(), os.getegid()), lambda size: None)
+    archive = PointArchive(wanted, (os.geteuid(), os.getegid()))
     is_last = False
     with target.open("wb") as file:
         while not is_last:
@@ -91,20 +92,23 @@ def test_nothing_of_a_damaged_file_is_sent(tmp_path: Path) -> None:
         (history.world.root / "a").write_bytes(b"content")
         history.make()
         (history.directory / "history/tree/a").write_bytes(b"CONTENT")
-        archive = PointArchive(Wanted(1), (0, 0), lambda size: None)
+        archive = PointArchive(Wanted(1), (0, 0))
         with pytest.raises(HistoryDamaged, match='"a": it does not have its digest'):
             archive.next(history.store)
 
 
-def test_a_full_disk_is_noticed_before_it_is_filled(tmp_path: Path) -> None:
-    def refuse(size: int) -> None:
+def test_a_full_disk_is_noticed_before_it_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(store: HistoryStore, size: int) -> None:
         raise StorageError(f"{size} bytes do not fit")
 
+    monkeypatch.setattr(HistoryStore, "require_room", refuse)
     with model(tmp_path, 1) as history:
         (history.world.root / "a").write_bytes(b"content")
         history.make()
         with pytest.raises(StorageError, match="do not fit"):
-            PointArchive(Wanted(1), (0, 0), refuse).next(history.store)
+            PointArchive(Wanted(1), (0, 0)).next(history.store)
 
 
 def test_the_end_is_where_go_nodes_read_it(tmp_path: Path) -> None:

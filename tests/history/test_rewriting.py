@@ -186,7 +186,7 @@ def test_nothing_is_changed_where_the_history_is_damaged(history: Model) -> None
     with Rewriting(str(root), str(history.directory / "place")) as rewriting:
         with pytest.raises(HistoryDamaged):
             rewriting.commit(history.store, Wanted(first.number))
-        assert not Rewriting.is_committed(str(history.directory / "place"))
+        assert not Rewriting.undo_of(str(history.directory / "place"))
     assert seen(root) == before
 
 
@@ -241,7 +241,7 @@ def test_files_that_are_damaged_in_the_history_are_named_and_left_on_demand(
             pytest.raises(HistoryDamaged, match=message),
         ):
             rewriting.commit(history.store, Wanted(first.number))
-        assert not Rewriting.is_committed(place)
+        assert not Rewriting.undo_of(place)
         assert seen(root) == before
         with Rewriting(str(root), place, skips_damaged=True) as rewriting:
             found = rewriting.commit(history.store, Wanted(first.number))
@@ -264,7 +264,7 @@ def test_a_plan_that_may_not_be_durable_changes_nothing(
     fail_to_flush(monkeypatch, place)
     with Rewriting(str(root), place) as rewriting, pytest.raises(StorageError, match="the disk"):
         rewriting.commit(history.store, Wanted(first.number))
-    assert not Rewriting.is_committed(place)
+    assert not Rewriting.undo_of(place)
 
 
 def fail_to_flush(monkeypatch: pytest.MonkeyPatch, place: str) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.history.worlds import FAST, Model, bad_block, distrusted, model, trusted
+from tests.history.worlds import FAST, Model, bad_block, distrusted, model
 from tests.support.archives import seen
 from tests.support.attributes import ACCESS, acl
+from tests.support.points import rebuild
 from tests.support.small_disk import small_disk
 from wingsd.errors import (
     FileWorkCancelled,
@@ -33,13 +34,13 @@ from wingsd.history.format import (
     BLOCK,
     MAX_SIZE,
     PastEntry,
-    PastFile,
-    PastNothing,
     PointLabel,
 )
 from wingsd.history.names import PointName, encode_names, read_names
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
+from wingsd.history.rewriting import Rewriting
 from wingsd.history.store import HistoryStore
+from wingsd.history.wanted import Wanted
 from wingsd.moves.tree import MoveTree
 
 
@@ -748,23 +749,20 @@ def test_all_files_are_read_where_nothing_is_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_rebuilt_tree_belongs_to_the_server(tmp_path: Path) -> None:
-    (tmp_path / "server").mkdir()
-    (tmp_path / "server" / "d").mkdir()
-    (tmp_path / "server" / "d" / "a").write_bytes(b"1")
-    (tmp_path / "server" / "l").symlink_to("d")
-    store = HistoryStore(str(tmp_path / "history"))
-    source = HistorySource(str(tmp_path / "server"), trusted(tmp_path), lambda line: None, FAST)
-    try:
-        store.make(source, PointLabel.STOPPED)
-        (tmp_path / "to").mkdir()
-        fd = os.open(tmp_path / "to", os.O_RDONLY)
-        store.rebuild(1, fd, (1234, 1235))
-        os.close(fd)
-    finally:
-        store.close()
-        source.close()
-    found = [os.lstat(tmp_path / "to" / name) for name in ("", "d", "d/a", "l")]
+def test_what_is_brought_back_belongs_to_the_server(history: Model) -> None:
+    root = history.world.root
+    (root / "d").mkdir()
+    (root / "d" / "a").write_bytes(b"1")
+    (root / "l").symlink_to("d")
+    history.make()
+    (root / "l").unlink()
+    shutil.rmtree(root / "d")
+    history.make()
+    place = str(history.directory / "place")
+    with Rewriting(str(root), place, (1234, 1235)) as rewriting:
+        rewriting.commit(history.store, Wanted(1))
+        rewriting.apply()
+    found = [os.lstat(root / name) for name in ("", "d", "d/a", "l")]
     assert {(each.st_uid, each.st_gid) for each in found} == {(1234, 1235)}
 
 
@@ -900,27 +898,6 @@ def test_changes_without_another_ctime_are_found_some_day(
     assert history.rebuilt(2)[b"/f"][2] == b"2"
 
 
-def test_what_differs_from_a_point_is_known_without_reading_files(history: Model) -> None:
-    root = history.world.root
-    for name in ("same", "changed", "gone"):
-        (root / name).write_bytes(b"1")
-    history.make()
-    (root / "changed").write_bytes(b"2")
-    (root / "gone").unlink()
-    (root / "new").write_bytes(b"2")
-    history.make()
-    (root / "changed").write_bytes(b"3")
-    history.make()
-    found = {now.path: (type(before), type(now)) for before, now in history.store.changes(1)}
-    del found[b""]
-    assert found == {
-        b"changed": (PastFile, PastFile),
-        b"gone": (PastFile, PastNothing),
-        b"new": (PastNothing, PastFile),
-    }
-    assert list(history.store.changes(3)) == []
-
-
 def test_what_is_under_way_can_be_stopped(history: Model) -> None:
     file = history.world.root / "f"
     file.write_bytes(b"1")
@@ -1013,7 +990,7 @@ def test_holes_of_tebibytes_cost_nothing(history: Model) -> None:
         target = history.directory / f"rebuilt-{number}"
         target.mkdir()
         fd = os.open(target, os.O_RDONLY)
-        history.store.rebuild(number, fd)
+        rebuild(history.store, number, fd)
         os.close(fd)
         assert written_parts(target / "sparse") == trees[number]
         assert (target / "sparse").stat().st_blocks < 1000

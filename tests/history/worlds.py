@@ -18,6 +18,7 @@ from attrs import define, field
 
 from tests.crash.mortal import Death, Life, points_of_the_system
 from tests.support.archives import Tree, seen
+from tests.support.points import rebuild
 from wingsd.errors import HistoryFull, PointNamed, StorageError
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import BLOCK, Point, PointLabel
@@ -331,7 +332,7 @@ class Model:
         target.mkdir()
         fd = os.open(target, os.O_RDONLY)
         try:
-            self.store.rebuild(number, fd)
+            rebuild(self.store, number, fd)
         finally:
             os.close(fd)
         return seen(target)

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from tests.history.worlds import bad_block
 from tests.restores.node import BACKUP
@@ -39,7 +39,7 @@ from wingsd.history.rewriting import Difference, Rewriting
 from wingsd.history.store import HistoryStore
 from wingsd.moves.unchanged import UnchangedFiles
 from wingsd.restores import held
-from wingsd.restores.rewinding import OVER, Rewind, Rewinds, RewindState
+from wingsd.restores.rewinding import OVER, Rewind, RewindState
 from wingsd.restores.storage import RestoreStorage
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -154,7 +154,7 @@ async def test_a_look_is_cancelled(
 async def test_no_rewind_begins_while_its_server_is_deleted(
     rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database, begun = rewinding.rewinds.parts.database, list[Rewind]()
+    database, begun = rewinding.rewinds.restores.database, list[Rewind]()
     forget = database.forget_rewind
 
     async def meanwhile(uuid: str) -> None:
@@ -468,9 +468,8 @@ async def test_the_next_daemon_drops_what_was_prepared_and_starts_the_server(
 ) -> None:
     await rewinding.run()
     with monkeypatch.context() as patch:
-        patch.setattr(Rewind, "_commit", lambda self, store: Difference())
+        patch.setattr(Rewind, "_commit", lambda self, store: Difference(2))
         patch.setattr(Rewind, "_finish", never)
-        patch.setattr(Rewinds, "is_committed", lambda self, uuid: True)
         begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
         await until(lambda: begun._is_committed)
         await rewinding.die()
@@ -481,6 +480,35 @@ async def test_the_next_daemon_drops_what_was_prepared_and_starts_the_server(
     await until(lambda: rewinding.server.state is PowerState.STARTING)
     assert (await rewinding.rewind()).error is None
     assert rewinding.content() == THEN
+
+
+def killed(*_: object) -> None:
+    raise CancelledError
+
+
+@pytest.mark.promise("rewind-survives-death")
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_what_is_undone_after_a_kill_is_the_last_rewind_that_changed_something(
+    rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch, is_begun: bool
+) -> None:
+    """It is killed before its exchange, or when that has begun and nothing says so yet."""
+    await rewinding.rewind()
+    rewinding.write({"new": b"came still later"})
+    present = rewinding.content()
+    database = rewinding.rewinds.restores.database
+    with monkeypatch.context() as patch:
+        if is_begun:
+            patch.setattr(database, "set_undo", killed)
+        else:
+            patch.setattr(Rewriting, "commit", killed)
+        begun = await rewinding.rewinds.begin(rewinding.server, 1, is_dry_run=False)
+        await until(lambda: not rewinding.rewinds._tasks._running)
+        assert begun._is_committed is is_begun
+        await rewinding.die()
+    await rewinding.enter()
+    await until(lambda: not rewinding.rewinds._tasks._running)
+    assert (await rewinding.rewind(None)).error is None
+    assert rewinding.content() == (present if is_begun else LATER)
 
 
 @pytest.mark.promise("rewind-survives-death")
@@ -540,14 +568,14 @@ async def test_a_plan_that_may_not_be_durable_leaves_the_server_as_before(
     rewinding: RewindHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await rewinding.run()
-    flush, place = os.fsync, rewinding.node.rewinds.storage.rewind_place(UUID)
+    flush, place = os.fsync, rewinding.node.restores.storage.rewind_place(UUID)
 
     def failing(fd: int) -> None:
         if os.readlink(f"/proc/self/fd/{fd}") == place:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         flush(fd)
 
-    parts = rewinding.node.rewinds
+    parts = rewinding.node.restores
     parts.storage = attrs.evolve(parts.storage, durable=True)
     monkeypatch.setattr(os, "fsync", failing)
     failed = await rewinding.rewind()

@@ -225,12 +225,10 @@ class FileDownloadEndpoint(SignedPath):
         found = await points.find(token.server, token.backup)
         if found is None:
             raise await missing_backup(self._node.database, token.server, token.backup)
-        system = self._config.system
-        owner = (system.user.uid, system.user.gid)
-        level = Compression(system.backups.compression_level)
+        level = Compression(self._config.system.backups.compression_level)
 
         def produce(outflow: Outflow) -> Deferred[None]:
-            return Deferred.fromCoroutine(points.send(found, owner, level, outflow))
+            return Deferred.fromCoroutine(points.send(found, level, outflow))
 
         if self._request.method != b"HEAD":
             await self.use(resumes=False)

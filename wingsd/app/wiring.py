@@ -357,18 +357,7 @@ def build_node(  # noqa: PLR0913, PLR0915 - one page, with what tests give
         quarantine_days=system.backups.quarantine_days,
         for_calagopus=is_calagopus,
     )
-    context.rewinds = RewindsOnDemand(
-        servers,
-        histories,
-        restored,
-        pools.restorers,
-        pools.long,
-        limits,
-        database,
-        running,
-        reactor,
-        context.restores,
-    )
+    context.rewinds = RewindsOnDemand(histories, context.restores)
     allowed = AddressPolicy.of(system.backups.restore_host_allowlist)
     context.restore_links = RestoreLinks(
         GuardedClient(reactor, allowed, f"wingsd/{__version__}", resolve),

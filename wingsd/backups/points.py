@@ -8,10 +8,8 @@ made, read or deleted, since a node without histories saves their memory.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +17,7 @@ from twisted.logger import Logger
 
 from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.policy import MAX_DEPTH
-from wingsd.archive.quota import ArchiveLimits, free_bytes, require_free_space
+from wingsd.archive.quota import free_bytes
 from wingsd.config import POINTS
 from wingsd.errors import (
     BackupExists,
@@ -46,7 +44,7 @@ from wingsd.util.text import display, display_all
 
 if TYPE_CHECKING:
     from wingsd.histories.past import OpenCopy
-    from wingsd.history.packing import Batch, PointArchive
+    from wingsd.history.packing import Batch
     from wingsd.history.store import HistoryStore
     from wingsd.history.wanted import Wanted
 
@@ -171,16 +169,15 @@ class PointBackups:
 
         Raises StorageError where it is not known whether there is one.
         """
-        histories = self._histories
         if server:
-            names = await histories.names(server)
-            return PointBackup(server, names[backup]) if backup in names else None
-        found, damage = await self._all(await histories.all())
+            name = (await self.names(server)).get(backup)
+            return None if name is None else PointBackup(server, name)
+        found, damaged = await self._read()
         for each in found:
             if each.name.name == backup:
                 return each
-        if damage is not None:
-            raise damage
+        for error in damaged.values():
+            raise error
         return None
 
     async def check_new(self, server: str, backup: str, ignore: IgnoreList) -> None:
@@ -198,29 +195,32 @@ class PointBackups:
 
     async def all(self, server: str) -> list[PointBackup]:
         """Return the backups of a server. Raises StorageError."""
-        names = await self._histories.names(server)
-        return [PointBackup(server, each) for each in names.values()]
+        return [PointBackup(server, each) for each in (await self.names(server)).values()]
 
     async def readable(self, server: str = "") -> list[PointBackup]:
         """Return all backups, or those of a server, as far as names are not damaged."""
-        found, damage = await self._all([server] if server else await self._histories.all())
-        if damage is not None:
-            self._log.error("backups are not listed: {error}", error=damage)
+        found, damaged = await self._read(server)
+        for each, error in damaged.items():
+            self._log.error(
+                "{server}: its backups are not listed: {error}", server=each, error=error
+            )
         return found
 
-    async def _all(self, servers: Iterable[str]) -> tuple[list[PointBackup], StorageError | None]:
-        def read() -> tuple[list[PointBackup], StorageError | None]:
-            directory = self._histories.config.system.history.directory
+    async def _read(self, server: str = "") -> tuple[list[PointBackup], dict[str, StorageError]]:
+        """Return all backups, or those of a server, and why those of some servers are unknown."""
+        servers = [server] if server else await self._histories.all()
+
+        def read() -> tuple[list[PointBackup], dict[str, StorageError]]:
             found: list[PointBackup] = []
-            damage: StorageError | None = None
-            for server in servers:
+            damaged: dict[str, StorageError] = {}
+            for each in servers:
                 try:
-                    names = read_names(os.path.join(directory, server))
+                    names = read_names(self._histories.path(each))
                 except StorageError as error:
-                    damage = damage or error
+                    damaged[each] = error
                 else:
-                    found += [PointBackup(server, each) for each in names.values()]
-            return found, damage
+                    found += [PointBackup(each, name) for name in names.values()]
+            return found, damaged
 
         return await self._histories.look(read)
 
@@ -298,15 +298,13 @@ class PointBackups:
 
     # Download
 
-    async def send(
-        self, found: PointBackup, owner: tuple[int, int], compression: Compression, to: Outflow
-    ) -> None:
+    async def send(self, found: PointBackup, compression: Compression, to: Outflow) -> None:
         """Write a backup as a tar.gz. No thread waits for its user.
 
         Raises `FilesBusy`, StorageError, and what the stream does.
         """
         histories, workers = self._histories.get(), self._downloads.workers
-        archive = self._archive(found, owner)
+        following = self._batches(found)
         packer = compressor(ArchiveFormat.TAR_GZ, compression)
         assert packer is not None  # noqa: S101 - only a tar has none
 
@@ -318,7 +316,7 @@ class PointBackups:
         def read(store: HistoryStore) -> tuple[Batch, OpenCopy]:
             with storage_errors(f"{store.directory} cannot be read"):
                 before = free_bytes(store.directory)
-                batch = _next_batch(archive, found.name, store)
+                batch = following(store)
                 taken = min(batch.size, max(before - free_bytes(store.directory), 0))
             return batch, histories.copies.begin(store.directory, batch.size, taken)
 
@@ -344,9 +342,7 @@ class PointBackups:
 
         These are the idle threads, or `workers`. Raises StorageError and DaemonStopping.
         """
-        owner = self._histories.config.system.user
-        archive = self._archive(found, (owner.uid, owner.gid))
-        read = partial(_next_batch, archive, found.name)
+        read = self._batches(found)
 
         async def following() -> Batch:
             return await self._histories.get().use(found.server, read, workers)
@@ -358,23 +354,22 @@ class PointBackups:
                 yield from batch.pieces()
                 is_last = batch.is_last
 
-    def _archive(self, found: PointBackup, owner: tuple[int, int]) -> PointArchive:
+    def _batches(self, found: PointBackup) -> Callable[[HistoryStore], Batch]:
+        """Return what reads the next batch of a backup, as long as its point is still that."""
         # Here, since a node without histories saves their memory.
         from wingsd.history.packing import PointArchive  # noqa: PLC0415
         from wingsd.history.wanted import Wanted  # noqa: PLC0415
 
-        wanted = Wanted(found.name.number, found.ignore.leaves_out)
-        made: PointArchive = PointArchive(wanted, owner, self._check_room)
-        return made
+        name, user = found.name, self._histories.config.system.user
+        wanted = Wanted(name.number, found.ignore.leaves_out)
+        archive = PointArchive(wanted, (user.uid, user.gid))
 
-    def _check_room(self, size: int) -> None:
-        """Raise StorageError where so many bytes do not fit beside the histories."""
-        config = self._histories.config.system
-        limits = ArchiveLimits.configured(config.transfers)
-        with storage_errors(f"{config.history.directory} cannot be read"):
-            found = os.statvfs(config.history.directory)
-        what = "a part of the backup that is downloaded"
-        require_free_space(found, limits.reserve, what, size, limits.inode_reserve)
+        def read(store: HistoryStore) -> Batch:
+            if (store.names or {}).get(name.name) != name:
+                raise StorageError(f"the backup {name.name} was deleted meanwhile")
+            return archive.next(store)
+
+        return read
 
 
 @contextmanager
@@ -386,13 +381,6 @@ def tar_gz(
     assert packer is not None  # noqa: S101 - only a tar has none
     with closing(blocks):
         yield compressed(blocks, packer)
-
-
-def _next_batch(archive: PointArchive, name: PointName, store: HistoryStore) -> Batch:
-    """Return the next batch of a backup, as long as its point is still that."""
-    if (store.names or {}).get(name.name) != name:
-        raise StorageError(f"the backup {name.name} was deleted meanwhile")
-    return archive.next(store)
 
 
 def _named(

@@ -43,7 +43,7 @@ ANSWERS_WITHIN = 10.0
 """Seconds after which a disk of histories counts as hanging: less than a Panel waits, 15."""
 
 SILENT_DAYS = 30
-"""Days for which the source of a history that is to come may be silent."""
+"""Days for which the source of a history, or of backups, that are to come may be silent."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 

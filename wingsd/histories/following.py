@@ -11,7 +11,7 @@ from __future__ import annotations
 import marshal
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -28,12 +28,10 @@ from wingsd.errors import (
 )
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.history.adopting import (
-    DIGEST,
     MOST_BLOCKS,
     NEW,
     BlockDigests,
     BlockRange,
-    described,
     wanted_blocks,
     write_bridge,
     write_catalogue,
@@ -44,32 +42,12 @@ from wingsd.history.store import HistoryStore
 from wingsd.moves.nodes import tree_key
 from wingsd.util.durable import storage_errors, sync_directory
 
-__all__ = [
-    "DIGEST",
-    "PAGE",
-    "BridgeWork",
-    "DeltaFiles",
-    "HistoryFigures",
-    "NextDelta",
-    "base_of",
-    "base_page",
-    "described",
-    "digests_of",
-    "drop_arriving",
-    "floor_of",
-    "history_figures",
-    "next_delta",
-    "ranges_of",
-    "require_room",
-]
-
 #: The bridge at the source.
 _BRIDGE = "bridge"
 #: At the destination: the catalogue of the base, and digests of files of it; a delta that grows,
 #: or is whole.
 _BASE, _PART, _WHOLE = "base-", "arriving-", "arrived-"
 _DELTA = re.compile(r"(\d{20})\.delta").fullmatch
-_READ = os.O_RDONLY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
 PAGE = 4 << 20
@@ -95,12 +73,10 @@ def history_figures(directory: str) -> HistoryFigures | None:
                     size += os.stat(os.path.join(directory, name)).st_size
         for name in ("catalogue", "catalogue.copy"):
             with suppress(FileNotFoundError, HistoryDamaged):
-                newest = max(newest, _form(os.path.join(directory, name)).point.number)
+                newest = max(
+                    newest, FormReader.at(os.path.join(directory, name), name).point.number
+                )
     return HistoryFigures(newest, size) if newest else None
-
-
-def _form(path: str) -> FormReader:
-    return FormReader(lambda: closing_descriptor(os.open(path, _READ)), os.path.basename(path))
 
 
 # At the source
@@ -143,7 +119,7 @@ def next_delta(store: HistoryStore, base: int, floor: int) -> NextDelta | None:
         return None
     path = os.path.join(store.directory, name)
     try:
-        form = _form(path)
+        form = FormReader.at(path, name)
     except (FileNotFoundError, HistoryDamaged):
         if name != _BRIDGE:
             raise
@@ -231,9 +207,12 @@ def base_of(store: HistoryStore, newest: int, floor: int) -> int:
     for name in _names(store, _WHOLE):
         take_in(store, name, newest)
     numbers = [point.number for point in store.points()]
-    if not numbers or numbers[0] <= newest:
-        return 0
-    return min(number for number in numbers if number > floor)
+    return _base(numbers, floor) if numbers and numbers[0] > newest else 0
+
+
+def _base(numbers: Iterable[int], floor: int) -> int:
+    """Return the oldest of some points above the floor, 0 without one."""
+    return min((number for number in numbers if number > floor), default=0)
 
 
 def floor_of(store: HistoryStore, newest: int) -> int:
@@ -334,7 +313,7 @@ def _opened(
 
 def _require_base(store: HistoryStore, number: int, floor: int) -> None:
     """Check that deltas go before that point; the node that sends them learns of no other one."""
-    if min((each.number for each in store.points() if each.number > floor), default=0) != number:
+    if _base((each.number for each in store.points()), floor) != number:
         raise HistoryBaseChanged
 
 

@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from wingsd.archive.quota import ArchiveLimits, kept_free, require_free_space
@@ -69,7 +68,7 @@ from wingsd.threadio import Workers, relayed
 from wingsd.util.deferreds import Changes, failure_logger, fires_within, when_fired
 from wingsd.util.durable import storage_errors, sync_directory, time_stamp
 from wingsd.util.reactor import Periodic
-from wingsd.util.text import display
+from wingsd.util.text import display_all
 
 T = TypeVar("T")
 Paths = Sequence[bytes]
@@ -95,8 +94,6 @@ THINNED = 4
 WAIT_WITHIN = 10.0
 #: Seconds that threads have to end at the end of the daemon.
 STOP_WITHIN = 3.0
-#: Names of files that a message has.
-_NAMED = 3
 _REMOVING = ".removing-"
 
 
@@ -112,11 +109,6 @@ class PointInfo:
     stored: int | None
     damaged: tuple[bytes, ...]
     names: tuple[str, ...]
-
-    @property
-    def is_damaged(self) -> bool:
-        """True if a file of it is known to be damaged."""
-        return self.damaged is EVERYTHING_DAMAGED or bool(self.damaged)
 
 
 @attrs.define(eq=False)
@@ -322,13 +314,12 @@ class Histories:
 
     def _warn(self, is_on_the_same_disk: bool) -> None:
         if is_on_the_same_disk:
+            has_backups = self._parts.config.system.backups.wings.kind == POINTS
             self._log.warn(
                 "{directory} (system.history.directory) is on the file system of system.data: one "
                 "disk that fails takes the servers and their histories{backups}",
                 directory=self.directory,
-                backups=" and backups"
-                if self._parts.config.system.backups.wings.kind == POINTS
-                else "",
+                backups=" and backups" if has_backups else "",
             )
 
     def changed(self) -> None:
@@ -477,8 +468,7 @@ class Histories:
         if doing.until is not None and not result.called:
             # It does not keep the history from others while all threads are in use.
             left = max(doing.until - self._reactor.seconds(), 1.0)
-            timer = self._reactor.callLater(left, doing.give_up, PastInUse())
-            result.addBoth(_stopping, timer)
+            self._reactor.callLater(left, doing.give_up, PastInUse())
         try:
             return await outcome
         except CancelledError:
@@ -495,11 +485,7 @@ class Histories:
         """Show the points of a server to its users, or show no past."""
         if self._servers.knows(history.uuid):
             files = self._servers.get(history.uuid).files
-            files.has_past = self._is_shown(history.uuid) and history.state.points > 0
-
-    def _is_shown(self, uuid: str) -> bool:
-        """Return whether points are made of a server, by the clock or as backups."""
-        return self._parts.takes(uuid)
+            files.has_past = self._parts.takes(history.uuid) and history.state.points > 0
 
     async def read(
         self,
@@ -605,7 +591,7 @@ class Histories:
                 "{server}: point {number} of its history is DAMAGED: {files}",
                 server=uuid,
                 number=number,
-                files=damage_text(files),
+                files="all of it" if files == EVERYTHING_DAMAGED else display_all(files),
             )
         return found
 
@@ -827,7 +813,7 @@ class Histories:
         # Users need not wait for the points of others to see their own.
         for server in tuple(self._servers.all()):
             history = self._of(server.uuid)
-            if self._is_shown(server.uuid) and not history.works:
+            if self._parts.takes(server.uuid) and not history.works:
                 with suppress(WingsdError):
                     self._plan(history, await self._left(history))
         while True:
@@ -879,7 +865,7 @@ class Histories:
         except CancelledError:
             raise
         except Exception as error:
-            self._set_trouble(history, server, error)
+            self.note_failure(server, error)
             pause = max(float(every), HELD_PAUSE)
         self._plan(history, pause)
 
@@ -930,23 +916,17 @@ class Histories:
                 work.has_run = True
             history.due = min(history.due, now + self._terms(event.server).every)
 
-    def note_failure(self, server: Server, error: StorageError) -> None:
-        """Note that a backup could not be made, and say so once."""
-        self._set_trouble(self._of(server.uuid), server, error)
-
-    def _set_trouble(self, history: _History, server: Server, error: Exception) -> None:
-        """Say once why a history does not advance."""
-        if isinstance(error, WingsdError):
-            text = str(error)
-        else:
-            text = "an unexpected error; see the node's log"
-        known, history.state.trouble = history.state.trouble, text
-        if not isinstance(error, WingsdError):
-            self._log.failure("{server}: no point of its history was made", server=history.uuid)
+    def note_failure(self, server: Server, error: Exception) -> None:
+        """Note why no point was made, and say so once."""
+        state, is_known = self._of(server.uuid).state, isinstance(error, WingsdError)
+        text = str(error) if is_known else "an unexpected error; see the node's log"
+        known, state.trouble = state.trouble, text
+        if not is_known:
+            self._log.failure("{server}: no point of its history was made", server=server.uuid)
         elif text != known:
             self._log.error(
                 "{server}: no point of its history was made: {error}",
-                server=history.uuid,
+                server=server.uuid,
                 error=text,
             )
         if not known:
@@ -964,15 +944,10 @@ class Histories:
         if not days:
             return
         now, interval = self._reactor.seconds(), days * _DAY
-        known = [
-            each for each in self._histories.values() if self._is_used(each) and each.is_known
-        ]
-        due = [
-            each
-            for each in known
-            if (each.verified is None or now - each.verified >= interval)
-            and self._restoring(each.uuid) is None
-        ]
+        known = [each for each in self._histories.values() if self._is_used(each)]
+        known = [each for each in known if each.is_known]
+        due = [each for each in known if self._restoring(each.uuid) is None]
+        due = [each for each in due if each.verified is None or now - each.verified >= interval]
         # By chance, so that each has its turn, however often the daemon is restarted.
         count = min(len(due), ceil(len(known) * _HOUR / interval))
         for history in self._random.sample(due, count):
@@ -1180,13 +1155,6 @@ def _is_held(server: Server) -> bool:
     return is_held or not server.files.exists
 
 
-def _stopping(found: T, timer: IDelayedCall) -> T:
-    """Return an outcome; the timer is not needed any more."""
-    if timer.active():
-        timer.cancel()
-    return found
-
-
 def _listed(store: HistoryStore) -> list[PointInfo]:
     found, names = store.points(), (store.names or {}).values()
     return [
@@ -1207,11 +1175,3 @@ def _learn(state: HistoryState, store: HistoryStore) -> None:
     state.names = len(store.names or ())
     state.newest = points[0].time / _SECOND if points else None
     state.unreadable = sorted(store.damaged.keys() - {point.number for point in points})
-
-
-def damage_text(files: tuple[bytes, ...]) -> str:
-    """Return the names of damaged files, as a part of a sentence."""
-    if files is EVERYTHING_DAMAGED:
-        return "all of it"
-    named = ", ".join(display(each) for each in files[:_NAMED])
-    return named if len(files) <= _NAMED else f"{named} and {len(files) - _NAMED} more"

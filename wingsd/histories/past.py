@@ -155,7 +155,11 @@ class HistoryPast(Past):
         self._store = store
         self._owner = owner
         self._reserve = reserve
-        self._cancelled = cancelled
+        #: What is called again and again, and may raise.
+        self._checks: list[Callable[[], None]] = [
+            store.check,
+            partial(_check_cancelled, cancelled),
+        ]
         self._copies = copies
         self._stack = ExitStack()
         self._chain: Sequence[FormReader] | None = None
@@ -171,9 +175,16 @@ class HistoryPast(Past):
         self._stack.close()
 
     def _check(self) -> None:
-        self._store.check()
-        if self._cancelled():
-            raise FileWorkCancelled
+        for check in self._checks:
+            check()
+
+    @contextmanager
+    def _checking(self, check: Callable[[], None]) -> Iterator[None]:
+        self._checks.append(check)
+        try:
+            yield
+        finally:
+            self._checks.remove(check)
 
     # Access
 
@@ -227,8 +238,10 @@ class HistoryPast(Past):
                 fd = self._store.temporary()
             failing.callback(os.close, fd)
             files = self._files_of(path)
-            with past_errors(), self._leaving_space(fd, copy):
+            check = partial(self._check_space, fd, copy, os.fstatvfs(fd))
+            with past_errors(), self._checking(check):
                 files.write(found, fd)
+                check()
             failing.pop_all()
         return PastFile(fd, entry, partial(self._copies.end, copy))
 
@@ -273,13 +286,11 @@ class HistoryPast(Past):
     def _write(
         self, files: PastFiles, found: Found, cancelled: Callable[[], bool], fd: int
     ) -> None:
-        before, self._cancelled = self._cancelled, lambda: before() or cancelled()
         try:
-            files.write(found, fd)
+            with self._checking(partial(_check_cancelled, cancelled)):
+                files.write(found, fd)
         except HistoryDamaged as error:  # errors of the disk are those of the new file
             raise PastUnreadable(str(error)) from error
-        finally:
-            self._cancelled = before
 
     # Points
 
@@ -409,30 +420,20 @@ class HistoryPast(Past):
 
     # Space for copies
 
-    @contextmanager
-    def _leaving_space(self, fd: int, copy: OpenCopy) -> Iterator[None]:
-        """End, in this context, when a copy would take what is to stay free on its disk.
+    def _check_space(self, fd: int, copy: OpenCopy, first: os.statvfs_result) -> None:
+        """Raise where a copy would take what is to stay free on its disk, which was as at `first`.
 
-        It ends, too, when the copies that are open would take too much together.
+        So it does where the copies that are open would take too much together.
         """
-        before, first = self._cancelled, os.fstatvfs(fd)
+        found = os.fstatvfs(fd)
+        free = found.f_bavail * found.f_frsize
+        if free < (kept := kept_free(found, self._reserve)):
+            raise DiskLimitExceeded("the disk of the server's history has no space for a copy")
+        copy.size = os.fstat(fd).st_blocks * SECTOR
+        copy.taken = min(copy.size, max(first.f_bavail * first.f_frsize - free, 0))
+        self._copies.check(copy, free - kept + self._copies.taken)
 
-        def check() -> None:
-            found = os.fstatvfs(fd)
-            free = found.f_bavail * found.f_frsize
-            if free < (kept := kept_free(found, self._reserve)):
-                raise DiskLimitExceeded("the disk of the server's history has no space for a copy")
-            copy.size = os.fstat(fd).st_blocks * SECTOR
-            copy.taken = min(copy.size, max(first.f_bavail * first.f_frsize - free, 0))
-            self._copies.check(copy, free - kept + self._copies.taken)
 
-        def is_cancelled() -> bool:
-            check()
-            return before()
-
-        self._cancelled = is_cancelled
-        try:
-            yield
-            check()
-        finally:
-            self._cancelled = before
+def _check_cancelled(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise FileWorkCancelled

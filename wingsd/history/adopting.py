@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -40,21 +40,19 @@ from wingsd.history.format import (
     every_path,
     hole_differences,
     parts_of,
+    runs,
 )
 from wingsd.history.rebuilding import (
     Contents,
     contents_of,
+    last_of,
+    only,
     opened_copy,
     overlaid,
     pieces,
     write_contents,
 )
-from wingsd.moves.digests import block_digest
-from wingsd.moves.nodes import tree_key
-from wingsd.util.text import display
-
-DIGEST = 16
-"""Bytes of the digest of a block."""
+from wingsd.moves.digests import DIGEST, block_digest
 
 MOST_BLOCKS = 32_768
 """The most blocks whose digests are asked for at once."""
@@ -86,7 +84,7 @@ def entries_of(
 ) -> Iterator[tuple[PastEntry, Contents]]:
     """Yield the entries of the last point of a chain, and what the contents of files are."""
     for _, found in overlaid(chain, select):
-        entry = next(each for each in reversed(found) if each is not None)[0]
+        entry = last_of(found)
         if not isinstance(entry, PastNothing):
             yield entry, contents_of(chain, found)
 
@@ -143,23 +141,16 @@ class BlockDigests:
         """
         by_path = groupby(wanted, key=lambda each: each.path)
         asked = {path: list(ranges) for path, ranges in by_path}
-        last = tree_key(wanted[-1].path) if wanted else b""
-
-        def select(path: bytes) -> bool | None:
-            return path in asked or (None if tree_key(path) > last else False)
-
-        entries = ((entry.path, (entry, it)) for entry, it in entries_of(self._chain, select))
-        directories = OpenDirectories(self._tree, lambda path: None)
+        chosen = entries_of(self._chain, only(*asked))
+        entries = ((entry.path, (entry, contents)) for entry, contents in chosen)
         found: list[bytes] = []
-        try:
+        with closing(OpenDirectories(self._tree)) as directories:
             for path, (described, ranges) in joined(entries, asked.items()):
                 entry, contents = described or (PastNothing(path), (None, []))
                 if isinstance(entry, PastFile):
                     found += self._of_file(entry, contents, directories, ranges)
                 else:
                     found += (_BEYOND for each in ranges for _ in range(each.blocks))
-        finally:
-            directories.close()
         return b"".join(found)
 
     def _of_file(
@@ -274,13 +265,10 @@ def write_bridge(
     `tree` has the files of the latter, `digests` returns the next ones of `wanted_blocks`, so many
     bytes. Return the files that could not be read as they were. Raises HistoryDamaged and OSError.
     """
-    bridge = _Bridge(base, own, tree, fd, check)
-    try:
+    with closing(_Bridge(base, own, tree, fd, check)) as bridge:
         for unit in _units(base, own):
             bridge.add(unit, digests(unit.known * DIGEST))
         bridge.finish()
-    finally:
-        bridge.close()
     return bridge.damaged
 
 
@@ -293,7 +281,7 @@ class _Bridge:
         self._point = own.point
         self._writer = FormWriter(fd, FormKind.DELTA, own.point.number, base.point.number)
         self._check = check
-        self._directories = OpenDirectories(tree, lambda path: None)
+        self._directories = OpenDirectories(tree)
         #: The file that is being compared, its digest so far, and where its section begins.
         self._fd = -1
         self._digest = FileHash()
@@ -354,18 +342,14 @@ class _Bridge:
 
 
 def _differing(data: bytes, digests: bytes) -> Iterator[tuple[int, int]]:
-    """Yield runs of blocks that do not have their digests, or have none."""
+    """Return the runs of blocks that do not have their digests, or have none."""
 
     def differs(number: int) -> bool:
         digest = digests[number * DIGEST : (number + 1) * DIGEST]
         return block_digest(data[number * BLOCK : (number + 1) * BLOCK]) != digest
 
-    start = 0
-    for is_other, run in groupby(range(-(-len(data) // BLOCK)), differs):
-        stop = start + sum(1 for _ in run)
-        if is_other:
-            yield start, stop
-        start = stop
+    found = runs(-(-len(data) // BLOCK), differs)
+    return ((start, stop) for start, stop, is_other in found if is_other)
 
 
 def check_bridge(
@@ -377,10 +361,9 @@ def check_bridge(
     """
     root = CheckedRoot()
     damaged: list[bytes] = []
-    directories = OpenDirectories(tree, lambda path: None)
-    try:
+    with closing(OpenDirectories(tree)) as directories:
         for path, found in overlaid(chain):
-            entry = next(each for each in reversed(found) if each is not None)[0]
+            entry = last_of(found)
             if isinstance(entry, PastNothing):
                 continue
             root.add(entry)
@@ -391,11 +374,7 @@ def check_bridge(
                     digest = b""
                 if digest != entry.digest:
                     damaged.append(path)
-    finally:
-        directories.close()
-    if not root.matches(chain[-1].point):
-        number = chain[-1].point.number
-        raise HistoryDamaged(f"point {number}", "its entries do not have its root")
+    root.require(chain[-1].point)
     return tuple(damaged)
 
 
@@ -412,7 +391,6 @@ def rebase_delta(
     `older` is the delta by which the point before the last becomes it. `tree` is the newest one.
     """
     writer = FormWriter(fd, FormKind.DELTA, older.point.number, chain[-1].point.number)
-    directories = OpenDirectories(tree, lambda path: None)
 
     def contents(
         scratch: Scratch, forms: Sequence[FormReader], found: Sequence[Any], size: int
@@ -422,7 +400,7 @@ def rebase_delta(
         os.ftruncate(scratch.fd, size)
         return Holes(scratch.fd, size)
 
-    try:
+    with closing(OpenDirectories(tree)) as directories:
         for path, (*upper, between, last) in overlaid([*chain, older]):
             if between is None and last is None:
                 continue
@@ -449,8 +427,6 @@ def rebase_delta(
                     writer.data(data)
             writer.add(now, Section(is_based, offset, writer.data_bytes - offset))
         writer.finish(older.point)
-    finally:
-        directories.close()
 
 
 def _chunks_between(old: Holes, new: Holes) -> Iterator[bytes]:
@@ -461,9 +437,3 @@ def _chunks_between(old: Holes, new: Holes) -> Iterator[bytes]:
         else:
             base, target = (os.pread(each.fd, PIECE, at) for each in (old, new))
             yield differences(base, target, at)[0]
-
-
-def described(paths: Sequence[bytes]) -> str:
-    """Return some paths as a text for a log."""
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{display(paths[0])}{more}"

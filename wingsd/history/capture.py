@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from heapq import merge
 from itertools import groupby
+from operator import itemgetter
 from random import Random
 from struct import Struct
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple, NoReturn
 
-from attrs import astuple, define, field, frozen
+from attrs import define, field, frozen
 
 from wingsd.archive.policy import member_mode
 from wingsd.errors import FrameRefused, StorageError
@@ -35,6 +36,7 @@ from wingsd.filesystem.walk import gone, opened, unreadable
 from wingsd.history.format import (
     BLOCK,
     DISK_ERRORS,
+    ENTRY_TYPES,
     MAX_SIZE,
     PIECE,
     SECTOR,
@@ -91,7 +93,6 @@ _SCANS = 5
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _LENGTH = Struct("<I")
 _BUFFER = 256 << 10
-_TYPES = (PastNothing, PastFile, PastLink, PastHardLink, PastDirectory)
 _STAMP = 16
 
 
@@ -127,10 +128,7 @@ class Record:
 
     def packed(self) -> bytes:
         """Return it as bytes, for `unpacked`."""
-        old, new = (
-            (_TYPES.index(type(each)), *astuple(each, recurse=False))
-            for each in (self.old, self.new)
-        )
+        old, new = ((ENTRY_TYPES.index(type(each)), *each) for each in (self.old, self.new))
         section = None if self.reverse is None else tuple(self.reverse)
         return marshal.dumps((old, new, tuple(self.spooled), section, self.stamp))
 
@@ -139,8 +137,8 @@ class Record:
         """Return what was packed."""
         old, new, spooled, section, stamp = marshal.loads(data)  # noqa: S302 - by this process
         return cls(
-            _TYPES[old[0]](*old[1:]),
-            _TYPES[new[0]](*new[1:]),
+            ENTRY_TYPES[old[0]](*old[1:]),
+            ENTRY_TYPES[new[0]](*new[1:]),
             Spooled(*spooled),
             None if section is None else Section(*section),
             stamp,
@@ -153,8 +151,9 @@ def joined(*streams: Iterable[tuple[bytes, Any]]) -> Iterator[tuple[bytes, list[
     def tagged(number: int, stream: Iterable[tuple[bytes, Any]]) -> Iterator[Any]:
         return ((tree_key(path), number, path, item) for path, item in stream)
 
+    # a stream has a path once: nothing behind the number is compared
     each = [tagged(number, stream) for number, stream in enumerate(streams)]
-    for _, group in groupby(merge(*each, key=lambda one: one[:2]), key=lambda one: one[0]):
+    for _, group in groupby(merge(*each), key=itemgetter(0)):
         found: list[Any] = [None] * len(streams)
         path = b""
         for _, number, each_path, item in group:
@@ -244,13 +243,6 @@ class _TooLarge(Exception):
     """A file is larger than one that a history may have."""
 
 
-class _Read(NamedTuple):
-    """A file that was read, and its stat result."""
-
-    record: Record
-    found: os.stat_result
-
-
 class _Unsettled(NamedTuple):
     """A file that is to be read again: what it was, and whether it has further names."""
 
@@ -263,7 +255,7 @@ class Capture:
     """Finds what is not as in the newest point, whose files are in `newest`, and puts it aside.
 
     `writer` is that of the delta, and gets what is replaced; without one there is no point yet.
-    `incoming` is the directory for new files. `check` is called with the bytes that were put
+    New files come into the directory for these. `check` is called with the bytes that were put
     aside, after each piece that was read, and may raise. `suspect` are files whose copies may be
     damaged, None for all: they are read in any case. `close` must be called. Methods raise
     StorageError and OSError.
@@ -272,7 +264,6 @@ class Capture:
     _source: HistorySource
     _newest: NewestTree
     _writer: FormWriter | None
-    _incoming: int
     _scratch: str
     _check: Callable[[int], None]
     _suspect: frozenset[bytes] | None = frozenset()
@@ -306,7 +297,7 @@ class Capture:
         self._stack = ExitStack()
         self._spool, self._old = self._temporary(), self._temporary()
         self._records = FrameFile(self._temporary())
-        self._directories = OpenDirectories(self._source.root, lambda path: None)
+        self._directories = OpenDirectories(self._source.root)
         self._stack.callback(self._directories.close)
 
     def _temporary(self) -> int:
@@ -329,8 +320,7 @@ class Capture:
         With `is_running` files that were unsettled before are read once.
         """
         source = self._source
-        hot, source.hot = source.hot if is_running else frozenset[bytes](), frozenset()
-        self._hot = hot
+        self._hot, source.hot = source.hot if is_running else frozenset[bytes](), frozenset()
         source.rule.begin(shares=source.shares_flushes)
         tree = source.scan(self._scratch)
         with closing(tree.store):
@@ -459,7 +449,7 @@ class Capture:
     def _drop(self, incoming_number: int, spool_end: int, spooled: int, growth: int) -> None:
         """Forget what was put aside since."""
         while self._incoming_number > incoming_number:
-            os.unlink(b"%d" % self._incoming_number, dir_fd=self._incoming)
+            os.unlink(b"%d" % self._incoming_number, dir_fd=self._newest.incoming)
             self._incoming_number -= 1
         self._spool_end, self._spooled, self.growth = spool_end, spooled, growth
 
@@ -509,8 +499,8 @@ class Capture:
             self.damaged[old.path] = True
         return Section(False, offset, writer.data_bytes - offset)
 
-    def _read(self, path: bytes, old: PastEntry) -> _Read | None:
-        """Read a file; return None where there is none any more."""
+    def _read(self, path: bytes, old: PastEntry) -> tuple[Record, os.stat_result] | None:
+        """Read a file; return its stat result, too, or None where there is none any more."""
         source = self._source
         try:
             fd = self._directories.open_file(path)
@@ -545,7 +535,7 @@ class Capture:
         new = PastFile(path, mode, clamped_mtime(first), first.st_size, digest, attributes)
         inode = first.st_dev.to_bytes(8, "little") + first.st_ino.to_bytes(8, "little")
         record = Record(old, new, spooled, reverse, inode + stamp if is_settled else b"")
-        return _Read(record, first)
+        return record, first
 
     def _fail(self, path: bytes, error: OSError) -> NoReturn:
         """Raise `_Unreadable` for a file that the server's disk has lost, or `_TooLarge`.
@@ -621,7 +611,8 @@ class Capture:
         digest = FileHash()
         self._incoming_number += 1
         name = b"%d" % self._incoming_number
-        with closing_descriptor(os.open(name, _MAKE, 0o600, dir_fd=self._incoming)) as target:
+        made = os.open(name, _MAKE, 0o600, dir_fd=self._newest.incoming)
+        with closing_descriptor(made) as target:
             os.ftruncate(target, reads.size)
             for at in pieces_of(reads.holes, digest):
                 piece = reads.piece(at)

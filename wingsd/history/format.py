@@ -18,7 +18,7 @@ from enum import IntEnum
 from hashlib import sha256
 from itertools import groupby
 from struct import Struct
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pyzstd
 from attrs import define, field, frozen
@@ -26,6 +26,8 @@ from attrs import define, field, frozen
 from wingsd.archive.policy import MAX_COMPONENT
 from wingsd.errors import HistoryDamaged, HistoryVersionUnknown
 from wingsd.filesystem.attributes import decode_attributes
+from wingsd.filesystem.open_directories import closing_descriptor
+from wingsd.moves.applier import write_at
 from wingsd.moves.digests import block_digest
 from wingsd.moves.nodes import tree_key
 from wingsd.util.text import reading_advice
@@ -87,9 +89,6 @@ _POSITION = Struct("<BQ")
 _MAX_MODE = 0o777
 _LENGTH = Struct("<H")
 _KIND = Struct("<B")
-_FILE = Struct("<HqQ32s")
-_DIRECTORY = Struct("<Hq")
-_LINK = Struct("<q")
 _SECTION = Struct("<BQQ")
 _CHUNK = Struct("<QI")
 _ZEROS = 1 << 31
@@ -120,15 +119,13 @@ class PointLabel(IntEnum):
     STOPPED = 1
 
 
-@frozen
-class PastNothing:
+class PastNothing(NamedTuple):
     """A path at which there was nothing. In deltas only."""
 
     path: bytes
 
 
-@frozen
-class PastFile:
+class PastFile(NamedTuple):
     """A regular file, under the first of its names. `digest` is that of `FileHash`."""
 
     path: bytes
@@ -139,8 +136,7 @@ class PastFile:
     attributes: bytes = b""
 
 
-@frozen
-class PastLink:
+class PastLink(NamedTuple):
     """A symlink."""
 
     path: bytes
@@ -148,16 +144,14 @@ class PastLink:
     target: bytes
 
 
-@frozen
-class PastHardLink:
+class PastHardLink(NamedTuple):
     """A further name of the file, or symlink, that has the path `first`."""
 
     path: bytes
     first: bytes
 
 
-@frozen
-class PastDirectory:
+class PastDirectory(NamedTuple):
     """A directory; the path of the server's own is empty."""
 
     path: bytes
@@ -167,22 +161,14 @@ class PastDirectory:
 
 
 PastEntry = PastNothing | PastFile | PastLink | PastHardLink | PastDirectory
-_KINDS: dict[type, int] = {
-    PastNothing: 0,
-    PastFile: 1,
-    PastLink: 2,
-    PastHardLink: 3,
-    PastDirectory: 4,
-}
 
+ENTRY_TYPES: tuple[Any, ...] = (PastNothing, PastFile, PastLink, PastHardLink, PastDirectory)
+"""The types of entries, in the order of their kinds."""
 
-#: Bytes between the path of an entry and the text at its end.
-_FIXED = {
-    _KINDS[PastFile]: _FILE.size,
-    _KINDS[PastLink]: _LINK.size,
-    _KINDS[PastHardLink]: 0,
-    _KINDS[PastDirectory]: _DIRECTORY.size,
-}
+_KINDS: dict[type, int] = {each: kind for kind, each in enumerate(ENTRY_TYPES)}
+_NOTHING, _FILE, _, _HARD_LINK, _DIRECTORY = range(len(ENTRY_TYPES))
+#: What is between the path of an entry and the text at its end, by its kind.
+_FIXED = {kind: Struct(form) for kind, form in ((1, "<HqQ32s"), (2, "<q"), (3, "<"), (4, "<Hq"))}
 
 Select = Callable[[bytes], bool | None]
 """Selects entries by their paths: whether one is wanted, or None where no more are."""
@@ -233,17 +219,13 @@ def _text(text: bytes) -> bytes:
 
 def encode_entry(entry: PastEntry) -> bytes:
     """Return the bytes of an entry."""
-    head = _KIND.pack(_KINDS[type(entry)]) + _text(entry.path)
-    match entry:
-        case PastFile(_, mode, mtime, size, digest, attributes):
-            return head + _FILE.pack(mode, mtime, size, digest) + _text(attributes)
-        case PastLink(_, mtime, target):
-            return head + _LINK.pack(mtime) + _text(target)
-        case PastHardLink(_, first):
-            return head + _text(first)
-        case PastDirectory(_, mode, mtime, attributes):
-            return head + _DIRECTORY.pack(mode, mtime) + _text(attributes)
-    return head
+    kind = _KINDS[type(entry)]
+    path, *fixed = cast("tuple[Any, ...]", entry)
+    raw = _KIND.pack(kind) + _text(path)
+    if kind != _NOTHING:
+        text = fixed.pop()
+        raw += _FIXED[kind].pack(*fixed) + _text(text)
+    return raw
 
 
 class FileHash:
@@ -336,28 +318,24 @@ def parts_of(*files: Holes) -> Iterator[tuple[int, int, bool]]:
 
 
 class RootHash:
-    """The root of entries, in their order."""
+    """The root of entries, in their order, and how many files and bytes they are."""
 
     def __init__(self) -> None:
         self._hash = sha256(_TAG_ROOT)
         self.files = self.size = 0
 
-    def add(self, entry: PastEntry) -> None:
-        """Add the next entry."""
-        self._hash.update(encode_entry(entry))
+    def add(self, entry: PastEntry) -> bytes:
+        """Add the next entry, and return its bytes."""
+        raw = encode_entry(entry)
+        self._hash.update(raw)
         if isinstance(entry, PastFile):
             self.files += 1
             self.size += entry.size
+        return raw
 
     def digest(self) -> bytes:
         """Return the root."""
         return self._hash.digest()
-
-    def point(
-        self, number: int, time: int, label: PointLabel, unsettled: tuple[bytes, ...]
-    ) -> Point:
-        """Return the point that has these entries."""
-        return Point(number, time, label, self.digest(), self.files, self.size, unsettled)
 
 
 class CheckedRoot(RootHash):
@@ -369,9 +347,8 @@ class CheckedRoot(RootHash):
         self._above: list[bytes] = []
         self._is_sound = True
 
-    def add(self, entry: PastEntry) -> None:
-        """Add the next entry."""
-        super().add(entry)
+    def add(self, entry: PastEntry) -> bytes:
+        """Add the next entry, and return its bytes."""
         path, above = entry.path, self._above
         parent = path.rpartition(b"/")[0]
         while above and above[-1] != parent:
@@ -379,11 +356,17 @@ class CheckedRoot(RootHash):
         self._is_sound = self._is_sound and bool(above or not path)
         if isinstance(entry, PastDirectory):
             above.append(path)
+        return super().add(entry)
 
     def matches(self, point: Point) -> bool:
         """Return whether the entries are those of a point."""
         found = (self.digest(), self.files, self.size)
         return self._is_sound and found == (point.root, point.files, point.size)
+
+    def require(self, point: Point) -> None:
+        """Raise HistoryDamaged where the entries are not those of a point."""
+        if not self.matches(point):
+            raise HistoryDamaged(f"point {point.number}", "its entries do not have its root")
 
 
 @define(eq=False, repr=False)
@@ -393,7 +376,7 @@ class FormWriter:
     Data by `data`, entries by `add`, each in its order, and then `finish`.
     """
 
-    _fd: int
+    fd: int
     _kind: FormKind
     _number: int
     _newer: int = 0
@@ -423,7 +406,11 @@ class FormWriter:
     def add(self, entry: PastEntry, section: Section | None = None) -> None:
         """Add the next entry; files in deltas have a section."""
         raw = encode_entry(entry)
-        self._add(PartType.ENTRIES, raw if section is None else raw + _SECTION.pack(*section))
+        self.add_encoded(raw if section is None else raw + _SECTION.pack(*section))
+
+    def add_encoded(self, raw: bytes) -> None:
+        """Add the bytes of the next entry."""
+        self._add(PartType.ENTRIES, raw)
 
     def finish(self, point: Point) -> None:
         """Write what is left, and what the point is. Raises OSError if that is too much."""
@@ -459,14 +446,8 @@ class FormWriter:
         self._write(_HEAD.pack(kind, len(raw), len(stored), digest) + stored)
 
     def _write(self, data: bytes) -> None:
-        _write_fully(self._fd, data)
+        write_at(self.fd, memoryview(data), self.size)
         self.size += len(data)
-
-
-def _write_fully(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _part_digest(header: bytes, at: int, kind: int, length: int, stored: bytes) -> bytes:
@@ -483,7 +464,8 @@ class FormReader:
     def __init__(self, opened: Callable[[], AbstractContextManager[int]], name: str) -> None:
         self._opened = opened
         self._name = name
-        self.size = self._with_file(lambda fd: os.fstat(fd).st_size)
+        self.found = self._with_file(os.fstat)
+        self.size = self.found.st_size
         self._header = self._read(0, _HEADER.size)
         magic, version, kind, zero, number, newer = _HEADER.unpack(self._header)
         if magic != _MAGIC:
@@ -522,6 +504,12 @@ class FormReader:
     def of(cls, fd: int, name: str) -> FormReader:
         """Return a reader of a file that is open, and stays so."""
         return cls(lambda: nullcontext(fd), name)
+
+    @classmethod
+    def at(cls, path: str | bytes, name: str, directory: int | None = None) -> FormReader:
+        """Return a reader of the file at a path, which may be relative to an open directory."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW
+        return cls(lambda: closing_descriptor(os.open(path, flags, dir_fd=directory)), name)
 
     def damaged(self, detail: str) -> HistoryDamaged:
         """Return the error of a file that is not as it was written."""
@@ -602,7 +590,7 @@ class FormReader:
     def copy(self, fd: int) -> None:
         """Write the same file to a new one."""
         for at in range(0, self.size, PART):
-            _write_fully(fd, self._read(at, min(PART, self.size - at)))
+            write_at(fd, memoryview(self._read(at, min(PART, self.size - at))), at)
 
     def forget(self) -> None:
         """Forget the data that was read last, which takes memory."""
@@ -727,13 +715,13 @@ class _Entries:
 
     def _end(self, kind: int, at: int) -> int:
         """Return the end of the entry whose rest begins at `at`."""
-        if kind == _KINDS[PastNothing]:
+        if kind == _NOTHING:
             return at
         if kind not in _FIXED:
             raise ValueError(f"an entry is of the unknown kind {kind}")
-        at += _FIXED[kind]
+        at += _FIXED[kind].size
         end: int = at + _LENGTH.size + _LENGTH.unpack_from(self._raw, at)[0]
-        if self._is_delta and kind == _KINDS[PastFile]:
+        if self._is_delta and kind == _FILE:
             end += _SECTION.size
         if end > len(self._raw):
             raise struct.error("it ends in the middle")
@@ -741,40 +729,27 @@ class _Entries:
 
     def _change(self, kind: int, path: bytes, at: int) -> Change:
         """Return the entry whose rest begins at `at`."""
-        raw = self._raw
+        raw, section = self._raw, None
+        values: tuple[Any, ...] = (path,)
         check_path(path)
-        entry: PastEntry
-        section = None
-        if kind == _KINDS[PastFile]:
-            meta = _FILE.unpack_from(raw, at)
-            attributes, at = _text_at(raw, at + _FILE.size)
-            mode, mtime, size, digest = meta
-            entry = PastFile(path, mode, mtime, size, digest, attributes)
-            if self._is_delta:
-                is_based, offset, length = _SECTION.unpack_from(raw, at)
-                section = Section(bool(is_based), offset, length)
-                at += _SECTION.size
-        elif kind == _KINDS[PastLink]:
-            (mtime,) = _LINK.unpack_from(raw, at)
-            target, at = _text_at(raw, at + _LINK.size)
-            entry = PastLink(path, mtime, target)
-        elif kind == _KINDS[PastHardLink]:
-            first, at = _text_at(raw, at)
-            check_path(first)
-            if tree_key(first) >= tree_key(path):
-                raise ValueError("a hard link comes before its first name")
-            entry = PastHardLink(path, first)
-        elif kind == _KINDS[PastDirectory]:
-            mode, mtime = _DIRECTORY.unpack_from(raw, at)
-            attributes, at = _text_at(raw, at + _DIRECTORY.size)
-            entry = PastDirectory(path, mode, mtime, attributes)
-        elif kind == _KINDS[PastNothing] and self._is_delta:
-            entry = PastNothing(path)
-        else:
+        if kind in _FIXED:
+            fixed = _FIXED[kind].unpack_from(raw, at)
+            text, at = _text_at(raw, at + _FIXED[kind].size)
+            values = (path, *fixed, text)
+            if kind == _HARD_LINK:
+                check_path(text)
+                if tree_key(text) >= tree_key(path):
+                    raise ValueError("a hard link comes before its first name")
+        elif kind != _NOTHING or not self._is_delta:
             raise ValueError(f"an entry is of the unknown kind {kind}")
-        if not path and kind != _KINDS[PastDirectory]:
+        if self._is_delta and kind == _FILE:
+            is_based, offset, length = _SECTION.unpack_from(raw, at)
+            section = Section(bool(is_based), offset, length)
+            at += _SECTION.size
+        if not path and kind != _DIRECTORY:
             raise ValueError("the server's directory is no directory")
         self._at = at
+        entry: PastEntry = ENTRY_TYPES[kind](*values)
         return entry, section
 
 
@@ -812,10 +787,18 @@ def zero_runs(data: bytes) -> Iterator[tuple[int, int, bool]]:
     if count and _ZERO_BLOCK not in data and not _is_zero(data, count - 1):
         yield 0, count, False
         return
+    yield from runs(count, lambda number: _is_zero(data, number))
+
+
+def runs(count: int, test: Callable[[int], bool]) -> Iterator[tuple[int, int, bool]]:
+    """Yield the runs of the numbers below `count` for which a test has the same result.
+
+    Each is its first number, the one behind its last, and the result.
+    """
     start = 0
-    for is_zero, run in groupby(range(count), lambda number: _is_zero(data, number)):
+    for result, run in groupby(range(count), test):
         end = start + sum(1 for _ in run)
-        yield start, end, is_zero
+        yield start, end, result
         start = end
 
 

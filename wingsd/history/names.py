@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from attrs import asdict, field, frozen
@@ -24,8 +25,6 @@ VERSION = 1
 
 FILES = (b"names", b"names.copy")
 """The names of both files."""
-
-_READ = os.O_RDONLY | os.O_NOFOLLOW
 
 
 @frozen
@@ -61,8 +60,37 @@ def encode_names(names: Iterable[PointName]) -> bytes:
     return sha256(text).hexdigest().encode() + b"\n" + text
 
 
-def decode_names(raw: bytes, path: str) -> dict[str, PointName]:
-    """Return the names in the bytes of a file. Raises HistoryDamaged and HistoryVersionUnknown."""
+def load_names(directory: str) -> tuple[dict[str, PointName], bool]:
+    """Return the names of a history's points, none without a history.
+
+    And whether both files have them. Raises HistoryDamaged where neither can be used, and
+    StorageError.
+    """
+    found: list[dict[str, PointName] | None] = []
+    damage: StorageError | None = None
+    for name in FILES:
+        path, names = os.path.join(directory, os.fsdecode(name)), None
+        try:
+            names = _decoded(Path(path).read_bytes(), path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            damage = damage or HistoryDamaged(path, reading_advice(error))
+        except StorageError as error:
+            damage = damage or error
+        found.append(names)
+    first = next((each for each in found if each is not None), None)
+    if first is None and damage is not None:
+        raise damage
+    return first or {}, found[0] == found[1]
+
+
+def read_names(directory: str) -> dict[str, PointName]:
+    """Return the names alone."""
+    return load_names(directory)[0]
+
+
+def _decoded(raw: bytes, path: str) -> dict[str, PointName]:
     digest, _, text = raw.partition(b"\n")
     if sha256(text).hexdigest().encode() != digest:
         raise HistoryDamaged(path, "it does not have its digest")
@@ -75,30 +103,3 @@ def decode_names(raw: bytes, path: str) -> dict[str, PointName]:
     except (ValueError, KeyError, TypeError) as error:
         raise HistoryDamaged(path, f"it makes no sense: {error}") from error
     return {each.name: each for each in names}
-
-
-def read_names(directory: str) -> dict[str, PointName]:
-    """Return the names of a history's points; none without a history.
-
-    Raises HistoryDamaged where neither file can be used, and StorageError.
-    """
-    damage: StorageError | None = None
-    for name in FILES:
-        path = os.path.join(directory, os.fsdecode(name))
-        try:
-            return decode_names(read_file(path), path)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            damage = damage or HistoryDamaged(path, reading_advice(error))
-        except StorageError as error:
-            damage = damage or error
-    if damage is not None:
-        raise damage
-    return {}
-
-
-def read_file(path: str) -> bytes:
-    """Return the bytes of a file. Raises OSError."""
-    with open(os.open(path, _READ), "rb", buffering=0) as file:
-        return file.read()

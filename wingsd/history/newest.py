@@ -62,9 +62,8 @@ class NewestTree:
     """
 
     def __init__(self, root: int, incoming: int) -> None:
-        self._root = root
-        self._incoming = incoming
-        self._directories = OpenDirectories(root, lambda path: None)
+        self.incoming = incoming
+        self._directories = OpenDirectories(root)
         #: Bytes on the disk by which it has grown.
         self.grown = 0
 
@@ -137,7 +136,7 @@ class NewestTree:
     def _write(self, step: TreeStep) -> None:
         parent, name = self._place(step.path)
         if step.incoming:
-            os.rename(step.incoming, name, src_dir_fd=self._incoming, dst_dir_fd=parent)
+            os.rename(step.incoming, name, src_dir_fd=self.incoming, dst_dir_fd=parent)
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             self.grown += found.st_blocks * SECTOR
             return
@@ -156,7 +155,7 @@ class NewestTree:
         name = b"replaced"
         found = self._found(step.path)
         size = found.st_size if found is not None and step.is_based else 0
-        with closing_descriptor(os.open(name, _MAKE, 0o600, dir_fd=self._incoming)) as fd:
+        with closing_descriptor(os.open(name, _MAKE, 0o600, dir_fd=self.incoming)) as fd:
             os.ftruncate(fd, size)
             with self.copy(step.path, size) as copy:
                 for at in pieces_of(copy.holes, FileHash()):
@@ -164,7 +163,7 @@ class NewestTree:
             os.ftruncate(fd, step.size)
             write_chunks(fd, step.chunks)
         parent, last = self._place(step.path)
-        os.rename(name, last, src_dir_fd=self._incoming, dst_dir_fd=parent)
+        os.rename(name, last, src_dir_fd=self.incoming, dst_dir_fd=parent)
 
 
 def remove_entry(parent: int, name: bytes) -> None:

@@ -7,7 +7,7 @@ not keep the history from being used, and each file that is sent has its digest.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from tempfile import TemporaryFile
 from typing import NamedTuple
@@ -29,7 +29,6 @@ from wingsd.archive.tar_headers import (
     padding,
     sparse_header,
 )
-from wingsd.errors import HistoryDamaged
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.history.format import (
@@ -42,12 +41,11 @@ from wingsd.history.format import (
     PastLink,
     read_fully,
 )
-from wingsd.history.rebuilding import write_contents
+from wingsd.history.rebuilding import contents_of, write_file
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted, WantedEntry
 from wingsd.moves.applier import write_at
 from wingsd.util.durable import storage_errors
-from wingsd.util.text import display
 
 BATCH = 64 << 20
 """The bytes of files in a batch, but for one larger file."""
@@ -73,7 +71,7 @@ class _Member(NamedTuple):
 class Batch:
     """A part of the tar; the last one has its `end`. `close` must be called."""
 
-    _members: list[_Member] = field(init=False, factory=list)
+    members: list[_Member] = field(init=False, factory=list)
     _stack: ExitStack = field(init=False, factory=ExitStack)
     end: bytes = b""
     #: Bytes of its members.
@@ -88,7 +86,7 @@ class Batch:
         """Add a member."""
         stored = sum(length for _, length in segments)
         self.size += len(head) + stored + len(padding(stored))
-        self._members.append(_Member(head, fd, segments))
+        self.members.append(_Member(head, fd, segments))
 
     def open(self, directory: str) -> int:
         """Open a file without a name, until `close`."""
@@ -97,14 +95,9 @@ class Batch:
             self._stack.push(failing.pop_all())
         return file.fileno()
 
-    @property
-    def is_full(self) -> bool:
-        """True if it has as many members as it may."""
-        return len(self._members) >= MOST
-
     def pieces(self) -> Iterator[bytes]:
         """Yield its bytes. Raises OSError."""
-        for head, fd, segments in self._members:
+        for head, fd, segments in self.members:
             yield head
             stored = 0
             for offset, length in segments:
@@ -123,14 +116,11 @@ class Batch:
 class PointArchive:
     """The tar of what is wanted of a point, batch by batch.
 
-    `owner` are the ids that stand for the server's own in ACLs. `check_room` is called with the
-    bytes that are written next beside the history, and may raise, as may `check`.
+    `owner` are the ids that stand for the server's own in ACLs.
     """
 
     _wanted: Wanted
     _owner: Owner
-    _check_room: Callable[[int], None]
-    _check: Callable[[], None] = lambda: None
     _after: bytes | None = field(init=False, default=None)
     _size: int = field(init=False, default=0)
     _root_head: bytes = field(init=False, default=b"")
@@ -138,20 +128,21 @@ class PointArchive:
     def next(self, store: HistoryStore) -> Batch:
         """Return the next batch.
 
-        Raises NoSuchPoint, HistoryDamaged and StorageError, and what the checks raise.
+        Raises NoSuchPoint, HistoryDamaged and StorageError, also where the disk has no room, and
+        FileWorkCancelled after `stop` of the store.
         """
         number, batch = self._wanted.number, Batch()
         with (
             ExitStack() as failing,
             storage_errors(f"point {number} of the history cannot be read"),
             store.opened(number) as (chain, tree),
-            closing(OpenDirectories(tree, lambda path: None)) as newest,
+            closing(OpenDirectories(tree)) as newest,
         ):
             failing.callback(batch.close)
-            filling = _Filling(batch, store.scratch, chain, newest, self._check_room, self._check)
+            filling = _Filling(batch, store, chain, newest)
             is_last = True
             for each in self._wanted.entries(chain, self._after):
-                self._check()
+                store.check()
                 if each.is_there:
                     self._add(each, filling)
                 self._after = each.path
@@ -199,11 +190,9 @@ class _Filling:
     """Writes the contents of files for a batch."""
 
     batch: Batch
-    _scratch: str
+    _store: HistoryStore
     _chain: Sequence[FormReader]
     _newest: OpenDirectories
-    _check_room: Callable[[int], None]
-    _check: Callable[[], None]
     _all: int = field(init=False, default=-1)
     _one: int = field(init=False, default=-1)
     _filled: int = field(init=False, default=0)
@@ -211,31 +200,28 @@ class _Filling:
     @property
     def is_full(self) -> bool:
         """True if the batch has enough."""
-        return self._filled >= BATCH or self.batch.is_full
+        return self._filled >= BATCH or len(self.batch.members) >= MOST
 
     def file(self, each: WantedEntry, file: PastFile) -> tuple[int, int, Segments | None]:
         """Write a file; return where it is, and where it has data if it is sparse."""
+        store = self._store
         if self._all < 0:
-            self._check_room(BATCH + _LARGE)
-            self._all, self._one = (self.batch.open(self._scratch) for _ in range(2))
-        if file.size > _LARGE:
-            self._check_room(file.size)
-            fd, at = self.batch.open(self._scratch), 0
-            self._write(fd, each, file)
-            self._filled += file.size
+            store.require_room(BATCH + _LARGE)
+            self._all, self._one = (self.batch.open(store.scratch) for _ in range(2))
+        if is_large := file.size > _LARGE:
+            store.require_room(file.size)
+            fd = self.batch.open(store.scratch)
+        else:
+            fd = self._one
+            os.ftruncate(fd, 0)
+        contents = contents_of(self._chain, each.found)
+        write_file(fd, file, contents, self._newest, store.check)
+        at, self._filled = self._filled, self._filled + file.size
+        if is_large:
             holes = os.fstat(fd).st_blocks * SECTOR + LEAST_HOLES <= file.size
-            return fd, at, data_segments(fd, file.size) if holes else None
-        os.ftruncate(self._one, 0)
-        self._write(self._one, each, file)
-        at = self._filled
-        write_at(self._all, memoryview(read_fully(self._one, file.size, 0)), at)
-        self._filled += file.size
+            return fd, 0, data_segments(fd, file.size) if holes else None
+        write_at(self._all, memoryview(read_fully(fd, file.size, 0)), at)
         return self._all, at, None
-
-    def _write(self, fd: int, each: WantedEntry, file: PastFile) -> None:
-        contents = each.contents(self._chain)
-        if write_contents(fd, contents, self._newest, self._check) != file.digest:
-            raise HistoryDamaged(display(file.path), "it does not have its digest")
 
 
 def _t(mtime: int) -> int:

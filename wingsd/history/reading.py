@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from attrs import define
 
-from wingsd.errors import DirectoryMissing, FileMissing, HistoryDamaged
+from wingsd.errors import DirectoryMissing, FileMissing
 from wingsd.filesystem.open_directories import OpenDirectories
 from wingsd.history.format import (
     Change,
@@ -24,11 +24,10 @@ from wingsd.history.format import (
     PastNothing,
     Select,
 )
-from wingsd.history.rebuilding import contents_of, overlaid, write_contents
+from wingsd.history.rebuilding import contents_of, last_of, only, overlaid, write_file
 from wingsd.history.store import HistoryStore
 from wingsd.moves.nodes import tree_key
 from wingsd.util.durable import storage_errors
-from wingsd.util.text import display
 
 #: Entries between two calls of `check`.
 _CHECKED = 1000
@@ -85,8 +84,7 @@ class PastFiles:
         if not isinstance(entry, PastFile):
             raise FileMissing
         contents = contents_of(self._chain, found.changes)
-        if write_contents(target, contents, self._tree, self._check) != entry.digest:
-            raise HistoryDamaged(display(entry.path), "it does not have its digest")
+        write_file(target, entry, contents, self._tree, self._check)
         return entry
 
     def found(self, path: bytes) -> Found:
@@ -122,26 +120,9 @@ def past_files(
     with (
         storage_errors(f"point {number} of the history cannot be read"),
         store.opened(number, chain) as (needed, tree),
-        closing(OpenDirectories(tree, lambda path: None)) as directories,
+        closing(OpenDirectories(tree)) as directories,
     ):
         yield PastFiles(needed, directories, check)
-
-
-def last_of(found: Sequence[Change | None]) -> PastEntry:
-    """Return what is at a path in the last point of a chain."""
-    return next(each for each in reversed(found) if each is not None)[0]
-
-
-def only(*wanted: bytes) -> Select:
-    """Return what selects these paths."""
-    paths, last = frozenset(wanted), max(map(tree_key, wanted), default=b"")
-
-    def select(path: bytes) -> bool | None:
-        if path in paths:
-            return True
-        return None if tree_key(path) > last else False
-
-    return select
 
 
 def _below(directory: bytes) -> Select:

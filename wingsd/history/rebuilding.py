@@ -1,4 +1,4 @@
-"""Reads the points of a history: rebuilds and verifies them, and merges two deltas. Blocking."""
+"""The contents of a history's points: read, verified, and merged into fewer deltas. Blocking."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 from attrs import define, field
 
 from wingsd.errors import HistoryDamaged
-from wingsd.filesystem.attributes import is_own, write_attributes
-from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
 from wingsd.history.capture import joined
 from wingsd.history.format import (
@@ -25,13 +23,9 @@ from wingsd.history.format import (
     FormReader,
     FormWriter,
     Holes,
-    PastDirectory,
     PastEntry,
     PastFile,
-    PastHardLink,
-    PastLink,
     PastNothing,
-    RootHash,
     Section,
     Select,
     every_path,
@@ -40,12 +34,11 @@ from wingsd.history.format import (
     read_fully,
 )
 from wingsd.history.newest import damage, write_chunks, write_data
+from wingsd.moves.nodes import tree_key
 from wingsd.util.text import display
 
 EVERYTHING_DAMAGED = (b"",)
 """Stands for all files of a point, of which the structure is damaged."""
-
-_OWN = 0o700
 
 
 class FileVersion(NamedTuple):
@@ -62,6 +55,23 @@ def overlaid(
     """Yield each selected path with what each point says of it, from the newest on."""
     streams = (((change[0].path, change) for change in delta.entries(select)) for delta in chain)
     return joined(*streams)
+
+
+def only(*wanted: bytes) -> Select:
+    """Return what selects these paths."""
+    paths, last = frozenset(wanted), max(map(tree_key, wanted), default=b"")
+
+    def select(path: bytes) -> bool | None:
+        if path in paths:
+            return True
+        return None if tree_key(path) > last else False
+
+    return select
+
+
+def last_of(found: Sequence[Change | None]) -> PastEntry:
+    """Return what is at a path in the last point of a chain."""
+    return next(each for each in reversed(found) if each is not None)[0]
 
 
 def merge_deltas(
@@ -222,110 +232,16 @@ def write_contents(
     return _digest(fd, versions[-1].entry.size, check) if versions else digest
 
 
-def set_metadata(
-    fd: int, entry: PastFile | PastDirectory, owner: Owner | None, given: Owner
-) -> bool:
-    """Give an open file or directory, which has no attributes, the metadata of an entry.
-
-    `owner` gets it, None where it has it already; `given` are the ids for ACLs. Return False
-    where some attributes could not be kept. Raises OSError.
-    """
-    is_whole = True
-    if owner is not None:
-        os.fchown(fd, *owner)
-    if entry.attributes:
-        is_whole = write_attributes(fd, entry.attributes, entry.mode, given)
-    else:
-        os.fchmod(fd, entry.mode)
-    os.utime(fd, ns=(entry.mtime, entry.mtime))
-    return is_whole
-
-
-class Rebuilding:
-    """Writes files into an empty directory, in the order of entries. A context.
-
-    `target` and `tree`, that of the newest point, are descriptors, and stay the caller's.
-    """
-
-    def __init__(self, target: int, tree: int, owner: Owner | None) -> None:
-        self._target = target
-        self._directories = OpenDirectories(target, lambda path: None)
-        self._newest = OpenDirectories(tree, lambda path: None)
-        self._given = owner or (os.geteuid(), os.getegid())
-        self._owner = None if owner is None or is_own(owner, target) else owner
-        #: Directories whose entries are written now.
-        self._open: list[PastDirectory] = []
-        self._check: Callable[[], None] = lambda: None
-        #: How many files and directories lack attributes that they should have.
-        self.without_attributes = 0
-
-    def run(self, chain: Sequence[FormReader], check: Callable[[], None]) -> bytes:
-        """Write all files of the last point of a chain, and return the root.
-
-        Raises HistoryDamaged and OSError.
-        """
-        root = RootHash()
-        self._check = check
-        for _, found in overlaid(chain):
-            entry = next(each for each in reversed(found) if each is not None)[0]
-            if not isinstance(entry, PastNothing):
-                root.add(entry)
-                self._add(entry, contents_of(chain, found))
-        return root.digest()
-
-    def __enter__(self) -> Rebuilding:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            while self._open and kind is None:
-                self._leave(self._open.pop())
-        finally:
-            self._directories.close()
-            self._newest.close()
-
-    def _add(self, entry: PastEntry, contents: Contents) -> None:
-        path = entry.path
-        while len(self._open) > 1 and not path.startswith(self._open[-1].path + b"/"):
-            self._leave(self._open.pop())
-        if isinstance(entry, PastDirectory):
-            self._open.append(entry)
-            if not path:
-                return
-        parent, name = self._directories.place(path)
-        match entry:
-            case PastDirectory():
-                os.mkdir(name, _OWN, dir_fd=parent)
-            case PastFile():
-                self._file(entry, parent, name, contents)
-            case PastLink(_, mtime, text):
-                os.symlink(text, name, dir_fd=parent)
-                if self._owner is not None:
-                    os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
-                os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
-            case PastHardLink(_, first):
-                directory, target = self._directories.place(first)
-                with closing_descriptor(os.dup(directory)) as source:
-                    parent, name = self._directories.place(path)
-                    fds = {"src_dir_fd": source, "dst_dir_fd": parent}
-                    os.link(target, name, **fds, follow_symlinks=False)
-
-    def _file(self, entry: PastFile, parent: int, name: bytes, contents: Contents) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with closing_descriptor(os.open(name, flags, 0o600, dir_fd=parent)) as fd:
-            if write_contents(fd, contents, self._newest, self._check) != entry.digest:
-                raise HistoryDamaged(display(entry.path), "it does not have its digest")
-            self._set(fd, entry)
-
-    def _leave(self, entry: PastDirectory) -> None:
-        parts = tuple(entry.path.split(b"/")) if entry.path else ()
-        parent = self._directories.get(parts, make=False)
-        with closing_descriptor(os.open(b".", os.O_RDONLY, dir_fd=parent)) as fd:
-            self._set(fd, entry)
-
-    def _set(self, fd: int, entry: PastFile | PastDirectory) -> None:
-        if not set_metadata(fd, entry, self._owner, self._given):
-            self.without_attributes += 1
+def write_file(
+    fd: int,
+    entry: PastFile,
+    contents: Contents,
+    newest: OpenDirectories,
+    check: Callable[[], None],
+) -> None:
+    """Write a file of a point to a new, empty one, which has its digest then; else as above."""
+    if write_contents(fd, contents, newest, check) != entry.digest:
+        raise HistoryDamaged(display(entry.path), "it does not have its digest")
 
 
 MOST_DAMAGED = 10_000
@@ -358,16 +274,13 @@ class Verification:
 
     def run(self) -> None:
         """Check everything."""
-        self._newest = OpenDirectories(self._tree, lambda path: None)
         hashes = [CheckedRoot() for _ in self._chain] if self._with_roots else []
-        try:
+        with closing(OpenDirectories(self._tree)) as self._newest:
             for path, found in overlaid(self._chain):
                 if hashes:
                     self._add(path, found, hashes)
                 if self._is_wanted(path):
                     self._check_path(path, found)
-        finally:
-            self._newest.close()
         for delta, root in zip(self._chain, hashes, strict=False):
             if not root.matches(delta.point):
                 self._damaged[delta.point.number] = [*EVERYTHING_DAMAGED]

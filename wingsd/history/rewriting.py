@@ -11,8 +11,8 @@ In the place are:
 - `new`: files, symlinks and further names as they are to be, named by the SHA-256 of their paths
 - `old`: what was replaced, named in the same way; a directory has all that was in it. What a
   program makes there meanwhile gets a number after its name
-- `plan`: what is to be changed, in the format of a delta without data. Files of which only the
-  metadata is set have base 1
+- `plan`: what is to be changed, in the format of a delta without data, from the newest point to
+  the one that is wanted. Files of which only the metadata is set have base 1
 - `placing`: made when all that is replaced is in `old`
 """
 
@@ -35,7 +35,12 @@ from attrs import define, field
 
 from wingsd.archive.policy import member_mode
 from wingsd.errors import HistoryDamaged, StorageError
-from wingsd.filesystem.attributes import EVERYTHING, AttributeReader, clear_attributes
+from wingsd.filesystem.attributes import (
+    EVERYTHING,
+    AttributeReader,
+    clear_attributes,
+    write_attributes,
+)
 from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import (
     FILE_FLAGS,
@@ -57,12 +62,7 @@ from wingsd.history.format import (
     PastNothing,
     Section,
 )
-from wingsd.history.rebuilding import (
-    Contents,
-    contents_of,
-    set_metadata,
-    write_contents,
-)
+from wingsd.history.rebuilding import Contents, contents_of, write_file
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted, WantedEntry
 from wingsd.moves.nodes import tree_key
@@ -114,11 +114,12 @@ class Step(NamedTuple):
 class Difference:
     """The difference of a server's files from a point: the number of its entries and their paths.
 
-    `size` are the bytes of files that are written, `total` those of all that are wanted, `paths`
-    the first `MOST_LISTED` ones. `damaged` are files that are known to be damaged in the history:
-    they do not become as at the point.
+    They are as in the point `newest`. `size` are the bytes of files that are written, `total`
+    those of all that are wanted, `paths` the first `MOST_LISTED` ones. `damaged` are files that
+    are known to be damaged in the history: they do not become as at the point.
     """
 
+    newest: int
     entries: int = 0
     size: int = 0
     total: int = 0
@@ -141,11 +142,12 @@ def difference(store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
 
     The files that are `lost` differ from both. Raises as `HistoryStore.opened`.
     """
-    found, damaged = Difference(), frozenset(store.damaged.get(wanted.number, ()))
+    damaged = frozenset(store.damaged.get(wanted.number, ()))
     with (
         storage_errors(f"point {wanted.number} of the history cannot be read"),
         store.opened(wanted.number) as (chain, _),
     ):
+        found = Difference(chain[0].point.number)
         for step in _steps(chain, wanted, lost, found):
             store.check()
             found.count(step)
@@ -271,12 +273,14 @@ class Rewriting:
         return os.path.join(self._place, os.fsdecode(_NEW))
 
     @staticmethod
-    def is_committed(place: str) -> bool:
-        """Return whether the plan is written, and what is in the place is to be kept."""
+    def undo_of(place: str) -> int | None:
+        """Return the point by which what the plan has can be undone; None without a plan.
+
+        Where it is written, what is in the place is to be kept.
+        """
         with storage_errors(f"{place} cannot be read"), suppress(*_ABSENT):
-            os.lstat(os.path.join(os.fsencode(place), _PLAN))
-            return True
-        return False
+            return _plan(place).newer
+        return None
 
     # What is prepared
 
@@ -305,8 +309,7 @@ class Rewriting:
         """
         with storage_errors(f"{self._place} cannot be used"):
             with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home)) as fd:
-                writer = FormWriter(fd, FormKind.DELTA, wanted.number, wanted.number + 1)
-                found = self._prepared(store, wanted, lost, writer)
+                found = self._prepared(store, wanted, lost, fd)
             if self._durable:
                 syncfs(self._home)
             os.rename(_PART, _PLAN, src_dir_fd=self._home, dst_dir_fd=self._home)
@@ -324,16 +327,20 @@ class Rewriting:
         store: HistoryStore,
         wanted: Wanted,
         lost: Collection[bytes],
-        writer: FormWriter | None,
+        plan: int | None,
     ) -> Difference:
-        number = wanted.number
-        found, damaged = Difference(), set[bytes]()
-        mounts = _mounts_below(self._directory) if writer is not None else []
+        number, damaged = wanted.number, set[bytes]()
+        writer: FormWriter | None = None
+        mounts: list[bytes] = []
         with (
             storage_errors(f"point {number} of the history cannot be prepared"),
             store.opened(number) as (chain, tree),
             closing(OpenDirectories(tree)) as newest,
         ):
+            found = Difference(chain[0].point.number)
+            if plan is not None:
+                writer = FormWriter(plan, FormKind.DELTA, number, found.newest)
+                mounts = _mounts_below(self._directory)
             for each in _steps(chain, wanted, lost, found):
                 step = each
                 if step.how is How.PLACED and not self._is_made(step, newest, damaged):
@@ -389,9 +396,8 @@ class Rewriting:
         if _exists(self._new, name):
             return
         with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
-            if write_contents(fd, contents, newest, lambda: self._check(0)) != entry.digest:
-                raise HistoryDamaged(display(entry.path), "it does not have its digest")
-            set_metadata(fd, entry, self._owner, self._given)
+            write_file(fd, entry, contents, newest, lambda: self._check(0))
+            self._set(fd, entry)
         os.rename(_PART, name, src_dir_fd=self._new, dst_dir_fd=self._new)
         self._check(entry.size)
 
@@ -404,23 +410,22 @@ class Rewriting:
         """
         path: bytes = b""
         try:
-            with closing_descriptor(os.open(_PLAN, os.O_RDONLY, dir_fd=self._home)) as fd:
-                plan = FormReader.of(fd, os.path.join(self._place, os.fsdecode(_PLAN)))
-                if not _exists(self._home, _PLACING):
-                    for entry, section in plan.entries():
-                        path = entry.path
-                        self._take_away(entry, section)
-                    os.mkdir(_PLACING, _OWN, dir_fd=self._home)
-                if self._durable:  # what is put into place must not be durable before it
-                    os.fsync(self._home)
-                self._directories.close()
-                late: list[PastDirectory] = []
+            plan = _plan(self._place)
+            if not _exists(self._home, _PLACING):
                 for entry, section in plan.entries():
                     path = entry.path
-                    self._put_into_place(entry, section, late)
-                for directory in reversed(late):
-                    path = directory.path
-                    self._set_directory(directory)
+                    self._take_away(entry, section)
+                os.mkdir(_PLACING, _OWN, dir_fd=self._home)
+            if self._durable:  # what is put into place must not be durable before it
+                os.fsync(self._home)
+            self._directories.close()
+            late: list[PastDirectory] = []
+            for entry, section in plan.entries():
+                path = entry.path
+                self._put_into_place(entry, section, late)
+            for directory in reversed(late):
+                path = directory.path
+                self._set_directory(directory)
             path = b""
             if self._durable:
                 syncfs(self._server)
@@ -509,8 +514,15 @@ class Rewriting:
             self._set(fd, entry)
 
     def _set(self, fd: int, entry: PastFile | PastDirectory) -> None:
+        """Give an open file or directory the metadata of an entry."""
         clear_attributes(fd)
-        set_metadata(fd, entry, self._owner, self._given)
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)
+        if entry.attributes:
+            write_attributes(fd, entry.attributes, entry.mode, self._given)
+        else:
+            os.fchmod(fd, entry.mode)
+        os.utime(fd, ns=(entry.mtime, entry.mtime))
 
     # What came of it
 
@@ -521,12 +533,8 @@ class Rewriting:
         looked at: as they are now, they are in the newest point.
         """
         attributes = AttributeReader(self._given, EVERYTHING)
-        with (
-            storage_errors(f"{self._directory} cannot be compared"),
-            closing_descriptor(os.open(_PLAN, os.O_RDONLY, dir_fd=self._home)) as fd,
-        ):
-            plan = FormReader.of(fd, os.path.join(self._place, os.fsdecode(_PLAN)))
-            entries = (entry for entry, _ in plan.entries())
+        with storage_errors(f"{self._directory} cannot be compared"):
+            entries = (entry for entry, _ in _plan(self._place).entries())
             found = (each.path for each in entries if not self._is_as(each, attributes))
             return list(islice(found, MOST_LISTED))
 
@@ -561,6 +569,11 @@ def _now(fd: int, entry: PastFile | PastDirectory, attributes: AttributeReader) 
         return PastDirectory(entry.path, mode, clamped_mtime(found), value)
     digest = entry.digest if isinstance(entry, PastFile) else b""
     return PastFile(entry.path, mode, clamped_mtime(found), found.st_size, digest, value)
+
+
+def _plan(place: str) -> FormReader:
+    path = os.path.join(place, os.fsdecode(_PLAN))
+    return FormReader.at(path, path)
 
 
 def _mounts_below(directory: str) -> list[bytes]:

@@ -12,15 +12,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from functools import partial
 from itertools import chain as chained
-from random import Random
 from tempfile import TemporaryFile
 from typing import Any
-
-from attrs import frozen
 
 from wingsd.archive.quota import require_free_space
 from wingsd.errors import (
@@ -32,11 +30,10 @@ from wingsd.errors import (
     PointNamed,
     StorageError,
 )
-from wingsd.filesystem.new_file import Owner
 from wingsd.filesystem.open_directories import closing_descriptor
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import survey
-from wingsd.history.adopting import Scratch, check_bridge, described, rebase_delta
+from wingsd.history.adopting import Scratch, check_bridge, rebase_delta
 from wingsd.history.capture import Capture, CheckedValues, HistorySource, Record, joined
 from wingsd.history.format import (
     DISK_ERRORS,
@@ -52,16 +49,10 @@ from wingsd.history.format import (
     Point,
     PointLabel,
     RootHash,
+    every_path,
     read_fully,
 )
-from wingsd.history.names import (
-    FILES,
-    PointName,
-    decode_names,
-    encode_names,
-    read_file,
-    read_names,
-)
+from wingsd.history.names import FILES, PointName, encode_names, load_names, read_names
 from wingsd.history.newest import (
     NewestTree,
     Steps,
@@ -70,16 +61,11 @@ from wingsd.history.newest import (
     remove_entry,
 )
 from wingsd.history.policy import surplus
-from wingsd.history.rebuilding import (
-    EVERYTHING_DAMAGED,
-    Rebuilding,
-    Verification,
-    merge_deltas,
-    overlaid,
-)
+from wingsd.history.rebuilding import EVERYTHING_DAMAGED, Verification, merge_deltas
 from wingsd.moves.applier import write_at
+from wingsd.moves.scan import seen_as
 from wingsd.util.durable import storage_errors
-from wingsd.util.text import display
+from wingsd.util.text import display, display_all
 
 _TREE, _CATALOGUE, _STAMPS, _INCOMING = b"tree", b"catalogue", b"stamps", b"incoming"
 _COPY, _STATE = b"catalogue.copy", b"state"
@@ -88,8 +74,9 @@ _DELTA = re.compile(rb"(\d{20})\.delta").fullmatch
 _READ = os.O_RDONLY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-#: Files and directories of servers may have permissions that only root can pass.
 _OWN = 0o700
+#: Nanoseconds after which a change of a file changes its ctime once more.
+_SETTLED = 100_000_000
 
 
 Damaged = dict[int, tuple[bytes, ...]]
@@ -102,14 +89,6 @@ Label = PointLabel | Callable[[], PointLabel]
 
 def _delta_name(number: int) -> bytes:
     return b"%020d.delta" % number
-
-
-@frozen(eq=False, repr=False)
-class _NewDelta:
-    """A delta that is being written."""
-
-    fd: int
-    writer: FormWriter
 
 
 class HistoryStore:
@@ -142,6 +121,8 @@ class HistoryStore:
         #: Files whose copies were damaged when `make` read them; they are checked after it.
         self._doubtful: set[bytes] = set()
         self._is_stopped = False
+        #: Catalogues whose entries were read, as `seen_as` has them: each is checked once.
+        self._sound: set[object] = set()
         #: Whether something was interrupted, and not undone yet.
         self._is_interrupted = True
         self._stack = ExitStack()
@@ -185,7 +166,7 @@ class HistoryStore:
     def require_room(self, more: int) -> None:
         """Raise StorageError where so many bytes more would not leave the reserve of the disk."""
         found = os.fstatvfs(self._home)
-        require_free_space(found, self.reserve, "what a history is put together in", more)
+        require_free_space(found, self.reserve, "what is put together of a history", more)
 
     def check(self) -> None:
         """Raise FileWorkCancelled after `stop`."""
@@ -208,8 +189,13 @@ class HistoryStore:
         return [delta.point for delta in self.chain()]
 
     def chain(self) -> list[FormReader]:
-        """Return the same as what they are made of, for `opened`: a thousand take a while."""
-        return self._recovered()
+        """Return the same as what they are made of, for `opened`: a thousand take a while.
+
+        What was interrupted is undone first.
+        """
+        self._recover()
+        with storage_errors(f"the history in {self.directory} cannot be read"):
+            return self._chain()
 
     @property
     def size(self) -> int:
@@ -232,7 +218,7 @@ class HistoryStore:
 
     def unreadable(self) -> list[int]:
         """Return the numbers of the points that `points` leaves out, the newest first."""
-        read = {delta.point.number for delta in self._recovered()}
+        read = {point.number for point in self.points()}
         with storage_errors(f"the history in {self.directory} cannot be read"):
             return sorted(set(self._deltas()) - read, reverse=True)
 
@@ -251,12 +237,6 @@ class HistoryStore:
             chain.append(delta)
         return chain
 
-    def _recovered(self) -> list[FormReader]:
-        """Undo what was interrupted, and return the same."""
-        self._recover()
-        with storage_errors(f"the history in {self.directory} cannot be read"):
-            return self._chain()
-
     def _broken(self, number: int, error: StorageError) -> None:
         numbers = [each for each in (number, *self._deltas()) if each <= number]
         if any(self.damaged.get(each) != EVERYTHING_DAMAGED for each in numbers):
@@ -265,12 +245,8 @@ class HistoryStore:
 
     def _open_form(self, name: bytes) -> FormReader | None:
         """Return a file of the history, which is opened for each read; None if it is missing."""
-
-        def opened() -> AbstractContextManager[int]:
-            return closing_descriptor(os.open(name, _READ, dir_fd=self._home))
-
         with suppress(FileNotFoundError):
-            return FormReader(opened, display(name))
+            return FormReader.at(name, display(name), self._home)
         return None
 
     def _open_catalogue(self) -> FormReader | None:
@@ -281,9 +257,8 @@ class HistoryStore:
         damage: HistoryDamaged | None = None
         for name in (_CATALOGUE, _COPY):
             try:
-                found = self._open_form(name)
-                if found is not None:
-                    found.check_entries()
+                if (found := self._open_form(name)) is not None:
+                    self._check_entries(found)
                     return found
             except HistoryDamaged as error:
                 damage = damage or error
@@ -292,6 +267,13 @@ class HistoryStore:
         if damage is not None:
             raise damage
         return None
+
+    def _check_entries(self, catalogue: FormReader) -> None:
+        """Read the entries of a catalogue, once for as long as the file is not changed."""
+        if (seen := seen_as(catalogue.found)) not in self._sound:
+            catalogue.check_entries()
+            if time.time_ns() - catalogue.found.st_ctime_ns > _SETTLED:
+                self._sound.add(seen)
 
     def _deltas(self) -> list[int]:
         found = map(_DELTA, names_in(self._home))
@@ -345,24 +327,13 @@ class HistoryStore:
     def _read_names(self) -> None:
         """Read the names, and make both files equal where one is damaged or older."""
         try:
-            self.names = read_names(self.directory)
+            self.names, is_twice = load_names(self.directory)
         except StorageError as error:
             self._log(f"no point of the history is removed, as their names are damaged: {error}")
             return
-        first, copy = map(self._names_in, FILES)
-        if first != copy:
+        if not is_twice:
             with suppress(StorageError):
                 self._write_names(self.names)
-
-    def _names_in(self, file: bytes) -> Mapping[str, PointName] | None:
-        path = os.path.join(self.directory, os.fsdecode(file))
-        with suppress(OSError, StorageError):
-            return decode_names(read_file(path), path)
-        return None
-
-    def names_of(self, number: int) -> list[str]:
-        """Return the names of a point. Raises HistoryDamaged where they cannot be read."""
-        return [each.name for each in self._known_names().values() if each.number == number]
 
     def _kept(self) -> Collection[int]:
         """Return the numbers of the points that are removed neither by a rule nor for space."""
@@ -408,7 +379,7 @@ class HistoryStore:
             with suppress(HistoryDamaged):
                 found = self._open_form(name)
                 if found is not None and found.point == good.point:
-                    found.check_entries()
+                    self._check_entries(found)
                     continue
             if found is None:
                 self._log(f"{display(name)} of the history was damaged or missing: it is replaced")
@@ -472,33 +443,42 @@ class HistoryStore:
 
     def _change_tree(self, steps: Steps, *, in_place: bool = True) -> int:
         """Change the tree, and return by how many bytes it has grown when that is durable."""
-        with self._opened(_TREE) as root, self._opened(_INCOMING) as incoming:
-            tree = NewestTree(root, incoming)
-            try:
-                tree.change(steps, in_place=in_place)
-            finally:
-                tree.close()
+        with self._newest_tree() as tree:
+            tree.change(steps, in_place=in_place)
         # by a descriptor that was open all the time: no error of writing back is missed
         syncfs(self._home)
         return tree.grown
 
     @contextmanager
-    def _opened(self, name: bytes) -> Iterator[int]:
-        with closing_descriptor(os.open(name, _DIRECTORY, dir_fd=self._home)) as fd:
-            yield fd
+    def _newest_tree(self) -> Iterator[NewestTree]:
+        with (
+            self._opened(_TREE) as root,
+            self._opened(_INCOMING) as incoming,
+            closing(NewestTree(root, incoming)) as tree,
+        ):
+            yield tree
+
+    def _opened(self, name: bytes) -> AbstractContextManager[int]:
+        return closing_descriptor(os.open(name, _DIRECTORY, dir_fd=self._home))
+
+    def _new_file(self, name: bytes) -> AbstractContextManager[int]:
+        """Open a new file that is to get a name by `_name_file`."""
+        return closing_descriptor(os.open(name + _PART, _MAKE, 0o600, dir_fd=self._home))
+
+    def _name_file(self, name: bytes) -> None:
+        os.rename(name + _PART, name, src_dir_fd=self._home, dst_dir_fd=self._home)
 
     @contextmanager
     def _making(self, name: bytes) -> Iterator[int]:
         """Open a new file, which gets its name, durably, at the end."""
-        part = name + _PART
-        with closing_descriptor(os.open(part, _MAKE, 0o600, dir_fd=self._home)) as fd:
+        with self._new_file(name) as fd:
             try:
                 yield fd
                 os.fsync(fd)
-                os.rename(part, name, src_dir_fd=self._home, dst_dir_fd=self._home)
+                self._name_file(name)
             except BaseException:
                 with suppress(OSError):
-                    os.unlink(part, dir_fd=self._home)
+                    os.unlink(name + _PART, dir_fd=self._home)
                 raise
             os.fsync(self._home)
 
@@ -533,7 +513,10 @@ class HistoryStore:
             number = max(before.number + 1 if before else 1, least)
             if before is not None and not source.is_restored:
                 source.hot = frozenset(before.unsettled)
-            delta = None if before is None else self._begin_delta(stack, before, number)
+            delta = None
+            if before is not None:
+                fd = stack.enter_context(self._new_file(_delta_name(before.number)))
+                delta = FormWriter(fd, FormKind.DELTA, before.number, number)
             capture = self._capture(stack, source, delta, before)
             stamps = self._read_stamps(stack, source, before)
             is_running = _now(label) is PointLabel.RUNNING
@@ -598,18 +581,12 @@ class HistoryStore:
         unsettled: tuple[bytes, ...],
     ) -> Point:
         """Write both catalogues of a new point, which get their names by `_rename`."""
-        with ExitStack() as stack:
-            first, second = (
-                stack.enter_context(
-                    closing_descriptor(os.open(name + _PART, _MAKE, 0o600, dir_fd=self._home))
-                )
-                for name in (_CATALOGUE, _COPY)
-            )
+        with self._new_file(_CATALOGUE) as first, self._new_file(_COPY) as second:
             writer, root = FormWriter(first, FormKind.CATALOGUE, number), RootHash()
             for entry in entries:
-                writer.add(entry)
-                root.add(entry)
-            point = root.point(number, began, label, unsettled)
+                writer.add_encoded(root.add(entry))
+            of_all = (root.digest(), root.files, root.size)
+            point = Point(number, began, label, *of_all, unsettled)
             writer.finish(point)
             # a file system that shares blocks must not do so here
             for at in range(0, writer.size, PIECE):
@@ -621,39 +598,29 @@ class HistoryStore:
     def _rename(self, *names: bytes) -> None:
         """Give new files their names, durably."""
         for name in names:
-            os.rename(name + _PART, name, src_dir_fd=self._home, dst_dir_fd=self._home)
+            self._name_file(name)
         os.fsync(self._home)
-
-    def _begin_delta(self, stack: ExitStack, before: Point, number: int) -> _NewDelta:
-        name = _delta_name(before.number) + _PART
-        fd = os.open(name, _MAKE, 0o600, dir_fd=self._home)
-        stack.callback(os.close, fd)
-        return _NewDelta(fd, FormWriter(fd, FormKind.DELTA, before.number, number))
 
     def _capture(
         self,
         stack: ExitStack,
         source: HistorySource,
-        delta: _NewDelta | None,
+        delta: FormWriter | None,
         before: Point | None,
     ) -> Capture:
-        incoming = stack.enter_context(self._opened(_INCOMING))
-        newest = NewestTree(stack.enter_context(self._opened(_TREE)), incoming)
-        stack.callback(newest.close)
-        writer = None if delta is None else delta.writer
+        newest = stack.enter_context(self._newest_tree())
         damaged = () if before is None else self.damaged.get(before.number, ())
         suspect = None if damaged == EVERYTHING_DAMAGED else frozenset(damaged)
-        budget = self._budget
-        capture = Capture(source, newest, writer, incoming, self.scratch, budget, suspect)
-        stack.callback(capture.close)
-        return capture
+        capture = Capture(source, newest, delta, self.scratch, self._budget, suspect)
+        return stack.enter_context(closing(capture))
 
-    def _write_delta(self, delta: _NewDelta, before: Point, capture: Capture) -> None:
+    @staticmethod
+    def _write_delta(delta: FormWriter, before: Point, capture: Capture) -> None:
         """Complete the delta of the point before. From its rename on, that can be rebuilt."""
         for record in capture.records():
             if record.old != record.new:
-                delta.writer.add(record.old, record.reverse)
-        delta.writer.finish(before)
+                delta.add(record.old, record.reverse)
+        delta.finish(before)
         os.fsync(delta.fd)
 
     def _budget(self, size: int) -> None:
@@ -732,10 +699,9 @@ class HistoryStore:
             self._write_values(_STAMPS, _stamp_values(head, stamps, records))
 
     def _write_values(self, name: bytes, values: Iterable[Any]) -> None:
-        part = name + _PART
-        with closing_descriptor(os.open(part, _MAKE, 0o600, dir_fd=self._home)) as fd:
+        with self._new_file(name) as fd:
             CheckedValues(fd).write(values)
-            os.rename(part, name, src_dir_fd=self._home, dst_dir_fd=self._home)
+            self._name_file(name)
 
     # Damage
 
@@ -765,9 +731,10 @@ class HistoryStore:
         Raises NoSuchPoint, PointNamed for one that has a name, and HistoryDamaged where it cannot
         be read, and an older point is to stay as it is.
         """
-        if names := self.names_of(number):
+        named = self._known_names().values()
+        if names := [each.name for each in named if each.number == number]:
             raise PointNamed(number, names)
-        chain = self._recovered()
+        chain = self.chain()
         is_listed = any(each.point.number == number for each in chain)
         if (is_listed or number not in self._deltas()) and _place_of(chain, number) == 0:
             raise NoSuchPoint(f"point {number} is the newest one, which stays")
@@ -824,7 +791,7 @@ class HistoryStore:
         checked if it `is_bridge`: one that was made for this history. Raises HistoryDamaged where
         it is no such delta.
         """
-        chain = self._recovered()
+        chain = self.chain()
         with (
             ExitStack() as stack,
             storage_errors(f"the history in {self.directory} cannot take in a point"),
@@ -848,7 +815,7 @@ class HistoryStore:
             if damaged:
                 self.damaged[number] = damaged
                 self._save_state(chain[0].point.number)
-                self._log(f"of point {number} of the history {described(damaged)} is damaged")
+                self._log(f"of point {number} of the history {display_all(damaged)} is damaged")
             rename = partial(os.rename, src_dir_fd=self._home, dst_dir_fd=self._home)
             if older is None:
                 rename(name, _delta_name(number))
@@ -886,20 +853,6 @@ class HistoryStore:
             with suppress(HistoryDamaged):
                 self.remove(number)
 
-    def changes(self, number: int) -> Iterator[tuple[PastEntry, PastEntry]]:
-        """Yield what is not as at a point: how it was then, and how it is in the newest one.
-
-        Raises NoSuchPoint.
-        """
-        chain = self._recovered()
-        needed = chain[: _place_of(chain, number) + 1]
-        with storage_errors(f"the history in {self.directory} cannot be read"):
-            for path, (newest, *found) in overlaid(needed):
-                before = next((each[0] for each in reversed(found) if each is not None), None)
-                now = PastNothing(path) if newest is None else newest[0]
-                if before is not None and before != now:
-                    yield before, now
-
     @contextmanager
     def opened(
         self, number: int, chain: Sequence[FormReader] | None = None
@@ -912,35 +865,9 @@ class HistoryStore:
         with self._opened(_TREE) as tree:
             yield chain[: _place_of(chain, number) + 1], tree
 
-    def rebuild(self, number: int, target: int, owner: Owner | None = None) -> None:
-        """Write the files of a point into the empty directory with the descriptor `target`.
-
-        `owner` gets them, None for the process's own ids. Raises NoSuchPoint, and HistoryDamaged
-        where something is not as it was.
-        """
-        with (
-            storage_errors(f"point {number} cannot be rebuilt"),
-            self.opened(number) as (needed, tree),
-        ):
-            with Rebuilding(target, tree, owner) as rebuilding:
-                root = rebuilding.run(needed, self.check)
-            if root != needed[-1].point.root:
-                self.damaged[number] = EVERYTHING_DAMAGED
-                raise HistoryDamaged(f"point {number}", "its entries do not have its root")
-
-    def verify(self, share: float = 1) -> Damaged:
-        """Read all files, or a share of them, and all entries; return what is damaged.
-
-        Files that were damaged before are read in any case.
-        """
-        known = frozenset(chained.from_iterable(self.damaged.values()))
-        rng = Random()  # noqa: S311 - nothing is to be kept secret
-
-        def is_wanted(path: bytes) -> bool:
-            return path in known or rng.random() < share
-
-        is_all = share >= 1 or not known.isdisjoint(EVERYTHING_DAMAGED)
-        return self._verify(_everything if is_all else is_wanted)
+    def verify(self) -> Damaged:
+        """Read all files, and all entries; return what is damaged."""
+        return self._verify(every_path)
 
     def _check_doubtful(self) -> None:
         """Find out which points need what was lost with damaged copies."""
@@ -952,12 +879,13 @@ class HistoryStore:
             self._log(f"points of the history may be damaged, which cannot be checked: {error}")
 
     def _verify(self, is_wanted: Callable[[bytes], bool], *, roots: bool = True) -> Damaged:
-        chain = self._recovered()
+        chain = self.chain()
         with (
             storage_errors(f"the history in {self.directory} cannot be read"),
             TemporaryFile(dir=self.scratch, buffering=0) as file,
             self._opened(_TREE) as tree,
         ):
+            self._sound.clear()
             for each in chain[:1]:
                 self._repair_catalogues(each)
             readable = self._readable(chain)
@@ -998,10 +926,6 @@ def _stamp_values(
 
 def _now(label: Label) -> PointLabel:
     return label if isinstance(label, PointLabel) else label()
-
-
-def _everything(path: bytes) -> bool:
-    return True
 
 
 def _reverse_steps(reader: FormReader) -> Iterator[TreeStep]:

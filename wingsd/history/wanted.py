@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from wingsd.errors import HistoryDamaged
 from wingsd.history.format import (
@@ -25,8 +25,7 @@ from wingsd.history.format import (
     Select,
     every_path,
 )
-from wingsd.history.reading import last_of, only
-from wingsd.history.rebuilding import Contents, contents_of, overlaid
+from wingsd.history.rebuilding import last_of, only, overlaid
 from wingsd.moves.nodes import tree_key
 
 LeavesOut = Callable[[bytes, bool], bool]
@@ -53,10 +52,6 @@ class WantedEntry(NamedTuple):
     def is_there(self) -> bool:
         """True if something is to be there."""
         return not isinstance(self.entry, PastNothing)
-
-    def contents(self, chain: Sequence[FormReader]) -> Contents:
-        """Return what a file is made of."""
-        return contents_of(chain, self.found)
 
 
 def leaves_out_nothing(path: bytes, is_directory: bool) -> bool:
@@ -99,9 +94,8 @@ class Wanted:
             now = found[0][0] if found[0] is not None else PastNothing(path)
             wanted = self._of_the_point(chain, WantedEntry(path, now, entry, found))
             yield wanted if laid_over is None else laid_over.over(wanted)
-        point = chain[-1].point
-        if after is None and not root.matches(point):
-            raise HistoryDamaged(f"point {point.number}", "its entries do not have its root")
+        if after is None:
+            root.require(chain[-1].point)
 
     def _of_the_point(self, chain: Sequence[FormReader], each: WantedEntry) -> WantedEntry:
         path, entry = each.path, each.entry
@@ -115,7 +109,7 @@ class Wanted:
         if head != path:
             return each._replace(entry=PastHardLink(path, head))
         for _, found in overlaid(chain, only(entry.first)):
-            return each._replace(entry=evolve(last_of(found), path=path), found=found)
+            return each._replace(entry=last_of(found)._replace(path=path), found=found)
         raise HistoryDamaged(f"point {self.number}", "a hard link has no file")
 
     def is_left_out(self, path: bytes, *, is_directory: bool = False) -> bool:
@@ -173,7 +167,7 @@ class _LaidOver:
         if head != each.path:
             return each._replace(entry=PastHardLink(each.path, head))
         now, found = self._replaced[entry.first]
-        return each._replace(entry=evolve(now, path=each.path), found=found)
+        return each._replace(entry=now._replace(path=each.path), found=found)
 
 
 def _after(last: bytes) -> Select:

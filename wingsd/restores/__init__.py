@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from wingsd.archive.quota import ArchiveLimits
 from wingsd.histories import HistoriesOnDemand
-from wingsd.restores.storage import RestoreStorage
-from wingsd.servers.registry import Servers
-from wingsd.servers.running import RunningServers
-from wingsd.statedb import RewindRecord, StateDatabase
-from wingsd.threadio import Workers
-from wingsd.util.reactor import Reactor
+from wingsd.statedb import RewindRecord
 
 if TYPE_CHECKING:
     from wingsd.restores.manager import Restores
@@ -25,20 +19,11 @@ if TYPE_CHECKING:
 class RewindsOnDemand:
     """The node's `Rewinds`, made when a server is rewound, and what they are made of.
 
-    `workers` are the threads that prepare and exchange files, `long` those that delete them.
-    `limits` are those of the node. `restores` report restores of backups, and show their ends.
+    `restores` report restores of backups, show their ends, and have what rewinds use as well.
     """
 
-    servers: Servers
-    histories: HistoriesOnDemand
-    storage: RestoreStorage
-    workers: Workers
-    long: Workers
-    limits: ArchiveLimits
-    database: StateDatabase
-    running: RunningServers
-    reactor: Reactor
-    restores: Restores
+    _histories: HistoriesOnDemand
+    _restores: Restores
     #: None as long as none was made or found.
     made: Rewinds | None = attrs.field(default=None, init=False)
 
@@ -48,7 +33,7 @@ class RewindsOnDemand:
             # Here, since a node on which no server is rewound saves their memory.
             from wingsd.restores.rewinding import Rewinds  # noqa: PLC0415
 
-            self.made = Rewinds(self)
+            self.made = Rewinds(self._histories, self._restores)
         return self.made
 
     def recover(self, records: Sequence[RewindRecord]) -> list[str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from wingsd.errors import ServerBusy, WingsdError
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerState
-from wingsd.servers.running import SENT, RunningServers, start_when_possible
+from wingsd.servers.running import SENT, start_when_possible
 from wingsd.servers.server import Server
-from wingsd.statedb import StateDatabase
 from wingsd.transfers.cancellation import CancelScope
+from wingsd.util.deferreds import when_fired
+
+if TYPE_CHECKING:
+    from wingsd.restores.manager import Restore, Restores
+    from wingsd.restores.rewinding import Rewind
 
 #: Seconds that a running server may take to stop; Wings' figure.
 STOP_WITHIN = 120.0
@@ -26,15 +30,14 @@ class HeldServer:
     """A server that is held by `Operation.RESTORE`.
 
     `record_start` records that it is to be started at the end, for a restart of the daemon until
-    then. `ended` says in messages when that is, such as "its backup is restored".
+    then. `ended` says in messages when that is, such as "its backup is restored". `restores` are
+    those of the node.
     """
 
     server: Server
     _record_start: Callable[[str], Deferred[None]]
     _ended: str
-    _database: StateDatabase
-    _running: RunningServers
-    _reactor: IReactorTime
+    _restores: Restores
     scope: CancelScope = attrs.field(factory=CancelScope)
     #: Whether it is started at the end.
     was_stopped: bool = False
@@ -96,10 +99,18 @@ class HeldServer:
             return
         if server.starts_if_it_stays and server.state is PowerState.OFFLINE:
             try:
-                await start_when_possible(server, self._reactor)
+                await start_when_possible(server, self._restores.reactor)
             except WingsdError:  # It is shown in the console, and logged.
                 if server.operations.runs(*SENT):
-                    await self._running.leave_to_transfer(server)
+                    await self._restores.running.leave_to_transfer(server)
                     return
         server.starts_if_it_stays = False
-        await self._database.end_start(server.uuid)
+        await self._restores.database.end_start(server.uuid)
+
+
+async def cancelled(works: Collection[Restore | Rewind], reason: WingsdError) -> None:
+    """Cancel restores or rewinds; return when nothing more is done with the servers' files."""
+    over = [when_fired(each.over) for each in works]
+    for each in works:
+        each.cancel(reason)
+    await DeferredList(over)

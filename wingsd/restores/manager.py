@@ -21,7 +21,6 @@ import attrs
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
-    DeferredList,
     DeferredLock,
     DeferredSemaphore,
     succeed,
@@ -53,7 +52,7 @@ from wingsd.events import (
 )
 from wingsd.filesystem.walk import measure
 from wingsd.restores.content import ReadProgress, RestoreArchive, extract_backup
-from wingsd.restores.held import STOP_WITHIN, HeldServer
+from wingsd.restores.held import STOP_WITHIN, HeldServer, cancelled
 from wingsd.restores.storage import RestoreStorage, kept_size, overlay
 from wingsd.servers import Server, Servers
 from wingsd.servers.files import BackgroundTasks
@@ -62,7 +61,6 @@ from wingsd.servers.running import RunningServers
 from wingsd.statedb import Outcome, RestoreRecord, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.cancellation import slots_held
-from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import Periodic
 from wingsd.util.text import escaped, readable_time
 
@@ -123,15 +121,9 @@ class Restore:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        restores = self._restores
-        self._held = HeldServer(
-            self.server,
-            restores.database.start_after_restore,
-            "its backup is restored",
-            restores.database,
-            restores.running,
-            restores.reactor,
-        )
+        record_start = self._restores.database.start_after_restore
+        restored = "its backup is restored"
+        self._held = HeldServer(self.server, record_start, restored, self._restores)
 
     async def run(self) -> None:
         """Restore the backup, and report how that has ended."""
@@ -300,8 +292,7 @@ class Restore:
             server.files.received(None)
         restores.delete(server.uuid)
         self.over.callback(None)
-        await report.answered_within(ANSWER_PATIENCE, restores.reactor)
-        restores.publish_end(server, outcome)
+        await restores.show_end(server, outcome, report)
         await self._held.start()
 
 
@@ -359,10 +350,10 @@ class Restores:
         `ServerBusy`, `ServerNotFound`, `StorageError`, `DaemonStopping`, and whatever opening the
         archive raises: then nothing has begun.
         """
-        self._check(server)
+        self.check(server)
         archive = await open_archive()
         try:
-            self._check(server)
+            self.check(server)
             server.place_hold(Operation.RESTORE, RESTORING)
             record = await self._record(server, backup, truncate=truncate)
         except BaseException:
@@ -376,7 +367,8 @@ class Restores:
     def _over(self, _: None, server: str) -> None:
         del self._restores[server]
 
-    def _check(self, server: Server) -> None:
+    def check(self, server: Server) -> None:
+        """Raise what keeps a server from being restored, or rewound, now."""
         if self._stopping:
             raise DaemonStopping
         if self._servers.get(server.uuid) is not server:  # It was deleted meanwhile.
@@ -398,20 +390,14 @@ class Restores:
 
     async def release(self, uuid: str) -> None:
         """End the restore of a server that is to be deleted; return when that is over."""
-        restore = self._restores.get(uuid)
-        if restore is not None:
-            over = when_fired(restore.over)
-            restore.cancel(ServerBusy(refusal(Operation.DELETE, Operation.RESTORE)))
-            await over
+        if (restore := self._restores.get(uuid)) is not None:
+            reason = ServerBusy(refusal(Operation.DELETE, Operation.RESTORE))
+            await cancelled((restore,), reason)
 
     async def stop(self) -> None:
         """Stop reading archives. The next start settles what is not over."""
         self._stopping = True
-        running = tuple(self._restores.values())
-        over = [when_fired(restore.over) for restore in running]
-        for restore in running:
-            restore.cancel(DaemonStopping())
-        await DeferredList(over)
+        await cancelled(tuple(self._restores.values()), DaemonStopping())
         self._tasks.stop()
 
     # What a restore leaves on the disk
@@ -432,13 +418,13 @@ class Restores:
             self._log_kept(record.server, kept)
 
     async def withdraw(self, server: str) -> None:
-        """Take what is staged of a failed restore away. A failure is logged."""
+        """Take away what a failed restore, or a rewind, has left. A failure is logged."""
         try:
             await self.long.run(self.storage.withdraw, server)
         except StorageError as error:
             self._log.error(
-                "{server}: the unpacked files of its backup are deleted at the next start of this "
-                "node: {error}",
+                "{server}: what its restore or rewind has left is deleted at the next start of "
+                "this node: {error}",
                 server=server,
                 error=error,
             )
@@ -491,21 +477,19 @@ class Restores:
         for record, report in self._settled:
             with suppress(ServerNotFound):
                 server = self._servers.get(record.server)
-                self._tasks.start("showing its state", self._announce(server, record, report))
+                announcing = self.announce(server, _outcome(record), report)
+                self._tasks.start("showing its state", announcing)
         self._settled.clear()
 
-    async def _announce(
-        self, server: Server, record: RestoreRecord, report: PendingReport
-    ) -> None:
-        outcome = _outcome(record)
+    async def announce(self, server: Server, outcome: Outcome, report: PendingReport) -> None:
+        """Show users how a restore of an earlier daemon has ended."""
         if outcome is Outcome.SUCCESS:
             server.say("The backup is restored. This node was restarted meanwhile.", keep=True)
         else:
             say_failed(server, RestoreFailed(RESTARTED))
-        await report.answered_within(ANSWER_PATIENCE, self.reactor)
-        self.publish_end(server, outcome)
+        await self.show_end(server, outcome, report)
 
-    def publish_end(self, server: Server, outcome: Outcome) -> None:
+    async def show_end(self, server: Server, outcome: Outcome, report: PendingReport) -> None:
         """Publish the event by which pages show the server as it is, after the Panel's answer.
 
         The page of Pterodactyl and Pelican shows a server as being restored until `backup restore
@@ -513,6 +497,7 @@ class Restores:
         its place, by which it asks the Panel for the server's state. Calagopus' page reads from
         the first whether it was a success.
         """
+        await report.answered_within(ANSWER_PATIENCE, self.reactor)
         if self._for_calagopus:
             successful = "true" if outcome is Outcome.SUCCESS else "false"
             server.publish(BACKUP_RESTORE_COMPLETED, successful)

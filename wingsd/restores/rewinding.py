@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import partial
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -47,20 +47,19 @@ from wingsd.errors import (
 )
 from wingsd.events import BACKUP_RESTORE_PROGRESS, BACKUP_RESTORE_STARTED
 from wingsd.filesystem.walk import opened
+from wingsd.histories import HistoriesOnDemand
 from wingsd.histories.manager import Histories
 from wingsd.history.format import Point, PointLabel
 from wingsd.history.names import PointName
 from wingsd.history.rewriting import Difference, Rewriting, difference
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted
-from wingsd.restores import RewindsOnDemand
-from wingsd.restores.held import STOP_WITHIN, HeldServer
+from wingsd.restores.held import STOP_WITHIN, HeldServer, cancelled
 from wingsd.restores.manager import (
-    ANSWER_PATIENCE,
     FIRST_MOMENT,
     PROGRESS_EVERY,
-    RESTARTED,
     RESTORING,
+    Restores,
     restore_progress,
     say_failed,
 )
@@ -71,7 +70,6 @@ from wingsd.servers.power_states import PowerState
 from wingsd.servers.registry import BACKOFF
 from wingsd.statedb import Outcome, RewindRecord
 from wingsd.transfers.cancellation import CancelScope
-from wingsd.util.deferreds import when_fired
 from wingsd.util.reactor import Periodic
 from wingsd.util.text import display_all, readable_time
 
@@ -174,16 +172,10 @@ class Rewind:
 
     def hold(self) -> None:
         """Hold the server, so that it is stopped, and started again."""
-        parts = self._rewinds.parts
-        self._held = HeldServer(
-            self.server,
-            parts.database.start_after_rewind,
-            "it is rewound" if self.restored is None else "its backup is restored",
-            parts.database,
-            parts.running,
-            parts.reactor,
-            self.scope,
-        )
+        restores = self._rewinds.restores
+        record_start = restores.database.start_after_rewind
+        ended = "it is rewound" if self.restored is None else "its backup is restored"
+        self._held = HeldServer(self.server, record_start, ended, restores, self.scope)
 
     def cancel(self, reason: WingsdError) -> None:
         """Let it fail for this reason. An exchange that has begun goes on as long as it can."""
@@ -198,31 +190,36 @@ class Rewind:
         uuid = self.server.uuid
         self._rewinds.pin(uuid, self.point)
         try:
-            try:
-                await self.scope.wait(Deferred.fromCoroutine(self._predict()))
-            finally:
-                await self._rewinds.settle_pins(uuid)
-        except WingsdError as error:
-            self.error = error
-        except Exception:
-            self._log.failure("{server}: a look at what would change failed", server=uuid)
-            self.error = RewindFailed("an unexpected error; see the node's log")
+            await self._caught(self.scope.wait(Deferred.fromCoroutine(self._predict())))
+            await self._rewinds.settle_pins(uuid)
         finally:
             self._enter(RewindState.FAILED if self.error else RewindState.DONE)
             self.over.callback(None)
 
+    async def _caught(self, work: Awaitable[None]) -> None:
+        """Do some work, and note its error."""
+        try:
+            await work
+        except CancelledError:
+            raise
+        except WingsdError as error:
+            self.error = error
+        except Exception:
+            self._log.failure("{server}: its rewind failed", server=self.server.uuid)
+            self.error = RewindFailed("an unexpected error; see the node's log")
+
     async def _predict(self) -> None:
-        histories, parts = self._rewinds.histories, self._rewinds.parts
-        uuid, seconds = self.server.uuid, parts.reactor.seconds
+        histories, restores = self._rewinds.histories, self._rewinds.restores
+        uuid, seconds = self.server.uuid, restores.reactor.seconds
         await self._rewinds.point(uuid, self.point)
         await histories.make(self.server)
         began = seconds()
         # as after the stop: a moment after another one
-        await histories.make(self.server, None, parts.workers)
+        await histories.make(self.server, None, restores.workers)
         self.unsettled, self.lost = histories.unsettled(uuid)
         made = seconds()
         compare = partial(difference, wanted=self.wanted, lost=self.lost)
-        self.found = await histories.use(uuid, compare, parts.workers)
+        self.found = await histories.use(uuid, compare, restores.workers)
         self._check_limit(self.found)
         compared = seconds() - made
         expected = made - began + compared * 2 + self.found.entries * _EACH
@@ -230,7 +227,7 @@ class Rewind:
 
     async def run(self) -> None:
         """Rewind the server, and start it again if it ran."""
-        self._moment = deferLater(self._rewinds.parts.reactor, FIRST_MOMENT)
+        self._moment = deferLater(self._rewinds.restores.reactor, FIRST_MOMENT)
         with self._shown():
             outcome = await self._attempt()
         if outcome is None:
@@ -245,21 +242,13 @@ class Rewind:
 
     async def _attempt(self) -> Outcome | None:
         """Return the outcome, None where the next start of the daemon completes the rewind."""
-        try:
-            if not self._is_committed:
-                await self._rewind()
-            if self._is_committed:
-                await self._finish()
-        except CancelledError:
-            raise
-        except WingsdError as error:
-            if isinstance(self.scope.reason, DaemonStopping):
-                return None
-            self.error = error
-        except Exception:
-            self._log.failure("{server}: it was not rewound", server=self.server.uuid)
-            self.error = RewindFailed("an unexpected error; see the node's log")
-        return Outcome.SUCCESS if self.error is None else Outcome.FAILURE
+        if not self._is_committed:
+            await self._caught(self._rewind())
+        if self._is_committed and self.error is None:
+            await self._caught(self._finish())
+        if self.error is None:
+            return Outcome.SUCCESS
+        return None if isinstance(self.scope.reason, DaemonStopping) else Outcome.FAILURE
 
     # The steps
 
@@ -283,9 +272,9 @@ class Rewind:
         await self._stop()
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
         self._enter(RewindState.COMPARING)
-        parts, histories = self._rewinds.parts, self._rewinds.histories
+        restores, histories = self._rewinds.restores, self._rewinds.histories
         await scope.wait(
-            Deferred.fromCoroutine(histories.make(server, PointLabel.STOPPED, parts.workers))
+            Deferred.fromCoroutine(histories.make(server, PointLabel.STOPPED, restores.workers))
         )
         self.unsettled, self.lost = histories.unsettled(server.uuid)
         if self.unsettled:
@@ -294,18 +283,11 @@ class Rewind:
                 "stopped, or it is larger than 16 TiB; end that, or move it away, and "
                 f"{self._again}"
             )
-        points = await histories.use(server.uuid, HistoryStore.points, parts.workers)
-        self.undo = points[0].number
-        self._rewinds.pin(server.uuid, self.point, self.undo)
-        record = await self._rewinds.record(server.uuid)
-        await parts.database.set_undo(server.uuid, self.undo)
-        try:
-            scope.check()
-            self.found = await histories.use(server.uuid, self._commit, parts.workers)
-        except WingsdError:
-            await self._keep_former_undo(None if record is None else record.undo)
-            raise
-        self._is_committed = True
+        scope.check()
+        self.found = await histories.use(server.uuid, self._commit, restores.workers)
+        self._note_committed(self.found.newest)
+        with suppress(StateDatabaseError):  # the end records it, too
+            await restores.database.set_undo(server.uuid, self.found.newest)
         # Where files are only laid over the others, or are damaged, one may stay.
         if lost := sorted({*self.lost}.intersection(self.found.paths)):
             server.say(
@@ -316,7 +298,7 @@ class Rewind:
 
     async def _prepare(self) -> None:
         """Prepare what differs, while the server runs."""
-        histories, reactor = self._rewinds.histories, self._rewinds.parts.reactor
+        histories, reactor = self._rewinds.histories, self._rewinds.restores.reactor
         scope = self.scope
         histories.interrupt(self.server.uuid)
         for _ in range(ROUNDS):
@@ -324,19 +306,18 @@ class Rewind:
             began = reactor.seconds()
             await scope.wait(Deferred.fromCoroutine(histories.make(self.server)))
             self.unsettled, self.lost = histories.unsettled(self.server.uuid)
-            prepare, workers = self._prepared, self._rewinds.parts.workers
+            prepare, workers = self._prepared, self._rewinds.restores.workers
             self.found = await histories.use(self.server.uuid, prepare, workers)
             if reactor.seconds() - began < SHORT or self.server.state is PowerState.OFFLINE:
                 return
 
-    async def _keep_former_undo(self, number: int | None) -> None:
-        """Let the rewind before stay the one that can be undone, where this changes nothing."""
-        uuid, parts = self.server.uuid, self._rewinds.parts
-        # Where the disk or the database does not answer, that of this one does no harm.
-        with suppress(StorageError, StateDatabaseError):
-            if not await parts.workers.run(self._rewinds.is_committed, uuid):
-                await parts.database.set_undo(uuid, number)
-                self.undo = None
+    def _note_committed(self, undo: int) -> None:
+        """Note that the exchange has begun, which that point undoes.
+
+        Until then it is the former rewind that can be undone. The plan has the number, too.
+        """
+        self.undo, self._is_committed = undo, True
+        self._rewinds.pin(self.server.uuid, undo)
 
     def _check_limit(self, found: Difference) -> None:
         limit = self.server.files.limit
@@ -355,7 +336,7 @@ class Rewind:
 
     def _prepared(self, store: HistoryStore) -> Difference:
         """Prepare what differs from the newest point. In a thread."""
-        parts = self._rewinds.parts
+        restores = self._rewinds.restores
         with self._rewriting() as rewriting:
             found = difference(store, self.wanted, self.lost)
             self._check_limit(found)
@@ -364,10 +345,10 @@ class Rewind:
                 more = max(found.size - self.prepared, 0)
                 require_free_space(
                     os.fstatvfs(fd),
-                    parts.limits.reserve,
+                    restores.limits.reserve,
                     "what differs",
                     more,
-                    parts.limits.inode_reserve,
+                    restores.limits.inode_reserve,
                     found.entries,
                 )
             return rewriting.prepare(store, self.wanted, self.lost)
@@ -390,13 +371,13 @@ class Rewind:
                 f"the server has not stopped within {readable_time(STOP_WITHIN)}; stop it, or "
                 f"kill it, and {self._again}"
             )
-        self._stopped = self._rewinds.parts.reactor.seconds()
+        self._stopped = self._rewinds.restores.reactor.seconds()
         self._rewinds.histories.interrupt(self.server.uuid)
 
     def _commit(self, store: HistoryStore) -> Difference:
         """Prepare the rest, and begin the exchange. In a thread."""
         with self._rewriting() as rewriting:
-            self._rewinds.parts.storage.quotas.adopt(
+            self._rewinds.restores.storage.quotas.adopt(
                 self.server.uuid, self.server.directory, rewriting.new
             )
             return rewriting.commit(store, self.wanted, self.lost)
@@ -407,7 +388,7 @@ class Rewind:
         self._enter(RewindState.CHECKING)
         server = self.server
         try:
-            self.differing = await self._rewinds.parts.workers.run(self._compared)
+            self.differing = await self._rewinds.restores.workers.run(self._compared)
         except StorageError as error:
             server.say(
                 f"The server is rewound, but it was not compared with the point: {error}",
@@ -421,16 +402,18 @@ class Rewind:
             )
 
     async def _exchange(self) -> None:
-        parts, server = self._rewinds.parts, self.server
+        restores, server = self._rewinds.restores, self.server
         self._enter(RewindState.EXCHANGING)
         said = ""
         for pause in BACKOFF:
             try:
-                if not await parts.workers.run(self._rewinds.is_committed, server.uuid):
+                undo = await restores.workers.run(self._rewinds.undo_of, server.uuid)
+                if undo is None:
                     # The disk had failed when this was to be found out at the daemon's start.
-                    self._is_committed = False
+                    self._is_committed, self.undo = False, None
                     raise self._failed(f"this node was restarted meanwhile; {self._again}")
-                await parts.workers.run(self._rewinds.apply, server.uuid)
+                self._note_committed(undo)
+                await restores.workers.run(self._rewinds.apply, server.uuid)
             except HistoryDamaged:
                 raise
             except StorageError as error:
@@ -445,7 +428,7 @@ class Rewind:
                         f"The rewind has stopped halfway, and is tried again: {said}. wingsctl "
                         "rewind --cancel gives it up."
                     )
-                await self.scope.wait(deferLater(parts.reactor, pause))
+                await self.scope.wait(deferLater(restores.reactor, pause))
             else:
                 return
 
@@ -454,7 +437,7 @@ class Rewind:
             return rewriting.differing()
 
     async def _end(self, outcome: Outcome) -> None:
-        server, parts = self.server, self._rewinds.parts
+        server, restores = self.server, self._rewinds.restores
         is_halfway = self._is_committed and self.error is not None
         if is_halfway:
             self._held.was_stopped = False
@@ -462,9 +445,9 @@ class Rewind:
             await self._moment
         report = await self._record_end(outcome, starts=not is_halfway)
         await self._rewinds.settle_pins(server.uuid)
-        await self._rewinds.withdraw(server.uuid)
+        await restores.withdraw(server.uuid)
         if self._stopped:
-            self.seconds_off = parts.reactor.seconds() - self._stopped
+            self.seconds_off = restores.reactor.seconds() - self._stopped
         self._held.release()
         if self.restored is None:
             self._say_end(is_halfway=is_halfway)
@@ -472,14 +455,13 @@ class Rewind:
             self._say_restored(is_halfway=is_halfway)
         self._fire_over()
         if report is not None:
-            await report.answered_within(ANSWER_PATIENCE, parts.reactor)
-            parts.restores.publish_end(server, outcome)
+            await restores.show_end(server, outcome, report)
         self._enter(RewindState.STARTING)
         try:
             await self._held.start()
         finally:
             self._enter(RewindState.DONE if outcome is Outcome.SUCCESS else RewindState.FAILED)
-        await parts.long.run(parts.storage.discard, server.uuid)
+        await restores.long.run(restores.storage.discard, server.uuid)
         # After what was replaced is deleted, which counts for the server's quota until then.
         server.files.received(None)
 
@@ -489,10 +471,12 @@ class Rewind:
         Until then the server stays held: the next start of the daemon would complete the rewind,
         whatever has become of the files since. Neither a deletion nor the daemon's end waits.
         """
-        server, parts = self.server, self._rewinds.parts
+        server, restores = self.server, self._rewinds.restores
         for pause in BACKOFF:
             try:
-                report = await parts.database.end_rewind(server.uuid, outcome, starts=starts)
+                if self.undo is not None:
+                    await restores.database.set_undo(server.uuid, self.undo)
+                report = await restores.database.end_rewind(server.uuid, outcome, starts=starts)
             except StateDatabaseError as error:
                 if not self.over.called:
                     self._log.critical(
@@ -505,9 +489,9 @@ class Rewind:
                         f"The end of the rewind cannot be recorded, and is tried again: {error}"
                     )
                 self._fire_over()
-                await deferLater(parts.reactor, pause)
+                await deferLater(restores.reactor, pause)
             else:
-                return None if report is None else parts.restores.callbacks.add_recorded(report)
+                return None if report is None else restores.callbacks.add_recorded(report)
         return None
 
     def _fire_over(self) -> None:
@@ -533,7 +517,7 @@ class Rewind:
             progress = restore_progress(self.prepared, max(self.size, self.prepared), 0)
             server.publish(BACKUP_RESTORE_PROGRESS, progress)
 
-        repeating = Periodic(self._rewinds.parts.reactor, show)
+        repeating = Periodic(self._rewinds.restores.reactor, show)
         repeating.start(PROGRESS_EVERY, now=False)
         try:
             yield
@@ -570,29 +554,27 @@ class Rewind:
                 "rewind.failed",
                 f"The server was not rewound, and its files are as before: {self.error}",
             )
-        elif self._is_committed and self.found is not None:
-            off = "" if self.seconds_off is None else f", and was off for {self.seconds_off:.1f} s"
-            server.explain(
-                "rewind.completed",
-                f"The server is rewound to {shown_time(self.time)}: {self.found.entries} files "
-                f"and directories were changed{off}.{self._left_out()} wingsctl rewind --undo "
-                "undoes it.",
-            )
         elif self._is_committed:
+            off = "" if self.seconds_off is None else f", and was off for {self.seconds_off:.1f} s"
+            how = ". This node was restarted meanwhile."
+            if self.found is not None:
+                entries = self.found.entries
+                how = f": {entries} files and directories were changed{off}.{self._left_out()}"
             server.explain(
                 "rewind.completed",
-                f"The server is rewound to {shown_time(self.time)}. This node was restarted "
-                "meanwhile. wingsctl rewind --undo undoes it.",
+                f"The server is rewound to {shown_time(self.time)}{how} wingsctl rewind --undo "
+                "undoes it.",
             )
 
 
 class Rewinds:
-    """All rewinds under way, and the last ones."""
+    """All rewinds under way, and the last ones. They share what `restores` have."""
 
     _log = Logger()
 
-    def __init__(self, parts: RewindsOnDemand) -> None:
-        self.parts = parts
+    def __init__(self, histories: HistoriesOnDemand, restores: Restores) -> None:
+        self._on_demand = histories
+        self.restores = restores
         #: The rewind of each server that is under way, or was the last one.
         self.known: dict[str, Rewind] = {}
         self._tasks = BackgroundTasks()
@@ -603,7 +585,7 @@ class Rewinds:
     @property
     def histories(self) -> Histories:
         """The histories of the servers."""
-        return self.parts.histories.get()
+        return self._on_demand.get()
 
     # Beginning and end
 
@@ -626,15 +608,11 @@ class Rewinds:
         uuid = server.uuid
         self._check(server, is_dry_run=is_dry_run)
         self.histories.interrupt(uuid)
-        if at is not None:
-            number = await self._number_at(uuid, at)
-        if number is None:
-            number = await self._undo(uuid)
-        point = await self.point(uuid, number)
+        point = await self._wanted(uuid, number, at)
         if not is_dry_run:
             await self._end_look(uuid)
         self._check(server, is_dry_run=is_dry_run)
-        rewind = Rewind(server, number, point.time / _SECOND, is_dry_run, self)
+        rewind = Rewind(server, point.number, point.time / _SECOND, is_dry_run, self)
         rewind.skips_damaged = skips_damaged
         if is_dry_run:
             self._remember(rewind)
@@ -671,13 +649,17 @@ class Rewinds:
         try:
             self.pin(uuid, number)
             # Before the record: a restart would complete an earlier rewind in place of this one.
-            await self.parts.long.run(self.parts.storage.withdraw, uuid)
+            await self.restores.long.run(self.restores.storage.withdraw, uuid)
             self._check_held(server)
             truncate = not rewind.wanted.keeps_present
-            await self.parts.database.begin_rewind(
+            await self.restores.database.begin_rewind(
                 uuid, number, rewind.time, backup, truncate=truncate
             )
-            await self._check_begun(server)
+            try:
+                self._check_held(server)
+            except ServerBusy:
+                await self._end_unbegun(uuid)
+                raise
         except BaseException as error:
             if isinstance(error, WingsdError):
                 await self.settle_pins(uuid)
@@ -688,18 +670,10 @@ class Rewinds:
         self._tasks.start("rewinding it", rewind.run(), uuid)
         return rewind
 
-    async def _check_begun(self, server: Server) -> None:
-        """Check the hold again; leave no record of a rewind that goes no further."""
-        try:
-            self._check_held(server)
-        except ServerBusy:
-            await self._end_unbegun(server.uuid)
-            raise
-
     async def _end_unbegun(self, uuid: str) -> PendingReport | None:
         """Record that a rewind has changed nothing; report that of a backup."""
-        report = await self.parts.database.end_rewind(uuid, Outcome.FAILURE)
-        return None if report is None else self.parts.restores.callbacks.add_recorded(report)
+        report = await self.restores.database.end_rewind(uuid, Outcome.FAILURE)
+        return None if report is None else self.restores.callbacks.add_recorded(report)
 
     def _check_held(self, server: Server) -> None:
         if self._is_stopping or not server.operations.runs(Operation.RESTORE):
@@ -715,9 +689,7 @@ class Rewinds:
     def _check(self, server: Server, *, is_dry_run: bool) -> None:
         if self._is_stopping:
             raise DaemonStopping
-        if self.parts.servers.get(server.uuid) is not server:  # It was deleted meanwhile.
-            raise ServerNotFound("The requested resource does not exist on this instance.")
-        server.operations.check(Operation.RESTORE)
+        self.restores.check(server)
         if is_dry_run and self._look(server.uuid) is not None:
             raise ServerBusy(_REWOUND, "wait for the look at what would change to end")
 
@@ -729,18 +701,19 @@ class Rewinds:
 
     async def _end_look(self, uuid: str) -> None:
         while (look := self._look(uuid)) is not None:
-            look.cancel(RewindFailed("the server is being rewound now"))
-            await when_fired(look.over)
+            await cancelled((look,), RewindFailed("the server is being rewound now"))
 
-    async def _number_at(self, uuid: str, at: float) -> int:
-        """Return the number of a server's newest point at or before a time.
+    async def _wanted(self, uuid: str, number: int | None, at: float | None) -> Point:
+        """Return the newest point at or before a time, that of a number, or that of an undo.
 
-        Raises NoSuchPoint.
+        Raises NoSuchPoint, and ServerBusy as `_points`.
         """
+        if at is None:
+            return await self.point(uuid, await self._undo(uuid) if number is None else number)
         found = await self._points(uuid)
         for point in found:
             if point.time <= at * _SECOND:
-                return point.number
+                return point
         if not found:
             raise NoSuchPoint("this server has no history")
         oldest = shown_time(found[-1].time / _SECOND)
@@ -765,7 +738,7 @@ class Rewinds:
     async def _points(self, uuid: str) -> list[Point]:
         """Return the points of a server. Raises ServerBusy where they cannot be read soon."""
         reading = Deferred.fromCoroutine(self.histories.points(uuid))
-        reading.addTimeout(TURN_TIMEOUT, self.parts.reactor)
+        reading.addTimeout(TURN_TIMEOUT, self.restores.reactor)
         try:
             return [each.point for each in await reading]
         except DeferredTimeout:
@@ -779,7 +752,7 @@ class Rewinds:
 
     async def record(self, uuid: str) -> RewindRecord | None:
         """Return what is recorded of a server's last rewind. Raises StateDatabaseError."""
-        found = await self.parts.database.rewinds()
+        found = await self.restores.database.rewinds()
         return next((each for each in found if each.server == uuid), None)
 
     async def cancel(self, uuid: str) -> Rewind:
@@ -792,19 +765,17 @@ class Rewinds:
             raise RewindNotActive
         if rewind.over.called:
             raise RewindNotActive("its end cannot be recorded yet: see the server's console")
-        rewind.cancel(RewindFailed("it was cancelled"))
-        await when_fired(rewind.over)
+        await cancelled((rewind,), RewindFailed("it was cancelled"))
         return rewind
 
     async def release(self, uuid: str) -> None:
         """End the rewind of a server that is to be deleted; return when that is over."""
         while True:
             rewind = self.known.pop(uuid, None)
-            if rewind is not None and not rewind.over.called:
-                over = when_fired(rewind.over)
-                rewind.cancel(ServerBusy(refusal(Operation.DELETE, Operation.RESTORE)))
-                await over
-            await self.parts.database.forget_rewind(uuid)
+            if rewind is not None:
+                reason = ServerBusy(refusal(Operation.DELETE, Operation.RESTORE))
+                await cancelled((rewind,), reason)
+            await self.restores.database.forget_rewind(uuid)
             if uuid not in self.known:  # Or another one has begun meanwhile.
                 break
         self.histories.pinned.pop(uuid, None)
@@ -812,10 +783,7 @@ class Rewinds:
     async def stop(self) -> None:
         """End what is not being exchanged. The next start settles what is not over."""
         self._is_stopping = True
-        over = [when_fired(each.over) for each in self.known.values() if not each.over.called]
-        for each in self.known.values():
-            each.cancel(DaemonStopping())
-        await DeferredList(over)
+        await cancelled(tuple(self.known.values()), DaemonStopping())
         self._tasks.stop()
 
     # Points that stay
@@ -843,10 +811,10 @@ class Rewinds:
 
     async def clean(self) -> None:
         """Keep points no more by which rewinds of some days ago could be undone. Daily."""
-        for record in await self.parts.database.rewinds():
-            age = self.parts.database.seconds_since(record.begun)
+        for record in await self.restores.database.rewinds():
+            age = self.restores.database.seconds_since(record.begun)
             if record.outcome is not None and age > UNDO_KEPT:
-                await self.parts.database.forget_rewind(record.server)
+                await self.restores.database.forget_rewind(record.server)
                 self.histories.pinned.pop(record.server, None)
 
     # What is on the disk. In threads, but for `recover`
@@ -859,7 +827,7 @@ class Rewinds:
         skips_damaged: bool = False,
     ) -> Rewriting:
         """Return what prepares and exchanges the files of a server."""
-        storage = self.parts.storage
+        storage = self.restores.storage
         return Rewriting(
             str(storage.data / uuid),
             storage.rewind_place(uuid),
@@ -869,40 +837,24 @@ class Rewinds:
             skips_damaged=skips_damaged,
         )
 
-    def is_committed(self, uuid: str) -> bool:
-        """Return whether the exchange of a server's files has begun. Raises StorageError."""
-        return Rewriting.is_committed(self.parts.storage.rewind_place(uuid))
+    def undo_of(self, uuid: str) -> int | None:
+        """Return the point that undoes the exchange that has begun, None for none.
+
+        Raises StorageError.
+        """
+        return Rewriting.undo_of(self.restores.storage.rewind_place(uuid))
 
     def apply(self, uuid: str) -> None:
         """Exchange the files of a server."""
         with self.rewriting(uuid) as rewriting:
             rewriting.apply()
 
-    async def withdraw(self, uuid: str) -> None:
-        """Take what is prepared, or replaced, out of use. A failure is logged."""
-        try:
-            await self.parts.long.run(self.parts.storage.withdraw, uuid)
-        except StorageError as error:
-            self._log.error(
-                "{server}: what its rewind has left is deleted at the next start of this node: "
-                "{error}",
-                server=uuid,
-                error=error,
-            )
-
-    async def _drop(self, uuid: str) -> None:
-        await self.withdraw(uuid)
-        self._tasks.start("deleting what its rewind has left", self._discard(uuid), uuid)
-
-    async def _discard(self, uuid: str) -> None:
-        await self.parts.long.run(self.parts.storage.discard, uuid)
-
     # After a restart
 
-    async def _announce_failure(self, server: Server, report: PendingReport) -> None:
-        say_failed(server, RestoreFailed(RESTARTED))
-        await report.answered_within(ANSWER_PATIENCE, self.parts.reactor)
-        self.parts.restores.publish_end(server, Outcome.FAILURE)
+    async def _drop(self, uuid: str) -> None:
+        """Delete what a rewind has prepared, which has changed nothing."""
+        await self.restores.withdraw(uuid)
+        self.restores.delete(uuid)
 
     def recover(self, records: Sequence[RewindRecord]) -> list[str]:
         """Complete the exchanges that an earlier daemon has begun, and drop what was prepared.
@@ -918,8 +870,10 @@ class Rewinds:
                 continue
             uuid = record.server
             try:
-                is_committed = self.is_committed(uuid)
-                if is_committed:
+                undo = self.undo_of(uuid)
+                is_committed = undo is not None
+                if undo is not None:
+                    self.pin(uuid, undo)
                     self.apply(uuid)
             except StorageError as error:
                 # It is tried again when the servers are loaded; until then no user may start it.
@@ -930,7 +884,7 @@ class Rewinds:
             # Until the end of a restore is queued, the Panel does not hear of the restart.
             if is_committed or record.backup:
                 why = RESTORING if record.backup else _REWOUND
-                self.parts.servers.hold_later(uuid, Hold(Operation.RESTORE, why))
+                self._on_demand.servers.hold_later(uuid, Hold(Operation.RESTORE, why))
             if not is_committed and record.start:
                 stopped.append(uuid)
             self._left.append((record, is_committed))
@@ -946,10 +900,10 @@ class Rewinds:
         for record, is_committed in left:
             uuid = record.server
             try:
-                server = self.parts.servers.get(uuid)
+                server = self._on_demand.servers.get(uuid)
             except ServerNotFound:
                 await self._end_unbegun(uuid)
-                await self.parts.database.forget_rewind(uuid)
+                await self.restores.database.forget_rewind(uuid)
                 await self._drop(uuid)
                 continue
             if not is_committed:
@@ -959,7 +913,7 @@ class Rewinds:
                 if report is None:
                     server.explain("rewind.failed", _RESTARTED)
                 else:
-                    announcing = self._announce_failure(server, report)
+                    announcing = self.restores.announce(server, Outcome.FAILURE, report)
                     self._tasks.start("showing its state", announcing, uuid)
                 continue
             rewind = Rewind(server, record.point, record.time, False, self)

@@ -159,7 +159,7 @@ class RewindRecord:
     begun: float
     #: Whether the server is to be started afterwards: it ran, and is being stopped.
     start: bool = attrs.field(default=False, converter=bool)
-    #: The point with the files from before; None until it was made.
+    #: The point by which it is undone, or the one before where it has changed nothing; or None.
     undo: int | None = None
     #: None as long as it is under way.
     outcome: Outcome | None = attrs.field(default=None, converter=optional(Outcome))
@@ -1358,7 +1358,7 @@ class Store:
     ) -> RewindRecord:
         """Add a rewind, in place of an earlier one of the server.
 
-        The point by which that is undone stays until the next one is made.
+        The point by which that is undone stays until this one has changed something.
         """
         self._execute(
             "INSERT INTO rewinds (server, point, time, begun, backup, truncate)"

@@ -26,6 +26,7 @@ from wingsd.errors import (
     StorageError,
 )
 from wingsd.histories import HistoriesOnDemand
+from wingsd.moves.digests import DIGEST
 from wingsd.statedb import (
     HISTORY,
     ArrivingState,
@@ -46,6 +47,7 @@ from wingsd.transfers.outgoing.attached import (
 from wingsd.transfers.peer.moves import MOST, Following, MoveClient, WantedBlocks, unusable
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Budget
+from wingsd.util.text import display_all
 
 if TYPE_CHECKING:
     from wingsd.histories.following import NextDelta
@@ -214,14 +216,14 @@ class LeftHistories:
                     for each in wanted
                 ]
                 digests = await client.history_blocks(base, named)
-                if len(digests) != following.DIGEST * sum(each.blocks for each in named):
+                if len(digests) != DIGEST * sum(each.blocks for each in named):
                     raise unusable("it has another number of digests")
                 await run(work.add_digests, digests)
             if damaged := await histories.use(server, work.write):
                 self._log.error(
                     "{server}: its history is damaged in its newest point: {files}",
                     server=server,
-                    files=following.described(damaged),
+                    files=display_all(damaged),
                 )
         finally:
             await run(work.close)
