@@ -65,6 +65,8 @@ async def test_chosen_files_are_an_archive(site: SignedSite) -> None:
     url = site.url("files", file_path="/мир", file_paths=["level.dat", "region", "absent"])
     assert names((await site.fetch(url)).content) == {"level.dat", "region/r.0.mca"}
     url = site.url("files", file_path="/", file_paths=["../other"])
+    head = await site.fetch(url, "HEAD")
+    assert (head.status, head.content) == (200, b"")
     assert names((await site.fetch(url)).content) == {"other"}
 
 

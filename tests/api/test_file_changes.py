@@ -23,7 +23,7 @@ from tests.api.node import TOKEN, UUID
 from tests.support.owner import OWNER
 from tests.support.reactor import until
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.files import tasks
+from wingsd.files import archives, tasks
 from wingsd.filesystem import root as roots
 from wingsd.filesystem.root import copy_data
 from wingsd.servers.operations import Hold, Operation
@@ -387,6 +387,27 @@ async def test_calagopus_archive_has_a_format(make: Make) -> None:
     assert (status, entry["mime"]) == (200, "application/zip")
     status, data = await node.packed("compress", {"files": ["d"], "format": "rar"})
     assert (status, data["code"]) == (417, "archive-format-unsupported")
+
+
+async def test_an_archive_that_takes_longer_is_described_as_it_is_so_far(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make(PELICAN, patience=0.05)
+    node.plant("a")
+    may_go = threading.Event()
+    real = archives._pack
+
+    def pack(*given: Any) -> None:
+        may_go.wait(20)
+        real(*given)
+
+    monkeypatch.setattr(archives, "_pack", pack)
+    reply = await node.post("compress", {"files": ["a"], "name": "my", "extension": "zip"})
+    may_go.set()
+    assert reply.status == 202
+    assert {"name": "my.zip", "size": 0, "mime": "application/zip"}.items() <= reply.json.items()
+    await until(lambda: node.files.said)
+    assert zipfile.ZipFile(node.home / "my.zip").namelist() == ["a"]
 
 
 async def test_a_server_above_its_limit_makes_no_archive(make: Make) -> None:

@@ -48,18 +48,6 @@ ENGINE = DockerInformation(
 )
 
 
-async def test_the_system_is_described(node: ApiNode) -> None:
-    reply = await node.call("GET", "system")
-    assert reply.status == 200
-    assert reply.json == {
-        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
-        "cpu_count": os.cpu_count(),
-        "kernel_version": Path("/proc/sys/kernel/osrelease").read_text().strip(),
-        "os": "linux",
-        "version": __version__,
-    }
-
-
 @pytest.mark.promise("version-suits-the-panel")
 @pytest.mark.parametrize("path", ["system", "system?v=2", "system/overview"])
 @pytest.mark.parametrize(
@@ -140,6 +128,12 @@ async def test_the_overview_has_the_machine_and_its_servers(
     assert told["servers"] == {"total": 1, "online": 1, "offline": 0}
     assert told["architecture"]
     assert told["kernel_version"]
+
+
+async def test_stats_are_of_the_whole_machine(node: ApiNode) -> None:
+    told = (await node.call("GET", "system/stats")).json["stats"]
+    assert 0 < told["memory"]["used_process"] < told["memory"]["used"] < told["memory"]["total"]
+    assert 0 < told["disk"]["used"] < told["disk"]["total"]
 
 
 async def test_the_use_of_all_servers_is_one_answer(

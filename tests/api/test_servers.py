@@ -179,6 +179,12 @@ async def test_files_of_a_server_that_was_moved_while_it_ran_are_put_away(node: 
     assert node.calls[-3:] == [("delete", UUID), ("put away",), ("deleted", "out", UUID)]
 
 
+async def test_deleting_an_arriving_server_ends_its_transfer(node: ApiNode) -> None:
+    node.receiver.servers = (OTHER,)
+    assert (await node.call("DELETE", f"servers/{OTHER}")).status == 204
+    assert OTHER not in node.receiver.servers
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -361,12 +367,6 @@ async def test_denied_tokens_are_recorded(node: ApiNode) -> None:
     assert (reply.status, reply.text) == (204, "")
     assert node.calls == [("deny", ("a", "b"), NOW), ("note denied", ("a", "b"))]
     assert node.sftp.checked == [UUID], "a token's id does not say whose sessions are meant"
-
-
-async def test_tokens_are_denied_before_servers_are_loaded(node: ApiNode) -> None:
-    node.servers.loaded = False
-    reply = await node.call("POST", f"servers/{OTHER}/ws/deny", {"jtis": ["a"]})
-    assert (reply.status, node.calls[0]) == (204, ("deny", ("a",), NOW))
 
 
 @pytest.mark.promise("revoked-console-token-stays-refused")

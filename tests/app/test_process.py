@@ -67,6 +67,13 @@ def test_a_step_prolongs_none(wall: Wall, prepare: Callable[[object], None], lat
     looping.stop()
 
 
+def test_a_reactor_with_a_clock_of_its_own_keeps_it() -> None:
+    clock = Clock()
+    use_monotonic_clock(clock)
+    clock.advance(5)
+    assert clock.seconds() == 5
+
+
 def test_the_daemon_has_such_a_clock() -> None:
     reactor = SelectReactor()
     options: Any = Options()
@@ -96,3 +103,12 @@ def test_the_heap_is_trimmed_once_ten_seconds_after_the_last_archive() -> None:
     pools.trim_later()
     pools.clock.pump([9, 1, 60])
     assert pools.trims == [19]
+
+
+def test_a_cancelled_trim_does_not_happen() -> None:
+    pools = TrimmedPools()
+    pools.start()
+    pools.trim_later()
+    pools.stop()
+    pools.clock.advance(60)
+    assert pools.trims == []

@@ -110,6 +110,12 @@ def test_a_bad_certificate_is_not_the_next_reloads_base(harness: Harness, logged
     assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
+def test_a_node_without_tls_logs_no_certificate(harness: Harness, logged: Logged) -> None:
+    harness.uses_tls = False
+    harness.reload()
+    assert not lines(logged, "certificate")
+
+
 def test_the_panels_keys_are_in_force_at_once(harness: Harness, logged: Logged) -> None:
     keys = {
         "token_id": "another",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.application.service import Service
+from twisted.application.service import Application, Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, textFileLogObserver
 
 from tests.support.logged_errors import Logged
 from tests.systemd.listeners import Manager
@@ -181,3 +183,20 @@ def test_a_reload_that_fails_ends_all_the_same(harness: Harness, logged: Logged)
         harness.clock.advance(0)
     assert harness.heard("READY") == ["1"] * 3
     assert logged.take(AssertionError)
+
+
+def test_before_the_node_serves_a_reload_does_not_say_that_it_does(harness: Harness) -> None:
+    harness.supervision.startService()
+    hang_up()
+    harness.clock.advance(0)
+    assert harness.reloads
+    assert not [told for told in harness.manager.heard() if {"RELOADING", "READY"} & told.keys()]
+
+
+def test_twistd_gets_the_observer() -> None:
+    node: Any = FakeNode()
+    observer = textFileLogObserver(io.StringIO())
+    application = Application("wingsd")
+    supervision = Supervision(node, lambda: None, manual_clock(), Notifier(), observer=observer)
+    supervision.setServiceParent(application)
+    assert application.getComponent(ILogObserver) is observer

@@ -100,11 +100,6 @@ def test_a_token_for_another_node_is_refused(audience: Any) -> None:
     assert "`api.public_url`" in detail
 
 
-@pytest.mark.parametrize("scope", [None, "transfer", "other transfer"])
-def test_a_scope_that_there_is_must_be_that_of_transfers(scope: str | None) -> None:
-    assert read(bearer(scope=scope)).server == UUID
-
-
 @pytest.mark.parametrize("family", [PELICAN, CALAGOPUS])
 def test_a_node_of_a_family_with_scopes_takes_no_token_without_one(family: str) -> None:
     token = transfer_token(bearer(scope="transfer"), NODE.token, family)
@@ -112,12 +107,6 @@ def test_a_node_of_a_family_with_scopes_takes_no_token_without_one(family: str) 
     with pytest.raises(Unauthorized, match="it has no scope") as caught:
         transfer_token(bearer(), NODE.token, family)
     assert "`family`" in caught.value.detail
-
-
-@pytest.mark.promise("token-is-for-one-purpose")
-@pytest.mark.parametrize("scope", ["", "websocket", "transfers", "file-upload", 5, ["x"]])
-def test_another_scope_moves_no_server(scope: Any) -> None:
-    assert "its scope is not transfer" in refusal(bearer(scope=scope)).detail
 
 
 @pytest.mark.promise("transfer-token-is-used-once")
@@ -333,18 +322,6 @@ def test_calagopus_writes_null_for_no_time_from_which_a_token_is_valid() -> None
     assert watcher(jwt.encode(claims, NODE.token, "HS256")).server == UUID
 
 
-def test_everything_is_everything_but_what_administrators_see() -> None:
-    token = watcher(console(permissions=["*"]))
-    assert token.allows("control.start")
-    assert not token.allows("admin.websocket.transfer")
-
-
-def test_what_is_granted_by_name_is_granted_to_administrators_too() -> None:
-    token = watcher(console(permissions=["admin.websocket.transfer"]))
-    assert token.allows("admin.websocket.transfer")
-    assert not token.allows("control.start")
-
-
 def test_an_expired_consoles_token_is_refused_in_the_words_the_page_acts_on() -> None:
     error = console_refusal(console(exp=int(time.time()) - 1))
     assert error.message == EXPIRED
@@ -369,79 +346,67 @@ def test_a_bad_console_token_is_refused_with_reason(claims: dict[str, Any], reas
     assert reason in console_refusal(console(**claims)).detail
 
 
-@pytest.mark.parametrize("scope", [None, "websocket", "websocket other", "other,websocket"])
-def test_a_scope_that_there_is_must_be_that_of_consoles(scope: str | None) -> None:
-    assert watcher(console(scope=scope)).server == UUID
-
-
-def test_another_scope_opens_no_console() -> None:
-    assert "its scope is not websocket" in console_refusal(console(scope="transfer")).detail
-
-
 def issued(at: float, jti: str = "a") -> ConsoleToken:
     return ConsoleToken("user", UUID, jti, at, at + 600, frozenset("*"))
 
 
-def test_tokens_from_before_the_boot_are_refused() -> None:
-    denied = DenyList(booted=1000.5)
-    assert denied.refuses(issued(999.0))
-    assert not denied.refuses(issued(1000.6))
-    # Dated in whole seconds, it may be of after the boot.
-    assert not denied.refuses(issued(1000.0))
+@pytest.mark.parametrize(
+    ("permissions", "allowed"),
+    [(["*"], [True, False]), (["admin.websocket.transfer"], [False, True]), ({}, [False, False])],
+)
+def test_everything_is_everything_but_what_administrators_see(
+    permissions: Any, allowed: list[bool]
+) -> None:
+    token = watcher(console(permissions=permissions))
+    asked = ("control.start", "admin.websocket.transfer")
+    assert [token.allows(permission) for permission in asked] == allowed
 
 
-def test_a_denied_token_is_refused_and_one_issued_later_is_not() -> None:
-    denied = DenyList(booted=1000.0)
-    denied.deny(["a", "b"], 2000.0)
-    assert denied.refuses(issued(1999.0))
-    assert not denied.refuses(issued(2000.0))
-    assert not denied.refuses(issued(1999.0, "c"))
+@pytest.mark.promise("token-is-for-one-purpose")
+def test_a_scope_that_there_is_must_be_that_of_its_purpose() -> None:
+    for scope in (None, "transfer", "other transfer"):
+        assert read(bearer(scope=scope)).server == UUID
+    for other in ("", "websocket", "transfers", "file-upload", 5, ["x"]):
+        assert "its scope is not transfer" in refusal(bearer(scope=other)).detail
+    for scope in (None, "websocket", "websocket other", "other,websocket"):
+        assert watcher(console(scope=scope)).server == UUID
+    assert "its scope is not websocket" in console_refusal(console(scope="transfer")).detail
 
 
-def test_a_later_denial_counts_and_a_boot_is_never_undone() -> None:
-    denied = DenyList(booted=1000.0)
-    denied.deny(["a"], 2000.0)
-    denied.deny(["a"], 3000.0)
-    denied.deny(["b"], 500.0)
-    assert denied.refuses(issued(2500.0))
-    assert denied.refuses(issued(900.0, "b"))
-
-
-def test_a_user_is_denied_for_a_server_or_for_all() -> None:
-    user = issued(1999.0).user
-    denied = DenyList(booted=1000.0)
-    denied.deny([user_key(user, "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10")], 2000.0)
-    assert not denied.refuses(issued(1999.0))
-    denied.deny([user_key(user.upper(), UUID)], 2000.0)
-    assert denied.refuses(issued(1999.0))
-    assert not denied.refuses(issued(2000.0))
-    denied.deny([user_key(user)], 3000.0)
-    assert denied.refuses(issued(2500.0, "another"))
-    assert not denied.refuses(issued(3000.0))
-
-
-def test_what_was_denied_is_known_after_a_restart() -> None:
-    # The Panel dates tokens in whole seconds: by the boot alone, this one would be good.
-    denied = DenyList(booted=1000.6)
-    denied.restore({"a": 1000.4})
-    assert denied.refuses(issued(1000.0))
-    assert not denied.refuses(issued(1000.0, "b"))
+OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 
 
 @pytest.mark.promise("revoked-console-token-stays-refused")
-def test_a_clock_set_back_lets_no_denied_token_in() -> None:
-    denied = DenyList(booted=1000.0)
-    denied.restore({"a": 2000.0})
-    assert denied.refuses(issued(1500.0))
-    assert not denied.refuses(issued(1500.0, "b"))
-    denied.deny(["a"], 1600.0)
-    assert denied.refuses(issued(1900.0))
-
-
-def test_denials_that_are_forgotten_let_nothing_in_from_before() -> None:
-    denied = DenyList(booted=1000.0)
-    denied.refuse_before(500.0)
-    assert not denied.refuses(issued(1000.0))
-    denied.refuse_before(2000.0)
-    assert denied.refuses(issued(1999.0))
-    assert not denied.refuses(issued(2000.0))
+@pytest.mark.parametrize(
+    ("booted", "steps", "refused", "good"),
+    [
+        # Tokens are dated in whole seconds: one of the second of the boot may be of after it.
+        (1000.5, [], [(999.0, "a")], [(1000.6, "a"), (1000.0, "a")]),
+        (1000.0, [("deny", "ab", 2000.0)], [(1999.0, "a")], [(2000.0, "a"), (1999.0, "c")]),
+        # A later denial counts, and a boot is never undone.
+        (1000.0, [("deny", "a", 2000.0), ("deny", "a", 3000.0)], [(2500.0, "a")], []),
+        (1000.0, [("deny", "b", 500.0)], [(900.0, "b")], []),
+        # All of a user, for another server, this one, and all.
+        (1000.0, [("deny", [user_key("user", OTHER)], 2000.0)], [], [(1999.0, "a")]),
+        (1000.0, [("deny", [user_key("USER", UUID)], 2000.0)], [(1999.0, "a")], [(2000.0, "a")]),
+        (1000.0, [("deny", [user_key("user")], 3000.0)], [(2500.0, "b")], [(3000.0, "a")]),
+        # Those from before a restart: by the boot alone, the first would be good.
+        (1000.6, [("restore", {"a": 1000.4})], [(1000.0, "a")], [(1000.0, "b")]),
+        # The clock is set back.
+        (1000.0, [("restore", {"a": 2000.0})], [(1500.0, "a")], [(1500.0, "b")]),
+        (1000.0, [("restore", {"a": 2000.0}), ("deny", "a", 1600.0)], [(1900.0, "a")], []),
+        # Denials are forgotten.
+        (1000.0, [("refuse_before", 500.0)], [], [(1000.0, "a")]),
+        (1000.0, [("refuse_before", 2000.0)], [(1999.0, "a")], [(2000.0, "a")]),
+    ],
+)
+def test_a_token_from_before_the_boot_or_its_denial_is_refused(
+    booted: float, steps: list[Any], refused: list[Any], good: list[Any]
+) -> None:
+    denied = DenyList(booted=booted)
+    for method, *arguments in steps:
+        getattr(denied, method)(*arguments)
+    assert [denied.refuses(issued(*each)) for each in refused + good] == [
+        *[True] * len(refused),
+        *[False] * len(good),
+    ]

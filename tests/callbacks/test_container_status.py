@@ -151,6 +151,16 @@ def test_a_server_that_the_panel_does_not_have_is_not_repeated(
     assert node.accepted == [(A, "offline", "running")]
 
 
+def test_a_change_during_a_call_is_reported_after_it(node: StatusNode) -> None:
+    answer: Deferred[None] = Deferred()
+    node.faults[A] = answer
+    node.change(A, "starting", "running", "stopping")
+    assert node.calls == [(A, "offline", "starting")]
+    del node.faults[A]
+    answer.callback(None)
+    assert node.accepted == [(A, "offline", "starting"), (A, "starting", "stopping")]
+
+
 def test_a_deleted_server_is_reported_no_more(node: StatusNode) -> None:
     node.change(A, "starting")
     node.faults[A] = DOWN
@@ -175,3 +185,14 @@ def test_so_many_calls_at_once(node: StatusNode) -> None:
     assert len(node.accepted) == 100
     assert (servers[-1], "offline", "starting") in node.accepted
     assert node.most_under_way == CONCURRENT
+
+
+def test_at_the_nodes_end_nothing_more_is_reported(node: StatusNode) -> None:
+    node.faults = {A: DOWN, B: Deferred()}
+    node.change(A, "starting")
+    node.change(B, "starting")
+    node.statuses.stop()
+    node.change(A, "running")
+    node.repeat()
+    assert len(node.calls) == 2
+    assert node.clock.getDelayedCalls() == []

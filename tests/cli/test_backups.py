@@ -212,3 +212,11 @@ def test_one_that_cannot_be_rewritten_does_not_keep_the_others(
     assert f"{OTHER}: FAILED: it is damaged" in ran.out
     assert "0 rewritten, 0 in this form already, 3 failed" in ran.out
     assert "not all backups were rewritten" in ran.err
+
+
+def test_backups_to_be_rewritten_are_named(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", "backups", {"making": [], "backups": [STORED]})
+    assert wingsctl("backups", "for-wings").status == 2
+    assert wingsctl("backups", "for-wings", "--all", BACKUP).status == 2
+    assert wingsctl("backups", "for-wings", "x").status == 2
+    assert wingsctl("backups", "for-wings", OTHER).status == 5

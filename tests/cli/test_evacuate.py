@@ -162,6 +162,10 @@ def test_another_node_must_be_paired(world: World, run: Evacuate) -> None:
     assert "new:8080" in told
 
 
+def test_the_key_is_required(world: World, wingsctl: Command, run: Evacuate) -> None:
+    assert "--panel-key-file is required" in wingsctl("evacuate", "--to", "new").err
+
+
 @pytest.mark.usefixtures("world")
 def test_wishes_are_left_for_the_command_that_runs(run: Evacuate) -> None:
     assert "cannot be read" in run.tell("pause", status=1)

@@ -165,6 +165,7 @@ def test_a_plan_is_written_for_its_owner_and_read_as_it_was(tmp_path: Path) -> N
         (lambda _: "[]", "is not a plan of the version 1"),
         (lambda _: "{", "is not JSON"),
         (lambda plan: plan | {"at_once": 0}, "at least 1"),
+        (lambda plan: plan | {"servers": plan["servers"] * 2}, "there twice"),
         (lambda plan: plan | {"rate": "fast"}, "rate: expected a number, found a text"),
         (lambda plan: plan | {"servers": [{}]}, "servers.0..*is missing"),
     ],

@@ -11,9 +11,9 @@ import pytest
 from tests.cli.evacuated_world import HERE, MIB, THERE, World, random_world
 from wingsd.cli.client import CtlError, Exit
 from wingsd.cli.evacuation import sequence
-from wingsd.cli.evacuation.panels import PanelError
-from wingsd.cli.evacuation.plan import Plan, State, load, make, save
-from wingsd.cli.evacuation.sequence import Evacuation, Wish, is_locked, locked, wish
+from wingsd.cli.evacuation.panels import PanelError, PanelServer
+from wingsd.cli.evacuation.plan import NOT_HERE, Plan, State, load, make, save
+from wingsd.cli.evacuation.sequence import Evacuation, Wish, is_locked, locked, wish, wished
 
 #: Turns after which an evacuation in memory must be over.
 MOST_TURNS = 3000
@@ -94,6 +94,13 @@ def test_all_move_small_ones_first_and_some_at_a_time(runs: Runs) -> None:
     assert done == sorted(done)
 
 
+def test_servers_that_are_off_move_four_at_once(runs: Runs) -> None:
+    for each in runs.world.games.values():
+        each.state = "offline"
+    runs.finish()
+    assert runs.world.most == {True: 0, False: 4}
+
+
 def test_no_server_is_ordered_that_would_be_down_for_too_long(runs: Runs) -> None:
     game(runs, 1).predicted = 9.0  # 2 s of it are the restart
     runs.turns(200)
@@ -132,6 +139,13 @@ def test_an_order_that_does_not_reach_the_node_is_released(runs: Runs) -> None:
     assert runs.finish().has_succeeded
     assert len(runs.world.released) == 2
     assert sum("has not reached this node" in each for each in runs.said) == 2
+
+
+def test_a_refused_order_is_an_attempt(runs: Runs) -> None:
+    no_room = PanelError("the Panel says that the node has no room", "", 406, is_certain=True)
+    runs.world.refusals = [(no_room, False)]
+    assert runs.finish().has_succeeded
+    assert runs.world.released == []
 
 
 def test_a_refused_key_ends_the_command_before_anything_is_lost(runs: Runs) -> None:
@@ -213,6 +227,19 @@ def test_cancel_leaves_the_rest_where_it_is(runs: Runs) -> None:
     assert runs.world.reports[-1]["state"] == "cancelled"
 
 
+def test_cancel_ends_the_copies_that_a_fault_has_left(runs: Runs) -> None:
+    def fail(request: str) -> None:
+        if request.startswith("DELETE") and runs.world.now < 1_000_030:
+            raise CtlError("wingsd is not running", status=Exit.NO_DAEMON)
+
+    runs.turns(4)
+    runs.world.before = fail
+    wish(runs.path, Wish.CANCEL)
+    runs.finish()
+    assert not any(each.seeded for each in runs.world.games.values())
+    assert runs.world.reports[-1]["state"] == "cancelled"
+
+
 def test_a_transfer_that_a_person_cancels_is_not_ordered_again(runs: Runs) -> None:
     game(runs, 1).failures = 1
     runs.world.failure = "cancelled"
@@ -239,6 +266,28 @@ def test_few_servers_wait_for_their_backups_at_a_time(runs: Runs) -> None:
     assert runs.finish().has_succeeded
 
 
+def test_backups_that_begin_just_after_orders_let_few_servers_wait(runs: Runs) -> None:
+    def phase(_: str) -> None:
+        for each in runs.world.games.values():
+            if each.order is not None:
+                each.order["phase"], each.order["at"] = "waiting", runs.world.now + 4
+
+    runs.world.before = phase
+    runs.turns(60)
+    assert len(runs.plan.of(State.ORDERED)) == 4
+    runs.world.before = lambda _: None
+    assert runs.finish().has_succeeded
+
+
+def test_copies_at_another_node_are_not_those_of_this_plan(runs: Runs) -> None:
+    for each in runs.world.games.values():
+        each.seeded, each.pair = runs.world.now - 100, "third"
+    runs.turns(3)
+    assert runs.world.ordered == []
+    assert {each.pair for each in runs.world.games.values()} == {"new"}
+    assert runs.finish().has_succeeded
+
+
 def test_a_server_that_came_back_while_no_command_ran_moves_again(runs: Runs) -> None:
     runs.turns(7)
     assert game(runs, 1).order is not None
@@ -247,6 +296,34 @@ def test_a_server_that_came_back_while_no_command_ran_moves_again(runs: Runs) ->
     game(runs, 1).node = HERE.id
     assert runs.finish().has_succeeded
     assert game(runs, 1).moves == 2
+
+
+def test_a_server_that_only_the_panel_has_here_is_named(runs: Runs) -> None:
+    runs.turns(3)
+    game(runs, 1).is_missing = True
+    plan = runs.finish()
+    assert [each.reason for each in plan.of(State.FAILED)] == [NOT_HERE]
+
+
+def test_a_server_is_not_deleted_while_this_node_has_it(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, blind = World.server, 1_000_080
+
+    def server(world: World, identity: str) -> PanelServer | None:
+        return None if identity == "1" and world.now < blind else ask(world, identity)
+
+    runs.world.lost = 1
+    monkeypatch.setattr(World, "server", server)
+    runs.finish()
+    assert {each.state for each in runs.plan.servers} == {State.MOVED}
+    assert len(runs.world.released) == 1
+
+
+def test_an_unreadable_wish_is_a_pause(runs: Runs) -> None:
+    assert wished(runs.path) is Wish.GO_ON
+    Path(f"{runs.path}.wish").write_text("")
+    assert wished(runs.path) is Wish.PAUSE
 
 
 @pytest.mark.parametrize("ask_again", [0.0, 5.0])

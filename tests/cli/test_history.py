@@ -98,6 +98,11 @@ def test_histories_are_listed_with_their_states(
     assert wingsctl("history", "--json").json == found
 
 
+def test_a_node_without_histories_says_so(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", "history", {"directory": "/history", "histories": []})
+    assert "system.history.every is 0" in wingsctl("history").out
+
+
 def test_the_points_of_a_server_are_listed(scripted: Scripted, wingsctl: Command) -> None:
     points = [
         point(7, stored_bytes=None, unsettled=2, unsettled_files=["logs/latest.log", "a"]),

@@ -109,6 +109,16 @@ def test_settings_that_are_none_are_a_wrong_command_line(
     assert says in ran.err.replace("\n", " ")
 
 
+@pytest.mark.parametrize("token", ["", " ", "Bearer ", "-"])
+def test_an_empty_token_is_a_wrong_command_line(
+    wingsctl: Command, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    ran = wingsctl("send", UUID, "--to", "https://x", "--token", token)
+    assert ran.status == Exit.USAGE
+    assert "it is empty" in ran.err
+
+
 def test_wait_follows_an_arrival_to_its_end(scripted: Scripted, wingsctl: Command) -> None:
     expected = {"server": UUID, "expires": 1.0}
     coming = running(direction="in", doing="receiving the archive")
@@ -250,6 +260,16 @@ def test_it_returns_when_a_copy_follows(scripted: Scripted, wingsctl: Command) -
     assert len(scripted.asked) == 3
 
 
+def test_a_refusal_is_told_with_its_reason(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("POST", "send", BEGUN, status=202)
+    ended = past(outcome="failure", reason="while asking: no")
+    scripted.answers("GET", f"transfers/{UUID}", found(past=[ended]))
+    ran = wingsctl(*FOLLOW)
+    assert ran.status == Exit.FAILED
+    assert "while asking: no" in ran.err
+    assert wingsctl(*FOLLOW, "--no-wait", "--json").json == BEGUN
+
+
 def later(**delta: float) -> datetime:
     return (datetime.now() + timedelta(**delta)).replace(second=0, microsecond=0)
 
@@ -263,6 +283,13 @@ def test_the_end_is_a_time_of_this_machine(
     ran = wingsctl(*FOLLOW, "--stop-at", at.strftime(form), "--no-wait")
     assert scripted.asked[0][2]["stop_at"] == at.timestamp()
     assert f"it is moved at {at:%Y-%m-%d %H:%M:%S}" in ran.out
+
+
+def test_now_is_as_soon_as_the_copy_is_whole(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("POST", "send", BEGUN, status=202)
+    before = time.time()
+    assert wingsctl(*FOLLOW, "--stop-at", "now", "--no-wait").status == 0
+    assert before <= scripted.asked[0][2]["stop_at"] <= time.time()
 
 
 @pytest.mark.parametrize("delta", [{"hours": 2}, {"hours": -2}])

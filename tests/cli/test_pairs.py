@@ -66,6 +66,11 @@ def test_pairs_are_listed(scripted: Scripted, wingsctl: Command) -> None:
     assert json.loads(wingsctl("pair", "list", "--json").out) == {"pairs": [PAIR, into]}
 
 
+def test_no_pairs_are_listed(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", "pairs", {"pairs": []})
+    assert wingsctl("pair", "list").out == "no pairs\n"
+
+
 def test_a_pair_is_revoked(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("DELETE", "pairs/new.example.com%3A8080?direction=out", b"", status=204)
     ran = wingsctl("pair", "revoke", "new.example.com:8080", "--direction", "out")
@@ -84,3 +89,9 @@ def test_maintenance_is_begun_and_shown(scripted: Scripted, wingsctl: Command) -
     assert ran.status == 0
     assert "new disks" in ran.out
     assert scripted.asked[0] == ("PUT", "/v1/maintenance", {"why": "new disks"})
+
+
+def test_maintenance_ends(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("DELETE", "maintenance", b"", status=204)
+    scripted.answers("GET", "maintenance", {"since": None, "why": ""})
+    assert wingsctl("maintenance", "off").out == "this node takes servers\n"

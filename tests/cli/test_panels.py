@@ -20,6 +20,7 @@ from wingsd.cli.evacuation.panels import (
     PanelError,
     PelicanPanel,
     Port,
+    PterodactylPanel,
     node_of,
     read_key,
 )
@@ -115,6 +116,12 @@ def test_an_order_and_its_release_at_pelican(http: HttpPanel, pelican: Panel) ->
     for status in (204, 406, 500):
         http.answers("POST", "/api/application/servers/7/transfer/cancel", None, status)
         pelican.release("7")
+
+
+def test_pterodactyl_has_a_page_for_orders(http: HttpPanel) -> None:
+    panel = PterodactylPanel(f"{http.url}", KEY)
+    assert not panel.takes_orders
+    assert panel.page("7") == f"{http.url}/admin/servers/view/7/manage"
 
 
 def test_servers_orders_and_releases_of_calagopus(http: HttpPanel) -> None:

@@ -91,6 +91,12 @@ def test_status_names_each_problem(
     assert says in wingsctl("status").out
 
 
+def test_programs_get_what_the_daemon_says(scripted: Scripted, wingsctl: Command) -> None:
+    told = status()
+    scripted.answers("GET", "status", told)
+    assert wingsctl("status", "--json").json == told
+
+
 def used(name: str, **changes: Any) -> dict[str, Any]:
     """Return what `top` says of a server."""
     rates = ("read", "written", "received", "sent")
@@ -305,6 +311,17 @@ def test_lines_are_printed_where_there_is_no_terminal() -> None:
         f"{UUID} out direct: failure: while two: no",
         f"{UUID} out direct: two",
     ]
+
+
+def test_bars_are_drawn_where_there_is_one() -> None:
+    out = io.StringIO()
+    with TransferProgress(Console(file=out, width=160, force_terminal=True)).shown() as screen:
+        screen.show([running(), running(server="11111111", total_bytes=None)])
+        screen.show_result(past())
+    drawn = out.getvalue()
+    assert "512.0/1024.0 MiB" in drawn or "0.5/1.0 GiB" in drawn
+    assert "━" in drawn
+    assert f"{UUID} out direct: " in drawn
 
 
 @pytest.fixture

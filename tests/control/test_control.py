@@ -34,7 +34,7 @@ from wingsd.docker.runtime import (
     Runc,
     Storage,
 )
-from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
+from wingsd.errors import EnvironmentFailed, FiguresUnavailable, PanelRefused, PanelUnreachable
 from wingsd.statedb import Direction, Outcome
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -49,6 +49,11 @@ async def held_up(operator: Operator) -> Any:
     await until(operator.nodes.is_sent_and_waits)
     (found,) = (await operator.ask("GET", "transfers"))["running"]
     return found
+
+
+async def test_the_names_of_servers_are_listed(operator: Operator) -> None:
+    operator.nodes.source.servers.loaded = True
+    assert await operator.ask("GET", "servers") == {"servers": [{"server": UUID, "name": "Lobby"}]}
 
 
 async def test_what_servers_and_the_machine_use_is_shown(operator: Operator) -> None:
@@ -82,6 +87,20 @@ async def test_what_servers_and_the_machine_use_is_shown(operator: Operator) -> 
         "disk_limit_bytes": None,
     }
     assert {key: used[key] for key in expected} == expected
+
+
+async def test_figures_that_a_sandbox_hides_are_unknown(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = operator.nodes.source
+    node.servers.loaded = True
+
+    def hidden() -> Deferred[None]:
+        return fail(FiguresUnavailable("hidden"))
+
+    monkeypatch.setattr(node.figures, "now", hidden)
+    found = (await operator.ask("GET", "top"))["machine"]
+    assert (found["cpu_percent"], found["memory_bytes"]) == (None, None)
 
 
 async def test_what_is_kept_of_a_failed_move_is_listed_and_removed(operator: Operator) -> None:
@@ -126,6 +145,11 @@ async def test_a_copy_that_follows_a_server_is_shown_and_forgotten(
     await operator.ask("DELETE", f"transfers/{UUID}")
     await nodes.settled()
     assert nodes.destination.left() == []
+
+
+async def test_an_end_needs_a_copy_that_follows(operator: Operator) -> None:
+    order = {"server": UUID, "url": "https://x", "token": "x", "stop_at": 4e9}
+    assert "stop_at needs follow" in str(await operator.refusal("POST", "send", order))
 
 
 async def test_a_running_transfer_is_shown_at_both_ends(operator: Operator) -> None:
@@ -262,6 +286,13 @@ async def test_status_has_the_node_and_its_disks(nodes: NodePair) -> None:
         held = os.statvfs(disk["path"])
         assert disk["total_bytes"] == held.f_blocks * held.f_frsize
         assert 0 < disk["free_bytes"] <= disk["total_bytes"]
+
+
+async def test_a_missing_disk_is_reported_with_its_error(nodes: NodePair) -> None:
+    nodes.source.data.rename(nodes.source.directory / "elsewhere")
+    found = await gathered(nodes)
+    disk = found["disks"][0]
+    assert (disk["free_bytes"], disk["error"]) == (None, "No such file or directory")
 
 
 async def test_a_panel_that_answers_is_reachable(nodes: NodePair) -> None:

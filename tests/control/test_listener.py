@@ -100,3 +100,10 @@ async def test_a_socket_that_cannot_be_made_is_logged_with_the_reason(
     assert [line for line in logged.lines if str(tmp_path) in line] == lines
     assert (tmp_path / "file").read_text() == "precious"
     await opened.close()
+
+
+async def test_a_missing_control_socket_is_logged(nodes: NodePair, logged: Logged) -> None:
+    opened = listener(nodes, "")
+    opened.open()
+    assert any("control.socket is empty" in line for line in logged.lines)
+    await opened.close()

@@ -21,6 +21,7 @@ from tests.filesystem.places import special
 from tests.support.owner import OWNER
 from wingsd.archive.compress import Compression
 from wingsd.errors import (
+    ArchiveFormatUnsupported,
     BadRequest,
     DiskLimitExceeded,
     FileDenied,
@@ -337,6 +338,12 @@ def test_times_that_no_calendar_has_are_packed(progress: Progress, kind: str) ->
 )
 def test_extensions_are_pelicans(extension: str, suffix: str) -> None:
     assert kind_of_extension(extension).suffix == suffix
+
+
+@pytest.mark.parametrize("name", ["seven_zip", "tar_lzip", "", "rar"])
+def test_formats_that_are_not_made_are_refused(name: str) -> None:
+    with pytest.raises(ArchiveFormatUnsupported):
+        kind_of_format(name)
 
 
 def test_the_default_name_is_the_time_without_colons() -> None:

@@ -15,6 +15,7 @@ from wingsd.errors import (
     BadRequest,
     DiskLimitExceeded,
     FileDenied,
+    FileMissing,
     FileWorkCancelled,
     InvalidMode,
     NameConflict,
@@ -54,6 +55,9 @@ def test_renaming_makes_directories_and_passes_over_what_is_missing(
     files = [renaming("a", "x/y/a"), renaming("gone", "z"), renaming("b", "d")]
     assert rename(free, files) == 2
     assert tree(home) == ["d", "d/c", "x", "x/y", "x/y/a"]
+    with pytest.raises(NameConflict):
+        rename(free, [renaming("d/c", "x/y/a")])
+    assert (home / "x/y/a").read_text() == "a"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,14 @@ def test_directories_with_denied_files_are_bounded(
     assert tree(home) == before
 
 
+def test_what_is_missing_is_an_error_or_is_passed_over(home: Path, free: Guard) -> None:
+    plant(home, "a")
+    with pytest.raises(FileMissing):
+        delete(free, [p("gone")])
+    assert delete(free, [p("gone"), p("a")], missing=False) == 1
+    assert tree(home) == []
+
+
 def test_work_that_is_cancelled_ends(home: Path, free: Guard, progress: Progress) -> None:
     plant(home, "a")
     progress.cancel()
@@ -136,6 +148,13 @@ def modes(home: Path) -> dict[str, int]:
     return {name: stat.S_IMODE((home / name).lstat().st_mode) for name in tree(home)}
 
 
+def test_modes_are_set_and_what_is_missing_is_passed_over(home: Path, free: Guard) -> None:
+    plant(home, "a", "d/b")
+    files = [Mode(p("a"), 0o600), Mode(p("gone"), 0o600), Mode(p("d"), 0o700)]
+    assert set_modes(free, files) == 2
+    assert modes(home) == {"a": 0o600, "d": 0o700, "d/b": modes(home)["d/b"]}
+
+
 def test_recursive_modes_follow_no_links_and_leave_what_is_denied(
     root: ServerRoot, home: Path, outside: Path
 ) -> None:
@@ -146,6 +165,8 @@ def test_recursive_modes_follow_no_links_and_leave_what_is_denied(
     os.chmod(home / "d/secret.key", 0o604)
     files = [Mode(p("d"), 0o711, recursive=True)]
     assert set_modes(guard(root, "*.key"), files) == 4
+    with pytest.raises(FileDenied):
+        set_modes(guard(root, "*.key"), [Mode(p("d/secret.key"), 0o777)])
     found = modes(home)
     assert {found[name] for name in ("d", "d/a", "d/e", "d/e/f")} == {0o711}
     assert found["d/secret.key"] == 0o604
@@ -206,6 +227,14 @@ def test_a_copy_is_beside_the_file_with_its_mode_and_owner(
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o750, *OWNER)
     assert (home / made[2]).read_text() == "d/a.tar.gz"
     assert progress.files_done == 3
+
+
+def test_only_a_regular_file_is_copied(home: Path, free: Guard) -> None:
+    plant(home, "d/")
+    special(home, "/etc/passwd")
+    for name in ("d", "fifo", "device", "link", "gone", "/"):
+        with pytest.raises(FileMissing):
+            copy(free, p(name), None)
 
 
 def test_a_copy_above_the_limit_is_refused_and_leaves_nothing(

@@ -137,6 +137,13 @@ def test_directories_without_files_stop_at_the_disk_limit(
     assert sum(path.is_dir() for path in home.rglob("*")) == 10 + (1 << 20) // 4096
 
 
+def test_the_progress_tells_bytes_and_files(root: ServerRoot, home: Path, free: Guard) -> None:
+    (home / "a.zip").write_bytes(zipped(ZipMember(b"f", bytes(30)), ZipMember(b"g", bytes(7))))
+    progress = Progress()
+    extracted(root, free, "a.zip", progress=progress)
+    assert (progress.bytes_total, progress.bytes_done, progress.files_done) == (37, 37, 2)
+
+
 @pytest.mark.promise("files-are-old-or-new")
 def test_one_that_is_cancelled_leaves_the_old_file(
     root: ServerRoot, home: Path, free: Guard

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from wingsd.errors import FileWorkCancelled
+from wingsd.errors import DirectoryMissing, FileWorkCancelled
 from wingsd.files import search
 from wingsd.files.denylist import Denylist
 from wingsd.files.search import (
@@ -90,6 +91,14 @@ def test_directories_are_passed_over_and_the_depth_is_limited(
     assert by_name(root, "node_modules", limits=skipped) == []
     assert by_name(root, "20??.log", limits=SearchLimits(depth=1)) == []
     assert by_name(root, "20??.log", limits=SearchLimits(depth=2)) == ["logs/old/2020.LOG"]
+
+
+def test_results_are_below_the_start(tree: Path, root: ServerRoot) -> None:
+    assert by_name(root, ".log", "logs") == ["latest.log", "old/2020.LOG"]
+    with pytest.raises(DirectoryMissing):
+        by_name(root, ".log", "missing")
+    with pytest.raises(DirectoryMissing):
+        by_name(root, ".log", "out")
 
 
 def test_results_entries_and_time_are_limited(tree: Path, root: ServerRoot) -> None:
@@ -227,6 +236,11 @@ def of(root: ServerRoot, algorithm: Algorithm) -> str:
 def test_digests_are_those_of_hashlib(home: Path, root: ServerRoot, algorithm: Algorithm) -> None:
     (home / "file").write_bytes(CONTENT)
     assert of(root, algorithm) == hashlib.new(algorithm.value, CONTENT).hexdigest()
+
+
+def test_a_checksum_is_that_of_zlib(home: Path, root: ServerRoot) -> None:
+    (home / "file").write_bytes(CONTENT)
+    assert of(root, Algorithm.CRC32) == f"{zlib.crc32(CONTENT):x}"
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b" a\t\r\n", b"ab cd\n", b"\tabc\rde"])

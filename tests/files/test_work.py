@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from wingsd.errors import FilesBusy
@@ -94,12 +93,3 @@ def test_one_that_is_cancelled_while_it_waits_takes_no_turn() -> None:
     last, _ = worker.begin("a")
     assert worker.running == ["a"]
     last.callback(None)
-
-
-@pytest.mark.parametrize("count", [1, 5])
-def test_nothing_is_kept_of_servers_without_work(count: int) -> None:
-    worker = Worker(each=2, waiting=8)
-    ends = [worker.begin(f"server {number}")[0] for number in range(count)]
-    for end in ends:
-        end.callback(None)
-    assert not worker.lane._turns

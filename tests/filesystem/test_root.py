@@ -153,6 +153,9 @@ def test_a_symlink_is_made_with_any_text_and_its_owner(root: ServerRoot, home: P
     entry = root.make_symlink(p("d/link"), b"/etc/\xff")
     assert (entry.is_symlink, os.readlink(os.fsencode(home / "d/link"))) == (True, b"/etc/\xff")
     assert owner(home / "d/link") == OWNER
+    assert root.link_text(p("d/link")) == b"/etc/\xff"
+    with pytest.raises(FileTypeRefused):
+        root.link_text(p("d"))
     for path, text, error in (
         ("d/link", b"x", NameConflict),
         ("d", b"x", NameConflict),
@@ -198,6 +201,18 @@ def test_a_listing_has_everything_as_it_is(root: ServerRoot, home: Path) -> None
     assert (link.is_regular, link.is_directory, link.size) == (False, False, 4)
     assert entries["directory"].is_directory
     assert entries["file"] == root.stat(p("file"))
+
+
+def test_a_listing_lasts_while_entries_vanish(root: ServerRoot, home: Path) -> None:
+    for number in range(10):
+        (home / f"{number}").touch()
+    with root.directory(p("")) as directory:
+        entries = directory.entries()
+        seen = [next(entries).text]
+        for path in home.iterdir():
+            path.unlink()
+        seen += [entry.text for entry in entries]
+    assert len(seen) == 1
 
 
 def test_a_regular_file_is_read(root: ServerRoot, home: Path) -> None:
@@ -328,6 +343,13 @@ def test_a_file_in_place_of_another_keeps_its_mode(root: ServerRoot, home: Path)
     assert (home / "other").read_text() == "old"
     root.write(p("file"), [b"new"], NewFileOptions(mode=0o6600, durable=False))
     assert mode(home / "file") == 0o600
+
+
+def test_no_file_is_written_in_place_of_a_directory(root: ServerRoot, home: Path) -> None:
+    (home / "directory").mkdir()
+    for name in ("directory", "/"):
+        with pytest.raises(NameConflict, match="existing directory by the same name"):
+            root.write(p(name), [b"new"])
 
 
 def test_a_umask_changes_nothing(root: ServerRoot, home: Path) -> None:

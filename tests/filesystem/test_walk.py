@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import Mock
 
 import pytest
 
@@ -201,6 +202,14 @@ def test_measuring_ignores_what_vanishes(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", vanishing)
         assert measure(str(tmp_path)) == 3
+
+
+def test_measuring_reports_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", Mock(side_effect=OSError(errno.EIO, "")))
+        with pytest.raises(StorageError, match=r'"f" could not be read: the disk failed'):
+            measure(str(tmp_path))
 
 
 def test_a_directory_with_many_names_comes_in_batches(tmp_path: Path) -> None:

@@ -289,6 +289,15 @@ def test_no_text_that_anybody_may_send_becomes_a_label() -> None:
     assert len(samples(recorder).all) == before
 
 
+def test_moves_that_go_on_and_what_they_send_twice_are_counted() -> None:
+    recorder = Recorder()
+    recorder.move_resumed()
+    recorder.sent_again(1000)
+    found = samples(recorder)
+    assert found.get("wingsd_move_resumptions_total") == 1
+    assert found.get("wingsd_move_sent_again_bytes_total") == 1000
+
+
 def test_rounds_of_running_servers_are_counted() -> None:
     recorder = Recorder()
     recorder.round_sent(5000, is_first=True)

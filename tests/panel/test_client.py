@@ -85,6 +85,14 @@ async def test_a_panel_of_another_family_is_logged_once(
         assert f"`family: {answers}`" in line
 
 
+async def test_an_answer_of_no_known_family_is_taken_as_it_is(
+    harness: Harness, logged: Logged
+) -> None:
+    harness.fake.add_server(server_settings(UNKNOWN, build={"memory_limit": 1}), harness.here)
+    assert len(await harness.client(family=CALAGOPUS).servers()) == 1
+    assert not [line for line in logged.lines if "family" in line]
+
+
 @pytest.mark.parametrize("uuid", [UNKNOWN, UUID])
 async def test_a_server_it_does_not_know_for_us_is_unknown(harness: Harness, uuid: str) -> None:
     with pytest.raises(ServerNotFound):
@@ -291,6 +299,24 @@ async def test_json_of_more_values_than_its_bound_is_not_decoded(
     says = {200: "its answer has more than 2,000,000 values", 500: "it answered 500: no reason"}
     with pytest.raises(PanelUnreachable, match=says[status]):
         await harness.client().owns(UUID)
+
+
+async def test_a_request_that_came_too_early_is_repeated_if_that_is_soon(harness: Harness) -> None:
+    harness.fake.inject("/servers", Answer(429))
+    assert not await harness.client().owns(UUID)
+    assert len(harness.fake.calls) == 2
+    harness.fake.inject("/servers", Answer(429, retry_after="90"))
+    with pytest.raises(PanelError) as caught:
+        await harness.client().owns(UUID)
+    assert caught.value.retry_after == 90
+    assert len(harness.fake.calls) == 3
+
+
+async def test_an_answer_about_another_server_is_not_believed(harness: Harness) -> None:
+    harness.fake.open_transfer(UUID, harness.here)
+    harness.fake.settings_of(UUID)["uuid"] = UNKNOWN
+    with pytest.raises(PanelUnreachable, match="the Panel's answer is invalid"):
+        await harness.client().describe(UUID)
 
 
 @pytest.mark.promise("dropped-backups-are-kept-for-days")

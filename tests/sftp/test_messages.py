@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from functools import partial
 
@@ -17,6 +18,7 @@ from wingsd.sftp.messages import (
     FileEvent,
     FrameReader,
     Granted,
+    Log,
     Login,
     Rejected,
     ServerState,
@@ -28,7 +30,7 @@ from wingsd.sftp.messages import (
     decode,
     encode,
 )
-from wingsd.sftp.server.main import DaemonLink
+from wingsd.sftp.server.main import DaemonLink, LinkHandler
 
 MESSAGES: list[SftpMessage] = [
     Login(1, 2, "password", "anna.5b0c7a6e", "pässwörd \ud800", "192.0.2.1", 5, "SSH-2.0-x"),
@@ -107,6 +109,39 @@ async def _posts() -> None:
 
 def test_messages_of_threads_are_sent_together_and_in_order() -> None:
     asyncio.run(_posts())
+
+
+class LostTransport(asyncio.Transport):
+    """A transport whose peer has gone: as asyncio's, it warns of what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes += 1
+        assert self.writes < 100, "it writes for ever"
+        logging.getLogger("asyncio").warning("socket.send() raised exception.")
+
+    def is_closing(self) -> bool:
+        return self.writes > 0
+
+
+def test_warnings_of_a_lost_daemon_are_no_messages_to_it() -> None:
+    async def run() -> None:
+        link, transport = DaemonLink(), LostTransport()
+        link.connection_made(transport)
+        handler = LinkHandler(link)
+        logging.getLogger().addHandler(handler)
+        try:
+            for _ in range(3):
+                link.post(Log("warn", "text"))
+            await asyncio.sleep(0)
+        finally:
+            logging.getLogger().removeHandler(handler)
+        assert transport.writes == 1
+
+    asyncio.run(run())
 
 
 def _login(number: int) -> Login:

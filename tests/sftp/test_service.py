@@ -27,6 +27,7 @@ from wingsd.sftp.messages import (
     Login,
     Rejected,
     SftpMessage,
+    Transmitted,
     Unconfined,
     encode,
 )
@@ -58,6 +59,12 @@ def test_a_login_whose_check_breaks_off_is_refused_at_once(
     ((refused,), _) = others._link.send.call_args
     assert (type(refused), refused.request) == (Rejected, 7)
     assert len(logged.take(RuntimeError)) == 1
+
+
+def test_bytes_of_one_process_after_the_other_are_added(service: SftpService) -> None:
+    for received, sent in ((10, 20), (5, 0), (1, 2)):
+        service._received(Transmitted(received, sent))
+    assert service.moved == {"in": 16, "out": 22}
 
 
 class Connected:

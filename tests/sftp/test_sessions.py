@@ -17,7 +17,7 @@ from tests.support.recording_observer import RecordedActivity
 from tests.support.sftp_users import WRONG
 from wingsd.auth.tokens import DenyList, user_key
 from wingsd.config import SftpActivityConfig, SftpConfig, SftpLimits
-from wingsd.errors import NodeTokenRefused, PanelRefused, PanelUnreachable
+from wingsd.errors import InvalidData, NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.events import SUSPENDED, Event
 from wingsd.panel.schemas import SftpAccess
 from wingsd.servers.operations import Hold, Operation
@@ -592,6 +592,14 @@ def test_passwords_that_are_tried_at_once_are_no_more_than_one_after_the_other(
     slow.answered.callback(None)
     assert all(isinstance(each.value(), Rejected) for each in many)
     assert 6 <= len(made.panel.asked) < 10
+
+
+def test_a_connection_that_begins_twice_is_a_fault_of_the_process(made: SftpNode) -> None:
+    made.connect()
+    with pytest.raises(InvalidData):
+        made.connect()
+    made.sessions.ended(1)
+    assert not made.server.operations.runs(Operation.CHANGE_FILES)
 
 
 def tries_of(most: int = 3) -> tuple[LoginTries, Clock]:

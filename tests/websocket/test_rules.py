@@ -52,14 +52,6 @@ def test_an_invalid_binary_message_is_explained(packed: bytes, why: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("args", "read"),
-    [(["a", "b"], "ab"), ([None], ""), ([], ""), (None, "")],
-)
-def test_the_texts_are_read_as_one(args: object, read: str) -> None:
-    assert Message.decode(encoded(event="x", args=args)).text == read
-
-
-@pytest.mark.parametrize(
     ("payload", "why"),
     [
         (b"", "not JSON"),

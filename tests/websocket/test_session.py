@@ -127,6 +127,11 @@ def test_a_good_token_is_answered_with_the_servers_state() -> None:
     assert Talk("starting").auth() == [SUCCESS, Message("status", ("starting",))]
 
 
+def test_of_a_stopped_server_the_stats_come_too() -> None:
+    stats = Message("stats", ("{}",))
+    assert Talk("offline").auth() == [SUCCESS, Message("status", ("offline",)), stats]
+
+
 @pytest.mark.parametrize(
     ("claims", "words"),
     [

@@ -101,6 +101,18 @@ async def test_where_only_keys_are_accepted_no_password_is_asked_for(served: Ser
     assert served.daemon.logins == []
 
 
+@pytest.mark.parametrize("command", [None, "ls", "scp -t /"])
+@serving()
+async def test_a_shell_and_commands_are_refused_with_a_sentence(
+    served: Served, command: str | None
+) -> None:
+    async with served.connection() as connection:
+        process = await connection.create_process(command, encoding=None)
+        found = await process.wait()
+        assert b"use an SFTP client" in found.stderr  # type: ignore[operator]
+        assert (found.exit_status, bool(found.stdout)) == (1, command == "scp -t /")
+
+
 @pytest.mark.promise("sftp-has-no-shell")
 @serving()
 async def test_nothing_is_forwarded(served: Served) -> None:

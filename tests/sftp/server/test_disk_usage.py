@@ -361,4 +361,4 @@ class Usage(RuleBasedStateMachine):
 
 
 class TestUsage(Usage.TestCase):  # type: ignore[misc, valid-type]
-    settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from sys import getsizeof
 from typing import Any
 from unicodedata import normalize
@@ -12,8 +13,10 @@ from unicodedata import normalize
 import asyncssh
 import pytest
 from asyncssh.constants import (
+    MSG_CHANNEL_REQUEST,
     MSG_DEBUG,
     MSG_EXT_INFO,
+    MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
     MSG_KEXINIT,
     MSG_UNIMPLEMENTED,
@@ -25,13 +28,11 @@ from tests.sftp.server.harness import INIT, NAME, Served, opening, packet, readi
 from wingsd.config import SftpLimits
 from wingsd.sftp.messages import Granted, Login, Rejected
 from wingsd.sftp.server import packets
-from wingsd.sftp.server.connection import FIRST_WINDOW, SftpConnection, SshConnection
+from wingsd.sftp.server.connection import FIRST_WINDOW, SshConnection
 
 pytestmark = pytest.mark.promise("sftp-reads-no-faster-than-its-client")
 
 WINDOW = (1 << 32) - 1
-#: The client's end of a channel, and its connection at the server.
-Unfinished = tuple[asyncssh.SSHClientChannel[bytes], SftpConnection]
 
 
 def waiting_answers(served: Served) -> int:
@@ -214,6 +215,35 @@ async def test_answers_that_are_not_read_are_not_made_whatever_window_is_granted
     await served.serves()
 
 
+@asynccontextmanager
+async def unfinished_exchange(served: Served) -> AsyncIterator[asyncssh.SSHClientChannel[bytes]]:
+    """A channel whose client has begun an exchange of keys, and goes on without ending it."""
+    async with served.connection() as connection:
+        chan, _ = await connection.create_session(
+            asyncssh.SSHClientSession, subsystem="sftp", encoding=None, window=WINDOW
+        )
+        chan.write(INIT + opening(b"/big"))
+        assert connection._transport is not None
+        connection._transport.pause_reading()
+        connection._send_kexinit()
+        connection._kex_complete = True
+        own = served.own
+        while own._conn._kex_complete:
+            await asyncio.sleep(0.01)
+        yield chan
+        connection.abort()
+
+
+@serving()
+async def test_requests_of_ssh_during_an_exchange_of_keys_are_counted(served: Served) -> None:
+    (served.files / "big").touch()
+    async with unfinished_exchange(served) as chan:
+        for _ in range(1100):
+            fields = String(b"x"), Boolean(value=True)
+            chan.get_connection().send_packet(MSG_GLOBAL_REQUEST, *fields)
+        await served.emptied()
+
+
 @serving()
 async def test_a_client_that_takes_almost_nothing_in_a_packet_is_cut_off(
     served: Served,
@@ -246,3 +276,20 @@ async def test_many_small_requests_wait_as_little_as_a_few_large_ones(served: Se
         assert len(channel._unsent) < 10_000
         chan.abort()
     await served.serves()
+
+
+@serving()
+async def test_the_variables_that_a_client_sends_are_not_kept(served: Served) -> None:
+    async with served.connection() as connection:
+        chan, _ = await connection.create_session(
+            asyncssh.SSHClientSession, subsystem="sftp", encoding=None
+        )
+        for number in range(100):
+            fields = String(b"env"), Boolean(value=False), String(b"%d" % number), String(b"x")
+            chan.send_packet(MSG_CHANNEL_REQUEST, *fields)
+        own = served.own
+        chan.write(INIT)
+        async with connection.start_sftp_client() as sftp:
+            assert await sftp.realpath(".") == "/"
+        for each in own._channels:
+            assert not each._chan.get_environment()

@@ -11,7 +11,7 @@ from threading import Semaphore
 
 import asyncssh
 import pytest
-from asyncssh import FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TRUNC, FXF_WRITE
+from asyncssh import FXF_APPEND, FXF_CREAT, FXF_EXCL, FXF_READ, FXF_TRUNC, FXF_WRITE
 from asyncssh.sftp import SFTPClient, SFTPClientFile
 
 from tests.sftp.server.harness import SERVER, Served, connected, serving
@@ -50,6 +50,25 @@ async def test_a_file_is_written_read_and_listed(served: Served, sftp: SFTPClien
     await use(served, sftp)
     path = "/world/level.dat"
     assert served.daemon.events == [("create", path), ("read", path)]
+
+
+@connected()
+async def test_an_upload_that_broke_off_is_resumed_and_the_rest_appended(
+    served: Served, sftp: SFTPClient
+) -> None:
+    first = await opened(sftp, "part", FXF_WRITE | FXF_CREAT | FXF_TRUNC)
+    await first.write(b"abcdef", 0)
+    await first.close()
+    resumed = await opened(sftp, "part", FXF_WRITE | FXF_CREAT)
+    await resumed.write(b"DEFG", 3)
+    await resumed.close()
+    appended = await opened(sftp, "part", FXF_WRITE | FXF_APPEND)
+    await appended.write(b"!", 0)
+    await appended.close()
+    again = await opened(sftp, "part", FXF_READ)
+    read: object = await again.read(100, 0)
+    assert read == b"abcDEFG!"
+    await again.close()
 
 
 @connected()
@@ -263,6 +282,19 @@ async def test_an_overwritten_file_is_not_cut_where_it_could_not_be_written(
     served.daemon.received(ServerState(SERVER, 0, 5000, 1000))
     await refused(opened(sftp, "config", FXF_WRITE | FXF_CREAT | FXF_TRUNC), 15)
     assert (served.files / "config").read_bytes() == b"x" * 10
+
+
+@connected()
+async def test_the_daemons_figure_is_corrected_by_what_it_has_not_counted_yet(
+    served: Served, sftp: SFTPClient
+) -> None:
+    usage = served.server.usage(SERVER)
+    served.daemon.received(ServerState(SERVER, 0, 100, 1000))
+    usage.add(50)
+    served.daemon.received(ServerState(SERVER, 0, 100, 1000))
+    assert usage.taken == 150
+    served.daemon.received(ServerState(SERVER, 50, 160, 1000))
+    assert usage.taken == 160
 
 
 @serving(limits=SftpLimits(max_handles_per_channel=3, max_handles_total=4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from wingsd.filesystem.directory import OpenFile
 from wingsd.sftp.messages import Closed
 from wingsd.sftp.server.connection import SftpConnection
 from wingsd.sftp.server.past import EACH, PastThreads
-from wingsd.sftp.server.turns import Turns
+from wingsd.sftp.server.turns import Turns, cpu_time
 
 
 @serving()
@@ -161,6 +162,15 @@ def test_one_that_hangs_holds_up_the_others_for_a_moment() -> None:
     with working_thread(machine.turns):
         machine.turns.work(lambda: None)
         assert 0.2 < time.monotonic() - begun < 60
+
+
+def test_the_time_of_a_process_grows_with_what_it_does() -> None:
+    seconds = cpu_time(os.getpid())
+    before = seconds()
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    assert 0.05 < seconds() - before < 10
 
 
 def test_requests_for_the_past_of_one_server_leave_threads_to_others() -> None:
