@@ -17,18 +17,6 @@ async def start(daemon: ReceivingNode, engine: Engine) -> None:
     await daemon.start(**engine.for_node(UUID))
 
 
-async def test_a_received_server_has_a_container(daemon: ReceivingNode, engine: Engine) -> None:
-    await start(daemon, engine)
-    assert await daemon.upload(archive()) == (200, None)
-    container = engine.client.inspect_container(UUID)
-    mounts = {mount["Target"]: mount["Source"] for mount in container["HostConfig"]["Mounts"]}
-    assert mounts == {
-        "/home/container": str(daemon.volumes / UUID),
-        "/etc/machine-id": str(daemon.directory / "machine-id" / UUID),
-    }
-    assert container["State"]["Status"] == "created"
-
-
 async def killed_with_a_running_server(daemon: ReceivingNode, engine: Engine) -> None:
     """Receive a server, start it and kill the daemon: its container runs on."""
     settings = daemon.panel.settings_of(UUID)
@@ -94,16 +82,6 @@ async def test_a_container_name_used_by_another_node_is_refused_with_409_before_
     again = UploadClient(daemon, archive(), token=token)  # The token was not used up.
     await again.begin()
     assert await again.finish() == (200, b"")
-
-
-async def test_a_missing_image_fails_the_transfer(daemon: ReceivingNode, engine: Engine) -> None:
-    await start(daemon, engine)
-    daemon.panel.settings_of(UUID)["container"]["image"] = "~nobody/made:this"
-    status, answer = await daemon.upload(archive())
-    assert status == 500
-    assert "nobody/made:this" in answer["detail"]
-    await daemon.failure_reported()
-    assert daemon.stored() == []
 
 
 async def test_a_token_that_is_not_ascii_is_answered_with_401(running: ReceivingNode) -> None:

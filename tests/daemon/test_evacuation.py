@@ -104,26 +104,6 @@ async def test_servers_come_back_to_the_files_that_the_old_node_keeps(
         await nodes.close()
 
 
-async def test_a_plan_goes_on_after_all_of_them_were_killed(
-    nodes: EvacuatedNodes, tmp_path: Path
-) -> None:
-    source, destination = nodes.source, nodes.destination
-    before = {uuid: seen(source.volumes / uuid) for uuid in nodes.servers}
-    plan = tmp_path / "plan.json"
-    process, ended = nodes.evacuate(source, plan)
-    await nodes.panel.called("/transfer/success")
-    process.signalProcess("KILL")
-    assert (await ended).status == -9
-    for node in (source, destination):
-        await node.kill()
-        await node.start_loaded()
-    _, ended = nodes.evacuate(source, plan)
-    moved = await ended
-    assert moved.status == 0, moved.err
-    assert {each.state for each in load(str(plan)).servers} == {State.MOVED}
-    assert {uuid: seen(destination.volumes / uuid) for uuid in nodes.servers} == before
-
-
 async def test_status_pause_and_cancel_of_a_command_that_runs(
     nodes: EvacuatedNodes, tmp_path: Path
 ) -> None:

@@ -43,7 +43,7 @@ def temporary(home: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     ("family", "form"),
-    [("pterodactyl", JSON), ("pelican", JSON), ("calagopus", JSON), ("calagopus", PACKED)],
+    [("pelican", JSON), ("calagopus", PACKED)],
 )
 async def test_each_change_is_answered_in_its_familys_dialect(
     daemon: ReceivingNode, home: Path, family: str, form: str

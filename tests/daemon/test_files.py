@@ -46,7 +46,7 @@ def names(entries: list[dict[str, Any]]) -> list[str]:
     return [entry["name"] for entry in entries]
 
 
-@pytest.mark.parametrize("family", ["pterodactyl", "pelican", "calagopus"])
+@pytest.mark.parametrize("family", ["pelican", "calagopus"])
 async def test_each_call_answers_in_its_familys_dialect(
     daemon: ReceivingNode, home: Path, family: str
 ) -> None:

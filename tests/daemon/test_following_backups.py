@@ -19,7 +19,6 @@ from tests.support.tokens import signed_url_token
 from tests.support.two_nodes import TwoNodes
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
-PHP = pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
 #: What a page of Calagopus' Panel asks for with a transfer.
 OF_CALAGOPUS = {"archive_format": "tar_gz", "compression_level": "best_speed"}
 
@@ -70,10 +69,9 @@ async def deleted(nodes: TwoNodes, backup: str) -> int:
 
 
 @pytest.mark.promise("backups-follow-their-server")
-@PHP
-async def test_backups_follow_their_server_and_work_there(nodes: TwoNodes, family: str) -> None:
+async def test_backups_follow_their_server_and_work_there(nodes: TwoNodes) -> None:
     nodes.add_server()
-    await nodes.start({"family": family}, {"family": family})
+    await nodes.start({"family": PTERODACTYL}, {"family": PTERODACTYL})
     first, second, third = await made(nodes, nodes.source, 3)
     before = place(nodes.source, first).read_bytes()
     # The destination's Panel is not heard yet whether it has records of them.
@@ -105,10 +103,9 @@ async def test_backups_follow_their_server_and_work_there(nodes: TwoNodes, famil
 
 
 @pytest.mark.promise("dropped-backups-are-kept-for-days")
-@PHP
-async def test_what_the_panel_says_decides(nodes: TwoNodes, family: str) -> None:
+async def test_what_the_panel_says_decides(nodes: TwoNodes) -> None:
     nodes.add_server()
-    await nodes.start({"family": family}, {"family": family})
+    await nodes.start({"family": PTERODACTYL}, {"family": PTERODACTYL})
     first, second, third = await made(nodes, nodes.source, 3)
     # A proxy's page and an error say nothing; of the third the Panel has no record.
     nodes.panel.inject(f"/backups/{first}?", Answer(404, b"<html>Not Found</html>", "text/html"))
@@ -204,16 +201,15 @@ async def third_node(nodes: TwoNodes, family: str) -> AsyncIterator[NodeProcess]
 
 
 @pytest.mark.promise("backups-follow-their-server")
-@PHP
 async def test_a_server_goes_round_with_three_backups_of_which_one_is_dropped(
-    nodes: TwoNodes, family: str
+    nodes: TwoNodes,
 ) -> None:
     nodes.add_server()
-    await nodes.start({"family": family}, {"family": family})
+    await nodes.start({"family": PELICAN}, {"family": PELICAN})
     panel, a, b = nodes.panel, nodes.source, nodes.destination
     first, second, dropped = await made(nodes, a, 3)
     contents = {each: place(a, each).read_bytes() for each in (first, second, dropped)}
-    async with third_node(nodes, family) as c:
+    async with third_node(nodes, PELICAN) as c:
         # The first one stays on its way to B while the server moves on.
         question = panel.hold("?size=1")
         await panel.transfer(UUID, b.node)

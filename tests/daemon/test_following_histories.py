@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from collections.abc import AsyncIterator
@@ -84,31 +83,6 @@ async def arrived(nodes: TwoNodes, node: NodeProcess, gone: NodeProcess) -> None
     await until(lambda: nodes.panel.node_of(UUID) is node.node and not gone.files().exists())
 
 
-@pytest.mark.promise("history-follows-its-server")
-async def test_a_history_follows_its_server(nodes: TwoNodes, tmp_path: Path) -> None:
-    nodes.add_server()
-    a, b = nodes.source, nodes.destination
-    await nodes.start(settings(a), settings(b))
-    trees: dict[int, Tree] = {}
-    for seed in range(3):
-        await change(a, seed)
-        await point(a, trees)
-    await change(a, 3)  # no point has this
-    await nodes.transfer()
-    await arrived(nodes, b, a)
-    assert home(a).exists()
-    await change(b, 4)
-    await point(b, trees)
-    await until(lambda: not home(a).exists())
-    assert {*trees} <= {*await numbers(b)}
-    assert len(trees) == 4
-    await change(b, 5)
-    await point(b, trees)
-    assert (await a.wingsctl("history", "--json")).json["histories"] == []
-    await b.kill()
-    await check(b, trees, tmp_path)
-
-
 @asynccontextmanager
 async def third_node(nodes: TwoNodes) -> AsyncIterator[NodeProcess]:
     """Yield a third node, started."""
@@ -162,43 +136,6 @@ async def test_the_points_of_all_stays_are_in_one_history(nodes: TwoNodes, tmp_p
         await a.kill()
         await check(a, trees, tmp_path)
         assert len(trees) == 6
-
-
-async def test_a_node_without_histories_takes_none(nodes: TwoNodes) -> None:
-    nodes.add_server()
-    a, b = nodes.source, nodes.destination
-    await nodes.start(settings(a), {"family": PTERODACTYL})
-    trees: dict[int, Tree] = {}
-    await point(a, trees)
-    await nodes.transfer()
-    await arrived(nodes, b, a)
-    await a.wait_for_line("its history does not follow it, and stays here for some days")
-    await later_turn(a)
-    # Back, it goes on with the points that it had.
-    await nodes.panel.transfer(UUID, a.node)
-    await arrived(nodes, a, b)
-    await change(a, 1)
-    await point(a, trees)
-    assert {*trees} <= {*await numbers(a)}
-
-
-async def test_points_for_which_there_is_no_space_are_left_out(nodes: TwoNodes) -> None:
-    nodes.add_server(size=3 << 20)
-    a, b = nodes.source, nodes.destination
-    await nodes.start(settings(a), settings(b, max_size=6))
-    trees: dict[int, Tree] = {}
-    await point(a, trees)
-    for seed in range(3):
-        (a.files() / "large").write_bytes(hashlib.shake_128(b"%d" % seed).digest(2 << 20))
-        await point(a, trees)
-    (a.files() / "large").write_bytes(b"")
-    await nodes.transfer()
-    await arrived(nodes, b, a)
-    await point(b, trees)
-    await later_turn(a)
-    await a.wait_for_line("are left out")
-    await until(lambda: not home(a).exists())
-    assert 1 < len(await numbers(b)) < len(trees)
 
 
 @pytest.mark.promise("history-follows-its-server")

@@ -93,13 +93,12 @@ async def gone(node: NodeProcess) -> None:
 
 
 @pytest.mark.promise("point-backups-follow")
-@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
 async def test_backups_that_are_points_follow_their_server(
-    nodes: TwoNodes, tmp_path: Path, family: str
+    nodes: TwoNodes, tmp_path: Path
 ) -> None:
     nodes.add_server()
     a, b = nodes.source, nodes.destination
-    await nodes.start(settings(a, family), settings(b, family))
+    await nodes.start(settings(a), settings(b))
     trees: dict[str, Tree] = {}
     first, second, third = [await backed_up(nodes, a, trees) for _ in range(3)]
     # The destination does not hear yet whether its Panel has records of them.
@@ -244,27 +243,6 @@ async def test_backups_for_which_there_is_no_space_wait(nodes: TwoNodes, tmp_pat
 
 
 @pytest.mark.promise("point-backups-follow")
-async def test_a_server_that_comes_back_has_its_backups(nodes: TwoNodes, tmp_path: Path) -> None:
-    """It did not change since: of such a server a point is made nevertheless."""
-    nodes.add_server()
-    a, b = nodes.source, nodes.destination
-    await nodes.start(settings(a), settings(b))
-    trees: dict[str, Tree] = {}
-    old = await backed_up(nodes, a, trees)
-    await nodes.transfer()
-    await arrived(nodes, b, a)
-    await gone(a)
-    assert names(b) == {old}
-    new = await backed_up(nodes, b, trees)
-    await nodes.panel.transfer(UUID, a.node)
-    await arrived(nodes, a, b)
-    await gone(b)
-    assert names(a) == {old, new}
-    for backup, tree in trees.items():
-        assert await downloaded(nodes, backup, tmp_path) == tree
-
-
-@pytest.mark.promise("point-backups-follow")
 async def test_what_pelicans_page_names_follows_and_other_is_dropped(
     nodes: TwoNodes, tmp_path: Path
 ) -> None:
@@ -313,26 +291,23 @@ async def test_a_go_node_gets_archives_that_are_made_on_the_way(
 
 
 @pytest.mark.promise("backups-suit-the-destination")
-@pytest.mark.parametrize("family", [PTERODACTYL, PELICAN])
-async def test_points_become_archives_that_wings_restores(
-    nodes: TwoNodes, tmp_path: Path, family: str
-) -> None:
+async def test_points_become_archives_that_wings_restores(nodes: TwoNodes, tmp_path: Path) -> None:
     """Also after a kill halfway: each backup is a point or an archive, and whole."""
     nodes.add_server()
     a = nodes.source
-    slow = settings(a, family)
+    slow = settings(a, PELICAN)
     slow["system"]["backups"]["write_limit"] = 1
     (a.files() / "large").write_bytes(hashlib.shake_128(b"large").digest(3 << 20))
     await a.start_loaded(**slow)
     trees: dict[str, Tree] = {}
     for _ in range(2):
         await backed_up(nodes, a, trees)
-    backups, stored = a.directory / "backups", BackupStore(str(a.directory / "backups"), family)
+    backups, stored = a.directory / "backups", BackupStore(str(a.directory / "backups"), PELICAN)
     ended = a.wingsctl("backups", "for-wings", "--all")
     await until(lambda: [*backups.rglob(".*.part")] != [])
     await a.kill()
     assert (await ended).status == 3
-    await a.start_loaded(**settings(a, family))
+    await a.start_loaded(**settings(a, PELICAN))
     assert [*backups.rglob("*.part")] == []
     assert names(a) | {each.uuid for each in stored.all()} == {*trees}
     again = await a.wingsctl("backups", "for-wings", "--all")

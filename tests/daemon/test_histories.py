@@ -20,6 +20,7 @@ from tests.metrics.exposed import Samples
 from tests.support.archives import seen
 from tests.support.docker_engine import Engine
 from tests.support.points import rebuild
+from tests.support.reactor import until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from wingsd.history.format import PIECE
@@ -173,8 +174,7 @@ async def test_the_end_of_the_daemon_interrupts_a_point(daemon: ReceivingNode) -
             os.pwrite(file.fileno(), b"1", at)
     await daemon.start_loaded(system=settings(daemon))
     incoming = daemon.directory / "history" / UUID / "incoming"
-    while not (incoming.exists() and os.listdir(incoming)):
-        await daemon.wingsctl("--version")
+    await until(lambda: incoming.exists() and os.listdir(incoming))
     daemon.signal("TERM")
     assert await daemon.ended() == -signal.SIGTERM
     assert not daemon.lines_with("the disk of histories does not answer")

@@ -22,13 +22,6 @@ async def test_a_received_server_has_its_files_and_is_reported(running: Receivin
     assert f"{UUID}: received {len(data)} bytes, 2 files" in figures
 
 
-async def test_a_server_is_received_without_tls(daemon: ReceivingNode) -> None:
-    await daemon.start(api={"ssl": {"enabled": False}})
-    assert daemon.url.startswith("http://127.0.0.1:")
-    assert await daemon.upload(archive()) == (200, None)
-    assert daemon.panel.reports() == [(UUID, "success")]
-
-
 async def test_no_token_is_logged(daemon: ReceivingNode) -> None:
     await daemon.start()
     token = daemon.token()

@@ -22,18 +22,6 @@ from tests.support.small_disk import small_disk
 from tests.support.two_nodes import TwoNodes
 from tests.support.upload_client import begun
 
-OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
-
-
-async def test_an_expired_token_is_refused_without_the_panel(daemon: ReceivingNode) -> None:
-    await daemon.start_loaded()
-    before = list(daemon.panel.calls)
-    status, answer = await daemon.curl("-F", "archive=x", token=daemon.token(exp=1))
-    assert (status, answer["code"]) == (401, "token-expired")
-    assert "expired" in answer["detail"]
-    assert "expired" in await daemon.wait_for_line(" refused: ")
-    assert daemon.panel.calls == before
-
 
 def get(address: tuple[str, int], path: bytes) -> None:
     """Send a request as it stands, and read until the answer ends."""
@@ -86,33 +74,6 @@ async def test_bad_requests_are_refused_in_the_documents_words(running: Receivin
     assert running.panel.reports() == [(UUID, "failure")] * 5
 
 
-async def test_a_damaged_archive_is_refused_with_500(running: ReceivingNode) -> None:
-    status, answer = await running.upload(b"this is no archive" * 100)
-    assert (status, answer["code"]) == (500, "archive-invalid")
-    assert answer["detail"]
-    await running.failure_reported()
-    assert running.stored() == []
-    assert running.panel.reports() == [(UUID, "failure")]
-
-
-async def test_a_second_upload_of_a_server_is_refused_with_409(running: ReceivingNode) -> None:
-    sender = await begun(running, archive(), until="receiving the archive")
-    status, answer = await running.upload(archive())
-    assert (status, answer["code"]) == (409, "server-already-exists")
-    assert await sender.finish() == (200, b"")
-    assert running.panel.reports() == [(UUID, "success")]
-
-
-async def test_files_in_the_servers_place_are_set_aside_and_logged(running: ReceivingNode) -> None:
-    (running.volumes / UUID).mkdir()
-    (running.volumes / UUID / "precious").write_text("old")
-    assert await running.upload(archive()) == (200, None)
-    line = await running.wait_for_line("set-aside")
-    aside = Path(line.rpartition(" ")[2])
-    assert (aside / "precious").read_text() == "old"
-    assert not (running.volumes / UUID / "precious").exists()
-
-
 @pytest.mark.promise("refusal-is-understood")
 async def test_a_client_that_still_sends_can_read_the_refusal(running: ReceivingNode) -> None:
     sender = await begun(running, os.urandom(20_000_000), token="bad")
@@ -122,23 +83,6 @@ async def test_a_client_that_still_sends_can_read_the_refusal(running: Receiving
 
 
 # What goes wrong on the way, and that nothing of it is left
-
-
-async def test_files_that_the_panel_refuses_are_quarantined(running: ReceivingNode) -> None:
-    # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
-    running.panel.strict = True
-    hang = running.panel.hold("/success")
-    uploading = Deferred.fromCoroutine(running.upload(archive()))
-    await running.panel.called("/success")
-    running.panel.close_transfer(UUID)
-    hang.release()
-    status, answer = await uploading
-    assert (status, answer["code"]) == (409, "transfer-revoked")
-    assert running.stored() == [".quarantine"]
-    await running.wait_for_line("kept for 30 days in")
-    await running.wait_for_line("cleaned up")
-    # The Panel has said itself that no transfer is open.
-    assert running.panel.reports() == [(UUID, "success")]
 
 
 # Servers that are larger than their Panel or a disk allows, and a bomb, sent to real daemons

@@ -28,7 +28,7 @@ async def rewind(daemon: ReceivingNode, *options: str) -> Any:
 
 
 @pytest.mark.promise("rewind-changes-what-differs")
-@pytest.mark.parametrize("family", ["pterodactyl", "pelican", "calagopus"])
+@pytest.mark.parametrize("family", ["pelican", "calagopus"])
 async def test_a_server_is_rewound_and_brought_back(daemon: ReceivingNode, family: str) -> None:
     home = daemon.own(UUID)
     odd_tree(home)

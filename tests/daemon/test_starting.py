@@ -31,13 +31,8 @@ async def start_with(daemon: ReceivingNode, *passed: socket, options: Sequence[s
     ("changes", "says"),
     [
         ({"token": ""}, "token: must not be empty"),
-        ({"api": {"port": "80"}}, "api.port: expected a whole number, found a text"),
         ({"api": {"ssl": {"enabled": True, "cert": "/no", "key": "/no"}}}, "api.ssl.cert: /no"),
         ({"system": {"data": "/proc/no/volumes"}}, "/proc/no/volumes cannot be used"),
-        (
-            {"api": {"host": "192.0.2.1", **PLAIN}},
-            "cannot listen on tcp:8080:interface=192.0.2.1",
-        ),
     ],
 )
 async def test_an_unusable_configuration_ends_the_start_with_one_line(
@@ -83,12 +78,9 @@ async def test_the_daemon_listens_at_the_configured_address(daemon: ReceivingNod
     assert "http://[::1]:18080" in await daemon.wait_for_line("listens on")
 
 
-@pytest.mark.parametrize("options", [(), ("--endpoint", "systemd:domain=INET:index=0")])
-async def test_a_socket_passed_by_systemd_is_used_with_tls(
-    daemon: ReceivingNode, options: tuple[str, ...]
-) -> None:
+async def test_a_socket_passed_by_systemd_is_used_with_tls(daemon: ReceivingNode) -> None:
     with create_server(("127.0.0.1", 0)) as listening:
-        await start_with(daemon, listening, options=options)
+        await start_with(daemon, listening)
         await daemon.listening()
         assert daemon.url == f"https://127.0.0.1:{listening.getsockname()[1]}"
         assert await daemon.upload(archive()) == (200, None)
@@ -118,13 +110,6 @@ async def test_several_passed_sockets_need_an_endpoint_option(daemon: ReceivingN
         assert daemon.url == f"https://127.0.0.1:{other.getsockname()[1]}"
 
 
-async def test_an_endpoint_option_overrides_a_passed_socket(daemon: ReceivingNode) -> None:
-    with create_server(("127.0.0.1", 0)) as listening:
-        await start_with(daemon, listening, options=LOOPBACK)
-        await daemon.listening()
-        assert daemon.url != f"https://127.0.0.1:{listening.getsockname()[1]}"
-
-
 async def test_a_missing_configuration_is_reported_with_paths(daemon: ReceivingNode) -> None:
     command = daemon.command()
     # A machine of its own, as far as /etc goes.
@@ -141,7 +126,7 @@ async def test_a_missing_configuration_is_reported_with_paths(daemon: ReceivingN
     assert not daemon.lines_with("Traceback")
 
 
-@pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", "tcp", "systemd:domain=INET:index=0"])
+@pytest.mark.parametrize("endpoint", ["foo:bar", "systemd:domain=INET:index=0"])
 async def test_an_invalid_endpoint_ends_the_start(daemon: ReceivingNode, endpoint: str) -> None:
     daemon.launch("--endpoint", endpoint)
     assert await daemon.ended() == 1

@@ -201,6 +201,7 @@ async def check_log(node: TakenOver, uuid: str) -> None:
 
 
 @pytest.mark.promise("takeover-keeps-servers-running")
+@pytest.mark.parametrize("dialect", ["pelican"], indirect=True)
 async def test_its_servers_are_stopped_started_and_left_to_the_other(
     node: TakenOver, dialect: Dialect
 ) -> None:
@@ -236,6 +237,7 @@ async def test_its_servers_are_stopped_started_and_left_to_the_other(
 
 
 @pytest.mark.promise("takeover-keeps-servers-running")
+@pytest.mark.parametrize("dialect", ["pterodactyl"], indirect=True)
 async def test_what_ran_under_the_other_is_started_after_a_restart_of_the_machine(
     node: TakenOver, dialect: Dialect
 ) -> None:
@@ -252,6 +254,7 @@ async def test_what_ran_under_the_other_is_started_after_a_restart_of_the_machin
 
 
 @pytest.mark.promise("takeover-keeps-servers-running")
+@pytest.mark.parametrize("dialect", ["pterodactyl", "calagopus"], indirect=True)
 async def test_an_installation_goes_on_and_is_reported(node: TakenOver, dialect: Dialect) -> None:
     await node.left_by(dialect)
     settings = node.new_server()

@@ -31,6 +31,7 @@ from wingsd import tap
 from wingsd.cli import __main__ as wingsctl
 from wingsd.config import Config
 from wingsd.panel.schemas import Process, Settings
+from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
 
 #: Imported for the daemons. The reactor is not: it must not be shared.
@@ -38,6 +39,26 @@ PRELOADED = (epollreactor, tap)
 #: The package of another program.
 OTHER = "wingsd.sftp.server"
 LARGEST_REQUEST = 1 << 20
+_SOON = Backoff(0.05, 1.0)
+#: Pauses that tests do not wait for as long as users do: constants of modules.
+SHORTER: dict[str, dict[str, Any]] = {
+    "callbacks": {"MINUTE_BACKOFF": _SOON, "BACKOFF": _SOON},
+    "cli.backups": {"POLL_INTERVAL": 0.05},
+    "cli.evacuation.sequence": {"ASK_AGAIN": 0.5},
+    "cli.history": {"POLL_INTERVAL": 0.05},
+    "cli.progress": {"POLL_INTERVAL": 0.05},
+    "cli.rewind": {"POLL_INTERVAL": 0.05},
+    "direct_transfers.wanted_seeds": {"PAUSES": _SOON},
+    "history.capture": {"_PAUSE": 0.03},
+    "panel.client": {"BACKOFF": _SOON},
+    "restores.rewinding": {"BACKOFF": _SOON},
+    "servers.registry": {"BACKOFF": _SOON},
+    "servers.running": {"BACKOFF": _SOON},
+    "transfers.coordinator": {"OWNERSHIP_BACKOFF": _SOON, "GRACE_BACKOFF": _SOON},
+    "transfers.outgoing.move": {"LOOK_EVERY": 0.2},
+    "transfers.outgoing.rounds": {"LOOK_EVERY": 0.1},
+    "transfers.peer.moves": {"PAUSES": _SOON, "RESUME_AFTER": 0.2},
+}
 
 
 def serve(channel: socket.socket) -> None:
@@ -95,12 +116,16 @@ def become(
 
 
 def prepare() -> None:
-    """Import what daemons import when they need it, and compile their readers of data."""
+    """Import what daemons import when they need it, compile their readers, and set pauses."""
     for module in walk_packages(wingsd.__path__, "wingsd."):
         if not module.name.startswith(OTHER):
             import_module(module.name)
     for value in (Config("id", "token", "http://127.0.0.1:1"), Settings("uuid"), Process()):
         structure(json.loads(json.dumps(attrs.asdict(value))), type(value))
+    for name, constants in SHORTER.items():
+        known = vars(import_module(f"wingsd.{name}"))
+        assert constants.keys() <= known.keys(), name
+        known.update(constants)
 
 
 def main() -> None:
