@@ -262,6 +262,17 @@ def test_a_server_that_does_not_stop_in_time_is_killed(node: FakeNode) -> None:
     assert node.clock.getDelayedCalls() == []
 
 
+def test_a_done_line_during_a_stop_changes_nothing(node: FakeNode) -> None:
+    server = node.server()
+    do(server, PowerAction.START).value()
+    node.environment.stubborn.add(UUID)
+    stopping = do(server, PowerAction.STOP)
+    node.process().say(b"up\n")
+    assert server.state is PowerState.STOPPING
+    node.process().end()
+    stopping.value()
+
+
 def test_a_kill_during_a_stop_works_at_once(node: FakeNode) -> None:
     server = running(node, stubborn=True)
     stopping = do(server, PowerAction.STOP)
