@@ -320,6 +320,20 @@ def test_a_server_is_not_deleted_while_this_node_has_it(
     assert len(runs.world.released) == 1
 
 
+def test_a_panel_that_knows_no_server_for_a_moment_has_not_lost_one_that_moved(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = World.server
+
+    def server(world: World, identity: str) -> PanelServer | None:
+        moved_at = [each["ended"] for each in world.ended if each["server"] == game(runs, 1).uuid]
+        blind = identity == "1" and bool(moved_at) and world.now < moved_at[0] + 30
+        return None if blind else ask(world, identity)
+
+    monkeypatch.setattr(World, "server", server)
+    assert {each.state for each in runs.finish().servers} == {State.MOVED}
+
+
 def test_an_unreadable_wish_is_a_pause(runs: Runs) -> None:
     assert wished(runs.path) is Wish.GO_ON
     Path(f"{runs.path}.wish").write_text("")

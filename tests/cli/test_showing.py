@@ -267,6 +267,16 @@ def test_an_unmeasured_size_is_not_shown_as_0(scripted: Scripted, wingsctl: Comm
     assert "files   0 B" in wingsctl("show", UUID).out
 
 
+def test_what_is_pooled_is_shown_so(scripted: Scripted, wingsctl: Command) -> None:
+    pooled = {"by_hand": False, "storage_pool": "attic"}
+    told = found(running=running(**pooled), past=[past(**pooled, bytes=None, files=None)])
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    shown = wingsctl("show", UUID).out
+    assert "out in a pool, for" in shown
+    assert "storage pool  attic" in shown
+    assert "out in a pool  20" in shown
+
+
 def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("GET", f"transfers/{UUID}", found(past=[past()]))
     assert "not on this node" in wingsctl("show", UUID).out
