@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
@@ -25,6 +26,7 @@ from wingsd.errors import (
     PanelUnreachable,
     ServerAlreadyExists,
     ServerNotFound,
+    StorageError,
     TooManyTransfers,
     TransferCancelled,
     TransferRevoked,
@@ -142,6 +144,19 @@ async def test_a_failed_container_rolls_back_the_files(receiver: Receiver) -> No
     await receiver.fails(EnvironmentFailed)
     assert receiver.calls == ["owns", "describe", "create", "failure", "remove"]
     assert receiver.left() == []
+
+
+async def test_a_failed_rollback_step_is_logged_and_the_rest_continues(
+    receiver: Receiver, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stick() -> None:
+        monkeypatch.setattr(receiver.staging, "discard", Mock(side_effect=StorageError("stuck")))
+
+    receiver.faults["create"] = EnvironmentFailed("no image")
+    receiver.before["create"] = stick
+    await receiver.fails(EnvironmentFailed)
+    assert receiver.calls[-2:] == ["failure", "remove"]
+    assert [line for line in logged.lines if "rollback failed" in line and "stuck" in line]
 
 
 async def test_a_failure_is_reported_until_the_next_transfer(receiver: Receiver) -> None:

@@ -30,6 +30,7 @@ from wingsd.errors import (
     TransferRevoked,
 )
 from wingsd.servers import Server
+from wingsd.servers.operations import Hold, Operation
 from wingsd.statedb import Direction, MoveRecord, Outcome, Report, TransferRecord
 from wingsd.transfers.incoming.uploads import UploadTransfer
 from wingsd.transfers.outgoing import move
@@ -327,6 +328,16 @@ async def test_a_server_that_was_about_to_run_again_is_started_where_its_move_do
     assert starter.started == [(sender.server, "before its transfer")]
 
 
+@pytest.mark.promise("container-is-made-again")
+async def test_a_transfer_stays_unfinished_until_its_container_is_restored(sender: Sender) -> None:
+    sender.waits["restore"] = Deferred()
+    begin(sender, SendStep.SEND)
+    await until(lambda: "restore" in sender.calls)
+    assert sender.store.unfinished()
+    sender.waits["restore"].callback(None)
+    assert await end(sender) is Outcome.FAILURE
+
+
 async def test_a_moved_server_goes_into_quarantine(sender: Sender) -> None:
     sender.panel.owned = False
     assert await recover(sender, SendStep.SEND) is Outcome.SUCCESS
@@ -371,6 +382,11 @@ async def test_a_server_moved_within_a_pool_is_forgotten(sender: Sender, moved: 
     assert len(sender.store.descriptions()) == (not moved)
 
 
+async def test_a_pooled_server_that_stays_is_not_shared_any_more(sender: Sender) -> None:
+    await recover(sender, SendStep.SEND, pool="attic")
+    assert (sender.servers.shared, sender.server.hold) == ("", "")
+
+
 @pytest.mark.parametrize("moved", [True, False])
 async def test_backups_are_removed_only_if_the_server_moved(sender: Sender, moved: bool) -> None:
     sender.panel.owned = not moved
@@ -396,6 +412,17 @@ async def test_the_rest_of_the_grace_follows_a_restart(sender: Sender, moved: bo
     assert ("failure" in sender.panel.calls) is not moved
 
 
+@pytest.mark.promise("server-runs-again-after-a-failed-move")
+async def test_a_server_that_is_still_stopping_is_stopped_and_started_where_it_stays(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender.transfers, "go_on", lambda *_: False)
+    starter = begin_move(sender, SendStep.STOP, live=True, running=True, stopped=True)
+    assert await end(sender) is Outcome.FAILURE
+    assert sender.calls == ["stop"]
+    assert starter.started == [(sender.server, "before its transfer")]
+
+
 @pytest.mark.promise("next-transfer-is-not-ended")
 async def test_a_failure_is_reported_once(sender: Sender) -> None:
     """The Panel may have begun another transfer, and would take it for that one's."""
@@ -406,6 +433,18 @@ async def test_a_failure_is_reported_once(sender: Sender) -> None:
     assert await end(sender) is Outcome.FAILURE
     assert sender.panel.calls == []
     assert sender.server.operations.hold is None
+
+
+async def test_an_installation_that_was_begun_since_the_failure_holds_its_server(
+    sender: Sender,
+) -> None:
+    sender.store.begin(10, UUID, Direction.OUT, SendStep.FAILED.name, direct=True)
+    recovery = sender.make_recovery(sender.store.unfinished())
+    recovery.begin()
+    sender.server.operations.hold = Hold(Operation.INSTALL, "it is being installed")
+    recovery.resume_outgoing()
+    assert await end(sender) is Outcome.FAILURE
+    assert sender.server.operations.runs(Operation.INSTALL)
 
 
 def _was_awaited(mock: AsyncMock, times: int) -> bool:
