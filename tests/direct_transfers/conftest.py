@@ -15,7 +15,7 @@ __all__ = ["nodes", "short_pauses"]
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have little be waited for before anything is asked again."""
     monkeypatch.setattr(sending, "OWNERSHIP_BACKOFF", Backoff(0.02, 0.1))
-    monkeypatch.setattr(move, "LOST", 0.1)
+    monkeypatch.setattr(move, "LOST", 0.3)
     monkeypatch.setattr(move, "RESUME_AFTER", 0.01)
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.05))
     monkeypatch.setattr(moves, "PROGRESS_EVERY", 0.01)
