@@ -61,6 +61,10 @@ def test_pax_records_win_and_last_for_one_member() -> None:
     assert second[0].name == b"g"
 
 
+def test_pax_size_counts() -> None:
+    assert only(pax((b"size", b"5")) + member(b"f", b"hello", size=0))[1] == b"hello"
+
+
 def test_global_records_last_until_taken_back() -> None:
     archive = pax((b"mtime", b"7"), (b"comment", b"x"), typeflag=b"g") + member(b"a")
     archive += pax((b"mtime", b"")) + member(b"b") + member(b"c")
