@@ -189,8 +189,8 @@ class _Work:
     is_check: bool = False
     #: Whether it is done later as well: the clock makes a point, or a point is removed.
     is_repeated: bool = False
-    #: Whether a user waits for the point that it makes: then no other one is removed.
-    is_awaited: bool = False
+    #: Whether points that are kept no longer are removed after one was made.
+    thins: bool = True
     #: When its turn began, by the reactor's clock.
     began: float | None = None
     store: HistoryStore | None = None
@@ -532,17 +532,19 @@ class Histories:
         then: Callable[[HistoryStore], object] = lambda store: None,
         *,
         is_repeated: bool = False,
+        thins: bool = True,
     ) -> Point | None:
         """Make a point of a server's files now; return None where nothing has changed.
 
         Its label is `stopped` where no program of the server runs during the whole of it; with a
-        `label` the caller knows at the beginning. It is made in the idle threads, or for a user
-        who waits in those of `workers`, and `then` is called before another point is made or
-        removed. One that `is_repeated` gives way to users. Raises StorageError, FileWorkCancelled
-        where something else takes the server's files, and DaemonStopping.
+        `label` the caller knows at the beginning. It is made in the idle threads, or in those of
+        `workers`, and `then` is called before another point is made or removed. One that
+        `is_repeated` gives way to users. Unless it `thins`, no older points are removed, which
+        takes time. Raises StorageError, FileWorkCancelled where something else takes the server's
+        files, and DaemonStopping.
         """
         history = self._of(server.uuid)
-        work = _Work(is_repeated=is_repeated, is_awaited=workers is not None)
+        work = _Work(is_repeated=is_repeated, thins=thins)
         with server.operations.during(Operation.POINT, work.cancel):
             if label is None:
                 work.is_off = await self._is_off(server)
@@ -646,6 +648,9 @@ class Histories:
         is_loaded = self._running is not None
         if is_loaded and not self._servers.knows(uuid) and not await self._parts.names(uuid):
             await self.forget(uuid)
+            return
+        # The next node may have the newest of these points, and get the older ones by it.
+        if await self._parts.database.histories_left(uuid):
             return
         terms = self._terms(uuid)
         keep, now = terms.keep if terms.every else {}, int(self._parts.now() * _SECOND)
@@ -1035,7 +1040,8 @@ class Histories:
             if doing.reads and not os.path.isdir(self.path(history.uuid)):
                 raise FileMissing("the history was removed")
             store = HistoryStore(self.path(history.uuid), log)
-        store.reserve = ArchiveLimits.configured(self._parts.config.system.transfers).reserve
+        limits = ArchiveLimits.configured(self._parts.config.system.transfers)
+        store.reserve, store.inode_reserve = limits.reserve, limits.inode_reserve
         try:
             doing.opened(store)
             found = work(doing, store)
@@ -1069,7 +1075,7 @@ class Histories:
         history.state.unsettled = sorted(source.hot)
         history.state.lost = sorted(source.lost)
         then(store)
-        if not doing.is_awaited:
+        if doing.thins:
             kept = set(store.pinned)
             for floor in self.floors.get(history.uuid, ()):
                 above = [each.number for each in store.points() if each.number > floor]

@@ -109,7 +109,7 @@ class HistoryStore:
         self._log = log
         self.max_size = max_size
         #: Bytes of the disk that work besides points leaves free.
-        self.reserve = 0
+        self.reserve, self.inode_reserve = 0, 0
         #: Bytes of the tree on the disk, once they are known.
         self._tree_bytes: int | None = None
         #: Files that were found damaged, also before this object was made.
@@ -165,8 +165,8 @@ class HistoryStore:
 
     def require_room(self, more: int) -> None:
         """Raise StorageError where so many bytes more would not leave the reserve of the disk."""
-        found = os.fstatvfs(self._home)
-        require_free_space(found, self.reserve, "what is put together of a history", more)
+        found, what = os.fstatvfs(self._home), "what is put together of a history"
+        require_free_space(found, self.reserve, what, more, self.inode_reserve)
 
     def check(self) -> None:
         """Raise FileWorkCancelled after `stop`."""
@@ -359,6 +359,7 @@ class HistoryStore:
             os.fsync(self._home)
         self._tree_bytes = None
         self._sweep()
+        self._sound.clear()
         catalogue = self._open_catalogue()
         newest = 0 if catalogue is None else catalogue.point.number
         if catalogue is None:
@@ -879,13 +880,13 @@ class HistoryStore:
             self._log(f"points of the history may be damaged, which cannot be checked: {error}")
 
     def _verify(self, is_wanted: Callable[[bytes], bool], *, roots: bool = True) -> Damaged:
+        self._sound.clear()
         chain = self.chain()
         with (
             storage_errors(f"the history in {self.directory} cannot be read"),
             TemporaryFile(dir=self.scratch, buffering=0) as file,
             self._opened(_TREE) as tree,
         ):
-            self._sound.clear()
             for each in chain[:1]:
                 self._repair_catalogues(each)
             readable = self._readable(chain)

@@ -215,7 +215,7 @@ class Rewind:
         await histories.make(self.server)
         began = seconds()
         # as after the stop: a moment after another one
-        await histories.make(self.server, None, restores.workers)
+        await histories.make(self.server, None, restores.workers, thins=False)
         self.unsettled, self.lost = histories.unsettled(uuid)
         made = seconds()
         compare = partial(difference, wanted=self.wanted, lost=self.lost)
@@ -273,9 +273,8 @@ class Rewind:
         await scope.wait(server.operations.ended(Operation.CHANGE_FILES))
         self._enter(RewindState.COMPARING)
         restores, histories = self._rewinds.restores, self._rewinds.histories
-        await scope.wait(
-            Deferred.fromCoroutine(histories.make(server, PointLabel.STOPPED, restores.workers))
-        )
+        making = histories.make(server, PointLabel.STOPPED, restores.workers, thins=False)
+        await scope.wait(Deferred.fromCoroutine(making))
         self.unsettled, self.lost = histories.unsettled(server.uuid)
         if self.unsettled:
             raise self._failed(

@@ -41,6 +41,7 @@ from wingsd.errors import (
     DestinationTimeout,
     NoSuchPoint,
     PanelError,
+    ServerBusy,
     StorageError,
     WingsdError,
 )
@@ -378,7 +379,7 @@ class LeftBackups:
         try:
             now = await self._now(left)
             found = None if now is None else await self._settle(now, client)
-        except StorageError as error:
+        except (StorageError, ServerBusy) as error:
             self._set_trouble(left, error)
         except ResumeNeeded as needed:
             self._set_trouble(left, needed.error)
@@ -468,6 +469,8 @@ class LeftBackups:
         if left.state is LeftState.DONE:
             stays = await self._goes_with_history(left)
             if not stays or await self._is_deleted_there(left, client):
+                if stays:  # the node that the server was at before this one asks, too
+                    await self._database.note_deleted(left.server, _uuid(left.place))
                 await self._remove(left)
                 await self._tell(left, client)
             return None
