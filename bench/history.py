@@ -427,7 +427,7 @@ HISTORY = Series(
     {HOT_SIZE // MIB} MiB; how much later it is, is the difference of the
     99th percentiles while a point is made and while none is. A rewind, and reading a file of
     {HOT_SIZE // MIB} MiB, are by {_POINTS} points, an hour where one is made each 5 minutes. CPU
-    seconds are those of the whole daemon.
+    seconds are those of the whole daemon, and its peak includes the process for SFTP.
     """,
     _measure,
     (
