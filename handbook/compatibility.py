@@ -247,9 +247,9 @@ _REMARKS: Mapping[str, str] = {
     "GET /api/diagnostics": "text with the same parts, without secrets, and without "
     "`include_endpoints` also without hosts and addresses, in the log as well",
     "GET /api/ports/used": "for each `ip` the ports of this node's servers, with their UUIDs, and "
-    "those at which other programs of the machine receive, by TCP or UDP; sockets of all "
-    "addresses count for each. `127.0.0.1` is the interface of Docker's network. 503 until the "
-    "servers are known",
+    "those at which other programs of the machine receive, by TCP or UDP; one that receives at "
+    "all addresses counts for each. `127.0.0.1` is the interface of Docker's network. 503 until "
+    "the servers are known",
     "GET /api/system": "as its node; with `v=2` (P, PE) without `docker` where Docker is disabled "
     "or silent for 5 s",
     "POST /api/update": _DETAILS,
@@ -268,10 +268,10 @@ _REMARKS: Mapping[str, str] = {
     "GET /api/system/stats": "as its node, in bytes, without traffic within the machine; rates "
     "are since the last call",
     "POST /api/system/upgrade": "409: packages upgrade a node",
-    "GET /api/system/utilization": "as its node, within a second. `memory_used` is what programs "
-    "cannot get. Each device is shown once; network shares only if the node keeps files on them; "
-    "disks that the service's sandbox hides (`/home`, `/boot`, Docker's own) are not shown, and "
-    "of a disk that hangs the last figures",
+    "GET /api/system/utilization": "as its node, within a second. `memory_used` is memory that is "
+    "not available to programs. Each device is shown once; network shares only if the node keeps "
+    "files on them; disks that the service's sandbox hides (`/home`, `/boot`, Docker's own) are "
+    "not shown. A disk that hangs is shown with its last figures",
     "POST /api/deauthorize-user": _DETAILS,
     "POST /api/servers": "as its node, with `skip_scripts`; 409 where the server is here, or the "
     "node is in maintenance",

@@ -46,8 +46,8 @@ def test_a_key_has_its_unit_and_bounds() -> None:
         default=120,
         others={},
         bounds="at least 1",
-        words="The time after which a silent sender's upload fails, or the upload to a "
-        "destination that acknowledges nothing.",
+        words="An upload fails when nothing comes from its sender, or its destination "
+        "acknowledges nothing, for this time.",
         is_required=False,
         is_secret=False,
         is_own=True,

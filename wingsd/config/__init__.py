@@ -408,7 +408,8 @@ class StreamsConfig:
     #: most); 0 means none. Each received one takes a slot of `concurrent` and the memory of one
     #: upload (wingsd's own).
     most: int = attrs.field(default=16, validator=not_negative)
-    #: The time for all streams to arrive after the first one; then all fail (wingsd's own).
+    #: The time after the first stream within which all others must arrive, or all fail (wingsd's
+    #: own).
     within: Seconds = attrs.field(default=60, validator=positive)
 
 
@@ -435,8 +436,8 @@ class MovesConfig:
     #: How long the incomplete copy of a failed move is kept for the next transfer of the server; 0
     #: keeps nothing (wingsd's own).
     keep_days: Days = attrs.field(default=7, validator=not_negative)
-    #: The size of all such copies together, besides the newest one; the oldest is removed first. 0
-    #: means a tenth of the filesystem of `system.data` (wingsd's own).
+    #: The size that all such copies together may have, without the newest one; the oldest is
+    #: removed first. 0 means a tenth of the filesystem of `system.data` (wingsd's own).
     keep_bytes: Bytes = attrs.field(default=0, validator=not_negative)
 
 
@@ -456,8 +457,8 @@ class LiveMovesConfig:
     max_downtime: Seconds = attrs.field(default=0, validator=not_negative)
     #: Rounds after which the server is stopped; 0 means no limit (wingsd's own).
     max_rounds: int = attrs.field(default=30, validator=not_negative)
-    #: The time after the first round after which the server is stopped; 0 means no limit (wingsd's
-    #: own).
+    #: The time from the end of the first round after which the server is stopped; 0 means no
+    #: limit (wingsd's own).
     max_seconds: Seconds = attrs.field(default=86_400, validator=not_negative)
     #: How long the last round of a stopped server may make no progress. Then the server is started
     #: again, and rounds go on; after three times the transfer fails (wingsd's own).
@@ -520,8 +521,8 @@ class TransfersConfig:
     #: Further uploads that may wait for a slot, while their senders are slowed down; 0 means none.
     #: More uploads get 503 with `Retry-After` (wingsd's own).
     waiting: int = attrs.field(default=64, validator=not_negative)
-    #: The time after which a silent sender's upload fails, or the upload to a destination that
-    #: acknowledges nothing (wingsd's own).
+    #: An upload fails when nothing comes from its sender, or its destination acknowledges nothing,
+    #: for this time (wingsd's own).
     stall_timeout: Seconds = attrs.field(default=120, validator=positive)
     #: The minimum average rate of a sender over `stall_timeout`, while it has a slot; 0 means none
     #: (wingsd's own).
@@ -554,7 +555,7 @@ class TransfersConfig:
     #: The inodes that received servers leave free on that filesystem, at most a twentieth; 0 means
     #: none (wingsd's own).
     inode_reserve: int = attrs.field(default=20_000, validator=not_negative)
-    #: Files, directories and links in one archive (wingsd's own).
+    #: Files, directories and links in one archive, or in one move (wingsd's own).
     max_members: int = attrs.field(default=10_000_000, validator=positive)
     #: The memory for metadata of directories that an archive lists after their contents; the rest
     #: is kept on the disk (wingsd's own).
@@ -565,16 +566,16 @@ class TransfersConfig:
 class SftpLimits:
     """`system.sftp.limits`: limits for clients and users."""
 
-    #: Refused passwords for one user name from one address, in one connection and within
-    #: `authentication_cooldown`; ten times as many for all user names.
+    #: Passwords that a client may try in one connection; and those of one address that may be
+    #: refused for one user name within `authentication_cooldown`, ten times as many for all names.
     authentication_password_attempts: int = attrs.field(default=6, validator=positive)
     #: Public keys that a client may offer in one connection. From one address, ten times as many
     #: may be refused within `authentication_cooldown`.
     authentication_pubkey_attempts: int = attrs.field(default=20, validator=positive)
     #: The time for which refusals count.
     authentication_cooldown: Seconds = attrs.field(default=60, validator=positive)
-    #: Connections of one user; 0 means no limit. One above it waits ten seconds for another to
-    #: end.
+    #: Connections of one user; 0 means no limit. One more waits ten seconds for another to end,
+    #: and is closed if none does.
     max_connections_per_user: int = attrs.field(default=32, validator=not_negative)
     #: Connections to one server, likewise (wingsd's own).
     max_connections_per_server: int = attrs.field(default=64, validator=not_negative)
@@ -586,8 +587,8 @@ class SftpLimits:
     max_handles_total: int = attrs.field(default=1024, validator=positive)
     #: Connections in all (wingsd's own).
     max_connections: int = attrs.field(default=256, validator=positive)
-    #: Connections without a login, and half as many of one address; above it the oldest of the
-    #: address with the most is closed (wingsd's own).
+    #: Connections that are not logged in, at most half of them from one address. One more closes
+    #: the oldest of that address, or of the one with the most (wingsd's own).
     max_half_open: int = attrs.field(default=128, validator=positive)
 
 
@@ -658,7 +659,8 @@ class ThrottlesConfig:
 
     #: Limit the lines.
     enabled: bool = True
-    #: Lines in `line_reset_interval`. As many, but 2,000 at least, pass in a second.
+    #: Lines that pass in one `line_reset_interval`. In one second at most as many pass, or 2,000
+    #: if that is more.
     lines: int = attrs.field(default=2000, validator=not_negative)
     #: The time after which the count begins again; 0 disables this limit.
     line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)
@@ -668,7 +670,7 @@ class ThrottlesConfig:
 class SearchConfig:
     """`Search`: searches for names of files, from the file manager of Pelican's Panel."""
 
-    #: Names of directories that are left out, with all below them; case does not count.
+    #: Names of directories that are left out, with all below them; case does not matter.
     blacklisted_dirs: tuple[str, ...] = (
         "node_modules",
         ".git",
@@ -683,21 +685,21 @@ class SearchConfig:
 
 @attrs.frozen(repr=False)
 class PasswdConfig:
-    """`system.passwd`: an account for the user of servers' containers; not with Pelican."""
+    """`system.passwd`: `/etc/passwd` and `/etc/group` in containers; not with Pelican."""
 
     #: As `system.user.passwd.enable`.
     enabled: bool = False
-    #: The directory of both files.
+    #: The host's directory of both files.
     directory: str = path_field("/run/wings/etc")
 
 
 @attrs.frozen(repr=False)
 class PelicanPasswdConfig:
-    """`system.user.passwd`: an account for the user of servers' containers, with Pelican."""
+    """`system.user.passwd`: `/etc/passwd` and `/etc/group` in containers, with Pelican."""
 
-    #: Mount a file with that user as `/etc/passwd`, and one with its group as `/etc/group`.
+    #: Mount these files, with the user and the group of the container.
     enable: bool = True
-    #: The directory of both files.
+    #: The host's directory of both files.
     directory: str = path_field("/etc/pelican")
 
 
@@ -709,7 +711,7 @@ class MachineIdConfig:
     enable: bool = True
     #: Calagopus' name for `enable`. Both must be true.
     enabled: bool = True
-    #: The directory of these files.
+    #: The host's directory of these files.
     directory: str = path_field("/run/wings/machine-id")
 
 
@@ -876,8 +878,8 @@ class LimitsConfig:
     headers: int = attrs.field(default=100, validator=positive)
     #: The size of all headers of a request (wingsd's own).
     header_bytes: Bytes = attrs.field(default=16384, validator=positive)
-    #: Connections without a request yet. Above it, the oldest of the address with the most of them
-    #: is closed (wingsd's own).
+    #: Connections that have not sent a request yet. One more closes the oldest of the address that
+    #: has the most (wingsd's own).
     connections: int = attrs.field(default=256, validator=positive)
 
 
@@ -906,7 +908,7 @@ class ApiConfig:
     #: `X-Forwarded-For` and `X-Real-IP`. List no other machines.
     trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=networks)
     #: The node's address for the Panel and other nodes, such as `https://node.example.com:8080`.
-    #: If it is set, tokens for transfers must name it (wingsd's own).
+    #: If it is set, tokens for transfers must have it as their audience, `aud` (wingsd's own).
     public_url: str = attrs.field(default="", validator=url_or_empty)
     #: Entries of a directory in one answer to Calagopus' Panel, if it does not say how many; 0
     #: means 100,000.
@@ -914,7 +916,8 @@ class ApiConfig:
     #: The largest file, in MiB, that can be uploaded in a Panel's page; 0 means no limit. The
     #: Panel sets it.
     upload_limit: int = attrs.field(default=100, validator=not_negative)
-    #: How often the address of a download or an upload can be used with Calagopus; 0 means always.
+    #: How often the address of a download or an upload can be used, with Calagopus; 0 means no
+    #: limit.
     max_jwt_uses: int = attrs.field(default=5, validator=not_negative)
     #: Refuse downloads from a URL.
     disable_remote_download: bool = False
@@ -966,7 +969,7 @@ class Rootless:
 class User:
     """`system.user`: the owner of every server's files."""
 
-    #: The user id, without the account `system.username`.
+    #: The user id, used if there is no account `system.username`.
     uid: int = 988
     #: The group id, likewise.
     gid: int = 988
@@ -1009,7 +1012,7 @@ class WingsBackupsConfig:
 class S3BackupsConfig:
     """`system.backups.s3`: the upload of backups (Calagopus' keys, for each Panel)."""
 
-    #: The time for one part, of the size that the Panel says.
+    #: The time to upload one part; the Panel sets the size of parts.
     part_upload_timeout: Seconds = attrs.field(default=7200, validator=positive)
     #: How often a part is sent when the store fails or cannot be reached.
     retry_limit: int = attrs.field(default=10, validator=positive)
@@ -1067,13 +1070,13 @@ class HistoryTerms:
 
 @attrs.frozen(repr=False)
 class ServerHistoryConfig:
-    """`system.history.servers.*`: terms of one server, by its UUID (all of it wingsd's own)."""
+    """`system.history.servers.*`: settings of one server, by its UUID (all of it wingsd's own)."""
 
-    #: How often, in place of `system.history.every`; 0 makes no points of this server.
+    #: How often a point is made, in place of `system.history.every`; 0 makes none of this server.
     every: Span = attrs.field(default=Span(""), validator=span_or_empty)
     #: What is kept, in place of `system.history.keep`.
     keep: dict[str, int] = attrs.field(factory=dict, validator=counts_by_span)
-    #: The limit, in place of `system.history.max_size`; 0 means the same.
+    #: The limit, in place of `system.history.max_size`; 0 means that one.
     max_size: MiB = attrs.field(default=0, validator=not_negative)
 
 
@@ -1155,17 +1158,17 @@ class SystemConfig:
     #: The age at which a server's disk usage is counted again. 0: it is shown as 0, and disk
     #: limits apply to transfers only.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
-    #: Before each start, give all files in the server's directory to the servers' user. Not with
-    #: `system.user.rootless`.
+    #: Before each start, give all files in the server's directory to the servers' user. Without
+    #: effect with `system.user.rootless`.
     check_permissions_on_boot: bool = True
     #: The time between two reports of the activity log to the Panel.
     activity_send_interval: Seconds = attrs.field(default=60, validator=positive)
     #: Entries in one such report.
     activity_send_count: int = attrs.field(default=100, validator=positive)
-    #: Entries that wait while the Panel does not take them; beyond it the oldest are dropped
+    #: Entries that wait while the Panel does not take them; of more, the oldest are dropped
     #: (wingsd's own).
     activity_max_entries: int = attrs.field(default=100_000, validator=positive)
-    #: Last console lines in the activity of a crash, 0 to 50; only with Pelican.
+    #: Last console lines in the activity log's entry on a crash, 50 at most; only with Pelican.
     crash_detection_activity_lines: int = attrs.field(default=2, validator=not_negative)
     passwd: PasswdConfig = PasswdConfig()
     machine_id: MachineIdConfig = MachineIdConfig()
@@ -1199,13 +1202,13 @@ class RemoteQuery:
 class Config:
     """The node and its Panel. `token_id`, `token` and `remote` have no defaults."""
 
-    #: The public half of the node's credentials at the Panel. The variable `WINGS_TOKEN_ID`
-    #: replaces it. `$NAME` in the value stands for a variable, `file:///path` for the content of a
-    #: file.
+    #: The public half of the node's credentials at the Panel. In it, `$NAME` stands for an
+    #: environment variable, and a value `file:///path` for the content of a file. The environment
+    #: variable `WINGS_TOKEN_ID` replaces this key.
     token_id: str = attrs.field(validator=not_empty)
     #: The secret half, with which the Panel calls this node and signs tokens. Anyone who has it
-    #: controls this node's servers. The variable `WINGS_TOKEN` replaces it; it may name variables
-    #: and a file as `token_id` does.
+    #: controls this node's servers. Variables and files as in `token_id`; the environment variable
+    #: `WINGS_TOKEN` replaces this key.
     token: str = attrs.field(validator=not_empty, repr=False)
     #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
