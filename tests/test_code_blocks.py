@@ -47,7 +47,7 @@ PROGRAMS = {
 #: Sections of a unit.
 SECTIONS = {"Unit", "Service", "Socket", "Install"}
 #: Units that may be named.
-UNITS = {"wings", "wingsd", "wingsd-evacuate"}
+UNITS = {"wings", "wingsd", "wingsd.socket", "wingsd-evacuate"}
 #: A variable that is set for one command.
 ASSIGNED = re.compile(r"[A-Z_]+=.*")
 JOINED = re.compile(r"\\\n\s*")
