@@ -100,8 +100,8 @@ def _sent(checksum: str, says: str) -> Cells:
     }
 
 
-_GO_SENDS = "a tar.gz of files: its nodes send no directories and no symlinks"
-_GO_KEEPS = "a tar.gz. Links are sent as whole files, since its nodes would create empty files"
+_GO_SENDS = "a tar.gz of files: these nodes send no directories and no symlinks"
+_GO_KEEPS = "a tar.gz. Links are sent as whole files, since these nodes would create empty files"
 _LOG_KEPT = "kept in `system.log_directory` once the server is here. It never fails a transfer"
 _LOG_SENT = "if this node has one. It never fails a transfer"
 _PELICANS = ("backup_UUID.tar.gz", "checksum_backup_UUID.tar.gz")
@@ -146,7 +146,7 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
         Thing.BACKUPS: Cell(Fate.NONE),
         Thing.LOG: Cell(
             Fate.SKIPPED,
-            "its nodes skip unknown parts. A node of wingsd in their place keeps it",
+            "these nodes skip unknown parts. A node of wingsd in their place keeps it",
             ("install_logs",),
         ),
         **_sent("checksum", _GO_SAYS),
@@ -155,9 +155,9 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_KEEPS, ("archive", "checksum_archive")),
         Thing.BACKUPS: Cell(
             Fate.ARRIVES,
-            "those that the Panel asks for, from the places of all families. Its nodes keep only "
-            "tar.gz: a backup in another format, or a missing one, fails the transfer before the "
-            "server is stopped",
+            "those that the Panel asks for, from the places of all families. These nodes keep "
+            "only tar.gz: a backup in another format, or a missing one, fails the transfer before "
+            "the server is stopped",
             _PELICANS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_SENT, ("install_logs",)),

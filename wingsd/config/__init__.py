@@ -405,8 +405,8 @@ class StreamsConfig:
     """`system.transfers.streams`: transfers of one server in several simultaneous requests."""
 
     #: Streams beside the first, received for one server, or sent if the Panel asks for them (7 at
-    #: most); 0 means none. Each received one takes a slot of `concurrent` and the memory of one
-    #: upload (wingsd's own).
+    #: most); 0 means none. While a received one is read, it takes a slot of `concurrent` and the
+    #: memory of one upload (wingsd's own).
     most: int = attrs.field(default=16, validator=not_negative)
     #: The time after the first stream within which all others must arrive, or all fail (wingsd's
     #: own).
@@ -516,7 +516,8 @@ class TransfersConfig:
     #: Flush a received server to stable storage before its arrival is reported to the Panel, which
     #: then deletes the other copy. Disable it only if a server may be lost (wingsd's own).
     durable: bool = True
-    #: Servers received at the same time (wingsd's own).
+    #: Servers received at the same time: slots, of which one server gets half at most (wingsd's
+    #: own).
     concurrent: int = attrs.field(default=8, validator=positive)
     #: Further uploads that may wait for a slot, while their senders are slowed down; 0 means none.
     #: More uploads get 503 with `Retry-After` (wingsd's own).
