@@ -410,11 +410,11 @@ BACKUPS = Series(
     "backups",
     "Backups",
     """
-    An archive is made in a quarter of the time that `tar -I 'gzip -1' -cf` takes, and restored as
-    fast as a server of that size is received. Of a world of 10 GiB the next backup as a point is
-    made in less than half of an archive's time, and takes the space of what has changed. Its
-    restore has the server down for less than two seconds. What is
-    downloaded of a point is made meanwhile, which takes three times as long.
+    An archive is made in less than a quarter of the time that `tar -I 'gzip -1' -cf` takes, and
+    restored as fast as a server of that size is received. Of a world of 10 GiB the next backup as
+    a point is made in less than half of an archive's time, and takes the space of what has
+    changed. Its restore has the server down for less than two seconds. What is downloaded of a
+    point is made meanwhile, which takes three times as long.
 
     A backup of `mixed`, which is in the page cache, is made on a new ext4, from the Panel's call
     to the report, when the archive is on stable storage; tar flushes nothing. Then a node restores

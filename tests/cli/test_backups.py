@@ -220,3 +220,11 @@ def test_backups_to_be_rewritten_are_named(scripted: Scripted, wingsctl: Command
     assert wingsctl("backups", "for-wings", "--all", BACKUP).status == 2
     assert wingsctl("backups", "for-wings", "x").status == 2
     assert wingsctl("backups", "for-wings", OTHER).status == 5
+
+
+@pytest.mark.parametrize("words", [("backups", "for-wings"), ("history", "delete")])
+def test_the_usage_of_a_subcommand_has_no_server_before_its_name(
+    wingsctl: Command, words: tuple[str, str]
+) -> None:
+    usage = f"Usage: wingsctl {' '.join(words)} [OPTIONS]"
+    assert wingsctl(*words, "--help").out.startswith(usage)

@@ -63,9 +63,9 @@ def pair(
 ) -> None:
     """Let another node send copies of its servers here, and print the command for it.
 
-    Run it on the destination, and the printed command on the source. By a pair copies are begun,
-    fed and ended, and nothing else: a server moves when the Panel orders that, or by wingsctl
-    receive.
+    Run it on the destination, and the printed command on the source. A pair begins copies, keeps
+    them current and ends them, and does nothing else: a server moves when the Panel orders that,
+    or by wingsctl receive.
     """
     if context.invoked_subcommand is not None:
         return

@@ -123,6 +123,10 @@ class ServerGroup(click.Group):
         ctx.allow_interspersed_args = not is_subcommand
         return super().parse_args(ctx, ["", *args] if is_subcommand else args)
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters; none in the usage of a subcommand, which has no server."""
+        return super().get_params(ctx) if ctx.command is self else []
+
 
 def node_url(value: str) -> str:
     """Return a node's address unchanged. Raises `BadParameter`.
