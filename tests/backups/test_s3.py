@@ -13,13 +13,13 @@ import pytest
 import pytest_twisted
 import trustme
 from OpenSSL import SSL
-from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.support.reactor import reactor, until
 from tests.support.s3_store import NO_UPLOAD, Cut, Endless, S3Store, Say, Stall, StoreAs
 from tests.support.workers import HeldWorkers
 from wingsd.backups import s3 as uploading
@@ -48,7 +48,6 @@ from wingsd.errors import (
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
 
-reactor: Any = installed_reactor
 PART = 300_000
 #: Four parts, the last of them shorter.
 SIZE = 3 * PART + 1000
@@ -244,10 +243,10 @@ async def test_parts_are_sent_while_the_archive_is_made(site: Site) -> None:
     archive = GrowingArchive()
     running = Deferred.fromCoroutine(site.upload(site.two_parts, archive).run())
     archive.grew(PART + 5)
-    await stored(site, 1)
+    await until(lambda: len(site.store.parts) == 1)
     assert puts(site) == [1]
     archive.grew(2 * PART)
-    await stored(site, 2)
+    await until(lambda: len(site.store.parts) == 2)
     archive.complete(SIZE)
     assert len(await running) == 4
     assert site.store.object("up1") == site.data
@@ -268,8 +267,7 @@ async def test_a_cancelled_upload_leaves_no_connection(
     monkeypatch.setattr(uploading, "BEGIN_ALL_BEFORE", begin_all_before)
     site.store.behave(Stall(), times=begun)  # Else one may have ended before another begins.
     running = Deferred.fromCoroutine(site.upload().run())
-    while len(site.store.puts) < begun:
-        await turn()
+    await until(lambda: len(site.store.puts) == begun)
     assert site.store.at_once == begun
     running.cancel()
     with pytest.raises(CancelledError):
@@ -277,22 +275,9 @@ async def test_a_cancelled_upload_leaves_no_connection(
     await no_connections(site)
 
 
-async def stored(site: Site, count: int) -> None:
-    while len(site.store.parts) < count:
-        await turn()
-
-
 async def no_connections(site: Site) -> None:
     site.store.resume()
-    while site.store.connections:
-        await turn()
-
-
-def turn() -> Deferred[None]:
-    """Return at the reactor's next turn."""
-    later: Deferred[None] = Deferred()
-    reactor.callLater(0.005, later.callback, None)
-    return later
+    await until(lambda: not site.store.connections)
 
 
 DATA = b"archive" * 1000
