@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.history.test_store import LONG, long_paths
 from tests.history.worlds import Model, model
 from wingsd.errors import (
     DirectoryMissing,
@@ -25,6 +27,7 @@ from wingsd.errors import (
 )
 from wingsd.filesystem.openers import MAX_LINKS
 from wingsd.filesystem.paths import ServerPath
+from wingsd.histories import past as past_module
 from wingsd.histories.past import HistoryPast, OpenCopies, point_names
 from wingsd.history.format import Point, PointLabel
 
@@ -220,3 +223,30 @@ def test_copies_of_one_server_take_a_part_of_the_free_space_together(
         reader.past.open_file(large)
     with reader.past.open_file(file), reader.past.open_file(file):
         pass
+
+
+def test_a_directory_of_many_links_takes_little_memory(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_paths(history, 100)
+    links = history.world.root / "o"
+    links.mkdir()
+    first = os.open(history.world.root, os.O_RDONLY)
+    for name in LONG.split("/"):
+        below = os.open(name, os.O_RDONLY, dir_fd=first)
+        os.close(first)
+        first = below
+    for number in range(1500):
+        os.link(str(number % 100), links / str(number), src_dir_fd=first)
+    os.close(first)
+    history.store.make(history.source, PointLabel.STOPPED)
+    past = Reader(history)
+    monkeypatch.setattr(past_module, "_LINK_BYTES", 200_000)
+    tracemalloc.start()
+    try:
+        found = [each.name for each in past.past.directory(past.path(b"o")).entries()]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sorted(found) == sorted(b"%d" % number for number in range(1500))
+    assert peak < 3_000_000

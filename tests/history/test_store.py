@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -1007,3 +1008,72 @@ def test_a_file_that_is_too_large_is_left_out_and_named(history: Model) -> None:
     # It is whole, so a rewind may not replace it.
     assert not history.source.lost
     assert history.store.verify() == {}
+
+
+LONG = "/".join(["n" * 250] * 40)
+
+
+def long_paths(history: Model, count: int) -> None:
+    """Make empty files with paths of 10 KB, which are longer than a system call takes."""
+    here = os.open(history.world.root, os.O_RDONLY)
+    for name in LONG.split("/"):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    for number in range(count):
+        os.close(os.open(str(number), os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
+class Disk:
+    """A file system that has no space from a moment on."""
+
+    f_frsize, f_blocks, f_files, f_favail = 4096, 1 << 30, 0, 0
+
+    def __init__(self, is_full: Callable[[], bool]) -> None:
+        self._is_full = is_full
+
+    @property
+    def f_bavail(self) -> int:
+        """Blocks that are free."""
+        return 0 if self._is_full() else self.f_blocks
+
+
+@pytest.mark.promise("history-survives-faults")
+def test_names_that_are_noted_do_not_fill_the_disk(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user can have as many and as long ones as make a hundred times what they take there."""
+    history.store.reserve = 1 << 30
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: Disk(lambda: True))
+    with pytest.raises(StorageError, match="what is noted of the server's files takes"):
+        history.store.make(history.source, PointLabel.STOPPED)
+    stamps = Path(history.store.directory, "stamps")
+    part = stamps.with_name("stamps.new")
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: Disk(part.exists))
+    assert history.make() is not None
+    assert not stamps.exists()
+    monkeypatch.undo()
+    (history.world.root / "f").write_bytes(b"1")
+    assert history.make() is not None
+    assert stamps.exists()
+    history.check()
+
+
+def test_unsettled_files_take_no_memory_for_their_paths(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_paths(history, 3000)
+    history.store.make(history.source, PointLabel.STOPPED)
+    monkeypatch.setattr(capture, "MOST_UNSETTLED", 10)
+    monkeypatch.setattr(history.source.rule, "is_steady", lambda fd, first: False)
+    monkeypatch.setattr(history.source.rule, "settles", lambda found: False)
+    monkeypatch.setattr(history.source.rule, "unchanged", lambda before, now: False)
+    tracemalloc.start()
+    try:
+        assert history.store.make(history.source, PointLabel.RUNNING) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 24_000_000, peak

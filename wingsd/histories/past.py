@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
@@ -60,6 +60,8 @@ _OUTSIDE = "a symlink on the way leads out of the point"
 _AHEAD = 64
 #: Looks for the names of one path: each reads names of the whole point.
 _MOST_LOOKS = 2 * MAX_LINKS
+#: Bytes of the names of hard links in a directory that are in memory at a time.
+_LINK_BYTES = 4 << 20
 #: Paths whose entries are kept, in one piece of work.
 _MOST_KNOWN = 1 << 12
 #: Of the free space, the parts that copies of one server, and those of all, take together.
@@ -214,18 +216,26 @@ class HistoryPast(Past):
 
     def _entries(self, path: ServerPath) -> Iterator[Entry]:
         files = self._files_of(path)
-        links: dict[bytes, bytes] = {}
+        links: dict[bytes, list[bytes]] = {}
+        size = 0
         with past_errors():
             for each in files.directory(b"/".join(self._real_names(path))):
                 name = each.path.rpartition(b"/")[2]
-                if isinstance(each, PastHardLink):
-                    links[name] = each.first
-                else:
+                if not isinstance(each, PastHardLink):
                     yield self._entry(each, name)
-            firsts = files.all_found(set(links.values()))
-            for name, first in links.items():
-                if first in firsts:
-                    yield self._entry(firsts[first].entry, name)
+                    continue
+                size += len(name) + (0 if each.first in links else len(each.first))
+                links.setdefault(each.first, []).append(name)
+                if size > _LINK_BYTES:
+                    yield from self._linked(files, links)
+                    links, size = {}, 0
+            yield from self._linked(files, links)
+
+    def _linked(self, files: PastFiles, links: Mapping[bytes, Sequence[bytes]]) -> Iterator[Entry]:
+        """Yield the entries of further names of files, by the first names of these."""
+        for first, found in files.all_found(links).items():
+            for name in links[first]:
+                yield self._entry(found.entry, name)
 
     def open_file(self, path: ServerPath) -> OpenFile:
         """Open a copy of a regular file."""

@@ -194,6 +194,8 @@ class HistorySource:
         self.hot: frozenset[bytes] = frozenset()
         #: Those of them that could not be read, since the server's disk has lost a part of them.
         self.lost: frozenset[bytes] = frozenset()
+        #: Called again and again while names are read, and what is noted of them; it may raise.
+        self.check_work: Callable[[], None] = lambda: None
         #: Whether a point may begin with the flush of another one some seconds before.
         self.shares_flushes = False
 
@@ -228,6 +230,7 @@ class HistorySource:
     def _scanned(self, scratch: str) -> MoveTree:
         seen = SeenDirectories()
         scan = Scan(lambda line: None, self.attributes, scratch, seen, most_plain=MAX_SIZE)
+        scan.check = self.check_work
         return scan.run(self.root)
 
 
@@ -289,14 +292,14 @@ class Capture:
     _unsettled_bytes: int = field(init=False, default=0)
     #: The first names of files with several: what has one of them in this point.
     _firsts: dict[Identity, bytes] = field(init=False, factory=dict)
-    #: Unsettled files that stay what they were.
+    #: Unsettled files that stay what they were, by the digests of their paths.
     _left: set[bytes] = field(init=False, factory=set)
     _incoming_number: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self._stack = ExitStack()
         self._spool, self._old = self._temporary(), self._temporary()
-        self._records = FrameFile(self._temporary())
+        self._records = FrameFile(self._temporary(), self._source.check_work)
         self._directories = OpenDirectories(self._source.root)
         self._stack.callback(self._directories.close)
 
@@ -461,9 +464,9 @@ class Capture:
                 self.lost.append(path)
             self._unsettled_bytes += len(path)
         if isinstance(old, PastFile):
-            self._left.add(path)
+            self._left.add(piece_digest(path))
             self._keep(Record(old, old))
-        elif isinstance(old, PastHardLink) and old.first in self._left:
+        elif isinstance(old, PastHardLink) and piece_digest(old.first) in self._left:
             self._keep(Record(old, old))
         else:
             self._add(old, PastNothing(path))
@@ -685,10 +688,14 @@ class _Reads:
 
 
 class FrameFile:
-    """Values, as bytes, in the new file `fd`, which stays the caller's: written, and then read."""
+    """Values, as bytes, in the new file `fd`, which stays the caller's: written, and then read.
 
-    def __init__(self, fd: int) -> None:
+    `check` is called before each piece is written, and may raise.
+    """
+
+    def __init__(self, fd: int, check: Callable[[], None] = lambda: None) -> None:
         self._fd = fd
+        self._check = check
         self._size = 0
         self._pending = bytearray()
 
@@ -700,6 +707,7 @@ class FrameFile:
 
     def flush(self) -> None:
         """Write what was added."""
+        self._check()
         write_at(self._fd, memoryview(bytes(self._pending)), self._size)
         self._size += len(self._pending)
         self._pending.clear()
@@ -724,10 +732,13 @@ class FrameFile:
 
 
 class CheckedValues:
-    """Values in the file `fd`, which stays the caller's, with a CRC: written at once, and read."""
+    """Values in the file `fd`, which stays the caller's, with a CRC: written at once, and read.
 
-    def __init__(self, fd: int) -> None:
-        self._frames = FrameFile(fd)
+    `check` is as in `FrameFile`.
+    """
+
+    def __init__(self, fd: int, check: Callable[[], None] = lambda: None) -> None:
+        self._frames = FrameFile(fd, check)
 
     def write(self, values: Iterable[Any]) -> None:
         """Write all values to the new file."""

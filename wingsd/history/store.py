@@ -20,7 +20,7 @@ from itertools import chain as chained
 from tempfile import TemporaryFile
 from typing import Any
 
-from wingsd.archive.quota import require_free_space
+from wingsd.archive.quota import kept_free, require_free_space
 from wingsd.errors import (
     FileWorkCancelled,
     HistoryDamaged,
@@ -508,6 +508,7 @@ class HistoryStore:
 
     def _make(self, source: HistorySource, label: Label, least: int) -> Point | None:
         began = source.kernel.wall_time()
+        source.check_work = self._check_notes
         with ExitStack() as stack:
             catalogue = self._open_catalogue()
             before = None if catalogue is None else catalogue.point
@@ -630,6 +631,17 @@ class HistoryStore:
         if self.max_size is not None and size > self.max_size:
             raise self._full()
 
+    def _check_notes(self) -> None:
+        """Check that what is noted of names, while a point is made, does not fill the disk."""
+        self.check()
+        self._require_room_for_notes()
+
+    def _require_room_for_notes(self) -> None:
+        # A history may have grown up to the reserve; the oldest points make room later.
+        found = os.fstatvfs(self._home)
+        reserve = kept_free(found, self.reserve) // 2
+        require_free_space(found, reserve, "what is noted of the server's files", PIECE, 0)
+
     def _full(self) -> HistoryFull:
         return HistoryFull(self.directory, len(self.names or ()))
 
@@ -695,13 +707,16 @@ class HistoryStore:
     ) -> None:
         """Write what the settled files are seen as. It need not be durable."""
         source.is_restored = True
-        with suppress(OSError):  # all files are read then
+        with suppress(OSError, StorageError):  # all files are read then
             head = (point.number, point.root, source.rule.saved())
-            self._write_values(_STAMPS, _stamp_values(head, stamps, records))
+            values = _stamp_values(head, stamps, records)
+            self._write_values(_STAMPS, values, self._require_room_for_notes)
 
-    def _write_values(self, name: bytes, values: Iterable[Any]) -> None:
+    def _write_values(
+        self, name: bytes, values: Iterable[Any], check: Callable[[], None] = lambda: None
+    ) -> None:
         with self._new_file(name) as fd:
-            CheckedValues(fd).write(values)
+            CheckedValues(fd, check).write(values)
             self._name_file(name)
 
     # Damage

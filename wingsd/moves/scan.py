@@ -91,6 +91,8 @@ class Scan:
         self._tree = MoveTree(directory=self._scratch)
         #: The first path that was found of what has several names.
         self._linked: dict[Identity, bytes] = {}
+        #: Called with each listing; it may raise.
+        self.check: Callable[[], None] = lambda: None
         self._owner = -1
         #: The directory that is looked at.
         self._at = b""
@@ -103,6 +105,7 @@ class Scan:
         try:
             with closing(walk(root, self._skip, passed=self._passed)) as listings:
                 for listing in listings:
+                    self.check()
                     self._at = b"/".join(listing.path)
                     self._look(listing)
         except BaseException:
