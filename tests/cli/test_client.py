@@ -118,6 +118,18 @@ def test_a_silent_daemon_times_out(listening: socket.socket) -> None:
     assert caught.value.exit_code == Exit.NO_DAEMON
 
 
+def test_a_socket_that_click_cannot_read_is_one_without_permission(
+    wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wingsctl.path.touch()
+    denied = Mock(side_effect=PermissionError(13, "Permission denied"))
+    monkeypatch.setattr(module._UnixConnection, "connect", denied)
+    monkeypatch.setattr(os, "access", Mock(return_value=False))
+    ran = wingsctl("status")
+    assert (ran.status, ran.out) == (Exit.NOT_PERMITTED, "")
+    assert "may open it" in ran.err
+
+
 def test_a_daemon_that_hangs_up_is_shown_with_reasons(listening: socket.socket) -> None:
     def hang_up() -> None:
         connection, _ = listening.accept()

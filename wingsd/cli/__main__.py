@@ -53,7 +53,7 @@ class _Subcommands(click.Group):
 @click.version_option(__version__, prog_name="wingsctl")
 @click.option(
     "--socket",
-    type=click.Path(),
+    type=click.Path(readable=False),
     envvar="WINGSCTL_SOCKET",
     default=DEFAULT_SOCKET,
     show_default=True,

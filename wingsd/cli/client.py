@@ -145,7 +145,8 @@ class ControlClient:
                 return CtlError(
                     f"wingsd is not running: there is no {path}",
                     "start it with systemctl start wingsd; if it does not stay, systemctl status "
-                    "wingsd and wingsctl check-config say why. --socket names another socket",
+                    "wingsd and wingsctl check-config say why. If it runs, its log says where its "
+                    "socket is, or why it has none; --socket names another socket",
                     Exit.NO_DAEMON,
                 )
             case ConnectionRefusedError():
