@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,15 @@ def good(tmp_path: Path) -> dict[str, Any]:
             "ssl": {"enabled": True, "cert": str(pem), "key": str(pem)},
         },
         "docker": {"enabled": False},
+        "system": directories(tmp_path),
+    }
+
+
+def directories(place: Path) -> dict[str, str]:
+    return {
+        "root_directory": str(place),
+        "data": str(place / "volumes"),
+        "backup_directory": str(place / "backups"),
     }
 
 
@@ -73,7 +83,7 @@ def test_a_directory_of_histories_that_cannot_serve_is_named(
 ) -> None:
     place = tmp_path / "history"
     history = {"every": "5m", "directory": str(place)}
-    good["system"] = {"data": str(tmp_path), "history": history}
+    good["system"] |= {"data": str(tmp_path), "history": history}
     assert check(good)[0] == Exit.FAILED  # it is below the servers'
     (tmp_path / "volumes").mkdir()
     good["system"]["data"] = str(tmp_path / "volumes")
@@ -88,7 +98,7 @@ def test_a_directory_of_histories_that_cannot_serve_is_named(
 
 
 def test_unknown_keys_are_named(check: Any, good: dict[str, Any]) -> None:
-    good["system"] = {"transfers": {"donwload_limit": 5}}
+    good["system"] |= {"transfers": {"donwload_limit": 5}}
     status, found = check(good)
     assert (status, found["usable"]) == (0, True)
     told = "system.transfers.donwload_limit: unknown key, ignored"
@@ -154,6 +164,32 @@ def test_a_file_that_is_not_there(wingsctl: Command, tmp_path: Path) -> None:
     ran = wingsctl("check-config", str(tmp_path / "no.yml"))
     assert ran.status == Exit.FAILED
     assert "error: there is no" in ran.out
+
+
+def test_one_that_this_user_may_not_read(
+    wingsctl: Command, good: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(yaml.safe_dump(good))
+    monkeypatch.setattr(os, "access", Mock(return_value=False))
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError(13, "denied")))
+    ran = wingsctl("check-config", str(path))
+    assert ran.status == Exit.FAILED
+    assert f"error: {path} cannot be read: denied\n" in ran.out
+
+
+@pytest.mark.parametrize("key", ["root_directory", "data", "backup_directory"])
+def test_a_directory_that_is_a_file(
+    check: Any, good: dict[str, Any], tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    good["system"][key] = str(tmp_path / "file" / "x")
+    told = f"system.{key} ({tmp_path}/file/x): this user can create nothing there: "
+    told += f"{tmp_path}/file is not a directory"
+    for user, kind in ((0, "errors"), (1000, "warnings")):
+        monkeypatch.setattr(os, "geteuid", Mock(return_value=user))
+        found = check(good)[1]
+        assert found["warnings" if key == "backup_directory" else kind] == [told]
 
 
 def test_a_key_of_another_certificate(check: Any, good: dict[str, Any], tmp_path: Path) -> None:

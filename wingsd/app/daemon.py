@@ -21,7 +21,7 @@ from wingsd import __version__
 from wingsd.api.context import NodeContext
 from wingsd.app.process import Pools
 from wingsd.app.reload import Reload
-from wingsd.config import Config, Ssl
+from wingsd.config import Config, Ssl, unusable_directories
 from wingsd.control import ControlListener
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import MethodNotAllowed, StateDatabaseError, StorageError
@@ -513,7 +513,7 @@ def survey(config: Config, owner: tuple[int, int], engine: str | None) -> Facts:
         effective=effective,
         # Programs that root starts run as root.
         inherited=effective if uid == 0 else _capabilities("CapAmb"),
-        directories=dict(_directories(config)),
+        directories=unusable_directories(config),
         engine=dict(_engine(engine)),
     )
 
@@ -526,27 +526,6 @@ def _capabilities(line: str) -> frozenset[str]:
             if key == line:
                 mask = int(value, 16)
     return frozenset(name for name, number in _NUMBERS.items() if mask >> number & 1)
-
-
-def _directories(config: Config) -> Mapping[str, str]:
-    found = {}
-    for key in ("root_directory", "data", "backup_directory"):
-        path = getattr(config.system, key)
-        if why := _obstacle(path):
-            found[f"system.{key} ({path})"] = why
-    return found
-
-
-def _obstacle(directory: str) -> str:
-    """Return why nothing can be created in a directory, which need not exist yet."""
-    while not os.path.exists(directory) and directory != "/":
-        directory = os.path.dirname(directory.rstrip("/"))
-    if not os.path.isdir(directory):
-        return f"{directory} is not a directory"
-    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
-        return ""
-    read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
-    return "its file system is read-only" if read_only else "permission denied"
 
 
 def _engine(address: str | None) -> Mapping[str, str]:

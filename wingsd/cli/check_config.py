@@ -26,7 +26,16 @@ from cryptography import x509
 
 from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
-from wingsd.config import DEFAULT_HISTORIES, POINTS, ApiConfig, Config, find, load, value_at
+from wingsd.config import (
+    DEFAULT_HISTORIES,
+    POINTS,
+    ApiConfig,
+    Config,
+    find,
+    load,
+    unusable_directories,
+    value_at,
+)
 from wingsd.docker.container import is_below
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import ConfigError, EnvironmentFailed
@@ -293,7 +302,7 @@ class Finding:
 
 
 @click.command("check-config")
-@click.argument("file", type=click.Path(), required=False)
+@click.argument("file", type=click.Path(readable=False), required=False)
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @json_option
 def check_config(*, file: str | None, strict: bool, as_json: bool) -> None:
@@ -342,6 +351,7 @@ def check(path: str, units: SystemdUnits) -> Finding:
         return found
     found.warnings += [f"{key}: unknown key, ignored" for key in unknown]
     check_certificates(config, found)
+    _check_directories(config, found)
     _check_listening(config.api, found)
     found.warnings += histories(config)
     found.warnings += service_limits(config, path, units)
@@ -358,6 +368,15 @@ def _is_open_to_all(path: str) -> bool:
         return reached and stat.S_ISREG(mode) and bool(mode & (stat.S_IROTH | stat.S_IWOTH))
     except OSError:
         return False  # Reading it fails as well, which is an error.
+
+
+def _check_directories(config: Config, found: Finding) -> None:
+    # The daemon may be another user than this one, and starts without the directory of backups.
+    is_root = os.geteuid() == 0
+    for place, why in unusable_directories(config).items():
+        is_fatal = is_root and not place.startswith("system.backup_directory")
+        kind = found.errors if is_fatal else found.warnings
+        kind.append(f"{place}: this user can create nothing there: {why}")
 
 
 def _check_listening(api: ApiConfig, found: Finding) -> None:

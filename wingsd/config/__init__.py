@@ -1589,3 +1589,25 @@ def _with_value(section: Any, names: list[str], value: Any) -> Any:
     name, *rest = names
     inner = _with_value(getattr(section, name), rest, value) if rest else value
     return attrs.evolve(section, **{name: inner})
+
+
+def unusable_directories(config: Config) -> dict[str, str]:
+    """Return why this process can create nothing in a directory, by its key and path."""
+    found = {}
+    for key in ("root_directory", "data", "backup_directory"):
+        path = getattr(config.system, key)
+        if why := _obstacle(path):
+            found[f"system.{key} ({path})"] = why
+    return found
+
+
+def _obstacle(directory: str) -> str:
+    """Return why nothing can be created in a directory, which need not exist yet."""
+    while not os.path.exists(directory) and directory != "/":
+        directory = os.path.dirname(directory.rstrip("/"))
+    if not os.path.isdir(directory):
+        return f"{directory} is not a directory"
+    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        return ""
+    read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+    return "its file system is read-only" if read_only else "permission denied"
