@@ -332,12 +332,13 @@ def at_most(most: int) -> Any:
 
 def one_of(*words: str) -> Any:
     """Return the check that a text is one of `words`."""
+    expected = f"one of {', '.join(filter(None, words))}"
 
     def check(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         if value not in words:
-            _refuse(attribute, f"one of {', '.join(words)}", value)
+            _refuse(attribute, expected, value)
 
-    check.__doc__ = f"One of {', '.join(filter(None, words))}."
+    check.__doc__ = f"O{expected[1:]}."
     return check
 
 
@@ -1494,9 +1495,10 @@ def load(path: str) -> tuple[Config, list[str]]:
             f"there is no {path}: save the node's configuration from the Panel there, "
             "or name another file (twistd wingsd --config, wingsctl check-config FILE)"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or error
-        raise ConfigError(f"{path} cannot be read: {why}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text, see byte {error.start}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     config, unknown = parse(text, path)
     # As Wings does, whose containers have the resolved path.
     system = attrs.evolve(config.system, data=os.path.realpath(config.system.data))
