@@ -54,8 +54,16 @@ def test_those_of_one_server_are_listed_as_json(scripted: Scripted, wingsctl: Co
     found = {"making": [], "backups": [STORED]}
     scripted.answers("GET", f"backups?server={UUID}", found)
     assert wingsctl("backups", UUID, "--json").json == found
-    scripted.answers("GET", "backups", {"making": [], "backups": []})
-    assert wingsctl("backups").out == "no backups on this node\n"
+
+
+@pytest.mark.parametrize(
+    ("server", "query", "whose"), [([], "", ""), ([UUID], f"?server={UUID}", f" of {UUID}")]
+)
+def test_without_backups_it_says_of_whom(
+    scripted: Scripted, wingsctl: Command, server: list[str], query: str, whose: str
+) -> None:
+    scripted.answers("GET", f"backups{query}", {"making": [], "backups": []})
+    assert wingsctl("backups", *server).out == f"no backups{whose} on this node\n"
 
 
 LEFT = {

@@ -210,6 +210,14 @@ def test_nothing_is_done_where_it_is_not_sure_which_server_is_meant(
     assert not any(method == "DELETE" for method, *_ in scripted.asked)
 
 
+def test_a_daemon_without_servers_is_no_proof_that_a_name_is_wrong(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    scripted.answers("GET", "servers", {"servers": []})
+    scripted.answers("GET", "transfers", NOTHING)
+    assert "whether servers are loaded" in wingsctl("cancel", "lobby").err
+
+
 def test_a_name_needs_the_daemon(scripted: Scripted, wingsctl: Command) -> None:
     scripted.stop()
     ran = wingsctl("cancel", "lobby")

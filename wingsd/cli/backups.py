@@ -40,7 +40,7 @@ def backups(context: click.Context, *, server: str | None, as_json: bool) -> Non
     if found["backups"]:
         output.show(output.backups(found["backups"]))
     elif not found["making"] and not coming:
-        output.show("no backups on this node")
+        output.show(f"no backups{f' of {server}' if server else ''} on this node")
     for each in coming:
         line = f"{each['backup']}: on its way here, of {each['server']}, {size(each['bytes'])}"
         onward = _left(each, found)

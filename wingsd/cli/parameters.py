@@ -55,6 +55,8 @@ class _Server(_Uuid):
             found = [each for each in names if each.startswith(value.lower())]
         if not found:
             text = "is not a UUID, nor the beginning of one or the name of a server of this node"
+            if not any(names.values()):
+                text += "; no names are known: see by wingsctl status whether servers are loaded"
             self.fail(f"{value!r} {text}", param, ctx)
         if len(found) > 1:
             shown = ", ".join(f"{each} ({plain(names[each] or '?')})" for each in sorted(found))
