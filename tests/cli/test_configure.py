@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trustme
@@ -130,7 +131,7 @@ def test_the_panels_command_writes_a_file_for_the_daemon_alone(run: Run, path: P
     assert yaml.safe_load(path.read_text()) == CONFIGURATION | {"family": "pterodactyl"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert load(str(path))[0].token == SECRET
-    assert "Next: restart wingsd, then wingsctl status\n" in result.output
+    assert "Next: start or restart wingsd, then wingsctl status\n" in result.output
     assert SECRET not in result.output
     assert TOKEN not in result.output
 
@@ -276,6 +277,18 @@ def test_an_answer_that_never_ends_is_given_up(
     assert result.exit_code == 1
     assert "its answer takes longer than 0.1 s" in result.output
     assert not path.exists()
+
+
+def test_a_file_that_cannot_be_used_is_named_with_advice(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.touch()
+    result = run()
+    assert result.exit_code == 1
+    path.parent.unlink()
+    assert "Not a directory\n  or name another file with --config-path\n" in result.output
+    monkeypatch.setattr(configure, "replace_file", Mock(side_effect=PermissionError(13, "no")))
+    assert "cannot be written: no\n  run this as root\n" in run("--override").output
 
 
 def test_an_unknown_certificate_needs_the_option(

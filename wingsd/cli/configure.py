@@ -44,7 +44,6 @@ from wingsd.config import (
 from wingsd.config_file.editing import FileChanged, edited, replace_file
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.node.redaction import settings
-from wingsd.util.text import disk_advice
 
 #: Seconds for the Panel to answer, as Wings gives it.
 TIMEOUT = 30.0
@@ -208,7 +207,7 @@ def _number(value: str) -> str:
     "-c",
     "--config-path",
     "path",
-    type=click.Path(dir_okay=False),
+    type=click.Path(dir_okay=False, readable=False),
     metavar="FILE",
     help=f"The file to write. The default is the one that the daemon uses, or else {PLACES[0]}.",
 )
@@ -267,8 +266,10 @@ def _read(path: str) -> str | None:
         return Path(path).read_bytes().decode()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CtlError(f"{path} cannot be read: {error}", "run this as root") from error
+    except UnicodeDecodeError as error:
+        raise CtlError(f"{path} is not UTF-8 text", "correct it, or move it away") from error
+    except OSError as error:
+        raise _not_usable(path, "read", error) from error
 
 
 def _written(
@@ -337,9 +338,13 @@ def _write(path: str, before: str | None, text: str) -> None:
     except FileChanged as error:
         raise CtlError(f"{path} has been changed meanwhile", "run this again") from error
     except OSError as error:
-        raise CtlError(
-            f"{path} cannot be written: {disk_advice(error)}", "run this as root"
-        ) from error
+        raise _not_usable(path, "written", error) from error
+
+
+def _not_usable(path: str, verb: str, error: OSError) -> CtlError:
+    is_denied = isinstance(error, PermissionError)
+    advice = "run this as root" if is_denied else "or name another file with --config-path"
+    return CtlError(f"{path} cannot be {verb}: {error.strerror or error}", advice)
 
 
 def _advise(config: Config, unknown: list[str]) -> None:
@@ -349,5 +354,6 @@ def _advise(config: Config, unknown: list[str]) -> None:
         show(f"warning: {plain(line)}")
     if unknown:
         show(f"warning: unknown keys, ignored: {', '.join(map(plain, unknown))}")
-    restart = "systemctl restart wingsd" if WINGSD_UNIT in systemd_units() else "restart wingsd"
+    has_unit = WINGSD_UNIT in systemd_units()
+    restart = "systemctl restart wingsd" if has_unit else "start or restart wingsd"
     show(f"Next: {restart}, then wingsctl status")
