@@ -165,7 +165,8 @@ class Evacuating:
     def _suggest(self, node: RunningNode) -> None:
         heading("Everything keeps running; Ctrl-C ends and removes it. To bring the games back:")
         a = self.testbed.a
-        print(f"wingsctl --socket {a.control} pair --url {a.node.address}")
-        print(f"wingsctl --socket {node.control} pair --accept ...   # as it has printed")
+        wingsctl = f"{sys.executable} -m wingsd.cli --socket"
+        print(f"{wingsctl} {a.control} pair --url {a.node.address}")
+        print(f"{wingsctl} {node.control} pair --accept ...   # as it has printed")
         back = ["--back", str(self._plan), "--to", a.node.address, "--family", "pelican"]
         print(shlex.join([*self._words(node)[:6], "--panel-key-file", str(self._key), *back]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from demo.node import RunningNode
@@ -29,7 +30,10 @@ async def print_suggestions(testbed: Testbed, server: str, spare: str, files: Pa
     heading("Everything keeps running; Ctrl-C ends and removes it. Commands to try:")
     print("State and resource usage of the game on node A:\n")
     print(shown(_call(a, "GET", f"/api/servers/{server}")))
-    print("Stop and start it:\n")
+    print("The nodes as their operator sees them; wingsctl --help lists more:\n")
+    for node, words in ((a, "status"), (a, "top"), (a, f"show {server}"), (b, "transfers")):
+        print(f"  {sys.executable} -m wingsd.cli --socket {node.control} {words}")
+    print("\nStop and start it:\n")
     for action in ("stop", "start"):
         print(shown(_call(a, "POST", f"/api/servers/{server}/power", {"action": action})))
     print("Move it to node B while it runs, as the Panel would:\n")
