@@ -171,7 +171,7 @@ def _check_make(words: list[str]) -> None:
 
 def _check_twistd(words: list[str]) -> None:
     where = words.index("wingsd")
-    assert set(words[:where]) <= {"-n"}
+    assert set(words[:where]) <= {"-n", "--pidfile="}
     for option in filter(lambda word: word.startswith("--"), words[where:]):
         assert f"{option[2:]}=" in Options().longOpt, option
 
