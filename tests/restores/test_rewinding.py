@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -611,6 +612,23 @@ async def test_a_rewind_that_fails_leaves_the_one_before_to_be_undone(
     undone = await rewinding.rewind(None)
     assert (undone.error, undone.point) == (None, former)
     assert rewinding.content() == LATER
+
+
+async def test_a_history_that_begins_again_undoes_nothing(rewinding: RewindHarness) -> None:
+    """Its directory was lost, or set to another one: its points have the same numbers."""
+    assert (await rewinding.rewind()).undo == 2
+    await rewinding.die()
+    shutil.rmtree(rewinding.directory / "history" / UUID)
+    await rewinding.enter()
+    for number in range(1, 4):
+        rewinding.write({"new": b"%d" % number})
+        made = await rewinding.node.histories.get().make(rewinding.server)
+        assert made is not None
+        assert made.number == number
+    with pytest.raises(NoSuchPoint, match="nothing can be undone"):
+        await rewinding.rewind(None)
+    assert rewinding.content()["new"] == b"3"
+    assert rewinding.node.histories.get().pinned == {}
 
 
 @pytest.mark.promise("rewind-survives-death")

@@ -567,6 +567,8 @@ class Histories:
         self.cpu_seconds += state.cpu_seconds
         history.advanced, history.is_known = now, True
         if found is not None:
+            if server.uuid in self.pinned and state.points == 1 and not state.unreadable:
+                await self._forget_undo(server.uuid)
             self.made += 1
             history.last_point = now
         return found
@@ -722,13 +724,16 @@ class Histories:
                 )
                 return
             await self._parts.disk.run(self._put_aside, uuid)
-            # A point of a new history would have the number of one that is kept for an undo.
-            await self._parts.database.set_undo(uuid, None)
-            self.pinned.pop(uuid, None)
+            await self._forget_undo(uuid)
             await self._parts.workers.run(self._remove_aside, uuid)
         self._drop(history)
         self._show(history)
         self._log.info("{server}: its history is removed", server=uuid)
+
+    async def _forget_undo(self, uuid: str) -> None:
+        """Undo no rewind: a point of a new history may get the number of the one that is kept."""
+        await self._parts.database.set_undo(uuid, None)
+        self.pinned.pop(uuid, None)
 
     # What operators order
 
