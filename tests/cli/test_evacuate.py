@@ -15,7 +15,7 @@ import pytest
 from tests.cli.daemon import Command
 from tests.cli.evacuated_world import HERE, World
 from wingsd.cli import evacuate
-from wingsd.cli.client import CtlError
+from wingsd.cli.client import CtlError, Exit
 from wingsd.cli.evacuation.plan import State, load, save
 from wingsd.cli.evacuation.sequence import Wish, locked, wish, wished
 
@@ -164,6 +164,12 @@ def test_another_node_must_be_paired(world: World, run: Evacuate) -> None:
 
 def test_the_key_is_required(world: World, wingsctl: Command, run: Evacuate) -> None:
     assert "--panel-key-file is required" in wingsctl("evacuate", "--to", "new").err
+
+
+def test_a_plan_before_a_subcommand_is_not_ignored(wingsctl: Command) -> None:
+    ran = wingsctl("evacuate", "--plan", "/other.json", "cancel")
+    assert ran.status == Exit.USAGE
+    assert "write --plan after cancel" in ran.err
 
 
 @pytest.mark.usefixtures("world")

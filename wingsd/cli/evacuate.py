@@ -101,7 +101,7 @@ _plan_option = click.option(
 @click.option("--family", type=click.Choice(FAMILIES), help="The Panel's family, likewise.")
 @json_option
 @click.pass_context
-def evacuate(  # noqa: C901, PLR0913 - one for each option
+def evacuate(  # noqa: C901, PLR0912, PLR0913 - one for each option
     context: click.Context,
     *,
     node: str | None,
@@ -123,6 +123,8 @@ def evacuate(  # noqa: C901, PLR0913 - one for each option
     paired before: wingsctl pair, on the other node.
     """
     if context.invoked_subcommand is not None:
+        if path != DEFAULT_PLAN:
+            raise click.UsageError(f"write --plan after {context.invoked_subcommand}")
         return
     if key_file is None:
         raise click.UsageError("--panel-key-file is required.")
