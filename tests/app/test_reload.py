@@ -61,6 +61,7 @@ def test_the_certificate_is_read_from_its_new_path(harness: Harness, logged: Log
     assert harness.read == [Ssl(True, "/b.crt", "/b.key")]
     assert [config.debug for config in harness.followed] == [True]
     assert lines(logged, "certificate reloaded")
+    assert lines(logged, f"configuration reloaded: {harness.path}")
     assert not lines(logged, "need a restart")
 
 

@@ -40,6 +40,8 @@ class Reload:
             self._log.error("configuration not reloaded: {error}", error=error)
         else:
             self._apply(with_system_user(config), only_new=only_new)
+            if not only_new:
+                self._log.info("configuration reloaded: {path}", path=self._live.path)
             if config.api.ssl.enabled:
                 ssl = config.api.ssl
         # Also with an invalid file: certificates are renewed independently of it.
