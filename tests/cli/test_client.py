@@ -93,6 +93,13 @@ def test_a_daemons_error_is_printed_with_its_code(scripted: Scripted, wingsctl: 
     assert json.loads(wingsctl("status", "--json").err) == answer
 
 
+def test_an_error_without_advice_names_its_explanation(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    scripted.answers("GET", "status", {"error": "no", "code": "conflict"}, status=409)
+    assert wingsctl("status").err.endswith("  wingsctl explain conflict says what to do\n")
+
+
 def test_a_long_answer_is_refused(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER", 1024 * 1024)
     scripted.answers("GET", "fits", b'"%s"' % (b"x" * (1024 * 1024 - 2)))

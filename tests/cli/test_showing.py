@@ -151,7 +151,9 @@ def test_what_servers_use_is_sorted(scripted: Scripted, wingsctl: Command) -> No
     }
     machine = unknown | {"pressure_percent": {}}
     scripted.answers("GET", "top", {"machine": machine, "servers": []})
-    assert "- of -" in wingsctl("top").out
+    ran = wingsctl("top")
+    assert "- of -" in ran.out
+    assert ran.out.endswith("no server runs\n")
 
 
 def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
@@ -389,6 +391,7 @@ def test_watching_on_a_terminal_goes_on_until_it_is_left(scripted: Scripted) -> 
     found = drawn(scripted, ["transfers", "--watch"], b"success")
     assert "sending the archive" in found
     assert "━" in found
+    assert found.startswith("no transfers in progress")
 
 
 def test_watching_by_a_program_is_a_line_for_each_look(

@@ -127,11 +127,12 @@ class ControlClient:
             decoded = json.loads(text) if text else None
         if answer.status >= HTTPStatus.BAD_REQUEST:
             fault = decoded if isinstance(decoded, dict) else {}
+            code = str(fault.get("code") or "")
             raise CtlError(
                 str(fault.get("error") or f"the daemon answered {answer.status}"),
-                str(fault.get("detail") or ""),
+                str(fault.get("detail") or (code and f"wingsctl explain {code} says what to do")),
                 Exit.UNKNOWN if answer.status == HTTPStatus.NOT_FOUND else Exit.FAILED,
-                str(fault.get("code") or ""),
+                code,
             )
         return decoded
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from wingsd.cli.client import ControlClient, CtlError, Exit, Json
-from wingsd.cli.output import console, direction_of, plain, resumed, size, state_of
+from wingsd.cli.output import console, direction_of, plain, resumed, show, size, state_of
 
 #: Seconds between two requests.
 POLL_INTERVAL = 0.3
@@ -114,7 +114,10 @@ class TransferProgress:
 
 def watch(client: ControlClient) -> NoReturn:
     """Show all transfers and their results until Ctrl-C."""
-    last = _newest(client.ask("GET", "transfers?past=1")["past"])
+    found = client.ask("GET", "transfers?past=1")
+    if not found["running"]:
+        show("no transfers in progress; those that begin are shown until Ctrl-C")
+    last = _newest(found["past"])
     with TransferProgress(console()).shown() as screen:
         while True:
             found = client.ask("GET", "transfers?past=100")

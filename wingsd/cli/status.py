@@ -183,7 +183,7 @@ def top(*, order: str, as_json: bool) -> None:
                 time.sleep(_TOP_INTERVAL)
 
 
-def _top(found: Json) -> tuple[Table, str, Table]:
+def _top(found: Json) -> tuple[Table, str, Table | str]:
     machine, servers = found["machine"], found["servers"]
     used, total = size(machine["memory_bytes"]), size(machine["memory_total_bytes"])
     pressure = machine["pressure_percent"].items()
@@ -196,7 +196,7 @@ def _top(found: Json) -> tuple[Table, str, Table]:
         ),
     ]
     runs = [each for each in servers if each["uptime_seconds"]]
-    return output.facts(facts), "", output.usage(runs)
+    return output.facts(facts), "", output.usage(runs) if runs else "no server runs"
 
 
 @click.command()

@@ -732,7 +732,9 @@ class Rewinds:
         for each in await self._points(uuid):
             if each.number == number:
                 return each
-        raise NoSuchPoint(f"there is no point {number} of this server")
+        raise NoSuchPoint(
+            f"there is no point {number} of this server; wingsctl history {uuid} lists them"
+        )
 
     async def _points(self, uuid: str) -> list[Point]:
         """Return the points of a server. Raises ServerBusy where they cannot be read soon."""
