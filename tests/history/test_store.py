@@ -28,6 +28,7 @@ from wingsd.errors import (
     PointNamed,
     StorageError,
 )
+from wingsd.filesystem.walk import FirstNames
 from wingsd.history import capture
 from wingsd.history.adopting import write_catalogue
 from wingsd.history.capture import HistorySource
@@ -42,6 +43,7 @@ from wingsd.history.rebuilding import EVERYTHING_DAMAGED
 from wingsd.history.rewriting import Rewriting
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted
+from wingsd.moves import scan
 from wingsd.moves.tree import MoveTree
 
 
@@ -1077,3 +1079,17 @@ def test_unsettled_files_take_no_memory_for_their_paths(
     finally:
         tracemalloc.stop()
     assert peak < 24_000_000, peak
+
+
+def test_hard_links_take_a_bounded_memory(history: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        (history.world.root / str(number)).write_bytes(b"1")
+        os.link(history.world.root / str(number), history.world.root / f"of {number}")
+    assert history.make() is not None
+    names = partial(FirstNames, 2000)
+    monkeypatch.setattr(scan, "FirstNames", names)
+    with pytest.raises(StorageError, match="delete some of the links"):
+        history.store.make(history.source, PointLabel.STOPPED)
+    monkeypatch.undo()
+    assert history.make() is None
+    history.check()

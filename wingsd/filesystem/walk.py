@@ -274,7 +274,7 @@ def _listings(
     if len(name) > MAX_NAME:
         raise TreeTooLarge.reading(
             f"{display(name)} is nested too deeply: its name with its directories is longer than "
-            f"{MAX_NAME} bytes; move it up or delete it, and transfer the server again"
+            f"{MAX_NAME} bytes; move it up or delete it, and try again"
         )
     try:
         fd = directories.get(path, make=False)

@@ -32,7 +32,7 @@ from wingsd.archive.policy import member_mode
 from wingsd.errors import FrameRefused, StorageError
 from wingsd.filesystem.attributes import EVERYTHING, AttributeReader
 from wingsd.filesystem.open_directories import OpenDirectories, closing_descriptor
-from wingsd.filesystem.walk import gone, opened, unreadable
+from wingsd.filesystem.walk import FirstNames, gone, opened, unreadable
 from wingsd.history.format import (
     BLOCK,
     DISK_ERRORS,
@@ -66,7 +66,6 @@ from wingsd.moves.filling import PageCacheKeeper
 from wingsd.moves.nodes import (
     DirectoryNode,
     FileNode,
-    Identity,
     LinkNode,
     TreeEntry,
     tree_key,
@@ -291,7 +290,7 @@ class Capture:
     _again_bytes: int = field(init=False, default=0)
     _unsettled_bytes: int = field(init=False, default=0)
     #: The first names of files with several: what has one of them in this point.
-    _firsts: dict[Identity, bytes] = field(init=False, factory=dict)
+    _firsts: FirstNames = field(init=False, factory=FirstNames)
     #: Unsettled files that stay what they were, by the digests of their paths.
     _left: set[bytes] = field(init=False, factory=set)
     _incoming_number: int = field(init=False, default=0)
@@ -390,7 +389,7 @@ class Capture:
         elif self._is_to_be_read(path):
             self._file(path, old, is_linked=is_linked, carried=stamp)
         elif is_linked and node.identity is not None:
-            self._firsts[node.identity] = path
+            self._firsts.add(node.identity, path)
 
     def _is_to_be_read(self, path: bytes) -> bool:
         """Return whether an unchanged file is read nevertheless."""
@@ -444,7 +443,7 @@ class Capture:
             return
         record, found = read
         if is_linked:
-            self._firsts.setdefault((found.st_dev, found.st_ino), path)
+            self._firsts.add((found.st_dev, found.st_ino), path)
         if carried is not None and record.stamp == carried and record.new != old:
             self._source.distrust(path)
         self._keep(record)

@@ -22,7 +22,16 @@ from wingsd.archive.policy import MAX_DEPTH, member_mode
 from wingsd.errors import TreeTooLarge
 from wingsd.filesystem.attributes import AttributeReader
 from wingsd.filesystem.open_directories import Path, file_type_name
-from wingsd.filesystem.walk import BATCH, MAX_NAME, VANISHED, Listing, gone, unreadable, walk
+from wingsd.filesystem.walk import (
+    BATCH,
+    MAX_NAME,
+    VANISHED,
+    FirstNames,
+    Listing,
+    gone,
+    unreadable,
+    walk,
+)
 from wingsd.moves.batch import MAX_MTIME
 from wingsd.moves.digests import WHOLE
 from wingsd.moves.nodes import (
@@ -90,7 +99,7 @@ class Scan:
     def __attrs_post_init__(self) -> None:
         self._tree = MoveTree(directory=self._scratch)
         #: The first path that was found of what has several names.
-        self._linked: dict[Identity, bytes] = {}
+        self._linked = FirstNames()
         #: Called with each listing; it may raise.
         self.check: Callable[[], None] = lambda: None
         self._owner = -1
@@ -100,7 +109,8 @@ class Scan:
     def run(self, root: int) -> MoveTree:
         """Return the tree below the descriptor `root`.
 
-        Raises StorageError, and TreeTooLarge for paths that are too long or too deep.
+        Raises StorageError, and TreeTooLarge for paths that are too long or too deep, and for too
+        many hard links.
         """
         try:
             with closing(walk(root, self._skip, passed=self._passed)) as listings:
@@ -188,8 +198,8 @@ class Scan:
         identity = (found.st_dev, found.st_ino)
         node: TreeEntry | None = None
         self._tree.trim()
-        if identity in self._linked:
-            node = self._tree.find(self._linked[identity])
+        if (first := self._linked.get(identity)) is not None:
+            node = self._tree.find(first)
         elif kind == stat.S_IFREG:
             check_owner(found, path, self._owner)
             mode, mtime = self._mode(path, found), self._mtime(path, found)
@@ -208,7 +218,7 @@ class Scan:
             return
         self._check_path(path, depth)
         if found.st_nlink > 1:
-            self._linked.setdefault(identity, path)
+            self._linked.add(identity, path)
         assert node is not None  # noqa: S101 - all that was linked is in the tree
         self._tree.add(path, node)
         if found.st_size > WHOLE and isinstance(node, FileNode) and not node.id:
@@ -218,8 +228,7 @@ class Scan:
         if depth > MAX_DEPTH or len(path) > MAX_NAME:
             raise TreeTooLarge.reading(
                 f"{display(path)} is nested too deeply: at most {MAX_DEPTH} directories and "
-                f"{MAX_NAME} bytes are moved; move it up or delete it, and transfer the server "
-                "again"
+                f"{MAX_NAME} bytes are possible; move it up or delete it, and try again"
             )
 
     def _mode(self, path: bytes, found: os.stat_result) -> int:
