@@ -97,3 +97,21 @@ def test_a_restore_leads_to_the_same_files_as_that_of_an_archive(
                 del found[b""], expected[b""]
                 assert comparable(found) == comparable(expected)
             history.make()
+
+
+def test_a_present_name_keeps_its_file_where_a_link_of_a_left_out_file_replaces_it(
+    tmp_path: Path,
+) -> None:
+    with model(tmp_path, 1) as history:
+        root = history.world.root
+        (root / "a").write_bytes(b"then")
+        os.link(root / "a", root / "b")
+        history.make()
+        (root / "b").unlink()
+        (root / "a").write_bytes(b"later")
+        (root / "b").write_bytes(b"mine")
+        os.link(root / "b", root / "c")
+        history.make()
+        as_a_point(history, 1, IgnoreList(["/a"]), truncate=False)
+        found = {each: (root / each).read_bytes() for each in ("a", "b", "c")}
+        assert found == {"a": b"later", "b": b"then", "c": b"mine"}

@@ -93,7 +93,7 @@ class Wanted:
                 root.add(entry)
             now = found[0][0] if found[0] is not None else PastNothing(path)
             wanted = self._of_the_point(chain, WantedEntry(path, now, entry, found))
-            yield wanted if laid_over is None else laid_over.over(wanted)
+            yield wanted if laid_over is None else laid_over.over(wanted, found[0])
         if after is None:
             root.require(chain[-1].point)
 
@@ -138,25 +138,31 @@ class _LaidOver:
         #: A directory that something else takes the place of, with a slash.
         self._gone = b""
         #: Files and symlinks that others take the place of, and the new first names of these.
-        self._replaced: dict[bytes, tuple[PastEntry, Sequence[Change | None]]] = {}
+        self._replaced: dict[bytes, Change] = {}
         self._heads: dict[bytes, bytes] = {}
 
-    def over(self, each: WantedEntry) -> WantedEntry:
-        """Return the entry, or the present one where that stays."""
-        path, now, entry, found, _ = each
+    def over(self, each: WantedEntry, present: Change | None) -> WantedEntry:
+        """Return the entry, or the present one where that stays.
+
+        `present` is what the newest point says of the path; the entry's contents may be those of
+        another one.
+        """
+        path, now, entry, _, _ = each
         if self._gone and not path.startswith(self._gone):
             self._gone = b""
-        present = [found[0], *[None] * (self._count - 1)]
         is_directory = isinstance(now, PastDirectory)
         if self._gone:
             pass
         elif isinstance(entry, PastNothing) or (is_directory and isinstance(entry, PastDirectory)):
-            return self._kept(WantedEntry(path, now, now, present))
+            return self._kept(WantedEntry(path, now, now, self._found(present)))
         elif is_directory:
             self._gone = path + b"/"
-        if isinstance(now, PastFile | PastLink) and now != entry:
-            self._replaced[path] = (now, present)
+        if present is not None and isinstance(now, PastFile | PastLink) and now != entry:
+            self._replaced[path] = present
         return each
+
+    def _found(self, present: Change | None) -> Sequence[Change | None]:
+        return [present, *[None] * (self._count - 1)]
 
     def _kept(self, each: WantedEntry) -> WantedEntry:
         """Return a present entry; a further name of what goes becomes the first one."""
@@ -166,8 +172,9 @@ class _LaidOver:
         head = self._heads.setdefault(entry.first, each.path)
         if head != each.path:
             return each._replace(entry=PastHardLink(each.path, head))
-        now, found = self._replaced[entry.first]
-        return each._replace(entry=now._replace(path=each.path), found=found)
+        replaced = self._replaced[entry.first]
+        now = replaced[0]._replace(path=each.path)
+        return each._replace(entry=now, found=self._found(replaced))
 
 
 def _after(last: bytes) -> Select:
