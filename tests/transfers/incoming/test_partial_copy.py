@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.moves.moving import LIMITS, MOVE, Source
 from tests.support.sample_server import UUID
@@ -15,7 +18,7 @@ from wingsd.archive.quota import ArchiveLimits
 from wingsd.errors import MoveNoSpace, MoveResumeNeeded, StorageError
 from wingsd.moves.batch import BatchReader
 from wingsd.moves.filling import BatchFiller
-from wingsd.transfers.incoming.moves.partial_copy import PartialCopy
+from wingsd.transfers.incoming.moves.partial_copy import CopyUpkeep, PartialCopy
 from wingsd.transfers.storage.staging import PartialCopies, Staging
 
 SIZE = 300_000
@@ -160,3 +163,23 @@ def test_new_files_leave_the_inodes_free_that_are_reserved(
     (disk.tree / "1").unlink()
     disk.resume()
     close_round(disk, disk.send())
+
+
+def test_one_thread_at_a_time_reads_back() -> None:
+    readings: list[Deferred[None]] = []
+
+    def run(*_: object) -> Deferred[None]:
+        readings.append(Deferred())
+        return readings[-1]
+
+    parts: Any = SimpleNamespace(run=run, read_back=None)
+    upkeep = CopyUpkeep("server", parts, parts, parts, parts)
+    first, second = (
+        Deferred.fromCoroutine(upkeep.read_back(parts, lambda: False)) for _ in range(2)
+    )
+    upkeep.read_behind()
+    assert len(readings) == 1
+    readings[0].callback(None)
+    assert first.called
+    assert len(readings) == 2
+    assert not second.called
