@@ -118,6 +118,21 @@ async def test_what_is_lost_is_sent_again(
     assert not sender.said("transfer the server again")
 
 
+async def test_the_lists_of_transfers_show_what_a_move_waits_for(
+    sender: Mover, node: MoveNode
+) -> None:
+    shown: list[str] = []
+
+    def fault(kind: str, count: int) -> Fault:
+        shown.extend(each.step_text for each in sender.transfers.progress)
+        return CUT if (kind, count) == ("batches", 1) else None
+
+    node.fault = fault
+    await sender.succeeds()
+    assert any("sending the archive; waiting for the destination: " in each for each in shown)
+    assert "; waiting" not in shown[-1]
+
+
 async def test_a_destination_that_is_started_anew_gets_only_what_it_lacks(
     sender: Mover, node: MoveNode
 ) -> None:
