@@ -126,11 +126,22 @@ async def test_a_missing_configuration_is_reported_with_paths(daemon: ReceivingN
     assert not daemon.lines_with("Traceback")
 
 
-@pytest.mark.parametrize("endpoint", ["foo:bar", "systemd:domain=INET:index=0"])
-async def test_an_invalid_endpoint_ends_the_start(daemon: ReceivingNode, endpoint: str) -> None:
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("foo:bar", "is not a usable endpoint"),
+        ("ssl:443:privateKey=/no", "is not a usable endpoint"),
+        ("ssl:443:privateKey=/etc/passwd", "is not a usable endpoint"),
+        ("systemd:domain=INET:index=0", "systemd has passed no socket"),
+        ("systemd:domain=INET:name=no", "systemd has passed no socket"),
+    ],
+)
+async def test_an_invalid_endpoint_ends_the_start(
+    daemon: ReceivingNode, endpoint: str, says: str
+) -> None:
     daemon.launch("--endpoint", endpoint)
     assert await daemon.ended() == 1
-    assert daemon.lines_with("is not an endpoint")
+    assert daemon.lines_with(says)
     assert not daemon.lines_with("Traceback")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from OpenSSL import crypto
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort
@@ -42,9 +43,14 @@ class HttpListener:
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, self._endpoint)
-        except (ValueError, TypeError, LookupError) as error:
+        except LookupError as error:
             raise SystemExit(
-                f"wingsd: {self._endpoint!r} is not an endpoint ({error}); "
+                f"wingsd: systemd has passed no socket {self._endpoint!r}: start wingsd by its "
+                "socket unit, or leave out --endpoint"
+            ) from error
+        except (ValueError, TypeError, OSError, crypto.Error) as error:
+            raise SystemExit(
+                f"wingsd: {self._endpoint!r} is not a usable endpoint ({error}); "
                 "examples: tcp:8080, systemd:domain=INET:index=0"
             ) from error
         endpoint.listen(factory).addCallback(self._listening).addErrback(failures.append)
