@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from wingsd.filesystem.paths import ServerPath
 from wingsd.histories import past as past_module
 from wingsd.histories.past import HistoryPast, OpenCopies, point_names
 from wingsd.history.format import Point, PointLabel
+from wingsd.history.reading import Found, PastFiles
 
 _SECOND = 1_000_000_000
 FREE = SimpleNamespace(f_bavail=0, f_frsize=4096, f_blocks=1000)
@@ -250,3 +251,35 @@ def test_a_directory_of_many_links_takes_little_memory(
         tracemalloc.stop()
     assert sorted(found) == sorted(b"%d" % number for number in range(1500))
     assert peak < 3_000_000
+
+
+def test_a_tree_of_many_links_is_read_by_few_looks(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = history.world.root
+    (root / "d").mkdir()
+    for number in range(30):
+        (root / f"{number}").write_bytes(b"%d" % number)
+        os.link(root / f"{number}", root / f"d/{number}")
+    history.make()
+    reader = Reader(history)
+    looks: list[int] = []
+    before = PastFiles.all_found
+
+    def noted(self: PastFiles, paths: Collection[bytes]) -> Mapping[bytes, Found]:
+        looks.append(len(paths))
+        return before(self, paths)
+
+    monkeypatch.setattr(PastFiles, "all_found", noted)
+    into = os.memfd_create("copy")
+    found = {}
+    for path, entry, _, write in reader.past.tree(reader.path(b""), lambda: False):
+        if entry.is_directory:
+            continue
+        os.ftruncate(into, 0)
+        write(into)
+        found[bytes(ServerPath(path.parts[2:]))] = os.pread(into, 9, 0)
+    os.close(into)
+    expected = {name: name for name in (b"%d" % number for number in range(30))}
+    assert found == expected | {b"d/" + name: name for name in expected}
+    assert looks == [30]

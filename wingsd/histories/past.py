@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
@@ -60,7 +60,7 @@ _OUTSIDE = "a symlink on the way leads out of the point"
 _AHEAD = 64
 #: Looks for the names of one path: each reads names of the whole point.
 _MOST_LOOKS = 2 * MAX_LINKS
-#: Bytes of the names of hard links in a directory that are in memory at a time.
+#: Bytes of the names of hard links that are in memory at a time.
 _LINK_BYTES = 4 << 20
 #: Paths whose entries are kept, in one piece of work.
 _MOST_KNOWN = 1 << 12
@@ -215,27 +215,44 @@ class HistoryPast(Past):
         return PastDirectoryListing(path, own, found)
 
     def _entries(self, path: ServerPath) -> Iterator[Entry]:
-        files = self._files_of(path)
+        files, real = self._files_of(path), b"/".join(self._real_names(path))
+        with past_errors():
+            inside = (Found(each, ()) for each in files.directory(real))
+            for place, found in self._leading(files, real, inside):
+                yield self._entry(found.entry, place.rpartition(b"/")[2])
+
+    @staticmethod
+    def _leading(
+        files: PastFiles, top: bytes, entries: Iterator[Found]
+    ) -> Iterator[tuple[bytes, Found]]:
+        """Yield the paths of entries below a directory, and what each leads to.
+
+        Hard links come later, many at a time: each look for their files reads all entries.
+        """
         links: dict[bytes, list[bytes]] = {}
         size = 0
-        with past_errors():
-            for each in files.directory(b"/".join(self._real_names(path))):
-                name = each.path.rpartition(b"/")[2]
-                if not isinstance(each, PastHardLink):
-                    yield self._entry(each, name)
-                    continue
-                size += len(name) + (0 if each.first in links else len(each.first))
-                links.setdefault(each.first, []).append(name)
-                if size > _LINK_BYTES:
-                    yield from self._linked(files, links)
-                    links, size = {}, 0
-            yield from self._linked(files, links)
 
-    def _linked(self, files: PastFiles, links: Mapping[bytes, Sequence[bytes]]) -> Iterator[Entry]:
-        """Yield the entries of further names of files, by the first names of these."""
-        for first, found in files.all_found(links).items():
-            for name in links[first]:
-                yield self._entry(found.entry, name)
+        def linked() -> Iterator[tuple[bytes, Found]]:
+            firsts = files.all_found(links)
+            for first, places in links.items():
+                if first not in firsts:
+                    raise FileMissing(display(first))
+                yield from ((place, firsts[first]) for place in places)
+
+        for each in entries:
+            place = each.entry.path[len(top) :].strip(b"/")
+            if not isinstance(each.entry, PastHardLink):
+                yield place, each
+                continue
+            first = each.entry.first
+            size += len(place) + (0 if first in links else len(first))
+            links.setdefault(first, []).append(place)
+            if size > _LINK_BYTES:
+                yield from linked()
+                links.clear()
+                size = 0
+        if links:
+            yield from linked()
 
     def open_file(self, path: ServerPath) -> OpenFile:
         """Open a copy of a regular file."""
@@ -285,10 +302,8 @@ class HistoryPast(Past):
             return
         files, real = self._files_of(path), b"/".join(self._real_names(path))
         with past_errors():
-            for each in files.below(real):
-                names = each.entry.path[len(real) :].strip(b"/").split(b"/")
-                found = self._first(files, each)
-                entry = found.entry
+            for place, found in self._leading(files, real, files.below(real)):
+                names, entry = place.split(b"/"), found.entry
                 text = entry.target if isinstance(entry, PastLink) else b""
                 write = partial(self._write, files, found, cancelled)
                 yield ServerPath((*path.parts, *names)), self._entry(entry, names[-1]), text, write
