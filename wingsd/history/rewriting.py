@@ -482,12 +482,15 @@ class Rewriting:
             late.append(entry)
         elif isinstance(entry, PastFile) and section == _IN_PLACE:
             self._set_file(entry)
-        elif _exists(self._new, _name(path)):
+        else:
             try:
                 self._place_file(path)
             except IsADirectoryError:
                 self._displace(path)
                 self._place_file(path)
+            except OSError:
+                if _exists(self._new, _name(path)):  # else it is in its place
+                    raise
 
     def _make_directory(self, path: bytes) -> None:
         parent, name = self._directories.place(path)
@@ -542,17 +545,15 @@ class Rewriting:
         path = entry.path
         now: PastEntry | None = None
         try:
-            found = self._stat(path)
-            if isinstance(entry, PastHardLink):
-                return os.path.samestat(found, self._stat(entry.first))
-            if stat.S_ISLNK(found.st_mode):
-                parent, name = self._directories.place(path)
-                target = os.readlink(name, dir_fd=parent)
-                now = PastLink(path, clamped_mtime(found), target)
-            elif isinstance(entry, PastFile | PastDirectory):
-                parent, name = self._directories.place(path or b".")
+            parent, name = self._directories.place(path or b".")
+            if isinstance(entry, PastFile | PastDirectory):
                 with closing_descriptor(os.open(name, FILE_FLAGS, dir_fd=parent)) as fd:
                     now = _now(fd, entry, attributes)
+            elif isinstance(entry, PastHardLink):
+                return os.path.samestat(self._stat(path), self._stat(entry.first))
+            elif stat.S_ISLNK((found := self._stat(path)).st_mode):
+                target = os.readlink(name, dir_fd=parent)
+                now = PastLink(path, clamped_mtime(found), target)
         except OSError as error:
             if error.errno not in _NOT_THERE:
                 raise
