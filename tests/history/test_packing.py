@@ -18,6 +18,7 @@ from wingsd.archive.partition import Part
 from wingsd.backups.points import IgnoreList
 from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history import packing
+from wingsd.history.format import PointLabel
 from wingsd.history.packing import PointArchive
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted
@@ -122,3 +123,23 @@ def test_the_end_is_where_go_nodes_read_it(tmp_path: Path) -> None:
         history.make()
         assert packed(history, Wanted(2), tmp_path / "tar") == history.trees[2]
         assert (tmp_path / "tar").stat().st_size % GO_PORTION != 0
+
+
+def test_holes_that_are_larger_than_the_disk_are_sent(tmp_path: Path) -> None:
+    with model(tmp_path, 1) as history:
+        file = history.world.root / "sparse"
+        with file.open("wb") as opened:
+            opened.truncate(1 << 40)
+            opened.seek(1 << 39)
+            opened.write(b"then")
+        history.store.make(history.source, PointLabel.STOPPED)
+        with file.open("r+b") as opened:
+            opened.seek(1 << 38)
+            opened.write(b"later")
+        history.store.make(history.source, PointLabel.STOPPED)
+        history.store.reserve = 1 << 20
+        with closing(PointArchive(Wanted(1), (0, 0)).next(history.store)) as batch:
+            sent = b"".join(batch.pieces())
+        assert b"then" in sent
+        assert b"later" not in sent
+        assert len(sent) < 1 << 20

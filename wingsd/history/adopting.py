@@ -23,7 +23,6 @@ from wingsd.history.capture import joined
 from wingsd.history.format import (
     BLOCK,
     PIECE,
-    SECTOR,
     CheckedRoot,
     FileHash,
     FormKind,
@@ -50,6 +49,7 @@ from wingsd.history.rebuilding import (
     opened_copy,
     overlaid,
     pieces,
+    stored_size,
     write_contents,
 )
 from wingsd.moves.digests import DIGEST, block_digest
@@ -111,12 +111,7 @@ class Scratch:
     def fill(self, contents: Contents, tree: OpenDirectories, check: Callable[[], None]) -> bytes:
         """Write a file, and return its digest. Raises HistoryDamaged and OSError."""
         os.ftruncate(self.fd, 0)
-        base, versions = contents
-        size = sum(each.section.length for each in versions)
-        if base is not None:
-            with opened_copy(tree, base.path) as source:
-                size += os.fstat(source).st_blocks * SECTOR
-        self.require_room(size)
+        self.require_room(stored_size(contents, tree))
         return write_contents(self.fd, contents, tree, check)
 
 

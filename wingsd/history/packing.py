@@ -41,7 +41,7 @@ from wingsd.history.format import (
     PastLink,
     read_fully,
 )
-from wingsd.history.rebuilding import contents_of, write_file
+from wingsd.history.rebuilding import contents_of, stored_size, write_file
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted, WantedEntry
 from wingsd.moves.applier import write_at
@@ -208,13 +208,13 @@ class _Filling:
         if self._all < 0:
             store.require_room(BATCH + _LARGE)
             self._all, self._one = (self.batch.open(store.scratch) for _ in range(2))
+        contents = contents_of(self._chain, each.found)
         if is_large := file.size > _LARGE:
-            store.require_room(file.size)
+            store.require_room(stored_size(contents, self._newest))
             fd = self.batch.open(store.scratch)
         else:
             fd = self._one
             os.ftruncate(fd, 0)
-        contents = contents_of(self._chain, each.found)
         write_file(fd, file, contents, self._newest, store.check)
         at, self._filled = self._filled, self._filled + file.size
         if is_large:

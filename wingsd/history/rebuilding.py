@@ -16,6 +16,7 @@ from wingsd.filesystem.open_directories import OpenDirectories, closing_descript
 from wingsd.history.capture import joined
 from wingsd.history.format import (
     PIECE,
+    SECTOR,
     Change,
     CheckedRoot,
     FileHash,
@@ -213,6 +214,19 @@ def _apply(fd: int, version: FileVersion) -> None:
     os.ftruncate(fd, entry.size)
     write_chunks(fd, version.reader.chunks(section, entry.size))
     version.reader.forget()
+
+
+def stored_size(contents: Contents, newest: OpenDirectories) -> int:
+    """Return the bytes that a file takes on the disk, at most: holes take none.
+
+    Raises HistoryDamaged and OSError.
+    """
+    base, versions = contents
+    size = sum(each.section.length for each in versions)
+    if base is not None:
+        with opened_copy(newest, base.path) as source:
+            size += os.fstat(source).st_blocks * SECTOR
+    return size
 
 
 def write_contents(
