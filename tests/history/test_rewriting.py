@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.history.rewinds import Rewinds
+from tests.history.test_store import long_paths
 from tests.history.worlds import Model, bad_block, model
 from tests.support.archives import seen
 from wingsd.errors import HistoryDamaged, StorageError
@@ -319,3 +321,20 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, step: str, at: bytes) -> None:
         before(self, entry, *rest)
 
     monkeypatch.setattr(Rewriting, step, failing)
+
+
+def test_long_paths_that_differ_take_little_memory(history: Model) -> None:
+    history.store.make(history.source, PointLabel.STOPPED)
+    long_paths(history, 2000)
+    history.store.make(history.source, PointLabel.STOPPED)
+    (history.world.root / ("n" * 250)).rename(history.world.root.parent / "away")
+    history.store.make(history.source, PointLabel.STOPPED)
+    tracemalloc.start()
+    try:
+        found = difference(history.store, Wanted(2))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.entries == 2041
+    assert 400 < len(found.paths) < 1000
+    assert peak < 12_000_000

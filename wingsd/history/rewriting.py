@@ -73,6 +73,8 @@ from wingsd.util.text import disk_advice, display, display_all
 MOST_LISTED = 10_000
 """The most paths that are listed as changed, or as not as they are to be."""
 
+#: The most bytes that these have together, about.
+_LISTED_BYTES = 4 << 20
 _NEW, _OLD, _PLAN, _PLACING, _PART = b"new", b"old", b"plan", b"placing", b"part"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -125,14 +127,16 @@ class Difference:
     total: int = 0
     paths: list[bytes] = field(factory=list)
     damaged: list[bytes] = field(factory=list)
+    _listed: int = field(init=False, default=0)
 
     def count(self, step: Step) -> None:
         """Count a path."""
         if not step.is_changed:
             return
         self.entries += 1
-        if len(self.paths) < MOST_LISTED:
+        if len(self.paths) < MOST_LISTED and self._listed < _LISTED_BYTES:
             self.paths.append(step.entry.path)
+            self._listed += len(step.entry.path)
         if step.how is How.PLACED and isinstance(step.entry, PastFile):
             self.size += step.entry.size
 
@@ -176,7 +180,7 @@ def _steps(
         if isinstance(entry, PastFile):
             count.total += entry.size
         # a further name of a file that is replaced leads to the new one
-        is_relinked = isinstance(entry, PastHardLink) and entry.first in placed
+        is_relinked = isinstance(entry, PastHardLink) and _digest(entry.first) in placed
         is_changed = entry != now or is_relinked or is_lost
         if taken and path.startswith(taken) and isinstance(entry, PastNothing):
             yield Step(How.TAKEN_ALONG, entry, now)
@@ -190,7 +194,7 @@ def _steps(
         if is_lost and step.how is How.SET and isinstance(entry, PastFile):
             step = step._replace(how=How.PLACED)
         if step.how is How.PLACED:
-            placed.add(path)
+            placed.add(_digest(path))
         yield step
 
 
@@ -595,6 +599,11 @@ def _check_mounts(step: Step, mounts: Sequence[bytes]) -> None:
                 f"something is mounted at {display(mount)} in the server's directory; unmount it, "
                 "and try again"
             )
+
+
+def _digest(path: bytes) -> bytes:
+    """Return what stands for a path in memory: it may have 16 KiB."""
+    return sha256(path).digest()
 
 
 def _name(path: bytes) -> bytes:
