@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 
 from tests.callbacks.queue_harness import AnsweringPanel
 from tests.support import FakeContainers
@@ -22,7 +23,7 @@ from wingsd.config import PTERODACTYL, BackupsConfig
 from wingsd.events import Event
 from wingsd.threadio import Workers
 
-__all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode"]
+__all__ = ["BACKUP", "OTHER", "SERVER", "BackupNode", "inode", "record_flushes"]
 
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 OTHER = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12"
@@ -95,3 +96,15 @@ class BackupNode:
     def records(self) -> list[str]:
         """Return the backups that the database has as being made."""
         return [record.backup for record in self.database_store.backups()]
+
+
+def inode(path: Path) -> int:
+    """Return the number of a file, which it keeps when it is renamed."""
+    return path.stat().st_ino
+
+
+def record_flushes(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Return the inodes of what is flushed from now on."""
+    flushed: set[int] = set()
+    monkeypatch.setattr("os.fsync", lambda fd: flushed.add(os.fstat(fd).st_ino))
+    return flushed

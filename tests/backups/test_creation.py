@@ -17,7 +17,14 @@ from twisted.internet.defer import Deferred
 
 from tests.archive.packing import packed, unpacked
 from tests.backups.conftest import Make
-from tests.backups.harness import BACKUP, OTHER, SERVER, BackupNode
+from tests.backups.harness import (
+    BACKUP,
+    OTHER,
+    SERVER,
+    BackupNode,
+    inode,
+    record_flushes,
+)
 from tests.callbacks.queue_harness import DOWN
 from tests.support.reactor import until
 from wingsd.archive.compress import ArchiveFormat
@@ -62,6 +69,15 @@ async def test_a_backup_is_reported_with_its_catalogue_beside_it(node: BackupNod
     assert (made.bytes, made.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert (made.checksum_type, made.checksum) == ("sha1", told["checksum"])
     assert node.records() == []
+
+
+async def test_an_archive_is_on_stable_storage_when_it_is_reported(
+    node: BackupNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = record_flushes(monkeypatch)
+    (node.home / "world").write_bytes(b"world")
+    await node.make()
+    assert {inode(node.backups / PLACE), inode(node.backups)} <= flushed
 
 
 async def test_the_page_of_go_panels_gets_both_names_of_the_end(node: BackupNode) -> None:

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import attrs
 import pytest
 
+from tests.backups.harness import inode, record_flushes
 from tests.support.present import present
 from tests.support.sample_server import sha256
 from wingsd.backups import received as incomingfile
@@ -99,6 +100,16 @@ def test_backups_are_placed_all_together(backups: ReceivedBackups, directory: Pa
     backups.discard(SERVER)
     assert (files(directory), staged(directory)) == (WHOLE, [])
     assert place.stat().st_nlink == 1
+
+
+def test_placed_backups_are_on_stable_storage(
+    backups: ReceivedBackups, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = record_flushes(monkeypatch)
+    store(backups)
+    backups.place(SERVER)
+    places = [directory / place for place in WHOLE]
+    assert {inode(path) for place in places for path in (place, place.parent)} <= flushed
 
 
 def test_a_file_system_without_hard_links_is_named_in_the_error(
@@ -273,7 +284,7 @@ def test_published_backups_have_catalogues_of_what_was_received(
 ) -> None:
     store(backups)
     backups.place(SERVER)
-    backups.publish(SERVER)
+    backups.place(SERVER)
     assert staged(directory) == []
     found = {each.uuid: each for each in BackupStore(str(directory), PELICAN).all(SERVER)}
     assert set(found) == {ONE.uuid, TWO.uuid}
@@ -288,7 +299,7 @@ def test_a_catalogue_that_is_there_stays(backups: ReceivedBackups, directory: Pa
     for _ in range(2):
         store(backups)
         backups.place(SERVER)
-        backups.publish(SERVER)
+        backups.place(SERVER)
         shared = BackupStore(str(directory), PELICAN)
         (found,) = (each for each in shared.all(SERVER) if each.uuid == ONE.uuid)
         catalogue = present(found.catalogue)
