@@ -256,12 +256,13 @@ RewriteJob(BOUNDS, json.loads(sys.argv[2])).rewrite("json", b"{}", [])
 
 
 @pytest.mark.promise("egg-files-are-parsed-apart")
-def test_the_process_ends_with_a_killed_daemon() -> None:
+@pytest.mark.parametrize("is_ready", [is_confined, lives], ids=["confined", "started"])
+def test_the_process_ends_with_a_killed_daemon(is_ready: Callable[[int], bool]) -> None:
     path = json.dumps(sys.path)
     program = json.dumps(spy("time.sleep(600)"))
     daemon = subprocess.Popen([sys.executable, "-c", DAEMON, path, program])
     try:
-        until(lambda: any(is_confined(each) for each in processes_of(daemon.pid)))
+        until(lambda: any(is_ready(each) for each in processes_of(daemon.pid)))
         (started,) = processes_of(daemon.pid)
     finally:
         daemon.send_signal(signal.SIGKILL)
@@ -270,5 +271,8 @@ def test_the_process_ends_with_a_killed_daemon() -> None:
 
 
 def until(true: Callable[[], bool]) -> None:
-    while not true():
+    for _ in range(6000):
+        if true():
+            return
         time.sleep(0.01)
+    raise AssertionError("it did not come to be true")

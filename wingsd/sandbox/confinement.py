@@ -10,8 +10,10 @@ import ctypes
 import errno
 import os
 import resource
+import select
 import signal
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -72,6 +74,11 @@ def confine() -> None:
     libc.capset(header, (ctypes.c_uint32 * 6)())
     # Ends with the daemon. Changing the user would undo it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # If that was killed before, nobody reads what this process writes.
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if output.poll(0):
+        os._exit(1)
     _limit(resource.RLIMIT_NPROC, 0)
     # Before the last descriptors are taken away: it needs one of its own for a moment.
     libc.prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0)))
