@@ -74,7 +74,7 @@ def confine() -> None:
     libc.capset(header, (ctypes.c_uint32 * 6)())
     # Ends with the daemon. Changing the user would undo it.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # If that was killed before, nobody reads what this process writes.
+    # If that was killed before, no process reads what this one writes.
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     if output.poll(0):
