@@ -284,7 +284,7 @@ def test_published_backups_have_catalogues_of_what_was_received(
 ) -> None:
     store(backups)
     backups.place(SERVER)
-    backups.place(SERVER)
+    backups.publish(SERVER)
     assert staged(directory) == []
     found = {each.uuid: each for each in BackupStore(str(directory), PELICAN).all(SERVER)}
     assert set(found) == {ONE.uuid, TWO.uuid}
@@ -299,7 +299,7 @@ def test_a_catalogue_that_is_there_stays(backups: ReceivedBackups, directory: Pa
     for _ in range(2):
         store(backups)
         backups.place(SERVER)
-        backups.place(SERVER)
+        backups.publish(SERVER)
         shared = BackupStore(str(directory), PELICAN)
         (found,) = (each for each in shared.all(SERVER) if each.uuid == ONE.uuid)
         catalogue = present(found.catalogue)
