@@ -78,7 +78,7 @@ async def it_is_restored(machine: Machine, uuid: str, backup: str) -> None:
     later.write_bytes(b"later")
     done = await restored(machine, uuid, backup, truncate_directory=True)
     check("it is restored in place of them", done and not later.exists())
-    (kept,) = (STAGING / ".quarantine").iterdir()
+    (kept,) = (STAGING / ".quarantine").glob(f"{uuid}.replaced.*")
     check("they are in quarantine", (kept / WORLD).read_bytes() == BROKEN, kept)
 
 

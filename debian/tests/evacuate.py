@@ -162,7 +162,9 @@ async def clean_up() -> None:
     await run("systemctl", "daemon-reload")
     for path in (OTHER, OWN):
         shutil.rmtree(path)
-    os.unlink(CONFIGURATION.with_name("ca.pem"))
+    settings = yaml.safe_load(CONFIGURATION.read_text())
+    os.unlink(settings["system"].pop("transfers")["ca_file"])
+    CONFIGURATION.write_text(yaml.safe_dump(settings))
 
 
 main(test)
