@@ -13,7 +13,7 @@ __all__ = ["nodes", "short_pauses"]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have little be waited for before anything is asked again."""
+    """Shorten the waits before another attempt."""
     monkeypatch.setattr(sending, "OWNERSHIP_BACKOFF", Backoff(0.02, 0.1))
     monkeypatch.setattr(move, "LOST", 0.3)
     monkeypatch.setattr(move, "RESUME_AFTER", 0.01)

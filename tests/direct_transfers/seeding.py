@@ -26,7 +26,7 @@ __all__ = ["nodes", "quick"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have little be waited for after a failure."""
+    """Shorten the waits after a failure."""
     monkeypatch.setattr(rounds, "ROUND_PAUSES", Backoff(0.05, 0.2))
     monkeypatch.setattr(rounds, "ROUND_PATIENCE", 0.2)
     monkeypatch.setattr(rounds, "ASKED_EVERY", 0.05)

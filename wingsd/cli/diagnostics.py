@@ -71,7 +71,7 @@ def diagnostics(*, endpoints: bool, no_logs: bool, log_lines: int, as_json: bool
     Secrets are left out; read it before you publish it.
 
     If the daemon does not run, the report has versions, configuration and journal, and the exit
-    status is 3. Without a valid configuration there is none: see wingsctl check-config.
+    status is 3. That report needs a valid configuration: see wingsctl check-config.
     """
     shown = {
         "include_endpoints": str(endpoints).lower(),

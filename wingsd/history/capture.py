@@ -502,7 +502,7 @@ class Capture:
         return Section(False, offset, writer.data_bytes - offset)
 
     def _read(self, path: bytes, old: PastEntry) -> tuple[Record, os.stat_result] | None:
-        """Read a file; return its stat result, too, or None where there is none any more."""
+        """Read a file; return what was found and its stat result, None if it was deleted."""
         source = self._source
         try:
             fd = self._directories.open_file(path)

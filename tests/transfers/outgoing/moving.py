@@ -20,7 +20,7 @@ BATCH = 256 << 10
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have little be waited for after an error."""
+    """Shorten the waits after an error."""
     monkeypatch.setattr(moves, "PAUSES", Backoff(0.01, 0.02))
     monkeypatch.setattr(moves, "PROGRESS_EVERY", 0.01)
     monkeypatch.setattr(moves, "SOON", 0.01)
