@@ -2,18 +2,18 @@
 
 Contents are prepared while the server may run, in a directory of the same file system, the
 *place*. When the server has stopped, and a point of that moment was made, `commit` prepares what
-else differs, and writes the plan; `apply` then moves what is replaced out of the way, and what was
-prepared into its place, by renaming. Nothing of the server is changed before the plan is durable.
-From then on `apply` may be broken off anywhere, and is completed when it is called again.
+else differs, and writes the plan; `apply` then moves what was prepared into its place, by renaming,
+and what is to be there no more out of the way. Nothing of the server is changed before the plan is
+durable. From then on `apply` may be broken off anywhere, and is completed when it is called again.
 
 In the place are:
 
 - `new`: files, symlinks and further names as they are to be, named by the SHA-256 of their paths
-- `old`: what was replaced, named in the same way; a directory has all that was in it. What a
+- `old`: what was removed, named in the same way; a directory has all that was in it. What a
   program makes there meanwhile gets a number after its name
-- `plan`: what is to be changed, in the format of a delta without data, from the newest point to
-  the one that is wanted. Files of which only the metadata is set have base 1
-- `placing`: made when all that is replaced is in `old`
+- `plan`: what is to be changed, in the format of a delta, from the newest point to the one that is
+  wanted. Files of which only the metadata is set have base 1; the data of others are their inode
+  numbers in `new`, where afterwards is what they have replaced
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from hashlib import sha256
 from itertools import chain as chained
 from itertools import count, islice
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
 from attrs import define, field
@@ -47,7 +48,7 @@ from wingsd.filesystem.open_directories import (
     OpenDirectories,
     closing_descriptor,
 )
-from wingsd.filesystem.syscalls import syncfs
+from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2, syncfs
 from wingsd.filesystem.walk import opened
 from wingsd.history.capture import joined
 from wingsd.history.format import (
@@ -75,15 +76,15 @@ MOST_LISTED = 10_000
 
 #: The most bytes that these have together, about.
 _LISTED_BYTES = 4 << 20
-_NEW, _OLD, _PLAN, _PLACING, _PART = b"new", b"old", b"plan", b"placing", b"part"
+_NEW, _OLD, _PLAN, _PART = b"new", b"old", b"plan", b"part"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _OWN = 0o700
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: The sections of files in the plan: put into place as a whole, or only their metadata.
-_WHOLE, _IN_PLACE = Section(False, 0, 0), Section(True, 0, 0)
+#: The section of files in the plan of which only the metadata is set, and the data of others.
+_IN_PLACE, _INODE = Section(True, 0, 0), Struct("<Q")
 
 
 class How(Enum):
@@ -346,8 +347,10 @@ class Rewriting:
                 writer = FormWriter(plan, FormKind.DELTA, number, found.newest)
                 mounts = _mounts_below(self._directory)
             for each in _steps(chain, wanted, lost, found):
-                step = each
-                if step.how is How.PLACED and not self._is_made(step, newest, damaged):
+                step, inode = each, None
+                if step.how is How.PLACED:
+                    inode = self._made(step, newest, damaged)
+                if step.how is How.PLACED and inode is None:
                     damaged.add(step.entry.path)
                     if not isinstance(step.now, PastDirectory):
                         continue
@@ -355,7 +358,7 @@ class Rewriting:
                 found.count(step)
                 if writer is not None and step.how is not How.TAKEN_ALONG:
                     _check_mounts(step, mounts)
-                    writer.add(step.entry, self._planned(step))
+                    writer.add(step.entry, self._planned(step, inode, writer))
             found.damaged = sorted(damaged)
             if damaged and not self._skips_damaged:
                 raise HistoryDamaged(
@@ -367,17 +370,22 @@ class Rewriting:
                 writer.finish(chain[-1].point)
         return found
 
-    def _is_made(self, step: Step, newest: OpenDirectories, damaged: Collection[bytes]) -> bool:
-        """Make the contents of a file; return False where these are damaged in the history."""
-        if isinstance(step.entry, PastFile):
-            try:
-                self._make_file(step.entry, step.contents, newest)
-            except HistoryDamaged:
-                return False
-        return not isinstance(step.entry, PastHardLink) or step.entry.first not in damaged
+    def _made(
+        self, step: Step, newest: OpenDirectories, damaged: Collection[bytes]
+    ) -> int | None:
+        """Make a file, and return its inode number, 0 of what is none.
 
-    def _planned(self, step: Step) -> Section | None:
-        """Make a symlink, or a further name; return the section of a file."""
+        None where its contents are damaged in the history.
+        """
+        if isinstance(step.entry, PastFile):
+            with suppress(HistoryDamaged):
+                return self._made_file(step.entry, step.contents, newest)
+            return None
+        is_damaged = isinstance(step.entry, PastHardLink) and step.entry.first in damaged
+        return None if is_damaged else 0
+
+    def _planned(self, step: Step, inode: int | None, writer: FormWriter) -> Section | None:
+        """Make a symlink, or a further name; return the section of a file, and write its data."""
         entry, name = step.entry, _name(step.entry.path)
         if isinstance(entry, PastLink):
             os.symlink(entry.target, name, dir_fd=self._new)
@@ -391,19 +399,24 @@ class Rewriting:
                 source, first = self._directories.place(entry.first)
             fds = {"src_dir_fd": source, "dst_dir_fd": self._new}
             os.link(first, name, **fds, follow_symlinks=False)
-        if isinstance(entry, PastFile):
-            return _WHOLE if step.how is How.PLACED else _IN_PLACE
-        return None
+        if not isinstance(entry, PastFile):
+            return None
+        if inode is None:
+            return _IN_PLACE
+        writer.data(_INODE.pack(inode))
+        return Section(False, writer.data_bytes - _INODE.size, _INODE.size)
 
-    def _make_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> None:
+    def _made_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> int:
         name = _name(entry.path)
-        if _exists(self._new, name):
-            return
+        with suppress(FileNotFoundError):
+            return os.stat(name, dir_fd=self._new, follow_symlinks=False).st_ino
         with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
             write_file(fd, entry, contents, newest, lambda: self._check(0))
             self._set(fd, entry)
+            inode = os.fstat(fd).st_ino
         os.rename(_PART, name, src_dir_fd=self._new, dst_dir_fd=self._new)
         self._check(entry.size)
+        return inode
 
     # What is changed
 
@@ -414,19 +427,21 @@ class Rewriting:
         """
         path: bytes = b""
         try:
-            plan = _plan(self._place)
-            if not _exists(self._home, _PLACING):
-                for entry, section in plan.entries():
-                    path = entry.path
-                    self._take_away(entry, section)
-                os.mkdir(_PLACING, _OWN, dir_fd=self._home)
-            if self._durable:  # what is put into place must not be durable before it
-                os.fsync(self._home)
-            self._directories.close()
             late: list[PastDirectory] = []
+            plan = _plan(self._place)
             for entry, section in plan.entries():
                 path = entry.path
-                self._put_into_place(entry, section, late)
+                if isinstance(entry, PastNothing):
+                    with _missing_allowed():
+                        self._displace(path)
+                elif isinstance(entry, PastDirectory):
+                    self._make_directory(path)
+                    late.append(entry)
+                elif section == _IN_PLACE and isinstance(entry, PastFile):
+                    self._set_file(entry)
+                else:
+                    inode = None if section is None else plan.data(section.offset, section.length)
+                    self._put_into_place(path, inode)
             for directory in reversed(late):
                 path = directory.path
                 self._set_directory(directory)
@@ -438,18 +453,6 @@ class Rewriting:
             raise StorageError(f"{what} cannot be changed: {disk_advice(error)}") from error
         finally:
             self._directories.close()
-
-    def _take_away(self, entry: PastEntry, section: Section | None) -> None:
-        path = entry.path
-        if section == _IN_PLACE:
-            return
-        with _missing_allowed():
-            if isinstance(entry, PastDirectory):
-                found = self._stat(path)
-                if stat.S_ISDIR(found.st_mode):
-                    self._open_up(path, found)
-                    return
-            self._displace(path)
 
     def _stat(self, path: bytes) -> os.stat_result:
         if not path:
@@ -474,40 +477,41 @@ class Rewriting:
         old = next(each for each in names if not _exists(self._old, each))
         os.rename(name, old, src_dir_fd=parent, dst_dir_fd=self._old)
 
-    def _put_into_place(
-        self, entry: PastEntry, section: Section | None, late: list[PastDirectory]
-    ) -> None:
-        path = entry.path
-        if isinstance(entry, PastNothing):
-            return
-        if isinstance(entry, PastDirectory):
-            if path:
-                self._make_directory(path)
-            late.append(entry)
-        elif isinstance(entry, PastFile) and section == _IN_PLACE:
-            self._set_file(entry)
-        else:
-            try:
-                self._place_file(path)
-            except IsADirectoryError:
-                self._displace(path)
-                self._place_file(path)
-            except OSError:
-                if _exists(self._new, _name(path)):  # else it is in its place
-                    raise
-
     def _make_directory(self, path: bytes) -> None:
+        with _missing_allowed():
+            found = self._stat(path)
+            if stat.S_ISDIR(found.st_mode):
+                self._open_up(path, found)
+                return
+            self._displace(path)
         parent, name = self._directories.place(path)
-        try:
-            os.mkdir(name, _OWN, dir_fd=parent)
-        except FileExistsError:
-            if not stat.S_ISDIR(self._stat(path).st_mode):
-                self._displace(path)
-                os.mkdir(name, _OWN, dir_fd=parent)
+        os.mkdir(name, _OWN, dir_fd=parent)
 
-    def _place_file(self, path: bytes) -> None:
+    def _put_into_place(self, path: bytes, inode: bytes | None) -> None:
+        """Put what was prepared for a path into its place, if that was not done before.
+
+        A file is the one with that inode number. It changes places with the present one, since
+        freeing the space of that takes longer.
+        """
+        own = _name(path)
+        try:
+            found = os.stat(own, dir_fd=self._new, follow_symlinks=False)
+        except FileNotFoundError:
+            return
         parent, name = self._directories.place(path)
-        os.rename(_name(path), name, src_dir_fd=self._new, dst_dir_fd=parent)
+        if inode is not None:
+            if _INODE.pack(found.st_ino) != inode:
+                return
+            # where nothing is there, or the file system has no exchange, it is renamed
+            with suppress(OSError):
+                renameat2(self._new, own, parent, name, RENAME_EXCHANGE)
+                return
+        try:
+            os.rename(own, name, src_dir_fd=self._new, dst_dir_fd=parent)
+        except IsADirectoryError:
+            self._displace(path)
+            parent, name = self._directories.place(path)
+            os.rename(own, name, src_dir_fd=self._new, dst_dir_fd=parent)
 
     def _set_file(self, entry: PastFile) -> None:
         with _missing_allowed(), closing_descriptor(self._directories.open_file(entry.path)) as fd:
