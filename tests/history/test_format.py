@@ -140,6 +140,20 @@ def test_unsorted_entries_are_refused(fd: int) -> None:
         list(FormReader.of(fd, "it").entries())
 
 
+@pytest.mark.parametrize(
+    ("above", "path"),
+    [(b"d/f", b"d/"), (b"d/f", b"d/.."), (b"d/f", b"d//g"), (b"a", b"/a"), (b"a", b"b" * 256)],
+)
+def test_paths_that_lead_elsewhere_are_refused(fd: int, above: bytes, path: bytes) -> None:
+    entries = sorted((above, path), key=lambda each: each.replace(b"/", b"\0"))
+    writer = FormWriter(fd, FormKind.DELTA, 1, 2)
+    for each in entries:
+        writer.add(PastNothing(each))
+    writer.finish(POINT)
+    with pytest.raises(HistoryDamaged, match="no path below a directory"):
+        list(FormReader.of(fd, "form").entries())
+
+
 def test_the_root_is_of_all_entries_in_their_order() -> None:
     root = RootHash()
     root.add(PastDirectory(b"", 0o755, 1))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from hashlib import sha256
@@ -88,7 +88,6 @@ _COUNT = Struct("<I")
 _POSITION = Struct("<BQ")
 _MAX_MODE = 0o777
 _LENGTH = Struct("<H")
-_KIND = Struct("<B")
 _SECTION = Struct("<BQQ")
 _CHUNK = Struct("<QI")
 _ZEROS = 1 << 31
@@ -166,9 +165,11 @@ ENTRY_TYPES: tuple[Any, ...] = (PastNothing, PastFile, PastLink, PastHardLink, P
 """The types of entries, in the order of their kinds."""
 
 _KINDS: dict[type, int] = {each: kind for kind, each in enumerate(ENTRY_TYPES)}
-_NOTHING, _FILE, _, _HARD_LINK, _DIRECTORY = range(len(ENTRY_TYPES))
-#: What is between the path of an entry and the text at its end, by its kind.
-_FIXED = {kind: Struct(form) for kind, form in ((1, "<HqQ32s"), (2, "<q"), (3, "<"), (4, "<Hq"))}
+_NOTHING, _FILE, _LINK, _HARD_LINK, _DIRECTORY = range(len(ENTRY_TYPES))
+#: Kind, bytes of the path.
+_ENTRY = Struct("<BH")
+#: What is between the path of an entry and the text at its end, whose length is the last of these.
+_FIXED = {kind: Struct(f) for kind, f in ((1, "<HqQ32sH"), (2, "<qH"), (3, "<H"), (4, "<HqH"))}
 
 Select = Callable[[bytes], bool | None]
 """Selects entries by their paths: whether one is wanted, or None where no more are."""
@@ -221,10 +222,10 @@ def encode_entry(entry: PastEntry) -> bytes:
     """Return the bytes of an entry."""
     kind = _KINDS[type(entry)]
     path, *fixed = cast("tuple[Any, ...]", entry)
-    raw = _KIND.pack(kind) + _text(path)
+    raw: bytes = _ENTRY.pack(kind, len(path)) + path
     if kind != _NOTHING:
         text = fixed.pop()
-        raw += _FIXED[kind].pack(*fixed) + _text(text)
+        raw += _FIXED[kind].pack(*fixed, len(text)) + text
     return raw
 
 
@@ -531,8 +532,10 @@ class FormReader:
         at += _COUNT.size
         unsettled = []
         for _ in range(count):
-            text, at = _text_at(raw, at)
-            unsettled.append(text)
+            (length,) = _LENGTH.unpack_from(raw, at)
+            at += _LENGTH.size
+            unsettled.append(_text_at(raw, at, length))
+            at += length
         if at != len(raw):
             raise ValueError("something follows")
         for kind, length in (
@@ -648,28 +651,29 @@ def _checked(changes: Iterable[Change], data_bytes: int) -> Iterator[Change]:
             raise ValueError("they are not sorted")
         if section is not None and section.offset + section.length > data_bytes:
             raise ValueError("a section is beyond the data")
-        _check_values(entry)
         last = key
         yield entry, section
 
 
-def _check_values(entry: PastEntry) -> None:
-    if isinstance(entry, PastFile | PastDirectory):
-        if entry.mode > _MAX_MODE:
-            raise ValueError("a mode has other bits than permissions")
-        if entry.attributes:
-            is_directory = isinstance(entry, PastDirectory)
-            decode_attributes(entry.attributes, is_directory=is_directory)
-    if isinstance(entry, PastFile) and entry.size > MAX_SIZE:
+def _check_values(kind: int, path: bytes, fixed: Sequence[Any], text: bytes) -> None:
+    if kind == _HARD_LINK:
+        check_path(text)
+        if tree_key(text) >= tree_key(path):
+            raise ValueError("a hard link comes before its first name")
+        return
+    if fixed[0] > _MAX_MODE:
+        raise ValueError("a mode has other bits than permissions")
+    if text:
+        decode_attributes(text, is_directory=kind == _DIRECTORY)
+    if kind == _FILE and fixed[2] > MAX_SIZE:
         raise ValueError("a file is too large")
 
 
-def _text_at(raw: bytes | bytearray, at: int) -> tuple[bytes, int]:
-    (length,) = _LENGTH.unpack_from(raw, at)
-    end = at + _LENGTH.size + length
-    if end > len(raw):
+def _text_at(raw: bytes, at: int, length: int) -> bytes:
+    text = raw[at : at + length]
+    if len(text) < length:
         raise struct.error("it ends in the middle")
-    return bytes(raw[at + _LENGTH.size : end]), end
+    return text
 
 
 class _Entries:
@@ -679,8 +683,10 @@ class _Entries:
         self._parts = parts
         self._select = select
         self._is_delta = is_delta
-        self._raw = bytearray()
+        self._raw = b""
         self._at = 0
+        #: The path of the last entry up to its name.
+        self._above = b""
 
     def changes(self) -> Iterator[Change]:
         while True:
@@ -696,9 +702,8 @@ class _Entries:
             except struct.error:
                 part = next(self._parts, b"")
                 if part:
-                    del self._raw[: self._at]
+                    self._raw = self._raw[self._at :] + part
                     self._at = 0
-                    self._raw += part
                     continue
                 if self._at < len(self._raw):
                     raise
@@ -710,8 +715,9 @@ class _Entries:
 
         This, and what follows, raises struct.error where the entry goes on in the next part.
         """
-        (kind,) = _KIND.unpack_from(self._raw, self._at)
-        return kind, *_text_at(self._raw, self._at + _KIND.size)
+        kind, length = _ENTRY.unpack_from(self._raw, self._at)
+        at = self._at + _ENTRY.size
+        return kind, _text_at(self._raw, at, length), at + length
 
     def _end(self, kind: int, at: int) -> int:
         """Return the end of the entry whose rest begins at `at`."""
@@ -719,8 +725,8 @@ class _Entries:
             return at
         if kind not in _FIXED:
             raise ValueError(f"an entry is of the unknown kind {kind}")
-        at += _FIXED[kind].size
-        end: int = at + _LENGTH.size + _LENGTH.unpack_from(self._raw, at)[0]
+        *_, length = _FIXED[kind].unpack_from(self._raw, at)
+        end: int = at + _FIXED[kind].size + length
         if self._is_delta and kind == _FILE:
             end += _SECTION.size
         if end > len(self._raw):
@@ -731,15 +737,15 @@ class _Entries:
         """Return the entry whose rest begins at `at`."""
         raw, section = self._raw, None
         values: tuple[Any, ...] = (path,)
-        check_path(path)
+        self._check_path(path)
         if kind in _FIXED:
-            fixed = _FIXED[kind].unpack_from(raw, at)
-            text, at = _text_at(raw, at + _FIXED[kind].size)
+            *fixed, length = _FIXED[kind].unpack_from(raw, at)
+            at += _FIXED[kind].size
+            text = _text_at(raw, at, length)
+            at += length
             values = (path, *fixed, text)
-            if kind == _HARD_LINK:
-                check_path(text)
-                if tree_key(text) >= tree_key(path):
-                    raise ValueError("a hard link comes before its first name")
+            if kind != _LINK:
+                _check_values(kind, path, fixed, text)
         elif kind != _NOTHING or not self._is_delta:
             raise ValueError(f"an entry is of the unknown kind {kind}")
         if self._is_delta and kind == _FILE:
@@ -751,6 +757,15 @@ class _Entries:
         self._at = at
         entry: PastEntry = ENTRY_TYPES[kind](*values)
         return entry, section
+
+    def _check_path(self, path: bytes) -> None:
+        """Check a path; most are in the directory of the one before."""
+        start = path.rfind(b"/") + 1
+        if path and path[:start] == self._above:
+            _check_name(path[start:])
+        else:
+            check_path(path)
+            self._above = path[:start]
 
 
 def read_fully(fd: int, length: int, at: int) -> bytes:
@@ -766,8 +781,12 @@ def check_path(path: bytes) -> None:
     if not path:
         return
     for name in path.split(b"/"):
-        if name in (b"", b".", b"..") or len(name) > MAX_COMPONENT or b"\0" in name:
-            raise ValueError("a path is no path below a directory")
+        _check_name(name)
+
+
+def _check_name(name: bytes) -> None:
+    if name in (b"", b".", b"..") or len(name) > MAX_COMPONENT or b"\0" in name:
+        raise ValueError("a path is no path below a directory")
 
 
 # Chunks

@@ -2,8 +2,8 @@
 
 Contents are prepared while the server may run, in a directory of the same file system, the
 *place*. When the server has stopped, and a point of that moment was made, `commit` prepares what
-else differs, and writes the plan; `apply` then moves what was prepared into its place, by renaming,
-and what is to be there no more out of the way. Nothing of the server is changed before the plan is
+else differs, and writes the plan; `apply` then renames: what was prepared is put into its place,
+and what is to be there no more is moved away. Nothing of the server is changed before the plan is
 durable. From then on `apply` may be broken off anywhere, and is completed when it is called again.
 
 In the place are:
@@ -52,6 +52,7 @@ from wingsd.filesystem.syscalls import RENAME_EXCHANGE, renameat2, syncfs
 from wingsd.filesystem.walk import opened
 from wingsd.history.capture import joined
 from wingsd.history.format import (
+    Change,
     FormKind,
     FormReader,
     FormWriter,
@@ -99,7 +100,7 @@ class How(Enum):
 
 
 class Step(NamedTuple):
-    """A path that is changed: how, what it is to be, what it is, and the contents of a file.
+    """A path that is changed: how, what it is to be, what it is, and what a chain has of it.
 
     Of a directory without `is_changed` only the time is set again.
     """
@@ -107,7 +108,7 @@ class Step(NamedTuple):
     how: How
     entry: PastEntry
     now: PastEntry
-    contents: Contents = (None, [])
+    found: Sequence[Change | None] = ()
     is_changed: bool = True
     #: For a further name: the first one is put into place, too.
     is_relinked: bool = False
@@ -191,7 +192,7 @@ def _steps(
             continue
         if isinstance(now, PastDirectory) and not isinstance(entry, PastDirectory):
             taken = path + b"/"
-        step = Step(_how(entry, now), entry, now, contents_of(chain, found), True, is_relinked)
+        step = Step(_how(entry, now), entry, now, found, True, is_relinked)
         if is_lost and step.how is How.SET and isinstance(entry, PastFile):
             step = step._replace(how=How.PLACED)
         if step.how is How.PLACED:
@@ -349,7 +350,7 @@ class Rewriting:
             for each in _steps(chain, wanted, lost, found):
                 step, inode = each, None
                 if step.how is How.PLACED:
-                    inode = self._made(step, newest, damaged)
+                    inode = self._made(step, chain, newest, damaged)
                 if step.how is How.PLACED and inode is None:
                     damaged.add(step.entry.path)
                     if not isinstance(step.now, PastDirectory):
@@ -371,15 +372,22 @@ class Rewriting:
         return found
 
     def _made(
-        self, step: Step, newest: OpenDirectories, damaged: Collection[bytes]
+        self,
+        step: Step,
+        chain: Sequence[FormReader],
+        newest: OpenDirectories,
+        damaged: Collection[bytes],
     ) -> int | None:
-        """Make a file, and return its inode number, 0 of what is none.
+        """Make a file, unless that was done; return its inode number, 0 of what is no file.
 
         None where its contents are damaged in the history.
         """
         if isinstance(step.entry, PastFile):
+            with suppress(FileNotFoundError):
+                own = _name(step.entry.path)
+                return os.stat(own, dir_fd=self._new, follow_symlinks=False).st_ino
             with suppress(HistoryDamaged):
-                return self._made_file(step.entry, step.contents, newest)
+                return self._made_file(step.entry, contents_of(chain, step.found), newest)
             return None
         is_damaged = isinstance(step.entry, PastHardLink) and step.entry.first in damaged
         return None if is_damaged else 0
@@ -407,14 +415,11 @@ class Rewriting:
         return Section(False, writer.data_bytes - _INODE.size, _INODE.size)
 
     def _made_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> int:
-        name = _name(entry.path)
-        with suppress(FileNotFoundError):
-            return os.stat(name, dir_fd=self._new, follow_symlinks=False).st_ino
         with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
             write_file(fd, entry, contents, newest, lambda: self._check(0))
             self._set(fd, entry)
             inode = os.fstat(fd).st_ino
-        os.rename(_PART, name, src_dir_fd=self._new, dst_dir_fd=self._new)
+        os.rename(_PART, _name(entry.path), src_dir_fd=self._new, dst_dir_fd=self._new)
         self._check(entry.size)
         return inode
 
