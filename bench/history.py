@@ -121,6 +121,8 @@ def _playing(world: World, place: Path) -> Iterator[_Game]:
         process = subprocess.Popen(command, stdout=ticks)
         try:
             yield _Game(process, Path(ticks.name))
+            if process.poll() is not None:
+                raise SystemExit("bench: the game has ended")
         finally:
             process.kill()
             process.wait()

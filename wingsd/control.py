@@ -1357,6 +1357,7 @@ def _rewind(rewind: Rewind) -> Json:
         "unsettled": _changed(rewind.unsettled),
         "unreadable": _changed(rewind.lost),
         "damaged": [] if found is None else _changed(found.damaged),
+        "kept": [] if found is None else _changed(found.kept),
         "error": "" if error is None else str(error),
         "code": "" if error is None else error.code,
     }

@@ -165,6 +165,38 @@ def test_a_difference_counts_what_changes(history: Model) -> None:
     assert difference(history.store, Wanted(last.number)).entries == 0
 
 
+def test_a_file_that_no_point_has_since_it_was_always_written_stays(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = history.world.root
+    busy = [root / "busy.db", root / "busy.log", root / "link"]
+    with monkeypatch.context() as patch:
+        patch.setattr(history.source.rule, "is_steady", lambda fd, first: False)
+        patch.setattr(history.source.rule, "settles", lambda found: False)
+        for each in busy:
+            each.write_bytes(b"then")
+        first = history.store.make(history.source, PointLabel.RUNNING)
+        assert first is not None
+        assert {b"busy.db", b"busy.log", b"link"} <= {*first.unsettled}
+    (root / "came later").write_bytes(b"1")
+    (root / "link").unlink()
+    (root / "link").hardlink_to(busy[0])
+    made(history)
+    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+        left_out = Wanted(first.number, lambda path, is_directory: path == b"busy.log")
+        for wanted, kept in (
+            (Wanted(first.number), [b"busy.db", b"busy.log", b"link"]),
+            (left_out, [b"busy.db", b"link"]),
+        ):
+            found = rewriting.commit(history.store, wanted)
+            assert found.kept == kept
+        rewriting.apply()
+        assert rewriting.differing() == []
+    assert [each.exists() for each in busy] == [True, False, True]
+    assert busy[0].samefile(busy[2])
+    assert not (root / "came later").exists()
+
+
 def test_what_is_not_as_it_was_at_the_end_is_listed(history: Model) -> None:
     root = history.world.root
     (root / "a").write_bytes(b"a")

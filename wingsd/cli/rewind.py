@@ -156,7 +156,7 @@ def _show_difference(found: Json) -> None:
     if found["unreadable"]:
         named = _named(found["unreadable"])
         output.show(f"unreadable on this node's disk, so not kept for an undo: {named}")
-    _show_damaged(found, "damaged in the history, rewound only with --skip-damaged")
+    _show_left(found, "damaged in the history, rewound only with --skip-damaged")
     if not found["changes"]:
         which = "other files" if found["unsettled"] else "files"
         output.show(f"the server's {which} are as they were then")
@@ -178,13 +178,18 @@ def _named(paths: list[str]) -> str:
     return shown if len(paths) <= _SHOWN else f"{shown} and {len(paths) - _SHOWN} more"
 
 
-def _show_damaged(found: Json, what: str) -> None:
+def _show_left(found: Json, damaged: str) -> None:
     if found["damaged"]:
-        output.show(f"{what}: {_named(found['damaged'])}")
+        output.show(f"{damaged}: {_named(found['damaged'])}")
+    if found["kept"]:
+        output.show(
+            "written all the time then, so not in the point, and left as now: "
+            f"{_named(found['kept'])}"
+        )
 
 
 def _show_end(found: Json) -> None:
-    _show_damaged(found, "damaged in the history, and left as before")
+    _show_left(found, "damaged in the history, and left as before")
     if not found["changes"]:
         output.show(f"nothing to change: the files are as they were at {when(found['time'])}")
         return

@@ -120,7 +120,8 @@ class Difference:
 
     They are as in the point `newest`. `size` are the bytes of files that are written, `total`
     those of all that are wanted, `paths` the first `MOST_LISTED` ones. `damaged` are files that
-    are known to be damaged in the history: they do not become as at the point.
+    are known to be damaged in the history: they do not become as at the point. `kept` are files
+    that stay: they were unsettled then, so the point does not have them.
     """
 
     newest: int
@@ -129,6 +130,7 @@ class Difference:
     total: int = 0
     paths: list[bytes] = field(factory=list)
     damaged: list[bytes] = field(factory=list)
+    kept: list[bytes] = field(factory=list)
     _listed: int = field(init=False, default=0)
 
     def count(self, step: Step) -> None:
@@ -168,9 +170,11 @@ def _steps(
     """Yield what is to be changed of the first point to have what is wanted, sorted by path.
 
     The server has the files that are `lost`, with contents that are not known. The bytes of all
-    that is wanted are counted. Raises HistoryDamaged where the entries do not have the root.
+    that is wanted are counted, and present files that stay since they were unsettled. Raises
+    HistoryDamaged where the entries do not have the root.
     """
     placed, way = set[bytes](), _Way()
+    unsettled = frozenset(chain[-1].point.unsettled)
     taken = b""
     unknown = ((path, True) for path in sorted(lost, key=tree_key))
     entries = ((each.path, each) for each in wanted.entries(chain))
@@ -178,6 +182,9 @@ def _steps(
         nothing, absent = PastNothing(path), [None] * len(chain)
         each = known or WantedEntry(path, nothing, nothing, absent, wanted.keeps_present)
         _, now, entry, found, is_kept = each
+        if path in unsettled and _is_uncaptured(each, count.kept) and not wanted.is_left_out(path):
+            entry, is_kept = now, True
+            count.kept.append(path)
         is_lost = is_unknown is not None and not is_kept
         if isinstance(entry, PastFile):
             count.total += entry.size
@@ -198,6 +205,13 @@ def _steps(
         if step.how is How.PLACED:
             placed.add(_digest(path))
         yield step
+
+
+def _is_uncaptured(each: WantedEntry, kept: Collection[bytes]) -> bool:
+    """Return whether a present file, or a further name of one that is kept, is to go."""
+    now = each.now
+    is_file = isinstance(now, PastFile) or (isinstance(now, PastHardLink) and now.first in kept)
+    return is_file and isinstance(each.entry, PastNothing)
 
 
 class _Way:

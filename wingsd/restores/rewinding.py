@@ -498,10 +498,16 @@ class Rewind:
             self.over.callback(None)
 
     def _left_out(self) -> str:
-        damaged = [] if self.found is None else self.found.damaged
-        if not damaged:
-            return ""
-        return f" {display_all(damaged)} is damaged in the history, and is left as before."
+        said = ""
+        if self.found is not None and self.found.damaged:
+            damaged = display_all(self.found.damaged)
+            said = f" {damaged} is damaged in the history, and is left as before."
+        if self.found is not None and self.found.kept:
+            said += (
+                f" {display_all(self.found.kept)} was written all the time then, so that this "
+                "point does not have it, and is left as before."
+            )
+        return said
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
