@@ -183,7 +183,7 @@ def _show_left(found: Json, damaged: str) -> None:
         output.show(f"{damaged}: {_named(found['damaged'])}")
     if found["kept"]:
         output.show(
-            "written all the time then, so not in the point, and left as now: "
+            "not in the point, since they were written all the time then, and left as now: "
             f"{_named(found['kept'])}"
         )
 

@@ -12,8 +12,8 @@ In the place are:
 - `old`: what was removed, named in the same way; a directory has all that was in it. What a
   program makes there meanwhile gets a number after its name
 - `plan`: what is to be changed, in the format of a delta, from the newest point to the one that is
-  wanted. Files of which only the metadata is set have base 1; the data of others are their inode
-  numbers in `new`, where afterwards is what they have replaced
+  wanted. Files of which only the metadata is set have base 1; the data of others are the inode
+  numbers that they have in `new`. Once such a file is in its place, `new` has the one it replaced
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _steps(
         nothing, absent = PastNothing(path), [None] * len(chain)
         each = known or WantedEntry(path, nothing, nothing, absent, wanted.keeps_present)
         _, now, entry, found, is_kept = each
-        if path in unsettled and _is_uncaptured(each, count.kept) and not wanted.is_left_out(path):
+        if path in unsettled and _would_go(each, count.kept) and not wanted.is_left_out(path):
             entry, is_kept = now, True
             count.kept.append(path)
         is_lost = is_unknown is not None and not is_kept
@@ -207,8 +207,8 @@ def _steps(
         yield step
 
 
-def _is_uncaptured(each: WantedEntry, kept: Collection[bytes]) -> bool:
-    """Return whether a present file, or a further name of one that is kept, is to go."""
+def _would_go(each: WantedEntry, kept: Collection[bytes]) -> bool:
+    """Return whether a present file, or a further name of one that is kept, would be removed."""
     now = each.now
     is_file = isinstance(now, PastFile) or (isinstance(now, PastHardLink) and now.first in kept)
     return is_file and isinstance(each.entry, PastNothing)

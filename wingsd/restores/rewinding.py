@@ -504,8 +504,8 @@ class Rewind:
             said = f" {damaged} is damaged in the history, and is left as before."
         if self.found is not None and self.found.kept:
             said += (
-                f" {display_all(self.found.kept)} was written all the time then, so that this "
-                "point does not have it, and is left as before."
+                f" {display_all(self.found.kept)} is not in this point, since it was written all "
+                "the time then, and is left as before."
             )
         return said
 
