@@ -92,7 +92,8 @@ _SCANS = 5
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _LENGTH = Struct("<I")
 _BUFFER = 256 << 10
-_STAMP = 16
+#: Device and inode number, before each stamp.
+_INODE = Struct("<QQ")
 
 
 class Spooled(NamedTuple):
@@ -397,9 +398,8 @@ class Capture:
         return is_suspect or self._source.rng.random() < REREAD
 
     def _is_unchanged(self, stamp: bytes, node: FileNode) -> bool:
-        identity = (int.from_bytes(stamp[:8], "little"), int.from_bytes(stamp[8:_STAMP], "little"))
-        before = FileNode(0, 0, 0, identity, stamp[_STAMP:])
-        return self._source.rule.unchanged(before, node)
+        identity = _INODE.unpack_from(stamp)
+        return self._source.rule.unchanged((identity, stamp[_INODE.size :]), node)
 
     def _link(self, path: bytes, first: bytes, old: PastEntry) -> None:
         """Look at a further name of a file, whose first name was looked at before."""
@@ -444,8 +444,11 @@ class Capture:
         record, found = read
         if is_linked:
             self._firsts.add((found.st_dev, found.st_ino), path)
-        if carried is not None and record.stamp == carried and record.new != old:
-            self._source.distrust(path)
+        if carried is not None and record.stamp == carried:
+            if record.new != old:
+                self._source.distrust(path)
+            elif record.spooled.is_empty:
+                return  # nothing is to be noted of it
         self._keep(record)
 
     def _drop(self, incoming_number: int, spool_end: int, spooled: int, growth: int) -> None:
@@ -535,7 +538,7 @@ class Capture:
         if reverse is not None:
             reverse = self._written(reverse.length)
         new = PastFile(path, mode, clamped_mtime(first), first.st_size, digest, attributes)
-        inode = first.st_dev.to_bytes(8, "little") + first.st_ino.to_bytes(8, "little")
+        inode = _INODE.pack(first.st_dev, first.st_ino)
         record = Record(old, new, spooled, reverse, inode + stamp if is_settled else b"")
         return record, first
 

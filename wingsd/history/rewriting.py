@@ -178,7 +178,9 @@ def _steps(
     taken = b""
     unknown = ((path, True) for path in sorted(lost, key=tree_key))
     entries = ((each.path, each) for each in wanted.entries(chain))
-    for path, (known, is_unknown) in joined(entries, unknown):
+    # joining them takes a while
+    rows = joined(entries, unknown) if lost else ((path, (each, None)) for path, each in entries)
+    for path, (known, is_unknown) in rows:
         nothing, absent = PastNothing(path), [None] * len(chain)
         each = known or WantedEntry(path, nothing, nothing, absent, wanted.keeps_present)
         _, now, entry, found, is_kept = each
@@ -408,7 +410,13 @@ class Rewriting:
 
     def _planned(self, step: Step, inode: int | None, writer: FormWriter) -> Section | None:
         """Make a symlink, or a further name; return the section of a file, and write its data."""
-        entry, name = step.entry, _name(step.entry.path)
+        entry = step.entry
+        if isinstance(entry, PastFile):
+            if inode is None:
+                return _IN_PLACE
+            writer.data(_INODE.pack(inode))
+            return Section(False, writer.data_bytes - _INODE.size, _INODE.size)
+        name = _name(entry.path)
         if isinstance(entry, PastLink):
             os.symlink(entry.target, name, dir_fd=self._new)
             if self._owner is not None:
@@ -421,12 +429,7 @@ class Rewriting:
                 source, first = self._directories.place(entry.first)
             fds = {"src_dir_fd": source, "dst_dir_fd": self._new}
             os.link(first, name, **fds, follow_symlinks=False)
-        if not isinstance(entry, PastFile):
-            return None
-        if inode is None:
-            return _IN_PLACE
-        writer.data(_INODE.pack(inode))
-        return Section(False, writer.data_bytes - _INODE.size, _INODE.size)
+        return None
 
     def _made_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> int:
         with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
@@ -459,8 +462,7 @@ class Rewriting:
                 elif section == _IN_PLACE and isinstance(entry, PastFile):
                     self._set_file(entry)
                 else:
-                    inode = None if section is None else plan.data(section.offset, section.length)
-                    self._put_into_place(path, inode)
+                    self._put_into_place(path, _inode(plan, section))
             for directory in reversed(late):
                 path = directory.path
                 self._set_directory(directory)
@@ -559,20 +561,27 @@ class Rewriting:
     def differing(self) -> list[bytes]:
         """Return the paths that are not as the plan has them, by names and metadata, at most some.
 
-        Contents are not read: those that were put into place had their digests. Others are not
-        looked at: as they are now, they are in the newest point.
+        Contents are not read: files that were put into place had their digests and attributes, and
+        have their inode numbers still. Others are not looked at: as they are now, they are in the
+        newest point.
         """
         attributes = AttributeReader(self._given, EVERYTHING)
         with storage_errors(f"{self._directory} cannot be compared"):
-            entries = (entry for entry, _ in _plan(self._place).entries())
-            found = (each.path for each in entries if not self._is_as(each, attributes))
+            plan = _plan(self._place)
+            each = ((entry, _inode(plan, section)) for entry, section in plan.entries())
+            found = (one.path for one, inode in each if not self._is_as(one, inode, attributes))
             return list(islice(found, MOST_LISTED))
 
-    def _is_as(self, entry: PastEntry, attributes: AttributeReader) -> bool:
+    def _is_as(self, entry: PastEntry, inode: bytes | None, attributes: AttributeReader) -> bool:
         path = entry.path
         now: PastEntry | None = None
         try:
             parent, name = self._directories.place(path or b".")
+            if isinstance(entry, PastFile) and inode is not None and not entry.attributes:
+                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                mode, _ = member_mode(stat.S_IMODE(found.st_mode))
+                meta = (mode, clamped_mtime(found), found.st_size)
+                return _INODE.pack(found.st_ino) == inode and meta == entry[1:4]
             if isinstance(entry, PastFile | PastDirectory):
                 with closing_descriptor(os.open(name, FILE_FLAGS, dir_fd=parent)) as fd:
                     now = _now(fd, entry, attributes)
@@ -602,6 +611,13 @@ def _now(fd: int, entry: PastFile | PastDirectory, attributes: AttributeReader) 
 def _plan(place: str) -> FormReader:
     path = os.path.join(place, os.fsdecode(_PLAN))
     return FormReader.at(path, path)
+
+
+def _inode(plan: FormReader, section: Section | None) -> bytes | None:
+    """Return the inode number of a file that is put into place, None of anything else."""
+    if section is None or section == _IN_PLACE:
+        return None
+    return plan.data(section.offset, section.length)
 
 
 def _mounts_below(directory: str) -> list[bytes]:

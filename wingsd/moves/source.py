@@ -567,7 +567,7 @@ class MoveSource:
         node.mode = read.mode  # without an ACL
         if self._rule is None:
             return not self._is_written
-        if self._rule.unchanged(read, node):
+        if self._rule.unchanged(read.seen_as, node):
             return True
         if self._is_quiet:  # nothing writes between two final passes
             self._known.not_settled(node.names[0])

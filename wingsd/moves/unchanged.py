@@ -43,7 +43,7 @@ from wingsd.filesystem.open_directories import OpenDirectories, closing_descript
 from wingsd.filesystem.syscalls import syncfs
 from wingsd.filesystem.walk import gone, opened, unreadable
 from wingsd.moves.digests import block_digest
-from wingsd.moves.nodes import FileNode
+from wingsd.moves.nodes import FileNode, Identity
 from wingsd.moves.scan import seen_as, stamp_ctime
 from wingsd.moves.tree import MoveTree
 from wingsd.util.text import display, escaped
@@ -519,10 +519,10 @@ class UnchangedFiles:
         elif not is_final:
             self._flush(shares=shares)
 
-    def unchanged(self, before: FileNode, node: FileNode) -> bool:
-        """Return whether a file is carried over unread, for `plan`."""
+    def unchanged(self, before: tuple[Identity | None, bytes], node: FileNode) -> bool:
+        """Return whether a file is carried over unread, for `plan`; it was seen as `before`."""
         identity = node.identity
-        if before.seen_as != node.seen_as:
+        if before != node.seen_as:
             return False
         if identity is None or identity[0] != self._device:
             return False

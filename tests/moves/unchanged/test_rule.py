@@ -84,7 +84,7 @@ class Move:
     def is_carried(self, *, is_final: bool = True) -> bool:
         """Begin a round, scan, and return whether the file is carried over unread."""
         self.rule.begin(is_final=is_final)
-        return self.rule.unchanged(self.node, node_of(self.kernel.stat(FILE)))
+        return self.rule.unchanged(self.node.seen_as, node_of(self.kernel.stat(FILE)))
 
 
 @pytest.fixture
@@ -408,13 +408,13 @@ def test_a_difference_ends_the_trust_in_the_file_system(tmp_path: Path, root: in
         assert rule.after_reading(file.fileno(), node, rule.before_reading(file.fileno()))
     rule.end()
     rule.begin(is_final=True)
-    assert rule.unchanged(node, node)
+    assert rule.unchanged(node.seen_as, node)
     damage(tree, b"file")
     assert not rule.spot_check(tree)
     assert "live.trust to never" in lines[0]
     assert file_systems.reason
     rule.begin(is_final=True)
-    assert not rule.unchanged(node, node)
+    assert not rule.unchanged(node.seen_as, node)
     assert rule.spot_check(tree)
 
 
