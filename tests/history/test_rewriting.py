@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import socket
 import subprocess
 import tracemalloc
@@ -209,6 +210,10 @@ def test_what_is_not_as_it_was_at_the_end_is_listed(history: Model) -> None:
         rewriting.commit(history.store, Wanted(first.number))
         rewriting.apply()
         assert rewriting.differing() == []
+        (root / "copy").write_bytes(b"a")
+        shutil.copystat(root / "a", root / "copy")
+        (root / "copy").rename(root / "a")
+        assert rewriting.differing() == [b"", b"a"]
         (root / "a").write_bytes(b"longer")
         (root / "c").write_bytes(b"")
         assert rewriting.differing() == [b"", b"a"]

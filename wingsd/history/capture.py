@@ -228,7 +228,7 @@ class HistorySource:
         return self._scanned(scratch)
 
     def _scanned(self, scratch: str) -> MoveTree:
-        seen = SeenDirectories()
+        seen = SeenDirectories(most=0)
         scan = Scan(lambda line: None, self.attributes, scratch, seen, most_plain=MAX_SIZE)
         scan.check = self.check_work
         return scan.run(self.root)

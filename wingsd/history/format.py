@@ -656,6 +656,8 @@ def _checked(changes: Iterable[Change], data_bytes: int) -> Iterator[Change]:
 
 
 def _check_values(kind: int, path: bytes, fixed: Sequence[Any], text: bytes) -> None:
+    if kind == _LINK:
+        return
     if kind == _HARD_LINK:
         check_path(text)
         if tree_key(text) >= tree_key(path):
@@ -676,6 +678,10 @@ def _text_at(raw: bytes, at: int, length: int) -> bytes:
     return text
 
 
+#: Makes a named tuple of a tuple: in half the time, which counts for entries.
+_new: Callable[[Any, tuple[Any, ...]], Any] = tuple.__new__
+
+
 class _Entries:
     """Reads entries of parts."""
 
@@ -691,7 +697,11 @@ class _Entries:
     def changes(self) -> Iterator[Change]:
         while True:
             try:
-                kind, path, at = self._begun()
+                # struct.error is raised where the entry goes on in the next part
+                kind, length = _ENTRY.unpack_from(self._raw, self._at)
+                at = self._at + _ENTRY.size
+                path = _text_at(self._raw, at, length)
+                at += length
                 is_wanted = self._select(path)
                 if is_wanted is None:
                     return
@@ -709,15 +719,6 @@ class _Entries:
                     raise
                 return
             yield change
-
-    def _begun(self) -> tuple[int, bytes, int]:
-        """Return kind and path of the next entry, and where the rest of it begins.
-
-        This, and what follows, raises struct.error where the entry goes on in the next part.
-        """
-        kind, length = _ENTRY.unpack_from(self._raw, self._at)
-        at = self._at + _ENTRY.size
-        return kind, _text_at(self._raw, at, length), at + length
 
     def _end(self, kind: int, at: int) -> int:
         """Return the end of the entry whose rest begins at `at`."""
@@ -741,22 +742,22 @@ class _Entries:
         if kind in _FIXED:
             *fixed, length = _FIXED[kind].unpack_from(raw, at)
             at += _FIXED[kind].size
-            text = _text_at(raw, at, length)
+            text = _text_at(raw, at, length) if length else b""
             at += length
             values = (path, *fixed, text)
-            if kind != _LINK:
+            # most entries are files without attributes: these are checked here
+            if kind != _FILE or text or fixed[0] > _MAX_MODE or fixed[2] > MAX_SIZE:
                 _check_values(kind, path, fixed, text)
         elif kind != _NOTHING or not self._is_delta:
             raise ValueError(f"an entry is of the unknown kind {kind}")
         if self._is_delta and kind == _FILE:
             is_based, offset, length = _SECTION.unpack_from(raw, at)
-            section = Section(bool(is_based), offset, length)
+            section = _new(Section, (bool(is_based), offset, length))
             at += _SECTION.size
         if not path and kind != _DIRECTORY:
             raise ValueError("the server's directory is no directory")
         self._at = at
-        entry: PastEntry = ENTRY_TYPES[kind](*values)
-        return entry, section
+        return _new(ENTRY_TYPES[kind], values), section
 
     def _check_path(self, path: bytes) -> None:
         """Check a path; most are in the directory of the one before."""

@@ -524,8 +524,11 @@ class Rewriting:
             if _INODE.pack(found.st_ino) != inode:
                 return
             # where nothing is there, or the file system has no exchange, it is renamed
-            with suppress(OSError):
+            try:
                 renameat2(self._new, own, parent, name, RENAME_EXCHANGE)
+            except OSError:
+                pass
+            else:
                 return
         try:
             os.rename(own, name, src_dir_fd=self._new, dst_dir_fd=parent)

@@ -48,7 +48,7 @@ def record_directory(
     with opened(str(directory)) as root, storage_errors(f"{directory} cannot be prepared"):
         _make_plain(root, owner)
         attributes = AttributeReader(owner, EVERYTHING)
-        scan = Scan(lambda line: None, attributes, str(ledger.parent), SeenDirectories())
+        scan = Scan(lambda line: None, attributes, str(ledger.parent), SeenDirectories(most=0))
         tree = scan.run(root)
         with closing(tree.store), closing(ContentReader(root, attributes, count)) as reader:
             for content in plan(MoveTree(), tree, read_mode=reader.read_mode).contents:

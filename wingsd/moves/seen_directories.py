@@ -71,10 +71,16 @@ class SeenDirectories:
     """The digests of all directories below one, by their paths.
 
     `is_settled` returns whether an entry has another stat result if it is changed from now on.
+    `most` directories are remembered, by default `MOST`.
     """
 
-    def __init__(self, is_settled: Callable[[os.stat_result], bool] = lambda found: True) -> None:
-        #: Whether none was left out: of more than `MOST` some are.
+    def __init__(
+        self,
+        is_settled: Callable[[os.stat_result], bool] = lambda found: True,
+        most: int | None = None,
+    ) -> None:
+        self._most = MOST if most is None else most
+        #: Whether none was left out: of more than are remembered some are.
         self.is_whole = True
         #: How many names there are but those of directories.
         self.names = 0
@@ -92,7 +98,7 @@ class SeenDirectories:
     def add(self, path: bytes, listing: Listing, entries: StatResults) -> None:
         """Add a directory, or the next listing of one with many names."""
         self.steps += 1
-        if len(self.digests) >= MOST and path not in self.digests:
+        if len(self.digests) >= self._most and path not in self.digests:
             self.is_whole = False
             return
         found, pack = listing.stat, _ENTRY.pack
