@@ -56,6 +56,8 @@ _BATCH = 64 << 10
 #: The most seconds between a flush and the scan: in a large directory they are more.
 _SCANS_AFTER = 0.5
 _HOUR = 3_600_000_000_000
+#: Where size and time end in a stamp; see `scan.stat_stamp`.
+_SIZE_AND_TIME = 16
 #: Files of one directory: how many there are of few files matters to what is not scanned again.
 _EACH = (1, 1, 1, 2, 3, 5, 8, 20, 60)
 #: How often a directory is in another one; in how many trials files get several names.
@@ -94,8 +96,7 @@ class SizeAndTime(CountingRule):
     """A naive rule, rsync's first look: the size and the modification time."""
 
     def unchanged(self, before: tuple[Identity | None, bytes], node: FileNode) -> bool:
-        size_and_time = slice(16)  # of a stamp
-        return before[1][size_and_time] == node.stamp[size_and_time]
+        return before[1][:_SIZE_AND_TIME] == node.stamp[:_SIZE_AND_TIME]
 
 
 class ForgetfulTree(KnownTree):

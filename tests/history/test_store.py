@@ -658,6 +658,21 @@ def test_the_stamps_are_not_needed(history: Model) -> None:
     history.check()
 
 
+def test_the_stamps_are_written_again_only_where_they_change(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, stamps = history.world.root / "f", history.directory / "history" / "stamps"
+    monkeypatch.setattr(capture, "REREAD", 1)
+    file.write_bytes(b"1")
+    history.make()
+    before = stamps.stat()
+    assert history.make() is None
+    assert os.path.samestat(stamps.stat(), before)
+    file.touch()
+    assert history.make() is not None
+    assert not os.path.samestat(stamps.stat(), before)
+
+
 def test_a_bad_sector_of_the_server_leaves_its_file_as_it_was(history: Model) -> None:
     for name in ("a", "b"):
         (history.world.root / name).write_bytes(noise(3 * BLOCK))

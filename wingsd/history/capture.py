@@ -93,7 +93,7 @@ _MAKE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _LENGTH = Struct("<I")
 _BUFFER = 256 << 10
 #: Device and inode number, before each stamp.
-_INODE = Struct("<QQ")
+_IDENTITY = Struct("<QQ")
 
 
 class Spooled(NamedTuple):
@@ -398,8 +398,8 @@ class Capture:
         return is_suspect or self._source.rng.random() < REREAD
 
     def _is_unchanged(self, stamp: bytes, node: FileNode) -> bool:
-        identity = _INODE.unpack_from(stamp)
-        return self._source.rule.unchanged((identity, stamp[_INODE.size :]), node)
+        identity = _IDENTITY.unpack_from(stamp)
+        return self._source.rule.unchanged((identity, stamp[_IDENTITY.size :]), node)
 
     def _link(self, path: bytes, first: bytes, old: PastEntry) -> None:
         """Look at a further name of a file, whose first name was looked at before."""
@@ -448,7 +448,7 @@ class Capture:
             if record.new != old:
                 self._source.distrust(path)
             elif record.spooled.is_empty:
-                return  # nothing is to be noted of it
+                return  # it is as it was, and so is its copy
         self._keep(record)
 
     def _drop(self, incoming_number: int, spool_end: int, spooled: int, growth: int) -> None:
@@ -538,8 +538,8 @@ class Capture:
         if reverse is not None:
             reverse = self._written(reverse.length)
         new = PastFile(path, mode, clamped_mtime(first), first.st_size, digest, attributes)
-        inode = _INODE.pack(first.st_dev, first.st_ino)
-        record = Record(old, new, spooled, reverse, inode + stamp if is_settled else b"")
+        seen = _IDENTITY.pack(first.st_dev, first.st_ino) + stamp
+        record = Record(old, new, spooled, reverse, seen if is_settled else b"")
         return record, first
 
     def _fail(self, path: bytes, error: OSError) -> NoReturn:

@@ -656,8 +656,6 @@ def _checked(changes: Iterable[Change], data_bytes: int) -> Iterator[Change]:
 
 
 def _check_values(kind: int, path: bytes, fixed: Sequence[Any], text: bytes) -> None:
-    if kind == _LINK:
-        return
     if kind == _HARD_LINK:
         check_path(text)
         if tree_key(text) >= tree_key(path):
@@ -742,11 +740,10 @@ class _Entries:
         if kind in _FIXED:
             *fixed, length = _FIXED[kind].unpack_from(raw, at)
             at += _FIXED[kind].size
-            text = _text_at(raw, at, length) if length else b""
+            text = _text_at(raw, at, length)
             at += length
             values = (path, *fixed, text)
-            # most entries are files without attributes: these are checked here
-            if kind != _FILE or text or fixed[0] > _MAX_MODE or fixed[2] > MAX_SIZE:
+            if kind != _LINK:
                 _check_values(kind, path, fixed, text)
         elif kind != _NOTHING or not self._is_delta:
             raise ValueError(f"an entry is of the unknown kind {kind}")

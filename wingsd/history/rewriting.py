@@ -178,7 +178,7 @@ def _steps(
     taken = b""
     unknown = ((path, True) for path in sorted(lost, key=tree_key))
     entries = ((each.path, each) for each in wanted.entries(chain))
-    # joining them takes a while
+    # files are lost rarely, and joining takes a while
     rows = joined(entries, unknown) if lost else ((path, (each, None)) for path, each in entries)
     for path, (known, is_unknown) in rows:
         nothing, absent = PastNothing(path), [None] * len(chain)
@@ -524,11 +524,8 @@ class Rewriting:
             if _INODE.pack(found.st_ino) != inode:
                 return
             # where nothing is there, or the file system has no exchange, it is renamed
-            try:
+            with suppress(OSError):
                 renameat2(self._new, own, parent, name, RENAME_EXCHANGE)
-            except OSError:
-                pass
-            else:
                 return
         try:
             os.rename(own, name, src_dir_fd=self._new, dst_dir_fd=parent)
@@ -564,15 +561,18 @@ class Rewriting:
     def differing(self) -> list[bytes]:
         """Return the paths that are not as the plan has them, by names and metadata, at most some.
 
-        Contents are not read: files that were put into place had their digests and attributes, and
-        have their inode numbers still. Others are not looked at: as they are now, they are in the
-        newest point.
+        Contents are not read: a file that was put into place had its digest and attributes when it
+        was made, and has the same inode number. Files that were not changed are not looked at: as
+        they are now, they are in the newest point.
         """
         attributes = AttributeReader(self._given, EVERYTHING)
         with storage_errors(f"{self._directory} cannot be compared"):
             plan = _plan(self._place)
-            each = ((entry, _inode(plan, section)) for entry, section in plan.entries())
-            found = (one.path for one, inode in each if not self._is_as(one, inode, attributes))
+            found = (
+                entry.path
+                for entry, section in plan.entries()
+                if not self._is_as(entry, _inode(plan, section), attributes)
+            )
             return list(islice(found, MOST_LISTED))
 
     def _is_as(self, entry: PastEntry, inode: bytes | None, attributes: AttributeReader) -> bool:
@@ -584,7 +584,8 @@ class Rewriting:
                 found = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 mode, _ = member_mode(stat.S_IMODE(found.st_mode))
                 meta = (mode, clamped_mtime(found), found.st_size)
-                return _INODE.pack(found.st_ino) == inode and meta == entry[1:4]
+                is_same = meta == (entry.mode, entry.mtime, entry.size)
+                return is_same and _INODE.pack(found.st_ino) == inode
             if isinstance(entry, PastFile | PastDirectory):
                 with closing_descriptor(os.open(name, FILE_FLAGS, dir_fd=parent)) as fd:
                     now = _now(fd, entry, attributes)

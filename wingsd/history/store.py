@@ -536,7 +536,7 @@ class HistoryStore:
                     self._tree_bytes = None
                     self._change_tree(partial(_forward_steps, capture))
                 os.unlink(_delta_name(before.number) + _PART, dir_fd=self._home)
-                if next(capture.records(), None) is not None:
+                if next(capture.records(), None) is not None:  # else the stamps stay as they are
                     self._write_stamps(source, before, stamps, capture.records())
                 self._note_damage(capture, before, is_same=True)
                 return None

@@ -54,7 +54,6 @@ from wingsd.util.text import display
 #: Bytes of a name in a directory.
 LONGEST = 255
 _STAMP = Struct("<QQqIIIQ")
-_SET_ID = stat.S_ISUID | stat.S_ISGID
 #: Times after 2262 need more than 63 bits.
 _WORD = (1 << 64) - 1
 _CTIME = Struct("<q")
@@ -181,11 +180,9 @@ class Scan:
             ):
                 others.append((name, found))
                 continue
-            mode, mtime = stat.S_IMODE(found.st_mode), found.st_mtime_ns
-            if mode & _SET_ID or not -MAX_MTIME <= mtime <= MAX_MTIME:
-                mode, mtime = self._mode(prefix + name, found), self._mtime(prefix + name, found)
+            meta = (self._mode(prefix + name, found), self._mtime(prefix + name, found))
             identity = (found.st_dev, found.st_ino)
-            value = pack_file(mode, mtime, found.st_size, identity, stat_stamp(found))
+            value = pack_file(*meta, found.st_size, identity, stat_stamp(found))
             packed.append((name, value))
             size += found.st_size
         if packed:
