@@ -18,9 +18,8 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
-from heapq import merge
-from itertools import groupby
-from operator import itemgetter
+from heapq import heapify, heappop, heapreplace
+from itertools import islice
 from random import Random
 from struct import Struct
 from tempfile import TemporaryFile
@@ -147,17 +146,22 @@ class Record:
 
 def joined(*streams: Iterable[tuple[bytes, Any]]) -> Iterator[tuple[bytes, list[Any]]]:
     """Yield each path of some sorted streams, with what each of them has, None for nothing."""
-
-    def tagged(number: int, stream: Iterable[tuple[bytes, Any]]) -> Iterator[Any]:
-        return ((tree_key(path), number, path, item) for path, item in stream)
-
+    heads: list[tuple[bytes, int, bytes, Any, Iterator[tuple[bytes, Any]]]] = []
+    for number, rest in enumerate(map(iter, streams)):
+        for path, item in islice(rest, 1):
+            heads.append((tree_key(path), number, path, item, rest))
     # a stream has a path once: nothing behind the number is compared
-    each = [tagged(number, stream) for number, stream in enumerate(streams)]
-    for _, group in groupby(merge(*each), key=itemgetter(0)):
+    heapify(heads)
+    while heads:
+        key, _, path, _, _ = heads[0]
         found: list[Any] = [None] * len(streams)
-        path = b""
-        for _, number, each_path, item in group:
-            path, found[number] = each_path, item
+        while heads and heads[0][0] == key:
+            _, number, _, found[number], rest = heads[0]
+            following = next(rest, None)
+            if following is None:
+                heappop(heads)
+            else:
+                heapreplace(heads, (tree_key(following[0]), number, *following, rest))
         yield path, found
 
 
