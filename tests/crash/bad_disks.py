@@ -329,8 +329,8 @@ class OneServer:
             lost = self._point(store)
             self._counts["unreadable files"] += len(lost)
             with self._opened() as rewriting:
-                rewriting.prepare(store, Wanted(number), lost)
-                rewriting.commit(store, Wanted(number), lost)
+                drafted = rewriting.prepare(store, Wanted(number), lost)
+                rewriting.commit(store, Wanted(number), lost, drafted)
                 is_committed = True
                 rewriting.apply()
         except (StorageError, OSError):

@@ -10,7 +10,7 @@ from tests.crash.mortal import Death, Life, points_of_the_system
 from tests.history.worlds import Faulty, Model
 from tests.support.archives import seen
 from wingsd.errors import StorageError
-from wingsd.history.rewriting import Rewriting
+from wingsd.history.rewriting import Rewriting, difference
 from wingsd.history.wanted import Wanted
 
 #: The share of a server's files that cannot be read, where there are such.
@@ -25,16 +25,21 @@ class Rewinds:
         self._place = model.directory / "place"
         #: How often it was interrupted before, and after, the plan was written.
         self.dropped = self.completed = 0
+        #: How often only what was changed since the draft of the plan was looked at.
+        self.amended = 0
 
     def rewind(self, number: int) -> None:
         """Bring the directory to a point, and compare it."""
-        model = self._model
+        model, wanted = self._model, Wanted(number)
         with self._opened() as rewriting:
-            rewriting.prepare(model.store, Wanted(number), self._lost())
-            if model.rng.randrange(2):
+            drafted = rewriting.prepare(model.store, wanted, self._lost())
+            for _ in range(model.rng.randrange(3)):
                 model.world.change(model.rng.randrange(1, 7))
-            model.make()
-            rewriting.commit(model.store, Wanted(number), self._lost())
+                model.make()
+            lost = self._lost()
+            expected = difference(model.store, wanted, lost)
+            assert rewriting.commit(model.store, wanted, lost, drafted) == expected
+            self.amended += (self._place / "draft").exists()
             rewriting.apply()
             assert rewriting.differing() == []
         self._end(number)
@@ -44,9 +49,15 @@ class Rewinds:
 
         The next process completes it, or drops what was prepared.
         """
-        model = self._model
+        model, wanted = self._model, Wanted(number)
         model.make()
-        before, lost = seen(model.world.root), self._lost()
+        lost, drafted = self._lost(), None
+        if model.rng.randrange(2):
+            with self._opened() as rewriting:
+                drafted = rewriting.prepare(model.store, wanted, lost)
+            model.world.change(model.rng.randrange(1, 7))
+            model.make()
+        before = seen(model.world.root)
         life: Life = (
             Faulty(at, errno.EIO, 1) if model.rng.randrange(3) == 0 else Life("", _nothing)
         )
@@ -55,8 +66,8 @@ class Rewinds:
 
         def run() -> None:
             with self._opened() as rewriting:
-                rewriting.prepare(model.store, Wanted(number), lost)
-                rewriting.commit(model.store, Wanted(number), lost)
+                known = drafted or rewriting.prepare(model.store, wanted, lost)
+                rewriting.commit(model.store, wanted, lost, known)
                 rewriting.apply()
 
         with points_of_the_system(), suppress(StorageError):

@@ -21,7 +21,7 @@ from tests.history.worlds import Model, bad_block, model
 from tests.support.archives import seen
 from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history.format import BLOCK, Point, PointLabel
-from wingsd.history.rewriting import Rewriting, difference
+from wingsd.history.rewriting import MOST_LISTED, Rewriting, difference
 from wingsd.history.wanted import Wanted
 
 WORLDS = 8
@@ -166,6 +166,18 @@ def test_a_difference_counts_what_changes(history: Model) -> None:
     assert difference(history.store, Wanted(last.number)).entries == 0
 
 
+def test_what_was_there_only_in_between_is_not_counted(history: Model) -> None:
+    root = history.world.root
+    (root / "file").write_bytes(b"then")
+    first = made(history)
+    (root / "new").mkdir()
+    (root / "new" / "file").write_bytes(b"in between")
+    made(history)
+    (root / "new" / "file").unlink()
+    made(history)
+    assert difference(history.store, Wanted(first.number)).paths == [b"", b"new"]
+
+
 def test_a_file_that_no_point_has_since_it_was_always_written_stays(
     history: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,22 +192,79 @@ def test_a_file_that_no_point_has_since_it_was_always_written_stays(
         assert first is not None
         assert {b"busy.db", b"busy.log", b"link"} <= {*first.unsettled}
     (root / "came later").write_bytes(b"1")
-    (root / "link").unlink()
-    (root / "link").hardlink_to(busy[0])
     made(history)
-    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+    place = history.directory / "place"
+    with Rewriting(str(root), str(place)) as rewriting:
         left_out = Wanted(first.number, lambda path, is_directory: path == b"busy.log")
-        for wanted, kept in (
-            (Wanted(first.number), [b"busy.db", b"busy.log", b"link"]),
-            (left_out, [b"busy.db", b"link"]),
+        drafted, draft = rewriting.prepare(history.store, left_out), place / "draft"
+        shutil.copy(draft, history.directory / "kept")
+        busy[0].write_bytes(b"written at the stop")
+        (root / "link").unlink()
+        (root / "link").hardlink_to(busy[0])
+        made(history)
+        for wanted, known, kept in (
+            (Wanted(first.number), None, [b"busy.db", b"busy.log", b"link"]),
+            (left_out, None, [b"busy.db", b"link"]),
+            (left_out, drafted, [b"busy.db", b"link"]),
         ):
-            found = rewriting.commit(history.store, wanted)
+            shutil.copy(history.directory / "kept", draft)
+            found = rewriting.commit(history.store, wanted, (), known)
             assert found.kept == kept
+            assert draft.exists() == (known is not None)
         rewriting.apply()
         assert rewriting.differing() == []
     assert [each.exists() for each in busy] == [True, False, True]
     assert busy[0].samefile(busy[2])
     assert not (root / "came later").exists()
+
+
+@pytest.mark.parametrize("most", [2, MOST_LISTED])
+def test_only_what_was_changed_since_the_draft_is_looked_at(
+    history: Model, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    root = history.world.root
+    for name in ("region", "plugins", "gone"):
+        (root / name).mkdir()
+        for number in range(9):
+            (root / name / f"{number}").write_bytes(b"then")
+    first = made(history)
+    for number in range(5):
+        (root / "region" / f"{number}").write_bytes(b"griefed")
+    shutil.rmtree(root / "gone")
+    made(history)
+    monkeypatch.setattr("wingsd.history.rewriting.MOST_LISTED", most)
+    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+        drafted = rewriting.prepare(history.store, Wanted(first.number))
+        (root / "region" / "0").write_bytes(b"saved at the stop")
+        (root / "plugins" / "0").write_bytes(b"saved at the stop")
+        (root / "plugins" / "1").unlink()
+        (root / "plugins" / "new").write_bytes(b"")
+        made(history)
+        expected = difference(history.store, Wanted(first.number))
+        assert rewriting.commit(history.store, Wanted(first.number), (), drafted) == expected
+        assert (history.directory / "place" / "draft").exists() == (most == MOST_LISTED)
+        rewriting.apply()
+        assert rewriting.differing() == []
+    assert seen(root) == history.trees[first.number]
+
+
+def test_a_draft_is_not_used_for_another_point(history: Model) -> None:
+    root = history.world.root
+    (root / "a").write_bytes(b"first")
+    first = made(history)
+    (root / "a").write_bytes(b"second")
+    second = made(history)
+    (root / "a").write_bytes(b"now")
+    made(history)
+    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+        drafted = rewriting.prepare(history.store, Wanted(first.number))
+        shutil.rmtree(history.directory / "place" / "new")
+        (history.directory / "place" / "new").mkdir()
+    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+        rewriting.commit(history.store, Wanted(second.number), (), drafted)
+        rewriting.apply()
+        assert rewriting.differing() == []
+    assert (root / "a").read_bytes() == b"second"
 
 
 def test_what_is_not_as_it_was_at_the_end_is_listed(history: Model) -> None:

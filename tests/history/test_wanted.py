@@ -55,8 +55,11 @@ def as_a_point(history: Model, number: int, ignore: IgnoreList, *, truncate: boo
     place = history.directory / "place"
     wanted = Wanted(number, ignore.leaves_out, keeps_present=not truncate)
     with Rewriting(str(history.world.root), str(place)) as rewriting:
-        rewriting.prepare(history.store, wanted)
-        rewriting.commit(history.store, wanted)
+        drafted = rewriting.prepare(history.store, wanted)
+        if truncate:
+            history.world.change(3)
+            history.make()
+        rewriting.commit(history.store, wanted, (), drafted)
         rewriting.apply()
         assert rewriting.differing() == []
     shutil.rmtree(place)

@@ -117,10 +117,10 @@ def test_a_rewound_server_is_limited_as_before(
         shutil.rmtree(path / "more")
         store.make(source, PointLabel.STOPPED)
         with Rewriting(str(path), str(place / "rewind"), OWNER) as rewriting:
-            rewriting.prepare(store, Wanted(first.number))
+            drafted = rewriting.prepare(store, Wanted(first.number))
             # what was there and what comes are above the limit together
             quotas.adopt(UUID, str(path), rewriting.new)
-            rewriting.commit(store, Wanted(first.number))
+            rewriting.commit(store, Wanted(first.number), (), drafted)
             rewriting.apply()
             assert rewriting.differing() == []
     assert seen(path, owner=False) == before

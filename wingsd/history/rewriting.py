@@ -1,19 +1,22 @@
 """Brings the directory of a server to a point of its history, by what differs. Blocking.
 
 Contents are prepared while the server may run, in a directory of the same file system, the
-*place*. When the server has stopped, and a point of that moment was made, `commit` prepares what
-else differs, and writes the plan; `apply` then renames: what was prepared is put into its place,
-and what is to be there no more is moved away. Nothing of the server is changed before the plan is
-durable. From then on `apply` may be broken off anywhere, and is completed when it is called again.
+*place*, and a draft of the plan. When the server has stopped, and a point of that moment was made,
+`commit` prepares what else differs, and writes the plan: what it has is in place of what the draft
+has of the same paths. `apply` then renames: what was prepared is put into its place, and what is
+to be there no more is moved away. Nothing of the server is changed before the plan is durable.
+From then on `apply` may be broken off anywhere, and is completed when it is called again.
 
 In the place are:
 
 - `new`: files, symlinks and further names as they are to be, named by the SHA-256 of their paths
 - `old`: what was removed, named in the same way; a directory has all that was in it. What a
   program makes there meanwhile gets a number after its name
-- `plan`: what is to be changed, in the format of a delta, from the newest point to the one that is
-  wanted. Files of which only the metadata is set have base 1; the data of others are the inode
-  numbers that they have in `new`. Once such a file is in its place, `new` has the one it replaced
+- `draft`: what is to be changed, in the format of a delta, from the point that was the newest one
+  when it was written to the one that is wanted. Files of which only the metadata is set have base
+  1; the data of others are the inode numbers that they have in `new`. Once such a file is in its
+  place, `new` has the one it replaced
+- `plan`: the same of paths that were changed since; all that is to be changed where no `draft` is
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from enum import Enum
 from hashlib import sha256
 from itertools import chain as chained
@@ -35,7 +38,7 @@ from typing import NamedTuple
 from attrs import define, field
 
 from wingsd.archive.policy import member_mode
-from wingsd.errors import HistoryDamaged, StorageError
+from wingsd.errors import HistoryDamaged, NoSuchPoint, StorageError
 from wingsd.filesystem.attributes import (
     EVERYTHING,
     AttributeReader,
@@ -64,7 +67,14 @@ from wingsd.history.format import (
     PastNothing,
     Section,
 )
-from wingsd.history.rebuilding import Contents, contents_of, write_file
+from wingsd.history.rebuilding import (
+    Contents,
+    contents_of,
+    last_of,
+    only,
+    overlaid,
+    write_file,
+)
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted, WantedEntry
 from wingsd.moves.nodes import tree_key
@@ -77,7 +87,7 @@ MOST_LISTED = 10_000
 
 #: The most bytes that these have together, about.
 _LISTED_BYTES = 4 << 20
-_NEW, _OLD, _PLAN, _PART = b"new", b"old", b"plan", b"part"
+_NEW, _OLD, _DRAFT, _PLAN, _PART = b"new", b"old", b"draft", b"plan", b"part"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 _OWN = 0o700
@@ -121,7 +131,8 @@ class Difference:
     They are as in the point `newest`. `size` are the bytes of files that are written, `total`
     those of all that are wanted, `paths` the first `MOST_LISTED` ones. `damaged` are files that
     are known to be damaged in the history: they do not become as at the point. `kept` are files
-    that stay: they were unsettled then, so the point does not have them.
+    that stay: they were unsettled then, so the point does not have them. `has_links` is true where
+    files are to have further names.
     """
 
     newest: int
@@ -131,7 +142,8 @@ class Difference:
     paths: list[bytes] = field(factory=list)
     damaged: list[bytes] = field(factory=list)
     kept: list[bytes] = field(factory=list)
-    _listed: int = field(init=False, default=0)
+    has_links: bool = False
+    _listed: int = field(init=False, default=0, eq=False)
 
     def count(self, step: Step) -> None:
         """Count a path."""
@@ -143,6 +155,15 @@ class Difference:
             self._listed += len(step.entry.path)
         if step.how is How.PLACED and isinstance(step.entry, PastFile):
             self.size += step.entry.size
+
+    def amend(self, drafted: Difference, before: Difference) -> None:
+        """Add what was drafted; of the paths that this one has it was `before`."""
+        self.entries += drafted.entries - before.entries
+        self.size += drafted.size - before.size
+        self.total += drafted.total - before.total
+        paths = {*drafted.paths}.difference(before.paths).union(self.paths)
+        self.paths = sorted(paths, key=tree_key)[:MOST_LISTED]
+        self.kept.sort(key=tree_key)
 
 
 def difference(store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()) -> Difference:
@@ -156,7 +177,8 @@ def difference(store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
         store.opened(wanted.number) as (chain, _),
     ):
         found = Difference(chain[0].point.number)
-        for step in _steps(chain, wanted, lost, found):
+        unsettled = chain[-1].point.unsettled
+        for step in _steps(wanted.entries(chain), wanted, unsettled, lost, found):
             store.check()
             found.count(step)
             if step.how is How.PLACED and step.entry.path in damaged:
@@ -165,36 +187,41 @@ def difference(store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
 
 
 def _steps(
-    chain: Sequence[FormReader], wanted: Wanted, lost: Collection[bytes], count: Difference
+    entries: Iterable[WantedEntry],
+    wanted: Wanted,
+    unsettled: Sequence[bytes],
+    lost: Collection[bytes],
+    count: Difference,
 ) -> Iterator[Step]:
-    """Yield what is to be changed of the first point to have what is wanted, sorted by path.
+    """Yield what is to be changed of the newest point to have these entries, sorted by path.
 
-    The server has the files that are `lost`, with contents that are not known. The bytes of all
-    that is wanted are counted, and present files that stay since they were unsettled. Raises
-    HistoryDamaged where the entries do not have the root.
+    The server has the files that are `lost`, with contents that are not known; `unsettled` are
+    those of the wanted point. The bytes of all that is wanted are counted, and present files that
+    stay since they were unsettled.
     """
     placed, way = set[bytes](), _Way()
-    unsettled = frozenset(chain[-1].point.unsettled)
-    taken = b""
+    left_out, taken = frozenset(unsettled), b""
     unknown = ((path, True) for path in sorted(lost, key=tree_key))
-    entries = ((each.path, each) for each in wanted.entries(chain))
+    known = ((each.path, each) for each in entries)
     # files are lost rarely, and joining takes a while
-    rows = joined(entries, unknown) if lost else ((path, (each, None)) for path, each in entries)
-    for path, (known, is_unknown) in rows:
-        nothing, absent = PastNothing(path), [None] * len(chain)
-        each = known or WantedEntry(path, nothing, nothing, absent, wanted.keeps_present)
+    rows = joined(known, unknown) if lost else ((path, (each, None)) for path, each in known)
+    for path, (given, is_unknown) in rows:
+        nothing = PastNothing(path)
+        each = given or WantedEntry(path, nothing, nothing, (), wanted.keeps_present)
         _, now, entry, found, is_kept = each
-        if path in unsettled and _would_go(each, count.kept) and not wanted.is_left_out(path):
+        if path in left_out and _would_go(each, count.kept) and not wanted.is_left_out(path):
             entry, is_kept = now, True
             count.kept.append(path)
         is_lost = is_unknown is not None and not is_kept
         if isinstance(entry, PastFile):
             count.total += entry.size
+        count.has_links = count.has_links or isinstance(entry, PastHardLink)
         # a further name of a file that is replaced leads to the new one
         is_relinked = isinstance(entry, PastHardLink) and _digest(entry.first) in placed
         is_changed = entry != now or is_relinked or is_lost
         if taken and path.startswith(taken) and isinstance(entry, PastNothing):
-            yield Step(How.TAKEN_ALONG, entry, now)
+            if is_changed:
+                yield Step(How.TAKEN_ALONG, entry, now)
             continue
         yield from way.to(entry, is_changed=is_changed)
         if not is_changed:
@@ -301,7 +328,7 @@ class Rewriting:
         Where it is written, what is in the place is to be kept.
         """
         with storage_errors(f"{place} cannot be read"), suppress(*_ABSENT):
-            return _plan(place).newer
+            return _form(place, _PLAN).newer
         return None
 
     # What is prepared
@@ -311,27 +338,45 @@ class Rewriting:
     ) -> Difference:
         """Write the files that differ from those of the newest point, if that was not done.
 
-        They are flushed: `commit` does not wait for that. The server may run, and has files that
-        are `lost`: it cannot read them. Raises NoSuchPoint, and HistoryDamaged with the names of
-        all files that are damaged.
+        They are flushed, as is the draft: `commit` does not wait for that. The server may run, and
+        has files that are `lost`: it cannot read them. Raises NoSuchPoint, and HistoryDamaged with
+        the names of all files that are damaged.
         """
         with storage_errors(f"{self._place} cannot be used"):
-            found = self._prepared(store, wanted, lost, None)
+            with self._part() as fd:
+                found = self._prepared(store, wanted, lost, fd, None)
+            # where only some paths are known, it is not known what leads to them, or stays
+            is_amended_later = not (lost or wanted.keeps_present or found.has_links)
+            if is_amended_later and not found.damaged:
+                os.rename(_PART, _DRAFT, src_dir_fd=self._home, dst_dir_fd=self._home)
+            else:
+                self._drop_draft()
             if self._durable:
                 syncfs(self._home)
         return found
 
     def commit(
-        self, store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
+        self,
+        store: HistoryStore,
+        wanted: Wanted,
+        lost: Collection[bytes] = (),
+        drafted: Difference | None = None,
     ) -> Difference:
         """Prepare all that differs from the newest point, and write the plan durably.
 
-        The files are to be as in the newest point, and nothing may change them from then on. A
-        plan that is not known to be durable is removed: nothing is to be changed by it.
+        The files are to be as in the newest point, and nothing may change them from then on.
+        `drafted` is what `prepare` has returned for the same `wanted`. A plan that is not known to
+        be durable is removed: nothing is to be changed by it.
         """
         with storage_errors(f"{self._place} cannot be used"):
-            with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home)) as fd:
-                found = self._prepared(store, wanted, lost, fd)
+            mounts = _mounts_below(self._directory)
+            with self._part() as fd:
+                found = None
+                if drafted is not None and not mounts and not lost:
+                    found = self._amended(store, wanted, drafted, fd)
+                if found is None:
+                    self._drop_draft()
+                    found = self._prepared(store, wanted, lost, fd, mounts)
             if self._durable:
                 syncfs(self._home)
             os.rename(_PART, _PLAN, src_dir_fd=self._home, dst_dir_fd=self._home)
@@ -344,48 +389,113 @@ class Rewriting:
                 raise
         return found
 
+    def _part(self) -> AbstractContextManager[int]:
+        return closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home))
+
+    def _drop_draft(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(_DRAFT, dir_fd=self._home)
+
     def _prepared(
         self,
         store: HistoryStore,
         wanted: Wanted,
         lost: Collection[bytes],
-        plan: int | None,
+        plan: int,
+        mounts: Sequence[bytes] | None,
     ) -> Difference:
-        number, damaged = wanted.number, set[bytes]()
-        writer: FormWriter | None = None
-        mounts: list[bytes] = []
+        """Make what differs, and write all that is to be changed; a draft without `mounts`."""
+        number = wanted.number
         with (
             storage_errors(f"point {number} of the history cannot be prepared"),
             store.opened(number) as (chain, tree),
-            closing(OpenDirectories(tree)) as newest,
         ):
-            found = Difference(chain[0].point.number)
-            if plan is not None:
-                writer = FormWriter(plan, FormKind.DELTA, number, found.newest)
-                mounts = _mounts_below(self._directory)
-            for each in _steps(chain, wanted, lost, found):
-                step, inode = each, None
-                if step.how is How.PLACED:
-                    inode = self._made(step, chain, newest, damaged)
-                if step.how is How.PLACED and inode is None:
-                    damaged.add(step.entry.path)
-                    if not isinstance(step.now, PastDirectory):
-                        continue
-                    step = Step(How.REMOVED, PastNothing(step.entry.path), step.now)
-                found.count(step)
-                if writer is not None and step.how is not How.TAKEN_ALONG:
-                    _check_mounts(step, mounts)
-                    writer.add(step.entry, self._planned(step, inode, writer))
-            found.damaged = sorted(damaged)
-            if damaged and not self._skips_damaged:
-                raise HistoryDamaged(
-                    f"point {number}",
-                    f"{display_all(found.damaged)} cannot be rebuilt; wingsctl rewind "
-                    "--skip-damaged leaves such files as they are now",
-                )
-            if writer is not None:
-                writer.finish(chain[-1].point)
+            found, point = Difference(chain[0].point.number), chain[-1].point
+            steps = _steps(wanted.entries(chain), wanted, point.unsettled, lost, found)
+            writer = FormWriter(plan, FormKind.DELTA, number, found.newest)
+            with closing(OpenDirectories(tree)) as newest:
+                self._write(steps, chain, newest, found, writer, mounts)
+            writer.finish(point)
         return found
+
+    def _amended(
+        self, store: HistoryStore, wanted: Wanted, drafted: Difference, plan: int
+    ) -> Difference | None:
+        """Make what was changed since the draft, and write that; None where there is no draft.
+
+        What the draft lacks is to be as in the point that it was written for.
+        """
+        number, before = wanted.number, Difference(drafted.newest)
+        try:
+            draft = _form(self._place, _DRAFT)
+        except FileNotFoundError:
+            return None
+        if (draft.point.number, draft.newer) != (number, drafted.newest):
+            return None
+        with (
+            suppress(NoSuchPoint),
+            storage_errors(f"point {number} of the history cannot be prepared"),
+            store.opened(drafted.newest) as (chain, tree),
+        ):
+            if (paths := _paths_since(chain)) is None:
+                return None
+            rows = [*_changed_since(chain, draft, paths, drafted.kept)] if paths else []
+            found, point = Difference(chain[0].point.number), draft.point
+            for each in (before, found):
+                each.kept = [path for path in drafted.kept if path not in paths]
+            as_drafted = (each._replace(now=then) for each, then in rows)
+            for step in _steps(as_drafted, wanted, point.unsettled, (), before):
+                before.count(step)
+            present = (each for each, _ in rows)
+            steps = _steps(present, wanted, point.unsettled, (), found)
+            writer = FormWriter(plan, FormKind.DELTA, number, found.newest)
+            with closing(OpenDirectories(tree)) as newest:
+                self._write(steps, chain, newest, found, writer, ())
+            writer.finish(point)
+            found.amend(drafted, before)
+            return found
+        return None
+
+    def _write(
+        self,
+        steps: Iterable[Step],
+        chain: Sequence[FormReader],
+        newest: OpenDirectories,
+        found: Difference,
+        writer: FormWriter,
+        mounts: Sequence[bytes] | None,
+    ) -> None:
+        """Make what is put into place, and write the steps; see `_prepared`."""
+        damaged = set[bytes]()
+        for each in steps:
+            step, inode = each, None
+            if step.how is How.PLACED:
+                inode = self._made(step, chain, newest, damaged)
+            if step.how is How.PLACED and inode is None:
+                damaged.add(step.entry.path)
+                if not isinstance(step.now, PastDirectory):
+                    continue
+                step = Step(How.REMOVED, PastNothing(step.entry.path), step.now)
+            found.count(step)
+            if step.how is How.TAKEN_ALONG:
+                continue
+            _check_mounts(step, mounts or ())
+            if mounts is not None and isinstance(step.entry, PastHardLink):
+                self._make_link(step, step.entry)
+            section = None
+            if isinstance(step.entry, PastFile):
+                section = _IN_PLACE
+                if inode is not None:
+                    section = Section(False, writer.data_bytes, _INODE.size)
+                    writer.data(_INODE.pack(inode))
+            writer.add(step.entry, section)
+        found.damaged = sorted(damaged)
+        if damaged and not self._skips_damaged:
+            raise HistoryDamaged(
+                f"point {writer.number}",
+                f"{display_all(found.damaged)} cannot be rebuilt; wingsctl rewind "
+                "--skip-damaged leaves such files as they are now",
+            )
 
     def _made(
         self,
@@ -394,42 +504,39 @@ class Rewriting:
         newest: OpenDirectories,
         damaged: Collection[bytes],
     ) -> int | None:
-        """Make a file, unless that was done; return its inode number, 0 of what is no file.
+        """Make a file or symlink, unless that was done; return its inode number, 0 of a link.
 
         None where its contents are damaged in the history.
         """
-        if isinstance(step.entry, PastFile):
-            with suppress(FileNotFoundError):
-                own = _name(step.entry.path)
-                return os.stat(own, dir_fd=self._new, follow_symlinks=False).st_ino
-            with suppress(HistoryDamaged):
-                return self._made_file(step.entry, contents_of(chain, step.found), newest)
-            return None
-        is_damaged = isinstance(step.entry, PastHardLink) and step.entry.first in damaged
-        return None if is_damaged else 0
-
-    def _planned(self, step: Step, inode: int | None, writer: FormWriter) -> Section | None:
-        """Make a symlink, or a further name; return the section of a file, and write its data."""
         entry = step.entry
-        if isinstance(entry, PastFile):
-            if inode is None:
-                return _IN_PLACE
-            writer.data(_INODE.pack(inode))
-            return Section(False, writer.data_bytes - _INODE.size, _INODE.size)
-        name = _name(entry.path)
+        if isinstance(entry, PastHardLink):
+            return None if entry.first in damaged else 0
+        with suppress(FileNotFoundError):
+            return os.stat(_name(entry.path), dir_fd=self._new, follow_symlinks=False).st_ino
         if isinstance(entry, PastLink):
-            os.symlink(entry.target, name, dir_fd=self._new)
-            if self._owner is not None:
-                os.chown(name, *self._owner, dir_fd=self._new, follow_symlinks=False)
-            times = (entry.mtime, entry.mtime)
-            os.utime(name, ns=times, dir_fd=self._new, follow_symlinks=False)
-        elif isinstance(entry, PastHardLink):
-            source, first = self._new, _name(entry.first)
-            if not step.is_relinked:
-                source, first = self._directories.place(entry.first)
-            fds = {"src_dir_fd": source, "dst_dir_fd": self._new}
-            os.link(first, name, **fds, follow_symlinks=False)
+            return self._made_symlink(entry)
+        if isinstance(entry, PastFile):
+            with suppress(HistoryDamaged):
+                return self._made_file(entry, contents_of(chain, step.found), newest)
         return None
+
+    def _make_link(self, step: Step, entry: PastHardLink) -> None:
+        source, first = self._new, _name(entry.first)
+        if not step.is_relinked:
+            source, first = self._directories.place(entry.first)
+        fds = {"src_dir_fd": source, "dst_dir_fd": self._new}
+        os.link(first, _name(entry.path), **fds, follow_symlinks=False)
+
+    def _made_symlink(self, entry: PastLink) -> int:
+        with suppress(FileNotFoundError):
+            os.unlink(_PART, dir_fd=self._new)
+        os.symlink(entry.target, _PART, dir_fd=self._new)
+        if self._owner is not None:
+            os.chown(_PART, *self._owner, dir_fd=self._new, follow_symlinks=False)
+        times = (entry.mtime, entry.mtime)
+        os.utime(_PART, ns=times, dir_fd=self._new, follow_symlinks=False)
+        os.rename(_PART, _name(entry.path), src_dir_fd=self._new, dst_dir_fd=self._new)
+        return 0
 
     def _made_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> int:
         with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
@@ -450,8 +557,7 @@ class Rewriting:
         path: bytes = b""
         try:
             late: list[PastDirectory] = []
-            plan = _plan(self._place)
-            for entry, section in plan.entries():
+            for entry, section, form in _planned(self._place):
                 path = entry.path
                 if isinstance(entry, PastNothing):
                     with _missing_allowed():
@@ -462,7 +568,7 @@ class Rewriting:
                 elif section == _IN_PLACE and isinstance(entry, PastFile):
                     self._set_file(entry)
                 else:
-                    self._put_into_place(path, _inode(plan, section))
+                    self._put_into_place(path, _inode(form, section))
             for directory in reversed(late):
                 path = directory.path
                 self._set_directory(directory)
@@ -567,11 +673,10 @@ class Rewriting:
         """
         attributes = AttributeReader(self._given, EVERYTHING)
         with storage_errors(f"{self._directory} cannot be compared"):
-            plan = _plan(self._place)
             found = (
                 entry.path
-                for entry, section in plan.entries()
-                if not self._is_as(entry, _inode(plan, section), attributes)
+                for entry, section, form in _planned(self._place)
+                if not self._is_as(entry, _inode(form, section), attributes)
             )
             return list(islice(found, MOST_LISTED))
 
@@ -612,16 +717,69 @@ def _now(fd: int, entry: PastFile | PastDirectory, attributes: AttributeReader) 
     return PastFile(entry.path, mode, clamped_mtime(found), found.st_size, digest, value)
 
 
-def _plan(place: str) -> FormReader:
-    path = os.path.join(place, os.fsdecode(_PLAN))
+def _form(place: str, name: bytes) -> FormReader:
+    path = os.path.join(place, os.fsdecode(name))
     return FormReader.at(path, path)
 
 
-def _inode(plan: FormReader, section: Section | None) -> bytes | None:
+def _planned(place: str) -> Iterator[tuple[PastEntry, Section | None, FormReader]]:
+    """Yield what is to be changed, and what has the data of its section."""
+    forms = [_form(place, _PLAN)]
+    with suppress(FileNotFoundError):
+        forms.append(_form(place, _DRAFT))
+    for _, found in overlaid(forms):
+        form, change = next(each for each in zip(forms, found, strict=True) if each[1])
+        if change is not None:
+            yield *change, form
+
+
+def _inode(form: FormReader, section: Section | None) -> bytes | None:
     """Return the inode number of a file that is put into place, None of anything else."""
     if section is None or section == _IN_PLACE:
         return None
-    return plan.data(section.offset, section.length)
+    return form.data(section.offset, section.length)
+
+
+def _paths_since(chain: Sequence[FormReader]) -> set[bytes] | None:
+    """Return the paths that were changed after the last point of a chain, and all above them.
+
+    None where these are too many.
+    """
+    paths, size = set[bytes](), 0
+    for delta in chain[1:]:
+        for entry, _ in delta.entries():
+            paths.add(entry.path)
+            size += len(entry.path)
+            if len(paths) > MOST_LISTED or size > _LISTED_BYTES:
+                return None
+    for path in [*paths]:
+        above = path
+        while above:
+            above = above.rpartition(b"/")[0]
+            paths.add(above)
+    return paths
+
+
+def _changed_since(
+    chain: Sequence[FormReader], draft: FormReader, paths: Collection[bytes], kept: Sequence[bytes]
+) -> Iterator[tuple[WantedEntry, PastEntry]]:
+    """Yield these paths, and what was there in the last point of the chain, that of the draft.
+
+    By the draft, present files that are `kept` stay.
+    """
+    select, stay, gone = only(*paths), frozenset(kept), b""
+    changes = ((change[0].path, change) for change in draft.entries(select))
+    for path, (found, change) in joined(overlaid(chain, select), changes):
+        if found is None:
+            raise draft.damaged(f"{display(path)} is in no point")
+        now = found[0][0] if found[0] is not None else PastNothing(path)
+        entry = then = last_of(found)
+        if change is not None:
+            entry = change[0]
+            gone = gone if isinstance(entry, PastDirectory) else path + b"/"
+        elif path in stay or (gone and path.startswith(gone)):
+            entry = PastNothing(path)
+        yield WantedEntry(path, now, entry, found), then
 
 
 def _mounts_below(directory: str) -> list[bytes]:

@@ -83,7 +83,7 @@ TURN_TIMEOUT = 10.0
 #: Rewinds of servers whose end is remembered.
 _REMEMBERED = 100
 #: Seconds for one path that is exchanged, for a prediction.
-_EACH = 0.0002
+_EACH = 0.00005
 _SECOND = 1_000_000_000
 _MIB = 1 << 20
 _REWOUND = "the server is being rewound to an earlier point in time"
@@ -222,7 +222,7 @@ class Rewind:
         self.found = await histories.use(uuid, compare, restores.workers)
         self._check_limit(self.found)
         compared = seconds() - made
-        expected = made - began + compared * 2 + self.found.entries * _EACH
+        expected = made - began + compared + self.found.entries * _EACH
         self.seconds_off = expected if self.found.entries else 0.0
 
     async def run(self) -> None:
@@ -379,7 +379,7 @@ class Rewind:
             self._rewinds.restores.storage.quotas.adopt(
                 self.server.uuid, self.server.directory, rewriting.new
             )
-            return rewriting.commit(store, self.wanted, self.lost)
+            return rewriting.commit(store, self.wanted, self.lost, self.found)
 
     async def _finish(self) -> None:
         """Exchange what differs, until it has succeeded, and compare that with the point."""
