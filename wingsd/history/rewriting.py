@@ -345,9 +345,9 @@ class Rewriting:
         with storage_errors(f"{self._place} cannot be used"):
             with self._part() as fd:
                 found = self._prepared(store, wanted, lost, fd, None)
-            # where only some paths are known, it is not known what leads to them, or stays
-            is_amended_later = not (lost or wanted.keeps_present or found.has_links)
-            if is_amended_later and not found.damaged:
+            # of these, commit has to look at all paths
+            is_whole_later = lost or wanted.keeps_present or found.has_links or found.damaged
+            if not is_whole_later:
                 os.rename(_PART, _DRAFT, src_dir_fd=self._home, dst_dir_fd=self._home)
             else:
                 self._drop_draft()
@@ -404,7 +404,7 @@ class Rewriting:
         plan: int,
         mounts: Sequence[bytes] | None,
     ) -> Difference:
-        """Make what differs, and write all that is to be changed; a draft without `mounts`."""
+        """Make what differs, and write all that is to be changed; see `_write`."""
         number = wanted.number
         with (
             storage_errors(f"point {number} of the history cannot be prepared"),
@@ -421,9 +421,10 @@ class Rewriting:
     def _amended(
         self, store: HistoryStore, wanted: Wanted, drafted: Difference, plan: int
     ) -> Difference | None:
-        """Make what was changed since the draft, and write that; None where there is no draft.
+        """Make what was changed since the draft, and write that.
 
-        What the draft lacks is to be as in the point that it was written for.
+        What the draft lacks is to be as in the point that it was written for. None where there is
+        no draft for that, or too much was changed.
         """
         number, before = wanted.number, Difference(drafted.newest)
         try:
@@ -465,7 +466,11 @@ class Rewriting:
         writer: FormWriter,
         mounts: Sequence[bytes] | None,
     ) -> None:
-        """Make what is put into place, and write the steps; see `_prepared`."""
+        """Make what is put into place, and write the steps.
+
+        For a draft, which has no `mounts`, further names are not made, and nothing that is mounted
+        is looked for.
+        """
         damaged = set[bytes]()
         for each in steps:
             step, inode = each, None
@@ -723,7 +728,7 @@ def _form(place: str, name: bytes) -> FormReader:
 
 
 def _planned(place: str) -> Iterator[tuple[PastEntry, Section | None, FormReader]]:
-    """Yield what is to be changed, and what has the data of its section."""
+    """Yield what is to be changed, and the form that has the data of its section."""
     forms = [_form(place, _PLAN)]
     with suppress(FileNotFoundError):
         forms.append(_form(place, _DRAFT))
