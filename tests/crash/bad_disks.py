@@ -35,7 +35,7 @@ from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history.capture import HistorySource
 from wingsd.history.format import PointLabel
 from wingsd.history.rebuilding import EVERYTHING_DAMAGED
-from wingsd.history.rewriting import Rewriting
+from wingsd.history.rewriting import Difference, Rewriting
 from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted
 
@@ -279,13 +279,19 @@ class OneServer:
             number = store.points()[0].number
             then = seen(self._home)
             self._world.change(self._rng.randrange(1, 9))
+            drafted = None
+            if self._rng.randrange(2):
+                lost = self._point(store)
+                with self._opened() as rewriting:
+                    drafted = rewriting.prepare(store, Wanted(number), lost)
+                self._world.change(self._rng.randrange(1, 9))
             before = seen(self._home)
             fault = self._rng.choice(_FAULTS)
             if fault == "sectors":
                 self._counts["sectors"] += bool(self._lose())
             os.sync()
             with self._faulty(fault):
-                is_committed, is_done = self._tried(store, number)
+                is_committed, is_done = self._tried(store, number, drafted)
             if fault in ("none", "sectors") and not is_done and self._is_writable():
                 raise Broken("it is not rewound on a disk that can be written")
             self._disk.again()
@@ -322,15 +328,18 @@ class OneServer:
             store.make(source, PointLabel.STOPPED)
             return source.lost
 
-    def _tried(self, store: HistoryStore, number: int) -> tuple[bool, bool]:
+    def _tried(
+        self, store: HistoryStore, number: int, drafted: Difference | None
+    ) -> tuple[bool, bool]:
         """Rewind it; return whether the exchange has begun, and whether it is complete."""
         is_committed = False
         try:
             lost = self._point(store)
             self._counts["unreadable files"] += len(lost)
             with self._opened() as rewriting:
-                drafted = rewriting.prepare(store, Wanted(number), lost)
-                rewriting.commit(store, Wanted(number), lost, drafted)
+                known = drafted or rewriting.prepare(store, Wanted(number), lost)
+                rewriting.commit(store, Wanted(number), lost, known)
+                self._counts["amended"] += (self._place / "draft").exists()
                 is_committed = True
                 rewriting.apply()
         except (StorageError, OSError):

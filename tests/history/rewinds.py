@@ -25,8 +25,6 @@ class Rewinds:
         self._place = model.directory / "place"
         #: How often it was interrupted before, and after, the plan was written.
         self.dropped = self.completed = 0
-        #: How often only what was changed since the draft of the plan was looked at.
-        self.amended = 0
 
     def rewind(self, number: int) -> None:
         """Bring the directory to a point, and compare it."""
@@ -39,7 +37,6 @@ class Rewinds:
             lost = self._lost()
             expected = difference(model.store, wanted, lost)
             assert rewriting.commit(model.store, wanted, lost, drafted) == expected
-            self.amended += (self._place / "draft").exists()
             rewriting.apply()
             assert rewriting.differing() == []
         self._end(number)

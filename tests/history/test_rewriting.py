@@ -21,7 +21,7 @@ from tests.history.worlds import Model, bad_block, model
 from tests.support.archives import seen
 from wingsd.errors import HistoryDamaged, StorageError
 from wingsd.history.format import BLOCK, Point, PointLabel
-from wingsd.history.rewriting import MOST_LISTED, Rewriting, difference
+from wingsd.history.rewriting import MOST_AMENDED, Rewriting, difference
 from wingsd.history.wanted import Wanted
 
 WORLDS = 8
@@ -218,7 +218,7 @@ def test_a_file_that_no_point_has_since_it_was_always_written_stays(
     assert not (root / "came later").exists()
 
 
-@pytest.mark.parametrize("most", [2, MOST_LISTED])
+@pytest.mark.parametrize("most", [2, MOST_AMENDED])
 def test_only_what_was_changed_since_the_draft_is_looked_at(
     history: Model, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
@@ -232,7 +232,7 @@ def test_only_what_was_changed_since_the_draft_is_looked_at(
         (root / "region" / f"{number}").write_bytes(b"griefed")
     shutil.rmtree(root / "gone")
     made(history)
-    monkeypatch.setattr("wingsd.history.rewriting.MOST_LISTED", most)
+    monkeypatch.setattr("wingsd.history.rewriting.MOST_AMENDED", most)
     with Rewriting(str(root), str(history.directory / "place")) as rewriting:
         drafted = rewriting.prepare(history.store, Wanted(first.number))
         (root / "region" / "0").write_bytes(b"saved at the stop")
@@ -242,7 +242,7 @@ def test_only_what_was_changed_since_the_draft_is_looked_at(
         made(history)
         expected = difference(history.store, Wanted(first.number))
         assert rewriting.commit(history.store, Wanted(first.number), (), drafted) == expected
-        assert (history.directory / "place" / "draft").exists() == (most == MOST_LISTED)
+        assert (history.directory / "place" / "draft").exists() == (most == MOST_AMENDED)
         rewriting.apply()
         assert rewriting.differing() == []
     assert seen(root) == history.trees[first.number]
@@ -368,6 +368,41 @@ def test_files_that_are_damaged_in_the_history_are_named_and_left_on_demand(
     assert (root / "z").read_bytes() == then
     assert [(root / name).read_bytes() for name in ("a", "link", "y")] == [b"a", b"a", b"y"]
     assert sorted(os.listdir(root)) == ["a", "link", "y", "z"]
+
+
+def test_a_file_that_is_found_damaged_after_the_draft_stays_as_it_is(history: Model) -> None:
+    root, place = history.world.root, str(history.directory / "place")
+    (root / "a").write_bytes(random.Random(1).randbytes(80 * BLOCK))
+    first = made(history)
+    (root / "a").chmod(0o600)
+    between = made(history)
+    with Rewriting(str(root), place, skips_damaged=True) as rewriting:
+        drafted = rewriting.prepare(history.store, Wanted(first.number))
+        (root / "a").write_bytes(b"saved at the stop")
+        made(history)
+        before = seen(root)
+        with bad_block(history.directory / "history" / f"{between.number:020}.delta", 5):
+            found = rewriting.commit(history.store, Wanted(first.number), (), drafted)
+        rewriting.apply()
+        assert rewriting.differing() == []
+    assert found.damaged == [b"a"]
+    assert seen(root) == before
+
+
+def test_a_draft_that_cannot_be_read_is_made_anew(history: Model) -> None:
+    root, place = history.world.root, history.directory / "place"
+    (root / "a").write_bytes(b"then")
+    first = made(history)
+    (root / "a").write_bytes(b"now")
+    made(history)
+    with Rewriting(str(root), str(place)) as rewriting:
+        drafted = rewriting.prepare(history.store, Wanted(first.number))
+        with (place / "draft").open("r+b") as draft:
+            draft.write(b"a fault of the disk")
+        rewriting.commit(history.store, Wanted(first.number), (), drafted)
+        rewriting.apply()
+        assert rewriting.differing() == []
+    assert seen(root) == history.trees[first.number]
 
 
 def test_a_plan_that_may_not_be_durable_changes_nothing(

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ from wingsd.restores.storage import overlay
 ACTS = 12
 LINES = ["a", "!/b/a", "a.b/", "/-"]
 MEMORY = 1 << 20
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[Model]:
+    with model(tmp_path, 1) as made:
+        yield made
 
 
 def as_an_archive(history: Model, number: int, ignore: IgnoreList, *, truncate: bool) -> Tree:
@@ -102,19 +109,39 @@ def test_a_restore_leads_to_the_same_files_as_that_of_an_archive(
             history.make()
 
 
-def test_a_present_name_keeps_its_file_where_a_link_of_a_left_out_file_replaces_it(
-    tmp_path: Path,
+def test_a_file_that_gets_another_first_name_is_as_the_server_has_left_it(
+    history: Model,
 ) -> None:
-    with model(tmp_path, 1) as history:
-        root = history.world.root
-        (root / "a").write_bytes(b"then")
-        os.link(root / "a", root / "b")
+    root, wanted = history.world.root, Wanted(1, keeps_present=True)
+    (root / "a").write_bytes(b"then")
+    history.make()
+    (root / "a").unlink()
+    (root / "a").write_bytes(b"mine")
+    os.link(root / "a", root / "b")
+    history.make()
+    with Rewriting(str(root), str(history.directory / "place")) as rewriting:
+        drafted = rewriting.prepare(history.store, wanted)
+        (root / "b").write_bytes(b"written at the stop")
         history.make()
-        (root / "b").unlink()
-        (root / "a").write_bytes(b"later")
-        (root / "b").write_bytes(b"mine")
-        os.link(root / "b", root / "c")
-        history.make()
-        as_a_point(history, 1, IgnoreList(["/a"]), truncate=False)
-        found = {each: (root / each).read_bytes() for each in ("a", "b", "c")}
-        assert found == {"a": b"later", "b": b"then", "c": b"mine"}
+        rewriting.commit(history.store, wanted, (), drafted)
+        rewriting.apply()
+        assert rewriting.differing() == []
+    found = {each: (root / each).read_bytes() for each in ("a", "b")}
+    assert found == {"a": b"then", "b": b"written at the stop"}
+
+
+def test_a_present_name_keeps_its_file_where_a_link_of_a_left_out_file_replaces_it(
+    history: Model,
+) -> None:
+    root = history.world.root
+    (root / "a").write_bytes(b"then")
+    os.link(root / "a", root / "b")
+    history.make()
+    (root / "b").unlink()
+    (root / "a").write_bytes(b"later")
+    (root / "b").write_bytes(b"mine")
+    os.link(root / "b", root / "c")
+    history.make()
+    as_a_point(history, 1, IgnoreList(["/a"]), truncate=False)
+    found = {each: (root / each).read_bytes() for each in ("a", "b", "c")}
+    assert found == {"a": b"later", "b": b"then", "c": b"mine"}

@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from heapq import heapify, heappop, heapreplace
-from itertools import islice
 from random import Random
 from struct import Struct
 from tempfile import TemporaryFile
@@ -148,17 +147,17 @@ def joined(*streams: Iterable[tuple[bytes, Any]]) -> Iterator[tuple[bytes, list[
     """Yield each path of some sorted streams, with what each of them has, None for nothing."""
     heads: list[tuple[bytes, int, bytes, Any, Iterator[tuple[bytes, Any]]]] = []
     for number, rest in enumerate(map(iter, streams)):
-        for path, item in islice(rest, 1):
-            heads.append((tree_key(path), number, path, item, rest))
+        if (first := next(rest, None)) is not None:
+            heads.append((tree_key(first[0]), number, *first, rest))
     # a stream has a path once: nothing behind the number is compared
     heapify(heads)
     while heads:
         key, _, path, _, _ = heads[0]
         found: list[Any] = [None] * len(streams)
         while heads and heads[0][0] == key:
-            _, number, _, found[number], rest = heads[0]
-            following = next(rest, None)
-            if following is None:
+            _, number, _, item, rest = heads[0]
+            found[number] = item
+            if (following := next(rest, None)) is None:
                 heappop(heads)
             else:
                 heapreplace(heads, (tree_key(following[0]), number, *following, rest))

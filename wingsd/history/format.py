@@ -379,7 +379,7 @@ class FormWriter:
 
     fd: int
     _kind: FormKind
-    number: int
+    _number: int
     _newer: int = 0
     #: Bytes of the file so far.
     size: int = field(init=False, default=0)
@@ -389,7 +389,7 @@ class FormWriter:
     _lengths: dict[PartType, int] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        fields = (self._kind, 0, self.number, self._newer)
+        fields = (self._kind, 0, self._number, self._newer)
         self._header = _HEADER.pack(_MAGIC, VERSION, *fields)
         for each in (PartType.DATA, PartType.ENTRIES):
             self._pending[each], self._lengths[each] = bytearray(), 0

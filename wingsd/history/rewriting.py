@@ -2,10 +2,10 @@
 
 Contents are prepared while the server may run, in a directory of the same file system, the
 *place*, and a draft of the plan. When the server has stopped, and a point of that moment was made,
-`commit` prepares what else differs, and writes the plan: what it has is in place of what the draft
-has of the same paths. `apply` then renames: what was prepared is put into its place, and what is
-to be there no more is moved away. Nothing of the server is changed before the plan is durable.
-From then on `apply` may be broken off anywhere, and is completed when it is called again.
+`commit` prepares what else differs, and writes the plan. Where both have a path, the entry of the
+plan counts. `apply` then renames: what was prepared is put into its place, and what is to be there
+no more is moved away. Nothing of the server is changed before the plan is durable. From then on
+`apply` may be broken off anywhere, and is completed when it is called again.
 
 In the place are:
 
@@ -16,7 +16,7 @@ In the place are:
   when it was written to the one that is wanted. Files of which only the metadata is set have base
   1; the data of others are the inode numbers that they have in `new`. Once such a file is in its
   place, `new` has the one it replaced
-- `plan`: the same of paths that were changed since; all that is to be changed where no `draft` is
+- `plan`: in the same format the paths that were changed since; all paths where there is no `draft`
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import Enum
 from hashlib import sha256
 from itertools import chain as chained
@@ -65,6 +65,7 @@ from wingsd.history.format import (
     PastHardLink,
     PastLink,
     PastNothing,
+    Point,
     Section,
 )
 from wingsd.history.rebuilding import (
@@ -79,11 +80,15 @@ from wingsd.history.store import HistoryStore
 from wingsd.history.wanted import Wanted, WantedEntry
 from wingsd.moves.nodes import tree_key
 from wingsd.moves.scan import clamped_mtime
+from wingsd.moves.tree import dirname
 from wingsd.util.durable import storage_errors
 from wingsd.util.text import disk_advice, display, display_all
 
 MOST_LISTED = 10_000
 """The most paths that are listed as changed, or as not as they are to be."""
+
+MOST_AMENDED = 10_000
+"""The most paths, with the directories above them, of which a draft is amended."""
 
 #: The most bytes that these have together, about.
 _LISTED_BYTES = 4 << 20
@@ -156,12 +161,12 @@ class Difference:
         if step.how is How.PLACED and isinstance(step.entry, PastFile):
             self.size += step.entry.size
 
-    def amend(self, drafted: Difference, before: Difference) -> None:
-        """Add what was drafted; of the paths that this one has it was `before`."""
-        self.entries += drafted.entries - before.entries
-        self.size += drafted.size - before.size
-        self.total += drafted.total - before.total
-        paths = {*drafted.paths}.difference(before.paths).union(self.paths)
+    def add_unchanged(self, drafted: Difference, replaced: Difference) -> None:
+        """Add what the draft has counted, but what it has counted of paths that count here."""
+        self.entries += drafted.entries - replaced.entries
+        self.size += drafted.size - replaced.size
+        self.total += drafted.total - replaced.total
+        paths = {*drafted.paths}.difference(replaced.paths).union(self.paths)
         self.paths = sorted(paths, key=tree_key)[:MOST_LISTED]
         self.kept.sort(key=tree_key)
 
@@ -189,27 +194,27 @@ def difference(store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()
 def _steps(
     entries: Iterable[WantedEntry],
     wanted: Wanted,
-    unsettled: Sequence[bytes],
+    unsettled: Collection[bytes],
     lost: Collection[bytes],
     count: Difference,
 ) -> Iterator[Step]:
-    """Yield what is to be changed of the newest point to have these entries, sorted by path.
+    """Yield what is to be changed of what is there `now`, as the entries say; sorted by path.
 
     The server has the files that are `lost`, with contents that are not known; `unsettled` are
     those of the wanted point. The bytes of all that is wanted are counted, and present files that
     stay since they were unsettled.
     """
     placed, way = set[bytes](), _Way()
-    left_out, taken = frozenset(unsettled), b""
+    unsettled, taken = frozenset(unsettled), b""
     unknown = ((path, True) for path in sorted(lost, key=tree_key))
     known = ((each.path, each) for each in entries)
     # files are lost rarely, and joining takes a while
     rows = joined(known, unknown) if lost else ((path, (each, None)) for path, each in known)
-    for path, (given, is_unknown) in rows:
+    for path, (found_entry, is_unknown) in rows:
         nothing = PastNothing(path)
-        each = given or WantedEntry(path, nothing, nothing, (), wanted.keeps_present)
+        each = found_entry or WantedEntry(path, nothing, nothing, (), wanted.keeps_present)
         _, now, entry, found, is_kept = each
-        if path in left_out and _would_go(each, count.kept) and not wanted.is_left_out(path):
+        if path in unsettled and _would_go(each, count.kept) and not wanted.is_left_out(path):
             entry, is_kept = now, True
             count.kept.append(path)
         is_lost = is_unknown is not None and not is_kept
@@ -328,7 +333,7 @@ class Rewriting:
         Where it is written, what is in the place is to be kept.
         """
         with storage_errors(f"{place} cannot be read"), suppress(*_ABSENT):
-            return _form(place, _PLAN).newer
+            return _read_plan(place).newer
         return None
 
     # What is prepared
@@ -343,14 +348,12 @@ class Rewriting:
         the names of all files that are damaged.
         """
         with storage_errors(f"{self._place} cannot be used"):
-            with self._part() as fd:
-                found = self._prepared(store, wanted, lost, fd, None)
-            # of these, commit has to look at all paths
-            is_whole_later = lost or wanted.keeps_present or found.has_links or found.damaged
-            if not is_whole_later:
-                os.rename(_PART, _DRAFT, src_dir_fd=self._home, dst_dir_fd=self._home)
-            else:
+            found = self._write_whole_plan(store, wanted, lost, makes_links=False)
+            # for these, commit makes the whole plan
+            if lost or wanted.keeps_present or found.has_links or found.damaged:
                 self._drop_draft()
+            else:
+                os.rename(_PART, _DRAFT, src_dir_fd=self._home, dst_dir_fd=self._home)
             if self._durable:
                 syncfs(self._home)
         return found
@@ -362,21 +365,20 @@ class Rewriting:
         lost: Collection[bytes] = (),
         drafted: Difference | None = None,
     ) -> Difference:
-        """Prepare all that differs from the newest point, and write the plan durably.
+        """Prepare what is not prepared yet, and write the plan durably.
 
-        The files are to be as in the newest point, and nothing may change them from then on.
-        `drafted` is what `prepare` has returned for the same `wanted`. A plan that is not known to
-        be durable is removed: nothing is to be changed by it.
+        The files are to be as in the newest point, and nothing may change them from then on. With
+        `drafted`, which the last `prepare` has returned for the same `wanted`, only what was
+        changed since is looked at, where that is enough. A plan that is not known to be durable is
+        removed: nothing is to be changed by it.
         """
         with storage_errors(f"{self._place} cannot be used"):
-            mounts = _mounts_below(self._directory)
-            with self._part() as fd:
-                found = None
-                if drafted is not None and not mounts and not lost:
-                    found = self._amended(store, wanted, drafted, fd)
-                if found is None:
-                    self._drop_draft()
-                    found = self._prepared(store, wanted, lost, fd, mounts)
+            mounts, found = _mounts_below(self._directory), None
+            if drafted is not None and not mounts and not lost:
+                found = self._write_amended_plan(store, wanted, drafted)
+            if found is None:
+                self._drop_draft()
+                found = self._write_whole_plan(store, wanted, lost, mounts)
             if self._durable:
                 syncfs(self._home)
             os.rename(_PART, _PLAN, src_dir_fd=self._home, dst_dir_fd=self._home)
@@ -389,140 +391,145 @@ class Rewriting:
                 raise
         return found
 
-    def _part(self) -> AbstractContextManager[int]:
-        return closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home))
-
     def _drop_draft(self) -> None:
         with suppress(FileNotFoundError):
             os.unlink(_DRAFT, dir_fd=self._home)
 
-    def _prepared(
+    def _write_whole_plan(
         self,
         store: HistoryStore,
         wanted: Wanted,
         lost: Collection[bytes],
-        plan: int,
-        mounts: Sequence[bytes] | None,
+        mounts: Sequence[bytes] = (),
+        *,
+        makes_links: bool = True,
     ) -> Difference:
-        """Make what differs, and write all that is to be changed; see `_write`."""
+        """Make what differs, further names only with `makes_links`, and write a plan to `part`."""
         number = wanted.number
         with (
             storage_errors(f"point {number} of the history cannot be prepared"),
             store.opened(number) as (chain, tree),
+            closing(OpenDirectories(tree)) as newest,
         ):
             found, point = Difference(chain[0].point.number), chain[-1].point
             steps = _steps(wanted.entries(chain), wanted, point.unsettled, lost, found)
-            writer = FormWriter(plan, FormKind.DELTA, number, found.newest)
-            with closing(OpenDirectories(tree)) as newest:
-                self._write(steps, chain, newest, found, writer, mounts)
-            writer.finish(point)
+            made = self._made(steps, chain, newest, found, makes_links=makes_links)
+            self._write(made, found.newest, point, mounts)
+        if found.damaged and not self._skips_damaged:
+            raise HistoryDamaged(
+                f"point {number}",
+                f"{display_all(found.damaged)} cannot be rebuilt; wingsctl rewind "
+                "--skip-damaged leaves such files as they are now",
+            )
         return found
 
-    def _amended(
-        self, store: HistoryStore, wanted: Wanted, drafted: Difference, plan: int
+    def _write_amended_plan(
+        self, store: HistoryStore, wanted: Wanted, drafted: Difference
     ) -> Difference | None:
-        """Make what was changed since the draft, and write that.
+        """Make what was changed since the draft, and write only that to `part`.
 
-        What the draft lacks is to be as in the point that it was written for. None where there is
-        no draft for that, or too much was changed.
+        A path that the draft lacks was as wanted in the point `drafted.newest`. Returns None where
+        there is no such draft, too much was changed, or something is damaged.
         """
-        number, before = wanted.number, Difference(drafted.newest)
-        try:
-            draft = _form(self._place, _DRAFT)
-        except FileNotFoundError:
-            return None
-        if (draft.point.number, draft.newer) != (number, drafted.newest):
-            return None
         with (
-            suppress(NoSuchPoint),
-            storage_errors(f"point {number} of the history cannot be prepared"),
+            suppress(FileNotFoundError, HistoryDamaged, NoSuchPoint),
             store.opened(drafted.newest) as (chain, tree),
+            closing(OpenDirectories(tree)) as newest,
         ):
+            draft = _read_plan(self._place, _DRAFT)
+            if (draft.point.number, draft.newer) != (wanted.number, drafted.newest):
+                return None
             if (paths := _paths_since(chain)) is None:
                 return None
-            rows = [*_changed_since(chain, draft, paths, drafted.kept)] if paths else []
-            found, point = Difference(chain[0].point.number), draft.point
-            for each in (before, found):
-                each.kept = [path for path in drafted.kept if path not in paths]
+            point, kept = draft.point, [path for path in drafted.kept if path not in paths]
+            rows = [*_changed_since(chain, draft, paths, drafted.kept)]
+            replaced = Difference(drafted.newest, kept=[*kept])
             as_drafted = (each._replace(now=then) for each, then in rows)
-            for step in _steps(as_drafted, wanted, point.unsettled, (), before):
-                before.count(step)
-            present = (each for each, _ in rows)
-            steps = _steps(present, wanted, point.unsettled, (), found)
-            writer = FormWriter(plan, FormKind.DELTA, number, found.newest)
-            with closing(OpenDirectories(tree)) as newest:
-                self._write(steps, chain, newest, found, writer, ())
-            writer.finish(point)
-            found.amend(drafted, before)
-            return found
+            for step in _steps(as_drafted, wanted, point.unsettled, (), replaced):
+                replaced.count(step)
+            found = Difference(chain[0].point.number, kept=kept)
+            steps = _steps((each for each, _ in rows), wanted, point.unsettled, (), found)
+            self._write(self._made(steps, chain, newest, found), found.newest, point)
+            found.add_unchanged(drafted, replaced)
+            return None if found.damaged else found
         return None
 
-    def _write(
+    def _made(
         self,
         steps: Iterable[Step],
         chain: Sequence[FormReader],
         newest: OpenDirectories,
         found: Difference,
-        writer: FormWriter,
-        mounts: Sequence[bytes] | None,
-    ) -> None:
-        """Make what is put into place, and write the steps.
+        *,
+        makes_links: bool = True,
+    ) -> Iterator[tuple[Step, int | None]]:
+        """Make what is put into place; yield the steps of a plan, with the inode numbers of files.
 
-        For a draft, which has no `mounts`, further names are not made, and nothing that is mounted
-        is looked for.
+        They are counted in `found`, which gets the files that are damaged in the history.
         """
         damaged = set[bytes]()
         for each in steps:
             step, inode = each, None
             if step.how is How.PLACED:
-                inode = self._made(step, chain, newest, damaged)
-            if step.how is How.PLACED and inode is None:
-                damaged.add(step.entry.path)
-                if not isinstance(step.now, PastDirectory):
-                    continue
-                step = Step(How.REMOVED, PastNothing(step.entry.path), step.now)
+                inode = self._make(step, chain, newest, damaged)
+                if inode is None:
+                    damaged.add(step.entry.path)
+                    if not isinstance(step.now, PastDirectory):
+                        continue
+                    step = Step(How.REMOVED, PastNothing(step.entry.path), step.now)
             found.count(step)
-            if step.how is How.TAKEN_ALONG:
-                continue
-            _check_mounts(step, mounts or ())
-            if mounts is not None and isinstance(step.entry, PastHardLink):
+            if makes_links and isinstance(step.entry, PastHardLink):
                 self._make_link(step, step.entry)
-            section = None
-            if isinstance(step.entry, PastFile):
-                section = _IN_PLACE
-                if inode is not None:
-                    section = Section(False, writer.data_bytes, _INODE.size)
-                    writer.data(_INODE.pack(inode))
-            writer.add(step.entry, section)
+            if step.how is not How.TAKEN_ALONG:
+                yield step, inode
         found.damaged = sorted(damaged)
-        if damaged and not self._skips_damaged:
-            raise HistoryDamaged(
-                f"point {writer.number}",
-                f"{display_all(found.damaged)} cannot be rebuilt; wingsctl rewind "
-                "--skip-damaged leaves such files as they are now",
-            )
 
-    def _made(
+    def _write(
+        self,
+        made: Iterable[tuple[Step, int | None]],
+        newest: int,
+        point: Point,
+        mounts: Sequence[bytes] = (),
+    ) -> None:
+        """Write a plan from the point `newest` to the wanted one."""
+        with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._home)) as fd:
+            writer = FormWriter(fd, FormKind.DELTA, point.number, newest)
+            for step, inode in made:
+                _check_mounts(step, mounts)
+                section = None
+                if isinstance(step.entry, PastFile):
+                    section = _IN_PLACE
+                    if inode is not None:
+                        section = Section(False, writer.data_bytes, _INODE.size)
+                        writer.data(_INODE.pack(inode))
+                writer.add(step.entry, section)
+            writer.finish(point)
+
+    def _make(
         self,
         step: Step,
         chain: Sequence[FormReader],
         newest: OpenDirectories,
         damaged: Collection[bytes],
     ) -> int | None:
-        """Make a file or symlink, unless that was done; return its inode number, 0 of a link.
+        """Make a file, unless that was done, or a symlink; return the inode number, 0 of no file.
 
         None where its contents are damaged in the history.
         """
         entry = step.entry
         if isinstance(entry, PastHardLink):
             return None if entry.first in damaged else 0
-        with suppress(FileNotFoundError):
-            return os.stat(_name(entry.path), dir_fd=self._new, follow_symlinks=False).st_ino
         if isinstance(entry, PastLink):
-            return self._made_symlink(entry)
-        if isinstance(entry, PastFile):
-            with suppress(HistoryDamaged):
-                return self._made_file(entry, contents_of(chain, step.found), newest)
+            return self._make_symlink(entry)
+        if not isinstance(entry, PastFile):
+            return None
+        # what was a further name may get the contents of the newest point
+        if not isinstance(step.now, PastHardLink):
+            with suppress(FileNotFoundError):
+                own = _name(entry.path)
+                return os.stat(own, dir_fd=self._new, follow_symlinks=False).st_ino
+        with suppress(HistoryDamaged):
+            return self._make_file(entry, contents_of(chain, step.found), newest)
         return None
 
     def _make_link(self, step: Step, entry: PastHardLink) -> None:
@@ -532,7 +539,7 @@ class Rewriting:
         fds = {"src_dir_fd": source, "dst_dir_fd": self._new}
         os.link(first, _name(entry.path), **fds, follow_symlinks=False)
 
-    def _made_symlink(self, entry: PastLink) -> int:
+    def _make_symlink(self, entry: PastLink) -> int:
         with suppress(FileNotFoundError):
             os.unlink(_PART, dir_fd=self._new)
         os.symlink(entry.target, _PART, dir_fd=self._new)
@@ -543,7 +550,7 @@ class Rewriting:
         os.rename(_PART, _name(entry.path), src_dir_fd=self._new, dst_dir_fd=self._new)
         return 0
 
-    def _made_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> int:
+    def _make_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> int:
         with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
             write_file(fd, entry, contents, newest, lambda: self._check(0))
             self._set(fd, entry)
@@ -557,7 +564,7 @@ class Rewriting:
     def apply(self) -> None:
         """Change what the plan has. Blocks no longer than renaming takes, and one flush.
 
-        Raises HistoryDamaged where the plan cannot be read.
+        Raises HistoryDamaged where the plan, or the draft, cannot be read.
         """
         path: bytes = b""
         try:
@@ -722,20 +729,21 @@ def _now(fd: int, entry: PastFile | PastDirectory, attributes: AttributeReader) 
     return PastFile(entry.path, mode, clamped_mtime(found), found.st_size, digest, value)
 
 
-def _form(place: str, name: bytes) -> FormReader:
+def _read_plan(place: str, name: bytes = _PLAN) -> FormReader:
     path = os.path.join(place, os.fsdecode(name))
     return FormReader.at(path, path)
 
 
 def _planned(place: str) -> Iterator[tuple[PastEntry, Section | None, FormReader]]:
     """Yield what is to be changed, and the form that has the data of its section."""
-    forms = [_form(place, _PLAN)]
+    forms = [_read_plan(place)]
     with suppress(FileNotFoundError):
-        forms.append(_form(place, _DRAFT))
+        forms.append(_read_plan(place, _DRAFT))
     for _, found in overlaid(forms):
-        form, change = next(each for each in zip(forms, found, strict=True) if each[1])
-        if change is not None:
-            yield *change, form
+        for form, change in zip(forms, found, strict=True):
+            if change is not None:
+                yield *change, form
+                break
 
 
 def _inode(form: FormReader, section: Section | None) -> bytes | None:
@@ -748,41 +756,39 @@ def _inode(form: FormReader, section: Section | None) -> bytes | None:
 def _paths_since(chain: Sequence[FormReader]) -> set[bytes] | None:
     """Return the paths that were changed after the last point of a chain, and all above them.
 
-    None where these are too many.
+    Returns None if they are too many.
     """
     paths, size = set[bytes](), 0
-    for delta in chain[1:]:
-        for entry, _ in delta.entries():
-            paths.add(entry.path)
-            size += len(entry.path)
-            if len(paths) > MOST_LISTED or size > _LISTED_BYTES:
+    for entry, _ in chained.from_iterable(delta.entries() for delta in chain[1:]):
+        path = entry.path
+        while path not in paths:
+            paths.add(path)
+            size += len(path)
+            if len(paths) > MOST_AMENDED or size > _LISTED_BYTES:
                 return None
-    for path in [*paths]:
-        above = path
-        while above:
-            above = above.rpartition(b"/")[0]
-            paths.add(above)
+            path = dirname(path)
     return paths
 
 
 def _changed_since(
     chain: Sequence[FormReader], draft: FormReader, paths: Collection[bytes], kept: Sequence[bytes]
 ) -> Iterator[tuple[WantedEntry, PastEntry]]:
-    """Yield these paths, and what was there in the last point of the chain, that of the draft.
+    """Yield what is wanted at these paths, and what was there when the draft was written.
 
-    By the draft, present files that are `kept` stay.
+    At paths of files that were `kept` the wanted point has nothing: `_steps` decides again
+    whether they stay. Raises HistoryDamaged.
     """
-    select, stay, gone = only(*paths), frozenset(kept), b""
+    select, kept_paths, removed = only(*paths), frozenset(kept), b""
     changes = ((change[0].path, change) for change in draft.entries(select))
     for path, (found, change) in joined(overlaid(chain, select), changes):
         if found is None:
-            raise draft.damaged(f"{display(path)} is in no point")
+            raise HistoryDamaged(f"point {chain[-1].point.number}", "a path has no directory")
         now = found[0][0] if found[0] is not None else PastNothing(path)
         entry = then = last_of(found)
         if change is not None:
             entry = change[0]
-            gone = gone if isinstance(entry, PastDirectory) else path + b"/"
-        elif path in stay or (gone and path.startswith(gone)):
+            removed = removed if isinstance(entry, PastDirectory) else path + b"/"
+        elif path in kept_paths or (removed and path.startswith(removed)):
             entry = PastNothing(path)
         yield WantedEntry(path, now, entry, found), then
 

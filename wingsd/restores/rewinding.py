@@ -221,7 +221,7 @@ class Rewind:
         compare = partial(difference, wanted=self.wanted, lost=self.lost)
         self.found = await histories.use(uuid, compare, restores.workers)
         self._check_limit(self.found)
-        compared = seconds() - made
+        compared = seconds() - made  # mostly less is compared after the stop
         expected = made - began + compared + self.found.entries * _EACH
         self.seconds_off = expected if self.found.entries else 0.0
 
