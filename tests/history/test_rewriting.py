@@ -248,6 +248,56 @@ def test_only_what_was_changed_since_the_draft_is_looked_at(
     assert seen(root) == history.trees[first.number]
 
 
+def test_a_further_name_stays_with_a_file_that_stays(
+    history: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, place = history.world.root, history.directory / "place"
+    (root / "base").write_bytes(b"base")
+    with monkeypatch.context() as patch:
+        patch.setattr(history.source.rule, "is_steady", lambda fd, first: False)
+        patch.setattr(history.source.rule, "settles", lambda found: False)
+        for name in ("busy", "link"):
+            (root / name).write_bytes(b"then")
+        first = history.store.make(history.source, PointLabel.RUNNING)
+    assert first is not None
+    for name in ("busy", "link"):
+        (root / name).unlink()
+    (root / "busy").symlink_to("base")
+    os.link(root / "busy", root / "link", follow_symlinks=False)
+    os.utime(root / "base")
+    made(history)
+    with Rewriting(str(root), str(place)) as rewriting:
+        drafted = rewriting.prepare(history.store, Wanted(first.number))
+        assert b"busy" not in drafted.kept
+        for name in ("busy", "link"):
+            (root / name).unlink()
+        (root / "busy").write_bytes(b"a file at the stop")
+        (root / "link").hardlink_to(root / "busy")
+        made(history)
+        found = rewriting.commit(history.store, Wanted(first.number), (), drafted)
+        assert {b"busy", b"link"} <= {*found.kept}
+        rewriting.apply()
+        assert rewriting.differing() == []
+    assert (root / "link").samefile(root / "busy")
+
+
+def test_symlinks_are_made_when_new_files_have_the_project_of_the_server(
+    history: Model,
+) -> None:
+    root, place = history.world.root, history.directory / "place"
+    (root / "link").symlink_to("then")
+    first = made(history)
+    (root / "link").unlink()
+    made(history)
+    with Rewriting(str(root), str(place)) as rewriting:
+        drafted = rewriting.prepare(history.store, Wanted(first.number))
+        assert os.listdir(place / "new") == []
+        rewriting.commit(history.store, Wanted(first.number), (), drafted)
+        rewriting.apply()
+        assert rewriting.differing() == []
+    assert seen(root) == history.trees[first.number]
+
+
 def test_a_draft_is_not_used_for_another_point(history: Model) -> None:
     root = history.world.root
     (root / "a").write_bytes(b"first")

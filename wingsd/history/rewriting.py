@@ -90,8 +90,8 @@ MOST_LISTED = 10_000
 MOST_AMENDED = 10_000
 """The most paths, with the directories above them, of which a draft is amended."""
 
-#: The most bytes that these have together, about.
-_LISTED_BYTES = 4 << 20
+#: The most bytes that those have together, about, and the entries of these.
+_LISTED_BYTES, _AMENDED_BYTES = 4 << 20, 8 << 20
 _NEW, _OLD, _DRAFT, _PLAN, _PART = b"new", b"old", b"draft", b"plan", b"part"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -134,10 +134,10 @@ class Difference:
     """The difference of a server's files from a point: the number of its entries and their paths.
 
     They are as in the point `newest`. `size` are the bytes of files that are written, `total`
-    those of all that are wanted, `paths` the first `MOST_LISTED` ones. `damaged` are files that
-    are known to be damaged in the history: they do not become as at the point. `kept` are files
-    that stay: they were unsettled then, so the point does not have them. `has_links` is true where
-    files are to have further names.
+    those of all that are wanted, `paths` at most `MOST_LISTED` of the paths. `damaged` are files
+    that are known to be damaged in the history: they do not become as at the point. `kept` are
+    files that stay: they were unsettled then, so the point does not have them. `has_links` is true
+    where files are to have further names, or symlinks are to be made.
     """
 
     newest: int
@@ -168,7 +168,7 @@ class Difference:
         self.total += drafted.total - replaced.total
         paths = {*drafted.paths}.difference(replaced.paths).union(self.paths)
         self.paths = sorted(paths, key=tree_key)[:MOST_LISTED]
-        self.kept.sort(key=tree_key)
+        self.kept = drafted.kept
 
 
 def difference(store: HistoryStore, wanted: Wanted, lost: Collection[bytes] = ()) -> Difference:
@@ -220,10 +220,11 @@ def _steps(
         is_lost = is_unknown is not None and not is_kept
         if isinstance(entry, PastFile):
             count.total += entry.size
-        count.has_links = count.has_links or isinstance(entry, PastHardLink)
         # a further name of a file that is replaced leads to the new one
         is_relinked = isinstance(entry, PastHardLink) and _digest(entry.first) in placed
         is_changed = entry != now or is_relinked or is_lost
+        is_link = isinstance(entry, PastHardLink) or (is_changed and isinstance(entry, PastLink))
+        count.has_links = count.has_links or is_link
         if taken and path.startswith(taken) and isinstance(entry, PastNothing):
             if is_changed:
                 yield Step(How.TAKEN_ALONG, entry, now)
@@ -404,7 +405,7 @@ class Rewriting:
         *,
         makes_links: bool = True,
     ) -> Difference:
-        """Make what differs, further names only with `makes_links`, and write a plan to `part`."""
+        """Make what differs, links only with `makes_links`, and write a plan to `part`."""
         number = wanted.number
         with (
             storage_errors(f"point {number} of the history cannot be prepared"),
@@ -441,8 +442,13 @@ class Rewriting:
                 return None
             if (paths := _paths_since(chain)) is None:
                 return None
+            rows, size = [], 0
+            for row in _changed_since(chain, draft, paths, drafted.kept):
+                rows.append(row)
+                size += _length(row[0].now) + _length(row[0].entry) + _length(row[1])
+                if size > _AMENDED_BYTES:
+                    return None
             point, kept = draft.point, [path for path in drafted.kept if path not in paths]
-            rows = [*_changed_since(chain, draft, paths, drafted.kept)]
             replaced = Difference(drafted.newest, kept=[*kept])
             as_drafted = (each._replace(now=then) for each, then in rows)
             for step in _steps(as_drafted, wanted, point.unsettled, (), replaced):
@@ -450,8 +456,11 @@ class Rewriting:
             found = Difference(chain[0].point.number, kept=kept)
             steps = _steps((each for each, _ in rows), wanted, point.unsettled, (), found)
             self._write(self._made(steps, chain, newest, found), found.newest, point)
+            # further names that were not changed stay, or go, with the files that do
+            if found.damaged or {*found.kept} != {*drafted.kept}:
+                return None
             found.add_unchanged(drafted, replaced)
-            return None if found.damaged else found
+            return found
         return None
 
     def _made(
@@ -478,7 +487,9 @@ class Rewriting:
                         continue
                     step = Step(How.REMOVED, PastNothing(step.entry.path), step.now)
             found.count(step)
-            if makes_links and isinstance(step.entry, PastHardLink):
+            if makes_links and isinstance(step.entry, PastLink):
+                self._make_symlink(step.entry)
+            elif makes_links and isinstance(step.entry, PastHardLink):
                 self._make_link(step, step.entry)
             if step.how is not How.TAKEN_ALONG:
                 yield step, inode
@@ -512,17 +523,13 @@ class Rewriting:
         newest: OpenDirectories,
         damaged: Collection[bytes],
     ) -> int | None:
-        """Make a file, unless that was done, or a symlink; return the inode number, 0 of no file.
+        """Make a file, unless that was done; return its inode number, 0 of what is no file.
 
         None where its contents are damaged in the history.
         """
         entry = step.entry
-        if isinstance(entry, PastHardLink):
-            return None if entry.first in damaged else 0
-        if isinstance(entry, PastLink):
-            return self._make_symlink(entry)
         if not isinstance(entry, PastFile):
-            return None
+            return None if isinstance(entry, PastHardLink) and entry.first in damaged else 0
         # what was a further name may get the contents of the newest point
         if not isinstance(step.now, PastHardLink):
             with suppress(FileNotFoundError):
@@ -539,16 +546,16 @@ class Rewriting:
         fds = {"src_dir_fd": source, "dst_dir_fd": self._new}
         os.link(first, _name(entry.path), **fds, follow_symlinks=False)
 
-    def _make_symlink(self, entry: PastLink) -> int:
+    def _make_symlink(self, entry: PastLink) -> None:
+        """Make a symlink. It has the project of `new` only from when that has the server's."""
+        name = _name(entry.path)
         with suppress(FileNotFoundError):
-            os.unlink(_PART, dir_fd=self._new)
-        os.symlink(entry.target, _PART, dir_fd=self._new)
+            os.unlink(name, dir_fd=self._new)
+        os.symlink(entry.target, name, dir_fd=self._new)
         if self._owner is not None:
-            os.chown(_PART, *self._owner, dir_fd=self._new, follow_symlinks=False)
+            os.chown(name, *self._owner, dir_fd=self._new, follow_symlinks=False)
         times = (entry.mtime, entry.mtime)
-        os.utime(_PART, ns=times, dir_fd=self._new, follow_symlinks=False)
-        os.rename(_PART, _name(entry.path), src_dir_fd=self._new, dst_dir_fd=self._new)
-        return 0
+        os.utime(name, ns=times, dir_fd=self._new, follow_symlinks=False)
 
     def _make_file(self, entry: PastFile, contents: Contents, newest: OpenDirectories) -> int:
         with closing_descriptor(os.open(_PART, _MAKE, 0o600, dir_fd=self._new)) as fd:
@@ -764,7 +771,7 @@ def _paths_since(chain: Sequence[FormReader]) -> set[bytes] | None:
         while path not in paths:
             paths.add(path)
             size += len(path)
-            if len(paths) > MOST_AMENDED or size > _LISTED_BYTES:
+            if len(paths) > MOST_AMENDED or size > _AMENDED_BYTES:
                 return None
             path = dirname(path)
     return paths
@@ -791,6 +798,11 @@ def _changed_since(
         elif path in kept_paths or (removed and path.startswith(removed)):
             entry = PastNothing(path)
         yield WantedEntry(path, now, entry, found), then
+
+
+def _length(entry: PastEntry) -> int:
+    """Return the bytes of an entry that may be many: its path, target and attributes."""
+    return sum(len(each) for each in entry if isinstance(each, bytes))
 
 
 def _mounts_below(directory: str) -> list[bytes]:
