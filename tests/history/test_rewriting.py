@@ -439,7 +439,8 @@ def test_a_file_that_is_found_damaged_after_the_draft_stays_as_it_is(history: Mo
     assert seen(root) == before
 
 
-def test_a_draft_that_cannot_be_read_is_made_anew(history: Model) -> None:
+@pytest.mark.parametrize("at", [0, 60, 100, -20], ids=["header", "data", "entries", "end"])
+def test_a_draft_that_cannot_be_read_is_made_anew(history: Model, at: int) -> None:
     root, place = history.world.root, history.directory / "place"
     (root / "a").write_bytes(b"then")
     first = made(history)
@@ -448,7 +449,8 @@ def test_a_draft_that_cannot_be_read_is_made_anew(history: Model) -> None:
     with Rewriting(str(root), str(place)) as rewriting:
         drafted = rewriting.prepare(history.store, Wanted(first.number))
         with (place / "draft").open("r+b") as draft:
-            draft.write(b"a fault of the disk")
+            draft.seek(at, os.SEEK_SET if at >= 0 else os.SEEK_END)
+            draft.write(b"fault")
         rewriting.commit(history.store, Wanted(first.number), (), drafted)
         rewriting.apply()
         assert rewriting.differing() == []

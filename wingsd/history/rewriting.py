@@ -440,6 +440,9 @@ class Rewriting:
             draft = _read_plan(self._place, _DRAFT)
             if (draft.point.number, draft.newer) != (wanted.number, drafted.newest):
                 return None
+            # what is damaged is found before the exchange begins
+            draft.check_entries()
+            draft.data(0, draft.data_bytes)
             if (paths := _paths_since(chain)) is None:
                 return None
             rows, size = [], 0
